@@ -1,0 +1,46 @@
+# make demo | test | smoke | digits: each makes or reuses .venv from the versions in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+JOBS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo digits smoke test lint test-slow benchmarks pretrain-digits clean
+
+demo: .venv/installed
+	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
+
+digits: .venv/installed
+	$(BIN)/deme reproduce experiments/digits jobs=$(JOBS)
+
+smoke: .venv/installed
+	rm -rf runs/digits_smoke
+	$(BIN)/deme reproduce experiments/digits/smoke.yaml
+
+test: lint
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/pytest -n $(JOBS) -m slow
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+benchmarks: .venv/installed
+	$(BIN)/python benchmarks/train_step.py
+
+# Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
+pretrain-digits: .venv/installed
+	$(BIN)/python experiments/digits/make_classifier.py deme/assets/digits_classifier.safetensors
+	$(BIN)/deme train experiment=digits/pretrain
+	rm -rf deme/assets/digits_base
+	cp -r runs/digits/train/pretrain-s0-*/weights/ema deme/assets/digits_base
+	cd deme/assets && sha256sum digits_classifier.safetensors digits_base/unet/*.safetensors > SHA256SUMS
+
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,8 @@
+"""`python -m deme` is `deme`."""
+
+import sys
+
+from deme.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

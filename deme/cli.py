@@ -1,0 +1,131 @@
+"""`deme <verb> ...`: find the verb, run it, and end with the exit code that its outcome stands for."""
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from deme import __version__, signals
+from deme.errors import BadConfig, DemeError, Interrupted, Preempted, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
+    "train": "finetune (or pretrain) one model, or one expert per range of timesteps",
+    "merge": "put experts back together in parameter space",
+    "search": "look for merge weights",
+    "evaluate": "generate images from seeds and measure them",
+    "sample": "draw a grid of images: deme sample run=<dir> num_images=64",
+}
+COMMANDS = {  # verbs that take a suite, experiments/<table> or a .yaml file, or nothing
+    "plan": "what a table needs: what is done, missing or stale, its cost, its power",
+    "reproduce": "run what is missing, then write the table",
+    "table": "write the table of what is there",
+    "doctor": "versions, devices, optional parts, self test",
+}
+EXAMPLES = """examples:
+  deme reproduce experiments/digits/demo.yaml
+  deme train -m experiment=digits/deme             four experts, one job each
+  deme merge experiment=digits/merge               then evaluate, then table
+  deme train experiment=digits/finetune seed=1 optimizer.lr=1e-4
+  deme train --cfg job experiment=digits/deme      show the configuration
+
+After train, merge, search, evaluate and sample everything is ordinary Hydra: overrides, -m sweeps, --config-dir, --cfg job.
+The same command resumes what was interrupted and skips what is done. debug=true shows tracebacks.
+exit codes: 0 done, 1 bug, 2 bad config, 3 missing input, 4 the work failed, 74 disk, 75 stopped (run again), 130 Ctrl-C"""
+
+# Hydra's own output folders and logs: a run directory describes itself already.
+QUIET_HYDRA = [
+    "hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.dir=${paths.runs}/.multirun", "hydra.sweep.subdir=.",
+    "hydra/job_logging=none", "hydra/hydra_logging=none",
+]  # fmt: skip
+
+STOPPED = (Interrupted.exit_code, Preempted.exit_code)
+
+
+def usage() -> str:
+    """Return the help page."""
+    lines = [f"deme {__version__}: better diffusion models by decouple-then-merge finetuning", "", "usage: deme <verb> ...", ""]
+    lines += [f"  {verb:<10} {text}" for verb, text in {**STAGES, **COMMANDS}.items()]
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `deme` with the given words (default: the command line's) and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "debug=true" in words
+    words = [word for word in words if word not in ("debug=true", "debug=false")]
+    try:
+        with signals.handled():
+            return _dispatch(words)
+    except DemeError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"deme: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("deme: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb in STAGES:
+        if "-h" in rest or "--help" in rest:
+            print(f"deme {verb}: {STAGES[verb]}\n\nOverrides are Hydra's: key=value, group=option, -m for sweeps. "
+                  f"Show all keys with: deme {verb} --cfg job")
+            return 0
+        return _hydra(verb, rest)
+    if verb in COMMANDS:
+        from deme.stages import commands
+
+        return commands.run(verb, rest)
+    known = [*STAGES, *COMMANDS]
+    raise BadConfig(f"unknown verb {verb!r}; {did_you_mean(verb, known)}allowed: {', '.join(known)}\ntype: deme --help")
+
+
+def _hydra(verb: str, overrides: list[str]) -> int:
+    """Hand the words to Hydra. A failing job of a sweep does not stop the others; the first failure decides the code."""
+    import hydra
+
+    from deme.config import explained, to_dict
+    from deme.paths import conf_dir
+    from deme.stages import stage_function
+
+    failures: list[DemeError] = []
+
+    def job(cfg: "DictConfig") -> None:
+        if any(failure.exit_code in STOPPED for failure in failures):
+            return
+        try:
+            stage_function(verb)(to_dict(cfg))
+        except DemeError as error:
+            failures.append(error)
+
+    argv, sys.argv = sys.argv, ["deme", *QUIET_HYDRA, *overrides]
+    full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
+    try:
+        with explained(verb):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+    except SystemExit as error:
+        if error.code not in (0, None):
+            raise BadConfig(f"bad options: {' '.join(overrides)}\ntype: deme {verb} --help") from error
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR")
+    for other in failures[1:]:
+        print(f"deme: {other}", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return 0

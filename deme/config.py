@@ -1,0 +1,128 @@
+"""Compose, validate and instantiate configurations; Hydra's and OmegaConf's complaints become one clear message."""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
+
+from deme.errors import BadConfig, DemeError, did_you_mean
+from deme.paths import conf_dir
+
+
+def compose_stage(stage: str, overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/<stage>.yaml with overrides, as `deme <stage> <overrides>` would. Raises BadConfig."""
+    GlobalHydra.instance().clear()
+    with explained(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose(stage, list(overrides), return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        OmegaConf.set_struct(cfg, False)
+        resolved = to_dict(cfg, drop_hydra=True)
+    return OmegaConf.create(resolved)
+
+
+def to_dict(cfg: DictConfig, drop_hydra: bool = False) -> dict[str, Any]:
+    """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
+    if drop_hydra:
+        cfg = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"}, flags={"struct": False})
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        names = sorted(missing)
+        raise BadConfig(f"{', '.join(names)} must be given\ntype: {' '.join(f'{name}=<value>' for name in names)}")
+    with explained():
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def bind(spec: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the `_target_` of a config with its arguments filled in, still to be called. Raises BadConfig."""
+    try:
+        factory: Callable[..., Any] = hydra.utils.instantiate({**spec, "_partial_": True}, _convert_="all")
+    except InstantiationException as error:
+        raise BadConfig(f"{spec.get('_target_')}: {str(error).splitlines()[0]}") from error
+    return factory
+
+
+def make(spec: Mapping[str, Any], **extra: Any) -> Any:
+    """Call the `_target_` of a config with `extra` arguments; complaints about the values are passed on as BadConfig."""
+    factory = bind(spec)
+    try:
+        inspect.signature(factory).bind(**extra)
+    except TypeError as error:
+        raise BadConfig(f"{spec['_target_']}: {error}") from error
+    try:
+        return factory(**extra)
+    except DemeError:
+        raise
+    except ValueError as error:
+        raise BadConfig(f"{spec['_target_'].split('.')[-1]}: {error}") from error
+
+
+@contextlib.contextmanager
+def explained(stage: str = "") -> Iterator[None]:
+    """Turn Hydra's and OmegaConf's errors into BadConfig with a hint."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadConfig(explain(error, stage)) from error
+
+
+def explain(error: Exception, stage: str) -> str:
+    """Return what was given, what is allowed and what to type."""
+    text = str(error).split("\n    full_key")[0]
+    cause = str(error.__cause__ or "")
+    if option := re.search(r"(?:Could not find|In '.*': Could not find) '([^']+)'.*?(?:Available options in '[^']+':\n(.*))?$", text, re.S):
+        group, _, name = option[1].rpartition("/")
+        allowed = option[2].split() if option[2] else options(group) or groups()
+        if group and options(group):
+            return f"unknown option {group}={name}; {did_you_mean(name, allowed)}allowed: {', '.join(allowed)}"
+        return f"unknown group {group or name!r}; {did_you_mean(group or name, groups())}allowed: {', '.join(groups())}"
+    if key := re.search(r"Could not override '([^']+)'", text):
+        known = keys(stage)
+        near = did_you_mean(key[1], known) or did_you_mean(key[1].split(".")[-1], [k.split(".")[-1] for k in known])
+        top = sorted({k.split(".")[0] for k in known})
+        return f"unknown key {key[1]!r}; {near}top-level keys of `deme {stage}`: {', '.join(top)}"
+    if group_key := re.search(r"Could not (?:append|override)[^']*'([^']+)'", text):
+        return f"unknown key {group_key[1]!r}; {did_you_mean(group_key[1], groups())}groups: {', '.join(groups())}"
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
+        name = getattr(error, "full_key", "") or "a value"
+        return f"{name} must be given\ntype: {name}=<value>"
+    if isinstance(error, ConfigCompositionException) and cause:
+        text = f"{text}: {cause.splitlines()[0]}"
+    return " ".join(text.split())
+
+
+def keys(stage: str) -> list[str]:
+    """Return the dotted keys that the stage's default configuration has."""
+    with contextlib.suppress(Exception):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return _dotted(OmegaConf.to_container(compose(stage), resolve=False), "")
+    return []
+
+
+def _dotted(node: Any, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    return [full for k, v in node.items() for full in (f"{prefix}{k}", *_dotted(v, f"{prefix}{k}."))]
+
+
+def groups() -> list[str]:
+    """Return the names of all option groups."""
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group, sub-folders included as folder/name."""
+    folder = Path(conf_dir(), group)
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))

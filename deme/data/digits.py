@@ -1,0 +1,34 @@
+"""scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels: real images that need no download (UCI, Alpaydin & Kaynak)."""
+
+import torch
+from sklearn.datasets import load_digits as sklearn_digits
+from torch import Tensor
+
+from deme.data import ImageData, InMemoryImages
+from deme.seeds import generator
+
+
+def pixels_and_labels() -> tuple[Tensor, Tensor]:
+    """Return all images, uint8 [1797, 1, 8, 8] (17 grey levels spread over 0..255), and their digits [1797]."""
+    digits = sklearn_digits()
+    pixels = torch.from_numpy(digits.images * 255 / 16).round().byte()[:, None]
+    return pixels, torch.from_numpy(digits.target).long()
+
+
+def split(labels: Tensor, held_out_fraction: float = 0.2) -> tuple[Tensor, Tensor]:
+    """Return sorted (train, held-out) indices: the same share of every digit is held out, always the same images."""
+    held = []
+    for digit in labels.unique():
+        members = (labels == digit).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator("digits", int(digit)))
+        held.append(members[order[: round(held_out_fraction * len(members))]])
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[torch.cat(held)] = True
+    return (~mask).nonzero().flatten(), mask.nonzero().flatten()
+
+
+def load_digits() -> ImageData:
+    """Return the digits with a fifth of each class held out: 1,438 images to train on, 359 to judge by."""
+    pixels, labels = pixels_and_labels()
+    train, held_out = split(labels)
+    return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held_out]))

@@ -1,0 +1,1 @@
+"""Merging finetuned copies of one model in parameter space. Sees named tensors, never a model."""

@@ -1,0 +1,62 @@
+"""Decouple: finetune a copy for one range of timesteps, held near the pretrained model (paper section 3.2, eqs. 3-6)."""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from deme.errors import BadConfig, WorkFailed
+from deme.methods.finetune import Finetune, weighted_error
+from deme.models.unconditional import UnconditionalModel
+from deme.seeds import Rows
+from deme.timesteps import TimestepSampler
+from deme.weighting import Weighting
+
+
+class DeMe(Finetune):
+    """L_dec + lambda_c L_cons: the denoising loss, and the distance to the frozen pretrained network's answer (eq. 5).
+
+    The range and the probabilistic sampling are the timestep sampler's. The teacher has no projections, sees the same
+    x_t and t, and is weighted by the same w(t) (METHOD 1.3, 2.1).
+    """
+
+    def __init__(self, weighting: Weighting, timesteps: TimestepSampler, consistency_weight: float = 1.0) -> None:
+        super().__init__(weighting, timesteps)
+        if consistency_weight < 0:
+            raise BadConfig(f"method.consistency_weight must not be negative, got {consistency_weight}")
+        self.consistency_weight = consistency_weight
+        self.forwards_per_step = 4 if consistency_weight else 3
+        self.teacher: UnconditionalModel | None = None
+        self._hash = ""
+
+    def prepare(self, pretrained: Callable[[], UnconditionalModel], device: str) -> None:
+        """Load and freeze the teacher."""
+        if self.consistency_weight:
+            self.teacher = pretrained().to(device).eval().requires_grad_(False)
+            self._hash = parameter_hash(self.teacher)
+
+    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
+        """Return the terms `denoising` and, with a consistency weight, `consistency`."""
+        x_t, t, target, weight = self.draw(model, x0, rows)
+        prediction = model(x_t, t)
+        terms = {"denoising": weighted_error(prediction, target, weight)}
+        if self.teacher is not None:
+            with torch.no_grad():
+                answer = self.teacher(x_t, t)
+            terms["consistency"] = self.consistency_weight * weighted_error(prediction, answer, weight)
+        return terms
+
+    def finish(self) -> None:
+        """Raise WorkFailed if training touched the teacher."""
+        if self.teacher is not None and parameter_hash(self.teacher) != self._hash:
+            raise WorkFailed("the frozen teacher changed during training; this is a bug, the run cannot be trusted")
+
+
+def parameter_hash(module: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Pretrained diffusion models behind one interface."""

@@ -1,0 +1,120 @@
+"""An unconditional diffusion model: diffusers' UNet2DModel, its noise schedule, and optional channel projections.
+
+On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/) that stock diffusers loads, too; projections
+lie beside the UNet in unet/projections.safetensors, and only this loader applies them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from deme import tensors
+from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.files import read_json, write_folder, write_json, write_text
+from deme.models.projection import add_projections
+from deme.paths import locate
+from deme.schedule import NoiseSchedule
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+PROJECTIONS = "unet/projections.safetensors"
+
+
+class UnconditionalModel(nn.Module):
+    """UNet + schedule. `model(x_t [B, C, H, W], t [B])` returns the network's prediction [B, C, H, W]."""
+
+    def __init__(self, unet: UNet2DModel, scheduler_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.projections: nn.ModuleDict | None = None
+        self.scheduler_config = dict(scheduler_config)
+        scheduler = DDPMScheduler.from_config(self.scheduler_config)
+        self.schedule = NoiseSchedule(scheduler.alphas_cumprod)
+        self.prediction_type: str = scheduler.config["prediction_type"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        size = self.unet.config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config["in_channels"], height, width
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.unet(x_t, t, return_dict=False)[0]
+
+    def add_projections(self) -> None:
+        """Add identity channel projections, unless there are some."""
+        if self.projections is None:
+            self.projections = add_projections(self.unet)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`."""
+
+        def fill(partial: Path) -> None:
+            write_configs(partial, self.unet.to_json_string(), self.scheduler_config, about)
+            tensors.save(partial / UNET, _below(state, "unet."))
+            if self.projections is not None:
+                tensors.save(partial / PROJECTIONS, _below(state, "projections."))
+
+        write_folder(folder, fill)
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def write_configs(folder: Path, unet_config: str, scheduler_config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+    """Write everything of a model folder but the weights."""
+    write_text(folder / "unet" / "config.json", unet_config)
+    write_json(folder / "scheduler" / "scheduler_config.json", dict(scheduler_config))
+    write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", "_diffusers_version": diffusers.__version__,
+               "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]})
+    write_json(folder / "deme.json", dict(about))
+
+
+def _load_into(module: nn.Module, file: tensors.TensorFile) -> None:
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: shape for name, (shape, _) in file.specs.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
+        raise WorkFailed(f"{file.path} does not fit its config.json: {len(wrong)} tensors differ, first {shown}")
+    module.load_state_dict(file.read_all())
+
+
+def load(path: str) -> UnconditionalModel:
+    """Load a model folder: a diffusers pipeline folder, or a bare UNet folder with a scheduler_config.json beside it.
+
+    The noise schedule is the checkpoint's own (METHOD 1.1). Raises MissingInput, WorkFailed (damaged, NaN, other shapes).
+    """
+    folder = locate(path)
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
+    if not (unet_folder / "config.json").is_file() or not schedulers:
+        raise MissingInput(f"{path} is not a diffusers model folder: it needs unet/config.json and "
+                           "scheduler/scheduler_config.json (or both files at its top)")
+    config = read_json(unet_folder / "config.json")
+    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
+        raise BadConfig(f"{path} holds a {config['_class_name']}; model=diffusers takes a UNet2DModel")
+    unet = UNet2DModel.from_config(config)
+    _load_into(unet, tensors.TensorFile(unet_folder / Path(UNET).name))
+    model = UnconditionalModel(unet, read_json(schedulers[0] / "scheduler_config.json"))
+    projections = unet_folder / Path(PROJECTIONS).name
+    if projections.is_file():
+        model.add_projections()
+        assert model.projections is not None
+        _load_into(model.projections, tensors.TensorFile(projections))
+    return model.float().eval()
+
+
+def build(unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0) -> UnconditionalModel:
+    """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of diffusers' classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet2DModel(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()})
+    return UnconditionalModel(network, json.loads(DDPMScheduler(**scheduler).to_json_string()))

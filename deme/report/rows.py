@@ -1,0 +1,84 @@
+"""From the runs of a suite to the rows of its table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deme.report.statistics import Cell, Difference, paired_difference
+from deme.suites import Node, Suite, result
+
+Results = Mapping[Cell, Mapping[str, Any]]
+NOTHING: Results = {}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A metric of a row: mean and standard deviation over its evaluations, and the paired difference to the baseline."""
+
+    mean: float
+    std: float | None
+    num_values: int
+    about: Mapping[str, Any]
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. `numbers` is empty, and `missing` holds the commands, while nothing is measured."""
+
+    name: str
+    label: str
+    numbers: Mapping[str, Number]
+    missing: tuple[str, ...]
+    forwards: int  # forward passes of one image, per finetuning seed, without the evaluations
+    grid: Path | None
+
+
+def table_rows(suite: Suite) -> list[Row]:
+    """Return the rows that are evaluated, in the suite's order."""
+    specs = [row for row in suite.rows if "evaluate" in row]
+    nodes = {row["name"]: suite.evaluations(row["name"]) for row in specs}
+    results: dict[str, Results] = {name: {(n.seed, n.sample_seed or 0): found for n in ns if (found := result(n)) is not None} for name, ns in nodes.items()}
+    baseline = suite.spec["baseline"]
+    rows = []
+    for spec in specs:
+        name = spec["name"]
+        numbers = {metric: number for metric in _metrics(suite, results)
+                   if (number := _number(metric, results[name], results[baseline] if name != baseline else NOTHING)) is not None}
+        open_nodes = [node for node in nodes[name] if node.state != "done"]
+        missing = tuple(_first_missing(suite, node).command for node in open_nodes)
+        grids = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
+        rows.append(Row(name, spec["label"], numbers, missing, _compute(suite, nodes[name]), grids[0] if grids else None))
+    return rows
+
+
+def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
+    wanted = list(suite.spec["metrics"])
+    found = {metric for row in results.values() for one in row.values() for metric in one["metrics"]}
+    return wanted + sorted(metric for metric in found if "/" in metric and metric.split("/")[0] in wanted)
+
+
+def _number(metric: str, results: Results, base: Results) -> Number | None:
+    values = {cell: one["metrics"][metric]["value"] for cell, one in results.items() if metric in one["metrics"]}
+    if not values:
+        return None
+    about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
+    others = {cell: one for cell, one in base.items() if metric in one["metrics"]}
+    difference = paired_difference(
+        values, {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
+        {cell: results[cell]["replicates"][metric] for cell in values},
+        {cell: one["replicates"][metric] for cell, one in others.items()},
+    ) if "std" not in about else None  # fmt: skip
+    std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
+    return Number(float(np.mean(list(values.values()))), std, len(values), about, difference)
+
+
+def _first_missing(suite: Suite, node: Node) -> Node:
+    return next((other for other in suite.ancestors(node) if other.state != "done"), node)
+
+
+def _compute(suite: Suite, evaluations: list[Node]) -> int:
+    return sum(node.forwards for node in suite.ancestors(evaluations[0])) if evaluations else 0

@@ -1,0 +1,71 @@
+"""Paired comparisons of two rows: estimate, interval, verdict (METHOD 10). Lower is better for every metric here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+# One evaluation: (finetuning seed or None, sampling seed) -> value, or bootstrap replicates.
+Cell = tuple[int | None, int]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row minus the baseline: mean over seeds, 95% interval and what it was taken over."""
+
+    value: float
+    low: float
+    high: float
+    num_finetune_seeds: int
+
+    @property
+    def verdict(self) -> str:
+        """better, worse or not resolved."""
+        if self.high < 0:
+            return "better"
+        return "worse" if self.low > 0 else "not resolved"
+
+
+def paired_difference(
+    values: Mapping[Cell, float], base: Mapping[Cell, float],
+    replicates: Mapping[Cell, Sequence[float]], base_replicates: Mapping[Cell, Sequence[float]],
+) -> Difference | None:  # fmt: skip
+    """Return row minus baseline over their common sampling seeds, or None if they have none.
+
+    Variance of the mean = variance of its paired bootstrap replicates (images) + variance between finetuning seeds / their
+    number; the t quantile has Welch-Satterthwaite degrees of freedom. With one finetuning seed the second part is
+    unknown, and the interval speaks of sampling alone.
+    """
+    pairs = [(cell, other) for cell in values for other in base if cell[1] == other[1] and other[0] in (None, cell[0])]
+    if not pairs:
+        return None
+    value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
+    boot = np.mean([np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0)
+    sampling = float(boot.var(ddof=1))
+    seeds = sorted({cell[0] for cell, _ in pairs}, key=str)
+    by_seed = [np.mean([values[c] - base[o] for c, o in pairs if c[0] == seed]) for seed in seeds]
+    between = float(np.var(by_seed, ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
+    half = interval_half_width(sampling, len(boot) - 1, between, len(seeds) - 1)
+    return Difference(value, value - half, value + half, len(seeds))
+
+
+def interval_half_width(sampling: float, sampling_df: int, between: float, between_df: int, level: float = 0.95) -> float:
+    """Return t * sqrt(sampling + between) for two variances of a mean with their degrees of freedom."""
+    total = sampling + between
+    if total == 0:
+        return 0.0
+    denominator = sampling**2 / sampling_df + (between**2 / between_df if between_df > 0 else 0.0)
+    return float(stdtrit(total**2 / denominator, 0.5 + level / 2)) * math.sqrt(total)
+
+
+def smallest_detectable(sampling_sd: float, num_sample_seeds: int, finetune_sd: float, num_finetune_seeds: int) -> float:
+    """Return the difference that a two-sided 5% test finds with 80% power.
+
+    `sampling_sd`: bootstrap standard deviation of one paired difference; `finetune_sd`: between finetuning seeds.
+    """
+    sampling, between = sampling_sd**2 / num_sample_seeds, finetune_sd**2 / num_finetune_seeds
+    total = sampling + between
+    df = total**2 / (sampling**2 / 199 + (between**2 / (num_finetune_seeds - 1) if num_finetune_seeds > 1 else 0.0))
+    return float(stdtrit(df, 0.975) + stdtrit(df, 0.8)) * math.sqrt(total)

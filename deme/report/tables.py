@@ -1,0 +1,140 @@
+"""Write a table as Markdown, LaTeX and CSV, and show it on the terminal."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from deme.report.rows import Number, Row
+from deme.suites import Suite
+
+
+def header(suite: Suite) -> list[str]:
+    """Return the column titles."""
+    columns = ["row"]
+    for metric in suite.spec["metrics"]:
+        columns += [metric, f"difference to {suite.spec['baseline']} (95% interval)", "verdict"]
+    return [*columns, "training compute"]
+
+
+def digits_for(value: float) -> int:
+    """Return how many decimals show four significant digits of a value like those in the column."""
+    return 2 if abs(value) >= 1 else 5
+
+
+def cells(suite: Suite, row: Row) -> list[str]:
+    """Return a row's texts, `--` for what is not measured."""
+    texts = [row.label]
+    for metric in suite.spec["metrics"]:
+        number = row.numbers.get(metric)
+        texts += _number_cells(number) if number else ["--", "", ""]
+    return [*texts, f"{row.forwards / 1e6:.2f}M" if row.forwards else "0"]
+
+
+def _number_cells(number: Number) -> list[str]:
+    places = digits_for(number.mean)
+    value = f"{number.mean:.{places}f}"
+    if number.std is not None:
+        value += f" ± {number.std:.{places}f}"
+    if number.num_values > 1:
+        value += f" (n={number.num_values})"
+    difference = number.difference
+    if difference is None:
+        return [value, "", ""]
+    return [value, f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]", difference.verdict]
+
+
+def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
+    """Return what the numbers mean: implementation, counts, seeds, intervals."""
+    lines = []
+    for metric in suite.spec["metrics"]:
+        about = next((row.numbers[metric].about for row in rows if metric in row.numbers and "std" not in row.numbers[metric].about), None)
+        if about:
+            lines.append(f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; lower is better.")
+    seeds = suite.spec["finetune_seeds"]
+    lines += [
+        f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n seed pairs.",
+        "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images "
+        + ("plus that between finetuning seeds." if len(seeds) > 1 else "alone: with one finetuning seed they say nothing about another."),
+        "Training compute: forward passes of one image per finetuning seed, a backward pass counted as two; search included, evaluation not.",
+        *suite.spec.get("notes", []),
+    ]
+    return lines
+
+
+def markdown(suite: Suite, rows: Sequence[Row]) -> str:
+    """Return the table, its notes and the commands for what is missing."""
+    columns = header(suite)
+    lines = [f"# {suite.spec.get('title', suite.name)}", "", _md_row(columns), _md_row(["---"] * len(columns))]
+    lines += [_md_row(cells(suite, row)) for row in rows]
+    lines += ["", *(f"- {note}" for note in notes(suite, rows))]
+    missing = [command for row in rows for command in row.missing]
+    if missing:
+        lines += ["", f"Not measured yet; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
+        lines += [*dict.fromkeys(missing), "```"]
+    per_range = [name for row in rows for name in row.numbers if "/" in name]
+    if per_range:
+        lines += ["", *_per_range(rows, list(dict.fromkeys(per_range)))]
+    return "\n".join(lines) + "\n"
+
+
+def _per_range(rows: Sequence[Row], names: list[str]) -> list[str]:
+    about = {name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names}
+    lines = ["## Loss per range of timesteps", "", _md_row(["row", *(f"t in {about[name].get('range', name)}" for name in names)]),
+             _md_row(["---"] * (len(names) + 1))]
+    for row in rows:
+        texts = []
+        for name in names:
+            number = row.numbers.get(name)
+            change = f" ({number.difference.value / (number.mean - number.difference.value):+.2%}, {number.difference.verdict})" \
+                if number and number.difference else ""
+            texts.append(f"{number.mean:.5f}{change}" if number else "--")
+        if any(text != "--" for text in texts):
+            lines.append(_md_row([row.label, *texts]))
+    return lines
+
+
+def _md_row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def latex(suite: Suite, rows: Sequence[Row]) -> str:
+    """Return a booktabs tabular."""
+
+    def line(texts: Sequence[str]) -> str:
+        escaped = (t.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for t in texts)
+        return " & ".join(escaped) + r" \\"
+
+    columns = header(suite)
+    body = [line(cells(suite, row)) for row in rows]
+    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", line(columns), r"\midrule", *body,
+                      r"\bottomrule", r"\end{tabular}"]) + "\n"  # fmt: skip
+
+
+def comma_separated(suite: Suite, rows: Sequence[Row]) -> str:
+    """Return one line per row and metric with full precision."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["row", "metric", "mean", "std", "num_values", "num_images", "difference", "low", "high", "verdict",
+                     "forward_passes", "reference", "implementation"])
+    for row in rows:
+        for metric, number in row.numbers.items():
+            d = number.difference
+            writer.writerow([row.name, metric, number.mean, number.std, number.num_values, number.about["n"],
+                             *((d.value, d.low, d.high, d.verdict) if d else ("", "", "", "")), row.forwards,
+                             number.about["reference"], number.about["implementation"]])
+    return out.getvalue()
+
+
+def show(suite: Suite, rows: Sequence[Row]) -> None:
+    """Print the table to the terminal."""
+    columns = header(suite)
+    screen = Table(title=suite.spec.get("title", suite.name), show_lines=False)
+    for index, column in enumerate(columns):
+        screen.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        screen.add_row(*cells(suite, row))
+    console = Console()
+    Console(width=max(console.width, 150)).print(screen)

@@ -1,0 +1,236 @@
+"""Run directories: identity, state, provenance and the inputs that other runs made (DESIGN 7). No torch here."""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deme import files
+from deme.errors import BadConfig, DemeError, MissingInput, Preempted, WorkFailed
+from deme.paths import PACKAGE, locate
+
+# These change no result, so they do not take part in a run's identity.
+NOT_IDENTITY = ("paths", "logger", "progress", "suite", "cell", "inputs")
+LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "hydra-core", "omegaconf", "safetensors", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, existing or planned."""
+
+    path: Path
+    config: dict[str, Any] = field(repr=False)
+    inputs: dict[str, list[Path]] = field(repr=False)
+    hashes: dict[str, list[str]] = field(repr=False)
+
+    @classmethod
+    def planned(cls, config: dict[str, Any]) -> "Run":
+        """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
+        found = {name: find(value, config) for name, value in config["inputs"].items()}
+        hashes = {name: [content_hash(path) for path in paths] for name, paths in found.items() if paths}
+        identity = identity_hash(config, hashes)
+        folder = Path(config["paths"]["runs"], config["suite"], config["stage"], f"{slug(config)}-{identity[:10]}")
+        return cls(folder, config, found, hashes)
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """status.json, or {} for a run that never started."""
+        return read_status(self.path)
+
+    @property
+    def done(self) -> bool:
+        """Whether the run finished. Raises BadConfig if its directory holds another config."""
+        self._check_frozen_config()
+        return self.status.get("state") == "done"
+
+    def _check_frozen_config(self) -> None:
+        frozen = self.path / "config.yaml"
+        if frozen.exists():
+            try:
+                other = yaml.safe_load(frozen.read_text())
+                same = identity_hash(other, self.hashes) == identity_hash(self.config, self.hashes)
+            except (yaml.YAMLError, DemeError, AttributeError, TypeError, KeyError):
+                same = False
+            if not same:
+                raise BadConfig(f"{self.path} holds the run of another config (its config.yaml was edited or copied)\n"
+                                f"move it away, or choose another place: paths.runs=<dir>")
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[bool]:
+        """Own the run for the block, waiting for another process that does; yield whether work is left to do.
+
+        The state is `running` in the block; after it `done`, or `preempted` or `failed` with the error.
+        """
+        with files.locked(self.path / ".lock", lambda owner: say(f"{owner} is working on {self.path}; waiting for it")):
+            if self.done:
+                yield False
+                return
+            files.write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            files.write_json(self.path / "run.json", provenance(self))
+            self.write_status("running")
+            began = time.monotonic()
+            try:
+                self._verify_inputs()
+                yield True
+            except BaseException as error:
+                with contextlib.suppress(DemeError):
+                    state = "preempted" if isinstance(error, (Preempted, KeyboardInterrupt)) or getattr(error, "exit_code", 1) == 130 else "failed"
+                    self.write_status(state, error=str(error))
+                raise
+            seconds = time.monotonic() - began
+            weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
+            self.write_status("done", weights=weights, seconds=round(seconds, 1))
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Replace status.json."""
+        files.write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": time.time(), **more})
+
+    def _verify_inputs(self) -> None:
+        for name, paths in self.inputs.items():
+            for path, recorded in zip(paths, self.hashes.get(name, []), strict=True):
+                if is_run(path) and (path / "weights").is_dir() and files.sha256(weights_folder(path)) != recorded:
+                    raise WorkFailed(f"the weights of {path} changed after that run finished\ndelete that run directory and make it again")
+
+    def one(self, name: str) -> Path | None:
+        """Return the single input `name`, or None if it was not given."""
+        paths = self.inputs.get(name)
+        return paths[0] if paths else None
+
+    def log(self, text: str) -> None:
+        """Print a line and keep it in log.txt."""
+        say(text)
+        files.append_line(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+
+def say(text: str) -> None:
+    """Print a line to standard output at once."""
+    print(text, flush=True)
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """Return a run directory's status.json, or {}."""
+    file = path / "status.json"
+    return files.read_json(file) if file.exists() else {}
+
+
+def slug(config: Mapping[str, Any]) -> str:
+    """Return the readable part of a run id."""
+    cell = config["cell"]
+    parts = [str(cell.get("method", config["stage"]))]
+    for key, letter in (("expert", "e"), ("seed", "s"), ("sample_seed", "n")):
+        if cell.get(key) is not None:
+            parts.append(f"{letter}{cell[key]}")
+    return "-".join(parts)
+
+
+def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) -> str:
+    """Return the sha256 of what determines a run's results: its resolved config and the content of its inputs."""
+    kept = {key: _content(value) for key, value in config.items() if key not in NOT_IDENTITY}
+    return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
+
+
+def _content(node: Any) -> Any:
+    """Replace every value under a key `path` by a hash of what it locates."""
+    if isinstance(node, Mapping):
+        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in node.items()}
+    return [_content(item) for item in node] if isinstance(node, list) else node
+
+
+def content_hash(place: str | Path) -> str:
+    """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
+    data folder's listing (names and sizes)."""
+    path = locate(str(place))
+    if is_run(path):
+        weights = read_status(path).get("weights")
+        if weights:
+            return str(next(iter(weights.values())))
+        result = path / "best.json"
+        return files.sha256(result) if result.exists() else files.sha256_text(path.name)
+    if path.is_dir() and not any(path.rglob("*.safetensors")):
+        return files.sha256_text("\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file()))
+    return files.sha256(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run directory."""
+    return (path / "status.json").exists()
+
+
+def weights_folder(path: Path) -> Path:
+    """Return the model folder of a finished run, or `path` itself if it is a model folder. Raises MissingInput."""
+    if not is_run(path):
+        return path
+    folders = sorted((path / "weights").glob("[!.]*"))
+    if read_status(path).get("state") != "done" or not folders:
+        raise MissingInput(f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first")
+    return folders[0]
+
+
+def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
+    """Return the run directories or model folders that an input names: a path, a list of paths, or {stage, cell}."""
+    if value is None or value == []:
+        return []
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list):
+        paths = [locate(str(item)) for item in value]
+        for path in paths:
+            if is_run(path) and read_status(path)["state"] != "done":
+                raise MissingInput(f"{path} is not finished (state: {read_status(path)['state']}); run its command again first")
+        return paths
+    return _search(value, config)
+
+
+def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
+    unknown = query.keys() - {"stage", "cell", "command"}
+    if unknown or "stage" not in query or "cell" not in query:
+        raise BadConfig(f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {dict(query)}")
+    folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
+    matches: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*/config.yaml")):
+        cell = yaml.safe_load(file.read_text())["cell"]
+        if read_status(file.parent).get("state") == "done" and all(cell.get(k) == v for k, v in query["cell"].items()):
+            matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
+    wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
+    if not matches:
+        command = query.get("command", f"deme {query['stage']} ...")
+        raise MissingInput(f"no finished {query['stage']} run with {wanted} in {folder}\nmake it with: {command}")
+    for paths in matches.values():
+        if len(paths) > 1:
+            raise BadConfig(f"{len(paths)} finished runs are called {wanted}: {', '.join(p.name for p in paths)}\n"
+                            "name the ones you mean: inputs.<name>=[<run directory>,...]")
+    return [paths[0] for paths in matches.values()]
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Return versions, platform, git state and input hashes."""
+    versions = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "deme": metadata.version("deme-diffusion"), "python": platform.python_version(), "platform": platform.platform(),
+        "versions": versions, "git": _git(), "command": [word for word in sys.argv[1:] if not word.startswith("hydra")],
+        "inputs": {n: {str(p): h for p, h in zip(ps, run.hashes.get(n, []), strict=False)} for n, ps in run.inputs.items()},
+    }  # fmt: skip
+
+
+def _git() -> dict[str, Any] | None:
+    if not (PACKAGE.parent / ".git").exists():
+        return None
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        def ask(*words: str) -> str:
+            return subprocess.check_output(["git", "-C", str(PACKAGE.parent), *words], text=True, stderr=subprocess.DEVNULL).strip()
+
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    return None

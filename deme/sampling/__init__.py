@@ -1,0 +1,1 @@
+"""Generating images from seeds."""

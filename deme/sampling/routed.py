@@ -1,0 +1,33 @@
+"""Sample from unmerged experts: at timestep t the expert of t's range answers (paper eq. 7)."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from deme.ranges import TimestepRange, check_partition
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+class RoutedModel:
+    """Route by the timestep itself, never by its place in the sampler's list (METHOD 1.8)."""
+
+    def __init__(self, networks: Sequence[Network], ranges: Sequence[TimestepRange], num_timesteps: int) -> None:
+        check_partition(ranges, num_timesteps)
+        if len(networks) != len(ranges):
+            raise ValueError(f"{len(networks)} experts for {len(ranges)} ranges")
+        self.networks = networks
+        self.ends = torch.tensor([item.high for item in ranges])
+
+    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """Return the prediction for `x_t` [B, ...] at timesteps `t` [B]; images of one range go through in one batch."""
+        owner = torch.bucketize(t.cpu(), self.ends, right=True)
+        present = owner.unique().tolist()
+        if len(present) == 1:
+            return self.networks[present[0]](x_t, t)
+        out = torch.empty_like(x_t)
+        for index in present:
+            rows = (owner == index).nonzero().flatten().to(x_t.device)
+            out[rows] = self.networks[index](x_t[rows], t[rows])
+        return out

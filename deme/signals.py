@@ -1,0 +1,60 @@
+"""SIGINT and SIGTERM/SIGUSR: at once where nothing can be lost, at the next step boundary inside `graceful`."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from deme.errors import DemeError, Interrupted, Preempted
+
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_pending: DemeError | None = None
+_polling = False
+
+
+def _error(signum: int, progress: str = "") -> DemeError:
+    kind, word = (Interrupted, "interrupted") if signum == signal.SIGINT else (Preempted, "stopped on request")
+    return kind(f"{word}{progress}; the same command goes on from here")
+
+
+def receive(signum: int, frame: FrameType | None) -> None:
+    """Signal handler of this module."""
+    global _pending
+    again = _pending is not None
+    _pending = _error(signum)
+    if not _polling or again:
+        error, _pending = _pending, None
+        raise error
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Handle the stop signals for the block (main thread only) and put the former handlers back."""
+    before = {signum: signal.signal(signum, receive) for signum in _STOP}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[None]:
+    """Only note a signal during the block, which polls `pending()`; a second signal stops at once."""
+    global _polling, _pending
+    _polling, _pending = True, None
+    try:
+        yield
+    finally:
+        _polling = False
+
+
+def pending() -> DemeError | None:
+    """Return the error that a received signal stands for, if there was one."""
+    return _pending
+
+
+def clear() -> None:
+    """Forget a received signal."""
+    global _pending
+    _pending = None

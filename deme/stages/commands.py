@@ -1,0 +1,44 @@
+"""The verbs that take a suite or nothing: words of the command line to calls."""
+
+from pathlib import Path
+
+from deme.errors import BadConfig, did_you_mean
+
+
+def run(verb: str, words: list[str]) -> int:
+    """Run plan, reproduce, table or doctor and return the exit code."""
+    if "-h" in words or "--help" in words:
+        from deme.cli import COMMANDS
+
+        print(f"usage: deme {verb} {'' if verb == 'doctor' else '<experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>]'}\n\n{COMMANDS[verb]}")
+        return 0
+    if verb == "doctor":
+        from deme.stages import doctor
+
+        if words:
+            raise BadConfig(f"deme doctor takes no arguments, got: {' '.join(words)}")
+        return doctor.run()
+    options = {"runs": "runs", "jobs": "1"}
+    places = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            places.append(word)
+        elif key in options:
+            options[key] = value
+        else:
+            raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, options)}allowed: {', '.join(f'{k}=' for k in options)}")
+    if len(places) != 1:
+        raise BadConfig(f"deme {verb} takes one suite, got {len(places)}\ntype: deme {verb} experiments/digits")
+    if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
+        raise BadConfig(f"jobs must be a positive whole number, got {options['jobs']!r}")
+
+    from deme.stages import plan, reproduce, table
+    from deme.suites import Suite
+
+    suite = Suite.read(Path(places[0]), Path(options["runs"]))
+    if verb == "plan":
+        return plan.run(suite)
+    if verb == "table":
+        return table.run(suite)
+    return reproduce.run(suite, int(options["jobs"]))

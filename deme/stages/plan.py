@@ -1,0 +1,40 @@
+"""`deme plan`: what a table needs, before any work: state, command, cost and the smallest difference it could find."""
+
+from rich.console import Console
+from rich.table import Table
+
+from deme.report.statistics import smallest_detectable
+from deme.runs import read_status, say
+from deme.suites import Suite
+
+
+def run(suite: Suite) -> int:
+    """Print the plan; return 0."""
+    screen = Table(title=f"{suite.name}: {suite.file}")
+    for column in ("run", "state", "million forward passes"):
+        screen.add_column(column, justify="right" if column.startswith("million") else "left")
+    for node in suite.nodes:
+        screen.add_row(node.title, node.state, f"{node.forwards / 1e6:.2f}")
+    Console(width=max(Console().width, 100)).print(screen)
+    open_nodes = [node for node in suite.nodes if node.state != "done"]
+    done = [node for node in suite.nodes if node.state == "done" and node.forwards]
+    settings = suite.spec.get("plan", {})
+    measured = sum(read_status(n.run.path)["seconds"] for n in done if n.run) / sum(n.forwards for n in done) if done else None
+    rate = measured or settings.get("seconds_per_million_forwards", 0) / 1e6
+    cost = sum(node.forwards for node in open_nodes)
+    source = "as this machine's finished runs took" if measured else "as noted in the suite"
+    say(f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
+        + (f", about {cost * rate / 60:.0f} minutes in one process ({source})" if rate and cost else ""))
+    for node in [node for node in open_nodes if node.state != "waiting"][:20]:
+        say(f"  {node.command}")
+    waiting = sum(node.state == "waiting" for node in open_nodes)
+    if waiting:
+        say(f"  ... and {waiting} more that wait for these")
+    for path in suite.stale():
+        say(f"  stale, made by an older config: {path}")
+    num_seeds, num_samples = len(suite.spec["finetune_seeds"]), len(suite.spec["sample_seeds"])
+    for metric, sd in settings.get("paired_sd", {}).items():
+        smallest = smallest_detectable(sd["sampling"], num_samples, sd["finetuning"], num_seeds)
+        say(f"smallest difference in {metric} to {suite.spec['baseline']} found with 80% power at {num_seeds} finetuning x {num_samples} "
+            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning; from the pilot)")
+    return 0

@@ -1,0 +1,74 @@
+"""`deme reproduce`: run what a table lacks, stage by stage, then write the table. Several processes may share the work."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from deme import files
+from deme.errors import DemeError, Interrupted, Preempted
+from deme.runs import say
+from deme.stages import stage_function, table
+from deme.suites import Node, Suite
+
+
+def run(suite: Suite, jobs: int = 1) -> int:
+    """Run what is missing with `jobs` processes, then write the table. Return 0, or raise the first failure at the end."""
+    done = [node for node in suite.nodes if node.state == "done"]
+    say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
+    if len(done) < len(suite.nodes):
+        helpers = [subprocess.Popen([sys.executable, "-m", "deme.stages.reproduce", str(suite.file), str(suite.runs)]) for _ in range(jobs - 1)]
+        try:
+            work(suite)
+        except BaseException:
+            for helper in helpers:
+                helper.terminate()
+            raise
+        finally:
+            codes = [helper.wait() for helper in helpers]
+        if any(codes):
+            raise DemeError(f"a helper process ended with exit code {max(codes)}; run the same command again")
+    return table.run(suite)
+
+
+def work(suite: Suite, last_first: bool = False) -> None:
+    """Run nodes until all are done: one whose inputs are there and that no other process works on, again and again.
+
+    Helpers start at the other end (`last_first`), so that two processes seldom want the same node. A failing node does not stop the others; its error is raised when nothing else can be done.
+    """
+    failed: dict[int, DemeError] = {}
+    while True:
+        open_nodes = [node for node in suite.nodes if id(node) not in failed and node.state != "done"]
+        ready = [node for node in open_nodes if node.state != "waiting"]
+        if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
+            if not ready and (failed or not open_nodes):
+                break
+            time.sleep(0.5)
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def _try(node: Node, failed: dict[int, DemeError]) -> bool:
+    """Run a node unless another process owns it; return whether it was run."""
+    planned = node.run
+    if planned is None or files.is_locked(planned.path / ".lock"):
+        return False
+    try:
+        config = {**node.config, "inputs": {name: [str(p) for p in paths] or None for name, paths in planned.inputs.items()}}
+        stage_function(node.stage)(config)
+    except (Interrupted, Preempted):
+        raise
+    except DemeError as error:
+        say(f"deme: {node.title}: {error}")
+        failed[id(node)] = error
+    return True
+
+
+if __name__ == "__main__":
+    from deme import signals
+
+    with signals.handled():
+        try:
+            work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2])), last_first=True)
+        except DemeError as error:
+            sys.exit(error.exit_code)

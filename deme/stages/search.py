@@ -1,0 +1,97 @@
+"""`deme search`: score merge weights on the training images with seeds that no report uses; every score is kept."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from deme import files
+from deme.errors import BadConfig
+from deme.runs import Run, say
+
+
+def run(config: dict[str, Any]) -> Path:
+    """Search unless it is done; return the run directory."""
+    planned = Run.planned(config)
+    if planned.done:
+        say(f"done already: {planned.path}")
+        return planned.path
+    with planned.owned() as work:
+        if work:
+            _search(planned)
+    return planned.path
+
+
+def _search(run: Run) -> None:
+    from deme.config import make
+    from deme.merging.plan import plan_merge
+    from deme.stages.common import base_folder, experts_of
+
+    experts = experts_of(run)
+    plan_merge(base_folder(run.config), [expert.folder for expert in experts])
+    search = make(run.config["search"])
+    total = search.count(len(experts))
+    objective = _objective(run, experts)
+
+    journal = run.path / "evaluations.jsonl"
+    stored = files.read_jsonl(journal)
+    files.write_jsonl(journal, stored)
+    began, fresh = time.monotonic(), 0
+    for number, weights in enumerate(search.propose(len(experts))):
+        if number < len(stored):
+            continue
+        score = objective(list(weights))
+        stored.append({"weights": list(weights), "score": score})
+        files.append_line(journal, json.dumps(stored[-1]))
+        fresh += 1
+        if (number + 1) % max(1, total // 10) == 0:
+            left = (time.monotonic() - began) / fresh * (total - number - 1)
+            best = min(stored, key=lambda row: row["score"])
+            say(f"  {run.path.name}: {number + 1}/{total} candidates, best {best['score']:.4f} at {best['weights']}, {left:.0f} s left")
+    best = min(stored, key=lambda row: row["score"])
+    files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"]})
+    metric = run.config["metrics"]["name"]
+    files.write_json(run.path / "metrics.json", {
+        "cell": {"suite": run.config["suite"], **run.config["cell"]},
+        "metrics": {metric: {"value": best["score"], "n": run.config["num_images"], "reference": "training images",
+                             "implementation": "deme.metrics.frechet", "weights": best["weights"], "evaluations": len(stored)}},
+    })  # fmt: skip
+    run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
+
+
+def _objective(run: Run, experts: Any) -> Any:
+    """Return weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
+    from deme.config import make
+    from deme.data import every
+    from deme.merging.task_vectors import merge_into
+    from deme.metrics.frechet import FrechetDistance
+    from deme.metrics.statistics import Statistics
+    from deme.models.unconditional import load
+    from deme.sampling.generate import generate
+    from deme.stages.common import Compute, base_folder
+    from deme.stages.merge import combine_of
+
+    config = run.config
+    if not config["metrics"]["features"]:
+        raise BadConfig("deme search scores generated images and needs a feature extractor; metrics.features is empty")
+    compute = Compute.of(config)
+    model = load(str(experts[0].folder)).to(compute.device)
+    target = model.state_dict()
+    base = load(str(base_folder(config)))
+    if model.projections is not None:
+        base.add_projections()
+    states = [load(str(expert.folder)).to(compute.device).state_dict() for expert in experts]
+    base_state = base.to(compute.device).state_dict()
+    features = make(config["metrics"]["features"])
+    distance = FrechetDistance(Statistics().update(features(every(make(config["data"]).train))))
+    sampler = make(config["sampler"])
+
+    def objective(weights: list[float]) -> float:
+        merge_into(target, combine_of(config, weights), states, base_state)
+        statistics = Statistics()
+        for pixels in generate(model, model.scheduler_config, model.image_shape, sampler, config["sample_seed"], 0,
+                               config["num_images"], config["batch_size"], compute.device):
+            statistics.update(features(pixels))
+        return distance(statistics)
+
+    return objective

@@ -1,0 +1,108 @@
+"""`deme train`: finetune or pretrain one model, or one expert."""
+
+from pathlib import Path
+from typing import Any
+
+from deme import files
+from deme.errors import BadConfig
+from deme.runs import Run, content_hash, say
+
+
+def run(config: dict[str, Any]) -> Path:
+    """Train unless it is done; return the run directory."""
+    planned = Run.planned(config)
+    if planned.done:
+        say(f"done already: {planned.path}")
+        return planned.path
+    with planned.owned() as work:
+        if work:
+            _train(planned)
+    return planned.path
+
+
+def _train(run: Run) -> None:
+    from deme.config import bind, make
+    from deme.stages.common import Compute, range_of
+    from deme.training.fit import Loop, fit
+    from deme.training.module import DiffusionModule
+
+    config = run.config
+    compute = Compute.of(config)
+    data = make(config["data"])
+    model = make(config["model"])
+    _check_images(data, model, config)
+    num_timesteps = model.schedule.num_timesteps
+    expert_range = range_of(config, num_timesteps)
+    if config["projection"]["enabled"]:
+        model.add_projections()
+    timesteps = make(config["timesteps"], timestep_range=expert_range, num_timesteps=num_timesteps)
+    method = make(config["method"], weighting=make(config["weighting"]), timesteps=timesteps)
+    method.prepare(lambda: make(config["model"]), compute.device)
+    learning_rate = make(config["learning_rate"], num_steps=config["num_steps"])
+    progress = config["progress"]
+    module = DiffusionModule(
+        model, method, bind(config["optimizer"]), learning_rate,
+        bind(config["ema"]) if config["ema"] else None,
+        seed=config["seed"], random_flip=data.random_flip, log_every=progress["log_every"],
+    )  # fmt: skip
+    loop = Loop(
+        config["num_steps"], config["batch_size"], config["seed"], config["accumulate"], config["gradient_clip"],
+        compute.precision, compute.accelerator, num_workers=progress["num_workers"],
+        checkpoint_every=progress["checkpoint_every"], log_every=progress["log_every"],
+    )  # fmt: skip
+    tracker, loggers = None, []
+    if config["logger"]["mode"] != "disabled":
+        from deme.training import wandb
+
+        tracker = wandb.start(run.path, config["suite"], "train", config["cell"], **config["logger"])
+        loggers = [wandb.training_logger(tracker)]
+    say(f"training {run.path.name}: t in {expert_range}, {config['num_steps']} steps of {config['batch_size'] * config['accumulate']} images")
+    first = fit(module, data.train, loop, run.path, run.path.name, loggers)
+    method.finish()
+    about = {
+        "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
+        "num_timesteps": num_timesteps,
+        "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
+    }
+    model.cpu().save(run.path / "weights" / ("ema" if module.ema is not None else "raw"), module.weights(), about)
+    grid = _preview(run, model, module, num_timesteps, expert_range, compute.device)
+    if tracker is not None:
+        from deme.training import wandb
+
+        wandb.finish(tracker, {}, grid)
+    (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+    run.log(f"trained {run.path} (from step {first})")
+
+
+def _check_images(data: Any, model: Any, config: dict[str, Any]) -> None:
+    found, needed = tuple(data.train.__getitems__([0]).shape[1:]), model.image_shape
+    if found != tuple(needed):
+        raise BadConfig(f"the data set has images of shape {found} (channels, height, width), the model wants {tuple(needed)}\n"
+                        "choose another model=, or set data.size and data.channels")
+
+
+def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:
+    """Draw a sample grid; an expert answers in its range and the pretrained model elsewhere."""
+    from deme.config import make
+    from deme.ranges import TimestepRange
+    from deme.sampling.ddim import DDIM
+    from deme.sampling.generate import generate
+    from deme.sampling.grid import image_grid
+    from deme.sampling.routed import RoutedModel
+
+    preview = run.config["progress"]["preview"]
+    model.load_state_dict(module.weights())
+    model.to(device).eval()
+    network = model
+    if run.config["expert"] is not None:
+        low, high = expert_range.low, expert_range.high
+        ranges = [TimestepRange(a, b) for a, b in ((0, low), (low, high), (high, num_timesteps)) if a < b]
+        base = make(run.config["model"]).to(device)
+        network = RoutedModel([model if r.low == low else base for r in ranges], ranges, num_timesteps)
+    sampler = DDIM(min(preview["num_inference_steps"], num_timesteps))
+    batches = generate(network, model.scheduler_config, model.image_shape, sampler, preview["seed"], 0,
+                       preview["num_images"], preview["num_images"], device)
+    path = run.path / "samples" / "grid.png"
+    with files.atomic(path) as file:
+        image_grid(next(batches)).save(file, format="PNG")
+    return path

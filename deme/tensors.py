@@ -1,0 +1,70 @@
+"""safetensors files: written in a stream, read tensor by tensor, checked before they are believed."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deme.errors import MissingInput, WorkFailed
+from deme.files import atomic
+
+_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+
+Spec = tuple[tuple[int, ...], torch.dtype]
+
+
+def write_stream(path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Write `tensors` in the order of `specs`, one in memory at a time; whole under `path` or not at all."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, (shape, dtype) in specs.items():
+        size = math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (expected, spec), (name, tensor) in zip(specs.items(), tensors, strict=True):
+            if name != expected or spec != (tuple(tensor.shape), tensor.dtype):
+                raise ValueError(f"tensor {name} does not match the header entry {expected} {spec}")
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().tobytes())
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors` to a safetensors file, sorted by name."""
+    names = sorted(tensors)
+    write_stream(path, {n: (tuple(tensors[n].shape), tensors[n].dtype) for n in names}, ((n, tensors[n]) for n in names))
+
+
+class TensorFile:
+    """A safetensors file whose tensors are read one at a time. Raises MissingInput or WorkFailed when opened."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise MissingInput(f"{path} does not exist")
+        self.path = path
+        try:
+            self._file = safe_open(path, framework="pt")
+            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a mapping)
+        except (SafetensorError, OSError) as error:
+            raise WorkFailed(f"{path} is damaged: {error}\nmake it again, or copy it again from where it came") from error
+        self.specs: dict[str, Spec] = {n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; NaN or infinite values are refused."""
+        tensor: Tensor = self._file.get_tensor(name)
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WorkFailed(f"tensor {name} of {self.path} holds NaN or infinite values\nthe run that made it failed; make it again")
+        return tensor
+
+    def read_all(self) -> dict[str, Tensor]:
+        """Return all tensors by name."""
+        return {name: self.read(name) for name in self.specs}

@@ -1,0 +1,1 @@
+"""The training loop. The only package that imports pytorch_lightning."""

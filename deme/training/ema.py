@@ -1,0 +1,16 @@
+"""The exponential moving average of the weights, by diffusers, with the paper's warm-up."""
+
+from collections.abc import Iterable
+
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+
+def warmup_ema(
+    parameters: Iterable[nn.Parameter], max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float = 0.75
+) -> EMAModel:
+    """Return an average whose k-th update (k = 0, 1, ...) decays by min(max_decay, 1 - (1 + k / inv_gamma)^-power).
+
+    diffusers counts updates from 1 and steps back by one, and its decay is 0 at k = 0, as the formula's is (METHOD 1.6).
+    """
+    return EMAModel(parameters, decay=max_decay, use_ema_warmup=True, inv_gamma=inv_gamma, power=power, foreach=True)

@@ -1,0 +1,37 @@
+"""The training curve as metrics.jsonl, one line per logged step; equal lines after a kill and a resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers.logger import Logger
+
+from deme.files import append_line, read_jsonl, write_jsonl
+
+
+class JsonlLogger(Logger):
+    """Append {"step": ..., name: value, ...} to a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        append_line(self.path, json.dumps({"step": step, **{k: v for k, v in metrics.items() if k != "epoch"}}))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """config.yaml holds them."""
+
+    def rewind(self, step: int) -> None:
+        """Forget what was logged at or after `step`: the resumed run logs it again."""
+        rows = read_jsonl(self.path)
+        if rows:
+            write_jsonl(self.path, [row for row in rows if row["step"] < step])

@@ -1,0 +1,99 @@
+"""The LightningModule: one optimizer step of any method, with an exponential moving average of the weights."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from deme.data import to_float
+from deme.errors import WorkFailed
+from deme.methods import Method
+from deme.models.unconditional import UnconditionalModel
+from deme.seeds import Rows, generator
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
+LearningRate = Callable[[int], float]
+
+
+class DiffusionModule(pl.LightningModule):
+    """Trains `model` by `method`. The randomness of micro-step k follows from (seed, k)."""
+
+    def __init__(
+        self, model: UnconditionalModel, method: Method, optimizer: OptimizerFactory, learning_rate: LearningRate,
+        ema: EmaFactory | None, seed: int, random_flip: bool, log_every: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.model = model
+        self.method = method
+        self.ema = ema(model.parameters()) if ema is not None else None
+        self._optimizer = optimizer
+        self._learning_rate = learning_rate
+        self._seed = seed
+        self._random_flip = random_flip
+        self._log_every = log_every
+        self._micro_step = 0
+        self._finite = torch.tensor(True)
+
+    def on_fit_start(self) -> None:
+        if self.ema is not None:
+            self.ema.to(self.device)
+        self._finite = torch.tensor(True, device=self.device)
+
+    def on_train_start(self) -> None:
+        self.model.train()
+        self._micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def training_step(self, pixels: Tensor, batch_idx: int) -> Tensor:
+        count, rank = len(pixels), self.trainer.global_rank
+        draws = generator("train", self._seed, self._micro_step)
+        rows = Rows(draws, count * self.trainer.world_size, rank * count, (rank + 1) * count)
+        self._micro_step += 1
+        x0 = to_float(pixels)
+        if self._random_flip:
+            x0 = torch.where(rows.coins(0.5).to(x0.device)[:, None, None, None], x0.flip(3), x0)
+        terms = self.method.losses(self.model, x0, rows)
+        loss = torch.stack(list(terms.values())).sum()
+        self._finite = self._finite & torch.isfinite(loss.detach())
+        if self._log_every and self.trainer.global_step % self._log_every == 0:
+            self.check_finite()
+            self.log("loss", loss, prog_bar=True)
+            for name, term in terms.items():
+                self.log(f"loss/{name}", term, prog_bar=len(terms) > 1)
+        return loss
+
+    def check_finite(self) -> None:
+        """Raise WorkFailed if any loss since the start was NaN or infinite."""
+        if not bool(self._finite):
+            raise WorkFailed(f"the loss became NaN or infinite by step {self.trainer.global_step}\n"
+                             "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
+            self.ema.step(self.model.parameters())
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.model.parameters())
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_finite()
+        if self.ema is not None:
+            checkpoint["ema"] = self.ema.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.ema is not None:
+            self.ema.load_state_dict(checkpoint["ema"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return a copy of the model's state with its parameters replaced by their moving averages, if there is an EMA."""
+        state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        if self.ema is not None:
+            names = (name for name, _ in self.model.named_parameters())
+            state |= {n: v.detach().clone() for n, v in zip(names, self.ema.shadow_params, strict=True)}
+        return state

@@ -1,0 +1,29 @@
+"""Train the classifier behind `fd_digits` on the training digits and write it as safetensors: part of `make pretrain-digits`."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from deme import tensors
+from deme.data import to_float
+from deme.data.digits import pixels_and_labels, split
+from deme.metrics.digit_classifier import train_classifier
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    out = parser.parse_args().out
+    torch.set_num_threads(1)
+    pixels, labels = pixels_and_labels()
+    train, held_out = split(labels)
+    classifier = train_classifier(pixels[train], labels[train])
+    with torch.inference_mode():
+        right = classifier(to_float(pixels[held_out])).argmax(1) == labels[held_out]
+    tensors.save(out, classifier.state_dict())
+    print(f"{out}: {right.float().mean():.3f} of {len(held_out)} held-out digits right")
+
+
+if __name__ == "__main__":
+    main()
