@@ -37,16 +37,25 @@ exit codes: 0 done, 1 bug, 2 bad config, 3 missing input, 4 the work failed, 74 
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [
-    "hydra.run.dir=.", "hydra.output_subdir=null", "hydra.sweep.dir=${paths.runs}/.multirun", "hydra.sweep.subdir=.",
-    "hydra/job_logging=none", "hydra/hydra_logging=none",
-]  # fmt: skip
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.sweep.dir=${paths.runs}/.multirun",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
 
 STOPPED = (Interrupted.exit_code, Preempted.exit_code)
 
 
 def usage() -> str:
     """Return the help page."""
-    lines = [f"deme {__version__}: better diffusion models by decouple-then-merge finetuning", "", "usage: deme <verb> ...", ""]
+    lines = [
+        f"deme {__version__}: better diffusion models by decouple-then-merge finetuning",
+        "",
+        "usage: deme <verb> ...",
+        "",
+    ]
     lines += [f"  {verb:<10} {text}" for verb, text in {**STAGES, **COMMANDS}.items()]
     return "\n".join([*lines, "", EXAMPLES])
 
@@ -82,8 +91,10 @@ def _dispatch(words: list[str]) -> int:
     verb, rest = words[0], words[1:]
     if verb in STAGES:
         if "-h" in rest or "--help" in rest:
-            print(f"deme {verb}: {STAGES[verb]}\n\nOverrides are Hydra's: key=value, group=option, -m for sweeps. "
-                  f"Show all keys with: deme {verb} --cfg job")
+            print(
+                f"deme {verb}: {STAGES[verb]}\n\nOverrides are Hydra's: key=value, group=option, -m for sweeps. "
+                f"Show all keys with: deme {verb} --cfg job"
+            )
             return 0
         return _hydra(verb, rest)
     if verb in COMMANDS:

@@ -81,7 +81,9 @@ def explain(error: Exception, stage: str) -> str:
     """Return what was given, what is allowed and what to type."""
     text = str(error).split("\n    full_key")[0]
     cause = str(error.__cause__ or "")
-    if option := re.search(r"(?:Could not find|In '.*': Could not find) '([^']+)'.*?(?:Available options in '[^']+':\n(.*))?$", text, re.S):
+    if option := re.search(
+        r"(?:Could not find|In '.*': Could not find) '([^']+)'.*?(?:Available options in '[^']+':\n(.*))?$", text, re.S
+    ):
         group, _, name = option[1].rpartition("/")
         allowed = option[2].split() if option[2] else options(group) or groups()
         if group and options(group):

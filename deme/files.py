@@ -30,8 +30,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(f"no space left on the disk while writing {path}\nfree some space and run it again") from error
-        raise DiskError(f"cannot write {path}: {error.strerror or error}\nchoose another place: paths.runs=<dir>") from error
+            raise DiskError(
+                f"no space left on the disk while writing {path}\nfree some space and run it again"
+            ) from error
+        raise DiskError(
+            f"cannot write {path}: {error.strerror or error}\nchoose another place: paths.runs=<dir>"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -45,7 +49,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
+            partial.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
@@ -87,7 +91,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             fill(partial)
             if path.exists():
                 shutil.rmtree(path)
-            os.replace(partial, path)
+            partial.replace(path)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -139,7 +143,7 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+")
+        handle = open(path, "a+")  # noqa: SIM115 (closed below)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,9 @@ def locate(path: str) -> Path:
         place = PACKAGE / "assets" / path.removeprefix(ASSET)
         if not place.exists():
             names = [p.name for p in (PACKAGE / "assets").iterdir()]
-            raise MissingInput(f"no shipped file {path!r}; {did_you_mean(place.name, names)}shipped: {', '.join(sorted(names))}")
+            raise MissingInput(
+                f"no shipped file {path!r}; {did_you_mean(place.name, names)}shipped: {', '.join(sorted(names))}"
+            )
         return place
     place = Path(path).expanduser()
     if not place.exists():

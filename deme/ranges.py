@@ -1,5 +1,6 @@
 """Half-open ranges of timesteps and partitions of [0, T) into them (paper section 3, Figure 3)."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,17 +32,21 @@ def check_partition(ranges: Sequence[TimestepRange], num_timesteps: int) -> None
     for item in ranges:
         if item.low != expected:
             what = "overlap" if item.low < expected else "leave a hole"
-            raise ValueError(f"ranges {', '.join(map(str, ranges))} {what} at t = {min(item.low, expected)}; "
-                             f"they must cover [0, {num_timesteps}) exactly once, in order")
+            raise ValueError(
+                f"ranges {', '.join(map(str, ranges))} {what} at t = {min(item.low, expected)}; "
+                f"they must cover [0, {num_timesteps}) exactly once, in order"
+            )
         expected = item.high
     if expected != num_timesteps:
-        raise ValueError(f"ranges {', '.join(map(str, ranges)) or '(none)'} end at {expected}; "
-                         f"they must cover [0, {num_timesteps}) exactly once")
+        raise ValueError(
+            f"ranges {', '.join(map(str, ranges)) or '(none)'} end at {expected}; "
+            f"they must cover [0, {num_timesteps}) exactly once"
+        )
 
 
 def from_boundaries(boundaries: Sequence[int], num_timesteps: int) -> list[TimestepRange]:
     """Return the partition with the given N + 1 boundaries, the first 0 and the last `num_timesteps`."""
-    ranges = [TimestepRange(low, high) for low, high in zip(boundaries, boundaries[1:], strict=False)]
+    ranges = [TimestepRange(low, high) for low, high in itertools.pairwise(boundaries)]
     check_partition(ranges, num_timesteps)
     return ranges
 

@@ -16,12 +16,21 @@ from typing import Any
 import yaml
 
 from deme import files
-from deme.errors import BadConfig, DemeError, MissingInput, Preempted, WorkFailed
+from deme.errors import BadConfig, DemeError, Interrupted, MissingInput, Preempted, WorkFailed
 from deme.paths import PACKAGE, locate
 
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "suite", "cell", "inputs")
-LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "hydra-core", "omegaconf", "safetensors", "numpy", "scikit-learn")
+LIBRARIES = (
+    "torch",
+    "pytorch-lightning",
+    "diffusers",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "numpy",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,10 @@ class Run:
             except (yaml.YAMLError, DemeError, AttributeError, TypeError, KeyError):
                 same = False
             if not same:
-                raise BadConfig(f"{self.path} holds the run of another config (its config.yaml was edited or copied)\n"
-                                f"move it away, or choose another place: paths.runs=<dir>")
+                raise BadConfig(
+                    f"{self.path} holds the run of another config (its config.yaml was edited or copied)\n"
+                    f"move it away, or choose another place: paths.runs=<dir>"
+                )
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[bool]:
@@ -84,8 +95,8 @@ class Run:
                 yield True
             except BaseException as error:
                 with contextlib.suppress(DemeError):
-                    state = "preempted" if isinstance(error, (Preempted, KeyboardInterrupt)) or getattr(error, "exit_code", 1) == 130 else "failed"
-                    self.write_status(state, error=str(error))
+                    stopped = isinstance(error, (Preempted, Interrupted, KeyboardInterrupt))
+                    self.write_status("preempted" if stopped else "failed", error=str(error))
                 raise
             seconds = time.monotonic() - began
             weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
@@ -99,7 +110,9 @@ class Run:
         for name, paths in self.inputs.items():
             for path, recorded in zip(paths, self.hashes.get(name, []), strict=True):
                 if is_run(path) and (path / "weights").is_dir() and files.sha256(weights_folder(path)) != recorded:
-                    raise WorkFailed(f"the weights of {path} changed after that run finished\ndelete that run directory and make it again")
+                    raise WorkFailed(
+                        f"the weights of {path} changed after that run finished\ndelete that run directory and make it again"
+                    )
 
     def one(self, name: str) -> Path | None:
         """Return the single input `name`, or None if it was not given."""
@@ -157,7 +170,9 @@ def content_hash(place: str | Path) -> str:
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
     if path.is_dir() and not any(path.rglob("*.safetensors")):
-        return files.sha256_text("\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file()))
+        return files.sha256_text(
+            "\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file())
+        )
     return files.sha256(path)
 
 
@@ -172,7 +187,9 @@ def weights_folder(path: Path) -> Path:
         return path
     folders = sorted((path / "weights").glob("[!.]*"))
     if read_status(path).get("state") != "done" or not folders:
-        raise MissingInput(f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first")
+        raise MissingInput(
+            f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first"
+        )
     return folders[0]
 
 
@@ -186,7 +203,9 @@ def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
         paths = [locate(str(item)) for item in value]
         for path in paths:
             if is_run(path) and read_status(path)["state"] != "done":
-                raise MissingInput(f"{path} is not finished (state: {read_status(path)['state']}); run its command again first")
+                raise MissingInput(
+                    f"{path} is not finished (state: {read_status(path)['state']}); run its command again first"
+                )
         return paths
     return _search(value, config)
 
@@ -207,8 +226,10 @@ def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
         raise MissingInput(f"no finished {query['stage']} run with {wanted} in {folder}\nmake it with: {command}")
     for paths in matches.values():
         if len(paths) > 1:
-            raise BadConfig(f"{len(paths)} finished runs are called {wanted}: {', '.join(p.name for p in paths)}\n"
-                            "name the ones you mean: inputs.<name>=[<run directory>,...]")
+            raise BadConfig(
+                f"{len(paths)} finished runs are called {wanted}: {', '.join(p.name for p in paths)}\n"
+                "name the ones you mean: inputs.<name>=[<run directory>,...]"
+            )
     return [paths[0] for paths in matches.values()]
 
 
@@ -219,18 +240,27 @@ def provenance(run: Run) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return {
-        "deme": metadata.version("deme-diffusion"), "python": platform.python_version(), "platform": platform.platform(),
-        "versions": versions, "git": _git(), "command": [word for word in sys.argv[1:] if not word.startswith("hydra")],
-        "inputs": {n: {str(p): h for p, h in zip(ps, run.hashes.get(n, []), strict=False)} for n, ps in run.inputs.items()},
-    }  # fmt: skip
+        "deme": metadata.version("deme-diffusion"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git": _git(),
+        "command": [word for word in sys.argv[1:] if not word.startswith("hydra")],
+        "inputs": {
+            n: {str(p): h for p, h in zip(ps, run.hashes.get(n, []), strict=False)} for n, ps in run.inputs.items()
+        },
+    }
 
 
 def _git() -> dict[str, Any] | None:
     if not (PACKAGE.parent / ".git").exists():
         return None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
+
         def ask(*words: str) -> str:
-            return subprocess.check_output(["git", "-C", str(PACKAGE.parent), *words], text=True, stderr=subprocess.DEVNULL).strip()
+            return subprocess.check_output(
+                ["git", "-C", str(PACKAGE.parent), *words], text=True, stderr=subprocess.DEVNULL
+            ).strip()
 
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
     return None

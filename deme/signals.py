@@ -17,7 +17,7 @@ def _error(signum: int, progress: str = "") -> DemeError:
     return kind(f"{word}{progress}; the same command goes on from here")
 
 
-def receive(signum: int, frame: FrameType | None) -> None:
+def receive(signum: int, _frame: FrameType | None) -> None:
     """Signal handler of this module."""
     global _pending
     again = _pending is not None

@@ -18,7 +18,19 @@ from deme.files import read_json
 from deme.runs import Run, read_status
 
 CHAIN = ("train", "search", "merge", "evaluate")
-SUITE_KEYS = {"suite", "title", "rows", "results", "finetune_seeds", "sample_seeds", "common", "baseline", "metrics", "notes", "plan"}
+SUITE_KEYS = {
+    "suite",
+    "title",
+    "rows",
+    "results",
+    "finetune_seeds",
+    "sample_seeds",
+    "common",
+    "baseline",
+    "metrics",
+    "notes",
+    "plan",
+}
 ROW_KEYS = {"name", "label", "train", "experts", "experts_of", "search", "merge", "evaluate"}
 
 
@@ -95,7 +107,9 @@ class Node:
     def title(self) -> str:
         """Row, stage and seeds in words."""
         parts = [("expert", self.expert), ("seed", self.seed), ("sample seed", self.sample_seed)]
-        return ", ".join([f"{self.row} {self.stage}", *(f"{name} {value}" for name, value in parts if value is not None)])
+        return ", ".join(
+            [f"{self.row} {self.stage}", *(f"{name} {value}" for name, value in parts if value is not None)]
+        )
 
 
 def _quoted(text: str) -> str:
@@ -115,20 +129,26 @@ class Suite:
         """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
         file = place / "suite.yaml" if place.is_dir() else place
         if not file.is_file():
-            raise MissingInput(f"{file} does not exist\na suite is a folder with a suite.yaml, such as experiments/digits, or such a file")
+            raise MissingInput(
+                f"{file} does not exist\na suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
+            )
         try:
             spec = yaml.safe_load(file.read_text())
         except yaml.YAMLError as error:
             raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
         if not isinstance(spec, dict):
             raise BadConfig(f"{file} must hold a mapping with the keys {', '.join(sorted(SUITE_KEYS))}")
-        _check_keys(spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file))
+        _check_keys(
+            spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file)
+        )
         for row in spec["rows"]:
             _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
         names = [row["name"] for row in spec["rows"]]
         for row in spec["rows"]:
             if "experts_of" in row and row["experts_of"] not in names:
-                raise BadConfig(f"row {row['name']} of {file}: experts_of: {row['experts_of']} is no row; rows: {', '.join(names)}")
+                raise BadConfig(
+                    f"row {row['name']} of {file}: experts_of: {row['experts_of']} is no row; rows: {', '.join(names)}"
+                )
         return cls(file, runs, spec)
 
     @property
@@ -157,7 +177,9 @@ class Suite:
                 nodes += self._chain(row, seed, experts)
         return sorted(nodes, key=lambda node: CHAIN.index(node.stage))
 
-    def _chain(self, row: dict[str, Any], seed: int | None, experts: dict[tuple[str, int], list[Node]]) -> Iterator[Node]:
+    def _chain(
+        self, row: dict[str, Any], seed: int | None, experts: dict[tuple[str, int], list[Node]]
+    ) -> Iterator[Node]:
         def node(stage: str, inputs: dict[str, list[Node]], *more: str, **where: Any) -> Node:
             common = self.spec.get("common", {}).get(stage, [])
             overrides = [*common, *row.get(stage, []), *more, f"suite={self.name}"]
@@ -167,7 +189,9 @@ class Suite:
         trained: list[Node] = []
         if "train" in row:
             for expert in row.get("experts", [None]):
-                trained.append(node("train", {}, *label, *([] if expert is None else [f"expert={expert}"]), expert=expert))
+                trained.append(
+                    node("train", {}, *label, *([] if expert is None else [f"expert={expert}"]), expert=expert)
+                )
             yield from trained
         if "experts_of" in row and seed is not None:
             trained = experts[row["experts_of"], seed]
@@ -214,7 +238,11 @@ def result(node: Node) -> dict[str, Any] | None:
     run = node.run if node.state == "done" else None
     if run is None:
         return None
-    return {**read_json(run.path / "metrics.json"), "replicates": read_json(run.path / "replicates.json"), "path": run.path}
+    return {
+        **read_json(run.path / "metrics.json"),
+        "replicates": read_json(run.path / "replicates.json"),
+        "path": run.path,
+    }
 
 
 def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:
@@ -222,6 +250,8 @@ def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> 
         raise BadConfig(f"{where} must be a mapping, got {given!r}")
     for key in given:
         if key not in allowed:
-            raise BadConfig(f"unknown key {key!r} in {where}; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}")
+            raise BadConfig(
+                f"unknown key {key!r} in {where}; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}"
+            )
     if needed - given.keys():
         raise BadConfig(f"{where} lacks {', '.join(sorted(needed - given.keys()))}")

@@ -12,8 +12,18 @@ from torch import Tensor
 from deme.errors import MissingInput, WorkFailed
 from deme.files import atomic
 
-_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-          torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 Spec = tuple[tuple[int, ...], torch.dtype]
@@ -41,7 +51,9 @@ def write_stream(path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` to a safetensors file, sorted by name."""
     names = sorted(tensors)
-    write_stream(path, {n: (tuple(tensors[n].shape), tensors[n].dtype) for n in names}, ((n, tensors[n]) for n in names))
+    write_stream(
+        path, {n: (tuple(tensors[n].shape), tensors[n].dtype) for n in names}, ((n, tensors[n]) for n in names)
+    )
 
 
 class TensorFile:
@@ -55,14 +67,18 @@ class TensorFile:
             self._file = safe_open(path, framework="pt")
             slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise WorkFailed(f"{path} is damaged: {error}\nmake it again, or copy it again from where it came") from error
+            raise WorkFailed(
+                f"{path} is damaged: {error}\nmake it again, or copy it again from where it came"
+            ) from error
         self.specs: dict[str, Spec] = {n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()}
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
         tensor: Tensor = self._file.get_tensor(name)
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WorkFailed(f"tensor {name} of {self.path} holds NaN or infinite values\nthe run that made it failed; make it again")
+            raise WorkFailed(
+                f"tensor {name} of {self.path} holds NaN or infinite values\nthe run that made it failed; make it again"
+            )
         return tensor
 
     def read_all(self) -> dict[str, Tensor]:

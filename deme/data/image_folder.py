@@ -59,8 +59,10 @@ def load_image_folder(
     files = sorted(p for p in locate(path).rglob("*") if p.suffix.lower() in SUFFIXES)
     num_held = round(held_out_fraction * len(files))
     if num_held < 2 or num_held > len(files) - 2:
-        raise BadConfig(f"{path} holds {len(files)} images ({', '.join(SUFFIXES)}); at least 2 must be left on each side of "
-                        f"data.held_out_fraction={held_out_fraction}")
+        raise BadConfig(
+            f"{path} holds {len(files)} images ({', '.join(SUFFIXES)}); at least 2 must be left on each side of "
+            f"data.held_out_fraction={held_out_fraction}"
+        )
     order = torch.randperm(len(files), generator=generator("image_folder", len(files))).tolist()
     held, rest = sorted(order[:num_held]), sorted(order[num_held:])
     train, held_out = (ImageFiles([files[i] for i in side], size, channels) for side in (rest, held))

@@ -29,8 +29,10 @@ class Expert:
         """Read the description that training wrote beside the weights."""
         about = read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
         if about.get("range") is None:
-            raise BadConfig(f"{folder} is no expert: its deme.json names no timestep range\n"
-                            "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>")
+            raise BadConfig(
+                f"{folder} is no expert: its deme.json names no timestep range\n"
+                "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
+            )
         return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
 
 
@@ -51,15 +53,19 @@ def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
             raise ValueError("there are no experts")
         check_partition([expert.range for expert in experts], experts[0].num_timesteps)
     except ValueError as error:
-        raise BadConfig(f"the experts do not fit together: {error}\ngiven: {', '.join(map(str, folders)) or 'none'}") from error
+        raise BadConfig(
+            f"the experts do not fit together: {error}\ngiven: {', '.join(map(str, folders)) or 'none'}"
+        ) from error
     return experts
 
 
 def check_weights(weights: Sequence[float], num_experts: int) -> None:
     """Raise BadConfig unless there is one finite merge weight per expert."""
     if len(weights) != num_experts or not all(math.isfinite(w) for w in weights):
-        raise BadConfig(f"merge.weights needs {num_experts} finite numbers, one per expert from low to high noise; "
-                        f"got {len(weights)}: {list(weights)}")
+        raise BadConfig(
+            f"merge.weights needs {num_experts} finite numbers, one per expert from low to high noise; "
+            f"got {len(weights)}: {list(weights)}"
+        )
 
 
 def plan_merge(base: Path, folders: Sequence[Path]) -> MergePlan:
@@ -70,12 +76,16 @@ def plan_merge(base: Path, folders: Sequence[Path]) -> MergePlan:
     experts = order_experts(folders)
     problems = []
     if len({expert.base for expert in experts}) > 1:
-        problems.append("the experts start from different bases: " + ", ".join(f"{e.folder}: {e.base}" for e in experts))
+        problems.append(
+            "the experts start from different bases: " + ", ".join(f"{e.folder}: {e.base}" for e in experts)
+        )
     weight_files = [sorted(p.relative_to(e.folder) for p in e.folder.rglob("*.safetensors")) for e in experts]
     for expert, files in zip(experts, weight_files, strict=True):
         if files != weight_files[0]:
-            problems.append(f"{expert.folder} holds {[str(f) for f in files]}, {experts[0].folder} "
-                            f"{[str(f) for f in weight_files[0]]}")
+            problems.append(
+                f"{expert.folder} holds {[str(f) for f in files]}, {experts[0].folder} "
+                f"{[str(f) for f in weight_files[0]]}"
+            )
     if not problems:
         for name in weight_files[0]:
             reference = experts[0].folder if name.name == PROJECTIONS and not (base / name).exists() else base

@@ -34,7 +34,11 @@ def fixed_triples(images: Images, ranges: Sequence[TimestepRange], draws: int, s
 
 @torch.inference_mode()
 def denoising_loss(
-    network: Network, schedule: NoiseSchedule, prediction_type: str, triples: Triples, device: torch.device | str = "cpu"
+    network: Network,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    triples: Triples,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return the squared error of the network's own prediction per range and image, mean over pixels and draws, [R, M]."""
     x0 = triples.x0.to(device)

@@ -15,11 +15,18 @@ class DigitClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Flatten(), nn.Linear(128, 64), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 64),
+            nn.ReLU(),
+        )
         self.head = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -38,7 +45,9 @@ class DigitFeatures:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[1:]) != (1, 8, 8):
-            raise ValueError(f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss")
+            raise ValueError(
+                f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss"
+            )
         return self.classifier.body(to_float(pixels))
 
 

@@ -33,13 +33,16 @@ class Statistics:
         """Add the statistics of other images (Chan et al. 1979) and return self."""
         if other.count == 0:
             return self
-        assert other._mean is not None and other._scatter is not None
+        assert other._mean is not None
+        assert other._scatter is not None
         if self._mean is None or self._scatter is None:
             self._mean, self._scatter = other._mean, other._scatter
         else:
             total = self.count + other.count
             delta = other._mean - self._mean
-            self._scatter = self._scatter + other._scatter + torch.outer(delta, delta) * (self.count * other.count / total)
+            self._scatter = (
+                self._scatter + other._scatter + torch.outer(delta, delta) * (self.count * other.count / total)
+            )
             self._mean = self._mean + delta * (other.count / total)
         self.count += other.count
         return self

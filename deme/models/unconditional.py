@@ -68,12 +68,21 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def write_configs(folder: Path, unet_config: str, scheduler_config: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+def write_configs(
+    folder: Path, unet_config: str, scheduler_config: Mapping[str, Any], about: Mapping[str, Any]
+) -> None:
     """Write everything of a model folder but the weights."""
     write_text(folder / "unet" / "config.json", unet_config)
     write_json(folder / "scheduler" / "scheduler_config.json", dict(scheduler_config))
-    write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", "_diffusers_version": diffusers.__version__,
-               "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]})
+    write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        },
+    )
     write_json(folder / "deme.json", dict(about))
 
 
@@ -96,8 +105,10 @@ def load(path: str) -> UnconditionalModel:
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
     if not (unet_folder / "config.json").is_file() or not schedulers:
-        raise MissingInput(f"{path} is not a diffusers model folder: it needs unet/config.json and "
-                           "scheduler/scheduler_config.json (or both files at its top)")
+        raise MissingInput(
+            f"{path} is not a diffusers model folder: it needs unet/config.json and "
+            "scheduler/scheduler_config.json (or both files at its top)"
+        )
     config = read_json(unet_folder / "config.json")
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise BadConfig(f"{path} holds a {config['_class_name']}; model=diffusers takes a UNet2DModel")

@@ -44,7 +44,9 @@ def loss_per_range(rows: Sequence[Row]) -> Any:
         places = [i + (index - (len(shown) - 1) / 2) * width for i in range(len(names))]
         axis.bar(places, heights, width, yerr=errors, label=row.label, error_kw={"lw": 0.8})
     axis.axhline(0, color="black", lw=0.8)
-    labels = [str(next(row.numbers[name].about.get("range", name) for row in shown if name in row.numbers)) for name in names]
+    labels = [
+        str(next(row.numbers[name].about.get("range", name) for row in shown if name in row.numbers)) for name in names
+    ]
     axis.set_xticks(range(len(names)), [f"t in {label}" for label in labels])
     axis.set_ylabel("held-out loss, change to the baseline (%)")
     axis.legend(fontsize=7)

@@ -41,17 +41,26 @@ def table_rows(suite: Suite) -> list[Row]:
     """Return the rows that are evaluated, in the suite's order."""
     specs = [row for row in suite.rows if "evaluate" in row]
     nodes = {row["name"]: suite.evaluations(row["name"]) for row in specs}
-    results: dict[str, Results] = {name: {(n.seed, n.sample_seed or 0): found for n in ns if (found := result(n)) is not None} for name, ns in nodes.items()}
+    results: dict[str, Results] = {
+        name: {(node.seed, node.sample_seed or 0): found for node in evaluations if (found := result(node)) is not None}
+        for name, evaluations in nodes.items()
+    }
     baseline = suite.spec["baseline"]
     rows = []
     for spec in specs:
         name = spec["name"]
-        numbers = {metric: number for metric in _metrics(suite, results)
-                   if (number := _number(metric, results[name], results[baseline] if name != baseline else NOTHING)) is not None}
+        numbers = {
+            metric: number
+            for metric in _metrics(suite, results)
+            if (number := _number(metric, results[name], results[baseline] if name != baseline else NOTHING))
+            is not None
+        }
         open_nodes = [node for node in nodes[name] if node.state != "done"]
         missing = tuple(_first_missing(suite, node).command for node in open_nodes)
         grids = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
-        rows.append(Row(name, spec["label"], numbers, missing, _compute(suite, nodes[name]), grids[0] if grids else None))
+        rows.append(
+            Row(name, spec["label"], numbers, missing, _compute(suite, nodes[name]), grids[0] if grids else None)
+        )
     return rows
 
 
@@ -67,11 +76,16 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
         return None
     about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
     others = {cell: one for cell, one in base.items() if metric in one["metrics"]}
-    difference = paired_difference(
-        values, {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
-        {cell: results[cell]["replicates"][metric] for cell in values},
-        {cell: one["replicates"][metric] for cell, one in others.items()},
-    ) if "std" not in about else None  # fmt: skip
+    difference = (
+        paired_difference(
+            values,
+            {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
+            {cell: results[cell]["replicates"][metric] for cell in values},
+            {cell: one["replicates"][metric] for cell, one in others.items()},
+        )
+        if "std" not in about
+        else None
+    )
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
     return Number(float(np.mean(list(values.values()))), std, len(values), about, difference)
 

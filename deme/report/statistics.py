@@ -29,9 +29,11 @@ class Difference:
 
 
 def paired_difference(
-    values: Mapping[Cell, float], base: Mapping[Cell, float],
-    replicates: Mapping[Cell, Sequence[float]], base_replicates: Mapping[Cell, Sequence[float]],
-) -> Difference | None:  # fmt: skip
+    values: Mapping[Cell, float],
+    base: Mapping[Cell, float],
+    replicates: Mapping[Cell, Sequence[float]],
+    base_replicates: Mapping[Cell, Sequence[float]],
+) -> Difference | None:
     """Return row minus baseline over their common sampling seeds, or None if they have none.
 
     Variance of the mean = variance of its paired bootstrap replicates (images) + variance between finetuning seeds / their
@@ -51,7 +53,9 @@ def paired_difference(
     return Difference(value, value - half, value + half, len(seeds))
 
 
-def interval_half_width(sampling: float, sampling_df: int, between: float, between_df: int, level: float = 0.95) -> float:
+def interval_half_width(
+    sampling: float, sampling_df: int, between: float, between_df: int, level: float = 0.95
+) -> float:
     """Return t * sqrt(sampling + between) for two variances of a mean with their degrees of freedom."""
     total = sampling + between
     if total == 0:
@@ -60,7 +64,9 @@ def interval_half_width(sampling: float, sampling_df: int, between: float, betwe
     return float(stdtrit(total**2 / denominator, 0.5 + level / 2)) * math.sqrt(total)
 
 
-def smallest_detectable(sampling_sd: float, num_sample_seeds: int, finetune_sd: float, num_finetune_seeds: int) -> float:
+def smallest_detectable(
+    sampling_sd: float, num_sample_seeds: int, finetune_sd: float, num_finetune_seeds: int
+) -> float:
     """Return the difference that a two-sided 5% test finds with 80% power.
 
     `sampling_sd`: bootstrap standard deviation of one paired difference; `finetune_sd`: between finetuning seeds.

@@ -43,21 +43,38 @@ def _number_cells(number: Number) -> list[str]:
     difference = number.difference
     if difference is None:
         return [value, "", ""]
-    return [value, f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]", difference.verdict]
+    return [
+        value,
+        f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]",
+        difference.verdict,
+    ]
 
 
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Return what the numbers mean: implementation, counts, seeds, intervals."""
     lines = []
     for metric in suite.spec["metrics"]:
-        about = next((row.numbers[metric].about for row in rows if metric in row.numbers and "std" not in row.numbers[metric].about), None)
+        about = next(
+            (
+                row.numbers[metric].about
+                for row in rows
+                if metric in row.numbers and "std" not in row.numbers[metric].about
+            ),
+            None,
+        )
         if about:
-            lines.append(f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; lower is better.")
+            lines.append(
+                f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; lower is better."
+            )
     seeds = suite.spec["finetune_seeds"]
     lines += [
         f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n seed pairs.",
         "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images "
-        + ("plus that between finetuning seeds." if len(seeds) > 1 else "alone: with one finetuning seed they say nothing about another."),
+        + (
+            "plus that between finetuning seeds."
+            if len(seeds) > 1
+            else "alone: with one finetuning seed they say nothing about another."
+        ),
         "Training compute: forward passes of one image per finetuning seed, a backward pass counted as two; search included, evaluation not.",
         *suite.spec.get("notes", []),
     ]
@@ -82,14 +99,21 @@ def markdown(suite: Suite, rows: Sequence[Row]) -> str:
 
 def _per_range(rows: Sequence[Row], names: list[str]) -> list[str]:
     about = {name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names}
-    lines = ["## Loss per range of timesteps", "", _md_row(["row", *(f"t in {about[name].get('range', name)}" for name in names)]),
-             _md_row(["---"] * (len(names) + 1))]
+    lines = [
+        "## Loss per range of timesteps",
+        "",
+        _md_row(["row", *(f"t in {about[name].get('range', name)}" for name in names)]),
+        _md_row(["---"] * (len(names) + 1)),
+    ]
     for row in rows:
         texts = []
         for name in names:
             number = row.numbers.get(name)
-            change = f" ({number.difference.value / (number.mean - number.difference.value):+.2%}, {number.difference.verdict})" \
-                if number and number.difference else ""
+            change = (
+                f" ({number.difference.value / (number.mean - number.difference.value):+.2%}, {number.difference.verdict})"
+                if number and number.difference
+                else ""
+            )
             texts.append(f"{number.mean:.5f}{change}" if number else "--")
         if any(text != "--" for text in texts):
             lines.append(_md_row([row.label, *texts]))
@@ -109,22 +133,60 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
 
     columns = header(suite)
     body = [line(cells(suite, row)) for row in rows]
-    return "\n".join([rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", line(columns), r"\midrule", *body,
-                      r"\bottomrule", r"\end{tabular}"]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+                r"\toprule",
+                line(columns),
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+            ]
+        )
+        + "\n"
+    )
 
 
-def comma_separated(suite: Suite, rows: Sequence[Row]) -> str:
+def comma_separated(rows: Sequence[Row]) -> str:
     """Return one line per row and metric with full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["row", "metric", "mean", "std", "num_values", "num_images", "difference", "low", "high", "verdict",
-                     "forward_passes", "reference", "implementation"])
+    writer.writerow(
+        [
+            "row",
+            "metric",
+            "mean",
+            "std",
+            "num_values",
+            "num_images",
+            "difference",
+            "low",
+            "high",
+            "verdict",
+            "forward_passes",
+            "reference",
+            "implementation",
+        ]
+    )
     for row in rows:
         for metric, number in row.numbers.items():
             d = number.difference
-            writer.writerow([row.name, metric, number.mean, number.std, number.num_values, number.about["n"],
-                             *((d.value, d.low, d.high, d.verdict) if d else ("", "", "", "")), row.forwards,
-                             number.about["reference"], number.about["implementation"]])
+            writer.writerow(
+                [
+                    row.name,
+                    metric,
+                    number.mean,
+                    number.std,
+                    number.num_values,
+                    number.about["n"],
+                    *((d.value, d.low, d.high, d.verdict) if d else ("", "", "", "")),
+                    row.forwards,
+                    number.about["reference"],
+                    number.about["implementation"],
+                ]
+            )
     return out.getvalue()
 
 

@@ -27,11 +27,16 @@ class DDIM:
     def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
         scheduler = DDIMScheduler.from_config(
-            dict(scheduler_config), clip_sample=self.clip_sample, timestep_spacing=self.timestep_spacing,
-            set_alpha_to_one=True, steps_offset=0,
+            dict(scheduler_config),
+            clip_sample=self.clip_sample,
+            timestep_spacing=self.timestep_spacing,
+            set_alpha_to_one=True,
+            steps_offset=0,
         )
         limit = scheduler.config["num_train_timesteps"]
         if self.num_inference_steps > limit:
-            raise BadConfig(f"sampler.num_inference_steps={self.num_inference_steps} exceeds the model's {limit} timesteps")
+            raise BadConfig(
+                f"sampler.num_inference_steps={self.num_inference_steps} exceeds the model's {limit} timesteps"
+            )
         scheduler.set_timesteps(self.num_inference_steps)
         return scheduler

@@ -10,7 +10,8 @@ def run(verb: str, words: list[str]) -> int:
     if "-h" in words or "--help" in words:
         from deme.cli import COMMANDS
 
-        print(f"usage: deme {verb} {'' if verb == 'doctor' else '<experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>]'}\n\n{COMMANDS[verb]}")
+        takes = "" if verb == "doctor" else " <experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>]"
+        print(f"usage: deme {verb}{takes}\n\n{COMMANDS[verb]}")
         return 0
     if verb == "doctor":
         from deme.stages import doctor
@@ -27,7 +28,9 @@ def run(verb: str, words: list[str]) -> int:
         elif key in options:
             options[key] = value
         else:
-            raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, options)}allowed: {', '.join(f'{k}=' for k in options)}")
+            raise BadConfig(
+                f"unknown option {key!r}; {did_you_mean(key, options)}allowed: {', '.join(f'{k}=' for k in options)}"
+            )
     if len(places) != 1:
         raise BadConfig(f"deme {verb} takes one suite, got {len(places)}\ntype: deme {verb} experiments/digits")
     if not options["jobs"].isdigit() or int(options["jobs"]) < 1:

@@ -44,8 +44,10 @@ def range_of(config: dict[str, Any], num_timesteps: int) -> TimestepRange:
     """Return the range that `expert` names, or all timesteps. Raises BadConfig for a partition that is none."""
     if config["expert"] is None:
         if config["method"]["_target_"].endswith(".DeMe"):
-            raise BadConfig("method=deme trains one expert per run; say which\n"
-                            "type: expert=0, or all of them as jobs: deme train -m method=deme expert='range(4)'")
+            raise BadConfig(
+                "method=deme trains one expert per run; say which\n"
+                "type: expert=0, or all of them as jobs: deme train -m method=deme expert='range(4)'"
+            )
         return TimestepRange(0, num_timesteps)
     ranges = make(config["ranges"], num_timesteps=num_timesteps)
     if config["expert"] not in range(len(ranges)):

@@ -10,7 +10,12 @@ from deme.errors import WorkFailed
 from deme.paths import conf_dir, locate
 from deme.runs import LIBRARIES, say
 
-OPTIONAL = {"cleanfid": "FID cross-check", "wandb": "logger=wandb", "cv2": "", "open_clip": "CLIP score (text-to-image)"}
+OPTIONAL = {
+    "cleanfid": "FID cross-check",
+    "wandb": "logger=wandb",
+    "cv2": "",
+    "open_clip": "CLIP score (text-to-image)",
+}
 
 
 def run() -> int:
@@ -40,6 +45,10 @@ def run() -> int:
         prediction = model(x_t, torch.full((4,), 999))
     agreement = float(torch.nn.functional.cosine_similarity(prediction.flatten(), x_t.flatten(), dim=0))
     if not agreement > 0.95:  # at t = 999 almost all of x_t is noise, so a trained network returns it
-        raise WorkFailed(f"self test: the shipped model recognises noise with cosine {agreement:.3f} instead of about 1")
-    say(f"self test: the shipped model ({locate('asset:digits_base').name}) recognises noise, cosine {agreement:.3f}: fine")
+        raise WorkFailed(
+            f"self test: the shipped model recognises noise with cosine {agreement:.3f} instead of about 1"
+        )
+    say(
+        f"self test: the shipped model ({locate('asset:digits_base').name}) recognises noise, cosine {agreement:.3f}: fine"
+    )
     return 0

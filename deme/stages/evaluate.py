@@ -42,10 +42,14 @@ def _evaluate(run: Run) -> None:
 
     compute = Compute.of(run.config)
     data = make(run.config["data"])
-    measure = measure_real if run.config["source"] == "real" else measure_model
-    metrics, replicates = measure(run, data, compute)
+    if run.config["source"] == "real":
+        metrics, replicates = measure_real(run, data)
+    else:
+        metrics, replicates = measure_model(run, data, compute)
     files.write_json(run.path / "replicates.json", replicates)
-    files.write_json(run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics})
+    files.write_json(
+        run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics}
+    )
     for shard in (run.path / "samples").glob("features_*.safetensors"):
         shard.unlink()
     if run.config["logger"]["mode"] != "disabled":

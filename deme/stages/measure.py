@@ -49,7 +49,9 @@ def _network(run: Run, device: str) -> tuple[UnconditionalModel, Network]:
     return model, model
 
 
-def _loss(run: Run, data: ImageData, model: UnconditionalModel, network: Network, device: str) -> tuple[Metrics, Replicates]:
+def _loss(
+    run: Run, data: ImageData, model: UnconditionalModel, network: Network, device: str
+) -> tuple[Metrics, Replicates]:
     """Held-out denoising loss: "loss" over all timesteps, "loss/i" in range i."""
     settings = run.config["metrics"]["loss"]
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
@@ -57,14 +59,20 @@ def _loss(run: Run, data: ImageData, model: UnconditionalModel, network: Network
     losses = denoising_loss(network, model.schedule, model.prediction_type, triples, device)
     share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / model.schedule.num_timesteps
     rows = {"loss": (share[:, None] * losses).sum(0)} | {f"loss/{i}": losses[i] for i in range(len(ranges))}
-    about = {"n": triples.t.numel(), "reference": f"{len(data.held_out)} held-out images", "implementation": "deme.metrics.denoising_loss"}
+    about = {
+        "n": triples.t.numel(),
+        "reference": f"{len(data.held_out)} held-out images",
+        "implementation": "deme.metrics.denoising_loss",
+    }
     metrics, replicates = {}, {}
     count = losses.shape[1]
     for name, values in rows.items():
         where = ranges[int(name[5:])] if "/" in name else f"[0, {model.schedule.num_timesteps})"
         metrics[name] = {"value": float(values.mean()), **about, "range": str(where)}
-        replicates[name] = [float(resample_counts(settings["seed"], r, count).double() @ values / count)
-                            for r in range(run.config["metrics"]["replicates"])]
+        replicates[name] = [
+            float(resample_counts(settings["seed"], r, count).double() @ values / count)
+            for r in range(run.config["metrics"]["replicates"])
+        ]
     return metrics, replicates
 
 
@@ -82,8 +90,17 @@ def _features(run: Run, model: UnconditionalModel, network: Network, device: str
         if place.exists():
             continue
         batches: list[Tensor] = []
-        for pixels in generate(network, model.scheduler_config, model.image_shape, sampler, config["sample_seed"],
-                               first, count, config["batch_size"], device):
+        for pixels in generate(
+            network,
+            model.scheduler_config,
+            model.image_shape,
+            sampler,
+            config["sample_seed"],
+            first,
+            count,
+            config["batch_size"],
+            device,
+        ):
             if first == 0 and not batches:
                 with files.atomic(run.path / "samples" / "grid.png") as file:
                     image_grid(pixels[:GRID_IMAGES]).save(file, format="PNG")
@@ -100,13 +117,19 @@ def _distance(run: Run, data: ImageData, features: Tensor) -> tuple[Metrics, Rep
     name, extractor = config["metrics"]["name"], make(config["metrics"]["features"])
     distance = FrechetDistance(Statistics().update(extractor(every(data.held_out))))
     value = distance(Statistics().update(features))
-    replicates = [distance(Statistics().update(features, resample_counts(config["sample_seed"], r, len(features))))
-                  for r in range(config["metrics"]["replicates"])]
-    about = {"n": len(features), "reference": f"{len(data.held_out)} held-out images", "implementation": f"deme.metrics.frechet on {extractor.name}"}
+    replicates = [
+        distance(Statistics().update(features, resample_counts(config["sample_seed"], r, len(features))))
+        for r in range(config["metrics"]["replicates"])
+    ]
+    about = {
+        "n": len(features),
+        "reference": f"{len(data.held_out)} held-out images",
+        "implementation": f"deme.metrics.frechet on {extractor.name}",
+    }
     return {name: {"value": value, **about}}, {name: replicates}
 
 
-def measure_real(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Replicates]:
+def measure_real(run: Run, data: ImageData) -> tuple[Metrics, Replicates]:
     """Measure what real data would score: num_images draws with replacement from the training images, many times."""
     config = run.config
     name, extractor = config["metrics"]["name"], make(config["metrics"]["features"])
@@ -114,12 +137,19 @@ def measure_real(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, 
     features = extractor(every(data.train))
     values = []
     for r in range(config["metrics"]["replicates"]):
-        rows = torch.randint(len(features), (config["num_images"],), generator=generator("real", config["sample_seed"], r))
+        rows = torch.randint(
+            len(features), (config["num_images"],), generator=generator("real", config["sample_seed"], r)
+        )
         values.append(distance(Statistics().update(features, torch.bincount(rows, minlength=len(features)))))
     spread = torch.tensor(values, dtype=torch.float64)
     pixels = data.train.__getitems__(list(range(min(GRID_IMAGES, len(data.train)))))
     with files.atomic(run.path / "samples" / "grid.png") as file:
         image_grid(pixels).save(file, format="PNG")
-    metric = {"value": float(spread.mean()), "std": float(spread.std()), "n": config["num_images"],
-              "reference": f"{len(data.held_out)} held-out images", "implementation": f"deme.metrics.frechet on {extractor.name}"}
+    metric = {
+        "value": float(spread.mean()),
+        "std": float(spread.std()),
+        "n": config["num_images"],
+        "reference": f"{len(data.held_out)} held-out images",
+        "implementation": f"deme.metrics.frechet on {extractor.name}",
+    }
     return {name: metric}, {name: values}

@@ -53,7 +53,12 @@ def _merge(run: Run) -> None:
 
     def fill(folder: Path) -> None:
         merge_folder(plan, combine_of(run.config, weights), folder)
-        about = {"range": None, "num_timesteps": plan.experts[0].num_timesteps, "base": plan.experts[0].base, "weights": weights}
+        about = {
+            "range": None,
+            "num_timesteps": plan.experts[0].num_timesteps,
+            "base": plan.experts[0].base,
+            "weights": weights,
+        }
         files.write_json(folder / "deme.json", about)
 
     files.write_folder(run.path / "weights" / "merged", fill)

@@ -19,12 +19,16 @@ def run(suite: Suite) -> int:
     open_nodes = [node for node in suite.nodes if node.state != "done"]
     done = [node for node in suite.nodes if node.state == "done" and node.forwards]
     settings = suite.spec.get("plan", {})
-    measured = sum(read_status(n.run.path)["seconds"] for n in done if n.run) / sum(n.forwards for n in done) if done else None
+    measured = (
+        sum(read_status(n.run.path)["seconds"] for n in done if n.run) / sum(n.forwards for n in done) if done else None
+    )
     rate = measured or settings.get("seconds_per_million_forwards", 0) / 1e6
     cost = sum(node.forwards for node in open_nodes)
     source = "as this machine's finished runs took" if measured else "as noted in the suite"
-    say(f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
-        + (f", about {cost * rate / 60:.0f} minutes in one process ({source})" if rate and cost else ""))
+    say(
+        f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
+        + (f", about {cost * rate / 60:.0f} minutes in one process ({source})" if rate and cost else "")
+    )
     for node in [node for node in open_nodes if node.state != "waiting"][:20]:
         say(f"  {node.command}")
     waiting = sum(node.state == "waiting" for node in open_nodes)
@@ -35,6 +39,8 @@ def run(suite: Suite) -> int:
     num_seeds, num_samples = len(suite.spec["finetune_seeds"]), len(suite.spec["sample_seeds"])
     for metric, sd in settings.get("paired_sd", {}).items():
         smallest = smallest_detectable(sd["sampling"], num_samples, sd["finetuning"], num_seeds)
-        say(f"smallest difference in {metric} to {suite.spec['baseline']} found with 80% power at {num_seeds} finetuning x {num_samples} "
-            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning; from the pilot)")
+        say(
+            f"smallest difference in {metric} to {suite.spec['baseline']} found with 80% power at {num_seeds} finetuning x {num_samples} "
+            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning; from the pilot)"
+        )
     return 0

@@ -17,7 +17,8 @@ def run(suite: Suite, jobs: int = 1) -> int:
     done = [node for node in suite.nodes if node.state == "done"]
     say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
     if len(done) < len(suite.nodes):
-        helpers = [subprocess.Popen([sys.executable, "-m", "deme.stages.reproduce", str(suite.file), str(suite.runs)]) for _ in range(jobs - 1)]
+        command = [sys.executable, "-m", "deme.stages.reproduce", str(suite.file), str(suite.runs)]
+        helpers = [subprocess.Popen(command) for _ in range(jobs - 1)]
         try:
             work(suite)
         except BaseException:
@@ -34,7 +35,8 @@ def run(suite: Suite, jobs: int = 1) -> int:
 def work(suite: Suite, last_first: bool = False) -> None:
     """Run nodes until all are done: one whose inputs are there and that no other process works on, again and again.
 
-    Helpers start at the other end (`last_first`), so that two processes seldom want the same node. A failing node does not stop the others; its error is raised when nothing else can be done.
+    Helpers start at the other end (`last_first`), so that two processes seldom want the same node.
+    A failing node does not stop the others; its error is raised when nothing else can be done.
     """
     failed: dict[int, DemeError] = {}
     while True:
@@ -54,8 +56,8 @@ def _try(node: Node, failed: dict[int, DemeError]) -> bool:
     if planned is None or files.is_locked(planned.path / ".lock"):
         return False
     try:
-        config = {**node.config, "inputs": {name: [str(p) for p in paths] or None for name, paths in planned.inputs.items()}}
-        stage_function(node.stage)(config)
+        inputs = {name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()}
+        stage_function(node.stage)({**node.config, "inputs": inputs})
     except (Interrupted, Preempted):
         raise
     except DemeError as error:

@@ -28,8 +28,17 @@ def run(config: dict[str, Any]) -> Path:
 
     compute = Compute.of(config)
     model = load(str(folder)).to(compute.device)
-    batches = generate(model, model.scheduler_config, model.image_shape, make(config["sampler"]), config["sample_seed"], 0,
-                       config["num_images"], config["batch_size"], compute.device)
+    batches = generate(
+        model,
+        model.scheduler_config,
+        model.image_shape,
+        make(config["sampler"]),
+        config["sample_seed"],
+        0,
+        config["num_images"],
+        config["batch_size"],
+        compute.device,
+    )
     with files.atomic(out) as file:
         image_grid(torch.cat(list(batches))).save(file, format="PNG")
     say(f"drew {config['num_images']} images of {folder}: {out}")

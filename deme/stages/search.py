@@ -47,15 +47,28 @@ def _search(run: Run) -> None:
         if (number + 1) % max(1, total // 10) == 0:
             left = (time.monotonic() - began) / fresh * (total - number - 1)
             best = min(stored, key=lambda row: row["score"])
-            say(f"  {run.path.name}: {number + 1}/{total} candidates, best {best['score']:.4f} at {best['weights']}, {left:.0f} s left")
+            say(
+                f"  {run.path.name}: {number + 1}/{total} candidates, best {best['score']:.4f} at {best['weights']}, {left:.0f} s left"
+            )
     best = min(stored, key=lambda row: row["score"])
     files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"]})
     metric = run.config["metrics"]["name"]
-    files.write_json(run.path / "metrics.json", {
-        "cell": {"suite": run.config["suite"], **run.config["cell"]},
-        "metrics": {metric: {"value": best["score"], "n": run.config["num_images"], "reference": "training images",
-                             "implementation": "deme.metrics.frechet", "weights": best["weights"], "evaluations": len(stored)}},
-    })  # fmt: skip
+    files.write_json(
+        run.path / "metrics.json",
+        {
+            "cell": {"suite": run.config["suite"], **run.config["cell"]},
+            "metrics": {
+                metric: {
+                    "value": best["score"],
+                    "n": run.config["num_images"],
+                    "reference": "training images",
+                    "implementation": "deme.metrics.frechet",
+                    "weights": best["weights"],
+                    "evaluations": len(stored),
+                }
+            },
+        },
+    )
     run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
 
 
@@ -89,8 +102,17 @@ def _objective(run: Run, experts: Any) -> Any:
     def objective(weights: list[float]) -> float:
         merge_into(target, combine_of(config, weights), states, base_state)
         statistics = Statistics()
-        for pixels in generate(model, model.scheduler_config, model.image_shape, sampler, config["sample_seed"], 0,
-                               config["num_images"], config["batch_size"], compute.device):
+        for pixels in generate(
+            model,
+            model.scheduler_config,
+            model.image_shape,
+            sampler,
+            config["sample_seed"],
+            0,
+            config["num_images"],
+            config["batch_size"],
+            compute.device,
+        ):
             statistics.update(features(pixels))
         return distance(statistics)
 

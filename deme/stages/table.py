@@ -16,7 +16,7 @@ def run(suite: Suite) -> int:
     folder, name = suite.results, suite.name
     files.write_text(folder / f"{name}.md", tables.markdown(suite, rows))
     files.write_text(folder / f"{name}.tex", tables.latex(suite, rows))
-    files.write_text(folder / f"{name}.csv", tables.comma_separated(suite, rows))
+    files.write_text(folder / f"{name}.csv", tables.comma_separated(rows))
     written = [f"{name}.md", f"{name}.tex", f"{name}.csv"]
     if any(row.grid for row in rows):
         from deme.report import figures
@@ -26,6 +26,7 @@ def run(suite: Suite) -> int:
         written += ["samples.png", "loss_per_range.png"]
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
     if missing:
-        say(f"{sum(len(row.missing) for row in rows)} evaluations are not measured yet; next:\n  {missing[0]}\nor all: deme reproduce {suite.file}")
+        count = sum(len(row.missing) for row in rows)
+        say(f"{count} evaluations are not measured yet; next:\n  {missing[0]}\nor all: deme reproduce {suite.file}")
     say(f"wrote {folder}/{{{','.join(written)}}}")
     return 0

@@ -30,7 +30,7 @@ def _train(run: Run) -> None:
     compute = Compute.of(config)
     data = make(config["data"])
     model = make(config["model"])
-    _check_images(data, model, config)
+    _check_images(data, model)
     num_timesteps = model.schedule.num_timesteps
     expert_range = range_of(config, num_timesteps)
     if config["projection"]["enabled"]:
@@ -41,22 +41,35 @@ def _train(run: Run) -> None:
     learning_rate = make(config["learning_rate"], num_steps=config["num_steps"])
     progress = config["progress"]
     module = DiffusionModule(
-        model, method, bind(config["optimizer"]), learning_rate,
+        model,
+        method,
+        bind(config["optimizer"]),
+        learning_rate,
         bind(config["ema"]) if config["ema"] else None,
-        seed=config["seed"], random_flip=data.random_flip, log_every=progress["log_every"],
-    )  # fmt: skip
+        seed=config["seed"],
+        random_flip=data.random_flip,
+        log_every=progress["log_every"],
+    )
     loop = Loop(
-        config["num_steps"], config["batch_size"], config["seed"], config["accumulate"], config["gradient_clip"],
-        compute.precision, compute.accelerator, num_workers=progress["num_workers"],
-        checkpoint_every=progress["checkpoint_every"], log_every=progress["log_every"],
-    )  # fmt: skip
+        config["num_steps"],
+        config["batch_size"],
+        config["seed"],
+        config["accumulate"],
+        config["gradient_clip"],
+        compute.precision,
+        compute.accelerator,
+        num_workers=progress["num_workers"],
+        checkpoint_every=progress["checkpoint_every"],
+        log_every=progress["log_every"],
+    )
     tracker, loggers = None, []
     if config["logger"]["mode"] != "disabled":
         from deme.training import wandb
 
         tracker = wandb.start(run.path, config["suite"], "train", config["cell"], **config["logger"])
         loggers = [wandb.training_logger(tracker)]
-    say(f"training {run.path.name}: t in {expert_range}, {config['num_steps']} steps of {config['batch_size'] * config['accumulate']} images")
+    images_per_step = config["batch_size"] * config["accumulate"]
+    say(f"training {run.path.name}: t in {expert_range}, {config['num_steps']} steps of {images_per_step} images")
     first = fit(module, data.train, loop, run.path, run.path.name, loggers)
     method.finish()
     about = {
@@ -74,11 +87,13 @@ def _train(run: Run) -> None:
     run.log(f"trained {run.path} (from step {first})")
 
 
-def _check_images(data: Any, model: Any, config: dict[str, Any]) -> None:
+def _check_images(data: Any, model: Any) -> None:
     found, needed = tuple(data.train.__getitems__([0]).shape[1:]), model.image_shape
     if found != tuple(needed):
-        raise BadConfig(f"the data set has images of shape {found} (channels, height, width), the model wants {tuple(needed)}\n"
-                        "choose another model=, or set data.size and data.channels")
+        raise BadConfig(
+            f"the data set has images of shape {found} (channels, height, width), the model wants {tuple(needed)}\n"
+            "choose another model=, or set data.size and data.channels"
+        )
 
 
 def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:
@@ -100,8 +115,17 @@ def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range
         base = make(run.config["model"]).to(device)
         network = RoutedModel([model if r.low == low else base for r in ranges], ranges, num_timesteps)
     sampler = DDIM(min(preview["num_inference_steps"], num_timesteps))
-    batches = generate(network, model.scheduler_config, model.image_shape, sampler, preview["seed"], 0,
-                       preview["num_images"], preview["num_images"], device)
+    batches = generate(
+        network,
+        model.scheduler_config,
+        model.image_shape,
+        sampler,
+        preview["seed"],
+        0,
+        preview["num_images"],
+        preview["num_images"],
+        device,
+    )
     path = run.path / "samples" / "grid.png"
     with files.atomic(path) as file:
         image_grid(next(batches)).save(file, format="PNG")

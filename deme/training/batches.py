@@ -17,9 +17,15 @@ class StepBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, num_steps: int, seed: int, first: Callable[[], int] = lambda: 0,
-        rank: int = 0, world_size: int = 1,
-    ) -> None:  # fmt: skip
+        self,
+        num_images: int,
+        batch_size: int,
+        num_steps: int,
+        seed: int,
+        first: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.num_images, self.batch_size, self.num_steps = num_images, batch_size, num_steps
         self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
 

@@ -38,7 +38,9 @@ class Loop:
     log_every: int = 50
 
 
-def fit(module: DiffusionModule, images: Images, loop: Loop, folder: Path, name: str, loggers: Sequence[Logger] = ()) -> int:
+def fit(
+    module: DiffusionModule, images: Images, loop: Loop, folder: Path, name: str, loggers: Sequence[Logger] = ()
+) -> int:
     """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training started from.
 
     Raises the pending Interrupted or Preempted after saving, WorkFailed for a NaN loss or a damaged checkpoint.
@@ -50,21 +52,39 @@ def fit(module: DiffusionModule, images: Images, loop: Loop, folder: Path, name:
         for text in (".*num_workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):  # Lightning's, about itself
             warnings.filterwarnings("ignore", text)
         trainer = pl.Trainer(
-            accelerator=loop.accelerator, devices=loop.devices, precision=loop.precision, max_steps=loop.num_steps,  # type: ignore[arg-type]
-            max_epochs=-1, accumulate_grad_batches=loop.accumulate, gradient_clip_val=loop.gradient_clip,
-            logger=[curve, *loggers], log_every_n_steps=1, enable_checkpointing=False, enable_model_summary=False,
+            accelerator=loop.accelerator,
+            devices=loop.devices,
+            precision=loop.precision,  # type: ignore[arg-type]
+            max_steps=loop.num_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=loop.accumulate,
+            gradient_clip_val=loop.gradient_clip,
+            logger=[curve, *loggers],
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),
-            use_distributed_sampler=False, plugins=[AtomicCheckpointIO()],
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
             callbacks=[SaveLast(checkpoint, loop.checkpoint_every), progress(name)],
-        )  # fmt: skip
+        )
         batches = StepBatches(
-            len(images), loop.batch_size, loop.num_steps * loop.accumulate, loop.seed,
-            first=lambda: trainer.global_step * loop.accumulate, rank=trainer.global_rank, world_size=trainer.world_size,
-        )  # fmt: skip
+            len(images),
+            loop.batch_size,
+            loop.num_steps * loop.accumulate,
+            loop.seed,
+            first=lambda: trainer.global_step * loop.accumulate,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
         first_step = rewind(curve, checkpoint)
         with signals.graceful():
-            trainer.fit(module, StepLoader(images, batches, loop.num_workers), weights_only=True,
-                        ckpt_path=checkpoint if checkpoint.exists() else None)
+            trainer.fit(
+                module,
+                StepLoader(images, batches, loop.num_workers),
+                weights_only=True,
+                ckpt_path=checkpoint if checkpoint.exists() else None,
+            )
             stop = signals.pending()
         signals.clear()
     if stop is not None and trainer.global_step < loop.num_steps:

@@ -23,9 +23,16 @@ class DiffusionModule(pl.LightningModule):
     """Trains `model` by `method`. The randomness of micro-step k follows from (seed, k)."""
 
     def __init__(
-        self, model: UnconditionalModel, method: Method, optimizer: OptimizerFactory, learning_rate: LearningRate,
-        ema: EmaFactory | None, seed: int, random_flip: bool, log_every: int,
-    ) -> None:  # fmt: skip
+        self,
+        model: UnconditionalModel,
+        method: Method,
+        optimizer: OptimizerFactory,
+        learning_rate: LearningRate,
+        ema: EmaFactory | None,
+        seed: int,
+        random_flip: bool,
+        log_every: int,
+    ) -> None:
         super().__init__()
         self.model = model
         self.method = method
@@ -68,8 +75,10 @@ class DiffusionModule(pl.LightningModule):
     def check_finite(self) -> None:
         """Raise WorkFailed if any loss since the start was NaN or infinite."""
         if not bool(self._finite):
-            raise WorkFailed(f"the loss became NaN or infinite by step {self.trainer.global_step}\n"
-                             "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept")
+            raise WorkFailed(
+                f"the loss became NaN or infinite by step {self.trainer.global_step}\n"
+                "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept"
+            )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

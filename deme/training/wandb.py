@@ -11,14 +11,24 @@ from pytorch_lightning.loggers import WandbLogger
 from wandb.sdk.wandb_run import Run
 
 
-def start(folder: Path, suite: str, stage: str, cell: Mapping[str, Any], project: str = "deme", mode: str = "offline") -> Run:
+def start(
+    folder: Path, suite: str, stage: str, cell: Mapping[str, Any], project: str = "deme", mode: str = "offline"
+) -> Run:
     """Open the wandb run of a run directory: its id is stable across resumes, its group is the suite, its config the cell."""
     os.environ.setdefault("WANDB_SILENT", "true")
     return wandb.init(
-        project=project, mode=mode, dir=str(folder), id=folder.name, name=folder.name, group=suite, job_type=stage,  # type: ignore[arg-type]
-        config={"stage": stage, **cell}, resume="allow" if mode == "online" else None, reinit="finish_previous",
+        project=project,
+        mode=mode,  # type: ignore[arg-type]
+        dir=str(folder),
+        id=folder.name,
+        name=folder.name,
+        group=suite,
+        job_type=stage,
+        config={"stage": stage, **cell},
+        resume="allow" if mode == "online" else None,
+        reinit="finish_previous",
         settings=wandb.Settings(x_disable_stats=True, console="off"),
-    )  # fmt: skip
+    )
 
 
 def training_logger(run: Run) -> WandbLogger:
