@@ -1,6 +1,7 @@
 """`deme <verb> ...`: find the verb, run it, and end with the exit code that its outcome stands for."""
 
 import os
+import re
 import sys
 import traceback
 from typing import TYPE_CHECKING
@@ -45,6 +46,7 @@ QUIET_HYDRA = [
     "hydra/hydra_logging=none",
 ]
 
+OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
 STOPPED = (Interrupted.exit_code, Preempted.exit_code)
 
 
@@ -123,7 +125,9 @@ def _hydra(verb: str, overrides: list[str]) -> int:
         except DemeError as error:
             failures.append(error)
 
-    argv, sys.argv = sys.argv, ["deme", *QUIET_HYDRA, *overrides]
+    settings = [word for word in overrides if OVERRIDE.match(word)]
+    flags = [word for word in overrides if not OVERRIDE.match(word)]  # Hydra's parser wants its flags together
+    argv, sys.argv = sys.argv, ["deme", *flags, *QUIET_HYDRA, *settings]
     full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
     try:
         with explained(verb):

@@ -32,6 +32,7 @@ def add_projections(unet: Any) -> nn.ModuleDict:
         blocks["mid"] = (unet.mid_block, channels[-1])
     blocks |= {f"up_{i}": (block, channels[-1 - i]) for i, block in enumerate(unet.up_blocks)}
     projections = nn.ModuleDict({name: ChannelProjection(width) for name, (_, width) in blocks.items()})
+    projections.to(unet.device, unet.dtype)
     for name, (block, _) in blocks.items():
         block.register_forward_hook(projections[name].after_block)
     return projections

@@ -17,7 +17,7 @@ from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
 from deme.models.unconditional import UnconditionalModel, load
-from deme.ranges import uniform
+from deme.ranges import TimestepRange, uniform
 from deme.runs import Run, say, weights_folder
 from deme.sampling.generate import generate
 from deme.sampling.grid import image_grid
@@ -60,15 +60,15 @@ def _loss(
     share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / model.schedule.num_timesteps
     rows = {"loss": (share[:, None] * losses).sum(0)} | {f"loss/{i}": losses[i] for i in range(len(ranges))}
     about = {
-        "n": triples.t.numel(),
         "reference": f"{len(data.held_out)} held-out images",
         "implementation": "deme.metrics.denoising_loss",
     }
     metrics, replicates = {}, {}
     count = losses.shape[1]
     for name, values in rows.items():
-        where = ranges[int(name[5:])] if "/" in name else f"[0, {model.schedule.num_timesteps})"
-        metrics[name] = {"value": float(values.mean()), **about, "range": str(where)}
+        where = ranges[int(name[5:])] if "/" in name else TimestepRange(0, model.schedule.num_timesteps)
+        num_triples = triples.t.numel() // (len(ranges) if "/" in name else 1)
+        metrics[name] = {"value": float(values.mean()), "n": num_triples, **about, "range": str(where)}
         replicates[name] = [
             float(resample_counts(settings["seed"], r, count).double() @ values / count)
             for r in range(run.config["metrics"]["replicates"])

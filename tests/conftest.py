@@ -1,0 +1,25 @@
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["WANDB_MODE"] = "offline"
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import warnings
+
+import pytest
+
+# torch's own deprecations, raised while these import
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import diffusers  # noqa: F401
+    import pytorch_lightning  # noqa: F401
+    import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """The test runs in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

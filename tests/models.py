@@ -1,0 +1,14 @@
+"""Small random models for tests."""
+
+from deme.models.unconditional import UnconditionalModel, build
+
+UNET = {
+    "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [4, 8],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "norm_num_groups": 2, "add_attention": False,
+}  # fmt: skip
+
+
+def tiny(seed: int = 0, num_timesteps: int = 1000, prediction_type: str = "epsilon", **unet: object) -> UnconditionalModel:
+    scheduler = {"num_train_timesteps": num_timesteps, "prediction_type": prediction_type}
+    return build({**UNET, **unet}, scheduler, seed).eval()

@@ -1,0 +1,134 @@
+"""What the method's parts mean, against closed forms in float64."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from deme.merging.methods.weighted_sum import weighted_sum
+from deme.methods.deme import DeMe, parameter_hash
+from deme.methods.finetune import Finetune
+from deme.ranges import TimestepRange, uniform
+from deme.schedule import NoiseSchedule
+from deme.seeds import Rows, generator
+from deme.timesteps import ProbabilisticSampler, RangeSampler
+from deme.weighting.constant import Constant
+from tests.models import tiny
+
+T = 8
+
+
+class FixedRows:
+    """Every listed timestep once, with an image and noise that depend on the timestep alone."""
+
+    def __init__(self, t):
+        self.t = torch.tensor(t)
+        g = torch.Generator().manual_seed(1)
+        self.x0, self.eps = (torch.randn(T, 1, 8, 8, generator=g, dtype=torch.float64)[self.t] for _ in range(2))
+
+    def timesteps(self, sampler):
+        return self.t
+
+    def normal(self, shape):
+        return self.eps
+
+
+def gradient(method, model, t):
+    rows = FixedRows(t)
+    loss = sum(method.losses(model, rows.x0, rows).values())
+    return torch.autograd.grad(loss, list(model.parameters()))
+
+
+def stepped(model, gradients, rate=0.1):
+    return [p.detach() - rate * g for p, g in zip(model.parameters(), gradients, strict=True)]
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.1, 0.9], [1.3, -0.2]])
+@pytest.mark.parametrize("projected", [False, True])
+def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, projected):
+    """METHOD 1.9: Lambda(t) = (1-p) N w_i(t) + p sum w, here with p = 1/2, N = 2 and every timestep enumerated."""
+    model = tiny(num_timesteps=T).double()
+    teacher = copy.deepcopy(model)
+    if projected:
+        model.add_projections()
+    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T))
+    method.prepare(lambda: teacher, "cpu")
+    experts = []
+    for inside in uniform(2, T):
+        # inside: 1/2 * 1/4 + 1/2 * 1/8 = 3/16, outside 1/16: three copies and one of the timesteps
+        t = [t for t in range(T) for _ in range(3 if t in inside else 1)]
+        experts.append(stepped(model, gradient(method, model, t)))
+    merged = [weighted_sum(e, p.detach(), weights) for p, *e in zip(model.parameters(), *experts, strict=True)]
+
+    factor = torch.tensor([0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)], dtype=torch.float64)
+    reweighted = Finetune(lambda snr: snr * factor, RangeSampler(TimestepRange(0, T), T))
+    expected = stepped(model, gradient(reweighted, model, list(range(T))))
+    change = torch.cat([(m - p.detach()).flatten() for m, p in zip(merged, model.parameters(), strict=True)])
+    wanted = torch.cat([(e - p.detach()).flatten() for e, p in zip(expected, model.parameters(), strict=True)])
+    assert float(wanted.norm()) > 0
+    assert float((change - wanted).norm() / wanted.norm()) < 1e-10
+
+
+class LinearModel(nn.Module):
+    """eps_hat = c_t x_t: on N(0, 1) data the best c_t is sigma_t."""
+
+    prediction_type = "epsilon"
+
+    def __init__(self, start):
+        super().__init__()
+        self.schedule = NoiseSchedule.linear(T, 0.1, 0.5)
+        self.c = nn.Parameter(torch.full((T,), start, dtype=torch.float64))
+
+    def forward(self, x_t, t):
+        return self.c[t].view(-1, 1) * x_t
+
+
+@pytest.mark.parametrize(("consistency", "share"), [(0.0, 1.0), (1.0, 0.5), (3.0, 0.25)])
+def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, share):
+    """METHOD 1.3: with lambda_c = 1 the expert converges half-way; in general 1 / (1 + lambda_c) of the way."""
+    model, pretrained = LinearModel(0.0), LinearModel(0.0)
+    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T), consistency)
+    method.prepare(lambda: pretrained, "cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5 / (1 + consistency))
+    for step in range(400):
+        draws = generator("toy", step)
+        rows = Rows(draws, 4096, 0, 4096)
+        x0 = torch.randn(4096, 1, generator=generator("x0", step), dtype=torch.float64)
+        for group in optimizer.param_groups:
+            group["lr"] = 2.0 / (1 + consistency) / (1 + step / 10)
+        loss = sum(method.losses(model, x0, rows).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    sigma = (1 - model.schedule.alpha_bar).sqrt()
+    torch.testing.assert_close(model.c.detach(), share * sigma, rtol=0.02, atol=0.005)
+
+
+def test_consistency_has_no_gradient_at_the_start():
+    model = tiny(num_timesteps=T).double()
+    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T))
+    method.prepare(lambda: tiny(num_timesteps=T).double(), "cpu")
+    rows = FixedRows(list(range(T)))
+    terms = method.losses(model, rows.x0, rows)
+    assert terms["consistency"].item() == 0
+    assert all(float(g.abs().max()) == 0 for g in torch.autograd.grad(terms["consistency"], list(model.parameters())))
+
+
+def test_the_teacher_has_no_projections_and_a_touched_teacher_is_noticed():
+    method = DeMe(Constant(), ProbabilisticSampler(TimestepRange(0, 4), T, 0.3))
+    method.prepare(lambda: tiny(num_timesteps=T), "cpu")
+    assert method.teacher.projections is None
+    assert not any(p.requires_grad for p in method.teacher.parameters())
+    method.finish()
+    before = parameter_hash(method.teacher)
+    with torch.no_grad():
+        method.teacher.unet.conv_in.bias[0] += 1e-6
+    assert parameter_hash(method.teacher) != before
+    with pytest.raises(Exception, match="teacher changed"):
+        method.finish()
+
+
+def test_a_negative_consistency_weight_is_refused():
+    with pytest.raises(ValueError, match="consistency_weight must not be negative"):
+        DeMe(Constant(), RangeSampler(TimestepRange(0, T), T), -1.0)

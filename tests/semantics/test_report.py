@@ -1,0 +1,65 @@
+"""What an interval and a verdict mean."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deme.report.statistics import interval_half_width, paired_difference, smallest_detectable
+
+
+def replicates(rng, cells, shift=0.0, spread=1.0):
+    return {cell: list(rng.normal(shift, spread, 200)) for cell in cells}
+
+
+def test_shared_noise_cancels_in_the_difference():
+    rng = np.random.default_rng(0)
+    base = {(None, s): 10.0 + s for s in (0, 1, 2)}
+    row = {(f, s): base[None, s] - 0.5 for f in (0, 1) for s in (0, 1, 2)}
+    noise = replicates(rng, base, spread=5.0)
+    d = paired_difference(row, base, {(f, s): noise[None, s] for f, s in row}, noise)
+    assert (d.value, d.low, d.high) == pytest.approx((-0.5, -0.5, -0.5))
+    assert d.verdict == "better"
+
+
+def test_disagreeing_finetuning_seeds_widen_the_interval():
+    rng = np.random.default_rng(0)
+    base = {(None, s): 10.0 for s in (0, 1)}
+    reps = replicates(rng, base, spread=0.01)
+    agree = {(f, s): 9.0 for f in (0, 1) for s in (0, 1)}
+    differ = {(f, s): 8.5 + f for f in (0, 1) for s in (0, 1)}
+    flat = {cell: reps[None, cell[1]] for cell in agree}
+    sure, unsure = (paired_difference(row, base, flat, reps) for row in (agree, differ))
+    assert sure.verdict == "better"
+    assert unsure.verdict == "not resolved"
+    half = stats.t.ppf(0.975, 1) * np.std([-1.5, -0.5], ddof=1) / np.sqrt(2)
+    assert unsure.high - unsure.value == pytest.approx(half, rel=1e-6)
+
+
+def test_half_width_is_the_t_quantile_of_a_single_component():
+    assert interval_half_width(4.0, 9, 0.0, 0) == pytest.approx(2 * stats.t.ppf(0.975, 9))
+
+
+def test_no_common_sampling_seed_gives_no_difference():
+    assert paired_difference({(0, 1): 1.0}, {(None, 2): 1.0}, {(0, 1): [1.0, 2]}, {(None, 2): [1.0, 2]}) is None
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(400):
+        effects = rng.normal(0, 0.3, 3)
+        sampling = rng.normal(0, 0.2, 4)
+        base = {(None, s): 0.0 for s in range(4)}
+        row = {(f, s): effects[f] + sampling[s] for f in range(3) for s in range(4)}
+        base_reps = {cell: [0.0] * 200 for cell in base}
+        draws = {s: rng.normal(0, 0.2, 200) for s in range(4)}
+        reps = {(f, s): list(draws[s]) for f, s in row}
+        d = paired_difference(row, base, reps, base_reps)
+        hits += d.low <= 0 <= d.high
+    assert 0.90 <= hits / 400 <= 1.0
+
+
+def test_more_seeds_detect_smaller_differences():
+    one, many = (smallest_detectable(0.4, n, 0.2, f) for n, f in ((3, 2), (12, 8)))
+    assert many < one
+    assert smallest_detectable(0.4, 4, 0.0, 2) == pytest.approx((1.96 + 0.84) * 0.2, rel=0.02)

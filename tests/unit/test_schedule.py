@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from deme.schedule import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.linear()
+
+
+def draw(n=64):
+    g = torch.Generator().manual_seed(0)
+    t = torch.randint(0, 1000, (n,), generator=g)
+    x0, eps = torch.randn(2, n, 3, 4, 4, generator=g, dtype=torch.float64)
+    return x0, eps, t
+
+
+def test_linear_schedule_equals_diffusers():
+    from diffusers import DDPMScheduler
+
+    reference = DDPMScheduler().alphas_cumprod.double()
+    torch.testing.assert_close(SCHEDULE.alpha_bar, reference, rtol=1e-5, atol=0)
+
+
+def test_snr_crosses_five_and_one_where_the_paper_page_says():
+    assert int((SCHEDULE.snr > 5).sum()) == 130
+    assert int((SCHEDULE.snr > 1).sum()) == 259
+
+
+def test_conversions_round_trip_in_float64():
+    x0, eps, t = draw()
+    x_t = SCHEDULE.add_noise(x0, eps, t)
+    v = SCHEDULE.target("v_prediction", x0, eps, t)
+    torch.testing.assert_close(SCHEDULE.eps_to_x0(eps, x_t, t), x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(SCHEDULE.x0_to_eps(x0, x_t, t), eps, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(SCHEDULE.v_to_x0(v, x_t, t), x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(SCHEDULE.v_to_eps(v, x_t, t), eps, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [[0.5, 0.6], [1.2, 0.5], [0.5, -0.1], []])
+def test_impossible_schedules_are_refused(bad):
+    with pytest.raises(ValueError, match="alpha_bar"):
+        NoiseSchedule(torch.tensor(bad))
+
+
+def test_equal_weighted_loss_whatever_the_network_predicts():
+    from deme.weighting import prediction_weight
+    from deme.weighting.constant import Constant
+
+    x0, eps, t = draw()
+    x_t = SCHEDULE.add_noise(x0, eps, t)
+    eps_hat = eps + 0.1 * torch.randn_like(eps)
+    x0_hat = SCHEDULE.eps_to_x0(eps_hat, x_t, t)
+    predictions = {"epsilon": eps_hat, "sample": x0_hat, "v_prediction": SCHEDULE.target("v_prediction", x0_hat, eps_hat, t)}
+    losses = {}
+    for kind, prediction in predictions.items():
+        error = (prediction - SCHEDULE.target(kind, x0, eps, t)).square().flatten(1).mean(1)
+        losses[kind] = prediction_weight(Constant(), SCHEDULE.snr, kind)[t] * error
+    torch.testing.assert_close(losses["sample"], losses["epsilon"], rtol=1e-8, atol=0)
+    torch.testing.assert_close(losses["v_prediction"], losses["epsilon"], rtol=1e-8, atol=0)

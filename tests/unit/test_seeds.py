@@ -1,0 +1,25 @@
+import torch
+
+from deme.seeds import Rows, generator, image_noise
+
+
+def test_image_noise_depends_on_seed_and_index_alone():
+    whole = image_noise(3, 0, 10, (1, 8, 8))
+    parts = torch.cat([image_noise(3, 0, 7, (1, 8, 8)), image_noise(3, 7, 3, (1, 8, 8))])
+    assert torch.equal(whole, parts)
+    assert not torch.equal(image_noise(4, 0, 10, (1, 8, 8)), whole)
+
+
+def test_two_processes_see_the_rows_that_one_would():
+    def draws(total, start, stop):
+        rows = Rows(generator("train", 0, 5), total, start, stop)
+        t = rows.timesteps(lambda n, g: torch.randint(0, 1000, (n,), generator=g))
+        return t, rows.normal((1, 8, 8)), rows.coins(0.5)
+
+    for one, first, second in zip(draws(8, 0, 8), draws(8, 0, 4), draws(8, 4, 8), strict=True):
+        assert torch.equal(one, torch.cat([first, second]))
+
+
+def test_steps_draw_different_numbers():
+    first, second = (torch.randn(4, generator=generator("train", 0, step)) for step in (0, 1))
+    assert not torch.equal(first, second)
