@@ -59,4 +59,4 @@ def _evaluate(run: Run) -> None:
         grid = run.path / "samples" / "grid.png"
         wandb.finish(tracker, {k: m["value"] for k, m in metrics.items()}, grid if grid.exists() else None)
     shown = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in metrics.items() if "/" not in name)
-    run.log(f"evaluated {run.path.name}: {shown}")
+    run.log(f"evaluated {run.path}: {shown}")

@@ -10,6 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme import signals
 from deme.files import atomic
+from deme.training.module import DiffusionModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -26,7 +27,6 @@ class SaveLast(pl.Callback):
     def __init__(self, path: Path, every: int) -> None:
         self.path = path
         self.every = every
-        self._saved_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has put its own handlers in front of ours by now; ours stop cleanly at the next step.
@@ -35,10 +35,11 @@ class SaveLast(pl.Callback):
                 signal.signal(signum, signals.receive)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        step = trainer.global_step
+        assert isinstance(pl_module, DiffusionModule)
+        if pl_module.micro_step % trainer.accumulate_grad_batches:
+            return  # gradients of an unfinished step are in no checkpoint
         stop = signals.pending() is not None
-        if step != self._saved_at and (stop or step % self.every == 0) and step < trainer.max_steps:
-            self._saved_at = step
+        if (stop or trainer.global_step % self.every == 0) and trainer.global_step < trainer.max_steps:
             trainer.save_checkpoint(self.path)
         if stop:
             trainer.should_stop = True

@@ -34,7 +34,7 @@ class DiffusionModule(pl.LightningModule):
         log_every: int,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.train()
         self.method = method
         self.ema = ema(model.parameters()) if ema is not None else None
         self._optimizer = optimizer
@@ -42,7 +42,7 @@ class DiffusionModule(pl.LightningModule):
         self._seed = seed
         self._random_flip = random_flip
         self._log_every = log_every
-        self._micro_step = 0
+        self.micro_step = 0
         self._finite = torch.tensor(True)
 
     def on_fit_start(self) -> None:
@@ -51,14 +51,13 @@ class DiffusionModule(pl.LightningModule):
         self._finite = torch.tensor(True, device=self.device)
 
     def on_train_start(self) -> None:
-        self.model.train()
-        self._micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, pixels: Tensor, batch_idx: int) -> Tensor:
         count, rank = len(pixels), self.trainer.global_rank
-        draws = generator("train", self._seed, self._micro_step)
+        draws = generator("train", self._seed, self.micro_step)
         rows = Rows(draws, count * self.trainer.world_size, rank * count, (rank + 1) * count)
-        self._micro_step += 1
+        self.micro_step += 1
         x0 = to_float(pixels)
         if self._random_flip:
             x0 = torch.where(rows.coins(0.5).to(x0.device)[:, None, None, None], x0.flip(3), x0)

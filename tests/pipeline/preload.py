@@ -1,0 +1,24 @@
+"""What the fork server imports: everything slow."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import warnings
+
+warnings.simplefilter("ignore")
+
+import diffusers  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import torch
+
+import deme.cli
+import deme.config
+import deme.metrics.digit_classifier
+import deme.stages.measure
+import deme.training.fit
+import deme.training.module  # noqa: F401
+from deme.models.unconditional import load
+
+load("asset:digits_base")  # diffusers imports its models lazily
+torch.set_num_threads(1)

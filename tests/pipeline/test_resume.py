@@ -1,0 +1,138 @@
+"""kill -9 at random moments, then the same command: the results of a run that nobody disturbed, bit for bit."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, TINY_TRAIN, done, run, start
+
+RESULTS = ("metrics.json", "replicates.json", "metrics.jsonl", "evaluations.jsonl", "best.json")
+SLOW_STEP = "import time, deme.training.module as m; f = m.DiffusionModule.training_step; m.DiffusionModule.training_step = lambda *a: (time.sleep(0.05), f(*a))[1]"
+
+
+def results(run_dir: Path) -> dict[str, bytes]:
+    files = [run_dir / name for name in RESULTS] + sorted(run_dir.glob("weights/**/*.safetensors"))
+    return {str(file.relative_to(run_dir)): file.read_bytes() for file in files if file.exists()}
+
+
+def assert_nothing_half_written(folder: Path) -> None:
+    for file in folder.rglob("*.json"):
+        json.loads(file.read_text())
+    for file in folder.rglob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            assert len(opened.keys()) > 0
+    for file in folder.rglob("*.png"):
+        assert file.read_bytes().endswith(b"IEND\xaeB`\x82")
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experts")
+    return [done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=3"], folder) for i in (0, 1)]
+
+
+def commands(experts):
+    given = f"inputs.experts=[{experts[0]},{experts[1]}]"
+    return {
+        "train": ["train", "expert=1", "projection=blocks", "accumulate=2", *TINY_EXPERTS],
+        "evaluate": ["evaluate", "source=experts", given, *TINY_EVALUATE],
+        "search": ["search", given, *TINY_SEARCH],
+    }
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "search"])
+def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
+    words = commands(experts)[verb]
+    (tmp_path / "a").mkdir()
+    began = time.monotonic()
+    undisturbed = done(words, tmp_path / "a")
+    duration = time.monotonic() - began
+    expected = results(undisturbed)
+    assert expected
+    moments = random.Random(verb)
+    for attempt in range(3):
+        folder = tmp_path / f"b{attempt}"
+        folder.mkdir()
+        for _ in range(3):  # the same command is killed up to three times
+            program = start(words, folder)
+            program.process.join(moments.uniform(0.15, 0.9) * duration)
+            program.kill()
+            assert_nothing_half_written(folder / "runs")
+        assert results(done(words, folder)) == expected
+
+
+@pytest.mark.parametrize("step", [1, 4, 11])
+def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, tmp_path):
+    words = ["train", *TINY_TRAIN]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    program = start(words, tmp_path, SLOW_STEP)
+    program.wait_for(lambda: any(len(p.read_text().splitlines()) > step for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    program.kill()
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert f"(from step {step // 3 * 3})" in text
+    (resumed,) = tmp_path.glob("runs/scratch/train/*")
+    assert results(resumed) == expected
+
+
+@pytest.mark.parametrize(("signum", "code", "state"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "preempted")])
+def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code, state, tmp_path):
+    words = ["train", *TINY_TRAIN, "progress.checkpoint_every=1000"]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    program = start(words, tmp_path, SLOW_STEP)
+    program.wait_for(lambda: any(p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    program.signal(signum)
+    assert program.wait() == code
+    assert "the same command goes on from here" in program.text
+    assert "Traceback" not in program.text
+    (stopped,) = tmp_path.glob("runs/scratch/train/*")
+    assert json.loads((stopped / "status.json").read_text())["state"] == state
+    assert (stopped / "checkpoints" / "last.ckpt").exists()
+    done(words, tmp_path)
+    assert results(stopped) == expected
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "search"])
+def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tmp_path):
+    words = commands(experts)[verb]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    program = start(words, tmp_path)
+    program.wait_for(lambda: list(tmp_path.glob("runs/*/*/*/samples/features*")) or list(tmp_path.glob("runs/*/*/*/evaluations.jsonl")))
+    program.signal(signal.SIGINT)
+    assert program.wait() == 130
+    assert "interrupted" in program.text
+    assert "Traceback" not in program.text
+    assert results(done(words, tmp_path)) == expected
+
+
+def test_two_identical_commands_at_once_do_the_work_once(tmp_path):
+    words = ["train", *TINY_TRAIN]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    programs = [start(words, tmp_path, SLOW_STEP) for _ in range(2)]
+    assert [p.wait() for p in programs] == [0, 0], [p.text for p in programs]
+    texts = sorted((p.text for p in programs), key=lambda text: "is working on" in text)
+    assert "trained" in texts[0]
+    assert "is working on" in texts[1]
+    assert "trained" not in texts[1]
+    (only,) = tmp_path.glob("runs/scratch/train/*")
+    assert results(only) == expected
+
+
+def test_a_finished_run_is_skipped_and_a_spelled_out_default_is_the_same_run(tmp_path):
+    first = done(["train", *TINY_TRAIN], tmp_path)
+    before = results(first)
+    code, text = run(["train", *TINY_TRAIN, "optimizer.lr=0.00005", "progress.log_every=5", "suite=scratch"], tmp_path)
+    assert code == 0
+    assert "done already" in text
+    assert results(first) == before
+    other = done(["train", *TINY_TRAIN, "optimizer.lr=0.00006"], tmp_path)
+    assert other != first
