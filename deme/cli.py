@@ -47,6 +47,24 @@ QUIET_HYDRA = [
 ]
 
 OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
+HYDRA_FLAGS = (
+    "-m",
+    "--multirun",
+    "-c",
+    "--cfg",
+    "--resolve",
+    "-p",
+    "--package",
+    "-i",
+    "--info",
+    "-cd",
+    "--config-dir",
+    "-cn",
+    "--config-name",
+    "-cp",
+    "--config-path",
+    "--hydra-help",
+)
 STOPPED = (Interrupted.exit_code, Preempted.exit_code)
 
 
@@ -127,6 +145,9 @@ def _hydra(verb: str, overrides: list[str]) -> int:
 
     settings = [word for word in overrides if OVERRIDE.match(word)]
     flags = [word for word in overrides if not OVERRIDE.match(word)]  # Hydra's parser wants its flags together
+    for flag in (word.split("=")[0] for word in flags if word.startswith("-")):
+        if flag not in HYDRA_FLAGS:
+            raise BadConfig(f"unknown flag {flag}; {did_you_mean(flag, HYDRA_FLAGS)}allowed: {', '.join(HYDRA_FLAGS)}")
     argv, sys.argv = sys.argv, ["deme", *flags, *QUIET_HYDRA, *settings]
     full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
     try:

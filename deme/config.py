@@ -11,7 +11,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
@@ -34,7 +34,8 @@ def to_dict(cfg: DictConfig, drop_hydra: bool = False) -> dict[str, Any]:
     """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
     if drop_hydra:
         cfg = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"}, flags={"struct": False})
-    missing = OmegaConf.missing_keys(cfg)
+    with explained():
+        missing = OmegaConf.missing_keys(cfg)
     if missing:
         names = sorted(missing)
         raise BadConfig(f"{', '.join(names)} must be given\ntype: {' '.join(f'{name}=<value>' for name in names)}")
@@ -64,7 +65,7 @@ def make(spec: Mapping[str, Any], **extra: Any) -> Any:
         return factory(**extra)
     except DemeError:
         raise
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise BadConfig(f"{spec['_target_'].split('.')[-1]}: {error}") from error
 
 
@@ -80,28 +81,31 @@ def explained(stage: str = "") -> Iterator[None]:
 def explain(error: Exception, stage: str) -> str:
     """Return what was given, what is allowed and what to type."""
     text = str(error).split("\n    full_key")[0]
-    cause = str(error.__cause__ or "")
-    if option := re.search(
-        r"(?:Could not find|In '.*': Could not find) '([^']+)'.*?(?:Available options in '[^']+':\n(.*))?$", text, re.S
-    ):
+    if option := re.search(r"Could not find '([^']+)'", text):
         group, _, name = option[1].rpartition("/")
-        allowed = option[2].split() if option[2] else options(group) or groups()
-        if group and options(group):
+        top, _, folder = group.partition("/")
+        if top in groups():
+            allowed = [choice.removeprefix(f"{folder}/") for choice in options(top) if choice.startswith(folder)]
             return f"unknown option {group}={name}; {did_you_mean(name, allowed)}allowed: {', '.join(allowed)}"
-        return f"unknown group {group or name!r}; {did_you_mean(group or name, groups())}allowed: {', '.join(groups())}"
+        return f"unknown group {name!r}; {did_you_mean(name, groups())}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
-        known = keys(stage)
-        near = did_you_mean(key[1], known) or did_you_mean(key[1].split(".")[-1], [k.split(".")[-1] for k in known])
-        top = sorted({k.split(".")[0] for k in known})
-        return f"unknown key {key[1]!r}; {near}top-level keys of `deme {stage}`: {', '.join(top)}"
-    if group_key := re.search(r"Could not (?:append|override)[^']*'([^']+)'", text):
-        return f"unknown key {group_key[1]!r}; {did_you_mean(group_key[1], groups())}groups: {', '.join(groups())}"
+        return _unknown_key(key[1], [*keys(stage), "experiment"], stage)
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         name = getattr(error, "full_key", "") or "a value"
         return f"{name} must be given\ntype: {name}=<value>"
-    if isinstance(error, ConfigCompositionException) and cause:
-        text = f"{text}: {cause.splitlines()[0]}"
-    return " ".join(text.split())
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+    cause = str(error.__cause__ or "").split("\n")[0]
+    return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
+
+
+def _unknown_key(key: str, known: list[str], stage: str) -> str:
+    parent = key.rpartition(".")[0]
+    near = did_you_mean(key, known)
+    if parent and parent in known:
+        inside = [k.removeprefix(f"{parent}.") for k in known if k.startswith(f"{parent}.") and "_target_" not in k]
+        return f"unknown key {key!r}; {near}keys of {parent}: {', '.join(inside) or '(none)'}"
+    return f"unknown key {key!r}; {near}keys of `deme {stage}`: {', '.join(sorted({k.split('.')[0] for k in known}))}"
 
 
 def keys(stage: str) -> list[str]:

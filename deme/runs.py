@@ -21,6 +21,15 @@ from deme.paths import PACKAGE, locate
 
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "suite", "cell", "inputs")
+LEAST = {
+    "num_steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "num_images": 1,
+    "shard_size": 1,
+    "seed": 0,
+    "sample_seed": 0,
+}
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -45,6 +54,7 @@ class Run:
     @classmethod
     def planned(cls, config: dict[str, Any]) -> "Run":
         """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
+        check_numbers(config)
         found = {name: find(value, config) for name, value in config["inputs"].items()}
         hashes = {name: [content_hash(path) for path in paths] for name, paths in found.items() if paths}
         identity = identity_hash(config, hashes)
@@ -123,6 +133,15 @@ class Run:
         """Print a line and keep it in log.txt."""
         say(text)
         files.append_line(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Raise BadConfig unless the counts and seeds at the top of a config are whole numbers that make sense."""
+    for key, least in LEAST.items():
+        value = config.get(key)
+        optional = key == "seed" and value is None
+        if key in config and not optional and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
 
 
 def say(text: str) -> None:

@@ -9,6 +9,8 @@ UNET = {
 }  # fmt: skip
 
 
-def tiny(seed: int = 0, num_timesteps: int = 1000, prediction_type: str = "epsilon", **unet: object) -> UnconditionalModel:
+def tiny(
+    seed: int = 0, num_timesteps: int = 1000, prediction_type: str = "epsilon", **unet: object
+) -> UnconditionalModel:
     scheduler = {"num_train_timesteps": num_timesteps, "prediction_type": prediction_type}
     return build({**UNET, **unet}, scheduler, seed).eval()

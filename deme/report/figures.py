@@ -2,24 +2,20 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 from deme.report.rows import Row
 
 
-def sample_grids(rows: Sequence[Row]) -> Any:
+def sample_grids(rows: Sequence[Row]) -> Figure:
     """Return a figure with the first images of every measured row; all models start from the same noise."""
     shown = [(row.label, row.grid) for row in rows if row.grid is not None and row.grid.exists()]
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(2.9 * columns, 3.2 * lines), squeeze=False)
+    figure = Figure(figsize=(2.9 * columns, 3.2 * lines))
+    axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (label, grid) in zip(axes.flat, shown, strict=False):
@@ -30,11 +26,12 @@ def sample_grids(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def loss_per_range(rows: Sequence[Row]) -> Any:
+def loss_per_range(rows: Sequence[Row]) -> Figure:
     """Return a figure of each row's held-out loss relative to the baseline, per range, with 95% intervals."""
     names = sorted({name for row in rows for name in row.numbers if name.startswith("loss/")})
     shown = [row for row in rows if any(name in row.numbers and row.numbers[name].difference for name in names)]
-    figure, axis = plt.subplots(figsize=(8, 4.2))
+    figure = Figure(figsize=(8, 4.2))
+    axis = figure.subplots()
     width = 0.8 / max(1, len(shown))
     for index, row in enumerate(shown):
         differences = [row.numbers[name].difference for name in names]
@@ -54,9 +51,8 @@ def loss_per_range(rows: Sequence[Row]) -> Any:
     return figure
 
 
-def png(figure: Any) -> bytes:
-    """Return the figure as PNG bytes and close it."""
+def png(figure: Figure) -> bytes:
+    """Return the figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    plt.close(figure)
     return buffer.getvalue()

@@ -55,6 +55,14 @@ def range_of(config: dict[str, Any], num_timesteps: int) -> TimestepRange:
     return ranges[config["expert"]]
 
 
+def try_optimizer(factory: Callable[..., Any]) -> None:
+    """Raise BadConfig if the optimizer's settings are refused, before anything starts."""
+    try:
+        factory([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise BadConfig(f"optimizer: {error}") from error
+
+
 def experts_of(run: Run) -> tuple[Expert, ...]:
     """Return the experts among a run's inputs in range order, checked to cover every timestep once."""
     return order_experts([weights_folder(path) for path in run.inputs["experts"]])

@@ -28,9 +28,6 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig(f"source must be one of {', '.join(SOURCES)}, got {config['source']!r}")
     if (config["source"] == "experts") != bool(config["inputs"]["experts"]):
         raise BadConfig("source=experts and inputs.experts=[<run>,...] go together")
-    for name in ("num_images", "batch_size", "shard_size"):
-        if config[name] < 2:
-            raise BadConfig(f"{name} must be at least 2, got {config[name]}")
     if config["source"] == "real" and not config["metrics"]["features"]:
         raise BadConfig("source=real compares images and needs a feature extractor; metrics.features is empty")
 

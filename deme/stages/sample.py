@@ -6,14 +6,13 @@ from typing import Any
 from deme import files
 from deme.errors import BadConfig
 from deme.paths import locate
-from deme.runs import say, weights_folder
+from deme.runs import check_numbers, say, weights_folder
 
 
 def run(config: dict[str, Any]) -> Path:
     """Draw the grid and return its path."""
     folder = weights_folder(locate(config["run"]))
-    if config["num_images"] < 1:
-        raise BadConfig(f"num_images must be at least 1, got {config['num_images']}")
+    check_numbers(config)
     out = Path(config["out"])
     if out.suffix.lower() != ".png":
         raise BadConfig(f"out must name a .png file, got {config['out']}")

@@ -22,7 +22,7 @@ def run(config: dict[str, Any]) -> Path:
 
 def _train(run: Run) -> None:
     from deme.config import bind, make
-    from deme.stages.common import Compute, range_of
+    from deme.stages.common import Compute, range_of, try_optimizer
     from deme.training.fit import Loop, fit
     from deme.training.module import DiffusionModule
 
@@ -38,12 +38,14 @@ def _train(run: Run) -> None:
     timesteps = make(config["timesteps"], timestep_range=expert_range, num_timesteps=num_timesteps)
     method = make(config["method"], weighting=make(config["weighting"]), timesteps=timesteps)
     method.prepare(lambda: make(config["model"]), compute.device)
+    optimizer = bind(config["optimizer"])
+    try_optimizer(optimizer)
     learning_rate = make(config["learning_rate"], num_steps=config["num_steps"])
     progress = config["progress"]
     module = DiffusionModule(
         model,
         method,
-        bind(config["optimizer"]),
+        optimizer,
         learning_rate,
         bind(config["ema"]) if config["ema"] else None,
         seed=config["seed"],

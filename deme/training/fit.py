@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers.logger import Logger
 
 from deme import signals
 from deme.data import Images
-from deme.errors import WorkFailed
+from deme.errors import BadConfig, WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, SaveLast
 from deme.training.jsonl_logger import JsonlLogger
@@ -51,23 +52,7 @@ def fit(
     with warnings.catch_warnings():
         for text in (".*num_workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):  # Lightning's, about itself
             warnings.filterwarnings("ignore", text)
-        trainer = pl.Trainer(
-            accelerator=loop.accelerator,
-            devices=loop.devices,
-            precision=loop.precision,  # type: ignore[arg-type]
-            max_steps=loop.num_steps,
-            max_epochs=-1,
-            accumulate_grad_batches=loop.accumulate,
-            gradient_clip_val=loop.gradient_clip,
-            logger=[curve, *loggers],
-            log_every_n_steps=1,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=sys.stderr.isatty(),
-            use_distributed_sampler=False,
-            plugins=[AtomicCheckpointIO()],
-            callbacks=[SaveLast(checkpoint, loop.checkpoint_every), progress(name)],
-        )
+        trainer = make_trainer(loop, [curve, *loggers], [SaveLast(checkpoint, loop.checkpoint_every), progress(name)])
         batches = StepBatches(
             len(images),
             loop.batch_size,
@@ -93,6 +78,30 @@ def fit(
     return first_step
 
 
+def make_trainer(loop: Loop, loggers: list[Logger], callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Return Lightning's trainer for the loop. Raises BadConfig for settings that it refuses."""
+    try:
+        return pl.Trainer(
+            accelerator=loop.accelerator,
+            devices=loop.devices,
+            precision=loop.precision,  # type: ignore[arg-type]
+            max_steps=loop.num_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=loop.accumulate,
+            gradient_clip_val=loop.gradient_clip,
+            logger=loggers,
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=sys.stderr.isatty(),
+            use_distributed_sampler=False,
+            plugins=[AtomicCheckpointIO()],
+            callbacks=callbacks,
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise BadConfig(f"compute: {error}") from error
+
+
 def rewind(curve: JsonlLogger, checkpoint: Path) -> int:
     """Drop logged lines that the run will write again; return the step of the checkpoint (0 without one)."""
     step = 0
@@ -100,6 +109,8 @@ def rewind(curve: JsonlLogger, checkpoint: Path) -> int:
         try:
             step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
         except Exception as error:
-            raise WorkFailed(f"{checkpoint} is damaged: {error}\ndelete it to train from the start") from error
+            raise WorkFailed(
+                f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\ndelete it to train from the start"
+            ) from error
     curve.rewind(step)
     return step

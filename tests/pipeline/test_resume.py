@@ -12,7 +12,12 @@ from safetensors import safe_open
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, TINY_TRAIN, done, run, start
 
 RESULTS = ("metrics.json", "replicates.json", "metrics.jsonl", "evaluations.jsonl", "best.json")
-SLOW_STEP = "import time, deme.training.module as m; f = m.DiffusionModule.training_step; m.DiffusionModule.training_step = lambda *a: (time.sleep(0.05), f(*a))[1]"
+SLOW_STEP = """
+import time
+from deme.training.module import DiffusionModule
+step = DiffusionModule.training_step
+DiffusionModule.training_step = lambda *args: (time.sleep(0.05), step(*args))[1]
+"""
 
 
 def results(run_dir: Path) -> dict[str, bytes]:
@@ -72,7 +77,9 @@ def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, tmp_path
     (tmp_path / "a").mkdir()
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path, SLOW_STEP)
-    program.wait_for(lambda: any(len(p.read_text().splitlines()) > step for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    program.wait_for(
+        lambda: any(len(p.read_text().splitlines()) > step for p in tmp_path.glob("runs/*/*/*/metrics.jsonl"))
+    )
     program.kill()
     code, text = run(words, tmp_path)
     assert code == 0, text
@@ -81,7 +88,9 @@ def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, tmp_path
     assert results(resumed) == expected
 
 
-@pytest.mark.parametrize(("signum", "code", "state"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "preempted")])
+@pytest.mark.parametrize(
+    ("signum", "code", "state"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "preempted")]
+)
 def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code, state, tmp_path):
     words = ["train", *TINY_TRAIN, "progress.checkpoint_every=1000"]
     (tmp_path / "a").mkdir()
@@ -105,7 +114,11 @@ def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tm
     (tmp_path / "a").mkdir()
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path)
-    program.wait_for(lambda: list(tmp_path.glob("runs/*/*/*/samples/features*")) or list(tmp_path.glob("runs/*/*/*/evaluations.jsonl")))
+    program.wait_for(
+        lambda: (
+            list(tmp_path.glob("runs/*/*/*/samples/features*")) or list(tmp_path.glob("runs/*/*/*/evaluations.jsonl"))
+        )
+    )
     program.signal(signal.SIGINT)
     assert program.wait() == 130
     assert "interrupted" in program.text

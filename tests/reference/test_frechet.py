@@ -12,7 +12,9 @@ from deme.metrics.statistics import Statistics
 def sets(n=2000, d=32):
     g = torch.Generator().manual_seed(0)
     mix = torch.randn(d, d, generator=g, dtype=torch.float64)
-    return torch.randn(n, d, generator=g, dtype=torch.float64), torch.randn(n, d, generator=g, dtype=torch.float64) @ mix + 1
+    return torch.randn(n, d, generator=g, dtype=torch.float64), torch.randn(
+        n, d, generator=g, dtype=torch.float64
+    ) @ mix + 1
 
 
 def test_equals_clean_fids():

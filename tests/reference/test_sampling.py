@@ -69,13 +69,17 @@ def quarters(steps):
     return [steps // 4, steps // 2, 3 * steps // 4]
 
 
-@pytest.mark.parametrize(("steps", "spacing"), [(s, "leading") for s in (4, 8, 10, 20, 25, 50, 100)] + [(20, "trailing"), (100, "trailing")])
+@pytest.mark.parametrize(
+    ("steps", "spacing"), [(s, "leading") for s in (4, 8, 10, 20, 25, 50, 100)] + [(20, "trailing"), (100, "trailing")]
+)
 def test_routing_by_t_equals_index_quarters_where_steps_divide_t(steps, spacing):
     by_t, by_index, _ = routes(steps, spacing)
     assert by_t == by_index
 
 
-@pytest.mark.parametrize(("steps", "spacing"), [(12, "leading"), (16, "leading"), (10, "trailing"), (25, "trailing"), (50, "trailing")])
+@pytest.mark.parametrize(
+    ("steps", "spacing"), [(12, "leading"), (16, "leading"), (10, "trailing"), (25, "trailing"), (50, "trailing")]
+)
 def test_routing_by_t_is_not_index_quarters_elsewhere_and_is_right(steps, spacing):
     by_t, by_index, log = routes(steps, spacing)
     assert by_t != by_index

@@ -48,7 +48,9 @@ def test_better_samples_score_lower():
     noisy = [(pixels.float() + s * noise).clamp(0, 255).round().byte() for s in (0, 10, 30, 90)]
     scores = [score(images) for images in noisy]
     assert scores == sorted(scores)
-    assert score(pixels[:1].expand(500, -1, -1, -1) ^ (noise[:500] > 2).byte()) > 20 * scores[0]  # a collapsed generator
+    assert (
+        score(pixels[:1].expand(500, -1, -1, -1) ^ (noise[:500] > 2).byte()) > 20 * scores[0]
+    )  # a collapsed generator
 
 
 def test_the_classifier_is_the_one_its_script_makes():
@@ -57,7 +59,10 @@ def test_the_classifier_is_the_one_its_script_makes():
     again = train_classifier(pixels[train], labels[train], num_steps=300)
     shipped = DigitFeatures(FEATURES).classifier
     with torch.no_grad():
-        right = [float((c(to_float(pixels[held_out])).argmax(1) == labels[held_out]).float().mean()) for c in (again, shipped)]
+        right = [
+            float((c(to_float(pixels[held_out])).argmax(1) == labels[held_out]).float().mean())
+            for c in (again, shipped)
+        ]
     assert right[0] > 0.95
     assert right[1] > 0.98
 

@@ -61,7 +61,9 @@ def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, proj
         experts.append(stepped(model, gradient(method, model, t)))
     merged = [weighted_sum(e, p.detach(), weights) for p, *e in zip(model.parameters(), *experts, strict=True)]
 
-    factor = torch.tensor([0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)], dtype=torch.float64)
+    factor = torch.tensor(
+        [0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)], dtype=torch.float64
+    )
     reweighted = Finetune(lambda snr: snr * factor, RangeSampler(TimestepRange(0, T), T))
     expected = stepped(model, gradient(reweighted, model, list(range(T))))
     change = torch.cat([(m - p.detach()).flatten() for m, p in zip(merged, model.parameters(), strict=True)])

@@ -30,7 +30,9 @@ def test_identity_projections_change_no_bit_and_no_skip_tensor(attention):
         for projection in model.projections.values():
             projection.weight.mul_(2)
         assert not torch.equal(model(x_t, t), before)
-    assert all(torch.equal(a, b) for one, two in zip(plain, projected, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        torch.equal(a, b) for one, two in zip(plain, projected, strict=True) for a, b in zip(one, two, strict=True)
+    )
     # the first block's own skips do not see its projection; the second block's input does
     assert all(torch.equal(a, b) for a, b in zip(plain[0], skips[0], strict=True))
     assert not torch.equal(plain[1][0], skips[1][0])
@@ -74,7 +76,9 @@ def test_we_load_what_stock_diffusers_saves(tmp_path):
     model = tiny()
     from diffusers import DDPMScheduler
 
-    DDPMPipeline(model.unet, DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012)).save_pretrained(tmp_path / "m")
+    DDPMPipeline(model.unet, DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012)).save_pretrained(
+        tmp_path / "m"
+    )
     again = load(str(tmp_path / "m"))
     x_t, t = batch(model)
     with torch.no_grad():

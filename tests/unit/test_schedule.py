@@ -49,7 +49,11 @@ def test_equal_weighted_loss_whatever_the_network_predicts():
     x_t = SCHEDULE.add_noise(x0, eps, t)
     eps_hat = eps + 0.1 * torch.randn_like(eps)
     x0_hat = SCHEDULE.eps_to_x0(eps_hat, x_t, t)
-    predictions = {"epsilon": eps_hat, "sample": x0_hat, "v_prediction": SCHEDULE.target("v_prediction", x0_hat, eps_hat, t)}
+    predictions = {
+        "epsilon": eps_hat,
+        "sample": x0_hat,
+        "v_prediction": SCHEDULE.target("v_prediction", x0_hat, eps_hat, t),
+    }
     losses = {}
     for kind, prediction in predictions.items():
         error = (prediction - SCHEDULE.target(kind, x0, eps, t)).square().flatten(1).mean(1)

@@ -67,7 +67,11 @@ def test_a_batch_coin_decides_for_the_whole_batch():
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [({"probability": 30}, "0.3 means 30%"), ({"probability": -0.1}, "0, 1"), ({"granularity": "pixel"}, "sample, batch")],
+    [
+        ({"probability": 30}, "0.3 means 30%"),
+        ({"probability": -0.1}, "0, 1"),
+        ({"granularity": "pixel"}, "sample, batch"),
+    ],
 )
 def test_impossible_settings_are_refused(arguments, complaint):
     with pytest.raises(ValueError, match=complaint):

@@ -1,0 +1,195 @@
+"""Every option file and every experiment file is found by listing conf/, composed, and built on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deme.config import bind, compose_stage, groups, make, options, to_dict
+from deme.data import ImageData
+from deme.models.unconditional import UnconditionalModel
+from deme.paths import conf_dir
+from deme.ranges import TimestepRange, check_partition, uniform
+from deme.schedule import NoiseSchedule
+from deme.stages.common import Compute
+from deme.timesteps import RangeSampler
+from deme.training.fit import Loop, make_trainer
+from deme.training.module import DiffusionModule
+from deme.weighting.constant import Constant
+
+STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
+STAGE_OF = {"pretrain": "train", "finetune": "train", "deme": "train"}
+OPTIONS = [(group, option) for group in groups() if group != "experiment" for option in options(group)]
+EXPERIMENTS = options("experiment")
+
+EVERYTHING = TimestepRange(0, 1000)
+
+
+def build_data(spec):
+    assert isinstance(make(spec), ImageData)
+
+
+def build_model(spec):
+    model = make(spec)
+    assert isinstance(model, UnconditionalModel)
+    with torch.no_grad():
+        x_t = torch.zeros(2, *model.image_shape)
+        assert model(x_t, torch.tensor([0, 999])).shape == x_t.shape
+
+
+def build_method(spec):
+    method = make(spec, weighting=Constant(), timesteps=RangeSampler(EVERYTHING, 1000))
+    assert method.forwards_per_step >= 3
+
+
+def build_weighting(spec):
+    snr = NoiseSchedule.linear().snr
+    weight = make(spec)(snr)
+    assert weight.shape == snr.shape
+    assert bool(torch.isfinite(weight).all())
+    assert bool((weight >= 0).all())
+
+
+def build_timesteps(spec):
+    t = make(spec, timestep_range=TimestepRange(250, 500), num_timesteps=1000)(64, torch.Generator().manual_seed(0))
+    assert t.shape == (64,)
+
+
+def build_ranges(spec):
+    check_partition(make(spec, num_timesteps=1000), 1000)
+
+
+def build_ema(spec):
+    if spec:
+        assert bind(spec)([torch.nn.Parameter(torch.zeros(2))]).shadow_params
+
+
+def build_optimizer(spec):
+    assert isinstance(bind(spec)([torch.nn.Parameter(torch.zeros(2))]), torch.optim.Optimizer)
+
+
+def build_learning_rate(spec):
+    factors = [make(spec, num_steps=100)(step) for step in range(100)]
+    assert all(0 <= f <= 1 for f in factors)
+
+
+def build_merge(spec):
+    experts, base = [torch.ones(3), torch.zeros(3)], torch.zeros(3)
+    assert bind({**spec, "weights": [0.5, 0.5]})(experts, base).shape == (3,)
+
+
+def build_search(spec):
+    search = make(spec)
+    assert search.count(2) == len(list(search.propose(2)))
+
+
+def build_sampler(spec):
+    assert len(make(spec).scheduler({"_class_name": "DDPMScheduler"}).timesteps) == spec["num_inference_steps"]
+
+
+def build_metrics(spec):
+    if spec["features"]:
+        assert make(spec["features"])(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape[0] == 2
+    uniform(spec["loss"]["num_ranges"], 1000)
+
+
+def build_compute(spec):
+    if spec["accelerator"] == "cpu" or torch.cuda.is_available():
+        compute = Compute.of({"compute": spec})
+        make_trainer(Loop(1, 1, 0, accelerator=compute.accelerator, precision=compute.precision), [], [])
+
+
+def build_plain(spec):
+    assert isinstance(spec, dict)
+
+
+BUILD = {name.removeprefix("build_"): function for name, function in globals().items() if name.startswith("build_")}
+PLAIN = {"logger", "paths", "progress", "projection"}
+
+
+@pytest.fixture
+def given(in_tmp):
+    """Values for options that must be told where something is."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)
+    (in_tmp / "images").mkdir()
+    for index, image in enumerate(pixels):
+        Image.fromarray(image).save(in_tmp / "images" / f"{index}.png")
+    return {
+        ("data", "image_folder"): ["data.path=images", "data.size=8"],
+        ("model", "diffusers"): ["model.path=asset:digits_base"],
+    }
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_is_composed_and_built(group, option, given):
+    stage = next(s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text())
+    extra = ["inputs.experts=[]"] if stage in ("merge", "search") else []
+    config = to_dict(compose_stage(stage, [f"{group}={option}", *given.get((group, option), []), *extra]))
+    assert group in BUILD or group in PLAIN, f"tell this test how to build the new group {group}"
+    BUILD.get(group, build_plain)(config.get(group) or {})
+
+
+def test_every_group_belongs_to_a_stage():
+    texts = "".join((conf_dir() / f"{stage}.yaml").read_text() for stage in STAGES)
+    assert all(f"- {group}:" in texts for group in groups())
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_is_composed_and_built(experiment):
+    stage = STAGE_OF.get(experiment.rpartition("/")[2], experiment.rpartition("/")[2])
+    config = to_dict(compose_stage(stage, [f"experiment={experiment}"]))
+    assert config["stage"] == stage
+    assert (conf_dir().parent / "experiments" / config["suite"]).is_dir()
+    first = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert first[0] == "# @package _global_"
+    assert first[1].startswith("# ")
+    for group, build in BUILD.items():
+        if config.get(group):
+            build(config[group])
+    if stage == "train":
+        model = make(config["model"])
+        method = make(config["method"], weighting=make(config["weighting"]), timesteps=RangeSampler(EVERYTHING, 1000))
+        rate = make(config["learning_rate"], num_steps=config["num_steps"])
+        module = DiffusionModule(model, method, bind(config["optimizer"]), rate, bind(config["ema"]), 0, False, 1)
+        assert module.weights().keys() == model.state_dict().keys()
+
+
+def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        cfg = compose("train", ["experiment=digits/deme"], return_hydra_config=True)
+    assert cfg.hydra.sweeper.params.expert == f"range({cfg.ranges.num_ranges})"
+
+
+def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
+    from deme.runs import Run
+
+    def run_id(*overrides):
+        return Run.planned(to_dict(compose_stage("train", list(overrides)))).path.name
+
+    base = run_id()
+    assert (
+        run_id("optimizer.lr=5e-5", "paths.runs=elsewhere", "logger=wandb", "progress.log_every=7", "suite=other")
+        == base
+    )
+    assert run_id("method=deme", "expert=0") != base
+    assert run_id("batch_size=64") != base
+    assert run_id("compute.threads=2") != base
+    assert run_id("seed=1") != base
+
+
+def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
+    import shutil
+
+    from deme.paths import locate
+    from deme.runs import Run
+
+    def run_id(path):
+        return Run.planned(to_dict(compose_stage("train", ["model=diffusers", f"model.path={path}"]))).path.name
+
+    for name in ("one", "two"):
+        shutil.copytree(locate("asset:digits_base"), in_tmp / name)
+    assert run_id("one") == run_id("two") == run_id("asset:digits_base")
+    (in_tmp / "two" / "deme.json").write_text("{}")
+    assert run_id("one") != run_id("two")

@@ -1,0 +1,343 @@
+"""One clear message and the right exit code for every slip, literally; never a traceback, never a half-written file."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deme import tensors
+from deme.models.unconditional import UNET
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
+
+WEIGHTS = f"weights/ema/{UNET}"
+
+
+def fails(words, folder, code, *parts, patch=""):
+    found, text = run(words, folder, patch)
+    assert found == code, text
+    message = text[text.index("deme: ") :]
+    for part in parts:
+        assert part in message
+    assert "Traceback" not in text
+    assert "Error executing job" not in text
+    assert len(message.strip().splitlines()) <= 3
+    return text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, evaluate, sample, plan, reproduce, table, doctor"),
+        (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
+        (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: digits, image_folder"),
+        (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: deme, evaluate,"),
+        (["train", "experimnt=digits/deme"], "unknown key 'experimnt'; did you mean 'experiment'?"),
+        (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps"),
+        (["train", "seed=[1"], "cannot read the override 'seed=[1'"),
+        (["train", "num_steps=abc"], "num_steps must be a whole number, at least 1; got 'abc'"),
+        (["train", "batch_size=0"], "batch_size must be a whole number, at least 1; got 0"),
+        (["train", "data=image_folder"], "data.path, data.size must be given\ntype: data.path=<value> data.size=<value>"),
+        (["train", "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["train", "compute.precision=17"], "compute: Precision 17 is invalid"),
+        (["train", "compute.accelerator=tpu"], "compute.accelerator must be cpu or gpu, got 'tpu'"),
+        (["train", "method=deme"], "method=deme trains one expert per run; say which\ntype: expert=0"),
+        (["train", "method=deme", "expert=4"], "expert=4: with 4 ranges it must lie in 0..3"),
+        (["train", "expert=0", "ranges.num_ranges=1001"], "uniform: num_ranges must lie in 1..1000 (the number of timesteps), got 1001"),
+        (
+            ["train", "expert=0", "ranges=boundaries", "ranges.boundaries=[0,250,900]"],
+            "from_boundaries: ranges [0, 250), [250, 900) end at 900; they must cover [0, 1000) exactly once",
+        ),
+        (
+            ["train", "expert=0", "timesteps=probabilistic", "timesteps.probability=30"],
+            "ProbabilisticSampler: probability must lie in [0, 1] (0.3 means 30%), got 30",
+        ),
+        (["merge"], "inputs.experts must be given"),
+        (["evaluate", "source=all"], "source must be one of weights, experts, real, got 'all'"),
+        (["evaluate", "sampler.num_inference_steps=1001"], "sampler.num_inference_steps=1001 exceeds the model's 1000 timesteps"),
+        (["sample", "run=asset:digits_base", "out=grid.jpg"], "out must name a .png file, got grid.jpg"),
+        (["plan"], "deme plan takes one suite, got 0\ntype: deme plan experiments/digits"),
+        (["table", "x", "run=3"], "unknown option 'run'; did you mean 'runs'? allowed: runs=, jobs="),
+    ],
+)  # fmt: skip
+def test_bad_configuration_is_exit_2(words, message, tmp_path):
+    fails(words, tmp_path, 2, f"deme: {message}")
+    assert not list(tmp_path.glob("runs/**/weights"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "model=diffusers", "model.path=nowhere"], "nowhere does not exist (looked in "),
+        (["sample", "run=asset:digits_bas"], "no shipped file 'asset:digits_bas'; did you mean 'digits_base'?"),
+        (["merge", "experiment=digits/merge"], "no finished train run with method=deme, num_ranges=4, seed=0 in runs/digits/train\n"
+         "make it with: deme train -m experiment=digits/deme seed=0"),
+        (["evaluate", "inputs.weights=."], ". is not a diffusers model folder"),
+        (["reproduce", "nowhere"], "nowhere does not exist\na suite is a folder with a suite.yaml"),
+    ],
+)  # fmt: skip
+def test_a_missing_input_is_exit_3(words, message, tmp_path):
+    fails(words, tmp_path, 3, f"deme: {message}")
+
+
+def test_a_suite_with_a_slip_is_exit_2(tmp_path):
+    (tmp_path / "s.yaml").write_text("suite: s\nrowz: []\n")
+    fails(["plan", "s.yaml"], tmp_path, 2, "deme: unknown key 'rowz' in s.yaml; did you mean 'rows'?")
+    (tmp_path / "s.yaml").write_text("suite: [\n")
+    fails(["plan", "s.yaml"], tmp_path, 2, "deme: s.yaml is not valid YAML")
+
+
+def test_a_nan_loss_is_exit_4(tmp_path):
+    words = ["train", *TINY_TRAIN, "optimizer.lr=1e30"]
+    fails(words, tmp_path, 4, "deme: the loss became NaN or infinite by step ", "try a smaller optimizer.lr")
+    (status,) = tmp_path.glob("runs/*/*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experts")
+    return [done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=2"], folder) for i in (0, 1)]
+
+
+def given(*paths):
+    return f"inputs.experts=[{','.join(map(str, paths))}]"
+
+
+def copied(run_dir: Path, place: Path) -> Path:
+    """The model folder of a run, without its record."""
+    return Path(shutil.copytree(run_dir / "weights" / "ema", place))
+
+
+def test_merge_weights_of_another_length_are_exit_2(experts, tmp_path):
+    fails(
+        ["merge", given(*experts), "merge.weights=[0.5,0.2,0.3]"],
+        tmp_path,
+        2,
+        "deme: merge.weights needs 2 finite numbers, one per expert from low to high noise; got 3: [0.5, 0.2, 0.3]",
+    )
+    fails(
+        ["merge", given(*experts), "merge.weights=equal"],
+        tmp_path,
+        2,
+        "deme: merge.weights must be 'uniform' or a list of numbers, got 'equal'",
+    )
+
+
+def test_experts_that_leave_a_hole_or_overlap_are_exit_2(experts, tmp_path):
+    fails(
+        ["merge", given(experts[1])],
+        tmp_path,
+        2,
+        "deme: the experts do not fit together: ranges [500, 1000) leave a hole at t = 0",
+    )
+    fails(
+        ["evaluate", "source=experts", given(experts[0], experts[0])],
+        tmp_path,
+        2,
+        "ranges [0, 500), [0, 500) overlap at t = 0",
+    )
+
+
+def test_every_mismatch_is_listed_at_once(experts, tmp_path):
+    broken = copied(experts[1], tmp_path / "broken")
+    state = tensors.TensorFile(broken / UNET).read_all()
+    del state["conv_in.weight"]
+    state["conv_in.bias"] = state["conv_in.bias"][:3]
+    state["extra"] = state["conv_in.bias"]
+    tensors.save(broken / UNET, state)
+    code, text = run(["merge", given(experts[0], broken)], tmp_path)
+    assert code == 2
+    assert "these models cannot be merged, 3 mismatches:" in text
+    for tensor, found in (("conv_in.weight", "missing"), ("conv_in.bias", "[3] float32"), ("extra", "[3] float32")):
+        assert f"broken/{UNET}: {tensor} is {found}, in the base " in text
+
+
+def test_experts_of_different_bases_are_exit_2(experts, tmp_path):
+    other = copied(experts[1], tmp_path / "other")
+    about = json.loads((other / "deme.json").read_text())
+    (other / "deme.json").write_text(json.dumps({**about, "base": "0" * 64}))
+    code, text = run(["merge", given(experts[0], other)], tmp_path)
+    assert code == 2
+    assert "the experts start from different bases" in text
+
+
+def test_missing_damaged_or_nan_weights(experts, tmp_path):
+    missing, damaged, nan = (copied(experts[1], tmp_path / name) for name in ("missing", "damaged", "nan"))
+    (missing / UNET).unlink()
+    fails(
+        ["evaluate", f"inputs.weights={missing}", *TINY_EVALUATE], tmp_path, 3, f"deme: {missing / UNET} does not exist"
+    )
+    (damaged / UNET).write_bytes((damaged / UNET).read_bytes()[:5000])
+    fails(
+        ["evaluate", f"inputs.weights={damaged}", *TINY_EVALUATE], tmp_path, 4, f"deme: {damaged / UNET} is damaged: "
+    )
+    state = tensors.TensorFile(nan / UNET).read_all()
+    state["conv_in.bias"][0] = float("nan")
+    tensors.save(nan / UNET, state)
+    fails(
+        ["evaluate", f"inputs.weights={nan}", *TINY_EVALUATE],
+        tmp_path,
+        4,
+        f"deme: tensor conv_in.bias of {nan / UNET} holds NaN or infinite values",
+    )
+    fails(
+        ["merge", given(experts[0], nan)],
+        tmp_path,
+        4,
+        f"deme: tensor conv_in.bias of {nan / UNET} holds NaN or infinite values",
+    )
+    assert not list(tmp_path.glob("runs/*/*/*/metrics.json"))
+    assert not list(tmp_path.glob("runs/*/merge/*/weights/merged"))
+
+
+def test_weights_changed_after_their_run_finished_are_exit_4(experts, tmp_path):
+    run_dir = Path(shutil.copytree(experts[0], tmp_path / "run"))
+    state = tensors.TensorFile(run_dir / WEIGHTS).read_all()
+    state["conv_in.bias"] += 1
+    tensors.save(run_dir / WEIGHTS, state)
+    fails(
+        ["evaluate", f"inputs.weights={run_dir}", *TINY_EVALUATE],
+        tmp_path,
+        4,
+        f"deme: the weights of {run_dir} changed after that run finished",
+    )
+
+
+def test_an_unfinished_run_is_no_input(experts, tmp_path):
+    run_dir = Path(shutil.copytree(experts[0], tmp_path / "run"))
+    (run_dir / "status.json").write_text('{"state": "running"}')
+    fails(["evaluate", f"inputs.weights={run_dir}"], tmp_path, 3, f"deme: {run_dir} is not finished (state: running)")
+
+
+def test_a_run_directory_of_another_config_is_exit_2(tmp_path):
+    run_dir = done(["train", *TINY_TRAIN], tmp_path)
+    frozen = yaml.safe_load((run_dir / "config.yaml").read_text())
+    (run_dir / "config.yaml").write_text(yaml.safe_dump({**frozen, "batch_size": 17}))
+    before = (run_dir / WEIGHTS).read_bytes()
+    fails(["train", *TINY_TRAIN], tmp_path, 2, f"deme: {run_dir.relative_to(tmp_path)} holds the run of another config")
+    (run_dir / "config.yaml").write_text("{")
+    fails(["train", *TINY_TRAIN], tmp_path, 2, "holds the run of another config")
+    assert (run_dir / WEIGHTS).read_bytes() == before
+
+
+def test_a_damaged_status_or_checkpoint_is_exit_4(tmp_path):
+    run_dir = done(["train", *TINY_TRAIN], tmp_path)
+    (run_dir / "status.json").write_text('{"state": "run')
+    fails(["train", *TINY_TRAIN], tmp_path, 4, f"deme: {run_dir.relative_to(tmp_path)}/status.json is damaged")
+    (run_dir / "status.json").write_text('{"state": "preempted"}')
+    (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"cut")
+    fails(["train", *TINY_TRAIN], tmp_path, 4, "last.ckpt is damaged: ", "delete it to train from the start")
+
+
+def test_a_path_that_cannot_be_written_is_exit_74(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    for words in (["train", *TINY_TRAIN], ["evaluate", *TINY_EVALUATE]):
+        fails(
+            [*words, "paths.runs=file/runs"],
+            tmp_path,
+            74,
+            "deme: cannot write file/runs/",
+            "Not a directory",
+            "paths.runs=<dir>",
+        )
+    fails(
+        ["sample", "run=asset:digits_base", "num_images=1", "out=file/grid.png"],
+        tmp_path,
+        74,
+        "deme: cannot write file/grid.png",
+    )
+
+
+FULL = "no space left on the disk while writing "
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".config.yaml.tmp", ".run.json.tmp", ".status.json.tmp", "checkpoints/.last.ckpt.tmp", "samples/.grid.png.tmp"],
+)
+def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, tmp_path):
+    words = ["train", *TINY_TRAIN]
+    run_dir = done(words, tmp_path)
+    shutil.rmtree(run_dir)
+    target = run_dir / name
+    target.parent.mkdir(parents=True)
+    target.symlink_to("/dev/full")
+    fails(words, tmp_path, 74, f"deme: {FULL}runs/", "free some space and run it again")
+    assert not (target.parent / target.name.removeprefix(".").removesuffix(".tmp")).exists()
+    assert Path("/dev/full").is_char_device()
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+
+
+ENOSPC = """
+import builtins, errno, os
+real = os.write
+def full(handle, data):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+"""
+FULL_JOURNAL = (
+    ENOSPC
+    + "import deme.files; deme.files.os.write = lambda h, d: full(h, d) if b'loss' in d or b'score' in d else real(h, d)"
+)
+FULL_WEIGHTS = (
+    ENOSPC
+    + """
+import deme.tensors
+from contextlib import contextmanager
+atomic = deme.tensors.atomic
+class Disk:
+    def __init__(self, file): self.file, self.left = file, 20_000
+    def write(self, data):
+        self.left -= len(data)
+        if self.left < 0: full(0, data)
+        return self.file.write(data)
+@contextmanager
+def small(path):
+    with atomic(path) as file:
+        yield Disk(file)
+deme.tensors.atomic = small
+"""
+)
+
+
+@pytest.mark.parametrize("patch", [FULL_JOURNAL, FULL_WEIGHTS], ids=["training curve", "weights"])
+def test_enospc_from_the_write_itself_is_exit_74(patch, tmp_path):
+    words = ["train", *TINY_TRAIN]
+    fails(words, tmp_path, 74, f"deme: {FULL}runs/", patch=patch)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.tmp"))
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+
+
+def test_a_full_disk_while_evaluating_merging_or_searching_is_exit_74(experts, tmp_path):
+    fails(
+        ["evaluate", *TINY_EVALUATE],
+        tmp_path,
+        74,
+        f"deme: {FULL}runs/scratch/evaluate/",
+        patch=FULL_WEIGHTS.replace("20_000", "20"),
+    )
+    fails(["merge", given(*experts)], tmp_path, 74, f"deme: {FULL}runs/scratch/merge/", patch=FULL_WEIGHTS)
+    search = [
+        "search",
+        given(*experts),
+        "num_images=4",
+        "batch_size=4",
+        "search.step=1",
+        "sampler.num_inference_steps=2",
+    ]
+    fails(search, tmp_path, 74, f"deme: {FULL}runs/scratch/search/", patch=FULL_JOURNAL)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("best.json"))
+
+
+def test_one_failing_job_of_a_sweep_decides_the_exit_code_and_the_others_run(tmp_path):
+    code, text = run(["train", "-m", "expert=0,9,1", *TINY_EXPERTS, "num_steps=1"], tmp_path)
+    assert code == 2
+    assert "deme: expert=9: with 2 ranges it must lie in 0..1" in text
+    assert "Traceback" not in text
+    finished = [json.loads(p.read_text())["state"] for p in tmp_path.glob("runs/scratch/train/*/status.json")]
+    assert sorted(finished) == ["done", "done", "failed"]

@@ -1,0 +1,206 @@
+"""The whole path at tiny size: `deme reproduce`, the same by hand, the table, the notebook, and what is skipped."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+import yaml
+from nbclient import NotebookClient
+
+from deme import tensors
+from deme.models.unconditional import UNET
+from deme.suites import Suite
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run
+
+REPOSITORY = Path(__file__).parents[2]
+SMOKE = REPOSITORY / "experiments" / "digits" / "smoke.yaml"
+NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A folder in which the smoke suite was reproduced, by two processes."""
+    folder = tmp_path_factory.mktemp("smoke")
+    code, text = run(["reproduce", str(SMOKE), "jobs=2"], folder)
+    assert code == 0, text
+    return folder
+
+
+def test_every_row_is_measured_and_says_how(smoke):
+    text = (smoke / "runs/digits_smoke/results/digits_smoke.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    spec = yaml.safe_load(SMOKE.read_text())
+    for row in (row for row in spec["rows"] if "evaluate" in row):
+        assert any(line.startswith(f"| {row['label']} |") for line in rows)
+    assert "Not measured yet" not in text
+    assert "n = 200 against 359 held-out images" in text
+    for file in ("digits_smoke.tex", "digits_smoke.csv", "samples.png", "loss_per_range.png"):
+        assert (smoke / "runs/digits_smoke/results" / file).stat().st_size > 300
+
+
+def test_a_run_directory_describes_itself(smoke):
+    for status in smoke.glob("runs/digits_smoke/*/*/status.json"):
+        folder = status.parent
+        assert json.loads(status.read_text())["state"] == "done"
+        assert yaml.safe_load((folder / "config.yaml").read_text())["stage"] == folder.parent.name
+        about = json.loads((folder / "run.json").read_text())
+        assert about["versions"]["torch"] == torch.__version__.split("+")[0]
+        if folder.parent.name == "evaluate":
+            metrics = json.loads((folder / "metrics.json").read_text())
+            assert metrics["cell"]["suite"] == "digits_smoke"
+            for metric in metrics["metrics"].values():
+                assert metric.keys() >= {"value", "n", "reference", "implementation"}
+            assert (folder / "samples" / "grid.png").exists()
+            assert not list(folder.glob("samples/features*"))
+        if folder.parent.name == "train":
+            steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            assert steps == [0, 1, 2, 3]
+            assert not (folder / "checkpoints" / "last.ckpt").exists()
+
+
+def test_named_loss_terms_are_logged_and_sum_to_the_loss(smoke):
+    curves = list(smoke.glob("runs/digits_smoke/train/deme-*/metrics.jsonl"))
+    assert len(curves) == 2
+    for line in "".join(p.read_text() for p in curves).splitlines():
+        row = json.loads(line)
+        assert row["loss"] == pytest.approx(row["loss/denoising"] + row["loss/consistency"], rel=1e-5)
+
+
+def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
+    before = {
+        p: p.stat().st_mtime_ns for p in smoke.glob("runs/digits_smoke/*/*/*") if p.is_file() and p.name != ".lock"
+    }
+    code, text = run(["reproduce", str(SMOKE)], smoke)
+    assert code == 0
+    assert "15 runs, 15 done already, skipping those" in text
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_path):
+    code, text = run(["plan", str(SMOKE), f"runs={smoke}/runs"], tmp_path)
+    assert code == 0
+    assert "15 of 15 runs done; 0.0 million forward passes to go" in text
+    copy = tmp_path / "runs"
+    shutil.copytree(smoke / "runs", copy)
+    (expert,) = copy.glob("digits_smoke/train/deme-e1-*")
+    shutil.rmtree(expert)
+    code, text = run(["plan", str(SMOKE)], tmp_path)
+    assert "deme train " in text
+    assert "expert=1" in text
+    assert "more that wait for these" in text
+    code, text = run(["table", str(SMOKE)], tmp_path)
+    assert code == 0
+    table = (tmp_path / "runs/digits_smoke/results/digits_smoke.md").read_text()
+    assert "| DeMe merged, grid search | -- |" in table
+    assert "Not measured yet; `deme reproduce" in table
+    assert "expert=1" in table.split("Not measured yet")[1]
+
+
+def test_the_merged_model_is_the_weighted_sum_of_its_experts(smoke):
+    suite = Suite.read(SMOKE, smoke / "runs")
+    merge = next(n for n in suite.nodes if n.row == "deme_projected_uniform" and n.stage == "merge")
+    experts = [e.run.path / "weights/ema/unet" for e in merge.inputs["experts"]]
+    for file in ("diffusion_pytorch_model.safetensors", "projections.safetensors"):
+        merged = tensors.TensorFile(merge.run.path / "weights/merged/unet" / file).read_all()
+        one, two = (tensors.TensorFile(e / file).read_all() for e in experts)
+        for name, value in merged.items():
+            torch.testing.assert_close(value, (one[name] + two[name]) / 2, rtol=1e-5, atol=1e-7)
+        assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_by_hand_the_same_runs_result(tmp_path):
+    """train -m, merge, evaluate find each other by what they are called, and reproduce then finds them all done."""
+    suite = yaml.safe_load(SMOKE.read_text())
+    suite["rows"] = [row for row in suite["rows"] if row["name"] in ("deme_before_merge", "deme_search", "before")]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite))
+    nodes = Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes
+    common = [w for w in next(n for n in nodes if n.stage == "train").overrides if not w.startswith("expert=")]
+    code, text = run(["train", "-m", *common, "expert=0,1"], tmp_path)
+    assert code == 0, text
+    assert text.count("trained runs/digits_smoke/train/deme-e") == 2
+    code, text = run(
+        ["merge", "experiment=digits/merge", "suite=digits_smoke", "inputs.experts.cell.num_ranges=2"], tmp_path
+    )
+    assert code == 0, text
+    assert "merged 2 experts with weights [0.5, 0.5]" in text
+    for node in Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes:
+        if node.stage == "train":
+            assert node.state == "done"
+
+
+def test_an_expert_without_global_sampling_never_sees_other_timesteps(tmp_path):
+    spy = """
+from deme.models.unconditional import UnconditionalModel
+real = UnconditionalModel.forward
+def forward(self, x_t, t):
+    if self.training:
+        open('seen', 'a').writelines(f'{int(i)}\\n' for i in t)
+    return real(self, x_t, t)
+UnconditionalModel.forward = forward
+"""
+    words = ["train", "expert=0", *TINY_EXPERTS, "ranges.num_ranges=4", "timesteps.probability=0"]
+    code, text = run(words, tmp_path, spy)
+    assert code == 0, text
+    seen = [int(line) for line in (tmp_path / "seen").read_text().split()]
+    assert len(seen) == 12 * 16
+    assert max(seen) < 250
+    code, text = run([*words, "timesteps.probability=0.5"], tmp_path, spy)
+    assert max(int(line) for line in (tmp_path / "seen").read_text().split()) >= 250
+
+
+def test_wandb_is_a_mirror_offline(tmp_path):
+    run_dir = done(["train", "logger=wandb", *TINY_EXPERTS, "expert=0", "num_steps=2", "suite=mirror"], tmp_path)
+    assert list((run_dir / "wandb").glob("offline-run-*/*.wandb"))
+    assert (run_dir / "metrics.jsonl").exists()
+    evaluated = done(["evaluate", "logger=wandb", *TINY_EVALUATE, "suite=mirror"], tmp_path)
+    assert list((evaluated / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
+    from PIL import Image
+
+    from deme.data.digits import load_digits
+
+    (tmp_path / "images").mkdir()
+    for index, pixels in enumerate(load_digits().train.pixels[:60]):
+        Image.fromarray(pixels[0].numpy()).resize((16, 12)).save(tmp_path / "images" / f"{index}.png")
+    shutil.copytree(REPOSITORY / "deme/assets/digits_base", tmp_path / "model")
+    own = [
+        "model=diffusers",
+        "model.path=model",
+        "data=image_folder",
+        "data.path=images",
+        "data.size=8",
+        "data.channels=1",
+    ]
+    code, text = run(["train", "-m", *own, *TINY_EXPERTS, "expert=range(2)"], tmp_path)
+    assert code == 0, text
+    runs = ",".join(str(p) for p in sorted(tmp_path.glob("runs/scratch/train/*")))
+    merged = done(["merge", "model=diffusers", "model.path=model", f"inputs.experts=[{runs}]"], tmp_path)
+    code, text = run(["evaluate", *own, "metrics=loss", f"inputs.weights={merged}", *TINY_EVALUATE], tmp_path)
+    assert code == 0, text
+    assert "loss 0." in text
+    code, text = run(["sample", f"run={merged}", "num_images=4", "sampler.num_inference_steps=2"], tmp_path)
+    assert code == 0, text
+    assert (tmp_path / "grid.png").exists()
+    assert (merged / "weights/merged" / UNET).exists()
+
+
+def test_the_notebook_runs_and_is_committed_without_outputs(smoke):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+    environment = {"DEME_SUITE": str(SMOKE), "DEME_RUNS": str(smoke / "runs")}
+    os.environ.update(environment)
+    try:
+        client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+        client.execute()
+    finally:
+        for name in environment:
+            del os.environ[name]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert any("DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs)
