@@ -1,6 +1,7 @@
 """Pictures of a table: one grid of samples per row from the same noise, and the loss per range of timesteps."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def sample_grids(rows: Sequence[Row]) -> Figure:
     for axis, (label, grid) in zip(axes.flat, shown, strict=False):
         with Image.open(grid) as image:
             axis.imshow(image.copy(), cmap="gray", interpolation="nearest")
-        axis.set_title(label, fontsize=8, wrap=True)
+        axis.set_title(textwrap.fill(label, 36), fontsize=8)
     figure.tight_layout()
     return figure
 

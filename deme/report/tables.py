@@ -30,7 +30,11 @@ def cells(suite: Suite, row: Row) -> list[str]:
     for metric in suite.spec["metrics"]:
         number = row.numbers.get(metric)
         texts += _number_cells(number) if number else ["--", "", ""]
-    return [*texts, f"{row.forwards / 1e6:.2f}M" if row.forwards else "0"]
+    return [*texts, _count(row.forwards)]
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:.2f}M" if number >= 100_000 else f"{number:,}"
 
 
 def _number_cells(number: Number) -> list[str]:
