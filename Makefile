@@ -28,6 +28,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 benchmarks: .venv/installed
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_step.py --model cifar10
 

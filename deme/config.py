@@ -1,6 +1,7 @@
 """Compose, validate and instantiate configurations; Hydra's and OmegaConf's complaints become one clear message."""
 
 import contextlib
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +20,28 @@ from deme.errors import BadConfig, DemeError, did_you_mean
 from deme.paths import conf_dir
 
 
-def compose_stage(stage: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose conf/<stage>.yaml with overrides, as `deme <stage> <overrides>` would. Raises BadConfig."""
+def compose_stage(stage: str, overrides: Sequence[str], **settings: Any) -> dict[str, Any]:
+    """Compose and resolve conf/<stage>.yaml, as `deme <stage> <overrides>` would. Raises BadConfig.
+
+    `settings` are top-level values such as seed=1: the same as overrides, but configs that differ in nothing else are
+    composed once.
+    """
+    composed = _composed(stage, tuple(overrides))
+    HydraConfig.instance().set_config(composed)  # ${hydra:runtime.choices.data} names a cell
+    cfg = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
+    cfg.update(settings)
+    return to_dict(cfg)
+
+
+@functools.lru_cache(maxsize=256)
+def _composed(stage: str, overrides: tuple[str, ...]) -> DictConfig:
     GlobalHydra.instance().clear()
     with explained(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        cfg = compose(stage, list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
-        OmegaConf.set_struct(cfg, False)
-        resolved = to_dict(cfg, drop_hydra=True)
-    return OmegaConf.create(resolved)
+        return compose(stage, list(overrides), return_hydra_config=True)
 
 
-def to_dict(cfg: DictConfig, drop_hydra: bool = False) -> dict[str, Any]:
+def to_dict(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
-    if drop_hydra:
-        cfg = OmegaConf.create({k: v for k, v in cfg.items_ex(resolve=False) if k != "hydra"}, flags={"struct": False})
     with explained():
         missing = OmegaConf.missing_keys(cfg)
     if missing:

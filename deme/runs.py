@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -76,7 +76,7 @@ class Run:
         frozen = self.path / "config.yaml"
         if frozen.exists():
             try:
-                other = yaml.safe_load(frozen.read_text())
+                other = load_yaml(frozen)
                 same = identity_hash(other, self.hashes) == identity_hash(self.config, self.hashes)
             except (yaml.YAMLError, DemeError, AttributeError, TypeError, KeyError):
                 same = False
@@ -85,6 +85,16 @@ class Run:
                     f"{self.path} holds the run of another config (its config.yaml was edited or copied)\n"
                     f"move it away, or choose another place: paths.runs=<dir>"
                 )
+
+    def execute(self, work: Callable[["Run"], None]) -> Path:
+        """Do the run's work, unless it is done; return the run directory."""
+        if self.done:
+            say(f"done already: {self.path}")
+        else:
+            with self.owned() as open_work:
+                if open_work:
+                    work(self)
+        return self.path
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[bool]:
@@ -153,6 +163,11 @@ def read_status(path: Path) -> dict[str, Any]:
     """Return a run directory's status.json, or {}."""
     file = path / "status.json"
     return files.read_json(file) if file.exists() else {}
+
+
+def load_yaml(file: Path) -> Any:
+    """Read a YAML file, by the C parser where there is one (five times faster)."""
+    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def slug(config: Mapping[str, Any]) -> str:
@@ -236,7 +251,7 @@ def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
     folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
     matches: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*/config.yaml")):
-        cell = yaml.safe_load(file.read_text())["cell"]
+        cell = load_yaml(file)["cell"]
         if read_status(file.parent).get("state") == "done" and all(cell.get(k) == v for k, v in query["cell"].items()):
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
     wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())

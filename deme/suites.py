@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from deme.config import compose_stage, to_dict
+from deme.config import compose_stage, make
 from deme.errors import BadConfig, MissingInput, did_you_mean
 from deme.files import read_json
 from deme.runs import Run, read_status
@@ -31,7 +31,7 @@ SUITE_KEYS = {
     "notes",
     "plan",
 }
-ROW_KEYS = {"name", "label", "train", "experts", "experts_of", "search", "merge", "evaluate"}
+ROW_KEYS = {"name", "label", "train", "experts", "experts_of", "search", "merge", "evaluate", "sample_seeds"}
 
 
 @dataclass
@@ -50,21 +50,27 @@ class Node:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config, its inputs still open."""
-        config = to_dict(compose_stage(self.stage, [*self.overrides, f"paths.runs={_quoted(str(self.suite.runs))}"]))
-        config["inputs"] = dict.fromkeys(config["inputs"])
-        return config
+        config = compose_stage(self.stage, self.overrides, **self.settings)
+        return {**config, "inputs": dict.fromkeys(config["inputs"]), "paths": {"runs": str(self.suite.runs)}}
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The seeds and the expert, as configuration values."""
+        given = {"seed": self.seed, "expert": self.expert, "sample_seed": self.sample_seed}
+        return {name: value for name, value in given.items() if value is not None}
 
     @property
     def run(self) -> Run | None:
         """The run directory, or None while an input is not finished (its content is part of the id)."""
-        config = dict(self.config)
-        inputs = dict(config["inputs"])
-        for name, nodes in self.inputs.items():
-            runs = [node.run for node in nodes if node.state == "done"]
-            if len(runs) < len(nodes):
-                return None
-            inputs[name] = [str(run.path) for run in runs if run is not None]
-        return Run.planned({**config, "inputs": inputs})
+        if self._run is None:
+            inputs = dict(self.config["inputs"])
+            for name, nodes in self.inputs.items():
+                runs = [node.run for node in nodes if node.state == "done"]
+                if len(runs) < len(nodes):
+                    return None
+                inputs[name] = [str(run.path) for run in runs if run is not None]
+            self._run = Run.planned({**self.config, "inputs": inputs})
+        return self._run
 
     @property
     def state(self) -> str:
@@ -78,12 +84,13 @@ class Node:
         self._done = state == "done"
         return state
 
+    _run: Run | None = field(default=None, repr=False)
     _done: bool = field(default=False, repr=False)
 
     @property
     def command(self) -> str:
         """The command that makes this run by hand."""
-        words = ["deme", self.stage, *self.overrides]
+        words = ["deme", self.stage, *self.overrides, *(f"{name}={value}" for name, value in self.settings.items())]
         run = self.run
         if run is not None:
             words += [f"inputs.{name}=[{','.join(map(str, paths))}]" for name, paths in run.inputs.items() if paths]
@@ -98,9 +105,7 @@ class Node:
             return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3)
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
         if self.stage == "search":
-            grid = config["search"]
-            values = int((grid["high"] - grid["low"]) / grid["step"] + 1e-9) + 1
-            return int(steps * values ** len(self.inputs["experts"]))
+            return int(steps * make(config["search"]).count(len(self.inputs["experts"])))
         return 0 if self.stage == "merge" or config.get("source") == "real" else steps
 
     @property
@@ -110,10 +115,6 @@ class Node:
         return ", ".join(
             [f"{self.row} {self.stage}", *(f"{name} {value}" for name, value in parts if value is not None)]
         )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,9 @@ class Suite:
             overrides = [*common, *row.get(stage, []), *more, f"suite={self.name}"]
             return Node(self, row["name"], stage, seed, inputs=inputs, overrides=overrides, **where)
 
-        label = [] if seed is None else [f"seed={seed}"]
         trained: list[Node] = []
         if "train" in row:
-            for expert in row.get("experts", [None]):
-                trained.append(
-                    node("train", {}, *label, *([] if expert is None else [f"expert={expert}"]), expert=expert)
-                )
+            trained = [node("train", {}, expert=expert) for expert in row.get("experts", [None])]
             yield from trained
         if "experts_of" in row and seed is not None:
             trained = experts[row["experts_of"], seed]
@@ -200,18 +197,18 @@ class Suite:
         cell = f"cell.method={row['name']}"
         inputs = {"experts": trained}
         if "search" in row:
-            inputs["search"] = [node("search", {"experts": trained}, *label, cell)]
+            inputs["search"] = [node("search", {"experts": trained}, cell)]
             yield inputs["search"][0]
         weights = trained
         if "merge" in row:
-            weights = [node("merge", inputs, *label, cell)]
+            weights = [node("merge", inputs, cell)]
             yield weights[0]
         if "evaluate" not in row:
             return
         source = {"experts": trained} if "experts" in row else {"weights": weights} if weights else {}
-        for sample_seed in self.spec["sample_seeds"]:
-            more = [*label, cell, f"sample_seed={sample_seed}", *(["source=experts"] if "experts" in row else [])]
-            yield node("evaluate", source, *more, sample_seed=sample_seed)
+        routed = ["source=experts"] if "experts" in row else []
+        for sample_seed in row.get("sample_seeds", self.spec["sample_seeds"]):
+            yield node("evaluate", source, cell, *routed, sample_seed=sample_seed)
 
     def evaluations(self, row: str) -> list[Node]:
         """Return a row's evaluate nodes."""

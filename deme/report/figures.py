@@ -31,7 +31,7 @@ def loss_per_range(rows: Sequence[Row]) -> Figure:
     """Return a figure of each row's held-out loss relative to the baseline, per range, with 95% intervals."""
     names = sorted({name for row in rows for name in row.numbers if name.startswith("loss/")})
     shown = [row for row in rows if any(name in row.numbers and row.numbers[name].difference for name in names)]
-    figure = Figure(figsize=(8, 4.2))
+    figure = Figure(figsize=(8, 5))
     axis = figure.subplots()
     width = 0.8 / max(1, len(shown))
     for index, row in enumerate(shown):
@@ -47,7 +47,7 @@ def loss_per_range(rows: Sequence[Row]) -> Figure:
     ]
     axis.set_xticks(range(len(names)), [f"t in {label}" for label in labels])
     axis.set_ylabel("held-out loss, change to the baseline (%)")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     figure.tight_layout()
     return figure
 

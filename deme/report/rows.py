@@ -71,6 +71,8 @@ def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
 
 
 def _number(metric: str, results: Results, base: Results) -> Number | None:
+    if metric.partition("/")[0] == "loss":  # on fixed triples: sampling seeds do not change it
+        results = {cell: results[cell] for cell in results if cell[1] == min(c[1] for c in results)}
     values = {cell: one["metrics"][metric]["value"] for cell, one in results.items() if metric in one["metrics"]}
     if not values:
         return None

@@ -72,7 +72,8 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             )
     seeds = suite.spec["finetune_seeds"]
     lines += [
-        f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n seed pairs.",
+        f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n combinations "
+        "(the loss does not depend on the sampling seed).",
         "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images "
         + (
             "plus that between finetuning seeds."

@@ -5,22 +5,15 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.runs import Run, say
+from deme.runs import Run
 
 SOURCES = ("weights", "experts", "real")
 
 
 def run(config: dict[str, Any]) -> Path:
     """Evaluate unless it is done; return the run directory."""
-    planned = Run.planned(config)
-    if planned.done:
-        say(f"done already: {planned.path}")
-        return planned.path
     _check(config)
-    with planned.owned() as work:
-        if work:
-            _evaluate(planned)
-    return planned.path
+    return Run.planned(config).execute(_evaluate)
 
 
 def _check(config: dict[str, Any]) -> None:

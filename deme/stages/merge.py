@@ -5,19 +5,12 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.runs import Run, say
+from deme.runs import Run
 
 
 def run(config: dict[str, Any]) -> Path:
     """Merge unless it is done; return the run directory."""
-    planned = Run.planned(config)
-    if planned.done:
-        say(f"done already: {planned.path}")
-        return planned.path
-    with planned.owned() as work:
-        if work:
-            _merge(planned)
-    return planned.path
+    return Run.planned(config).execute(_merge)
 
 
 def weights_of(config: dict[str, Any], search: Path | None, num_experts: int) -> list[float]:

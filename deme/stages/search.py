@@ -12,14 +12,7 @@ from deme.runs import Run, say
 
 def run(config: dict[str, Any]) -> Path:
     """Search unless it is done; return the run directory."""
-    planned = Run.planned(config)
-    if planned.done:
-        say(f"done already: {planned.path}")
-        return planned.path
-    with planned.owned() as work:
-        if work:
-            _search(planned)
-    return planned.path
+    return Run.planned(config).execute(_search)
 
 
 def _search(run: Run) -> None:

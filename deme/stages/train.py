@@ -10,14 +10,7 @@ from deme.runs import Run, content_hash, say
 
 def run(config: dict[str, Any]) -> Path:
     """Train unless it is done; return the run directory."""
-    planned = Run.planned(config)
-    if planned.done:
-        say(f"done already: {planned.path}")
-        return planned.path
-    with planned.owned() as work:
-        if work:
-            _train(planned)
-    return planned.path
+    return Run.planned(config).execute(_train)
 
 
 def _train(run: Run) -> None:

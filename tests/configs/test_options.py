@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.config import bind, compose_stage, groups, make, options, to_dict
+from deme.config import bind, compose_stage, groups, make, options
 from deme.data import ImageData
 from deme.models.unconditional import UnconditionalModel
 from deme.paths import conf_dir
@@ -124,7 +124,7 @@ def given(in_tmp):
 def test_every_option_is_composed_and_built(group, option, given):
     stage = next(s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text())
     extra = ["inputs.experts=[]"] if stage in ("merge", "search") else []
-    config = to_dict(compose_stage(stage, [f"{group}={option}", *given.get((group, option), []), *extra]))
+    config = compose_stage(stage, [f"{group}={option}", *given.get((group, option), []), *extra])
     assert group in BUILD or group in PLAIN, f"tell this test how to build the new group {group}"
     BUILD.get(group, build_plain)(config.get(group) or {})
 
@@ -137,7 +137,7 @@ def test_every_group_belongs_to_a_stage():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_is_composed_and_built(experiment):
     stage = STAGE_OF.get(experiment.rpartition("/")[2], experiment.rpartition("/")[2])
-    config = to_dict(compose_stage(stage, [f"experiment={experiment}"]))
+    config = compose_stage(stage, [f"experiment={experiment}"])
     assert config["stage"] == stage
     assert (conf_dir().parent / "experiments" / config["suite"]).is_dir()
     first = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()
@@ -166,7 +166,7 @@ def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
     from deme.runs import Run
 
     def run_id(*overrides):
-        return Run.planned(to_dict(compose_stage("train", list(overrides)))).path.name
+        return Run.planned(compose_stage("train", list(overrides))).path.name
 
     base = run_id()
     assert (
@@ -186,7 +186,7 @@ def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
     from deme.runs import Run
 
     def run_id(path):
-        return Run.planned(to_dict(compose_stage("train", ["model=diffusers", f"model.path={path}"]))).path.name
+        return Run.planned(compose_stage("train", ["model=diffusers", f"model.path={path}"])).path.name
 
     for name in ("one", "two"):
         shutil.copytree(locate("asset:digits_base"), in_tmp / name)

@@ -1,0 +1,50 @@
+"""How long `deme` takes before it works: the help page, and a verb on a finished run, beside a bare Python.
+
+`python benchmarks/startup.py` writes benchmarks/results/startup.json: medians of wall-clock seconds.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TRAIN = [
+    "train",
+    "num_steps=1",
+    "batch_size=2",
+    "progress.preview.num_images=1",
+    "progress.preview.num_inference_steps=1",
+]
+
+
+def seconds(words: list[str], folder: str, repeats: int = 7) -> float:
+    """Return the median time of a command."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        subprocess.run(words, cwd=folder, check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    return round(statistics.median(times), 3)
+
+
+def main() -> None:
+    deme = str(Path(sys.executable).with_name("deme"))
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([deme, *TRAIN], cwd=folder, check=True, capture_output=True)
+        result = {
+            "python -c pass": seconds([sys.executable, "-c", "pass"], folder),
+            "deme --help": seconds([deme, "--help"], folder),
+            "deme train (finished run)": seconds([deme, *TRAIN], folder),
+            "python -c 'import torch'": seconds([sys.executable, "-c", "import torch"], folder, 3),
+        }
+    print(json.dumps(result, indent=2))
+    place = Path(__file__).parent / "results" / "startup.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
