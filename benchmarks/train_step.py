@@ -1,7 +1,8 @@
 """What our Trainer costs beside a bare loop: one process, the two loops taking turns, medians of their ratios.
 
-Times are CPU seconds of the process (one thread): wall clock on a shared machine says more about the neighbours.
-Both loops do the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. `python benchmarks/train_step.py` writes benchmarks/results/train_step.json; `--model cifar10` measures the 35.7M UNet of DDPM on CIFAR-10.
+Times are CPU seconds of the process (one thread): wall clock on a shared machine says more about the neighbours. Both
+loops do the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. `python benchmarks/train_step.py`
+writes benchmarks/results/train_step.json; `--model cifar10` measures the 35.7M UNet of DDPM on CIFAR-10.
 """
 
 import argparse

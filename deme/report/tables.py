@@ -50,7 +50,7 @@ def _number_cells(number: Number) -> list[str]:
     return [
         value,
         f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]",
-        difference.verdict,
+        difference.verdict + (" (1 seed)" if difference.num_finetune_seeds == 1 else ""),
     ]
 
 

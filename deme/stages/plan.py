@@ -41,6 +41,6 @@ def run(suite: Suite) -> int:
         smallest = smallest_detectable(sd["sampling"], num_samples, sd["finetuning"], num_seeds)
         say(
             f"smallest difference in {metric} to {suite.spec['baseline']} found with 80% power at {num_seeds} finetuning x {num_samples} "
-            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning, as noted in the suite)"
+            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning, noted in the suite)"
         )
     return 0
