@@ -47,6 +47,7 @@ class Run:
     """A run directory, existing or planned."""
 
     path: Path
+    identity: str
     config: dict[str, Any] = field(repr=False)
     inputs: dict[str, list[Path]] = field(repr=False)
     hashes: dict[str, list[str]] = field(repr=False)
@@ -59,7 +60,7 @@ class Run:
         hashes = {name: [content_hash(path) for path in paths] for name, paths in found.items() if paths}
         identity = identity_hash(config, hashes)
         folder = Path(config["paths"]["runs"], config["suite"], config["stage"], f"{slug(config)}-{identity[:10]}")
-        return cls(folder, config, found, hashes)
+        return cls(folder, identity, config, found, hashes)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -73,17 +74,14 @@ class Run:
         return self.status.get("state") == "done"
 
     def _check_frozen_config(self) -> None:
-        frozen = self.path / "config.yaml"
-        if frozen.exists():
-            try:
-                other = load_yaml(frozen)
-                same = identity_hash(other, self.hashes) == identity_hash(self.config, self.hashes)
-            except (yaml.YAMLError, DemeError, AttributeError, TypeError, KeyError):
-                same = False
-            if not same:
+        """The first line of config.yaml names the identity of the run and the hash of the rest of the file."""
+        file = self.path / "config.yaml"
+        if file.exists():
+            head, _, body = file.read_text().partition("\n")
+            if head != _seal(self.identity, body):
                 raise BadConfig(
                     f"{self.path} holds the run of another config (its config.yaml was edited or copied)\n"
-                    f"move it away, or choose another place: paths.runs=<dir>"
+                    "move it away, or choose another place: paths.runs=<dir>"
                 )
 
     def execute(self, work: Callable[["Run"], None]) -> Path:
@@ -106,7 +104,8 @@ class Run:
             if self.done:
                 yield False
                 return
-            files.write_text(self.path / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            body = yaml.safe_dump(self.config, sort_keys=False)
+            files.write_text(self.path / "config.yaml", f"{_seal(self.identity, body)}\n{body}")
             files.write_json(self.path / "run.json", provenance(self))
             self.write_status("running")
             began = time.monotonic()
@@ -157,6 +156,10 @@ def check_numbers(config: Mapping[str, Any]) -> None:
 def say(text: str) -> None:
     """Print a line to standard output at once."""
     print(text, flush=True)
+
+
+def _seal(identity: str, body: str) -> str:
+    return f"# deme run {identity}, frozen as {files.sha256_text(body)}"
 
 
 def read_status(path: Path) -> dict[str, Any]:

@@ -145,6 +145,8 @@ class Suite:
         for row in spec["rows"]:
             _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
         names = [row["name"] for row in spec["rows"]]
+        if spec["baseline"] not in names:
+            raise BadConfig(f"baseline: {spec['baseline']} of {file} is no row; rows: {', '.join(names)}")
         for row in spec["rows"]:
             if "experts_of" in row and row["experts_of"] not in names:
                 raise BadConfig(

@@ -179,6 +179,27 @@ def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
     assert run_id("seed=1") != base
 
 
+def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
+    import shutil
+
+    from deme.paths import locate
+    from deme.runs import Run
+
+    shutil.copytree(locate("asset:digits_base"), in_tmp / "model")
+
+    def planned(path):
+        overrides = ["model=diffusers", f"model.path={path}", f"paths.runs={in_tmp}/runs"]
+        return Run.planned(compose_stage("train", overrides))
+
+    first = planned("model")
+    assert first.execute(lambda run: None) == first.path
+    (in_tmp / "elsewhere").mkdir()
+    monkeypatch.chdir(in_tmp / "elsewhere")
+    again = planned("../model")
+    assert again.path == first.path
+    assert again.done
+
+
 def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
     import shutil
 

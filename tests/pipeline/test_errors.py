@@ -217,7 +217,7 @@ def test_a_run_directory_of_another_config_is_exit_2(tmp_path):
     (run_dir / "config.yaml").write_text(yaml.safe_dump({**frozen, "batch_size": 17}))
     before = (run_dir / WEIGHTS).read_bytes()
     fails(["train", *TINY_TRAIN], tmp_path, 2, f"deme: {run_dir.relative_to(tmp_path)} holds the run of another config")
-    (run_dir / "config.yaml").write_text("{")
+    (run_dir / "config.yaml").write_text("{")  # nor a cut one
     fails(["train", *TINY_TRAIN], tmp_path, 2, "holds the run of another config")
     assert (run_dir / WEIGHTS).read_bytes() == before
 
