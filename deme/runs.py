@@ -1,4 +1,4 @@
-"""Run directories: identity, state, provenance and the inputs that other runs made (DESIGN 7). No torch here."""
+"""Run directories: identity, state and provenance (DESIGN 7). No torch here."""
 
 import contextlib
 import json
@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from deme import files
-from deme.errors import BadConfig, DemeError, Interrupted, MissingInput, Preempted, WorkFailed
-from deme.paths import PACKAGE, locate
+from deme.errors import BadConfig, DemeError, Interrupted, Preempted, WorkFailed
+from deme.inputs import content_hash, find, is_run, read_status, weights_folder
+from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "suite", "cell", "inputs")
@@ -162,17 +163,6 @@ def _seal(identity: str, body: str) -> str:
     return f"# deme run {identity}, frozen as {files.sha256_text(body)}"
 
 
-def read_status(path: Path) -> dict[str, Any]:
-    """Return a run directory's status.json, or {}."""
-    file = path / "status.json"
-    return files.read_json(file) if file.exists() else {}
-
-
-def load_yaml(file: Path) -> Any:
-    """Read a YAML file, by the C parser where there is one (five times faster)."""
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-
-
 def slug(config: Mapping[str, Any]) -> str:
     """Return the readable part of a run id."""
     cell = config["cell"]
@@ -194,80 +184,6 @@ def _content(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in node.items()}
     return [_content(item) for item in node] if isinstance(node, list) else node
-
-
-def content_hash(place: str | Path) -> str:
-    """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
-    data folder's listing (names and sizes)."""
-    path = locate(str(place))
-    if is_run(path):
-        weights = read_status(path).get("weights")
-        if weights:
-            return str(next(iter(weights.values())))
-        result = path / "best.json"
-        return files.sha256(result) if result.exists() else files.sha256_text(path.name)
-    if path.is_dir() and not any(path.rglob("*.safetensors")):
-        return files.sha256_text(
-            "\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file())
-        )
-    return files.sha256(path)
-
-
-def is_run(path: Path) -> bool:
-    """Whether `path` is a run directory."""
-    return (path / "status.json").exists()
-
-
-def weights_folder(path: Path) -> Path:
-    """Return the model folder of a finished run, or `path` itself if it is a model folder. Raises MissingInput."""
-    if not is_run(path):
-        return path
-    folders = sorted((path / "weights").glob("[!.]*"))
-    if read_status(path).get("state") != "done" or not folders:
-        raise MissingInput(
-            f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first"
-        )
-    return folders[0]
-
-
-def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
-    """Return the run directories or model folders that an input names: a path, a list of paths, or {stage, cell}."""
-    if value is None or value == []:
-        return []
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list):
-        paths = [locate(str(item)) for item in value]
-        for path in paths:
-            if is_run(path) and read_status(path)["state"] != "done":
-                raise MissingInput(
-                    f"{path} is not finished (state: {read_status(path)['state']}); run its command again first"
-                )
-        return paths
-    return _search(value, config)
-
-
-def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
-    unknown = query.keys() - {"stage", "cell", "command"}
-    if unknown or "stage" not in query or "cell" not in query:
-        raise BadConfig(f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {dict(query)}")
-    folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
-    matches: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*/config.yaml")):
-        cell = load_yaml(file)["cell"]
-        if read_status(file.parent).get("state") == "done" and all(cell.get(k) == v for k, v in query["cell"].items()):
-            matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
-    wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
-    if not matches:
-        command = query.get("command", f"deme {query['stage']} ...")
-        raise MissingInput(f"no finished {query['stage']} run with {wanted} in {folder}\nmake it with: {command}")
-    for paths in matches.values():
-        if len(paths) > 1:
-            raise BadConfig(
-                f"{len(paths)} finished runs are called {wanted}: {', '.join(p.name for p in paths)}\n"
-                "name the ones you mean: inputs.<name>=[<run directory>,...]"
-            )
-    return [paths[0] for paths in matches.values()]
 
 
 def provenance(run: Run) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import yaml
 from deme.config import compose_stage, make
 from deme.errors import BadConfig, MissingInput, did_you_mean
 from deme.files import read_json
-from deme.runs import Run, read_status
+from deme.inputs import read_status
+from deme.runs import Run
 
 CHAIN = ("train", "search", "merge", "evaluate")
 SUITE_KEYS = {

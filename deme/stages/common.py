@@ -10,10 +10,11 @@ from torch import Tensor
 
 from deme.config import make
 from deme.errors import BadConfig
+from deme.inputs import weights_folder
 from deme.merging.plan import Expert, order_experts
 from deme.models.unconditional import UnconditionalModel, load
 from deme.ranges import TimestepRange
-from deme.runs import Run, weights_folder
+from deme.runs import Run
 from deme.sampling.routed import RoutedModel
 
 Network = Callable[[Tensor, Tensor], Tensor]

@@ -12,13 +12,14 @@ from torch import Tensor
 from deme import files, tensors
 from deme.config import make
 from deme.data import ImageData, every
+from deme.inputs import weights_folder
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
 from deme.models.unconditional import UnconditionalModel, load
 from deme.ranges import TimestepRange, uniform
-from deme.runs import Run, say, weights_folder
+from deme.runs import Run, say
 from deme.sampling.generate import generate
 from deme.sampling.grid import image_grid
 from deme.seeds import generator

@@ -3,8 +3,9 @@
 from rich.console import Console
 from rich.table import Table
 
+from deme.inputs import read_status
 from deme.report.statistics import smallest_detectable
-from deme.runs import read_status, say
+from deme.runs import say
 from deme.suites import Suite
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
+from deme.inputs import weights_folder
 from deme.paths import locate
-from deme.runs import check_numbers, say, weights_folder
+from deme.runs import check_numbers, say
 
 
 def run(config: dict[str, Any]) -> Path:

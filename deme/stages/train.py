@@ -5,7 +5,8 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.runs import Run, content_hash, say
+from deme.inputs import content_hash
+from deme.runs import Run, say
 
 
 def run(config: dict[str, Any]) -> Path:
