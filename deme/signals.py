@@ -12,13 +12,14 @@ _pending: DemeError | None = None
 _polling = False
 
 
-def _error(signum: int, progress: str = "") -> DemeError:
-    kind, word = (Interrupted, "interrupted") if signum == signal.SIGINT else (Preempted, "stopped on request")
-    return kind(f"{word}{progress}; the same command goes on from here")
+def _error(signum: int) -> DemeError:
+    if signum == signal.SIGINT:
+        return Interrupted("interrupted; the same command goes on from here")
+    return Preempted("stopped on request; the same command goes on from here")
 
 
 def receive(signum: int, _frame: FrameType | None) -> None:
-    """Signal handler of this module."""
+    """Handle a stop signal: raise its error now, or keep it for the next poll inside `graceful`."""
     global _pending
     again = _pending is not None
     _pending = _error(signum)

@@ -68,17 +68,18 @@ def check_weights(weights: Sequence[float], num_experts: int) -> None:
         )
 
 
-def plan_merge(base: Path, folders: Sequence[Path]) -> MergePlan:
+def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan:
     """Compare ranges, bases, tensor names, shapes and types; raise BadConfig with all mismatches, else return the plan.
 
-    A base without projections is one with identity projections (METHOD 1.5).
+    `base_hash` is the content hash of `base`, which every expert recorded when it was trained. A base without
+    projections is one with identity projections (METHOD 1.5).
     """
     experts = order_experts(folders)
-    problems = []
-    if len({expert.base for expert in experts}) > 1:
-        problems.append(
-            "the experts start from different bases: " + ", ".join(f"{e.folder}: {e.base}" for e in experts)
-        )
+    problems = [
+        f"{expert.folder} was finetuned from another base: its deme.json names {expert.base}, {base} is {base_hash}"
+        for expert in experts
+        if expert.base != base_hash
+    ]
     weight_files = [sorted(p.relative_to(e.folder) for p in e.folder.rglob("*.safetensors")) for e in experts]
     for expert, files in zip(experts, weight_files, strict=True):
         if files != weight_files[0]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
+from deme.inputs import content_hash
 from deme.runs import Run
 
 
@@ -41,7 +42,7 @@ def _merge(run: Run) -> None:
     from deme.stages.common import base_folder, experts_of
 
     base = base_folder(run.config)
-    plan = plan_merge(base, [expert.folder for expert in experts_of(run)])
+    plan = plan_merge(base, [expert.folder for expert in experts_of(run)], content_hash(base))
     weights = weights_of(run.config, run.one("search"), len(plan.experts))
 
     def fill(folder: Path) -> None:

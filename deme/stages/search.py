@@ -7,6 +7,7 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
+from deme.inputs import content_hash
 from deme.runs import Run, say
 
 
@@ -21,7 +22,8 @@ def _search(run: Run) -> None:
     from deme.stages.common import base_folder, experts_of
 
     experts = experts_of(run)
-    plan_merge(base_folder(run.config), [expert.folder for expert in experts])
+    base = base_folder(run.config)
+    plan_merge(base, [expert.folder for expert in experts], content_hash(base))
     search = make(run.config["search"])
     total = search.count(len(experts))
     objective = _objective(run, experts)

@@ -160,7 +160,14 @@ def test_experts_of_different_bases_are_exit_2(experts, tmp_path):
     (other / "deme.json").write_text(json.dumps({**about, "base": "0" * 64}))
     code, text = run(["merge", given(experts[0], other)], tmp_path)
     assert code == 2
-    assert "the experts start from different bases" in text
+    assert f"{other} was finetuned from another base: its deme.json names {'0' * 64}" in text
+
+
+def test_merging_into_another_base_is_exit_2(experts, tmp_path):
+    base = copied(experts[0], tmp_path / "base")
+    code, text = run(["merge", "model=diffusers", f"model.path={base}", given(*experts)], tmp_path)
+    assert code == 2
+    assert text.count("was finetuned from another base") == 2
 
 
 def test_missing_damaged_or_nan_weights(experts, tmp_path):
