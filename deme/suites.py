@@ -52,6 +52,11 @@ class Node:
     def config(self) -> dict[str, Any]:
         """The resolved config, its inputs still open."""
         config = compose_stage(self.stage, self.overrides, **self.settings)
+        if self.stage == "search" and config["sample_seed"] in self.suite.spec["sample_seeds"]:
+            raise BadConfig(
+                f"{self.suite.file}: row {self.row} searches with sample_seed {config['sample_seed']}, which the table "
+                "reports\nchoose a sample_seed for the search that is not among sample_seeds"
+            )
         return {**config, "inputs": dict.fromkeys(config["inputs"]), "paths": {"runs": str(self.suite.runs)}}
 
     @property

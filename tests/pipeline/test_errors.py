@@ -88,6 +88,17 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
     fails(["plan", "s.yaml"], tmp_path, 2, "deme: s.yaml is not valid YAML")
 
 
+def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):
+    suite = yaml.safe_load((Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text())
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "sample_seeds": [100, 7000]}))
+    fails(
+        ["plan", "s.yaml"],
+        tmp_path,
+        2,
+        "deme: s.yaml: row deme_search searches with sample_seed 7000, which the table reports",
+    )
+
+
 def test_a_nan_loss_is_exit_4(tmp_path):
     words = ["train", *TINY_TRAIN, "optimizer.lr=1e30"]
     fails(words, tmp_path, 4, "deme: the loss became NaN or infinite by step ", "try a smaller optimizer.lr")
