@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from deme import __version__, signals
-from deme.errors import BadConfig, DemeError, Interrupted, Preempted, did_you_mean
+from deme.errors import BadConfig, DemeError, Stopped, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -65,7 +65,6 @@ HYDRA_FLAGS = (
     "--config-path",
     "--hydra-help",
 )
-STOPPED = (Interrupted.exit_code, Preempted.exit_code)
 
 
 def usage() -> str:
@@ -88,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with signals.handled():
             return _dispatch(words)
-    except DemeError as error:
+    except (DemeError, Stopped) as error:
         if debug:
             traceback.print_exc()
         print(f"deme: {error}", file=sys.stderr)
@@ -136,8 +135,6 @@ def _hydra(verb: str, overrides: list[str]) -> int:
     failures: list[DemeError] = []
 
     def job(cfg: "DictConfig") -> None:
-        if any(failure.exit_code in STOPPED for failure in failures):
-            return
         try:
             stage_function(verb)(to_dict(cfg))
         except DemeError as error:

@@ -37,13 +37,19 @@ class DiskError(DemeError):
     exit_code = 74
 
 
-class Preempted(DemeError):
+class Stopped(BaseException):
+    """The process was asked to stop. Not an Exception, so that no library's `except Exception` swallows it."""
+
+    exit_code = 75
+
+
+class Preempted(Stopped):
     """The process was asked to stop; the same command goes on where it stopped."""
 
     exit_code = 75
 
 
-class Interrupted(DemeError):
+class Interrupted(Stopped):
     """Ctrl-C; the same command goes on where it stopped."""
 
     exit_code = 130

@@ -73,6 +73,8 @@ def weights_folder(path: Path) -> Path:
     if not is_run(path):
         return path
     folders = sorted((path / "weights").glob("[!.]*"))
+    if read_status(path).get("state") == "done" and not folders:
+        raise BadConfig(f"{path} has no weights; give the directory of a train or merge run")
     if read_status(path).get("state") != "done" or not folders:
         raise MissingInput(
             f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first"

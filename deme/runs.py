@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from deme import files
-from deme.errors import BadConfig, DemeError, Interrupted, Preempted, WorkFailed
+from deme.errors import BadConfig, DemeError, Stopped, WorkFailed
 from deme.inputs import content_hash, find, is_run, read_status, weights_folder
 from deme.paths import PACKAGE
 
@@ -30,7 +30,19 @@ LEAST = {
     "shard_size": 1,
     "seed": 0,
     "sample_seed": 0,
+    "compute.threads": 1,
+    "learning_rate.warmup_steps": 0,
+    "metrics.replicates": 2,
+    "metrics.loss.num_ranges": 1,
+    "metrics.loss.draws": 1,
+    "progress.checkpoint_every": 1,
+    "progress.log_every": 1,
+    "progress.num_workers": 0,
+    "progress.preview.num_images": 1,
+    "progress.preview.num_inference_steps": 1,
+    "sampler.num_inference_steps": 1,
 }
+OPTIONAL = ("seed", "compute.threads")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -115,7 +127,7 @@ class Run:
                 yield True
             except BaseException as error:
                 with contextlib.suppress(DemeError):
-                    stopped = isinstance(error, (Preempted, Interrupted, KeyboardInterrupt))
+                    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
                     self.write_status("preempted" if stopped else "failed", error=str(error))
                 raise
             seconds = time.monotonic() - began
@@ -136,7 +148,12 @@ class Run:
 
     def one(self, name: str) -> Path | None:
         """Return the single input `name`, or None if it was not given."""
-        paths = self.inputs.get(name)
+        paths = self.inputs.get(name) or []
+        if len(paths) > 1:
+            raise BadConfig(
+                f"inputs.{name} takes one run, found {len(paths)}: {', '.join(p.name for p in paths)}\n"
+                f"name the one you mean: inputs.{name}=<run directory>"
+            )
         return paths[0] if paths else None
 
     def log(self, text: str) -> None:
@@ -148,9 +165,14 @@ class Run:
 def check_numbers(config: Mapping[str, Any]) -> None:
     """Raise BadConfig unless the counts and seeds at the top of a config are whole numbers that make sense."""
     for key, least in LEAST.items():
-        value = config.get(key)
-        optional = key == "seed" and value is None
-        if key in config and not optional and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        node: Any = config
+        *parents, last = key.split(".")
+        for parent in parents:
+            node = node.get(parent) or {}
+        if last not in node or (key in OPTIONAL and node[last] is None):
+            continue
+        value = node[last]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
 
 

@@ -5,14 +5,14 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-from deme.errors import DemeError, Interrupted, Preempted
+from deme.errors import Interrupted, Preempted, Stopped
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_pending: DemeError | None = None
+_pending: Stopped | None = None
 _polling = False
 
 
-def _error(signum: int) -> DemeError:
+def _error(signum: int) -> Stopped:
     if signum == signal.SIGINT:
         return Interrupted("interrupted; the same command goes on from here")
     return Preempted("stopped on request; the same command goes on from here")
@@ -50,7 +50,7 @@ def graceful() -> Iterator[None]:
         _polling = False
 
 
-def pending() -> DemeError | None:
+def pending() -> Stopped | None:
     """Return the error that a received signal stands for, if there was one."""
     return _pending
 

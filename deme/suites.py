@@ -97,6 +97,7 @@ class Node:
     def command(self) -> str:
         """The command that makes this run by hand."""
         words = ["deme", self.stage, *self.overrides, *(f"{name}={value}" for name, value in self.settings.items())]
+        words += [f"paths.runs={self.suite.runs}"] if str(self.suite.runs) != "runs" else []
         run = self.run
         if run is not None:
             words += [f"inputs.{name}=[{','.join(map(str, paths))}]" for name, paths in run.inputs.items() if paths]
@@ -112,7 +113,9 @@ class Node:
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
         if self.stage == "search":
             return int(steps * make(config["search"]).count(len(self.inputs["experts"])))
-        return 0 if self.stage == "merge" or config.get("source") == "real" else steps
+        if self.stage == "merge" or config["source"] == "real" or not config["metrics"]["features"]:
+            return 0  # no images are generated
+        return int(steps)
 
     @property
     def title(self) -> str:
@@ -148,8 +151,11 @@ class Suite:
         _check_keys(
             spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file)
         )
+        if not isinstance(spec["rows"], list) or not spec["rows"]:
+            raise BadConfig(f"{file} has no rows")
         for row in spec["rows"]:
             _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
+        _check_rows(spec, file)
         names = [row["name"] for row in spec["rows"]]
         if spec["baseline"] not in names:
             raise BadConfig(f"baseline: {spec['baseline']} of {file} is no row; rows: {', '.join(names)}")
@@ -248,6 +254,24 @@ def result(node: Node) -> dict[str, Any] | None:
         "replicates": read_json(run.path / "replicates.json"),
         "path": run.path,
     }
+
+
+def _check_rows(spec: dict[str, Any], file: Path) -> None:
+    rows = {row["name"]: row for row in spec["rows"]}
+    if len(rows) < len(spec["rows"]):
+        raise BadConfig(f"two rows of {file} have the same name")
+    stages = [(f"common.{stage}", spec.get("common", {}).get(stage, [])) for stage in CHAIN]
+    stages += [(f"row {name}: {stage}", row.get(stage, [])) for name, row in rows.items() for stage in CHAIN]
+    for where, words in stages:
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise BadConfig(
+                f"{file}, {where} must be a list of overrides, such as [num_steps=100] or [], got {words!r}"
+            )
+    for name, row in rows.items():
+        if row.get("experts_of") in rows and "train" not in rows[row["experts_of"]]:
+            raise BadConfig(f"{file}, row {name}: experts_of must name a row that trains; {row['experts_of']} does not")
+    if "evaluate" not in rows.get(spec["baseline"], {"evaluate": []}):
+        raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
 
 
 def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:

@@ -31,7 +31,7 @@ class Expert:
         if about.get("range") is None:
             raise BadConfig(
                 f"{folder} is no expert: its deme.json names no timestep range\n"
-                "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
+                "train one with: deme train method=deme timesteps=probabilistic ranges.num_ranges=<N> expert=<i>"
             )
         return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
 
@@ -69,7 +69,7 @@ def check_weights(weights: Sequence[float], num_experts: int) -> None:
 
 
 def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan:
-    """Compare ranges, bases, tensor names, shapes and types; raise BadConfig with all mismatches, else return the plan.
+    """Compare ranges, bases, tensor names and shapes; raise BadConfig with all mismatches, else return the plan.
 
     `base_hash` is the content hash of `base`, which every expert recorded when it was trained. A base without
     projections is one with identity projections (METHOD 1.5).
@@ -96,11 +96,15 @@ def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan
                 problems += [
                     f"{expert.folder / name}: {tensor} is {_spec(found.get(tensor))}, in the base {_spec(expected.get(tensor))}"
                     for tensor in sorted(expected.keys() | found.keys())
-                    if expected.get(tensor) != found.get(tensor)
+                    if _shape(expected.get(tensor)) != _shape(found.get(tensor))
                 ]
     if problems:
         raise BadConfig(f"these models cannot be merged, {len(problems)} mismatches:\n" + "\n".join(problems[:20]))
     return MergePlan(base, experts, tuple(weight_files[0]))
+
+
+def _shape(spec: Spec | None) -> tuple[int, ...] | None:
+    return spec[0] if spec else None  # the type may differ: a base in half precision has experts in single
 
 
 def _spec(spec: Spec | None) -> str:

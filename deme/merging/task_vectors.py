@@ -34,7 +34,8 @@ def merge_folder(plan: MergePlan, combine: Combine, folder: Path) -> None:
         def merged(base: TensorFile | None = base, files: list[TensorFile] = files) -> Iterator[tuple[str, Tensor]]:
             for tensor, (shape, _) in files[0].specs.items():
                 start = identity_like(shape) if base is None else base.read(tensor)
-                yield tensor, merge_tensor(combine, [file.read(tensor) for file in files], start)
+                tensors = [file.read(tensor) for file in files]
+                yield tensor, merge_tensor(combine, tensors, start).to(tensors[0].dtype)
 
         write_stream(folder / name, files[0].specs, merged())
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from deme import tensors
 from deme.data import to_float
+from deme.errors import BadConfig
 from deme.paths import locate
 from deme.seeds import generator
 
@@ -45,9 +46,7 @@ class DigitFeatures:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[1:]) != (1, 8, 8):
-            raise ValueError(
-                f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss"
-            )
+            raise BadConfig(f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss")
         return self.classifier.body(to_float(pixels))
 
 

@@ -12,7 +12,7 @@ from deme.report.rows import Row
 
 def sample_grids(rows: Sequence[Row]) -> Figure:
     """Return a figure with the first images of every measured row; all models start from the same noise."""
-    shown = [(row.label, row.grid) for row in rows if row.grid is not None and row.grid.exists()]
+    shown = [(row.label, row.grid) for row in rows if row.grid is not None]
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(2.9 * columns, 3.2 * lines))
@@ -43,11 +43,12 @@ def loss_per_range(rows: Sequence[Row]) -> Figure:
         axis.bar(places, heights, width, yerr=errors, label=row.label, error_kw={"lw": 0.8})
     axis.axhline(0, color="black", lw=0.8)
     labels = [
-        str(next(row.numbers[name].about.get("range", name) for row in shown if name in row.numbers)) for name in names
+        str(next(row.numbers[name].about.get("range", name) for row in rows if name in row.numbers)) for name in names
     ]
     axis.set_xticks(range(len(names)), [f"t in {label}" for label in labels])
     axis.set_ylabel("held-out loss, change to the baseline (%)")
-    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
+    if shown:
+        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     figure.tight_layout()
     return figure
 

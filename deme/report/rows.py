@@ -57,7 +57,8 @@ def table_rows(suite: Suite) -> list[Row]:
         }
         open_nodes = [node for node in nodes[name] if node.state != "done"]
         missing = tuple(_first_missing(suite, node).command for node in open_nodes)
-        grids = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
+        pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
+        grids = [picture for picture in pictures if picture.exists()]
         rows.append(
             Row(name, spec["label"], numbers, missing, _compute(suite, nodes[name]), grids[0] if grids else None)
         )

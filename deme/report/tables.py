@@ -10,6 +10,8 @@ from rich.table import Table
 from deme.report.rows import Number, Row
 from deme.suites import Suite
 
+NOT_MEASURED = "Not measured yet"
+
 
 def header(suite: Suite) -> list[str]:
     """Return the column titles."""
@@ -94,7 +96,7 @@ def markdown(suite: Suite, rows: Sequence[Row]) -> str:
     lines += ["", *(f"- {note}" for note in notes(suite, rows))]
     missing = [command for row in rows for command in row.missing]
     if missing:
-        lines += ["", f"Not measured yet; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
+        lines += ["", f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
         lines += [*dict.fromkeys(missing), "```"]
     per_range = [name for row in rows for name in row.numbers if "/" in name]
     if per_range:

@@ -47,7 +47,7 @@ def range_of(config: dict[str, Any], num_timesteps: int) -> TimestepRange:
         if config["method"]["_target_"].endswith(".DeMe"):
             raise BadConfig(
                 "method=deme trains one expert per run; say which\n"
-                "type: expert=0, or all of them as jobs: deme train -m method=deme expert='range(4)'"
+                "type: expert=0, or all of them as jobs: deme train -m method=deme timesteps=probabilistic expert='range(4)'"
             )
         return TimestepRange(0, num_timesteps)
     ranges = make(config["ranges"], num_timesteps=num_timesteps)

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from deme import files
-from deme.errors import DemeError, Interrupted, Preempted
+from deme.errors import DemeError, Stopped
 from deme.runs import say
 from deme.stages import stage_function, table
 from deme.suites import Node, Suite
@@ -27,8 +27,8 @@ def run(suite: Suite, jobs: int = 1) -> int:
             raise
         finally:
             codes = [helper.wait() for helper in helpers]
-        if any(codes):
-            raise DemeError(f"a helper process ended with exit code {max(codes)}; run the same command again")
+        if any(codes) and any(node.state != "done" for node in suite.nodes):
+            raise DemeError(f"helper processes ended with exit codes {codes}; run the same command again")
     return table.run(suite)
 
 
@@ -58,8 +58,6 @@ def _try(node: Node, failed: dict[int, DemeError]) -> bool:
     try:
         inputs = {name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()}
         stage_function(node.stage)({**node.config, "inputs": inputs})
-    except (Interrupted, Preempted):
-        raise
     except DemeError as error:
         say(f"deme: {node.title}: {error}")
         failed[id(node)] = error
@@ -72,5 +70,5 @@ if __name__ == "__main__":
     with signals.handled():
         try:
             work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2])), last_first=True)
-        except DemeError as error:
+        except (DemeError, Stopped) as error:
             sys.exit(error.exit_code)

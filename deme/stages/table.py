@@ -2,7 +2,7 @@
 
 from deme import files
 from deme.report import tables
-from deme.report.rows import table_rows
+from deme.report.rows import Row, table_rows
 from deme.runs import say
 from deme.suites import Suite
 
@@ -13,20 +13,33 @@ def run(suite: Suite) -> int:
     tables.show(suite, rows)
     for note in tables.notes(suite, rows):
         say(f"  {note}")
-    folder, name = suite.results, suite.name
-    files.write_text(folder / f"{name}.md", tables.markdown(suite, rows))
-    files.write_text(folder / f"{name}.tex", tables.latex(suite, rows))
-    files.write_text(folder / f"{name}.csv", tables.comma_separated(rows))
-    written = [f"{name}.md", f"{name}.tex", f"{name}.csv"]
-    if any(row.grid for row in rows):
-        from deme.report import figures
-
-        files.write_bytes(folder / "samples.png", figures.png(figures.sample_grids(rows)))
-        files.write_bytes(folder / "loss_per_range.png", figures.png(figures.loss_per_range(rows)))
-        written += ["samples.png", "loss_per_range.png"]
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
     if missing:
         count = sum(len(row.missing) for row in rows)
         say(f"{count} evaluations are not measured yet; next:\n  {missing[0]}\nor all: deme reproduce {suite.file}")
-    say(f"wrote {folder}/{{{','.join(written)}}}")
+    page = suite.results / f"{suite.name}.md"
+    if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
+        say(f"kept {suite.results}: the table there is complete, this one is not")
+        return 0
+    _write(suite, rows)
     return 0
+
+
+def _write(suite: Suite, rows: list[Row]) -> None:
+    folder, name = suite.results, suite.name
+    written = [f"{name}.md", f"{name}.tex", f"{name}.csv"]
+    for file, text in zip(
+        written, (tables.markdown(suite, rows), tables.latex(suite, rows), tables.comma_separated(rows)), strict=True
+    ):
+        files.write_text(folder / file, text)
+    if any(row.grid for row in rows):
+        from deme.report import figures
+
+        files.write_bytes(folder / "samples.png", figures.png(figures.sample_grids(rows)))
+        written.append("samples.png")
+    if any("/" in metric for row in rows for metric in row.numbers):
+        from deme.report import figures
+
+        files.write_bytes(folder / "loss_per_range.png", figures.png(figures.loss_per_range(rows)))
+        written.append("loss_per_range.png")
+    say(f"wrote {folder}/{{{','.join(written)}}}")

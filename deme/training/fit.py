@@ -72,7 +72,7 @@ def fit(
             )
             stop = signals.pending()
         signals.clear()
-    if stop is not None and trainer.global_step < loop.num_steps:
+    if stop is not None:
         raise stop
     module.check_finite()
     return first_step
@@ -90,7 +90,7 @@ def make_trainer(loop: Loop, loggers: list[Logger], callbacks: list[pl.Callback]
             accumulate_grad_batches=loop.accumulate,
             gradient_clip_val=loop.gradient_clip,
             logger=loggers,
-            log_every_n_steps=1,
+            log_every_n_steps=loop.log_every,
             enable_checkpointing=False,
             enable_model_summary=False,
             enable_progress_bar=sys.stderr.isatty(),

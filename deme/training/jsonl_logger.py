@@ -25,7 +25,9 @@ class JsonlLogger(Logger):
         return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        append_line(self.path, json.dumps({"step": step, **{k: v for k, v in metrics.items() if k != "epoch"}}))
+        row = {name: value for name, value in metrics.items() if name != "epoch"}
+        if row:
+            append_line(self.path, json.dumps({"step": step, **row}))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """config.yaml holds them."""

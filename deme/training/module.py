@@ -64,7 +64,7 @@ class DiffusionModule(pl.LightningModule):
         terms = self.method.losses(self.model, x0, rows)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
-        if self._log_every and self.trainer.global_step % self._log_every == 0:
+        if (self.trainer.global_step + 1) % self._log_every == 0:
             self.check_finite()
             self.log("loss", loss, prog_bar=True)
             for name, term in terms.items():

@@ -40,6 +40,8 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "batch_size=0"], "batch_size must be a whole number, at least 1; got 0"),
         (["train", "data=image_folder"], "data.path, data.size must be given\ntype: data.path=<value> data.size=<value>"),
         (["train", "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["train", "progress.checkpoint_every=0"], "progress.checkpoint_every must be a whole number, at least 1; got 0"),
+        (["evaluate", "metrics.replicates=1"], "metrics.replicates must be a whole number, at least 2; got 1"),
         (["train", "compute.precision=17"], "compute: Precision 17 is invalid"),
         (["train", "compute.accelerator=tpu"], "compute.accelerator must be cpu or gpu, got 'tpu'"),
         (["train", "method=deme"], "method=deme trains one expert per run; say which\ntype: expert=0"),
@@ -86,6 +88,25 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
     fails(["plan", "s.yaml"], tmp_path, 2, "deme: unknown key 'rowz' in s.yaml; did you mean 'rows'?")
     (tmp_path / "s.yaml").write_text("suite: [\n")
     fails(["plan", "s.yaml"], tmp_path, 2, "deme: s.yaml is not valid YAML")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("[]", "s.yaml has no rows"),
+        ("[{name: a, label: A, evaluate: []}, {name: a, label: B}]", "two rows of s.yaml have the same name"),
+        ("[{name: a, label: A, evaluate: }]", "s.yaml, row a: evaluate must be a list of overrides"),
+        ("[{name: a, label: A}]", "s.yaml: the baseline a needs an evaluate stage"),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: b, label: B, experts_of: a}]",
+            "experts_of must name a row that trains",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_are_exit_2(rows, message, tmp_path):
+    head = "suite: s\nbaseline: a\nmetrics: [loss]\nfinetune_seeds: [0]\nsample_seeds: [1]\n"
+    (tmp_path / "s.yaml").write_text(f"{head}rows: {rows}\n")
+    fails(["plan", "s.yaml"], tmp_path, 2, f"deme: {message}" if message.startswith(("s.yaml", "two")) else message)
 
 
 def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):

@@ -92,9 +92,16 @@ def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_pat
     assert "deme train " in text
     assert "expert=1" in text
     assert "more that wait for these" in text
+    page = tmp_path / "runs/digits_smoke/results/digits_smoke.md"
+    complete = page.read_text()
     code, text = run(["table", str(SMOKE)], tmp_path)
     assert code == 0
-    table = (tmp_path / "runs/digits_smoke/results/digits_smoke.md").read_text()
+    assert "kept runs/digits_smoke/results: the table there is complete, this one is not" in text
+    assert page.read_text() == complete
+    page.unlink()
+    code, text = run(["table", str(SMOKE)], tmp_path)
+    assert code == 0
+    table = page.read_text()
     assert "| DeMe merged, grid search | -- |" in table
     assert "Not measured yet; `deme reproduce" in table
     assert "expert=1" in table.split("Not measured yet")[1]

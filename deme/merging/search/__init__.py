@@ -5,6 +5,8 @@ from typing import Protocol
 
 
 class Search(Protocol):
-    """Yields weight vectors for `num_experts`; receives each one's score through `send`. The order is deterministic."""
+    """Yields weight vectors for `num_experts` in a fixed order, so that a killed search goes on behind its stored scores."""
+
+    def count(self, num_experts: int) -> int: ...
 
     def propose(self, num_experts: int) -> Iterator[Sequence[float]]: ...

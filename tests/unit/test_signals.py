@@ -1,0 +1,25 @@
+import os
+import signal
+
+import pytest
+
+from deme import signals
+from deme.errors import Interrupted, Preempted
+
+
+@pytest.mark.parametrize(("signum", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)])
+def test_no_except_exception_swallows_a_stop(signum, error):
+    with signals.handled(), pytest.raises(error, match="the same command goes on from here"):  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signum)
+        except Exception:
+            pytest.fail("swallowed")
+
+
+def test_a_signal_waits_for_the_next_poll_and_a_second_one_does_not():
+    with signals.handled(), signals.graceful():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert isinstance(signals.pending(), Preempted)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signals.pending() is None
