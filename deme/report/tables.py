@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deme.report.rows import Number, Row
+from deme.report.statistics import Difference
 from deme.suites import Suite
 
 NOT_MEASURED = "Not measured yet"
@@ -39,6 +40,11 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.2f}M" if number >= 100_000 else f"{number:,}"
 
 
+def _verdict(difference: Difference) -> str:
+    claim = difference.verdict != "not resolved"
+    return difference.verdict + (" (1 seed)" if claim and difference.num_finetune_seeds == 1 else "")
+
+
 def _number_cells(number: Number) -> list[str]:
     places = digits_for(number.mean)
     value = f"{number.mean:.{places}f}"
@@ -52,7 +58,7 @@ def _number_cells(number: Number) -> list[str]:
     return [
         value,
         f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]",
-        difference.verdict + (" (1 seed)" if difference.num_finetune_seeds == 1 else ""),
+        _verdict(difference),
     ]
 
 
