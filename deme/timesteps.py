@@ -1,5 +1,6 @@
 """Samplers of training timesteps: a callable (n, generator) -> LongTensor [n]."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -68,3 +69,24 @@ class ProbabilisticSampler:
         if self.antithetic:  # the samplers below lay out drawn values first, then their mirror images
             coins = torch.cat([coins, coins])[:n]
         return torch.where(coins, self.everywhere(n, generator), self.inside(n, generator))
+
+
+class StratifiedSampler:
+    """About n / k timesteps of each of k ranges, in the order of the ranges (METHOD 2.4).
+
+    What n leaves over k goes one each to consecutive ranges, counted round from one that is drawn. This gives every *range*
+    the same mass, so t is uniform over [0, T) only for equal ranges.
+    """
+
+    def __init__(self, timestep_range: TimestepRange, ranges: Sequence[TimestepRange], antithetic: bool = True) -> None:
+        num_timesteps = ranges[-1].high
+        if timestep_range != TimestepRange(0, num_timesteps):
+            raise ValueError(f"stratified timesteps come from all of [0, {num_timesteps}), not from {timestep_range}")
+        self.ranges = tuple(ranges)
+        self.inside = [RangeSampler(item, num_timesteps, antithetic) for item in ranges]
+
+    def __call__(self, n: int, generator: Generator) -> Tensor:
+        k = len(self.ranges)
+        first = int(torch.randint(k, (), generator=generator))
+        counts = [n // k + ((j - first) % k < n % k) for j in range(k)]
+        return torch.cat([draw(count, generator) for draw, count in zip(self.inside, counts, strict=True)])

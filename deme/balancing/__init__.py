@@ -1,0 +1,41 @@
+"""Balancing: how k task losses, or their gradients, become one update (METHOD 2.5). One file and one option file each."""
+
+import torch
+from torch import Generator, Tensor, nn
+
+
+class Balancing(nn.Module):
+    """Weights of k tasks; this base class gives each 1 / k.
+
+    `weights()` multiplies the task losses; parameters are trained beside the model's, parameters and buffers are in the
+    checkpoint. Those that look at gradients say when in `wants_gradients` and are then given their Gram matrix.
+    """
+
+    def __init__(self, num_tasks: int) -> None:
+        super().__init__()
+        if num_tasks < 1:
+            raise ValueError(f"balancing needs at least one task, got {num_tasks}")
+        self.num_tasks = num_tasks
+
+    def weights(self) -> Tensor:
+        """Return the current weights of the task losses, [k]."""
+        return torch.full((self.num_tasks,), 1 / self.num_tasks)
+
+    def objective(self, losses: Tensor) -> Tensor:
+        """Return what to minimise, a scalar, from the task losses [k]."""
+        return (self.weights().detach().to(losses) * losses).sum()
+
+    def wants_gradients(self) -> bool:
+        """Whether this batch's task gradients are wanted. Called once per batch."""
+        return False
+
+    def observe(self, gram: Tensor, generator: Generator) -> None:
+        """Set the weights from the Gram matrix G G^T of the task gradients, [k, k] float64, finite."""
+
+    def groups(self) -> list[dict[str, object]]:
+        """Return optimizer groups of the parameters, with their own settings."""
+        return []
+
+    def report(self) -> dict[str, float]:
+        """Return numbers to log beside the weights."""
+        return {}

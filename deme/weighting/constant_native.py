@@ -1,0 +1,13 @@
+"""The plain mean squared error of the network's own prediction."""
+
+import torch
+from torch import Tensor
+
+
+class ConstantNative:
+    """Weight 1 on the network's own loss; the usual one for finetuning a v-prediction checkpoint."""
+
+    native = True
+
+    def __call__(self, snr: Tensor) -> Tensor:
+        return torch.ones_like(snr)
