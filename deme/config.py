@@ -77,6 +77,12 @@ def make(spec: Mapping[str, Any], **extra: Any) -> Any:
         raise BadConfig(f"{spec['_target_'].split('.')[-1]}: {error}") from error
 
 
+def provide(spec: Mapping[str, Any], **offered: Any) -> Any:
+    """Like `make`, with those of the `offered` arguments that the `_target_` takes by name."""
+    wanted = inspect.signature(bind(spec)).parameters
+    return make(spec, **{name: value for name, value in offered.items() if name in wanted and name not in spec})
+
+
 @contextlib.contextmanager
 def explained(stage: str = "") -> Iterator[None]:
     """Turn Hydra's and OmegaConf's errors into BadConfig with a hint."""

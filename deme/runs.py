@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -124,7 +125,8 @@ class Run:
             began = time.monotonic()
             try:
                 self._verify_inputs()
-                yield True
+                with self._warnings_logged():
+                    yield True
             except BaseException as error:
                 with contextlib.suppress(DemeError):
                     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
@@ -133,6 +135,17 @@ class Run:
             seconds = time.monotonic() - began
             weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
             self.write_status("done", weights=weights, seconds=round(seconds, 1))
+
+    @contextlib.contextmanager
+    def _warnings_logged(self) -> Iterator[None]:
+        """Warnings of the library's loggers go to log.txt, too."""
+        handler = logging.Handler(logging.WARNING)
+        handler.emit = lambda record: self.log(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
+        logging.getLogger("deme").addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger("deme").removeHandler(handler)
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace status.json."""

@@ -10,29 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from deme.config import compose_stage, make
-from deme.errors import BadConfig, MissingInput, did_you_mean
+from deme.errors import BadConfig
 from deme.files import read_json
 from deme.inputs import read_status
 from deme.runs import Run
-
-CHAIN = ("train", "search", "merge", "evaluate")
-SUITE_KEYS = {
-    "suite",
-    "title",
-    "rows",
-    "results",
-    "finetune_seeds",
-    "sample_seeds",
-    "common",
-    "baseline",
-    "metrics",
-    "notes",
-    "plan",
-}
-ROW_KEYS = {"name", "label", "train", "experts", "experts_of", "search", "merge", "evaluate", "sample_seeds"}
+from deme.suite_file import CHAIN, read_spec
 
 
 @dataclass
@@ -105,9 +88,15 @@ class Node:
 
     @property
     def forwards(self) -> int:
-        """The cost of this run in forward passes of one image (a backward pass counts as two)."""
+        """The cost of this run in forward passes of one image (a backward pass counts as two).
+
+        A finished training run says itself what it took; before that it is estimated.
+        """
         config = self.config
         if self.stage == "train":
+            told = self.run.path / "cost.json" if self.state == "done" and self.run else None
+            if told is not None and told.exists():
+                return int(read_json(told)["forwards"])
             teacher = config["method"].get("consistency_weight", 0) > 0
             return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3)
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
@@ -137,33 +126,7 @@ class Suite:
     @classmethod
     def read(cls, place: Path, runs: Path = Path("runs")) -> "Suite":
         """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
-        file = place / "suite.yaml" if place.is_dir() else place
-        if not file.is_file():
-            raise MissingInput(
-                f"{file} does not exist\na suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
-            )
-        try:
-            spec = yaml.safe_load(file.read_text())
-        except yaml.YAMLError as error:
-            raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(spec, dict):
-            raise BadConfig(f"{file} must hold a mapping with the keys {', '.join(sorted(SUITE_KEYS))}")
-        _check_keys(
-            spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file)
-        )
-        if not isinstance(spec["rows"], list) or not spec["rows"]:
-            raise BadConfig(f"{file} has no rows")
-        for row in spec["rows"]:
-            _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
-        _check_rows(spec, file)
-        names = [row["name"] for row in spec["rows"]]
-        if spec["baseline"] not in names:
-            raise BadConfig(f"baseline: {spec['baseline']} of {file} is no row; rows: {', '.join(names)}")
-        for row in spec["rows"]:
-            if "experts_of" in row and row["experts_of"] not in names:
-                raise BadConfig(
-                    f"row {row['name']} of {file}: experts_of: {row['experts_of']} is no row; rows: {', '.join(names)}"
-                )
+        file, spec = read_spec(place)
         return cls(file, runs, spec)
 
     @property
@@ -185,15 +148,21 @@ class Suite:
     def nodes(self) -> list[Node]:
         """All runs, inputs before what needs them."""
         experts: dict[tuple[str, int], list[Node]] = {}
+        searches: dict[tuple[str, int], Node] = {}
         nodes: list[Node] = []
-        rows = sorted(self.rows, key=lambda row: "experts_of" in row)
+        rows = sorted(self.rows, key=lambda row: ("search_of" in row, "experts_of" in row))
         for row in rows:
             for seed in self.spec["finetune_seeds"] if CHAIN[0] in row or "experts_of" in row else [None]:
-                nodes += self._chain(row, seed, experts)
-        return sorted(nodes, key=lambda node: CHAIN.index(node.stage))
+                nodes += self._chain(row, seed, experts, searches)
+        late = CHAIN.index("search") + 0.5  # training that starts from a search
+        return sorted(nodes, key=lambda n: late if n.stage == "train" and n.inputs else CHAIN.index(n.stage))
 
     def _chain(
-        self, row: dict[str, Any], seed: int | None, experts: dict[tuple[str, int], list[Node]]
+        self,
+        row: dict[str, Any],
+        seed: int | None,
+        experts: dict[tuple[str, int], list[Node]],
+        searches: dict[tuple[str, int], Node],
     ) -> Iterator[Node]:
         def node(stage: str, inputs: dict[str, list[Node]], *more: str, **where: Any) -> Node:
             common = self.spec.get("common", {}).get(stage, [])
@@ -202,7 +171,8 @@ class Suite:
 
         trained: list[Node] = []
         if "train" in row:
-            trained = [node("train", {}, expert=expert) for expert in row.get("experts", [None])]
+            found = {"search": [searches[row["search_of"], seed]]} if "search_of" in row and seed is not None else {}
+            trained = [node("train", found, expert=expert) for expert in row.get("experts", [None])]
             yield from trained
         if "experts_of" in row and seed is not None:
             trained = experts[row["experts_of"], seed]
@@ -211,8 +181,11 @@ class Suite:
         cell = f"cell.method={row['name']}"
         inputs = {"experts": trained}
         if "search" in row:
-            inputs["search"] = [node("search", {"experts": trained}, cell)]
-            yield inputs["search"][0]
+            search = node("search", {"experts": trained}, cell)
+            inputs["search"] = [search]
+            if seed is not None:
+                searches[row["name"], seed] = search
+            yield search
         weights = trained
         if "merge" in row:
             weights = [node("merge", inputs, cell)]
@@ -254,33 +227,3 @@ def result(node: Node) -> dict[str, Any] | None:
         "replicates": read_json(run.path / "replicates.json"),
         "path": run.path,
     }
-
-
-def _check_rows(spec: dict[str, Any], file: Path) -> None:
-    rows = {row["name"]: row for row in spec["rows"]}
-    if len(rows) < len(spec["rows"]):
-        raise BadConfig(f"two rows of {file} have the same name")
-    stages = [(f"common.{stage}", spec.get("common", {}).get(stage, [])) for stage in CHAIN]
-    stages += [(f"row {name}: {stage}", row.get(stage, [])) for name, row in rows.items() for stage in CHAIN]
-    for where, words in stages:
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise BadConfig(
-                f"{file}, {where} must be a list of overrides, such as [num_steps=100] or [], got {words!r}"
-            )
-    for name, row in rows.items():
-        if row.get("experts_of") in rows and "train" not in rows[row["experts_of"]]:
-            raise BadConfig(f"{file}, row {name}: experts_of must name a row that trains; {row['experts_of']} does not")
-    if "evaluate" not in rows.get(spec["baseline"], {"evaluate": []}):
-        raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
-
-
-def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:
-    if not isinstance(given, dict):
-        raise BadConfig(f"{where} must be a mapping, got {given!r}")
-    for key in given:
-        if key not in allowed:
-            raise BadConfig(
-                f"unknown key {key!r} in {where}; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}"
-            )
-    if needed - given.keys():
-        raise BadConfig(f"{where} lacks {', '.join(sorted(needed - given.keys()))}")

@@ -31,7 +31,7 @@ class Expert:
         if about.get("range") is None:
             raise BadConfig(
                 f"{folder} is no expert: its deme.json names no timestep range\n"
-                "train one with: deme train method=deme timesteps=probabilistic ranges.num_ranges=<N> expert=<i>"
+                "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
             )
         return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
 

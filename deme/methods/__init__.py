@@ -1,27 +1,43 @@
 """Training methods: how named loss terms are made from a batch. One file and one option file each."""
 
 from collections.abc import Callable
-from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deme.models.unconditional import UnconditionalModel
 from deme.seeds import Rows
 
 
-class Method(Protocol):
+class Method:
     """Turns images into named loss terms, whose sum is minimised; owns its teacher, if it has one.
 
-    `forwards_per_step` is the cost of a step in forward passes of the batch (a backward pass counts as two).
+    The constructor takes by name what it needs of: `weights` (of the network's squared error, [T]), `timesteps` (their
+    sampler), `ranges` (the partition of [0, T)), `balancing`, `batch_size`; and the keys of its option file.
     """
 
-    forwards_per_step: int
+    forwards_per_step = 3
+    """The cost of a step in forward passes of the batch; a backward pass counts as two."""
+
+    weights: Tensor | None = None
+    """The weight of every timestep's loss, [T]: its mass per range is logged."""
+
+    own: nn.Module | None = None
+    """What is trained or remembered beside the model: in every checkpoint, on the model's device."""
 
     def prepare(self, pretrained: Callable[[], UnconditionalModel], device: str) -> None:
         """Called once before training; `pretrained()` loads a fresh copy of the starting point."""
 
     def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
         """Return scalar loss terms for images `x0` [B, C, H, W] in -1..1."""
+        raise NotImplementedError
+
+    def groups(self) -> list[dict[str, object]]:
+        """Return optimizer groups for parameters of `own`, with their own settings."""
+        return []
+
+    def report(self) -> dict[str, float]:
+        """Return more numbers of the last batch, for the training curve."""
+        return {}
 
     def finish(self) -> None:
         """Called once after training, to check what must not have changed."""

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from deme.errors import BadConfig, WorkFailed
-from deme.methods.finetune import Finetune, weighted_error
+from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.unconditional import UnconditionalModel
 from deme.seeds import Rows
 from deme.timesteps import TimestepSampler
-from deme.weighting import Weighting
 
 
 class DeMe(Finetune):
@@ -21,8 +20,8 @@ class DeMe(Finetune):
     x_t and t, and is weighted by the same w(t) (METHOD 1.3, 2.1).
     """
 
-    def __init__(self, weighting: Weighting, timesteps: TimestepSampler, consistency_weight: float = 1.0) -> None:
-        super().__init__(weighting, timesteps)
+    def __init__(self, weights: Tensor, timesteps: TimestepSampler, consistency_weight: float = 1.0) -> None:
+        super().__init__(weights, timesteps)
         if consistency_weight < 0:
             raise BadConfig(f"method.consistency_weight must not be negative, got {consistency_weight}")
         self.consistency_weight = consistency_weight
@@ -40,11 +39,11 @@ class DeMe(Finetune):
         """Return the terms `denoising` and, with a consistency weight, `consistency`."""
         x_t, t, target, weight = self.draw(model, x0, rows)
         prediction = model(x_t, t)
-        terms = {"denoising": weighted_error(prediction, target, weight)}
+        terms = {"denoising": weighted_errors(prediction, target, weight).mean()}
         if self.teacher is not None:
             with torch.no_grad():
                 answer = self.teacher(x_t, t)
-            terms["consistency"] = self.consistency_weight * weighted_error(prediction, answer, weight)
+            terms["consistency"] = self.consistency_weight * weighted_errors(prediction, answer, weight).mean()
         return terms
 
     def finish(self) -> None:

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.config import make
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.merging.plan import Expert, order_experts
 from deme.models.unconditional import UnconditionalModel, load
-from deme.ranges import TimestepRange
 from deme.runs import Run
 from deme.sampling.routed import RoutedModel
 
@@ -39,21 +37,6 @@ class Compute:
         if compute["threads"]:
             torch.set_num_threads(compute["threads"])
         return cls(compute["accelerator"], compute["precision"], "cuda" if compute["accelerator"] == "gpu" else "cpu")
-
-
-def range_of(config: dict[str, Any], num_timesteps: int) -> TimestepRange:
-    """Return the range that `expert` names, or all timesteps. Raises BadConfig for a partition that is none."""
-    if config["expert"] is None:
-        if config["method"]["_target_"].endswith(".DeMe"):
-            raise BadConfig(
-                "method=deme trains one expert per run; say which\n"
-                "type: expert=0, or all of them as jobs: deme train -m method=deme timesteps=probabilistic expert='range(4)'"
-            )
-        return TimestepRange(0, num_timesteps)
-    ranges = make(config["ranges"], num_timesteps=num_timesteps)
-    if config["expert"] not in range(len(ranges)):
-        raise BadConfig(f"expert={config['expert']}: with {len(ranges)} ranges it must lie in 0..{len(ranges) - 1}")
-    return ranges[config["expert"]]
 
 
 def try_optimizer(factory: Callable[..., Any]) -> None:

@@ -16,7 +16,8 @@ def run(config: dict[str, Any]) -> Path:
 
 def _train(run: Run) -> None:
     from deme.config import bind, make
-    from deme.stages.common import Compute, range_of, try_optimizer
+    from deme.stages.common import Compute, try_optimizer
+    from deme.stages.learner import method_of, range_of, ranges_of
     from deme.training.fit import Loop, fit
     from deme.training.module import DiffusionModule
 
@@ -26,11 +27,11 @@ def _train(run: Run) -> None:
     model = make(config["model"])
     _check_images(data, model)
     num_timesteps = model.schedule.num_timesteps
-    expert_range = range_of(config, num_timesteps)
+    ranges = ranges_of(run, model, data, compute.device)
+    expert_range = range_of(config, ranges)
     if config["projection"]["enabled"]:
         model.add_projections()
-    timesteps = make(config["timesteps"], timestep_range=expert_range, num_timesteps=num_timesteps)
-    method = make(config["method"], weighting=make(config["weighting"]), timesteps=timesteps)
+    method = method_of(run, model, ranges, expert_range)
     method.prepare(lambda: make(config["model"]), compute.device)
     optimizer = bind(config["optimizer"])
     try_optimizer(optimizer)
@@ -79,6 +80,8 @@ def _train(run: Run) -> None:
         from deme.training import wandb
 
         wandb.finish(tracker, {}, grid)
+    images = images_per_step * config["num_steps"]
+    files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step})
     (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
 

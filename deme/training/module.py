@@ -14,7 +14,7 @@ from deme.methods import Method
 from deme.models.unconditional import UnconditionalModel
 from deme.seeds import Rows, generator
 
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]  # from parameter groups
 EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
 LearningRate = Callable[[int], float]
 
@@ -36,6 +36,7 @@ class DiffusionModule(pl.LightningModule):
         super().__init__()
         self.model = model.train()
         self.method = method
+        self.own = method.own  # registered: on this device, in the checkpoint
         self.ema = ema(model.parameters()) if ema is not None else None
         self._optimizer = optimizer
         self._learning_rate = learning_rate
@@ -69,6 +70,7 @@ class DiffusionModule(pl.LightningModule):
             self.log("loss", loss, prog_bar=True)
             for name, term in terms.items():
                 self.log(f"loss/{name}", term, prog_bar=len(terms) > 1)
+            self.log_dict(self.method.report())
         return loss
 
     def check_finite(self) -> None:
@@ -84,8 +86,15 @@ class DiffusionModule(pl.LightningModule):
         if self.ema is not None:
             self.ema.step(self.model.parameters())
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip the norm of the model's gradient alone: what a method learns beside it has no part in it."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer(self.model.parameters())
+        optimizer = self._optimizer([{"params": list(self.model.parameters())}, *self.method.groups()])
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -5,20 +5,23 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.config import bind, compose_stage, groups, make, options
+from deme.balancing import Balancing
+from deme.balancing.equal import Equal
+from deme.config import bind, compose_stage, groups, make, options, provide
 from deme.data import ImageData
 from deme.models.unconditional import UnconditionalModel
+from deme.models.unconditional import build as build_unet
 from deme.paths import conf_dir
 from deme.ranges import TimestepRange, check_partition, uniform
 from deme.schedule import NoiseSchedule
+from deme.seeds import Rows, generator
 from deme.stages.common import Compute
-from deme.timesteps import RangeSampler
+from deme.timesteps import StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
-from deme.weighting.constant import Constant
 
 STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
-STAGE_OF = {"pretrain": "train", "finetune": "train", "deme": "train"}
+EXPERIMENT_STAGES = {name: name for name in STAGES}  # any other experiment is one of `deme train`
 OPTIONS = [(group, option) for group in groups() if group != "experiment" for option in options(group)]
 EXPERIMENTS = options("experiment")
 
@@ -37,9 +40,35 @@ def build_model(spec):
         assert model(x_t, torch.tensor([0, 999])).shape == x_t.shape
 
 
+def method_of(spec):
+    ranges = uniform(4, 1000)
+    offered = {"timesteps": StratifiedSampler(EVERYTHING, ranges), "ranges": ranges, "balancing": Equal(4)}
+    return provide(spec, weights=torch.ones(1000), batch_size=8, **offered)
+
+
 def build_method(spec):
-    method = make(spec, weighting=Constant(), timesteps=RangeSampler(EVERYTHING, 1000))
+    method = method_of(spec)
     assert method.forwards_per_step >= 3
+    model = build_unet({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
+                   "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
+                   "layers_per_block": 1, "add_attention": False}, {}, 0)  # fmt: skip
+    method.prepare(lambda: model, "cpu")
+    terms = method.losses(model, torch.zeros(8, 1, 4, 4), Rows(generator("build"), 8, 0, 8))
+    assert all(term.shape == () and bool(torch.isfinite(term)) for term in terms.values())
+
+
+def build_balancing(spec):
+    if not spec:
+        return
+    balancing = make(spec, num_tasks=3)
+    assert isinstance(balancing, Balancing)
+    if balancing.wants_gradients():
+        balancing.observe(torch.tensor([[1.0, -0.5, 0], [-0.5, 4.0, 1], [0, 1, 1]]).double(), generator("build"))
+    assert balancing.weights().shape == (3,)
+    assert bool((balancing.weights() > 0).all())
+    losses = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    balancing.objective(losses).backward()
+    torch.testing.assert_close(losses.grad, balancing.weights().detach().float())
 
 
 def build_weighting(spec):
@@ -51,12 +80,17 @@ def build_weighting(spec):
 
 
 def build_timesteps(spec):
-    t = make(spec, timestep_range=TimestepRange(250, 500), num_timesteps=1000)(64, torch.Generator().manual_seed(0))
+    sampler = provide(spec, timestep_range=EVERYTHING, num_timesteps=1000, ranges=uniform(4, 1000))
+    t = sampler(64, torch.Generator().manual_seed(0))
     assert t.shape == (64,)
 
 
 def build_ranges(spec):
-    check_partition(make(spec, num_timesteps=1000), 1000)
+    def affinity(num_bins, num_images, seed):
+        return torch.eye(num_bins, dtype=torch.float64)
+
+    ranges = provide(spec, num_timesteps=1000, schedule=NoiseSchedule.linear(), affinity=affinity)
+    check_partition(ranges, 1000)
 
 
 def build_ema(spec):
@@ -136,7 +170,7 @@ def test_every_group_belongs_to_a_stage():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_is_composed_and_built(experiment):
-    stage = STAGE_OF.get(experiment.rpartition("/")[2], experiment.rpartition("/")[2])
+    stage = EXPERIMENT_STAGES.get(experiment.rpartition("/")[2], "train")
     config = compose_stage(stage, [f"experiment={experiment}"])
     assert config["stage"] == stage
     assert (conf_dir().parent / "experiments" / config["suite"]).is_dir()
@@ -148,10 +182,25 @@ def test_every_experiment_is_composed_and_built(experiment):
             build(config[group])
     if stage == "train":
         model = make(config["model"])
-        method = make(config["method"], weighting=make(config["weighting"]), timesteps=RangeSampler(EVERYTHING, 1000))
+        method = method_of(config["method"])
         rate = make(config["learning_rate"], num_steps=config["num_steps"])
         module = DiffusionModule(model, method, bind(config["optimizer"]), rate, bind(config["ema"]), 0, False, 1)
         assert module.weights().keys() == model.state_dict().keys()
+
+
+def test_a_method_brings_its_own_timesteps_and_balancing_unless_told_otherwise():
+    def chosen(*overrides):
+        config = compose_stage("train", list(overrides))
+        return tuple(
+            (config[group] or {}).get("_target_", "none").rpartition(".")[2] for group in ("timesteps", "balancing")
+        )
+
+    assert chosen() == ("RangeSampler", "none")
+    assert chosen("method=deme") == ("ProbabilisticSampler", "none")
+    assert chosen("method=ant") == ("StratifiedSampler", "Uncertainty")
+    assert chosen("method=ant", "balancing=nash_mtl") == ("StratifiedSampler", "NashMTL")
+    assert chosen("method=deme", "timesteps=uniform") == ("RangeSampler", "none")
+    assert chosen("experiment=digits/ant", "balancing=pcgrad") == ("StratifiedSampler", "PCGrad")
 
 
 def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():

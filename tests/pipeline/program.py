@@ -14,7 +14,7 @@ CONTEXT.set_forkserver_preload(["tests.pipeline.preload"])
 
 TINY_TRAIN = ["num_steps=12", "batch_size=16", "progress.log_every=1", "progress.checkpoint_every=3",
               "progress.preview.num_inference_steps=2", "progress.preview.num_images=4"]  # fmt: skip
-TINY_EXPERTS = ["method=deme", "timesteps=probabilistic", "ranges.num_ranges=2", *TINY_TRAIN]
+TINY_EXPERTS = ["method=deme", "ranges.num_ranges=2", *TINY_TRAIN]
 TINY_EVALUATE = ["num_images=200", "batch_size=25", "shard_size=50", "sampler.num_inference_steps=4",
                  "metrics.replicates=10", "metrics.loss.draws=2"]  # fmt: skip
 TINY_SEARCH = ["num_images=50", "batch_size=50", "search.step=0.25", "sampler.num_inference_steps=2"]

@@ -12,6 +12,8 @@ from safetensors import safe_open
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, TINY_TRAIN, done, run, start
 
 RESULTS = ("metrics.json", "replicates.json", "metrics.jsonl", "evaluations.jsonl", "best.json")
+# New weights at batches 0, 5 and 10; checkpoints after 3, 6 and 9 steps: the weights of between are in the checkpoint.
+ANT_NASH = ["method=ant", "balancing=nash_mtl", "balancing.refresh_every=5", "ranges=log_snr", *TINY_TRAIN]
 SLOW_STEP = """
 import time
 from deme.training.module import DiffusionModule
@@ -45,12 +47,14 @@ def commands(experts):
     given = f"inputs.experts=[{experts[0]},{experts[1]}]"
     return {
         "train": ["train", "expert=1", "projection=blocks", "accumulate=2", *TINY_EXPERTS],
+        "ant-uw": ["train", "method=ant", "balancing=uncertainty", "ranges.num_ranges=5", *TINY_TRAIN],
+        "ant-nash": ["train", *ANT_NASH],
         "evaluate": ["evaluate", "source=experts", given, *TINY_EVALUATE],
         "search": ["search", given, *TINY_SEARCH],
     }
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "search"])
+@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "evaluate", "search"])
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()
@@ -71,9 +75,13 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_pa
         assert results(done(words, folder)) == expected
 
 
-@pytest.mark.parametrize("step", [1, 4, 11])
-def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, tmp_path):
-    words = ["train", *TINY_TRAIN]
+@pytest.mark.parametrize(
+    ("step", "more"),
+    [(1, []), (4, []), (11, []), (4, ["method=ant", "balancing=uncertainty"]), (4, ANT_NASH), (7, ANT_NASH)],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, more, tmp_path):
+    words = ["train", *TINY_TRAIN, *more]
     (tmp_path / "a").mkdir()
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path, SLOW_STEP)

@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from deme.errors import BadConfig
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.methods.deme import DeMe, parameter_hash
 from deme.methods.finetune import Finetune
+from deme.methods.reweighted import Reweighted, merge_factor
 from deme.ranges import TimestepRange, uniform
 from deme.schedule import NoiseSchedule
 from deme.seeds import Rows, generator
 from deme.timesteps import ProbabilisticSampler, RangeSampler
-from deme.weighting.constant import Constant
 from tests.models import tiny
 
 T = 8
+ONES = torch.ones(T, dtype=torch.float64)
 
 
 class FixedRows:
@@ -52,7 +54,7 @@ def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, proj
     teacher = copy.deepcopy(model)
     if projected:
         model.add_projections()
-    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T))
+    method = DeMe(ONES, RangeSampler(TimestepRange(0, T), T))
     method.prepare(lambda: teacher, "cpu")
     experts = []
     for inside in uniform(2, T):
@@ -64,12 +66,35 @@ def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, proj
     factor = torch.tensor(
         [0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)], dtype=torch.float64
     )
-    reweighted = Finetune(lambda snr: snr * factor, RangeSampler(TimestepRange(0, T), T))
+    torch.testing.assert_close(merge_factor(uniform(2, T), weights, 0.5), factor)
+    reweighted = Finetune(factor, RangeSampler(TimestepRange(0, T), T))
     expected = stepped(model, gradient(reweighted, model, list(range(T))))
     change = torch.cat([(m - p.detach()).flatten() for m, p in zip(merged, model.parameters(), strict=True)])
     wanted = torch.cat([(e - p.detach()).flatten() for e, p in zip(expected, model.parameters(), strict=True)])
     assert float(wanted.norm()) > 0
     assert float((change - wanted).norm() / wanted.norm()) < 1e-10
+
+
+def test_the_factor_of_the_church_weights_and_of_unequal_ranges():
+    church = merge_factor(uniform(4, 1000), [0.1, 0.1, 0.2, 0.5], 0.3)
+    assert church[[0, 250, 500, 999]].tolist() == pytest.approx([0.55, 0.55, 0.83, 1.67])
+    assert merge_factor(uniform(4, 1000), [0.25] * 4, 0.3).tolist() == pytest.approx([1.0] * 1000)
+    unequal = merge_factor([TimestepRange(0, 2), TimestepRange(2, 8)], [1.0, 0.0], 0.5)
+    assert unequal.tolist() == pytest.approx([0.5 * 4 + 0.5] * 2 + [0.5] * 6)
+
+
+@pytest.mark.parametrize(
+    ("merge_weights", "probability", "message"),
+    [
+        ([0.5], 0.3, "1 numbers for 2 ranges"),
+        ("best", 0.3, "must be 'uniform' or a list"),
+        ([1.0, -1.0], 0.3, "negative loss weight at t = 4"),
+        ([0.5, 0.5], 3, "probability must lie in"),
+    ],
+)
+def test_a_reweighting_that_cannot_be_is_refused(merge_weights, probability, message):
+    with pytest.raises(BadConfig, match=message):
+        Reweighted(ONES, RangeSampler(TimestepRange(0, T), T), uniform(2, T), merge_weights, probability)
 
 
 class LinearModel(nn.Module):
@@ -90,7 +115,7 @@ class LinearModel(nn.Module):
 def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, share):
     """METHOD 1.3: with lambda_c = 1 the expert converges half-way; in general 1 / (1 + lambda_c) of the way."""
     model, pretrained = LinearModel(0.0), LinearModel(0.0)
-    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T), consistency)
+    method = DeMe(ONES, RangeSampler(TimestepRange(0, T), T), consistency)
     method.prepare(lambda: pretrained, "cpu")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5 / (1 + consistency))
     for step in range(400):
@@ -109,7 +134,7 @@ def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, sha
 
 def test_consistency_has_no_gradient_at_the_start():
     model = tiny(num_timesteps=T).double()
-    method = DeMe(Constant(), RangeSampler(TimestepRange(0, T), T))
+    method = DeMe(ONES, RangeSampler(TimestepRange(0, T), T))
     method.prepare(lambda: tiny(num_timesteps=T).double(), "cpu")
     rows = FixedRows(list(range(T)))
     terms = method.losses(model, rows.x0, rows)
@@ -118,7 +143,7 @@ def test_consistency_has_no_gradient_at_the_start():
 
 
 def test_the_teacher_has_no_projections_and_a_touched_teacher_is_noticed():
-    method = DeMe(Constant(), ProbabilisticSampler(TimestepRange(0, 4), T, 0.3))
+    method = DeMe(ONES, ProbabilisticSampler(TimestepRange(0, 4), T, 0.3))
     method.prepare(lambda: tiny(num_timesteps=T), "cpu")
     assert method.teacher.projections is None
     assert not any(p.requires_grad for p in method.teacher.parameters())
@@ -133,4 +158,4 @@ def test_the_teacher_has_no_projections_and_a_touched_teacher_is_noticed():
 
 def test_a_negative_consistency_weight_is_refused():
     with pytest.raises(ValueError, match="consistency_weight must not be negative"):
-        DeMe(Constant(), RangeSampler(TimestepRange(0, T), T), -1.0)
+        DeMe(ONES, RangeSampler(TimestepRange(0, T), T), -1.0)

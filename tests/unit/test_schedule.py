@@ -39,24 +39,3 @@ def test_conversions_round_trip_in_float64():
 def test_impossible_schedules_are_refused(bad):
     with pytest.raises(ValueError, match="alpha_bar"):
         NoiseSchedule(torch.tensor(bad))
-
-
-def test_equal_weighted_loss_whatever_the_network_predicts():
-    from deme.weighting import prediction_weight
-    from deme.weighting.constant import Constant
-
-    x0, eps, t = draw()
-    x_t = SCHEDULE.add_noise(x0, eps, t)
-    eps_hat = eps + 0.1 * torch.randn_like(eps)
-    x0_hat = SCHEDULE.eps_to_x0(eps_hat, x_t, t)
-    predictions = {
-        "epsilon": eps_hat,
-        "sample": x0_hat,
-        "v_prediction": SCHEDULE.target("v_prediction", x0_hat, eps_hat, t),
-    }
-    losses = {}
-    for kind, prediction in predictions.items():
-        error = (prediction - SCHEDULE.target(kind, x0, eps, t)).square().flatten(1).mean(1)
-        losses[kind] = prediction_weight(Constant(), SCHEDULE.snr, kind)[t] * error
-    torch.testing.assert_close(losses["sample"], losses["epsilon"], rtol=1e-8, atol=0)
-    torch.testing.assert_close(losses["v_prediction"], losses["epsilon"], rtol=1e-8, atol=0)

@@ -1,0 +1,68 @@
+"""Gradient affinity: how far the loss gradients at different timesteps point the same way (Go et al. 2023, section 3)."""
+
+import torch
+from torch import Tensor
+
+from deme.data import Images, to_float
+from deme.methods.finetune import weighted_errors
+from deme.models.unconditional import UnconditionalModel
+from deme.ranges import TimestepRange, uniform
+from deme.seeds import generator
+
+SKETCH = 1 << 16
+LEAST_RELIABILITY = 0.05  # of a gradient: the share of its squared length that both halves of the images agree on
+
+
+def gradient_affinity(
+    model: UnconditionalModel, images: Images, num_bins: int, num_images: int, seed: int, batch_size: int = 256
+) -> Tensor:
+    """Return the cosines between the loss gradients of equal bins of [0, T), [num_bins, num_bins] float64.
+
+    At a trained model a gradient is mostly noise, and the plain cosine of two estimates is pulled to 0. So each gradient is
+    estimated twice, on halves of `num_images` draws: inner products are taken across halves only. All bins see the same
+    images, with noise of their own in antithetic pairs. Gradients longer than SKETCH numbers are count-sketched.
+    """
+    bins = uniform(num_bins, model.schedule.num_timesteps)
+    halves = [
+        torch.stack([_gradient(model, images, item, num_images // 2, (seed, half), batch_size) for item in bins])
+        for half in range(2)
+    ]
+    first, second = halves
+    inner = first @ second.T
+    plain = (first.norm(dim=1) * second.norm(dim=1)).clamp_min(torch.finfo(torch.float64).tiny)
+    length = inner.diagonal().clamp_min(LEAST_RELIABILITY * plain).sqrt()
+    cosine = ((inner + inner.T) / 2 / (length[:, None] * length)).clamp(-1, 1)
+    return cosine.fill_diagonal_(1)
+
+
+def _gradient(
+    model: UnconditionalModel, images: Images, item: TimestepRange, count: int, keys: tuple[int, int], batch_size: int
+) -> Tensor:
+    draw, noise = generator("affinity", *keys), generator("affinity noise", *keys, item.low)
+    parameters = list(model.parameters())
+    device = parameters[0].device
+    total = [torch.zeros_like(p) for p in parameters]
+    for first in range(0, count, batch_size):
+        pairs = -(-min(batch_size, count - first) // 2)
+        x0 = to_float(images.__getitems__(torch.randint(len(images), (pairs,), generator=draw).tolist())).to(device)
+        eps = torch.randn(x0.shape, generator=noise).to(x0)
+        t = torch.randint(item.low, item.high, (pairs,), generator=noise).to(device)
+        x0, eps, t = torch.cat([x0, x0]), torch.cat([eps, -eps]), torch.cat([t, t])
+        target = model.schedule.target(model.prediction_type, x0, eps, t)
+        error = weighted_errors(model(model.schedule.add_noise(x0, eps, t), t), target, torch.ones_like(t).to(x0)).sum()
+        for sums, gradient in zip(total, torch.autograd.grad(error, parameters, materialize_grads=True), strict=True):
+            sums += gradient
+    return _sketch(torch.cat([part.flatten() for part in total]).double().cpu())
+
+
+def _sketch(gradient: Tensor) -> Tensor:
+    """Return the gradient, or if it is long its count sketch: inner products are kept up to 1 / sqrt(SKETCH)."""
+    if len(gradient) <= SKETCH:
+        return gradient
+    draw = generator("count sketch")
+    out = torch.zeros(SKETCH, dtype=torch.float64)
+    for piece in gradient.split(1 << 22):
+        place = torch.randint(SKETCH, (len(piece),), generator=draw)
+        sign = torch.randint(2, (len(piece),), generator=draw) * 2 - 1
+        out.index_add_(0, place, piece * sign)
+    return out

@@ -1,0 +1,140 @@
+"""ANT: the ranges of timesteps as tasks of one model, balanced by multi-task learning (Go et al. 2023)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deme.balancing import Balancing
+from deme.errors import BadConfig, WorkFailed
+from deme.methods.finetune import Finetune, weighted_errors
+from deme.models.unconditional import UnconditionalModel
+from deme.ranges import TimestepRange
+from deme.seeds import Rows
+from deme.timesteps import StratifiedSampler, TimestepSampler
+
+
+class Ant(Finetune):
+    """Task loss l_j: the mean denoising loss of the batch's slice in range j; `balancing` makes one objective of them.
+
+    Where the balancing wants gradients, each slice goes forward and backward by itself: k passes over B / k images, not k
+    over B. Otherwise the whole batch goes through one pass.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        timesteps: TimestepSampler,
+        ranges: Sequence[TimestepRange],
+        balancing: Balancing | None,
+        batch_size: int,
+    ) -> None:
+        super().__init__(weights, timesteps)
+        if balancing is None:
+            raise BadConfig("method=ant needs a balancing\ntype: balancing=uncertainty")
+        if not isinstance(timesteps, StratifiedSampler):
+            raise BadConfig("method=ant takes its tasks from every batch\ntype: timesteps=stratified")
+        if batch_size < len(ranges):
+            raise BadConfig(
+                f"{len(ranges)} tasks need at least one image each, batch_size is {batch_size}\n"
+                f"type: batch_size={len(ranges)} or more, or fewer ranges"
+            )
+        self.ranges = tuple(ranges)
+        self.balancing = self.own = balancing
+        self.ends = torch.tensor([item.high for item in ranges])
+        self._losses = torch.zeros(len(ranges))
+
+    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
+        """Return the term `balanced`."""
+        x_t, t, target, weight = self.draw(model, x0, rows)
+        task = torch.bucketize(t, self.ends.to(t.device), right=True)
+        if self.balancing.wants_gradients():
+            slices = [(task == j).nonzero().flatten() for j in range(len(self.ranges))]
+            losses, gradients = task_gradients(model, x_t, t, target, weight, slices)
+            self.balancing.observe(self._gram(gradients), rows.generator)
+            weights = self.balancing.weights().tolist()
+            value = (losses * losses.new_tensor(weights)).sum()
+            objective = with_gradient(value, list(model.parameters()), combine(gradients, weights))
+        else:
+            errors = weighted_errors(model(x_t, t), target, weight)
+            members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
+            losses = (errors @ members) / members.sum(0)
+            objective = self.balancing.objective(losses)
+        self._losses = losses.detach()
+        return {"balanced": objective}
+
+    def _gram(self, gradients: Sequence[Sequence[Tensor]]) -> Tensor:
+        gram = gram_matrix(gradients)
+        bad = [str(item) for item, norm in zip(self.ranges, gram.diagonal(), strict=True) if not torch.isfinite(norm)]
+        if bad:
+            raise WorkFailed(
+                f"the gradient of the task t in {', '.join(bad)} is NaN or infinite\n"
+                "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept"
+            )
+        return gram
+
+    def groups(self) -> list[dict[str, object]]:
+        return self.balancing.groups()
+
+    def report(self) -> dict[str, float]:
+        """Return the task losses, their weights, and what the balancing says of itself."""
+        losses, weights = self._losses.tolist(), self.balancing.weights().tolist()
+        return {
+            **{f"task_loss/{j}": loss for j, loss in enumerate(losses)},
+            **{f"task_weight/{j}": weight for j, weight in enumerate(weights)},
+            **self.balancing.report(),
+        }
+
+
+def task_gradients(
+    model: UnconditionalModel, x_t: Tensor, t: Tensor, target: Tensor, weight: Tensor, slices: Sequence[Tensor]
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return the mean weighted loss of each slice of the batch, [k], and its gradients, [k][parameters]."""
+    parameters = list(model.parameters())
+    losses, gradients = [], []
+    for rows in slices:
+        loss = weighted_errors(model(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
+        with torch.autocast(x_t.device.type, enabled=False):
+            gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
+        losses.append(loss.detach())
+    return torch.stack(losses), gradients
+
+
+def gram_matrix(gradients: Sequence[Sequence[Tensor]], piece: int = 65536) -> Tensor:
+    """Return the inner products of k gradients, [k, k] float64 on the CPU, summed in float64 piece by piece."""
+    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients[0][0].device)
+    for parts in zip(*gradients, strict=True):
+        for pieces in zip(*(part.flatten().split(piece) for part in parts), strict=True):
+            rows = torch.stack(pieces).double()
+            total += rows @ rows.T
+    return total.cpu()
+
+
+def combine(gradients: Sequence[Sequence[Tensor]], weights: Sequence[float]) -> list[Tensor]:
+    """Return the weighted sum of k gradients, parameter by parameter."""
+    sums = []
+    for parts in zip(*gradients, strict=True):
+        total = torch.zeros_like(parts[0])
+        for weight, part in zip(weights, parts, strict=True):
+            total.add_(part, alpha=weight)
+        sums.append(total)
+    return sums
+
+
+class _WithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, gradients, *parameters):  # type: ignore[no-untyped-def]
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, scale):  # type: ignore[no-untyped-def]
+        return (None, None, *(gradient * scale for gradient in ctx.gradients))
+
+
+def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar equal to `value` whose gradient is `gradients`.
+
+    So accumulation, loss scaling and clipping stay the trainer's, whoever computed the gradients.
+    """
+    return _WithGradient.apply(value, list(gradients), *parameters)

@@ -1,0 +1,101 @@
+"""The format of a suite file: which keys it has, and what they must hold."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deme.errors import BadConfig, MissingInput, did_you_mean
+
+CHAIN = ("train", "search", "merge", "evaluate")
+SUITE_KEYS = {
+    "suite",
+    "title",
+    "rows",
+    "results",
+    "finetune_seeds",
+    "sample_seeds",
+    "common",
+    "baseline",
+    "metrics",
+    "notes",
+    "plan",
+}
+ROW_KEYS = {
+    "name",
+    "label",
+    "train",
+    "experts",
+    "experts_of",
+    "search_of",
+    "search",
+    "merge",
+    "evaluate",
+    "sample_seeds",
+}
+
+
+def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
+    """Read experiments/<table> (its suite.yaml) or a suite file, and check it. Raises MissingInput, BadConfig."""
+    file = place / "suite.yaml" if place.is_dir() else place
+    if not file.is_file():
+        raise MissingInput(
+            f"{file} does not exist\na suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
+        )
+    try:
+        spec = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(spec, dict):
+        raise BadConfig(f"{file} must hold a mapping with the keys {', '.join(sorted(SUITE_KEYS))}")
+    _check_keys(spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file))
+    if not isinstance(spec["rows"], list) or not spec["rows"]:
+        raise BadConfig(f"{file} has no rows")
+    for row in spec["rows"]:
+        _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
+    _check_rows(spec, file)
+    _check_references(spec, file)
+    return file, spec
+
+
+def _check_rows(spec: dict[str, Any], file: Path) -> None:
+    rows = {row["name"]: row for row in spec["rows"]}
+    if len(rows) < len(spec["rows"]):
+        raise BadConfig(f"two rows of {file} have the same name")
+    stages = [(f"common.{stage}", spec.get("common", {}).get(stage, [])) for stage in CHAIN]
+    stages += [(f"row {name}: {stage}", row.get(stage, [])) for name, row in rows.items() for stage in CHAIN]
+    for where, words in stages:
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise BadConfig(
+                f"{file}, {where} must be a list of overrides, such as [num_steps=100] or [], got {words!r}"
+            )
+    if "evaluate" not in rows.get(spec["baseline"], {"evaluate": []}):
+        raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
+
+
+def _check_references(spec: dict[str, Any], file: Path) -> None:
+    rows = {row["name"]: row for row in spec["rows"]}
+    if spec["baseline"] not in rows:
+        raise BadConfig(f"baseline: {spec['baseline']} of {file} is no row; rows: {', '.join(rows)}")
+    for name, row in rows.items():
+        for key, stage, does in (("experts_of", "train", "trains"), ("search_of", "search", "searches")):
+            if key not in row:
+                continue
+            if row[key] not in rows:
+                raise BadConfig(f"row {name} of {file}: {key}: {row[key]} is no row; rows: {', '.join(rows)}")
+            if stage not in rows[row[key]]:
+                raise BadConfig(f"{file}, row {name}: {key} must name a row that {does}; {row[key]} does not")
+        if "search_of" in row and "train" not in row:
+            raise BadConfig(f"{file}, row {name}: search_of needs a train stage, which takes the weights found")
+
+
+def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:
+    if not isinstance(given, dict):
+        raise BadConfig(f"{where} must be a mapping, got {given!r}")
+    for key in given:
+        if key not in allowed:
+            raise BadConfig(
+                f"unknown key {key!r} in {where}; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}"
+            )
+    if needed - given.keys():
+        raise BadConfig(f"{where} lacks {', '.join(sorted(needed - given.keys()))}")
