@@ -31,6 +31,8 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_step.py --model cifar10
+	$(BIN)/python benchmarks/balancing.py
+	$(BIN)/python benchmarks/balancing.py --model cifar10
 
 # Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed

@@ -18,6 +18,7 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "search": "look for merge weights",
     "evaluate": "generate images from seeds and measure them",
     "sample": "draw a grid of images: deme sample run=<dir> num_images=64",
+    "analyze": "draw a figure: deme analyze figure=weightings",
 }
 COMMANDS = {  # verbs that take a suite, experiments/<table> or a .yaml file, or nothing
     "plan": "what a table needs: what is done, missing or stale, its cost, its power",
@@ -32,7 +33,7 @@ EXAMPLES = """examples:
   deme train experiment=digits/finetune seed=1 optimizer.lr=1e-4
   deme train --cfg job experiment=digits/deme      show the configuration
 
-After train, merge, search, evaluate and sample everything is ordinary Hydra: overrides, -m sweeps, --config-dir, --cfg job.
+After train, merge, search, evaluate, sample and analyze everything is ordinary Hydra: overrides, -m sweeps, --config-dir, --cfg job.
 The same command resumes what was interrupted and skips what is done. debug=true shows tracebacks.
 exit codes: 0 done, 1 bug, 2 bad config, 3 missing input, 4 the work failed, 74 disk, 75 stopped (run again), 130 Ctrl-C"""
 

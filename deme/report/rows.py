@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from deme.analysis.task_weights import read_curves
 from deme.report.statistics import Cell, Difference, paired_difference
 from deme.suites import Node, Suite, result
 
@@ -35,6 +36,7 @@ class Row:
     missing: tuple[str, ...]
     forwards: int  # forward passes of one image, per finetuning seed, without the evaluations
     grid: Path | None
+    balanced: tuple[Path, ...] = ()  # its finished training runs that weighed tasks
 
 
 def table_rows(suite: Suite) -> list[Row]:
@@ -59,9 +61,9 @@ def table_rows(suite: Suite) -> list[Row]:
         missing = tuple(_first_missing(suite, node).command for node in open_nodes)
         pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
         grids = [picture for picture in pictures if picture.exists()]
-        rows.append(
-            Row(name, spec["label"], numbers, missing, _compute(suite, nodes[name]), grids[0] if grids else None)
-        )
+        grid = grids[0] if grids else None
+        compute = _compute(suite, nodes[name])
+        rows.append(Row(name, spec["label"], numbers, missing, compute, grid, _balanced(suite, name)))
     return rows
 
 
@@ -99,3 +101,9 @@ def _first_missing(suite: Suite, node: Node) -> Node:
 
 def _compute(suite: Suite, evaluations: list[Node]) -> int:
     return sum(node.forwards for node in suite.ancestors(evaluations[0])) if evaluations else 0
+
+
+def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:
+    trained = [node for node in suite.nodes if node.row == row and node.stage == "train" and node.state == "done"]
+    folders = [node.run.path for node in trained if node.config["balancing"] and node.run is not None]
+    return tuple(folder for folder in folders if read_curves(folder))

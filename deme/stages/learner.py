@@ -77,14 +77,13 @@ def method_of(
 
 def _weights(config: dict[str, Any], model: UnconditionalModel) -> Tensor:
     settings = config["loss_weight"]
+    cap, normalize = settings["max"], settings["normalize"]
+    if cap is not None and not isinstance(cap, (int, float)):
+        raise BadConfig(f"loss_weight.max must be a number, got {cap!r}")
+    if not isinstance(normalize, bool):
+        raise BadConfig(f"loss_weight.normalize must be true or false, got {normalize!r}")
     try:
-        return timestep_weights(
-            make(config["weighting"]),
-            model.schedule.snr,
-            model.prediction_type,
-            settings["max"],
-            settings["normalize"],
-        )
+        return timestep_weights(make(config["weighting"]), model.schedule.snr, model.prediction_type, cap, normalize)
     except (TypeError, ValueError) as error:
         raise BadConfig(str(error)) from error
 

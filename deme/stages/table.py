@@ -8,7 +8,7 @@ from deme.suites import Suite
 
 
 def run(suite: Suite) -> int:
-    """Write <results>/<suite>.{md,tex,csv}, samples.png and loss_per_range.png; return 0."""
+    """Write <results>/<suite>.{md,tex,csv}, samples.png, loss_per_range.png and task_weights.png; return 0."""
     rows = table_rows(suite)
     tables.show(suite, rows)
     for note in tables.notes(suite, rows):
@@ -42,4 +42,11 @@ def _write(suite: Suite, rows: list[Row]) -> None:
 
         files.write_bytes(folder / "loss_per_range.png", figures.png(figures.loss_per_range(rows)))
         written.append("loss_per_range.png")
+    balanced = {row.label: row.balanced for row in rows if row.balanced}
+    if balanced:
+        from deme.analysis import task_weights
+        from deme.report import figures
+
+        files.write_bytes(folder / "task_weights.png", figures.png(task_weights.draw(balanced)))
+        written.append("task_weights.png")
     say(f"wrote {folder}/{{{','.join(written)}}}")

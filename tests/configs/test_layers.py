@@ -12,7 +12,7 @@ GROUND = {"errors", "files", "paths", "signals"}  # standard library only
 PURE = {"schedule", "ranges", "clustering", "timesteps", "seeds", "weighting", "balancing"}
 COMPONENTS = {"data", "models", "merging", "sampling", "metrics", "tensors"}
 LEARNING = {"methods", "training"}
-RUNS = {"config", "inputs", "runs", "suite_file", "suites", "stages", "report", "cli"}
+RUNS = {"config", "inputs", "runs", "suite_file", "suites", "stages", "report", "analysis", "cli"}
 LAYER = {name: level for level, names in enumerate((GROUND, PURE, COMPONENTS, LEARNING, RUNS)) for name in names}
 
 

@@ -1,5 +1,7 @@
 """Every option file and every experiment file is found by listing conf/, composed, and built on the CPU."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from deme.balancing import Balancing
 from deme.balancing.equal import Equal
 from deme.config import bind, compose_stage, groups, make, options, provide
 from deme.data import ImageData
+from deme.errors import BadConfig
+from deme.models import unconditional
 from deme.models.unconditional import UnconditionalModel
-from deme.models.unconditional import build as build_unet
 from deme.paths import conf_dir
 from deme.ranges import TimestepRange, check_partition, uniform
 from deme.schedule import NoiseSchedule
@@ -49,7 +52,7 @@ def method_of(spec):
 def build_method(spec):
     method = method_of(spec)
     assert method.forwards_per_step >= 3
-    model = build_unet({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
+    model = unconditional.build({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
                    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
                    "layers_per_block": 1, "add_attention": False}, {}, 0)  # fmt: skip
     method.prepare(lambda: model, "cpu")
@@ -131,6 +134,16 @@ def build_compute(spec):
     if spec["accelerator"] == "cpu" or torch.cuda.is_available():
         compute = Compute.of({"compute": spec})
         make_trainer(Loop(1, 1, 0, accelerator=compute.accelerator, precision=compute.precision), [], [])
+
+
+def build_figure(spec):
+    wanted = inspect.signature(bind(spec)).parameters
+    offered = {"model": lambda: unconditional.load("asset:digits_base"), "run": None}
+    if "run" in wanted:
+        with pytest.raises(BadConfig, match="type: run="):
+            provide(spec, **offered)
+    else:
+        assert len(provide(spec, **offered).table) > 1
 
 
 def build_plain(spec):

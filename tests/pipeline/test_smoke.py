@@ -1,6 +1,7 @@
 """The whole path at tiny size: `deme reproduce`, the same by hand, the table, the notebook, and what is skipped."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ import yaml
 from nbclient import NotebookClient
 
 from deme import tensors
+from deme.config import options
 from deme.models.unconditional import UNET
+from deme.ranges import uniform
 from deme.suites import Suite
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run
 
@@ -38,7 +41,7 @@ def test_every_row_is_measured_and_says_how(smoke):
         assert any(line.startswith(f"| {row['label']} |") for line in rows)
     assert "Not measured yet" not in text
     assert "n = 200 against 359 held-out images" in text
-    for file in ("digits_smoke.tex", "digits_smoke.csv", "samples.png", "loss_per_range.png"):
+    for file in ("digits_smoke.tex", "digits_smoke.csv", "samples.png", "loss_per_range.png", "task_weights.png"):
         assert (smoke / "runs/digits_smoke/results" / file).stat().st_size > 300
 
 
@@ -76,14 +79,14 @@ def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
     }
     code, text = run(["reproduce", str(SMOKE)], smoke)
     assert code == 0
-    assert "15 runs, 15 done already, skipping those" in text
+    assert "23 runs, 23 done already, skipping those" in text
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
 def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_path):
     code, text = run(["plan", str(SMOKE), f"runs={smoke}/runs"], tmp_path)
     assert code == 0
-    assert "15 of 15 runs done; 0.0 million forward passes to go" in text
+    assert "23 of 23 runs done; 0.0 million forward passes to go" in text
     copy = tmp_path / "runs"
     shutil.copytree(smoke / "runs", copy)
     (expert,) = copy.glob("digits_smoke/train/deme-e1-*")
@@ -117,6 +120,64 @@ def test_the_merged_model_is_the_weighted_sum_of_its_experts(smoke):
         for name, value in merged.items():
             torch.testing.assert_close(value, (one[name] + two[name]) / 2, rtol=1e-5, atol=1e-7)
         assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_reweighted_row_trains_with_the_weights_that_the_search_found(smoke):
+    suite = Suite.read(SMOKE, smoke / "runs")
+    (trained,) = [n for n in suite.nodes if n.row == "reweighted_search" and n.stage == "train"]
+    (search,) = trained.inputs["search"]
+    assert suite.nodes.index(search) < suite.nodes.index(trained)
+    best = json.loads((search.run.path / "best.json").read_text())["weights"]
+    assert best != [0.5, 0.5]
+    inside = [0.7 * 2 * w + 0.3 * sum(best) for w in best]  # Lambda(t) below and above T / 2
+    found = json.loads((trained.run.path / "weighting.json").read_text())["mass"]
+    assert found == pytest.approx([w / sum(inside) for w in inside])
+    assert json.loads((trained.run.path / "cost.json").read_text()) == {"forwards": 4 * 16 * 3}
+
+
+def test_task_weights_are_logged_and_drawn(smoke):
+    (run_dir,) = smoke.glob("runs/digits_smoke/train/ant_uw-*")
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["task_weight/2"] == pytest.approx(0.5 / 3)
+    s = [line["log_variance/0"] for line in lines]
+    assert s == sorted(s, reverse=True)  # the loss is far below its variance
+    assert s[0] > s[-1]
+    assert all(line["task_weight/0"] * 2 * 3 == pytest.approx(math.exp(-line["log_variance/0"])) for line in lines)
+    code, text = run(["analyze", "figure=task_weights", f"run={run_dir}", "out=w.png"], smoke)
+    assert code == 0, text
+    assert (smoke / "w.png").stat().st_size > 10_000
+    table = (smoke / "w.csv").read_text().splitlines()
+    assert table[0] == "task,last weight"
+    assert [line.rpartition(",")[0].strip('"') for line in table[1:]] == [f"t in {r}" for r in uniform(3, 1000)]
+    assert float(table[1].rpartition(",")[2]) == pytest.approx(lines[-1]["task_weight/0"], rel=1e-5)
+
+
+def test_the_curves_of_all_weightings_are_drawn(tmp_path):
+    code, text = run(["analyze", "figure=weightings"], tmp_path)
+    assert code == 0, text
+    assert (tmp_path / "weightings.png").stat().st_size > 30_000
+    lines = [line.split(",") for line in (tmp_path / "weightings.csv").read_text().splitlines()]
+    assert sorted(line[0] for line in lines[1:]) == options("weighting")
+    (snr_plus_one,) = [line for line in lines if line[0] == "snr_plus_one"]
+    assert snr_plus_one[1] == "1312"
+    assert snr_plus_one[-1] == "98.29%"
+    code, text = run(["analyze", "figure.show=[p2]", "figure.normalize=true", "model=digits_unet", "+seed=0"], tmp_path)
+    assert code == 0, text
+    assert (tmp_path / "weightings.csv").read_text().splitlines()[1].startswith("p2,1,")
+
+
+def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
+    words = ["train", "method=ant", "balancing=pcgrad", "ranges=gradient", "ranges.num_ranges=3", "ranges.num_bins=5",
+             "ranges.num_images=64", *TINY_EXPERTS[2:]]  # fmt: skip
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert text.count("measuring gradient affinity: 5 bins of timesteps, 64 images each") == 1
+    (run_dir,) = tmp_path.glob("runs/scratch/train/*")
+    cosines = json.loads((run_dir / "affinity.json").read_text())
+    assert len(cosines) == 5
+    ranges = json.loads((run_dir / "weighting.json").read_text())["ranges"]
+    assert len(ranges) == 3
+    assert all(int(r.strip("[)").split(", ")[0]) % 200 == 0 for r in ranges)
 
 
 def test_by_hand_the_same_runs_result(tmp_path):

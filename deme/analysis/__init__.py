@@ -1,0 +1,17 @@
+"""Figures for `deme analyze`: one file and one option file each.
+
+A figure is a function that takes by name what it needs of `model` (loaded on call) and `run` (a run directory), and the keys
+of its option file.
+"""
+
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A picture, and the numbers behind it as the lines of a table (the first holds the column titles)."""
+
+    figure: Figure
+    table: list[list[str]] = field(default_factory=list)

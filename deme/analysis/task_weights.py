@@ -1,0 +1,51 @@
+"""How a balancing weighed its tasks over training. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from deme.analysis import Analysis
+from deme.errors import BadConfig
+from deme.files import read_json, read_jsonl
+from deme.inputs import is_run
+from deme.paths import locate
+
+
+def task_weights(run: str | None) -> Analysis:
+    """Draw the weight of every task over the steps of a training run; the table has the last of them."""
+    if run is None:
+        raise BadConfig("this figure is of a training run with method=ant\ntype: run=<run directory>")
+    folder = locate(run)
+    curves = read_curves(folder)
+    if not is_run(folder) or not curves:
+        raise BadConfig(f"{run} is no training run with task weights; give the directory of a run with method=ant")
+    last = [[name, f"{values[-1]:.6g}"] for name, (_, values) in curves.items()]
+    return Analysis(draw({folder.name: [folder]}), [["task", "last weight"], *last])
+
+
+def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Return steps and weights of every task of a run, {} for a run without tasks."""
+    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if "task_weight/0" in line]
+    if not lines:
+        return {}
+    ranges = read_json(folder / "weighting.json")["ranges"]
+    steps = [line["step"] for line in lines]
+    return {f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines]) for j, item in enumerate(ranges)}
+
+
+def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
+    """Return a panel per title, with the weights of its runs (one line per task and run, one colour per task)."""
+    figure = Figure(figsize=(6 * len(runs), 4))
+    panels = figure.subplots(1, len(runs), squeeze=False)[0]
+    for panel, (title, folders) in zip(panels, runs.items(), strict=True):
+        for number, folder in enumerate(folders):
+            for index, (name, (steps, values)) in enumerate(read_curves(folder).items()):
+                panel.plot(steps, values, color=f"C{index}", lw=0.9, alpha=0.8, label=None if number else name)
+        panel.set_yscale("log")
+        panel.set_title(title, fontsize=10)
+        panel.set_xlabel("step")
+        panel.legend(fontsize=8, frameon=False)
+    panels[0].set_ylabel("weight of the task's loss")
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,38 @@
+"""`deme analyze`: draw a figure, and write and print the numbers behind it."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from deme import files
+from deme.errors import BadConfig
+from deme.runs import say
+
+
+def run(config: dict[str, Any]) -> Path:
+    """Draw the figure, write its numbers beside it as CSV, and return the picture's path."""
+    out = Path(config["out"])
+    if out.suffix.lower() != ".png":
+        raise BadConfig(f"out must name a .png file, got {config['out']}")
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from deme.config import make, provide
+    from deme.report.figures import png
+
+    analysis = provide(config["figure"], model=lambda: make(config["model"]), run=config["run"])
+    files.write_bytes(out, png(analysis.figure))
+    written = str(out)
+    if analysis.table:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(analysis.table)
+        files.write_text(out.with_suffix(".csv"), text.getvalue())
+        written += f" and {out.with_suffix('.csv')}"
+        screen = Table(*analysis.table[0])
+        for line in analysis.table[1:]:
+            screen.add_row(*line)
+        Console(width=max(Console().width, 120)).print(screen)
+    say(f"drew {written}")
+    return out
