@@ -1,6 +1,5 @@
-"""Where things are: locators of shipped files, the Hydra tree, the cache. Standard library only."""
+"""Where things are: locators of shipped files, the Hydra tree. Standard library only."""
 
-import os
 from pathlib import Path
 
 from deme.errors import MissingInput, did_you_mean
@@ -13,11 +12,6 @@ def conf_dir() -> Path:
     """Return the Hydra tree: deme/conf in a wheel, conf/ beside the package in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
-
-
-def cache_dir() -> Path:
-    """Return $DEME_CACHE, by default ~/.cache/deme."""
-    return Path(os.environ.get("DEME_CACHE") or Path.home() / ".cache" / "deme")
 
 
 def locate(path: str) -> Path:

@@ -56,11 +56,3 @@ def uniform(num_ranges: int, num_timesteps: int) -> list[TimestepRange]:
     if not 1 <= num_ranges <= num_timesteps:
         raise ValueError(f"num_ranges must lie in 1..{num_timesteps} (the number of timesteps), got {num_ranges}")
     return from_boundaries([round(i * num_timesteps / num_ranges) for i in range(num_ranges + 1)], num_timesteps)
-
-
-def index_of(t: int, ranges: Sequence[TimestepRange]) -> int:
-    """Return which range holds timestep `t` (paper eq. 7)."""
-    for index, item in enumerate(ranges):
-        if t in item:
-            return index
-    raise ValueError(f"timestep {t} lies in none of {', '.join(map(str, ranges))}")

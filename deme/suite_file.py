@@ -17,6 +17,7 @@ SUITE_KEYS = {
     "sample_seeds",
     "common",
     "baseline",
+    "comparisons",
     "metrics",
     "notes",
     "plan",
@@ -55,6 +56,7 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
         _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
     _check_rows(spec, file)
     _check_references(spec, file)
+    _check_comparisons(spec, file)
     return file, spec
 
 
@@ -87,6 +89,16 @@ def _check_references(spec: dict[str, Any], file: Path) -> None:
                 raise BadConfig(f"{file}, row {name}: {key} must name a row that {does}; {row[key]} does not")
         if "search_of" in row and "train" not in row:
             raise BadConfig(f"{file}, row {name}: search_of needs a train stage, which takes the weights found")
+
+
+def _check_comparisons(spec: dict[str, Any], file: Path) -> None:
+    measured = [row["name"] for row in spec["rows"] if "evaluate" in row]
+    pairs = spec.get("comparisons", [])
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise BadConfig(f"{file}: comparisons must be a list of pairs of rows, such as [[deme_uniform, finetune]]")
+    for name in (name for pair in pairs for name in pair):
+        if name not in measured:
+            raise BadConfig(f"{file}: comparisons: {name!r} is no row that is evaluated; rows: {', '.join(measured)}")
 
 
 def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:

@@ -1,13 +1,17 @@
-"""Pictures of a table: one grid of samples per row from the same noise, and the loss per range of timesteps."""
+"""Pictures of a table: samples of every row from the same noise, paired differences, the loss per range of timesteps."""
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from deme.report.rows import Row
+
+FAR = 5  # times the median reach of the intervals in a panel
+COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
 
 
 def sample_grids(rows: Sequence[Row]) -> Figure:
@@ -27,30 +31,55 @@ def sample_grids(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
+    """Return a figure of every row's paired difference to the baseline, a panel per metric, with 95% intervals."""
+    return _forest(rows, {metric: f"{metric}, difference to {baseline}" for metric in metrics})
+
+
 def loss_per_range(rows: Sequence[Row]) -> Figure:
-    """Return a figure of each row's held-out loss relative to the baseline, per range, with 95% intervals."""
+    """Return a figure of each row's held-out loss relative to the baseline, a panel per range, with 95% intervals."""
     names = sorted({name for row in rows for name in row.numbers if name.startswith("loss/")})
-    shown = [row for row in rows if any(name in row.numbers and row.numbers[name].difference for name in names)]
-    figure = Figure(figsize=(8, 5))
-    axis = figure.subplots()
-    width = 0.8 / max(1, len(shown))
-    for index, row in enumerate(shown):
-        differences = [row.numbers[name].difference for name in names]
-        bases = [row.numbers[name].mean - d.value if d else 1.0 for name, d in zip(names, differences, strict=True)]
-        heights = [100 * d.value / b if d else 0.0 for d, b in zip(differences, bases, strict=True)]
-        errors = [100 * (d.high - d.value) / b if d else 0.0 for d, b in zip(differences, bases, strict=True)]
-        places = [i + (index - (len(shown) - 1) / 2) * width for i in range(len(names))]
-        axis.bar(places, heights, width, yerr=errors, label=row.label, error_kw={"lw": 0.8})
-    axis.axhline(0, color="black", lw=0.8)
-    labels = [
-        str(next(row.numbers[name].about.get("range", name) for row in rows if name in row.numbers)) for name in names
-    ]
-    axis.set_xticks(range(len(names)), [f"t in {label}" for label in labels])
-    axis.set_ylabel("held-out loss, change to the baseline (%)")
-    if shown:
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
+    where = {n: next(row.numbers[n].about.get("range", n) for row in rows if n in row.numbers) for n in names}
+    return _forest(rows, {name: f"held-out loss (%)\nt in {where[name]}" for name in names}, percent=True)
+
+
+def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = False) -> Figure:
+    shown = [row for row in rows if any(name in row.numbers and row.numbers[name].difference for name in titles)]
+    figure = Figure(figsize=(3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown)))
+    panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
+    for panel, (name, title) in zip(panels, titles.items(), strict=True):
+        intervals = {}
+        for place, row in enumerate(shown):
+            if (number := row.numbers.get(name)) and (d := number.difference):
+                scale = 100 / (number.mean - d.value) if percent else 1.0
+                intervals[place] = (scale * d.low, scale * d.value, scale * d.high, COLOURS[d.verdict])
+        _draw_intervals(panel, intervals)
+        panel.set_title(title, fontsize=9)
+    panels[0].set_yticks(range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], fontsize=8)
+    panels[0].invert_yaxis()
+    figure.supxlabel("95% intervals; lower is better: green better, red worse, grey not resolved", fontsize=8)
     figure.tight_layout()
     return figure
+
+
+def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, float, str]]) -> None:
+    """Draw low, value, high per line; a value far beyond most others becomes an arrow at the edge with its number."""
+    reach = sorted(max(abs(low), abs(high)) for low, _, high, _ in intervals.values())
+    edge = min(reach[-1], FAR * reach[len(reach) // 2])
+    for place, (low, value, high, colour) in intervals.items():
+        if abs(value) > edge:
+            side = 1 if value > 0 else -1
+            panel.plot(side * edge, place, ">" if side > 0 else "<", color=colour, ms=6)
+            panel.annotate(
+                f"{value:+.3g}", (side * edge, place), (-side * 8, 0), textcoords="offset points", fontsize=8,
+                ha="right" if side > 0 else "left", va="center", color=colour,
+            )  # fmt: skip
+            continue
+        panel.plot([max(low, -edge), min(high, edge)], [place, place], color=colour, lw=1.6)
+        panel.plot(value, place, "o", color=colour, ms=4)
+    panel.axvline(0, color="black", lw=0.8)
+    panel.tick_params(labelsize=8)
+    panel.grid(axis="x", lw=0.3)
 
 
 def png(figure: Figure) -> bytes:

@@ -41,30 +41,59 @@ class Row:
 
 def table_rows(suite: Suite) -> list[Row]:
     """Return the rows that are evaluated, in the suite's order."""
-    specs = [row for row in suite.rows if "evaluate" in row]
-    nodes = {row["name"]: suite.evaluations(row["name"]) for row in specs}
-    results: dict[str, Results] = {
-        name: {(node.seed, node.sample_seed or 0): found for node in evaluations if (found := result(node)) is not None}
-        for name, evaluations in nodes.items()
-    }
+    results = _results(suite)
     baseline = suite.spec["baseline"]
     rows = []
-    for spec in specs:
+    for spec in (row for row in suite.rows if "evaluate" in row):
         name = spec["name"]
+        evaluations = suite.evaluations(name)
         numbers = {
             metric: number
             for metric in _metrics(suite, results)
             if (number := _number(metric, results[name], results[baseline] if name != baseline else NOTHING))
             is not None
         }
-        open_nodes = [node for node in nodes[name] if node.state != "done"]
+        open_nodes = [node for node in evaluations if node.state != "done"]
         missing = tuple(_first_missing(suite, node).command for node in open_nodes)
         pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
         grids = [picture for picture in pictures if picture.exists()]
         grid = grids[0] if grids else None
-        compute = _compute(suite, nodes[name])
+        compute = _compute(suite, evaluations)
         rows.append(Row(name, spec["label"], numbers, missing, compute, grid, _balanced(suite, name)))
     return rows
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The paired difference of one row to another, per metric."""
+
+    label: str
+    other: str
+    differences: Mapping[str, Difference | None]
+
+
+def comparisons(suite: Suite) -> list[Comparison]:
+    """Return the suite's comparisons of row against row."""
+    results = _results(suite)
+    labels = {row["name"]: row["label"] for row in suite.rows}
+    found = []
+    for name, other in suite.spec.get("comparisons", []):
+        numbers = {metric: _number(metric, results[name], results[other]) for metric in suite.spec["metrics"]}
+        differences = {metric: number.difference if number else None for metric, number in numbers.items()}
+        found.append(Comparison(labels[name], labels[other], differences))
+    return found
+
+
+def _results(suite: Suite) -> dict[str, Results]:
+    return {
+        row["name"]: {
+            (node.seed, node.sample_seed or 0): found
+            for node in suite.evaluations(row["name"])
+            if (found := result(node)) is not None
+        }
+        for row in suite.rows
+        if "evaluate" in row
+    }
 
 
 def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:

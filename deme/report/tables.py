@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from deme.report.rows import Number, Row
+from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
 from deme.suites import Suite
 
@@ -45,6 +45,13 @@ def _verdict(difference: Difference) -> str:
     return difference.verdict + (" (1 seed)" if claim and difference.num_finetune_seeds == 1 else "")
 
 
+def _difference_cells(difference: Difference | None, places: int) -> list[str]:
+    if difference is None:
+        return ["", ""]
+    d = difference
+    return [f"{d.value:+.{places}f} [{d.low:+.{places}f}, {d.high:+.{places}f}]", _verdict(d)]
+
+
 def _number_cells(number: Number) -> list[str]:
     places = digits_for(number.mean)
     value = f"{number.mean:.{places}f}"
@@ -52,14 +59,22 @@ def _number_cells(number: Number) -> list[str]:
         value += f" ± {number.std:.{places}f}"
     if number.num_values > 1:
         value += f" (n={number.num_values})"
-    difference = number.difference
-    if difference is None:
-        return [value, "", ""]
-    return [
-        value,
-        f"{difference.value:+.{places}f} [{difference.low:+.{places}f}, {difference.high:+.{places}f}]",
-        _verdict(difference),
-    ]
+    return [value, *_difference_cells(number.difference, places)]
+
+
+def comparison_cells(suite: Suite, rows: Sequence[Row], compared: Comparison) -> list[str]:
+    """Return a comparison's texts: row, other row, and a difference and a verdict per metric."""
+    texts = [compared.label, compared.other]
+    for metric in suite.spec["metrics"]:
+        mean = next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
+        texts += _difference_cells(compared.differences[metric], digits_for(mean))
+    return texts
+
+
+def comparison_header(suite: Suite) -> list[str]:
+    """Return the column titles of the comparisons."""
+    columns = [(f"{metric}, difference (95% interval)", "verdict") for metric in suite.spec["metrics"]]
+    return ["row", "against", *(text for pair in columns for text in pair)]
 
 
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
@@ -94,8 +109,8 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def markdown(suite: Suite, rows: Sequence[Row]) -> str:
-    """Return the table, its notes and the commands for what is missing."""
+def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> str:
+    """Return the table, its notes, row against row, and the commands for what is missing."""
     columns = header(suite)
     lines = [f"# {suite.spec.get('title', suite.name)}", "", _md_row(columns), _md_row(["---"] * len(columns))]
     lines += [_md_row(cells(suite, row)) for row in rows]
@@ -104,6 +119,10 @@ def markdown(suite: Suite, rows: Sequence[Row]) -> str:
     if missing:
         lines += ["", f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
         lines += [*dict.fromkeys(missing), "```"]
+    if compared:
+        titles = comparison_header(suite)
+        lines += ["", "## Row against row", "", _md_row(titles), _md_row(["---"] * len(titles))]
+        lines += [_md_row(comparison_cells(suite, rows, one)) for one in compared]
     per_range = [name for row in rows for name in row.numbers if "/" in name]
     if per_range:
         lines += ["", *_per_range(rows, list(dict.fromkeys(per_range)))]
@@ -203,13 +222,18 @@ def comma_separated(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def show(suite: Suite, rows: Sequence[Row]) -> None:
-    """Print the table to the terminal."""
-    columns = header(suite)
-    screen = Table(title=suite.spec.get("title", suite.name), show_lines=False)
+def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
+    """Print the table, and row against row, to the terminal."""
+    _print(suite.spec.get("title", suite.name), header(suite), [cells(suite, row) for row in rows], 1)
+    if compared:
+        lines = [comparison_cells(suite, rows, one) for one in compared]
+        _print("Row against row", comparison_header(suite), lines, 2)
+
+
+def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> None:
+    screen = Table(title=title, show_lines=False)
     for index, column in enumerate(columns):
-        screen.add_column(column, justify="left" if index == 0 else "right")
-    for row in rows:
-        screen.add_row(*cells(suite, row))
-    console = Console()
-    Console(width=max(console.width, 150)).print(screen)
+        screen.add_column(column, justify="left" if index < left else "right")
+    for line in lines:
+        screen.add_row(*line)
+    Console(width=max(Console().width, 150)).print(screen)

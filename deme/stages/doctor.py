@@ -13,7 +13,6 @@ from deme.runs import LIBRARIES, say
 OPTIONAL = {
     "cleanfid": "FID cross-check",
     "wandb": "logger=wandb",
-    "cv2": "",
     "open_clip": "CLIP score (text-to-image)",
 }
 
@@ -27,9 +26,8 @@ def run() -> int:
         except metadata.PackageNotFoundError:
             say(f"  {name:<18} not found")
     for module, purpose in OPTIONAL.items():
-        if purpose:
-            state = "there" if importlib.util.find_spec(module) else "not installed"
-            say(f"  {module:<18} {state} ({purpose})")
+        state = "there" if importlib.util.find_spec(module) else "not installed"
+        say(f"  {module:<18} {state} ({purpose})")
     say(f"configuration: {conf_dir()}; free disk here: {shutil.disk_usage('.').free / 2**30:.0f} GiB")
 
     import torch

@@ -2,15 +2,16 @@
 
 from deme import files
 from deme.report import tables
-from deme.report.rows import Row, table_rows
+from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import say
 from deme.suites import Suite
 
 
 def run(suite: Suite) -> int:
-    """Write <results>/<suite>.{md,tex,csv}, samples.png, loss_per_range.png and task_weights.png; return 0."""
+    """Write <results>/<suite>.{md,tex,csv}, samples.png, differences.png, loss_per_range.png, task_weights.png; return 0."""
     rows = table_rows(suite)
-    tables.show(suite, rows)
+    compared = comparisons(suite)
+    tables.show(suite, rows, compared)
     for note in tables.notes(suite, rows):
         say(f"  {note}")
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
@@ -21,15 +22,17 @@ def run(suite: Suite) -> int:
     if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
         say(f"kept {suite.results}: the table there is complete, this one is not")
         return 0
-    _write(suite, rows)
+    _write(suite, rows, compared)
     return 0
 
 
-def _write(suite: Suite, rows: list[Row]) -> None:
+def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     folder, name = suite.results, suite.name
     written = [f"{name}.md", f"{name}.tex", f"{name}.csv"]
     for file, text in zip(
-        written, (tables.markdown(suite, rows), tables.latex(suite, rows), tables.comma_separated(rows)), strict=True
+        written,
+        (tables.markdown(suite, rows, compared), tables.latex(suite, rows), tables.comma_separated(rows)),
+        strict=True,
     ):
         files.write_text(folder / file, text)
     if any(row.grid for row in rows):
@@ -37,6 +40,12 @@ def _write(suite: Suite, rows: list[Row]) -> None:
 
         files.write_bytes(folder / "samples.png", figures.png(figures.sample_grids(rows)))
         written.append("samples.png")
+    if any(number.difference for row in rows for number in row.numbers.values()):
+        from deme.report import figures
+
+        drawn = figures.differences(rows, suite.spec["metrics"], suite.spec["baseline"])
+        files.write_bytes(folder / "differences.png", figures.png(drawn))
+        written.append("differences.png")
     if any("/" in metric for row in rows for metric in row.numbers):
         from deme.report import figures
 

@@ -124,6 +124,26 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
             "[{name: a, label: A, evaluate: []}, {name: b, label: B, experts_of: a}]",
             "experts_of must name a row that trains",
         ),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: b, label: B, train: [], search_of: a}]",
+            "search_of must name a row that searches; a does not",
+        ),
+        (
+            "[{name: a, label: A, evaluate: [], search: []}, {name: b, label: B, search_of: a}]",
+            "s.yaml, row b: search_of needs a train stage",
+        ),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: c}]",
+            "row b of s.yaml: search_of: c is no row; rows: a, b",
+        ),
+        (
+            "[{name: a, label: A, evaluate: []}]\ncomparisons: [a]",
+            "s.yaml: comparisons must be a list of pairs of rows",
+        ),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: b, label: B}]\ncomparisons: [[a, b]]",
+            "s.yaml: comparisons: 'b' is no row that is evaluated; rows: a",
+        ),
     ],
 )
 def test_rows_that_cannot_be_are_exit_2(rows, message, tmp_path):

@@ -7,15 +7,18 @@ import shutil
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import yaml
 from nbclient import NotebookClient
+from scipy import stats
 
 from deme import tensors
 from deme.config import options
 from deme.models.unconditional import UNET
 from deme.ranges import uniform
+from deme.report.rows import comparisons
 from deme.suites import Suite
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run
 
@@ -41,7 +44,14 @@ def test_every_row_is_measured_and_says_how(smoke):
         assert any(line.startswith(f"| {row['label']} |") for line in rows)
     assert "Not measured yet" not in text
     assert "n = 200 against 359 held-out images" in text
-    for file in ("digits_smoke.tex", "digits_smoke.csv", "samples.png", "loss_per_range.png", "task_weights.png"):
+    for file in (
+        "digits_smoke.tex",
+        "digits_smoke.csv",
+        "samples.png",
+        "differences.png",
+        "loss_per_range.png",
+        "task_weights.png",
+    ):
         assert (smoke / "runs/digits_smoke/results" / file).stat().st_size > 300
 
 
@@ -135,6 +145,20 @@ def test_a_reweighted_row_trains_with_the_weights_that_the_search_found(smoke):
     assert json.loads((trained.run.path / "cost.json").read_text()) == {"forwards": 4 * 16 * 3}
 
 
+def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
+    suite = Suite.read(SMOKE, smoke / "runs")
+    (compared,) = comparisons(suite)
+    one, other = (suite.evaluations(name)[0].run.path for name in ("deme_search", "reweighted_search"))
+    for metric, difference in compared.differences.items():
+        values = [json.loads((p / "metrics.json").read_text())["metrics"][metric]["value"] for p in (one, other)]
+        assert difference.value == pytest.approx(values[0] - values[1])
+        pairs = [json.loads((p / "replicates.json").read_text())[metric] for p in (one, other)]
+        spread = np.std(np.subtract(*pairs), ddof=1)
+        assert (difference.high - difference.low) / 2 == pytest.approx(stats.t.ppf(0.975, 19) * spread)
+    page = (smoke / "runs/digits_smoke/results/digits_smoke.md").read_text()
+    assert f"| {compared.label} | {compared.other} | {compared.differences['fd_digits'].value:+.2f} [" in page
+
+
 def test_task_weights_are_logged_and_drawn(smoke):
     (run_dir,) = smoke.glob("runs/digits_smoke/train/ant_uw-*")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -184,6 +208,7 @@ def test_by_hand_the_same_runs_result(tmp_path):
     """train -m, merge, evaluate find each other by what they are called, and reproduce then finds them all done."""
     suite = yaml.safe_load(SMOKE.read_text())
     suite["rows"] = [row for row in suite["rows"] if row["name"] in ("deme_before_merge", "deme_search", "before")]
+    del suite["comparisons"]
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite))
     nodes = Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes
     common = [w for w in next(n for n in nodes if n.stage == "train").overrides if not w.startswith("expert=")]
@@ -270,5 +295,5 @@ def test_the_notebook_runs_and_is_committed_without_outputs(smoke):
         for name in environment:
             del os.environ[name]
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert any("DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs)

@@ -1,6 +1,6 @@
 import pytest
 
-from deme.ranges import TimestepRange, check_partition, from_boundaries, index_of, uniform
+from deme.ranges import TimestepRange, check_partition, uniform
 
 
 @pytest.mark.parametrize("num_ranges", [1, 2, 3, 4, 7, 8, 999, 1000])
@@ -13,13 +13,6 @@ def test_partition_covers_every_timestep_once(num_ranges):
 
 def test_four_ranges_are_the_papers():
     assert [str(r) for r in uniform(4, 1000)] == ["[0, 250)", "[250, 500)", "[500, 750)", "[750, 1000)"]
-
-
-def test_index_of_is_the_range_that_holds_t():
-    ranges = from_boundaries([0, 10, 500, 1000], 1000)
-    assert [index_of(t, ranges) for t in (0, 9, 10, 499, 500, 999)] == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(ValueError, match="lies in none"):
-        index_of(1000, ranges)
 
 
 @pytest.mark.parametrize(
