@@ -41,7 +41,7 @@ def run(verb: str, words: list[str]) -> int:
 
     suite = Suite.read(Path(places[0]), Path(options["runs"]))
     if verb == "plan":
-        return plan.run(suite)
+        return plan.run(suite, int(options["jobs"]))
     if verb == "table":
         return table.run(suite)
     return reproduce.run(suite, int(options["jobs"]))

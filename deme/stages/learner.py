@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deme import files
+from deme.balancing import Balancing
 from deme.config import make, provide
 from deme.data import ImageData
 from deme.errors import BadConfig
@@ -59,6 +60,11 @@ def method_of(
         config["timesteps"], timestep_range=timestep_range, num_timesteps=ranges[-1].high, ranges=ranges
     )
     balancing = provide(config["balancing"], num_tasks=len(ranges)) if config["balancing"] else None
+    takes_gradients = balancing is not None and type(balancing).wants_gradients is not Balancing.wants_gradients
+    if takes_gradients and str(config["compute"]["precision"]).startswith("16"):
+        raise BadConfig(
+            "task gradients are taken before the loss is scaled and underflow in float16\ntype: compute.precision=bf16-mixed"
+        )
     method: Method = provide(
         _with_found_weights(run),
         weights=weights,
@@ -108,5 +114,5 @@ def _log_mass(run: Run, method: Method, ranges: list[TimestepRange]) -> None:
         run.path / "weighting.json",
         {"ranges": names, "mass": shares, "mean": float(method.weights.mean()), "max": float(method.weights.max())},
     )
-    parts = ", ".join(f"{share:.1%} in {name}" for name, share in zip(names, shares, strict=True))
+    parts = ", ".join(f"{share:.2%} in {name}" for name, share in zip(names, shares, strict=True))
     run.log(f"loss weight of uniform timesteps: {parts}")

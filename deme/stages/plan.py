@@ -9,8 +9,8 @@ from deme.runs import say
 from deme.suites import Suite
 
 
-def run(suite: Suite) -> int:
-    """Print the plan; return 0."""
+def run(suite: Suite, jobs: int = 1) -> int:
+    """Print the plan for `jobs` processes; return 0."""
     screen = Table(title=f"{suite.name}: {suite.file}")
     for column in ("run", "state", "million forward passes"):
         screen.add_column(column, justify="right" if column.startswith("million") else "left")
@@ -26,9 +26,10 @@ def run(suite: Suite) -> int:
     rate = measured or settings.get("seconds_per_million_forwards", 0) / 1e6
     cost = sum(node.forwards for node in open_nodes)
     source = "as this machine's finished runs took" if measured else "as noted in the suite"
+    processes = "one process" if jobs == 1 else f"{jobs} processes"
     say(
         f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
-        + (f", about {cost * rate / 60:.0f} minutes in one process ({source})" if rate and cost else "")
+        + (f", about {cost * rate / 60 / jobs:.0f} minutes in {processes} ({source})" if rate and cost else "")
     )
     for node in [node for node in open_nodes if node.state != "waiting"][:20]:
         say(f"  {node.command}")

@@ -64,6 +64,7 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "method=ant", "balancing=nash"], "unknown option balancing=nash; did you mean 'nash_mtl'? allowed: equal, nash_mtl, none, pcgrad, uncertainty"),
         (["train", "method=ant", "balancing=nash_mtl", "balancing.refresh_every=2.5"], "balancing.refresh_every must be a whole number, at least 1; got 2.5"),
         (["train", "method=ant", "balancing.lr=0"], "Uncertainty: balancing.lr must be positive, got 0"),
+        (["train", "method=ant", "balancing=pcgrad", "compute.precision=16-mixed"], "task gradients are taken before the loss is scaled"),
         (["train", "balancing=pcgrad"], "Finetune has one task, nothing to balance\ntype: method=ant, or balancing=none"),
         (["train", "method=deme", "expert=0", "timesteps=stratified"], "StratifiedSampler: stratified timesteps come from all of [0, 1000), not from [0, 250)"),
         (["train", "weighting=min_snr", "weighting.gamma=0"], "MinSNR: gamma must be positive, got 0"),

@@ -190,6 +190,16 @@ def test_the_curves_of_all_weightings_are_drawn(tmp_path):
     assert (tmp_path / "weightings.csv").read_text().splitlines()[1].startswith("p2,1,")
 
 
+def test_a_sweep_over_weightings_by_hand(tmp_path):
+    words = ["train", "-m", "weighting=snr_plus_one,truncated_snr,min_snr,p2", *TINY_EXPERTS[2:], "num_steps=2"]
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    cells = [yaml.safe_load(f.read_text())["cell"] for f in tmp_path.glob("runs/scratch/train/*/config.yaml")]
+    assert sorted(cell["weighting"] for cell in cells) == ["min_snr", "p2", "snr_plus_one", "truncated_snr"]
+    assert text.count("98.29% in [750, 1000)") + text.count("98.33% in [750, 1000)") == 2
+    assert run(words, tmp_path)[1].count("done already") == 4
+
+
 def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
     words = ["train", "method=ant", "balancing=pcgrad", "ranges=gradient", "ranges.num_ranges=3", "ranges.num_bins=5",
              "ranges.num_images=64", *TINY_EXPERTS[2:]]  # fmt: skip
