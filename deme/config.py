@@ -66,21 +66,39 @@ def make(spec: Mapping[str, Any], **extra: Any) -> Any:
     """Call the `_target_` of a config with `extra` arguments; complaints about the values are passed on as BadConfig."""
     factory = bind(spec)
     try:
-        inspect.signature(factory).bind(**extra)
+        _parameters(spec, factory).bind(**extra)
     except TypeError as error:
         raise BadConfig(f"{spec['_target_']}: {error}") from error
+    name = spec["_target_"].split(".")[-1]
     try:
         return factory(**extra)
     except DemeError:
         raise
-    except (TypeError, ValueError) as error:
-        raise BadConfig(f"{spec['_target_'].split('.')[-1]}: {error}") from error
+    except ValueError as error:
+        raise BadConfig(f"{name}: {error}") from error
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in spec.items() if key != "_target_")
+        raise BadConfig(f"{name} cannot work with {given}: {error}") from error
 
 
 def provide(spec: Mapping[str, Any], **offered: Any) -> Any:
     """Like `make`, with those of the `offered` arguments that the `_target_` takes by name."""
-    wanted = inspect.signature(bind(spec)).parameters
-    return make(spec, **{name: value for name, value in offered.items() if name in wanted and name not in spec})
+    return make(spec, **{name: value for name, value in offered.items() if name in takes(spec) and name not in spec})
+
+
+def takes(spec: Mapping[str, Any]) -> set[str]:
+    """Return the names of the arguments that the `_target_` of a config takes. Raises BadConfig for a key it doesn't."""
+    return set(_parameters(spec, bind(spec)).parameters)
+
+
+def _parameters(spec: Mapping[str, Any], factory: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(factory)
+    except ValueError as error:  # a partial with an argument that is none
+        known = inspect.signature(factory.func).parameters  # type: ignore[attr-defined]
+        wrong = [key for key in spec if key not in known and key != "_target_"]
+        name = spec["_target_"].split(".")[-1]
+        raise BadConfig(f"{name} takes no {', '.join(wrong)}; allowed: {', '.join(known) or '(none)'}") from error
 
 
 @contextlib.contextmanager
@@ -90,6 +108,12 @@ def explained(stage: str = "") -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise BadConfig(explain(error, stage)) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        raise BadConfig(
+            "an option group takes the name of an option, got null; its options: deme <verb> group=?"
+        ) from error
 
 
 def explain(error: Exception, stage: str) -> str:

@@ -42,6 +42,8 @@ def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
                     f"{path} is not finished (state: {read_status(path)['state']}); run its command again first"
                 )
         return paths
+    if not isinstance(value, Mapping):
+        raise BadConfig(f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}")
     return _search(value, config)
 
 
@@ -80,6 +82,14 @@ def weights_folder(path: Path) -> Path:
             f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first"
         )
     return folders[0]
+
+
+def found_weights(search: Path) -> list[float]:
+    """Return the best merge weights of a finished run of `deme search`. Raises BadConfig for anything else."""
+    file = search / "best.json"
+    if not file.is_file():
+        raise BadConfig(f"{search} is no run of deme search; inputs.search takes the directory of one")
+    return [float(weight) for weight in files.read_json(file)["weights"]]
 
 
 def content_hash(place: str | Path) -> str:

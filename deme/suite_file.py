@@ -57,6 +57,7 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
     _check_rows(spec, file)
     _check_references(spec, file)
     _check_comparisons(spec, file)
+    in_order(spec["rows"])
     return file, spec
 
 
@@ -83,12 +84,27 @@ def _check_references(spec: dict[str, Any], file: Path) -> None:
         for key, stage, does in (("experts_of", "train", "trains"), ("search_of", "search", "searches")):
             if key not in row:
                 continue
-            if row[key] not in rows:
+            if not isinstance(row[key], str) or row[key] not in rows:
                 raise BadConfig(f"row {name} of {file}: {key}: {row[key]} is no row; rows: {', '.join(rows)}")
             if stage not in rows[row[key]]:
                 raise BadConfig(f"{file}, row {name}: {key} must name a row that {does}; {row[key]} does not")
+        if "search" in row and "train" not in row and "experts_of" not in row:
+            raise BadConfig(f"{file}, row {name}: search needs experts: a train stage, or experts_of")
         if "search_of" in row and "train" not in row:
             raise BadConfig(f"{file}, row {name}: search_of needs a train stage, which takes the weights found")
+
+
+def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with those first that others take experts or merge weights from. Raises BadConfig for a circle."""
+    done: list[dict[str, Any]] = []
+    while len(done) < len(rows):
+        names = {row["name"] for row in done}
+        ready = [r for r in rows if r not in done and {r[k] for k in ("experts_of", "search_of") if k in r} <= names]
+        if not ready:
+            circle = ", ".join(row["name"] for row in rows if row not in done)
+            raise BadConfig(f"rows {circle} wait for each other: look at their experts_of and search_of")
+        done += ready
+    return done
 
 
 def _check_comparisons(spec: dict[str, Any], file: Path) -> None:

@@ -15,7 +15,7 @@ from deme.errors import BadConfig
 from deme.files import read_json
 from deme.inputs import read_status
 from deme.runs import Run
-from deme.suite_file import CHAIN, read_spec
+from deme.suite_file import CHAIN, in_order, read_spec
 
 
 @dataclass
@@ -98,7 +98,9 @@ class Node:
             if told is not None and told.exists():
                 return int(read_json(told)["forwards"])
             teacher = config["method"].get("consistency_weight", 0) > 0
-            return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3)
+            ranges = config["ranges"]  # measured by gradients, or not
+            affinity = 3 * ranges.get("num_bins", 0) * ranges.get("num_images", 0)
+            return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3) + affinity
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
         if self.stage == "search":
             return int(steps * make(config["search"]).count(len(self.inputs["experts"])))
@@ -150,8 +152,7 @@ class Suite:
         experts: dict[tuple[str, int], list[Node]] = {}
         searches: dict[tuple[str, int], Node] = {}
         nodes: list[Node] = []
-        rows = sorted(self.rows, key=lambda row: ("search_of" in row, "experts_of" in row))
-        for row in rows:
+        for row in in_order(self.rows):
             for seed in self.spec["finetune_seeds"] if CHAIN[0] in row or "experts_of" in row else [None]:
                 nodes += self._chain(row, seed, experts, searches)
         late = CHAIN.index("search") + 0.5  # training that starts from a search

@@ -72,10 +72,10 @@ class ProbabilisticSampler:
 
 
 class StratifiedSampler:
-    """About n / k timesteps of each of k ranges, in the order of the ranges (METHOD 2.4).
+    """About n / k timesteps of each of k ranges, the ranges taking turns, so that every part of a batch has them all.
 
     What n leaves over k goes one each to consecutive ranges, counted round from one that is drawn. This gives every *range*
-    the same mass, so t is uniform over [0, T) only for equal ranges.
+    the same mass, so t is uniform over [0, T) only for equal ranges (METHOD 2.4).
     """
 
     def __init__(self, timestep_range: TimestepRange, ranges: Sequence[TimestepRange], antithetic: bool = True) -> None:
@@ -89,4 +89,6 @@ class StratifiedSampler:
         k = len(self.ranges)
         first = int(torch.randint(k, (), generator=generator))
         counts = [n // k + ((j - first) % k < n % k) for j in range(k)]
-        return torch.cat([draw(count, generator) for draw, count in zip(self.inside, counts, strict=True)])
+        t = torch.cat([draw(count, generator) for draw, count in zip(self.inside, counts, strict=True)])
+        turn = torch.cat([torch.arange(count) for count in counts])
+        return t[turn.argsort(stable=True)]

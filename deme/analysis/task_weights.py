@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from deme.analysis import Analysis
 from deme.errors import BadConfig
-from deme.files import read_json, read_jsonl
 from deme.inputs import is_run
 from deme.paths import locate
+from deme.report.curves import task_weight_curves
 
 
 def task_weights(run: str | None) -> Analysis:
@@ -17,21 +17,11 @@ def task_weights(run: str | None) -> Analysis:
     if run is None:
         raise BadConfig("this figure is of a training run with method=ant\ntype: run=<run directory>")
     folder = locate(run)
-    curves = read_curves(folder)
+    curves = task_weight_curves(folder)
     if not is_run(folder) or not curves:
         raise BadConfig(f"{run} is no training run with task weights; give the directory of a run with method=ant")
     last = [[name, f"{values[-1]:.6g}"] for name, (_, values) in curves.items()]
     return Analysis(draw({folder.name: [folder]}), [["task", "last weight"], *last])
-
-
-def read_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Return steps and weights of every task of a run, {} for a run without tasks."""
-    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if "task_weight/0" in line]
-    if not lines:
-        return {}
-    ranges = read_json(folder / "weighting.json")["ranges"]
-    steps = [line["step"] for line in lines]
-    return {f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines]) for j, item in enumerate(ranges)}
 
 
 def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
@@ -40,7 +30,7 @@ def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for panel, (title, folders) in zip(panels, runs.items(), strict=True):
         for number, folder in enumerate(folders):
-            for index, (name, (steps, values)) in enumerate(read_curves(folder).items()):
+            for index, (name, (steps, values)) in enumerate(task_weight_curves(folder).items()):
                 panel.plot(steps, values, color=f"C{index}", lw=0.9, alpha=0.8, label=None if number else name)
         panel.set_yscale("log")
         panel.set_title(title, fontsize=10)

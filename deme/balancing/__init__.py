@@ -23,7 +23,7 @@ class Balancing(nn.Module):
 
     def objective(self, losses: Tensor) -> Tensor:
         """Return what to minimise, a scalar, from the task losses [k]."""
-        return (self.weights().detach().to(losses) * losses).sum()
+        return (self.weights().to(losses) * losses).sum()
 
     def wants_gradients(self) -> bool:
         """Whether this batch's task gradients are wanted. Called once per batch."""
@@ -33,8 +33,9 @@ class Balancing(nn.Module):
         """Set the weights from the Gram matrix G G^T of the task gradients, [k, k] float64, finite."""
 
     def groups(self) -> list[dict[str, object]]:
-        """Return optimizer groups of the parameters, with their own settings."""
-        return []
+        """Return optimizer groups of the parameters; here one with the model's settings."""
+        parameters = list(self.parameters())
+        return [{"params": parameters}] if parameters else []
 
     def report(self) -> dict[str, float]:
         """Return numbers to log beside the weights."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from deme.balancing import Balancing
 
 WORST_CONDITION = 1e9  # of the gradients' cosine matrix: a ridge keeps it there
-LARGEST = 1e4  # weight of a unit-length gradient where the ridge was needed
+LARGEST = 1e4  # weight of a unit-length gradient, where the ridge was needed
 CLOSE = 1e-4  # Newton decrement
 MOST_ITERATIONS = 200
 
@@ -22,12 +22,14 @@ class Bargain:
     """Task weights alpha [k] with (G G^T) alpha = 1 / alpha, and how they were found.
 
     `residual` is the largest |(C beta)_j - 1 / beta_j| for the weights beta of the unit-length gradients, `ridge` what was
-    added to their cosine matrix C (0 where its conditioning allowed), `idle` the number of tasks without a gradient.
+    added to their cosine matrix C (0 where its conditioning allowed), `scale` what the solution was multiplied by to cap it,
+    `idle` the number of tasks without a gradient.
     """
 
     alpha: Tensor
     residual: float
     ridge: float
+    scale: float
     idle: int
     iterations: int
 
@@ -37,9 +39,10 @@ def bargain(gram: Tensor) -> Bargain:
 
     alpha = beta / ||g|| turns it into C beta = 1 / beta with the cosine matrix C, so the gradients' lengths need no care. That
     is where 0.5 beta^T C beta - sum log beta is least: a self-concordant function, on which Newton steps of length 1 / (1 + decrement)
-    converge from anywhere and stay positive. Where C is conditioned worse than WORST_CONDITION (gradients that oppose each
-    other exactly have no solution) the smallest ridge that mends it is added and beta is capped. Tasks without a gradient
-    take no part and get the smallest of the others' weights. Raises ValueError for a matrix that is not finite.
+    converge from anywhere and stay positive. Where C is conditioned worse than WORST_CONDITION (gradients that cancel exactly
+    have no solution) the smallest ridge that mends it is added, and beta is scaled down as a whole to at most LARGEST: its
+    proportions are what makes opposed gradients cancel. Tasks without a gradient take no part and get the smallest of the
+    others' weights. Raises ValueError for a matrix that is not finite.
     """
     gram = (gram.double() + gram.double().T) / 2
     if not bool(torch.isfinite(gram).all()):
@@ -48,7 +51,7 @@ def bargain(gram: Tensor) -> Bargain:
     active = length > 0
     alpha = torch.ones(len(gram), dtype=torch.float64)
     if not bool(active.any()):
-        return Bargain(alpha, 0.0, 0.0, len(gram), 0)
+        return Bargain(alpha, 0.0, 0.0, 1.0, len(gram), 0)
     inner = length[active]
     cosine = gram[active][:, active] / inner[:, None] / inner[None, :]
     eigenvalues = torch.linalg.eigvalsh(cosine)
@@ -57,12 +60,11 @@ def bargain(gram: Tensor) -> Bargain:
     cosine = cosine + ridge * torch.eye(len(cosine), dtype=torch.float64)
 
     beta, iterations = _newton(cosine)
-    if ridge:
-        beta = beta.clamp_max(LARGEST)
     residual = float((cosine @ beta - 1 / beta).abs().max())
-    alpha[active] = beta / inner
+    scale = min(1.0, LARGEST / float(beta.max())) if ridge else 1.0
+    alpha[active] = scale * beta / inner
     alpha[~active] = alpha[active].min()
-    return Bargain(alpha, residual, ridge, int((~active).sum()), iterations)
+    return Bargain(alpha, residual, ridge, scale, int((~active).sum()), iterations)
 
 
 def _newton(cosine: Tensor) -> tuple[Tensor, int]:
@@ -93,7 +95,7 @@ class NashMTL(Balancing):
         self.register_buffer("alpha", torch.ones(num_tasks, dtype=torch.float64))
         self.register_buffer("batches", torch.tensor(0))
         self.register_buffer("found", torch.zeros(3, dtype=torch.float64))  # residual, ridge, idle
-        self._warned = False
+        self._said: set[str] = set()
 
     alpha: Tensor
     batches: Tensor
@@ -111,18 +113,17 @@ class NashMTL(Balancing):
         deal = bargain(gram)
         self.alpha.copy_(deal.alpha)
         self.found.copy_(torch.tensor([deal.residual, deal.ridge, deal.idle], dtype=torch.float64))
-        if (deal.ridge or deal.idle) and not self._warned:
-            self._warned = True
-            what = (
-                f"{deal.idle} tasks have no gradient and get the smallest weight"
-                if deal.idle
-                else f"task gradients oppose each other: ridge {deal.ridge:.2g}, weights capped"
-            )
-            log.warning(
-                "NashMTL, batch %d: %s; nash/ridge and nash/idle in metrics.jsonl say how often",
-                int(self.batches),
-                what,
-            )
+        if deal.idle:
+            self._warn("nash/idle", f"{deal.idle} tasks have no gradient and get the smallest weight")
+        if deal.ridge:
+            capped = f", weights scaled by {deal.scale:.2g}" if deal.scale < 1 else ""
+            self._warn("nash/ridge", f"task gradients depend on each other: ridge {deal.ridge:.2g}{capped}")
+
+    def _warn(self, metric: str, text: str) -> None:
+        """Say a thing once; the training curve has every time."""
+        if metric not in self._said:
+            self._said.add(metric)
+            log.warning("NashMTL, batch %d: %s; %s in metrics.jsonl says how often", int(self.batches), text, metric)
 
     def report(self) -> dict[str, float]:
         return dict(zip(("nash/residual", "nash/ridge", "nash/idle"), self.found.tolist(), strict=True))

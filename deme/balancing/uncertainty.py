@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from deme.balancing import Balancing
 
+LEAST = -30.0  # log-variance of a task whose loss is 0, which would fall for ever
+
 
 class Uncertainty(Balancing):
     """L = sum_j 0.5 (exp(-s_j) l_j / k + s_j) with learned log-variances s_j, all 0 at first.
@@ -21,7 +23,7 @@ class Uncertainty(Balancing):
         self.log_variance = nn.Parameter(torch.zeros(num_tasks))
 
     def weights(self) -> Tensor:
-        return 0.5 * torch.exp(-self.log_variance) / self.num_tasks
+        return 0.5 * torch.exp(-self.log_variance.clamp_min(LEAST)) / self.num_tasks
 
     def objective(self, losses: Tensor) -> Tensor:
         return (self.weights() * losses).sum() + 0.5 * self.log_variance.sum()

@@ -32,8 +32,9 @@ class Method:
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, object]]:
-        """Return optimizer groups for parameters of `own`, with their own settings."""
-        return []
+        """Return optimizer groups of the parameters of `own`; here one with the model's settings."""
+        parameters = list(self.own.parameters()) if self.own is not None else []
+        return [{"params": parameters}] if parameters else []
 
     def report(self) -> dict[str, float]:
         """Return more numbers of the last batch, for the training curve."""

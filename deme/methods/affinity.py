@@ -1,5 +1,7 @@
 """Gradient affinity: how far the loss gradients at different timesteps point the same way (Go et al. 2023, section 3)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,29 +12,39 @@ from deme.ranges import TimestepRange, uniform
 from deme.seeds import generator
 
 SKETCH = 1 << 16
-LEAST_RELIABILITY = 0.05  # of a gradient: the share of its squared length that both halves of the images agree on
+LEAST_RELIABILITY = 0.1
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """Cosines [m, m] between the gradients of m bins, and per bin how far two estimates of its gradient agree, [m] (-1..1)."""
+
+    cosines: Tensor
+    reliability: Tensor
 
 
 def gradient_affinity(
     model: UnconditionalModel, images: Images, num_bins: int, num_images: int, seed: int, batch_size: int = 256
-) -> Tensor:
-    """Return the cosines between the loss gradients of equal bins of [0, T), [num_bins, num_bins] float64.
+) -> Affinity:
+    """Measure the cosines between the loss gradients of equal bins of [0, T), float64.
 
     At a trained model a gradient is mostly noise, and the plain cosine of two estimates is pulled to 0. So each gradient is
     estimated twice, on halves of `num_images` draws: inner products are taken across halves only. All bins see the same
-    images, with noise of their own in antithetic pairs. Gradients longer than SKETCH numbers are count-sketched.
+    images, with noise of their own in antithetic pairs. A bin whose estimates agree less than LEAST_RELIABILITY (their
+    plain cosine) has affinity 0 with the others. Gradients longer than SKETCH numbers are count-sketched.
     """
     bins = uniform(num_bins, model.schedule.num_timesteps)
-    halves = [
+    first, second = (
         torch.stack([_gradient(model, images, item, num_images // 2, (seed, half), batch_size) for item in bins])
         for half in range(2)
-    ]
-    first, second = halves
+    )
     inner = first @ second.T
     plain = (first.norm(dim=1) * second.norm(dim=1)).clamp_min(torch.finfo(torch.float64).tiny)
-    length = inner.diagonal().clamp_min(LEAST_RELIABILITY * plain).sqrt()
-    cosine = ((inner + inner.T) / 2 / (length[:, None] * length)).clamp(-1, 1)
-    return cosine.fill_diagonal_(1)
+    reliability = inner.diagonal() / plain
+    known = reliability >= LEAST_RELIABILITY
+    length = torch.where(known, inner.diagonal(), torch.inf).sqrt()
+    cosines = ((inner + inner.T) / 2 / (length[:, None] * length)).clamp(-1, 1)
+    return Affinity(cosines.fill_diagonal_(1), reliability)
 
 
 def _gradient(

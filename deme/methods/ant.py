@@ -58,7 +58,7 @@ class Ant(Finetune):
         else:
             errors = weighted_errors(model(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
-            losses = (errors @ members) / members.sum(0)
+            losses = (errors[:, None] * members).sum(0) / members.sum(0)  # no matmul: autocast would round it
             objective = self.balancing.objective(losses)
         self._losses = losses.detach()
         return {"balanced": objective}
@@ -94,8 +94,7 @@ def task_gradients(
     losses, gradients = [], []
     for rows in slices:
         loss = weighted_errors(model(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
-        with torch.autocast(x_t.device.type, enabled=False):
-            gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
+        gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
         losses.append(loss.detach())
     return torch.stack(losses), gradients
 
@@ -135,6 +134,6 @@ class _WithGradient(torch.autograd.Function):
 def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
     """Return a scalar equal to `value` whose gradient is `gradients`.
 
-    So accumulation, loss scaling and clipping stay the trainer's, whoever computed the gradients.
+    So accumulation over batches and clipping stay the trainer's, whoever computed the gradients.
     """
     return _WithGradient.apply(value, list(gradients), *parameters)

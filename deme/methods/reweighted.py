@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.errors import BadConfig
 from deme.methods.finetune import Finetune
 from deme.ranges import TimestepRange
-from deme.timesteps import TimestepSampler
+from deme.timesteps import RangeSampler, TimestepSampler
 
 
 class Reweighted(Finetune):
@@ -25,21 +25,30 @@ class Reweighted(Finetune):
         merge_weights: str | Sequence[float],
         probability: float,
     ) -> None:
-        if merge_weights == "uniform":
-            merge_weights = [1 / len(ranges)] * len(ranges)
-        if isinstance(merge_weights, str) or not all(isinstance(w, (int, float)) for w in merge_weights):
-            raise BadConfig(f"method.merge_weights must be 'uniform' or a list of numbers, got {merge_weights!r}")
-        if len(merge_weights) != len(ranges):
-            raise BadConfig(f"method.merge_weights: {len(merge_weights)} numbers for {len(ranges)} ranges")
-        if not 0 <= probability <= 1:
-            raise BadConfig(f"method.probability must lie in [0, 1], got {probability}")
-        factor = merge_factor(ranges, merge_weights, probability)
-        if bool((factor < 0).any()):
+        numbers = _numbers(merge_weights, len(ranges))
+        if len(numbers) != len(ranges):
+            raise BadConfig(f"method.merge_weights: {len(numbers)} numbers for {len(ranges)} ranges")
+        if type(probability) not in (int, float) or not 0 <= probability <= 1:
+            raise BadConfig(f"method.probability must lie in [0, 1], got {probability!r}")
+        if not isinstance(timesteps, RangeSampler) or timesteps.range != TimestepRange(0, ranges[-1].high):
             raise BadConfig(
-                f"merge weights {list(merge_weights)} stand for a negative loss weight at t = {int(factor.argmin())}; "
+                "method=reweighted weighs timesteps that are uniform over all of [0, T)\ntype: timesteps=uniform expert=null"
+            )
+        factor = merge_factor(ranges, numbers, probability)
+        if bool((factor < 0).any()) or not bool(factor.any()):
+            raise BadConfig(
+                f"merge weights {numbers} stand for a loss weight of {factor.min():g} at t = {int(factor.argmin())}; "
                 "no finetuning does the same"
             )
         super().__init__(weights * factor, timesteps)
+
+
+def _numbers(merge_weights: str | Sequence[float], num_ranges: int) -> list[float]:
+    if merge_weights == "uniform":
+        return [1 / num_ranges] * num_ranges
+    if not isinstance(merge_weights, list) or not all(type(w) in (int, float) for w in merge_weights):
+        raise BadConfig(f"method.merge_weights must be 'uniform' or a list of numbers, got {merge_weights!r}")
+    return merge_weights
 
 
 def merge_factor(ranges: Sequence[TimestepRange], merge_weights: Sequence[float], probability: float) -> Tensor:

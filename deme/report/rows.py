@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from deme.analysis.task_weights import read_curves
+from deme.report.curves import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference
 from deme.suites import Node, Suite, result
 
@@ -135,4 +135,4 @@ def _compute(suite: Suite, evaluations: list[Node]) -> int:
 def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:
     trained = [node for node in suite.nodes if node.row == row and node.stage == "train" and node.state == "done"]
     folders = [node.run.path for node in trained if node.config["balancing"] and node.run is not None]
-    return tuple(folder for folder in folders if read_curves(folder))
+    return tuple(folder for folder in folders if task_weight_curves(folder))

@@ -12,17 +12,22 @@ from deme.runs import say
 
 def run(config: dict[str, Any]) -> Path:
     """Draw the figure, write its numbers beside it as CSV, and return the picture's path."""
-    out = Path(config["out"])
+    out = Path(str(config["out"]))
     if out.suffix.lower() != ".png":
         raise BadConfig(f"out must name a .png file, got {config['out']}")
 
     from rich.console import Console
     from rich.table import Table
 
-    from deme.config import make, provide
+    from deme.config import make, provide, takes
     from deme.report.figures import png
 
-    analysis = provide(config["figure"], model=lambda: make(config["model"]), run=config["run"])
+    given = config["run"]
+    if given is not None and not isinstance(given, str):
+        raise BadConfig(f"run must be the directory of a run, got {given!r}")
+    if given is not None and "run" not in takes(config["figure"]):
+        raise BadConfig(f"figure={config['figure']['_target_'].split('.')[-1]} draws no run; leave out run=")
+    analysis = provide(config["figure"], model=lambda: make(config["model"]), run=given)
     files.write_bytes(out, png(analysis.figure))
     written = str(out)
     if analysis.table:

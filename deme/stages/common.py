@@ -15,6 +15,7 @@ from deme.models.unconditional import UnconditionalModel, load
 from deme.runs import Run
 from deme.sampling.routed import RoutedModel
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay float32
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -32,6 +33,8 @@ class Compute:
         compute = config["compute"]
         if compute["accelerator"] not in ("cpu", "gpu"):
             raise BadConfig(f"compute.accelerator must be cpu or gpu, got {compute['accelerator']!r}")
+        if compute["precision"] not in PRECISIONS:
+            raise BadConfig(f"compute.precision must be one of {', '.join(PRECISIONS)}, got {compute['precision']!r}")
         if compute["accelerator"] == "gpu" and not torch.cuda.is_available():
             raise BadConfig("compute.accelerator=gpu, but torch sees no GPU here\ntype: compute=cpu")
         if compute["threads"]:

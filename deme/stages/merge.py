@@ -5,7 +5,7 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.inputs import content_hash
+from deme.inputs import content_hash, found_weights
 from deme.runs import Run
 
 
@@ -20,7 +20,7 @@ def weights_of(config: dict[str, Any], search: Path | None, num_experts: int) ->
 
     given = config["merge"].get("weights")
     if search is not None:
-        given = files.read_json(search / "best.json")["weights"]
+        given = found_weights(search)
     elif given == "uniform":
         given = [1 / num_experts] * num_experts
     if not isinstance(given, list) or not all(isinstance(w, (int, float)) for w in given):

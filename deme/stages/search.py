@@ -46,7 +46,8 @@ def _search(run: Run) -> None:
                 f"  {run.path.name}: {number + 1}/{total} candidates, best {best['score']:.4f} at {best['weights']}, {left:.0f} s left"
             )
     best = min(stored, key=lambda row: row["score"])
-    files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"]})
+    ranges = [[expert.range.low, expert.range.high] for expert in experts]
+    files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"], "ranges": ranges})
     metric = run.config["metrics"]["name"]
     files.write_json(
         run.path / "metrics.json",

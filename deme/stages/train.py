@@ -17,7 +17,8 @@ def run(config: dict[str, Any]) -> Path:
 def _train(run: Run) -> None:
     from deme.config import bind, make
     from deme.stages.common import Compute, try_optimizer
-    from deme.stages.learner import method_of, range_of, ranges_of
+    from deme.stages.learner import method_of
+    from deme.stages.partition import affinity_forwards, range_of, ranges_of
     from deme.training.fit import Loop, fit
     from deme.training.module import DiffusionModule
 
@@ -81,7 +82,7 @@ def _train(run: Run) -> None:
 
         wandb.finish(tracker, {}, grid)
     images = images_per_step * config["num_steps"]
-    files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step})
+    files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step + affinity_forwards(run)})
     (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
 

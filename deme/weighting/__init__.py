@@ -12,6 +12,10 @@ LEAST_SNR, MOST_SNR = 1e-100, 1e100
 INFINITE = 1e50
 
 
+class Infinite(ValueError):
+    """A weight that cannot be trained with."""
+
+
 class Weighting(Protocol):
     """Maps SNR [..., T], positive and finite, to the weight of ||x0 - x0_hat||^2, same shape.
 
@@ -49,23 +53,25 @@ def timestep_weights(
 ) -> Tensor:
     """Return the weight of the network's own squared error for every timestep, [T] float64, finite and not negative.
 
-    `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises ValueError for weights that cannot
-    be trained with.
+    `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises ValueError, Infinite where there is a
+    weight without limit.
     """
     weight = prediction_weight(weighting, snr, prediction_type)
     name = type(weighting).__name__
     if weight.shape != snr.shape or not bool((weight >= 0).all()):
         raise ValueError(f"{name} must give one weight, not negative, per SNR; got {weight}")
     if max_weight is not None:
-        if not max_weight > 0:
-            raise ValueError(f"loss_weight.max must be positive, got {max_weight}")
+        if type(max_weight) not in (int, float) or not max_weight > 0:
+            raise ValueError(f"the largest weight must be a positive number, got {max_weight!r}")
         weight = weight.clamp_max(max_weight)
     infinite = (~torch.isfinite(weight)).nonzero().flatten().tolist()
     if infinite:
-        raise ValueError(
+        raise Infinite(
             f"{name} is infinite for {prediction_type} at t = {infinite[0]}, where the SNR is {float(snr[infinite[0]]):g}\n"
             "cap it: loss_weight.max=1000"
         )
+    if type(normalize) is not bool:
+        raise ValueError(f"normalize must be true or false, got {normalize!r}")
     mean = weight.mean()
     if normalize and mean == 0:
         raise ValueError(f"{name} is 0 at every timestep and cannot be normalised")

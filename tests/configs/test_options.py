@@ -9,7 +9,7 @@ from PIL import Image
 
 from deme.balancing import Balancing
 from deme.balancing.equal import Equal
-from deme.config import bind, compose_stage, groups, make, options, provide
+from deme.config import bind, compose_stage, groups, make, options, provide, takes
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.models import unconditional
@@ -19,7 +19,7 @@ from deme.ranges import TimestepRange, check_partition, uniform
 from deme.schedule import NoiseSchedule
 from deme.seeds import Rows, generator
 from deme.stages.common import Compute
-from deme.timesteps import StratifiedSampler
+from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
 
@@ -45,7 +45,8 @@ def build_model(spec):
 
 def method_of(spec):
     ranges = uniform(4, 1000)
-    offered = {"timesteps": StratifiedSampler(EVERYTHING, ranges), "ranges": ranges, "balancing": Equal(4)}
+    timesteps = StratifiedSampler(EVERYTHING, ranges) if "balancing" in takes(spec) else RangeSampler(EVERYTHING, 1000)
+    offered = {"timesteps": timesteps, "ranges": ranges, "balancing": Equal(4)}
     return provide(spec, weights=torch.ones(1000), batch_size=8, **offered)
 
 

@@ -48,13 +48,14 @@ def commands(experts):
     return {
         "train": ["train", "expert=1", "projection=blocks", "accumulate=2", *TINY_EXPERTS],
         "ant-uw": ["train", "method=ant", "balancing=uncertainty", "ranges.num_ranges=5", *TINY_TRAIN],
-        "ant-nash": ["train", *ANT_NASH],
+        "ant-nash": ["train", *ANT_NASH, "accumulate=2", "balancing.refresh_every=7"],
+        "ant-gradient": ["train", *ANT_NASH, "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=2048"],
         "evaluate": ["evaluate", "source=experts", given, *TINY_EVALUATE],
         "search": ["search", given, *TINY_SEARCH],
     }
 
 
-@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "evaluate", "search"])
+@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "search"])
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()

@@ -160,7 +160,7 @@ def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
 
 
 def test_task_weights_are_logged_and_drawn(smoke):
-    (run_dir,) = smoke.glob("runs/digits_smoke/train/ant_uw-*")
+    (run_dir,) = smoke.glob("runs/digits_smoke/train/ant_uncertainty-*")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["task_weight/2"] == pytest.approx(0.5 / 3)
     s = [line["log_variance/0"] for line in lines]
@@ -185,7 +185,7 @@ def test_the_curves_of_all_weightings_are_drawn(tmp_path):
     (snr_plus_one,) = [line for line in lines if line[0] == "snr_plus_one"]
     assert snr_plus_one[1] == "1312"
     assert snr_plus_one[-1] == "98.29%"
-    code, text = run(["analyze", "figure.show=[p2]", "figure.normalize=true", "model=digits_unet", "+seed=0"], tmp_path)
+    code, text = run(["analyze", "figure.show=[p2]", "figure.normalize=true", "model=digits_unet"], tmp_path)
     assert code == 0, text
     assert (tmp_path / "weightings.csv").read_text().splitlines()[1].startswith("p2,1,")
 
@@ -200,18 +200,36 @@ def test_a_sweep_over_weightings_by_hand(tmp_path):
     assert run(words, tmp_path)[1].count("done already") == 4
 
 
+def test_the_log_says_where_the_weight_lies_as_drawn(tmp_path):
+    code, text = run(["train", "method=ant", "ranges=log_snr", *TINY_EXPERTS[2:], "num_steps=1"], tmp_path)
+    assert code == 0, text
+    assert "loss weight of uniform timesteps: 22.10% in [0, 221)" in text
+    assert "loss weight of timesteps as drawn: 25.0" in text
+    (run_dir,) = tmp_path.glob("runs/scratch/train/*")
+    found = json.loads((run_dir / "weighting.json").read_text())
+    assert found["mass"] == pytest.approx([0.221, 0.301, 0.257, 0.221])
+    assert found["mass_as_drawn"] == pytest.approx([0.25] * 4, abs=1e-4)
+
+
 def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
     words = ["train", "method=ant", "balancing=pcgrad", "ranges=gradient", "ranges.num_ranges=3", "ranges.num_bins=5",
-             "ranges.num_images=64", *TINY_EXPERTS[2:]]  # fmt: skip
+             "ranges.num_images=2048", *TINY_EXPERTS[2:]]  # fmt: skip
     code, text = run(words, tmp_path)
     assert code == 0, text
-    assert text.count("measuring gradient affinity: 5 bins of timesteps, 64 images each") == 1
+    assert text.count("measuring gradient affinity: 5 bins of timesteps, 2048 images each") == 1
     (run_dir,) = tmp_path.glob("runs/scratch/train/*")
-    cosines = json.loads((run_dir / "affinity.json").read_text())
-    assert len(cosines) == 5
+    affinity = json.loads((run_dir / "affinity.json").read_text())
+    assert len(affinity["cosines"]) == len(affinity["reliability"]) == 5
+    assert "of 5 bins are known well enough" in (run_dir / "log.txt").read_text()
+    cost = json.loads((run_dir / "cost.json").read_text())["forwards"]
+    assert cost == 3 * 12 * 16 + 3 * 5 * 2048
     ranges = json.loads((run_dir / "weighting.json").read_text())["ranges"]
     assert len(ranges) == 3
     assert all(int(r.strip("[)").split(", ")[0]) % 200 == 0 for r in ranges)
+    code, text = run([*words, "ranges.num_images=8"], tmp_path)
+    assert code == 4
+    assert "the loss gradients are too noisy to find ranges" in text
+    assert "type: ranges.num_images=32 or more" in text
 
 
 def test_by_hand_the_same_runs_result(tmp_path):

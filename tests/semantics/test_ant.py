@@ -114,6 +114,17 @@ def test_equal_weights_and_equal_slices_are_plain_finetuning():
     torch.testing.assert_close(step_gradient(method, model, 12), step_gradient(plain, model, 12))
 
 
+def test_under_autocast_losses_and_weights_are_not_rounded():
+    model = tiny(num_timesteps=T)
+    method = ant(Uncertainty(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        (objective,) = method.losses(model, images().float(), rows()).values()
+    report = method.report()
+    assert objective.dtype == torch.float32
+    losses = torch.tensor([report[f"task_loss/{j}"] for j in range(3)])
+    assert not torch.equal(losses, losses.bfloat16().float())
+
+
 def test_a_loss_with_a_given_gradient_scales_and_accumulates():
     p = torch.zeros(3, requires_grad=True)
     gradient = torch.tensor([1.0, 2.0, 3.0])
@@ -156,7 +167,7 @@ def test_what_ant_cannot_do_is_said():
 
 
 @pytest.mark.parametrize(("n", "counts"), [(12, {3}), (13, {3, 4}), (15, {3, 4}), (4, {1}), (3, {0, 1})])
-def test_stratified_timesteps_share_the_batch_in_order(n, counts):
+def test_stratified_timesteps_share_the_batch_and_every_part_of_it(n, counts):
     ranges = from_boundaries([0, 2, 5, 11, 20], T)
     draw = StratifiedSampler(EVERYTHING, ranges)
     totals = [0] * 4
@@ -165,7 +176,8 @@ def test_stratified_timesteps_share_the_batch_in_order(n, counts):
         assert len(t) == n
         found = [sum(s in item for s in t) for item in ranges]
         owner = [next(j for j, item in enumerate(ranges) if s in item) for s in t]
-        assert owner == sorted(owner)
+        for start in range(n - 7):  # any 8 in a row, as one of several processes may get
+            assert set(owner[start : start + 8]) == {0, 1, 2, 3}
         assert set(found) <= counts
         totals = [a + b for a, b in zip(totals, found, strict=True)]
     assert max(totals) - min(totals) < 0.15 * sum(totals) / 4  # the remainder goes round

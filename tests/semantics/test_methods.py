@@ -88,7 +88,7 @@ def test_the_factor_of_the_church_weights_and_of_unequal_ranges():
     [
         ([0.5], 0.3, "1 numbers for 2 ranges"),
         ("best", 0.3, "must be 'uniform' or a list"),
-        ([1.0, -1.0], 0.3, "negative loss weight at t = 4"),
+        ([1.0, -1.0], 0.3, "a loss weight of -1.4 at t = 4"),
         ([0.5, 0.5], 3, "probability must lie in"),
     ],
 )

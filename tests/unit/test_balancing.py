@@ -78,26 +78,46 @@ def test_nash_agrees_with_torchjd(k):
 
 
 @pytest.mark.parametrize(
-    "gram",
+    "g",
     [
-        [[1.0, -1.0], [-1.0, 1.0]],
-        [[1e-8, -1.0], [-1.0, 1e8]],
-        [[1.0, -1 + 1e-11], [-1 + 1e-11, 1.0]],
-        [[2.0, -1.0, -1.0], [-1.0, 2.0, -1.0], [-1.0, -1.0, 2.0]],
+        [[1.0, 0.0], [-1.0, 0.0]],
+        [[1e-4, 0.0], [-1e4, 0.0]],
+        [[1.0, 0.0], [-1.0, 1e-6]],
+        [[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]],
+        [[1.0, 0.0], [0.0, 1.0], [-1.0, -0.2]],
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [-1.0, -0.2, 1e-5]],
     ],
 )
-def test_nash_of_opposed_gradients_is_capped_and_says_so(gram, caplog):
-    gram = torch.tensor(gram, dtype=torch.float64)
-    found = bargain(gram)
+def test_nash_of_gradients_that_cancel_is_capped_says_so_and_harms_nobody(g, caplog):
+    g = torch.tensor(g, dtype=torch.float64)
+    length = g.norm(dim=1)
+    found = bargain(g @ g.T)
     assert found.ridge > 0
     assert bool(torch.isfinite(found.alpha).all())
     assert bool((found.alpha > 0).all())
-    assert float((found.alpha * gram.diagonal().sqrt()).max()) <= LARGEST * (1 + 1e-12)
-    nash = NashMTL(len(gram))
+    assert float((found.alpha * length).max()) <= LARGEST * (1 + 1e-12)
+    assert found.residual < 1e-8
+    gain = (g @ (found.alpha @ g)) / length  # along each task's direction, where an uncapped solution has 1 / beta
+    assert float(gain.min()) > -1e-3
+    nash = NashMTL(len(g))
     for _ in range(2):
-        nash.observe(gram, generator())
-    assert [r.message.count("oppose each other: ridge") for r in caplog.records] == [1]
+        nash.observe(g @ g.T, generator())
+    (record,) = caplog.records
+    assert "task gradients depend on each other: ridge" in record.message
     assert nash.report()["nash/ridge"] == found.ridge
+
+
+def test_nash_of_equal_gradients_is_their_direction():
+    alpha = bargain(torch.full((3, 3), 4.0)).alpha
+    assert alpha.tolist() == pytest.approx([1 / (2 * math.sqrt(3))] * 3, rel=1e-6)
+
+
+def test_what_is_said_once_is_said_for_each_thing(caplog):
+    nash = NashMTL(2)
+    nash.observe(torch.diag(torch.tensor([1.0, 0.0])).double(), generator())
+    nash.observe(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).double(), generator())
+    assert ["1 tasks have no gradient" in r.message for r in caplog.records] == [True, False]
+    assert "ridge" in caplog.records[1].message
 
 
 def test_nash_without_some_gradients():
@@ -199,6 +219,32 @@ def test_uncertainty_objective_is_the_published_one():
     assert (group["lr"], group["weight_decay"]) == (0.025, 0.0)
     with pytest.raises(ValueError, match="lr must be positive"):
         Uncertainty(2, lr=0)
+
+
+def test_uncertainty_of_a_task_without_a_loss_stays_finite():
+    uncertainty = Uncertainty(2)
+    with torch.no_grad():
+        uncertainty.log_variance.copy_(torch.tensor([-1000.0, 0.0]))
+    objective = uncertainty.objective(torch.tensor([0.0, 1.0]))
+    objective.backward()
+    assert math.isfinite(objective.item())
+    assert bool(torch.isfinite(uncertainty.log_variance.grad).all())
+
+
+def test_learned_weights_are_trained_without_further_ado():
+    class Learned(Equal):
+        def __init__(self, num_tasks):
+            super().__init__(num_tasks)
+            self.raw = torch.nn.Parameter(torch.zeros(num_tasks))
+
+        def weights(self):
+            return self.raw.softmax(0)
+
+    learned = Learned(2)
+    (group,) = learned.groups()
+    learned.objective(torch.tensor([1.0, 3.0])).backward()
+    assert group["params"][0].grad.tolist() == pytest.approx([-0.5, 0.5])
+    assert Equal(2).groups() == []
 
 
 def test_equal_is_the_mean():

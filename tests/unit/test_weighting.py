@@ -129,7 +129,7 @@ def test_bad_weights_are_refused():
         timestep_weights(lambda snr: snr * torch.nan, LINEAR.snr, "epsilon")
     with pytest.raises(ValueError, match="unknown prediction type 'noise'"):
         timestep_weights(Constant(), LINEAR.snr, "noise")
-    with pytest.raises(ValueError, match="max must be positive"):
+    with pytest.raises(ValueError, match="largest weight must be a positive number"):
         timestep_weights(Constant(), LINEAR.snr, "epsilon", max_weight=0)
     with pytest.raises(ValueError, match="cannot be normalised"):
         timestep_weights(lambda snr: 0 * snr, LINEAR.snr, "epsilon", normalize=True)
