@@ -26,7 +26,7 @@ def task_weights(run: str | None) -> Analysis:
 
 def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
     """Return a panel per title, with the weights of its runs (one line per task and run, one colour per task)."""
-    figure = Figure(figsize=(6 * len(runs), 4))
+    figure = Figure(figsize=(6 * len(runs), 4.3))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for panel, (title, folders) in zip(panels, runs.items(), strict=True):
         for number, folder in enumerate(folders):
@@ -35,7 +35,7 @@ def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
         panel.set_yscale("log")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
-        panel.legend(fontsize=8, frameon=False)
+        panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4)
     panels[0].set_ylabel("weight of the task's loss")
     figure.tight_layout()
     return figure
