@@ -22,8 +22,9 @@ class ProgressLines(pl.Callback):
         step, total = trainer.global_step, trainer.max_steps
         if step % max(1, total // 10) == 0 and step > self._begin[0]:
             each = (time.monotonic() - self._begin[1]) / (step - self._begin[0])
-            losses = ", ".join(f"{k} {float(v):.4f}" for k, v in trainer.logged_metrics.items() if k.startswith("loss"))
-            print(f"  {self.name}: step {step}/{total}, {losses}, {each * (total - step):.0f} s left", flush=True)
+            losses = [f"{k} {float(v):.4f}" for k, v in trainer.logged_metrics.items() if k.startswith("loss")]
+            parts = [f"step {step}/{total}", *losses, f"{each * (total - step):.0f} s left"]
+            print(f"  {self.name}: {', '.join(parts)}", flush=True)
 
 
 def progress(name: str) -> pl.Callback:
