@@ -10,6 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme import signals
 from deme.files import atomic
+from deme.training.jsonl_logger import JsonlLogger
 from deme.training.module import DiffusionModule
 
 
@@ -22,11 +23,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SaveLast(pl.Callback):
-    """Save `path` every `every` optimizer steps; on a stop signal save at once and end training."""
+    """Save `path` every `every` optimizer steps; on a stop signal save at once and end training.
 
-    def __init__(self, path: Path, every: int) -> None:
+    Lightning logs a step after these hooks. What the step logged is written to the curve first: a run killed in between
+    would go on after it without its line.
+    """
+
+    def __init__(self, path: Path, every: int, curve: JsonlLogger, log_every: int) -> None:
         self.path = path
         self.every = every
+        self.curve = curve
+        self.log_every = log_every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has put its own handlers in front of ours by now; ours stop cleanly at the next step.
@@ -40,6 +47,9 @@ class SaveLast(pl.Callback):
             return  # gradients of an unfinished step are in no checkpoint
         stop = signals.pending() is not None
         if (stop or trainer.global_step % self.every == 0) and trainer.global_step < trainer.max_steps:
+            if trainer.global_step % self.log_every == 0:
+                values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+                self.curve.log_metrics(values, trainer.global_step - 1)
             trainer.save_checkpoint(self.path)
         if stop:
             trainer.should_stop = True

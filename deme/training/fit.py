@@ -52,7 +52,11 @@ def fit(
     with warnings.catch_warnings():
         for text in (".*num_workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):  # Lightning's, about itself
             warnings.filterwarnings("ignore", text)
-        trainer = make_trainer(loop, [curve, *loggers], [SaveLast(checkpoint, loop.checkpoint_every), progress(name)])
+        trainer = make_trainer(
+            loop,
+            [curve, *loggers],
+            [SaveLast(checkpoint, loop.checkpoint_every, curve, loop.log_every), progress(name)],
+        )
         batches = StepBatches(
             len(images),
             loop.batch_size,

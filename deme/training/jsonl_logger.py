@@ -15,6 +15,7 @@ class JsonlLogger(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
+        self._last: int | None = None
 
     @property
     def name(self) -> str:
@@ -26,7 +27,8 @@ class JsonlLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {name: value for name, value in metrics.items() if name != "epoch"}
-        if row:
+        if row and step != self._last:  # a step has one line
+            self._last = step
             append_line(self.path, json.dumps({"step": step, **row}))
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
