@@ -17,13 +17,16 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "merge": "put experts back together in parameter space",
     "search": "look for merge weights",
     "evaluate": "generate images from seeds and measure them",
-    "sample": "draw a grid of images: deme sample run=<dir> num_images=64",
+    "sample": "draw a grid of images of one or several models: deme sample run=<dir> num_images=64",
+    "stats": "statistics of real images that evaluations are compared to",
+    "verify": "audit an evaluation: make 64 of its images and its numbers again: deme verify run=<dir>",
     "analyze": "draw a figure: deme analyze figure=weightings",
 }
-COMMANDS = {  # verbs that take a suite, experiments/<table> or a .yaml file, or nothing
+COMMANDS = {  # verbs that take a suite (experiments/<table> or a .yaml file), two evaluations, or nothing
     "plan": "what a table needs: what is done, missing or stale, its cost, its power",
     "reproduce": "run what is missing, then write the table",
     "table": "write the table of what is there",
+    "compare": "two evaluations, paired: deme compare <run> <run>, or <run>,<run>,... for several seeds each",
     "doctor": "versions, devices, optional parts, self test",
 }
 EXAMPLES = """examples:
@@ -33,7 +36,7 @@ EXAMPLES = """examples:
   deme train experiment=digits/finetune seed=1 optimizer.lr=1e-4
   deme train --cfg job experiment=digits/deme      show the configuration
 
-After train, merge, search, evaluate, sample and analyze everything is ordinary Hydra: overrides, -m sweeps, --config-dir, --cfg job.
+Every verb in the upper half is ordinary Hydra: overrides, -m sweeps, --config-dir, --cfg job.
 The same command resumes what was interrupted and skips what is done. debug=true shows tracebacks.
 exit codes: 0 done, 1 bug, 2 bad config, 3 missing input, 4 the work failed, 74 disk, 75 stopped (run again), 130 Ctrl-C"""
 
@@ -76,7 +79,8 @@ def usage() -> str:
         "usage: deme <verb> ...",
         "",
     ]
-    lines += [f"  {verb:<10} {text}" for verb, text in {**STAGES, **COMMANDS}.items()]
+    lines += [f"  {verb:<10} {text}" for verb, text in STAGES.items()]
+    lines += ["", *(f"  {verb:<10} {text}" for verb, text in COMMANDS.items())]
     return "\n".join([*lines, "", EXAMPLES])
 
 

@@ -86,6 +86,11 @@ def provide(spec: Mapping[str, Any], **offered: Any) -> Any:
     return make(spec, **{name: value for name, value in offered.items() if name in takes(spec) and name not in spec})
 
 
+def chosen(specs: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Return the options of a mapping of options that are not null."""
+    return {name: spec for name, spec in (specs or {}).items() if spec}
+
+
 def takes(spec: Mapping[str, Any]) -> set[str]:
     """Return the names of the arguments that the `_target_` of a config takes. Raises BadConfig for a key it doesn't."""
     return set(_parameters(spec, bind(spec)).parameters)

@@ -39,8 +39,11 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open `path` for writing; it appears whole when the block ends and not at all when the block raises."""
+def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Open `path` for writing; it appears whole when the block ends and not at all when the block raises.
+
+    `sync`: wait until the disk has it, so that it is whole after a power cut, too.
+    """
     partial = temporary(path)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +51,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             with open(partial, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if sync:
+                    os.fsync(file.fileno())
             partial.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -56,9 +60,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with atomic(path) as file:
+    with atomic(path, sync) as file:
         file.write(data)
 
 
@@ -141,21 +145,41 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 
     `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call waits.
     """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+")  # noqa: SIM115 (closed below)
-    with handle:
+    with _lock_file(path) as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
             waiting(handle.read().strip() or "another process")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        handle.seek(0)
-        handle.truncate()
-        handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        handle.flush()
+        _sign(handle)
         yield
+
+
+@contextlib.contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Hold the lock of `locked` for the block if nobody else does; yield whether it is held."""
+    with _lock_file(path) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        _sign(handle)
+        yield True
+
+
+def _lock_file(path: Path) -> IO[str]:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+")
+
+
+def _sign(handle: IO[str]) -> None:
+    handle.seek(0)
+    handle.truncate()
+    handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+    handle.flush()
 
 
 def is_locked(path: Path) -> bool:

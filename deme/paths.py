@@ -1,11 +1,14 @@
-"""Where things are: locators of shipped files, the Hydra tree. Standard library only."""
+"""Where things are: locators of shipped files, of models on the Hugging Face Hub, the Hydra tree."""
 
+import contextlib
 from pathlib import Path
 
 from deme.errors import MissingInput, did_you_mean
 
 PACKAGE = Path(__file__).parent
 ASSET = "asset:"
+HUB = "hub:"
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 
 
 def conf_dir() -> Path:
@@ -15,7 +18,13 @@ def conf_dir() -> Path:
 
 
 def locate(path: str) -> Path:
-    """Return the place that `path` names; "asset:NAME" names a file shipped with the package. Raise MissingInput."""
+    """Return the place that `path` names. Raise MissingInput.
+
+    "asset:NAME" names a file shipped with the package, "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION" a model on the Hugging Face
+    Hub, downloaded unless it is in the Hub's cache: the only names that reach for the network.
+    """
+    if path.startswith(HUB):
+        return _from_hub(path)
     if path.startswith(ASSET):
         place = PACKAGE / "assets" / path.removeprefix(ASSET)
         if not place.exists():
@@ -28,3 +37,27 @@ def locate(path: str) -> Path:
     if not place.exists():
         raise MissingInput(f"{path} does not exist (looked in {Path.cwd()})")
     return place
+
+
+def _from_hub(path: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = path.removeprefix(HUB).partition("@")
+
+    def snapshot(local_files_only: bool) -> Path:
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=HUB_FILES, local_files_only=local_files_only
+            )
+        )
+
+    with contextlib.suppress(Exception):  # not in the cache
+        return snapshot(local_files_only=True)
+    try:
+        return snapshot(local_files_only=False)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MissingInput(
+            f"{path} is not in the Hub's cache and cannot be downloaded: {reason}\n"
+            f"where there is a network, type: hf download {name}; then copy the folder and give its path"
+        ) from error

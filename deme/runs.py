@@ -44,11 +44,13 @@ LEAST = {
     "progress.checkpoint_every": 1,
     "progress.log_every": 1,
     "progress.num_workers": 0,
+    "progress.processes": 1,
+    "metrics.nearest_k": 1,
     "progress.preview.num_images": 1,
     "progress.preview.num_inference_steps": 1,
     "sampler.num_inference_steps": 1,
 }
-OPTIONAL = ("seed", "compute.threads")
+OPTIONAL = ("seed", "compute.threads", "metrics.nearest_k")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -103,23 +105,32 @@ class Run:
                     "move it away, or choose another place: paths.runs=<dir>"
                 )
 
-    def execute(self, work: Callable[["Run"], None]) -> Path:
-        """Do the run's work, unless it is done; return the run directory."""
+    def execute(self, work: Callable[["Run"], None], meanwhile: Callable[["Run"], None] | None = None) -> Path:
+        """Do the run's work, unless it is done; return the run directory.
+
+        If another process is doing it: do `meanwhile`, if given, then wait for the other.
+        """
         if self.done:
             say(f"done already: {self.path}")
         else:
-            with self.owned() as open_work:
+            with self.owned(meanwhile) as open_work:
                 if open_work:
                     work(self)
         return self.path
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[bool]:
+    def owned(self, meanwhile: Callable[["Run"], None] | None = None) -> Iterator[bool]:
         """Own the run for the block, waiting for another process that does; yield whether work is left to do.
 
         The state is `running` in the block; after it `done`, or `preempted` or `failed` with the error.
         """
-        with files.locked(self.path / ".lock", lambda owner: say(f"{owner} is working on {self.path}; waiting for it")):
+
+        def waiting(owner: str) -> None:
+            say(f"{owner} is working on {self.path}; {'working with it' if meanwhile else 'waiting for it'}")
+            if meanwhile is not None:
+                meanwhile(self)
+
+        with files.locked(self.path / ".lock", waiting):
             if self.done:
                 yield False
                 return
@@ -201,6 +212,12 @@ def say(text: str) -> None:
 
 def _seal(identity: str, body: str) -> str:
     return f"# deme run {identity}, frozen as {files.sha256_text(body)}"
+
+
+def is_sealed(file: Path) -> bool:
+    """Whether a frozen config.yaml is as its first line says, which names the hash of the rest."""
+    head, _, body = file.read_text().partition("\n")
+    return head.startswith("# deme run ") and head.endswith(f", frozen as {files.sha256_text(body)}")
 
 
 def slug(config: Mapping[str, Any]) -> str:

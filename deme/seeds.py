@@ -40,6 +40,6 @@ class Rows:
         return (torch.rand(self.total, generator=self.generator) < probability)[self.start : self.stop]
 
 
-def image_noise(seed: int, first: int, count: int, shape: Sequence[int]) -> Tensor:
-    """Return the initial noise of images first .. first + count - 1, [count, *shape]; image i follows from (seed, i)."""
-    return torch.stack([torch.randn(tuple(shape), generator=generator("image", seed, first + i)) for i in range(count)])
+def image_generator(seed: int, index: int) -> Generator:
+    """Return the generator of image `index`: its initial noise, then the noise of its sampling steps."""
+    return generator("image", seed, index)

@@ -1,7 +1,7 @@
 """Figures for `deme analyze`: one file and one option file each.
 
-A figure is a function that takes by name what it needs of `model` (loaded on call) and `run` (a run directory), and the keys
-of its option file.
+A figure is a function that takes by name what it needs of `model`, `data` and `extractors` (made on call), `cache` (a folder) and
+`run` (a run directory), and the keys of its option file.
 """
 
 from dataclasses import dataclass, field

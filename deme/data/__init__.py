@@ -1,5 +1,7 @@
 """Data sets of images: what a training set is, and how many images it holds."""
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,11 +9,16 @@ from torch import Tensor
 
 
 class Images(Protocol):
-    """A finite set of uint8 images [C, H, W], read in batches of indices."""
+    """A finite set of uint8 images [C, H, W], read in batches of indices.
+
+    `content_hash` is a sha256 of all that the images follow from: statistics of them are kept under it.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitems__(self, indices: list[int]) -> Tensor: ...
+
+    def content_hash(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,38 @@ class InMemoryImages:
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         return self.pixels[indices]
+
+    def content_hash(self) -> str:
+        return _sha256(str(tuple(self.pixels.shape)), self.pixels.numpy().tobytes())
+
+
+class SomeImages:
+    """Images `indices` of another set."""
+
+    def __init__(self, images: Images, indices: Sequence[int]) -> None:
+        self.images, self.indices = images, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.images.__getitems__([self.indices[i] for i in indices])
+
+    def content_hash(self) -> str:
+        return _sha256(self.images.content_hash(), repr(self.indices))
+
+
+def _sha256(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def batches(images: Images, size: int, indices: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the images `indices` as uint8 batches [<= size, C, H, W]."""
+    for start in range(0, len(indices), size):
+        yield images.__getitems__(list(indices[start : start + size]))
 
 
 def every(images: Images) -> Tensor:

@@ -1,5 +1,8 @@
 """Any folder of images, read from disk as needed."""
 
+import contextlib
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +11,21 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from deme.data import ImageData
-from deme.errors import BadConfig, WorkFailed
+from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.files import sha256, sha256_text
 from deme.paths import locate
 from deme.seeds import generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(file) as opened:
+            yield opened
+    except (UnidentifiedImageError, OSError) as error:
+        raise WorkFailed(f"{file} is not an image that can be read: {error}\nmove it out of the folder") from error
 
 
 class ImageFiles:
@@ -28,11 +41,8 @@ class ImageFiles:
 
     def read(self, file: Path) -> Tensor:
         """Return one image, uint8 [channels, size, size]."""
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("L" if self.channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise WorkFailed(f"{file} is not an image that can be read: {error}\nmove it out of the folder") from error
+        with _opened(file) as opened:
+            image = opened.convert("L" if self.channels == 1 else "RGB")
         if min(image.size) != self.size:
             scale = self.size / min(image.size)
             width, height = (max(self.size, round(side * scale)) for side in image.size)
@@ -43,6 +53,49 @@ class ImageFiles:
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         return torch.stack([self.read(self.files[index]) for index in indices])
+
+    def content_hash(self) -> str:
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        crop = f"shorter side bicubic to {self.size}, centre crop, {self.channels} channels"
+        return sha256_text("\n".join([crop, *(sha256(file) for file in self.files)]))
+
+
+class ImagesAsTheyAre(ImageFiles):
+    """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W], grey if the first is grey."""
+
+    def __init__(self, files: list[Path]) -> None:
+        with _opened(files[0]) as first:
+            self.expected = first.size
+            channels = 1 if first.mode in ("1", "L", "I;16", "LA") else 3
+        super().__init__(files, min(self.expected), channels)
+
+    def read(self, file: Path) -> Tensor:
+        """Return one image. Raises BadConfig for one of another size."""
+        with _opened(file) as opened:
+            image = opened.convert("L" if self.channels == 1 else "RGB")
+        if image.size != self.expected:
+            raise BadConfig(
+                f"{file} has {image.width} x {image.height} pixels, {self.files[0]} {self.expected[0]} x {self.expected[1]}\n"
+                "generated images are measured as they are: give a folder of images of one size"
+            )
+        pixels = np.asarray(image).reshape(image.height, image.width, self.channels)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted by path. Raises MissingInput if there are none."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise MissingInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+    return files
+
+
+def folder_as_it_is(folder: Path) -> ImagesAsTheyAre:
+    """Return the images below a folder for measuring them. Raises MissingInput for an empty one."""
+    return ImagesAsTheyAre(image_files(folder))
 
 
 def load_image_folder(
@@ -56,7 +109,7 @@ def load_image_folder(
         raise BadConfig(f"data.channels must be 1 (grey) or 3 (RGB), got {channels}")
     if not 0 < held_out_fraction < 1:
         raise BadConfig(f"data.held_out_fraction must lie strictly between 0 and 1, got {held_out_fraction}")
-    files = sorted(p for p in locate(path).rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = image_files(locate(path))
     num_held = round(held_out_fraction * len(files))
     if num_held < 2 or num_held > len(files) - 2:
         raise BadConfig(

@@ -22,6 +22,10 @@ class Triples:
     t: Tensor
     eps: Tensor
 
+    def of(self, rows: list[int]) -> "Triples":
+        """Return the triples of some of the images."""
+        return Triples(self.x0[rows], self.t[:, :, rows], self.eps[:, :, rows])
+
 
 def fixed_triples(images: Images, ranges: Sequence[TimestepRange], draws: int, seed: int) -> Triples:
     """Draw `draws` timesteps per image and range; they depend on the seed and the shapes alone."""

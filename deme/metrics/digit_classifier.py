@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from deme import tensors
+from deme import files
 from deme.data import to_float
 from deme.errors import BadConfig
-from deme.paths import locate
+from deme.metrics.features import read_weights, weights_file
 from deme.seeds import generator
 
 
@@ -38,16 +38,28 @@ class DigitFeatures:
     """Map uint8 images [B, 1, 8, 8] to float32 features [B, 64] with a saved classifier."""
 
     name = "digit classifier, 64 penultimate activations"
+    suffix = "digits"
+    frechet_name = "fd_digits"
+    dimension = 64
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, sha256: str | None = None) -> None:
+        place = weights_file(path, sha256)
+        self.weights = files.sha256(place)
         self.classifier = DigitClassifier().eval()
-        self.classifier.load_state_dict(tensors.TensorFile(locate(path)).read_all())
+        self.classifier.load_state_dict(read_weights(place))
+        self.device = "cpu"
+
+    def to(self, device: str) -> "DigitFeatures":
+        """Move the classifier to a device and return self."""
+        self.classifier.to(device)
+        self.device = device
+        return self
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[1:]) != (1, 8, 8):
             raise BadConfig(f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss")
-        return self.classifier.body(to_float(pixels))
+        return self.classifier.body(to_float(pixels.to(self.device))).cpu()
 
 
 def train_classifier(pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500) -> DigitClassifier:

@@ -7,7 +7,7 @@ from torch import Tensor
 class Statistics:
     """Streaming mean [d] and unbiased covariance [d, d] (as numpy.cov), mergeable across shards.
 
-    Sums are taken about the first batch's mean, so that large offsets do not cancel digits away.
+    Sums are taken about each batch's mean, so that large offsets do not cancel digits away.
     """
 
     def __init__(self) -> None:
@@ -15,34 +15,50 @@ class Statistics:
         self._mean: Tensor | None = None
         self._scatter: Tensor | None = None
 
+    @classmethod
+    def given(cls, count: int, mean: Tensor, covariance: Tensor) -> "Statistics":
+        """Return the statistics with these values. Raises ValueError unless they fit together and are finite."""
+        d = len(mean)
+        if mean.shape != (d,) or covariance.shape != (d, d):
+            raise ValueError(
+                f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} do not fit together"
+            )
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+            raise ValueError("the statistics hold NaN or infinite values")
+        statistics = cls()
+        statistics.count = count
+        statistics._mean, statistics._scatter = mean.double(), covariance.double() * (count - 1)
+        return statistics
+
     def update(self, features: Tensor, weights: Tensor | None = None) -> "Statistics":
-        """Add a batch [n, d]; `weights` [n] count each row that many times. Raises ValueError for NaN."""
+        """Add a batch [n, d]; `weights` [n] count each row that many times. Raises ValueError for NaN or another d."""
         batch = features.detach().double()
         if not bool(torch.isfinite(batch).all()):
             raise ValueError("features hold NaN or infinite values; the images or the extractor are damaged")
-        rows = torch.ones(len(batch), dtype=torch.float64) if weights is None else weights.double()
         other = Statistics()
-        other.count = int(rows.sum())
+        other.count = len(batch) if weights is None else int(weights.sum())
         if other.count:
-            other._mean = rows @ batch / other.count
+            rows = None if weights is None else weights.to(batch).unsqueeze(1)
+            other._mean = batch.mean(0) if rows is None else (rows * batch).sum(0) / other.count
             centred = batch - other._mean
-            other._scatter = (centred * rows[:, None]).T @ centred
+            other._scatter = (centred if rows is None else centred * rows).T @ centred
         return self.merge(other)
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Add the statistics of other images (Chan et al. 1979) and return self."""
+        """Add the statistics of other images (Chan et al. 1979) and return self. Raises ValueError for another d."""
         if other.count == 0:
             return self
         assert other._mean is not None
         assert other._scatter is not None
         if self._mean is None or self._scatter is None:
             self._mean, self._scatter = other._mean, other._scatter
+        elif len(self._mean) != len(other._mean):
+            raise ValueError(f"features of {len(other._mean)} numbers cannot join those of {len(self._mean)}")
         else:
             total = self.count + other.count
             delta = other._mean - self._mean
-            self._scatter = (
-                self._scatter + other._scatter + torch.outer(delta, delta) * (self.count * other.count / total)
-            )
+            self._scatter = self._scatter + other._scatter
+            self._scatter.addr_(delta, delta, alpha=self.count * other.count / total)
             self._mean = self._mean + delta * (other.count / total)
         self.count += other.count
         return self

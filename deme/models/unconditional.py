@@ -52,6 +52,18 @@ class UnconditionalModel(nn.Module):
         if self.projections is None:
             self.projections = add_projections(self.unet)
 
+    def read_weights(self, folder: Path) -> None:
+        """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
+        place = _unet_folder(folder)
+        _load_into(self.unet, tensors.TensorFile(place / Path(UNET).name))
+        projections = place / Path(PROJECTIONS).name
+        if projections.is_file() != (self.projections is not None):
+            raise WorkFailed(
+                f"{folder} {'has' if projections.is_file() else 'has no'} channel projections, unlike the model it is read into"
+            )
+        if self.projections is not None:
+            _load_into(self.projections, tensors.TensorFile(projections))
+
     def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`."""
 
@@ -93,7 +105,9 @@ def _load_into(module: nn.Module, file: tensors.TensorFile) -> None:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
         raise WorkFailed(f"{file.path} does not fit its config.json: {len(wrong)} tensors differ, first {shown}")
-    module.load_state_dict(file.read_all())
+    with torch.no_grad():
+        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
+            value.copy_(file.read(name))
 
 
 def load(path: str) -> UnconditionalModel:
@@ -102,7 +116,7 @@ def load(path: str) -> UnconditionalModel:
     The noise schedule is the checkpoint's own (METHOD 1.1). Raises MissingInput, WorkFailed (damaged, NaN, other shapes).
     """
     folder = locate(path)
-    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    unet_folder = _unet_folder(folder)
     schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
     if not (unet_folder / "config.json").is_file() or not schedulers:
         raise MissingInput(
@@ -112,15 +126,15 @@ def load(path: str) -> UnconditionalModel:
     config = read_json(unet_folder / "config.json")
     if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
         raise BadConfig(f"{path} holds a {config['_class_name']}; model=diffusers takes a UNet2DModel")
-    unet = UNet2DModel.from_config(config)
-    _load_into(unet, tensors.TensorFile(unet_folder / Path(UNET).name))
-    model = UnconditionalModel(unet, read_json(schedulers[0] / "scheduler_config.json"))
-    projections = unet_folder / Path(PROJECTIONS).name
-    if projections.is_file():
+    model = UnconditionalModel(UNet2DModel.from_config(config), read_json(schedulers[0] / "scheduler_config.json"))
+    if (unet_folder / Path(PROJECTIONS).name).is_file():
         model.add_projections()
-        assert model.projections is not None
-        _load_into(model.projections, tensors.TensorFile(projections))
-    return model.float().eval()
+    model.read_weights(folder)
+    return model.eval()
+
+
+def _unet_folder(folder: Path) -> Path:
+    return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def build(unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0) -> UnconditionalModel:

@@ -16,16 +16,24 @@ COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
 
 def sample_grids(rows: Sequence[Row]) -> Figure:
     """Return a figure with the first images of every measured row; all models start from the same noise."""
-    shown = [(row.label, row.grid) for row in rows if row.grid is not None]
+    shown = []
+    for row in rows:
+        if row.grid is not None:
+            with Image.open(row.grid) as image:
+                shown.append((row.label, image.copy()))
+    return labelled(shown)
+
+
+def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
+    """Return a figure of pictures under their labels, four to a line."""
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     figure = Figure(figsize=(2.9 * columns, 3.2 * lines))
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (label, grid) in zip(axes.flat, shown, strict=False):
-        with Image.open(grid) as image:
-            axis.imshow(image.copy(), cmap="gray", interpolation="nearest")
+    for axis, (label, image) in zip(axes.flat, shown, strict=False):
+        axis.imshow(image, cmap="gray", interpolation="nearest")
         axis.set_title(textwrap.fill(label, 36), fontsize=8)
     figure.tight_layout()
     return figure

@@ -109,7 +109,7 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
     if not values:
         return None
     about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
-    others = {cell: one for cell, one in base.items() if metric in one["metrics"]}
+    others = {cell: one for cell, one in base.items() if metric in one["replicates"]}
     difference = (
         paired_difference(
             values,
@@ -117,7 +117,7 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
             {cell: results[cell]["replicates"][metric] for cell in values},
             {cell: one["replicates"][metric] for cell, one in others.items()},
         )
-        if "std" not in about
+        if "std" not in about and all(metric in results[cell]["replicates"] for cell in values)
         else None
     )
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))

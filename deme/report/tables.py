@@ -45,7 +45,8 @@ def _verdict(difference: Difference) -> str:
     return difference.verdict + (" (1 seed)" if claim and difference.num_finetune_seeds == 1 else "")
 
 
-def _difference_cells(difference: Difference | None, places: int) -> list[str]:
+def difference_cells(difference: Difference | None, places: int) -> list[str]:
+    """Return a difference with its interval, and its verdict; empty texts where there is none."""
     if difference is None:
         return ["", ""]
     d = difference
@@ -59,7 +60,7 @@ def _number_cells(number: Number) -> list[str]:
         value += f" ± {number.std:.{places}f}"
     if number.num_values > 1:
         value += f" (n={number.num_values})"
-    return [value, *_difference_cells(number.difference, places)]
+    return [value, *difference_cells(number.difference, places)]
 
 
 def comparison_cells(suite: Suite, rows: Sequence[Row], compared: Comparison) -> list[str]:
@@ -67,7 +68,7 @@ def comparison_cells(suite: Suite, rows: Sequence[Row], compared: Comparison) ->
     texts = [compared.label, compared.other]
     for metric in suite.spec["metrics"]:
         mean = next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
-        texts += _difference_cells(compared.differences[metric], digits_for(mean))
+        texts += difference_cells(compared.differences[metric], digits_for(mean))
     return texts
 
 
@@ -91,7 +92,8 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         )
         if about:
             lines.append(
-                f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; lower is better."
+                f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; "
+                f"{about['better']} is better."
             )
     seeds = suite.spec["finetune_seeds"]
     lines += [

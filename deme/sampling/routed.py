@@ -1,5 +1,6 @@
 """Sample from unmerged experts: at timestep t the expert of t's range answers (paper eq. 7)."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +20,14 @@ class RoutedModel:
             raise ValueError(f"{len(networks)} experts for {len(ranges)} ranges")
         self.networks = networks
         self.ends = torch.tensor([item.high for item in ranges])
+
+    def segments(self, timesteps: Sequence[int]) -> list[list[int]]:
+        """Split a sampler's timesteps where the expert changes, in their order."""
+        owners = torch.bucketize(torch.tensor(timesteps), self.ends, right=True).tolist()
+        return [
+            [t for t, _ in run]
+            for _, run in itertools.groupby(zip(timesteps, owners, strict=True), lambda pair: pair[1])
+        ]
 
     def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the prediction for `x_t` [B, ...] at timesteps `t` [B]; images of one range go through in one batch."""

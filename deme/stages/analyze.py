@@ -21,13 +21,21 @@ def run(config: dict[str, Any]) -> Path:
 
     from deme.config import make, provide, takes
     from deme.report.figures import png
+    from deme.stages.extractors import cache_of, extractors_of
 
     given = config["run"]
     if given is not None and not isinstance(given, str):
         raise BadConfig(f"run must be the directory of a run, got {given!r}")
     if given is not None and "run" not in takes(config["figure"]):
         raise BadConfig(f"figure={config['figure']['_target_'].split('.')[-1]} draws no run; leave out run=")
-    analysis = provide(config["figure"], model=lambda: make(config["model"]), run=given)
+    analysis = provide(
+        config["figure"],
+        model=lambda: make(config["model"]),
+        run=given,
+        data=lambda: make(config["data"]),
+        extractors=lambda: extractors_of(config),
+        cache=cache_of(config),
+    )
     files.write_bytes(out, png(analysis.figure))
     written = str(out)
     if analysis.table:

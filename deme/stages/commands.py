@@ -1,4 +1,4 @@
-"""The verbs that take a suite or nothing: words of the command line to calls."""
+"""The verbs that take a suite, two evaluations or nothing: words of the command line to calls."""
 
 from pathlib import Path
 
@@ -6,11 +6,13 @@ from deme.errors import BadConfig, did_you_mean
 
 
 def run(verb: str, words: list[str]) -> int:
-    """Run plan, reproduce, table or doctor and return the exit code."""
+    """Run plan, reproduce, table, compare or doctor and return the exit code."""
     if "-h" in words or "--help" in words:
         from deme.cli import COMMANDS
 
-        takes = "" if verb == "doctor" else " <experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>]"
+        takes = {"doctor": "", "compare": " <run>[,<run>...] <run>[,<run>...]"}.get(
+            verb, " <experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>]"
+        )
         print(f"usage: deme {verb}{takes}\n\n{COMMANDS[verb]}")
         return 0
     if verb == "doctor":
@@ -19,6 +21,15 @@ def run(verb: str, words: list[str]) -> int:
         if words:
             raise BadConfig(f"deme doctor takes no arguments, got: {' '.join(words)}")
         return doctor.run()
+    if verb == "compare":
+        from deme.stages import compare
+
+        if len(words) != 2:
+            raise BadConfig(
+                f"deme compare takes two evaluations, got {len(words)}\n"
+                "type: deme compare <run> <run>, or <run>,<run>,... twice for several seeds each"
+            )
+        return compare.run(*(word.split(",") for word in words))
     options = {"runs": "runs", "jobs": "1"}
     places = []
     for word in words:

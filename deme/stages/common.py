@@ -11,11 +11,12 @@ from torch import Tensor
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.merging.plan import Expert, order_experts
+from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
 from deme.runs import Run
 from deme.sampling.routed import RoutedModel
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # weights stay float32
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
 Network = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -26,10 +27,14 @@ class Compute:
     accelerator: str
     precision: str
     device: str
+    compile: bool = False
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> "Compute":
-        """Read the `compute` group and set the number of threads. Raises BadConfig for a GPU that is not there."""
+    def of(cls, config: dict[str, Any], rank: int = 0) -> "Compute":
+        """Read the `compute` group and set the number of threads; process `rank` of several has a GPU of its own.
+
+        Raises BadConfig for a GPU that is not there.
+        """
         compute = config["compute"]
         if compute["accelerator"] not in ("cpu", "gpu"):
             raise BadConfig(f"compute.accelerator must be cpu or gpu, got {compute['accelerator']!r}")
@@ -39,7 +44,23 @@ class Compute:
             raise BadConfig("compute.accelerator=gpu, but torch sees no GPU here\ntype: compute=cpu")
         if compute["threads"]:
             torch.set_num_threads(compute["threads"])
-        return cls(compute["accelerator"], compute["precision"], "cuda" if compute["accelerator"] == "gpu" else "cpu")
+        device = f"cuda:{rank % torch.cuda.device_count()}" if compute["accelerator"] == "gpu" else "cpu"
+        return cls(compute["accelerator"], compute["precision"], device, bool(compute["compile"]))
+
+    def network(self, model: torch.nn.Module) -> Network:
+        """Return the model as a network that samples: compiled if asked for, run in the asked precision, answering in float32."""
+        if self.compile:
+            model.compile()
+        dtype = PRECISIONS[self.precision]
+        if dtype is None:
+            return model
+
+        def cast(x_t: Tensor, t: Tensor) -> Tensor:
+            with torch.autocast(self.device.partition(":")[0], dtype):
+                prediction: Tensor = model(x_t, t)
+            return prediction.float()
+
+        return cast
 
 
 def try_optimizer(factory: Callable[..., Any]) -> None:
@@ -55,10 +76,21 @@ def experts_of(run: Run) -> tuple[Expert, ...]:
     return order_experts([weights_folder(path) for path in run.inputs["experts"]])
 
 
-def routed(experts: Sequence[Expert], device: str) -> tuple[UnconditionalModel, Network]:
-    """Return the first expert's model (for its schedule and shapes) and the network that routes by timestep."""
-    models = [load(str(expert.folder)).to(device) for expert in experts]
-    return models[0], RoutedModel(models, [expert.range for expert in experts], experts[0].num_timesteps)
+def routed(experts: Sequence[Expert], compute: Compute) -> tuple[UnconditionalModel, Network]:
+    """Return the live model (for its schedule and shapes) and the network that routes by timestep.
+
+    One expert is in memory at a time.
+    """
+    swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
+    answer = compute.network(swapped.model)
+    networks = swapped.networks(answer)
+    return swapped.model, RoutedModel(networks, [expert.range for expert in experts], experts[0].num_timesteps)
+
+
+def single(folder: Path, compute: Compute) -> tuple[UnconditionalModel, Network]:
+    """Return a model on disk, and the network that samples it."""
+    model = load(str(folder)).to(compute.device)
+    return model, compute.network(model)
 
 
 def base_folder(config: dict[str, Any]) -> Path:

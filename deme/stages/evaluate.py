@@ -1,52 +1,76 @@
-"""`deme evaluate`: exactly n images from a seed, their distance to held-out images, and the held-out denoising loss."""
+"""`deme evaluate`: exactly n images from a seed, their distance to real images, and the held-out denoising loss."""
 
 from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.config import chosen
 from deme.errors import BadConfig
 from deme.runs import Run
 
-SOURCES = ("weights", "experts", "real")
+SOURCES = ("weights", "experts", "images", "real")
 
 
 def run(config: dict[str, Any]) -> Path:
-    """Evaluate unless it is done; return the run directory."""
+    """Evaluate unless it is done; return the run directory. If another process is at it, make images with it."""
     _check(config)
-    return Run.planned(config).execute(_evaluate)
+    return Run.planned(config).execute(_evaluate, meanwhile=_help)
 
 
 def _check(config: dict[str, Any]) -> None:
     if config["source"] not in SOURCES:
         raise BadConfig(f"source must be one of {', '.join(SOURCES)}, got {config['source']!r}")
-    if (config["source"] == "experts") != bool(config["inputs"]["experts"]):
-        raise BadConfig("source=experts and inputs.experts=[<run>,...] go together")
-    if config["source"] == "real" and not config["metrics"]["features"]:
-        raise BadConfig("source=real compares images and needs a feature extractor; metrics.features is empty")
+    for source in ("experts", "images"):
+        if (config["source"] == source) != bool(config["inputs"][source]):
+            given = "[<run>,...]" if source == "experts" else "<folder>"
+            raise BadConfig(f"source={source} and inputs.{source}={given} go together")
+    if config["source"] in ("real", "images") and not chosen(config["metrics"]["features"]):
+        raise BadConfig(
+            f"source={config['source']} compares images and needs a feature extractor; metrics.features is empty"
+        )
+    if config["save_images"] not in (None, "png", "zip"):
+        raise BadConfig(f"save_images must be null, png or zip, got {config['save_images']!r}")
+
+
+def _help(run: Run) -> None:
+    from deme.stages.images import help_with
+
+    if chosen(run.config["metrics"]["features"]) or run.config["save_images"]:
+        help_with(run)
 
 
 def _evaluate(run: Run) -> None:
     from deme.config import make
     from deme.stages.common import Compute
-    from deme.stages.measure import measure_model, measure_real
+    from deme.stages.images import shards_of
+    from deme.stages.measure import measure
 
     compute = Compute.of(run.config)
     data = make(run.config["data"])
-    if run.config["source"] == "real":
-        metrics, replicates = measure_real(run, data)
-    else:
-        metrics, replicates = measure_model(run, data, compute)
+    metrics, replicates = measure(run, data, compute)
     files.write_json(run.path / "replicates.json", replicates)
     files.write_json(
         run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics}
     )
-    for shard in (run.path / "samples").glob("features_*.safetensors"):
-        shard.unlink()
+    shards_of(run, 0).remove()
     if run.config["logger"]["mode"] != "disabled":
         from deme.training import wandb
 
         tracker = wandb.start(run.path, run.config["suite"], "evaluate", run.config["cell"], **run.config["logger"])
         grid = run.path / "samples" / "grid.png"
         wandb.finish(tracker, {k: m["value"] for k, m in metrics.items()}, grid if grid.exists() else None)
-    shown = ", ".join(f"{name} {metric['value']:.4f}" for name, metric in metrics.items() if "/" not in name)
-    run.log(f"evaluated {run.path}: {shown}")
+    run.log(f"evaluated {run.path}: {summary(metrics)}")
+
+
+def summary(metrics: dict[str, dict[str, Any]]) -> str:
+    """Return the numbers in a line, with 95% bootstrap intervals over images where they are known."""
+    return ", ".join(f"{name} {shown(metric)}" for name, metric in metrics.items() if "/" not in name)
+
+
+def shown(metric: dict[str, Any]) -> str:
+    """Return a metric as text: four significant digits, and its interval."""
+    text = f"{metric['value']:.4g}"
+    if "interval" in metric:
+        low, high = metric["interval"]
+        text += f" [{low:.4g}, {high:.4g}]"
+    return text

@@ -3,70 +3,165 @@
 Replicate r resamples by (seed, r) alone, so the replicates of two models from the same noise are paired.
 """
 
-import time
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deme import files, tensors
-from deme.config import make
-from deme.data import ImageData, every
-from deme.inputs import weights_folder
+from deme import tensors
+from deme.data import ImageData
+from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
+from deme.metrics.features import FeatureExtractor
+from deme.metrics.fingerprint import fingerprints
 from deme.metrics.frechet import FrechetDistance
+from deme.metrics.kernel import kernel_distance
+from deme.metrics.reference import SUBSET, Reference
+from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
-from deme.models.unconditional import UnconditionalModel, load
 from deme.ranges import TimestepRange, uniform
-from deme.runs import Run, say
-from deme.sampling.generate import generate
-from deme.sampling.grid import image_grid
+from deme.runs import Run
 from deme.seeds import generator
-from deme.stages.common import Compute, Network, base_folder, experts_of, routed
+from deme.stages.common import Compute
+from deme.stages.extractors import extractors_of, reference_of
+from deme.stages.images import make_images
+from deme.stages.sources import Source, source_of
 
 Metrics = dict[str, dict[str, Any]]
 Replicates = dict[str, list[float]]
 
-GRID_IMAGES = 64
 
-
-def measure_model(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Replicates]:
-    """Measure a model, or unmerged experts."""
-    model, network = _network(run, compute.device)
-    metrics, replicates = _loss(run, data, model, network, compute.device)
-    if run.config["metrics"]["features"]:
-        features = _features(run, model, network, compute.device)
-        more, more_replicates = _distance(run, data, features)
-        metrics, replicates = more | metrics, more_replicates | replicates
+def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Replicates]:
+    """Measure what the run's source gives: a model, unmerged experts, a folder of images, or real data."""
+    config = run.config
+    source = source_of(run, data, compute)
+    metrics: Metrics = {}
+    replicates: Replicates = {}
+    extractors = extractors_of(config, compute.device)
+    if extractors or config["save_images"]:
+        references = {extractor.suffix: reference_of(config, data, extractor) for extractor in extractors}
+        shards = make_images(run, source, extractors)
+        for extractor in extractors:
+            distances = _real if config["source"] == "real" else _distances
+            more, spread = distances(run, shards, extractor, references[extractor.suffix], compute.device)
+            metrics |= more
+            replicates |= spread
+    if source.model is not None:
+        more, spread = _loss(run, data, source, compute.device)
+        metrics |= more
+        replicates |= spread
+    for name, values in replicates.items():
+        if "std" not in metrics[name]:
+            half = 1.96 * float(torch.tensor(values, dtype=torch.float64).std())
+            metrics[name]["interval"] = [metrics[name]["value"] - half, metrics[name]["value"] + half]
     return metrics, replicates
 
 
-def _network(run: Run, device: str) -> tuple[UnconditionalModel, Network]:
-    if run.config["source"] == "experts":
-        return routed(experts_of(run), device)
-    given = run.one("weights")
-    model = load(str(weights_folder(given) if given else base_folder(run.config))).to(device)
-    return model, model
+def statistics_of(shards: FeatureShards, suffix: str) -> Statistics:
+    """Return the statistics of all images, one shard in memory at a time."""
+    statistics = Statistics()
+    for features in shards.read(suffix):
+        statistics.update(features)
+    return statistics
 
 
-def _loss(
-    run: Run, data: ImageData, model: UnconditionalModel, network: Network, device: str
+def _resampled(shards: FeatureShards, suffix: str, counts: Tensor) -> Statistics:
+    statistics, first = Statistics(), 0
+    for features in shards.read(suffix):
+        statistics.update(features, counts[first : first + len(features)])
+        first += len(features)
+    return statistics
+
+
+def _distances(
+    run: Run, shards: FeatureShards, extractor: FeatureExtractor, reference: Reference, device: str
 ) -> tuple[Metrics, Replicates]:
+    """Frechet distance, KID, precision and recall on one extractor's features; moments and fingerprints for `deme verify`."""
+    settings, seed = run.config["metrics"], run.config["sample_seed"]
+    statistics = statistics_of(shards, extractor.suffix)
+    statistics_file.save(run.path / "moments" / f"{extractor.suffix}.safetensors", statistics)
+    prints = torch.cat([fingerprints(features, extractor.name) for features in shards.read(extractor.suffix)])
+    tensors.save(run.path / "moments" / f"{extractor.suffix}_fingerprints.safetensors", {"fingerprints": prints})
+
+    distance = FrechetDistance(reference.statistics, device)
+    few = torch.cat(list(shards.read(extractor.suffix))) if shards.total <= extractor.dimension else None
+    about = {"n": shards.total, "reference": reference.name, "better": "lower"}
+    on = f"on {extractor.name} (weights {extractor.weights[:12]})"
+    name = extractor.frechet_name
+    value = distance(statistics) if few is None else distance.of_features(few)
+    metrics: Metrics = {name: {"value": value, **about, "implementation": f"deme.metrics.frechet {on}"}}
+    counts = [resample_counts(seed, r, shards.total) for r in range(settings["replicates"])]
+    replicates = {
+        name: [
+            distance(_resampled(shards, extractor.suffix, c)) if few is None else distance.of_features(few, c)
+            for c in counts
+        ]
+    }
+    if reference.features is None:
+        return metrics, replicates
+
+    features = torch.cat(list(shards.read(extractor.suffix, SUBSET)))
+    against = f"{len(reference.features):,} of {reference.name}"
+    about = {"n": len(features), "reference": reference.name if len(reference.features) < SUBSET else against}
+    if settings["kid"]:
+        kid = kernel_distance(features, reference.features, device)
+        name = f"kid_{extractor.suffix}"
+        metrics[name] = {"value": kid.value, "standard_error": kid.standard_error, **about, "better": "lower",
+                         "implementation": f"deme.metrics.kernel {on}, all pairs"}  # fmt: skip
+        replicates[name] = [
+            kid.value + float(resample_counts(seed, r, len(features)).double() @ kid.shares) / len(features)
+            for r in range(settings["replicates"])
+        ]
+    if settings["nearest_k"]:
+        found = neighbours.precision_recall(features, reference.features, settings["nearest_k"])
+        for kind, value in found.items():
+            metrics[f"{kind}_{extractor.suffix}"] = {"value": value, **about, "better": "higher",
+                "implementation": f"prdc, k = {settings['nearest_k']}, {on}"}  # fmt: skip
+    return metrics, replicates
+
+
+def _real(
+    run: Run, shards: FeatureShards, extractor: FeatureExtractor, reference: Reference, device: str
+) -> tuple[Metrics, Replicates]:
+    """What real data would score: num_images draws with replacement from the training images, many times."""
+    config = run.config
+    distance = FrechetDistance(reference.statistics, device)
+    values = []
+    for r in range(config["metrics"]["replicates"]):
+        draw = generator("real", config["sample_seed"], r)
+        rows = torch.randint(shards.total, (config["num_images"],), generator=draw)
+        values.append(distance(_resampled(shards, extractor.suffix, torch.bincount(rows, minlength=shards.total))))
+    spread = torch.tensor(values, dtype=torch.float64)
+    name = extractor.frechet_name
+    metric = {
+        "value": float(spread.mean()),
+        "std": float(spread.std()),
+        "n": config["num_images"],
+        "reference": reference.name,
+        "better": "lower",
+        "implementation": f"deme.metrics.frechet on {extractor.name} (weights {extractor.weights[:12]})",
+    }
+    return {name: metric}, {name: values}
+
+
+def _loss(run: Run, data: ImageData, source: Source, device: str) -> tuple[Metrics, Replicates]:
     """Held-out denoising loss: "loss" over all timesteps, "loss/i" in range i."""
-    settings = run.config["metrics"]["loss"]
+    settings, model, network = run.config["metrics"]["loss"], source.model, source.network
+    assert model is not None
+    assert network is not None
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"])
     losses = denoising_loss(network, model.schedule, model.prediction_type, triples, device)
-    share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / model.schedule.num_timesteps
-    rows = {"loss": (share[:, None] * losses).sum(0)} | {f"loss/{i}": losses[i] for i in range(len(ranges))}
+    tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses})
     about = {
         "reference": f"{len(data.held_out)} held-out images",
+        "better": "lower",
         "implementation": "deme.metrics.denoising_loss",
     }
     metrics, replicates = {}, {}
     count = losses.shape[1]
-    for name, values in rows.items():
+    for name, values in loss_rows(losses, ranges, model.schedule.num_timesteps).items():
         where = ranges[int(name[5:])] if "/" in name else TimestepRange(0, model.schedule.num_timesteps)
         num_triples = triples.t.numel() // (len(ranges) if "/" in name else 1)
         metrics[name] = {"value": float(values.mean()), "n": num_triples, **about, "range": str(where)}
@@ -77,80 +172,7 @@ def _loss(
     return metrics, replicates
 
 
-def _features(run: Run, model: UnconditionalModel, network: Network, device: str) -> Tensor:
-    """Generate the images shard by shard; features of finished shards are kept until the end, so a kill loses one shard."""
-    config = run.config
-    extractor, sampler = make(config["metrics"]["features"]), make(config["sampler"])
-    total, shard = config["num_images"], config["shard_size"]
-    places = []
-    began, fresh = time.monotonic(), 0
-    for first in range(0, total, shard):
-        count = min(shard, total - first)
-        place = run.path / "samples" / f"features_{first:07d}.safetensors"
-        places.append(place)
-        if place.exists():
-            continue
-        batches: list[Tensor] = []
-        for pixels in generate(
-            network,
-            model.scheduler_config,
-            model.image_shape,
-            sampler,
-            config["sample_seed"],
-            first,
-            count,
-            config["batch_size"],
-            device,
-        ):
-            if first == 0 and not batches:
-                with files.atomic(run.path / "samples" / "grid.png") as file:
-                    image_grid(pixels[:GRID_IMAGES]).save(file, format="PNG")
-            batches.append(extractor(pixels))
-        tensors.save(place, {"features": torch.cat(batches)})
-        fresh += count
-        left = (time.monotonic() - began) / fresh * (total - first - count)
-        say(f"  {run.path.name}: {first + count}/{total} images, {left:.0f} s left")
-    return torch.cat([tensors.TensorFile(place).read("features") for place in places])
-
-
-def _distance(run: Run, data: ImageData, features: Tensor) -> tuple[Metrics, Replicates]:
-    config = run.config
-    name, extractor = config["metrics"]["name"], make(config["metrics"]["features"])
-    distance = FrechetDistance(Statistics().update(extractor(every(data.held_out))))
-    value = distance(Statistics().update(features))
-    replicates = [
-        distance(Statistics().update(features, resample_counts(config["sample_seed"], r, len(features))))
-        for r in range(config["metrics"]["replicates"])
-    ]
-    about = {
-        "n": len(features),
-        "reference": f"{len(data.held_out)} held-out images",
-        "implementation": f"deme.metrics.frechet on {extractor.name}",
-    }
-    return {name: {"value": value, **about}}, {name: replicates}
-
-
-def measure_real(run: Run, data: ImageData) -> tuple[Metrics, Replicates]:
-    """Measure what real data would score: num_images draws with replacement from the training images, many times."""
-    config = run.config
-    name, extractor = config["metrics"]["name"], make(config["metrics"]["features"])
-    distance = FrechetDistance(Statistics().update(extractor(every(data.held_out))))
-    features = extractor(every(data.train))
-    values = []
-    for r in range(config["metrics"]["replicates"]):
-        rows = torch.randint(
-            len(features), (config["num_images"],), generator=generator("real", config["sample_seed"], r)
-        )
-        values.append(distance(Statistics().update(features, torch.bincount(rows, minlength=len(features)))))
-    spread = torch.tensor(values, dtype=torch.float64)
-    pixels = data.train.__getitems__(list(range(min(GRID_IMAGES, len(data.train)))))
-    with files.atomic(run.path / "samples" / "grid.png") as file:
-        image_grid(pixels).save(file, format="PNG")
-    metric = {
-        "value": float(spread.mean()),
-        "std": float(spread.std()),
-        "n": config["num_images"],
-        "reference": f"{len(data.held_out)} held-out images",
-        "implementation": f"deme.metrics.frechet on {extractor.name}",
-    }
-    return {name: metric}, {name: values}
+def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -> dict[str, Tensor]:
+    """Return the loss of each image [M] from losses per range and image [R, M]: "loss" over all timesteps, "loss/i" in range i."""
+    share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / num_timesteps
+    return {"loss": (share[:, None] * losses).sum(0)} | {f"loss/{i}": losses[i] for i in range(len(ranges))}

@@ -1,4 +1,4 @@
-"""`deme sample`: a grid of images to look at, from a run or a model folder."""
+"""`deme sample`: a grid of images of one or several models, to look at; all start from the same noise."""
 
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,63 @@ from deme.runs import check_numbers, say
 
 def run(config: dict[str, Any]) -> Path:
     """Draw the grid and return its path."""
-    folder = weights_folder(locate(config["run"]))
+    places = _places(config["run"])
     check_numbers(config)
-    out = Path(config["out"])
+    out = Path(str(config["out"]))
     if out.suffix.lower() != ".png":
         raise BadConfig(f"out must name a .png file, got {config['out']}")
 
     import torch
 
     from deme.config import make
-    from deme.models.unconditional import load
+    from deme.report.figures import labelled, png
     from deme.sampling.generate import generate
     from deme.sampling.grid import image_grid
-    from deme.stages.common import Compute
+    from deme.stages.common import Compute, routed, single
 
     compute = Compute.of(config)
-    model = load(str(folder)).to(compute.device)
-    batches = generate(
-        model,
-        model.scheduler_config,
-        model.image_shape,
-        make(config["sampler"]),
-        config["sample_seed"],
-        0,
-        config["num_images"],
-        config["batch_size"],
-        compute.device,
-    )
+    grids, shapes = [], {}
+    for label, folders in places.items():
+        if len(folders) == 1:
+            model, network = single(folders[0], compute)
+        else:
+            from deme.merging.plan import order_experts
+
+            model, network = routed(order_experts(folders), compute)
+        shapes[label] = model.image_shape
+        if len(set(shapes.values())) > 1:
+            raise BadConfig(f"these models do not start from the same noise, their images differ in shape: {shapes}")
+        batches = generate(
+            network,
+            model.scheduler_config,
+            model.image_shape,
+            make(config["sampler"]),
+            config["sample_seed"],
+            range(config["num_images"]),
+            config["batch_size"],
+            compute.device,
+        )
+        grids.append((label, image_grid(torch.cat(list(batches)))))
     with files.atomic(out) as file:
-        image_grid(torch.cat(list(batches))).save(file, format="PNG")
-    say(f"drew {config['num_images']} images of {folder}: {out}")
+        if len(grids) == 1:
+            grids[0][1].save(file, format="PNG")
+        else:
+            file.write(png(labelled(grids)))
+    said = "; ".join(f"{label}: {', '.join(map(str, folders))}" for label, folders in places.items())
+    say(f"drew {config['num_images']} images of {said if len(grids) > 1 else next(iter(places.values()))[0]}: {out}")
     return out
+
+
+def _places(given: Any) -> dict[str, list[Path]]:
+    """Return label -> model folders, several for unmerged experts."""
+    named = given if isinstance(given, dict) else {"": given}
+    places = {}
+    for label, value in named.items():
+        paths = value if isinstance(value, list) else [value]
+        if not paths or not all(isinstance(path, str) for path in paths):
+            raise BadConfig(
+                f"run must be a run or model folder, a list of experts, or {{label: ...}}; got {value!r}\n"
+                "type: run=<dir>, or 'run={before: <dir>, merged: <dir>}'"
+            )
+        places[str(label)] = [weights_folder(locate(path)) for path in paths]
+    return places

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def _search(run: Run) -> None:
     plan_merge(base, [expert.folder for expert in experts], content_hash(base))
     search = make(run.config["search"])
     total = search.count(len(experts))
-    objective = _objective(run, experts)
+    metric, objective = _objective(run, experts)
 
     journal = run.path / "evaluations.jsonl"
     stored = files.read_jsonl(journal)
@@ -48,7 +49,6 @@ def _search(run: Run) -> None:
     best = min(stored, key=lambda row: row["score"])
     ranges = [[expert.range.low, expert.range.high] for expert in experts]
     files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"], "ranges": ranges})
-    metric = run.config["metrics"]["name"]
     files.write_json(
         run.path / "metrics.json",
         {
@@ -68,48 +68,52 @@ def _search(run: Run) -> None:
     run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
 
 
-def _objective(run: Run, experts: Any) -> Any:
-    """Return weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
+def _objective(run: Run, experts: Any) -> tuple[str, Callable[[list[float]], float]]:
+    """Return a name, and weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
     from deme.config import make
-    from deme.data import every
     from deme.merging.task_vectors import merge_into
     from deme.metrics.frechet import FrechetDistance
     from deme.metrics.statistics import Statistics
     from deme.models.unconditional import load
     from deme.sampling.generate import generate
     from deme.stages.common import Compute, base_folder
+    from deme.stages.extractors import extractors_of, reference_of
     from deme.stages.merge import combine_of
 
     config = run.config
-    if not config["metrics"]["features"]:
-        raise BadConfig("deme search scores generated images and needs a feature extractor; metrics.features is empty")
     compute = Compute.of(config)
+    extractors = extractors_of(config, compute.device)
+    if len(extractors) != 1:
+        raise BadConfig(
+            f"deme search scores generated images by one feature extractor; metrics.features names {len(extractors)}"
+        )
+    (features,) = extractors
     model = load(str(experts[0].folder)).to(compute.device)
+    network = compute.network(model)
     target = model.state_dict()
     base = load(str(base_folder(config)))
     if model.projections is not None:
         base.add_projections()
     states = [load(str(expert.folder)).to(compute.device).state_dict() for expert in experts]
     base_state = base.to(compute.device).state_dict()
-    features = make(config["metrics"]["features"])
-    distance = FrechetDistance(Statistics().update(features(every(make(config["data"]).train))))
+    training = {**config, "metrics": {**config["metrics"], "reference": "train"}}  # held-out images are for the report
+    distance = FrechetDistance(reference_of(training, make(config["data"]), features).statistics, compute.device)
     sampler = make(config["sampler"])
 
     def objective(weights: list[float]) -> float:
         merge_into(target, combine_of(config, weights), states, base_state)
         statistics = Statistics()
         for pixels in generate(
-            model,
+            network,
             model.scheduler_config,
             model.image_shape,
             sampler,
             config["sample_seed"],
-            0,
-            config["num_images"],
+            range(config["num_images"]),
             config["batch_size"],
             compute.device,
         ):
             statistics.update(features(pixels))
         return distance(statistics)
 
-    return objective
+    return features.frechet_name, objective

@@ -24,6 +24,10 @@ def _train(run: Run) -> None:
 
     config = run.config
     compute = Compute.of(config)
+    if compute.compile:
+        raise BadConfig(
+            "compute.compile=true is for sampling; training is not compiled yet\ntype: compute.compile=false"
+        )
     data = make(config["data"])
     model = make(config["model"])
     _check_images(data, model)
@@ -121,8 +125,7 @@ def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range
         model.image_shape,
         sampler,
         preview["seed"],
-        0,
-        preview["num_images"],
+        range(preview["num_images"]),
         preview["num_images"],
         device,
     )

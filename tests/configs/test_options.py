@@ -1,17 +1,21 @@
 """Every option file and every experiment file is found by listing conf/, composed, and built on the CPU."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from deme import tensors
 from deme.balancing import Balancing
 from deme.balancing.equal import Equal
-from deme.config import bind, compose_stage, groups, make, options, provide, takes
+from deme.config import bind, chosen, compose_stage, groups, make, options, provide, takes
 from deme.data import ImageData
 from deme.errors import BadConfig
+from deme.metrics.digit_classifier import DigitFeatures
+from deme.metrics.inception import trunk
 from deme.models import unconditional
 from deme.models.unconditional import UnconditionalModel
 from deme.paths import conf_dir
@@ -126,8 +130,15 @@ def build_sampler(spec):
 
 
 def build_metrics(spec):
-    if spec["features"]:
-        assert make(spec["features"])(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape[0] == 2
+    for one in chosen(spec["features"]).values():
+        extractor = make(one).to("cpu")
+        features = extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+        assert features.shape == (2, extractor.dimension)
+        assert features.dtype == torch.float32
+        assert extractor.name
+        assert extractor.frechet_name.startswith(("fd_", "fid_"))
+        assert extractor.frechet_name.endswith(extractor.suffix)
+    assert spec["reference"] in ("held_out", "train")
     uniform(spec["loss"]["num_ranges"], 1000)
 
 
@@ -139,7 +150,12 @@ def build_compute(spec):
 
 def build_figure(spec):
     wanted = inspect.signature(bind(spec)).parameters
-    offered = {"model": lambda: unconditional.load("asset:digits_base"), "run": None}
+    digits = make({"_target_": "deme.data.digits.load_digits"})
+    extractor = DigitFeatures("asset:digits_classifier.safetensors")
+    offered = {"model": lambda: unconditional.load("asset:digits_base"), "run": None, "data": lambda: digits,
+               "extractors": lambda: [extractor], "cache": Path("cache")}  # fmt: skip
+    if "set_size" in wanted:
+        spec = {**spec, "set_size": 100, "counts": [50, 100], "altered": 50, "replicates": 5}
     if "run" in wanted:
         with pytest.raises(BadConfig, match="type: run="):
             provide(spec, **offered)
@@ -155,9 +171,33 @@ BUILD = {name.removeprefix("build_"): function for name, function in globals().i
 PLAIN = {"logger", "paths", "progress", "projection"}
 
 
+def random_inception(place):
+    network = trunk(2048)
+    tensors.save(Path(place), {n: v for n, v in network.state_dict().items() if "num_batches" not in n})
+
+
+def random_clip(place):
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=8, num_hidden_layers=1,
+                              num_attention_heads=2, image_size=32, patch_size=8)  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(place)
+
+
+def random_dinov2(place):
+    from transformers import Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(config).save_pretrained(place)
+
+
 @pytest.fixture
-def given(in_tmp):
+def given(in_tmp, request):
     """Values for options that must be told where something is."""
+    for option, path in (("inception768", "inception.safetensors"), ("fid", "inception.safetensors"), ("clip", "clip"),
+                         ("dinov2", "dinov2")):  # fmt: skip
+        if f"metrics-{option}]" in request.node.name:
+            {"clip": random_clip, "dinov2": random_dinov2}.get(path, random_inception)(path)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)
     (in_tmp / "images").mkdir()
     for index, image in enumerate(pixels):
@@ -165,6 +205,10 @@ def given(in_tmp):
     return {
         ("data", "image_folder"): ["data.path=images", "data.size=8"],
         ("model", "diffusers"): ["model.path=asset:digits_base"],
+        ("metrics", "inception768"): ["metrics.path=inception.safetensors"],
+        ("metrics", "fid"): ["metrics.path=inception.safetensors"],
+        ("metrics", "clip"): ["metrics.path=clip"],
+        ("metrics", "dinov2"): ["metrics.path=dinov2"],
     }
 
 

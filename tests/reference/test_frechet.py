@@ -35,3 +35,62 @@ def test_equals_torchmetrics():
     a, b = Statistics().update(x), Statistics().update(y)
     expected = float(_compute_fid(a.mean, a.covariance, b.mean, b.covariance))
     assert FrechetDistance(b)(a) == pytest.approx(expected, rel=1e-9)
+
+
+def svd_reference(x, y):
+    """tr (S1 S2)^(1/2) is the sum of the singular values of X1 X2^T, centred rows over sqrt(n - 1): nothing is squared."""
+    a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
+    cross = torch.linalg.svdvals(a @ b.T).sum()
+    return float((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross)
+
+
+@pytest.mark.parametrize("n", [10, 60, 127])
+def test_few_images_are_exact_and_equal_the_singular_values(n):
+    x, y = sets(2000, 128)
+    x = x[:n] * 3
+    distance, expected = FrechetDistance(Statistics().update(y)), svd_reference(x, y)
+    assert distance.of_features(x) == pytest.approx(expected, rel=1e-12)
+    assert distance(Statistics().update(x)) == pytest.approx(expected, rel=1e-7)
+
+
+def test_counted_rows_are_repeated_rows():
+    x, y = sets(300, 64)
+    x = x[:40]
+    counts = torch.randint(0, 4, (40,), generator=torch.Generator().manual_seed(0))
+    distance = FrechetDistance(Statistics().update(y))
+    repeated = x.repeat_interleave(counts, 0)
+    assert distance.of_features(x, counts) == pytest.approx(svd_reference(repeated, y), rel=1e-9)
+    assert distance(Statistics().update(x, counts)) == pytest.approx(svd_reference(repeated, y), rel=1e-7)
+
+
+def test_closed_form_gaussians_with_correlations():
+    """N(0, A A^T) and N(m, (A D)(A D)^T) for a symmetric A and commuting covariances: sum (a - b)^2 over axes."""
+    g = torch.Generator().manual_seed(0)
+    q, _ = torch.linalg.qr(torch.randn(24, 24, generator=g, dtype=torch.float64))
+    one, two = torch.rand(2, 24, generator=g, dtype=torch.float64) + 0.1
+    shift = torch.randn(24, generator=g, dtype=torch.float64)
+    a = Statistics.given(100, torch.zeros(24).double(), q @ one.square().diag() @ q.T)
+    b = Statistics.given(100, shift, q @ two.square().diag() @ q.T)
+    expected = float(shift.square().sum() + (one - two).square().sum())
+    assert FrechetDistance(a)(b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_dead_features_and_few_reference_images_do_no_harm():
+    x, y = sets(500, 32)
+    dead = torch.cat([y[:, :20], torch.zeros(500, 12)], 1)
+    for reference, generated in ((dead, x), (x, dead), (dead, dead), (y[:10], x), (y[:10], x[:7])):
+        distance = FrechetDistance(Statistics().update(reference))
+        expected = svd_reference(generated, reference)
+        tolerance = 1e-7 * float(generated.var(0).sum() + reference.var(0).sum())
+        assert distance(Statistics().update(generated)) == pytest.approx(expected, abs=tolerance)
+
+
+def test_features_of_another_extractor_are_refused():
+    x, y = sets(50, 8)
+    distance = FrechetDistance(Statistics().update(y))
+    with pytest.raises(
+        ValueError, match="features of 7 numbers have no distance to a reference of 8: another extractor"
+    ):
+        distance(Statistics().update(x[:, :7]))
+    with pytest.raises(ValueError, match="another extractor"):
+        distance.of_features(x[:, :7])

@@ -5,17 +5,29 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 
 from deme.data import to_uint8
+from deme.errors import BadConfig, WorkFailed
+from deme.models.swapped import SwappedExperts
+from deme.models.unconditional import load
 from deme.ranges import uniform
 from deme.sampling.ddim import DDIM
+from deme.sampling.ddpm import DDPM
+from deme.sampling.dpm_solver import DPMSolver
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel
-from deme.seeds import image_noise
+from deme.seeds import image_generator
+from deme.stages.common import Compute
 from tests.models import tiny
 
 
 def images(network, model, sampler, batch_size=64, n=10, first=0):
-    batches = generate(network, model.scheduler_config, model.image_shape, sampler, 5, first, n, batch_size)
-    return torch.cat(list(batches))
+    indices = range(first, first + n)
+    return torch.cat(
+        list(generate(network, model.scheduler_config, model.image_shape, sampler, 5, indices, batch_size))
+    )
+
+
+def noise(count, shape, seed=5):
+    return torch.stack([torch.randn(shape, generator=image_generator(seed, i)) for i in range(count)])
 
 
 def test_images_equal_diffusers_pipeline_bit_for_bit(monkeypatch):
@@ -23,7 +35,7 @@ def test_images_equal_diffusers_pipeline_bit_for_bit(monkeypatch):
     pipeline = DDIMPipeline(model.unet, DDIMScheduler.from_config(model.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     monkeypatch.setattr(
-        "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda shape, **_: image_noise(5, 0, shape[0], shape[1:])
+        "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda shape, **_: noise(shape[0], shape[1:])
     )
     theirs = torch.from_numpy(pipeline(batch_size=10, num_inference_steps=10, output_type="np").images)
     assert torch.equal(images(model, model, DDIM(10)), to_uint8(theirs.permute(0, 3, 1, 2) * 2 - 1))
@@ -97,3 +109,183 @@ def test_experts_that_do_not_match_the_ranges_are_refused():
         RoutedModel([lambda x, t: x] * 3, uniform(4, 1000), 1000)
     with pytest.raises(ValueError, match="leave a hole"):
         RoutedModel([lambda x, t: x] * 2, [uniform(4, 1000)[0], uniform(4, 1000)[2]], 1000)
+
+
+# Every sampler, against closed forms and against each other.
+
+SPREAD, CENTRE = 0.3, 0.2
+
+
+def gaussian(model):
+    """The exact eps network for data N(CENTRE, SPREAD^2) in every pixel."""
+
+    def network(x_t, t):
+        alpha, sigma = model.schedule.coefficients(t, x_t)
+        mean, variance = alpha * CENTRE, alpha**2 * SPREAD**2 + sigma**2
+        return sigma * (x_t - mean) / variance
+
+    return network
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [DDIM(200), DDIM(200, eta=1.0), DDIM(1000, skip_type="quadratic", clip_sample=False), DDPM(1000),
+     DDPM(1000, variance_type="fixed_small"), DPMSolver(40), DPMSolver(40, order=3)],
+    ids=["ddim", "ddim eta 1", "ddim quadratic", "ddpm", "ddpm fixed_small", "dpm-solver++ 2", "dpm-solver++ 3"],
+)  # fmt: skip
+def test_with_an_exact_network_samples_have_the_datas_mean_and_spread(sampler):
+    model = tiny()
+    pixels = images(gaussian(model), model, sampler, n=64).float() / 127.5 - 1
+    count = pixels.numel()
+    assert float(pixels.mean()) == pytest.approx(CENTRE, abs=4 * SPREAD / count**0.5 + 0.01)
+    # 0.8 T: the quadratic grid starts where a little of the image is left, so it starts with too little of the mean
+    assert float(pixels.std()) == pytest.approx(SPREAD, rel=4 / (2 * count) ** 0.5 + 0.02)
+
+
+def test_full_noise_ddim_is_ddpm():
+    model = tiny(num_timesteps=30)
+    one = images(model, model, DDIM(30, eta=1.0, clip_sample=False)).int()
+    other = images(model, model, DDPM(30, variance_type="fixed_small", clip_sample=False)).int()
+    assert int((one - other).abs().max()) <= 1
+    assert not torch.equal(one, images(model, model, DDIM(30, clip_sample=False)).int())
+
+
+def test_first_order_dpm_solver_is_ddim_without_clipping():
+    model = tiny(num_timesteps=20)
+    ddim = images(model, model, DDIM(20, clip_sample=False)).int()
+    assert int((images(model, model, DPMSolver(20, order=1)).int() - ddim).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_our_step_to_the_next_timestep_is_diffusers_where_the_grid_is_even(prediction_type, eta):
+    config = tiny(prediction_type=prediction_type).scheduler_config
+    theirs = DDIM(10, eta=eta).scheduler(config)
+    ours = DDIM(10, eta=eta, skip_type="quadratic").scheduler(config)
+    ours.timesteps = theirs.timesteps
+    draw = torch.Generator().manual_seed(0)
+    for t in theirs.timesteps.tolist():
+        x, prediction = torch.randn(2, 3, 1, 4, 4, generator=draw)
+        steps = [
+            s.step(prediction, t, x, eta=eta, generator=torch.Generator().manual_seed(t)).prev_sample
+            for s in (ours, theirs)
+        ]
+        torch.testing.assert_close(*steps, rtol=1e-5, atol=1e-5)
+
+
+def test_the_quadratic_grid_is_the_authors():
+    import numpy as np
+
+    config = tiny().scheduler_config
+    for steps in (10, 20, 50):
+        expected = sorted({int(s) for s in np.linspace(0, np.sqrt(1000 * 0.8), steps) ** 2}, reverse=True)
+        assert DDIM(steps, skip_type="quadratic").scheduler(config).timesteps.tolist() == expected
+
+
+@pytest.mark.parametrize("sampler", [DDIM(5, eta=0.5), DDPM(20), DPMSolver(5)], ids=["ddim", "ddpm", "dpm-solver++"])
+def test_noise_of_the_steps_belongs_to_the_image_not_to_its_batch(sampler):
+    model = tiny(num_timesteps=20)
+    whole = images(model, model, sampler, 64, 20).int()
+    for batch_size in (1, 7):
+        difference = (whole - images(model, model, sampler, batch_size, 20).int()).abs()
+        assert int(difference.max()) <= 1
+        assert float((difference > 0).double().mean()) < 1e-3
+    picked = [3, 11, 12]
+    again = generate(model, model.scheduler_config, model.image_shape, sampler, 5, picked, 2)
+    assert int((torch.cat(list(again)).int() - whole[picked]).abs().max()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DDIM(0), "sampler.num_inference_steps must be at least 1, got 0"),
+        (lambda: DDIM(eta=1.5), "sampler.eta must lie between 0 and 1, got 1.5"),
+        (lambda: DDIM(skip_type="quad"), "sampler.skip_type must be one of uniform, quadratic, got 'quad'"),
+        (lambda: DDPM(timestep_spacing="even"), "must be one of leading, trailing, linspace, got 'even'"),
+        (lambda: DDPM(variance_type="learned"), "must be null or one of fixed_small, fixed_large, got 'learned'"),
+        (lambda: DPMSolver(order=4), "sampler.order must be 1, 2 or 3, got 4"),
+        (lambda: DDPM(1001).scheduler(tiny().scheduler_config), "exceeds the model's 1000 timesteps"),
+    ],
+)
+def test_impossible_samplers_are_refused(make, message):
+    with pytest.raises(BadConfig, match=message):
+        make()
+
+
+# Unmerged experts in the memory of one model.
+
+
+@pytest.fixture
+def experts(tmp_path):
+    folders = []
+    for seed in range(4):
+        model = tiny(seed)
+        model.save(tmp_path / str(seed), model.state_dict(), {})
+        folders.append(tmp_path / str(seed))
+    return folders
+
+
+def test_swapped_experts_give_the_images_of_resident_ones_with_a_swap_per_range(experts):
+    resident = RoutedModel([load(str(folder)) for folder in experts], uniform(4, 1000), 1000)
+    swapped = SwappedExperts(experts)
+    routed = RoutedModel(swapped.networks(), uniform(4, 1000), 1000)
+    for sampler in (DDIM(20), DDPM(50), DPMSolver(20)):
+        before = swapped.num_swaps
+        found = images(routed, swapped.model, sampler, batch_size=3, n=10)
+        assert torch.equal(found, images(resident, swapped.model, sampler, batch_size=3, n=10))
+        assert swapped.num_swaps - before <= 4  # the last sweep ended with expert 0; then 3, 2, 1, 0
+
+
+def test_a_batch_sweep_of_n_experts_costs_n_minus_1_swaps(experts):
+    swapped = SwappedExperts(experts[::-1])  # starts with the expert of the noisiest range
+    routed = RoutedModel(swapped.networks()[::-1], uniform(4, 1000), 1000)
+    images(routed, swapped.model, DDIM(20), batch_size=2, n=10)
+    assert swapped.num_swaps == 3
+
+
+def test_an_expert_of_another_shape_is_refused(experts, tmp_path):
+    other = tiny(block_out_channels=[8, 8])
+    other.save(tmp_path / "other", other.state_dict(), {})
+    swapped = SwappedExperts([experts[0], tmp_path / "other"])
+    with pytest.raises(WorkFailed, match="does not fit its config.json|tensors differ"):
+        swapped.networks()[1](torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+    projected = tiny()
+    projected.add_projections()
+    projected.save(tmp_path / "projected", projected.state_dict(), {})
+    with pytest.raises(WorkFailed, match="has channel projections, unlike the model"):
+        SwappedExperts([experts[0], tmp_path / "projected"]).networks()[1](torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+
+
+def compute(**settings):
+    return Compute.of(
+        {"compute": {"accelerator": "cpu", "precision": "32-true", "threads": 1, "compile": False, **settings}}
+    )
+
+
+def test_half_precision_changes_images_a_little_and_weights_not_at_all():
+    model = load("asset:digits_base")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    exact = images(model, model, DDIM(10), n=20).float()
+    half = images(compute(precision="bf16-mixed").network(model), model, DDIM(10), n=20).float()
+    assert 0 < float((exact - half).abs().mean()) < 8
+    assert float(torch.corrcoef(torch.stack([exact.flatten(), half.flatten()]))[0, 1]) > 0.99
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert (
+        compute(precision="bf16-mixed").network(model)(torch.zeros(1, 1, 8, 8), torch.tensor([3])).dtype
+        == torch.float32
+    )
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_images_and_keeps_plain_names(experts):
+    model = load("asset:digits_base")
+    exact = images(model, model, DDIM(5), n=20).int()
+    names = list(model.state_dict())
+    found = images(compute(compile=True).network(load("asset:digits_base")), model, DDIM(5), n=20).int()
+    assert int((exact - found).abs().max()) <= 1
+    assert list(model.state_dict()) == names
+    swapped = SwappedExperts(experts)  # weights brought in after compiling count
+    routed = RoutedModel(swapped.networks(compute(compile=True).network(swapped.model)), uniform(4, 1000), 1000)
+    resident = RoutedModel([load(str(folder)) for folder in experts], uniform(4, 1000), 1000)
+    difference = images(routed, swapped.model, DDIM(8)).int() - images(resident, swapped.model, DDIM(8)).int()
+    assert int(difference.abs().max()) <= 1

@@ -1,0 +1,45 @@
+"""Fingerprints of features: a few fixed random projections, enough to tell whether an image is made again."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from deme.metrics.statistics import Statistics
+from deme.seeds import generator
+
+LENGTH = 16  # numbers per image
+TOLERANCE = 0.05  # root mean square difference of an image's fingerprint, in standard deviations over the images
+MOMENTS_TOLERANCE = 1e-4  # of mean and covariance, in the same unit
+
+
+def projection(name: str, dimension: int) -> Tensor:
+    """Return the projections [dimension, LENGTH] of an extractor, float64; they follow from its name."""
+    return torch.randn(
+        dimension, LENGTH, generator=generator("fingerprint", name, dimension), dtype=torch.float64
+    ) / math.sqrt(dimension)
+
+
+def fingerprints(features: Tensor, name: str) -> Tensor:
+    """Return the fingerprints [n, LENGTH], float32, of features [n, d]."""
+    return (features.double() @ projection(name, features.shape[1])).float()
+
+
+def moments_error(prints: Tensor, statistics: Statistics, name: str) -> float:
+    """Return how far fingerprints are from belonging to the moments, in standard deviations.
+
+    A fingerprint is linear in the features, F = P^T x, so its mean is P^T m and its covariance P^T S P.
+    """
+    matrix = projection(name, len(statistics.mean))
+    own = Statistics().update(prints)
+    mean, covariance = matrix.T @ statistics.mean, matrix.T @ statistics.covariance @ matrix
+    scale = covariance.diagonal().clamp_min(1e-300).sqrt()
+    of_mean = ((own.mean - mean) / scale).abs().max()
+    of_covariance = ((own.covariance - covariance) / torch.outer(scale, scale)).abs().max()
+    return float(torch.maximum(of_mean, of_covariance))
+
+
+def differences(again: Tensor, stored: Tensor, all_stored: Tensor) -> Tensor:
+    """Return each image's root mean square difference [k] of fingerprints, in standard deviations of `all_stored`."""
+    scale = all_stored.double().std(0).clamp_min(1e-300)
+    return ((again.double() - stored.double()) / scale).square().mean(1).sqrt()

@@ -1,0 +1,82 @@
+"""What generated images are compared to: statistics and features of real ones, computed once and kept by content."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deme import files, tensors
+from deme.data import Images, batches
+from deme.metrics import statistics_file
+from deme.metrics.features import FeatureExtractor
+from deme.metrics.shards import FeatureShards, Say
+from deme.metrics.statistics import Statistics
+from deme.seeds import generator
+
+SUBSET = 10_000  # images whose features are kept for KID, precision and recall
+SHARD = 1000
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Statistics of the reference images, and features of at most SUBSET of them (none if only statistics are known)."""
+
+    statistics: Statistics
+    features: Tensor | None
+    name: str
+
+
+def key(images: Images, extractor: FeatureExtractor) -> str:
+    """Return what the statistics follow from: images, their count, extractor with its preprocessing, and its weights."""
+    parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
+    return files.sha256_text(json.dumps(parts))
+
+
+def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path, say: Say) -> Reference:
+    """Return the reference that `images` make ("359 held-out images": `what` is "held-out images"), from `cache` if it is there.
+
+    Safe for many processes at once: one measures, the others wait. A killed measurement goes on where it was.
+    """
+    folder = cache / "references" / key(images, extractor)[:32]
+    name = f"{len(images):,} {what}"
+    if not folder.exists():
+        with files.locked(
+            folder.with_suffix(".lock"), lambda owner: say(f"{owner} is measuring {name}; waiting for it")
+        ):
+            if not folder.exists():
+                _measure(images, name, extractor, folder, say)
+    kept = tensors.TensorFile(folder / "features.safetensors").read("features")
+    return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
+
+
+def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path, say: Say) -> None:
+    shards = FeatureShards(folder.with_suffix(".partial"), len(images), SHARD)
+    shards.fill(
+        lambda indices: batches(images, BATCH, indices),
+        [extractor],
+        lambda text: say(f"{extractor.suffix} features of {name}: {text}") if len(images) > SHARD else None,
+    )
+    statistics, rows, first = Statistics(), [], 0
+    order = torch.randperm(len(images), generator=generator("reference", len(images)))[:SUBSET].sort().values
+    for features in shards.read(extractor.suffix):
+        statistics.update(features)
+        rows.append(features[order[(order >= first) & (order < first + len(features))] - first])
+        first += len(features)
+
+    def fill(partial: Path) -> None:
+        statistics_file.save(partial / "statistics.safetensors", statistics)
+        tensors.save(partial / "features.safetensors", {"features": torch.cat(rows)})
+        about = {
+            "images": name,
+            "content": images.content_hash(),
+            "extractor": extractor.name,
+            "weights": extractor.weights,
+        }
+        files.write_json(partial / "about.json", about)
+
+    files.write_folder(folder, fill)
+    shutil.rmtree(shards.folder)

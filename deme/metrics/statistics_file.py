@@ -1,0 +1,82 @@
+"""Statistics on disk: our own safetensors, and the .npz files of pytorch-fid and clean-fid (keys mu and sigma)."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deme import files, tensors
+from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.metrics.statistics import Statistics
+
+
+def save(path: Path, statistics: Statistics) -> None:
+    """Write count, mean and the lower triangle of the covariance in float64."""
+    d = len(statistics.mean)
+    lower = torch.tril_indices(d, d)
+    tensors.save(
+        path,
+        {
+            "count": torch.tensor([statistics.count]),
+            "mean": statistics.mean.cpu(),
+            "covariance": statistics.covariance.cpu()[lower[0], lower[1]],
+        },
+    )
+
+
+def load(path: Path) -> Statistics:
+    """Read what `save` wrote. Raises MissingInput, WorkFailed."""
+    stored = tensors.TensorFile(path).read_all()
+    if stored.keys() != {"count", "mean", "covariance"}:
+        raise WorkFailed(f"{path} holds no statistics")
+    d = len(stored["mean"])
+    lower = torch.tril_indices(d, d)
+    covariance = torch.zeros(d, d, dtype=torch.float64)
+    covariance[lower[0], lower[1]] = stored["covariance"]
+    covariance[lower[1], lower[0]] = stored["covariance"]
+    return Statistics.given(int(stored["count"]), stored["mean"], covariance)
+
+
+def save_npz(path: Path, statistics: Statistics, extractor: str, source: str) -> None:
+    """Write a file that pytorch-fid and clean-fid read; it also says of which features, of what, and of how many images."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        mu=statistics.mean.cpu().numpy(),
+        sigma=statistics.covariance.cpu().numpy(),
+        count=np.array(statistics.count),
+        extractor=np.array(extractor),
+        source=np.array(source),
+    )
+    files.write_bytes(path, buffer.getvalue())
+
+
+def load_npz(path: Path, dimension: int, extractor: str) -> tuple[Statistics, str]:
+    """Read statistics for features of `dimension` and return them with what is known of their origin.
+
+    Files of others do not name their extractor: then only the size of the features is checked, and the origin says so.
+    Raises MissingInput, WorkFailed (not such a file), BadConfig (another extractor).
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist")
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
+            held = {name: stored[name] for name in stored.files}
+        mean, covariance = torch.from_numpy(held["mu"]), torch.from_numpy(held["sigma"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise WorkFailed(f"{path} is no statistics file with mu and sigma: {error}") from error
+    said = str(held["extractor"]) if "extractor" in held else None
+    if (said is not None and said != extractor) or mean.shape != (dimension,):
+        raise BadConfig(
+            f"{path} holds statistics of another extractor: {said or f'{mean.numel()} numbers per image'}\n"
+            f"needed: {extractor} ({dimension} numbers per image); make such a file with: deme stats out=<file>.npz"
+        )
+    count = int(held["count"]) if "count" in held else None
+    try:
+        statistics = Statistics.given(count or dimension + 1, mean, covariance)
+    except ValueError as error:
+        raise WorkFailed(f"{path}: {error}") from error
+    images = f"{count:,} images" if count else "an unstated number of images"
+    return statistics, f"{images} ({path.name}{'' if said else ', extractor not stated'})"

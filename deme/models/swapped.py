@@ -1,0 +1,41 @@
+"""Unmerged experts in the memory of one model: the weights of the expert that answers are read from disk when it changes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from deme.models.unconditional import UnconditionalModel, load
+
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+class SwappedExperts:
+    """One live `model` for N folders of weights of the same shapes.
+
+    `num_swaps` counts how often weights were brought in. Raises WorkFailed when a folder does not fit the first.
+    """
+
+    def __init__(self, folders: Sequence[Path], device: str = "cpu") -> None:
+        self.folders = list(folders)
+        self.model: UnconditionalModel = load(str(folders[0])).to(device)
+        self.current = 0
+        self.num_swaps = 0
+
+    def networks(self, answer: Network | None = None) -> list[Network]:
+        """Return a network per folder. `answer` runs the live model (default: as it is)."""
+        return [self._network(index, answer or self.model) for index in range(len(self.folders))]
+
+    def _network(self, index: int, answer: Network) -> Network:
+        def network(x_t: Tensor, t: Tensor) -> Tensor:
+            self._bring(index)
+            return answer(x_t, t)
+
+        return network
+
+    def _bring(self, index: int) -> None:
+        if index != self.current:
+            self.current = -1  # half read, should reading fail
+            self.model.read_weights(self.folders[index])
+            self.current = index
+            self.num_swaps += 1

@@ -1,0 +1,35 @@
+"""What a sampler is: settings that make a diffusers scheduler for a model's noise schedule."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from deme.errors import BadConfig
+
+SPACINGS = ("leading", "trailing", "linspace")
+
+
+class Sampler(Protocol):
+    """`scheduler` returns a fresh diffusers scheduler with its timesteps set: it may remember steps, so each batch has its own.
+
+    `step_options` are further arguments of the scheduler's `step`. Noise that a step adds comes from each image's generator.
+    """
+
+    num_inference_steps: int
+    step_options: dict[str, Any]
+
+    def scheduler(self, scheduler_config: Mapping[str, Any]) -> Any: ...
+
+
+def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
+    """Raise BadConfig for settings that no model could be sampled with."""
+    if num_inference_steps < 1:
+        raise BadConfig(f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}")
+    if timestep_spacing not in SPACINGS:
+        raise BadConfig(f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}")
+
+
+def check_limit(num_inference_steps: int, scheduler: Any) -> None:
+    """Raise BadConfig for more steps than the model has timesteps."""
+    limit = scheduler.config["num_train_timesteps"]
+    if num_inference_steps > limit:
+        raise BadConfig(f"sampler.num_inference_steps={num_inference_steps} exceeds the model's {limit} timesteps")

@@ -1,0 +1,85 @@
+"""`deme compare`: two evaluations on the same sampling seeds, difference by difference (METHOD 10)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deme.errors import BadConfig, MissingInput
+from deme.files import read_json
+from deme.inputs import is_run, load_yaml, read_status
+from deme.paths import locate
+from deme.report.statistics import Cell, paired_difference
+from deme.report.tables import difference_cells, digits_for
+from deme.runs import say
+
+Results = dict[Cell, dict[str, Any]]
+MUST_AGREE = ("n", "reference", "implementation")
+
+
+def run(first: Sequence[str], second: Sequence[str]) -> int:
+    """Print every metric of both, and first minus second where bootstrap replicates are stored; return 0."""
+    one, other = _read(first), _read(second)
+    table = Table(title=f"{', '.join(first)} against {', '.join(second)}")
+    for column in ("metric", "first", "second", "difference (95% interval)", "verdict"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    paired = {cell[1] for cell in one} & {cell[1] for cell in other}
+    if not paired:
+        raise BadConfig(
+            f"no sampling seed in common: {sorted({c[1] for c in one})} and {sorted({c[1] for c in other})}\n"
+            "paired differences need images from the same noise: evaluate both with the same sample_seed"
+        )
+    for metric in next(iter(one.values()))["metrics"]:
+        if all(metric in result["metrics"] for result in (*one.values(), *other.values())):
+            table.add_row(*_row(metric, one, other))
+    Console(width=max(Console().width, 120)).print(table)
+    seeds = len({cell[0] for cell in one})
+    say(
+        f"Paired over {len(paired)} sampling seeds and the bootstrap over images"
+        + (f", with the spread between {seeds} finetuning seeds." if seeds > 1 else "; one finetuning seed.")
+    )
+    return 0
+
+
+def _row(metric: str, one: Results, other: Results) -> list[str]:
+    for key in MUST_AGREE:
+        found = {str(result["metrics"][metric].get(key)) for result in (*one.values(), *other.values())}
+        if len(found) > 1:
+            raise BadConfig(f"{metric} does not mean the same in these runs: {key} is {' and '.join(sorted(found))}")
+    values, others = (
+        {cell: result["metrics"][metric]["value"] for cell, result in results.items()} for results in (one, other)
+    )
+    means = [sum(each.values()) / len(each) for each in (values, others)]
+    places = digits_for(means[0])
+    difference = None
+    if all(metric in result["replicates"] for result in (*one.values(), *other.values())):
+        spread, other_spread = (
+            {cell: result["replicates"][metric] for cell, result in results.items()} for results in (one, other)
+        )
+        difference = paired_difference(values, others, spread, other_spread)
+    return [metric, *(f"{mean:.{places}f}" for mean in means), *difference_cells(difference, places)]
+
+
+def _read(names: Sequence[str]) -> Results:
+    found: Results = {}
+    for name in names:
+        path: Path = locate(name)
+        if not is_run(path) or path.parent.name != "evaluate":
+            raise BadConfig(f"{name} is no evaluation\ntype: deme compare <evaluate run> <evaluate run>")
+        if read_status(path).get("state") != "done":
+            raise MissingInput(
+                f"{path} is not finished (state: {read_status(path).get('state')}); run its command again"
+            )
+        config = load_yaml(path / "config.yaml")
+        cell = (config["seed"], config["sample_seed"])
+        if cell in found:
+            raise BadConfig(
+                f"two of these runs have finetuning seed {cell[0]} and sampling seed {cell[1]}: {', '.join(names)}"
+            )
+        found[cell] = {
+            "metrics": read_json(path / "metrics.json")["metrics"],
+            "replicates": read_json(path / "replicates.json"),
+        }
+    return found

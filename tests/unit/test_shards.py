@@ -1,0 +1,265 @@
+"""Features shard by shard: exact, resumable, shared by processes; references kept by content."""
+
+import json
+import multiprocessing
+import time
+
+import pytest
+import torch
+
+from deme import files, tensors
+from deme.data import InMemoryImages, SomeImages, batches
+from deme.errors import WorkFailed
+from deme.metrics import reference, statistics_file
+from deme.metrics.digit_classifier import DigitFeatures
+from deme.metrics.fingerprint import LENGTH, differences, fingerprints, moments_error
+from deme.metrics.reference import measured
+from deme.metrics.shards import FeatureShards
+from deme.metrics.statistics import Statistics
+
+IMAGES = InMemoryImages(torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+
+
+class Means:
+    """Features that are row means of the picture; counts its calls."""
+
+    name, weights, suffix, frechet_name, dimension = "row means", "0" * 64, "means", "fd_means", 8
+
+    def __init__(self):
+        self.seen = 0
+
+    def __call__(self, pixels):
+        self.seen += len(pixels)
+        return pixels[:, 0].float().mean(2)
+
+
+def pixels(indices):
+    return batches(IMAGES, 4, indices)
+
+
+def silent(_):
+    return None
+
+
+def test_every_image_is_extracted_once_in_order(tmp_path):
+    shards, means = FeatureShards(tmp_path, 50, 15), Means()
+    shards.fill(pixels, [means], silent)
+    assert means.seen == 50
+    torch.testing.assert_close(torch.cat(list(shards.read("means"))), Means()(IMAGES.pixels))
+    assert [len(part) for part in shards.read("means", 20)] == [15, 5]
+    shards.fill(pixels, [means], silent)
+    assert means.seen == 50
+
+
+def test_what_a_killed_process_left_is_kept_and_the_rest_made(tmp_path):
+    shards, means = FeatureShards(tmp_path, 50, 10), Means()
+
+    def killed(indices):
+        if indices[0] == 30:
+            raise KeyboardInterrupt
+        return pixels(indices)
+
+    with pytest.raises(KeyboardInterrupt):
+        shards.fill(killed, [means], silent)
+    assert means.seen == 30
+    said = []
+    shards.fill(pixels, [means], said.append)
+    assert means.seen == 50
+    assert said[-1].startswith("50/50 images")
+    torch.testing.assert_close(torch.cat(list(shards.read("means"))), Means()(IMAGES.pixels))
+
+
+def _slow_fill(folder, log):
+    means = Means()
+
+    def slow(indices):
+        time.sleep(0.1)
+        return pixels(indices)
+
+    FeatureShards(folder, 50, 5).fill(slow, [means], silent)
+    log.put(means.seen)
+
+
+def test_two_processes_share_the_shards(tmp_path):
+    context = multiprocessing.get_context("fork")
+    log = context.Queue()
+    workers = [context.Process(target=_slow_fill, args=(tmp_path, log)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    seen = [log.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert sum(seen) == 50
+    assert min(seen) > 0
+    torch.testing.assert_close(torch.cat(list(FeatureShards(tmp_path, 50, 5).read("means"))), Means()(IMAGES.pixels))
+
+
+def test_a_helper_stops_when_the_work_is_finished_and_cleared_away(tmp_path):
+    means = Means()
+    FeatureShards(tmp_path, 50, 10).fill(pixels, [means], silent, finished=lambda: True)
+    assert means.seen == 0
+
+
+def test_nan_features_and_wrong_counts_are_refused(tmp_path):
+    class Broken(Means):
+        def __call__(self, pixels):
+            return super().__call__(pixels) * float("nan")
+
+    with pytest.raises(WorkFailed, match="row means: NaN or infinite features among images 0 to 14"):
+        FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()], silent)
+    with pytest.raises(WorkFailed, match="15 images were asked for from number 0 on, 14 came"):
+        FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()], silent)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "SHARD", 20)
+    means = Means()
+    first = measured(IMAGES, "images", means, tmp_path, silent)
+    assert first.name == "50 images"
+    assert first.statistics.count == means.seen == 50
+    torch.testing.assert_close(first.statistics.covariance, torch.cov(Means()(IMAGES.pixels).double().T))
+    torch.testing.assert_close(first.features, Means()(IMAGES.pixels))
+    copy = InMemoryImages(IMAGES.pixels.clone())
+    again = measured(copy, "images", means, tmp_path, silent)
+    assert means.seen == 50
+    torch.testing.assert_close(again.statistics.covariance, first.statistics.covariance, rtol=1e-14, atol=0)
+    copy.pixels[0, 0, 0, 0] += 1
+    measured(copy, "images", means, tmp_path, silent)
+    assert means.seen == 100
+    measured(SomeImages(IMAGES, range(10)), "images", means, tmp_path, silent)
+    assert means.seen == 110
+    means.weights = "1" * 64
+    measured(IMAGES, "images", means, tmp_path, silent)
+    assert means.seen == 160
+    assert not list(tmp_path.rglob("*.partial"))
+    abouts = [json.loads(file.read_text()) for file in tmp_path.rglob("about.json")]
+    assert {about["extractor"] for about in abouts} == {"row means"}
+
+
+def test_of_a_large_set_a_fixed_subset_of_features_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "SHARD", 20)
+    monkeypatch.setattr(reference, "SUBSET", 30)
+    found = measured(IMAGES, "images", Means(), tmp_path, silent)
+    rows = {tuple(row.tolist()) for row in Means()(IMAGES.pixels)}
+    assert found.features.shape == (30, 8)
+    assert len({tuple(row.tolist()) for row in found.features} & rows) == 30
+    assert found.statistics.count == 50
+
+
+def _measure(folder, log):
+    means = Means()
+    slow = means.__call__
+
+    class Slow(Means):
+        def __call__(self, pixels):
+            time.sleep(0.02)
+            return slow(pixels)
+
+    measured(IMAGES, "images", Slow(), folder, silent)
+    log.put(means.seen)
+
+
+def test_processes_that_want_the_same_reference_measure_it_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    log = context.Queue()
+    workers = [context.Process(target=_measure, args=(tmp_path, log)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    seen = [log.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert sorted(seen) == [0, 0, 50]
+
+
+# Statistics files
+
+
+def statistics(n=40, d=6):
+    return Statistics().update(torch.randn(n, d, generator=torch.Generator().manual_seed(1)))
+
+
+def test_statistics_survive_their_file_bit_for_bit_but_for_the_scale(tmp_path):
+    one = statistics()
+    statistics_file.save(tmp_path / "s.safetensors", one)
+    two = statistics_file.load(tmp_path / "s.safetensors")
+    assert two.count == 40
+    assert torch.equal(one.mean, two.mean)
+    torch.testing.assert_close(one.covariance, two.covariance, rtol=1e-14, atol=0)
+    assert torch.equal(two.covariance, two.covariance.T)
+    tensors.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
+    with pytest.raises(WorkFailed, match="holds no statistics"):
+        statistics_file.load(tmp_path / "other.safetensors")
+
+
+def test_files_of_pytorch_fid_and_clean_fid_are_read_and_ours_by_them(tmp_path):
+    import numpy as np
+
+    from deme.errors import BadConfig, MissingInput
+
+    one = statistics()
+    np.savez(tmp_path / "theirs.npz", mu=one.mean.numpy(), sigma=one.covariance.numpy())
+    two, origin = statistics_file.load_npz(tmp_path / "theirs.npz", 6, "row means")
+    torch.testing.assert_close(two.covariance, one.covariance, rtol=1e-14, atol=0)
+    assert origin == "an unstated number of images (theirs.npz, extractor not stated)"
+    statistics_file.save_npz(tmp_path / "ours.npz", one, "row means", "40 images")
+    with np.load(tmp_path / "ours.npz") as stored:
+        np.testing.assert_array_equal(stored["mu"], one.mean)
+        np.testing.assert_array_equal(stored["sigma"], one.covariance)
+    three, origin = statistics_file.load_npz(tmp_path / "ours.npz", 6, "row means")
+    assert (three.count, origin) == (40, "40 images (ours.npz)")
+    with pytest.raises(
+        BadConfig, match=r"ours.npz holds statistics of another extractor: row means\nneeded: column means"
+    ):
+        statistics_file.load_npz(tmp_path / "ours.npz", 6, "column means")
+    with pytest.raises(BadConfig, match=r"theirs.npz holds statistics of another extractor: 6 numbers per image"):
+        statistics_file.load_npz(tmp_path / "theirs.npz", 7, "row means")
+    with pytest.raises(MissingInput, match="does not exist"):
+        statistics_file.load_npz(tmp_path / "none.npz", 6, "row means")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "ours.npz").read_bytes()[:100])
+    np.savez(tmp_path / "no.npz", mean=one.mean.numpy())
+    np.savez(tmp_path / "nan.npz", mu=one.mean.numpy() * np.nan, sigma=one.covariance.numpy())
+    for name in ("cut", "no", "nan"):
+        with pytest.raises(WorkFailed, match=f"{name}.npz"):
+            statistics_file.load_npz(tmp_path / f"{name}.npz", 6, "row means")
+
+
+# Fingerprints
+
+
+def test_fingerprints_belong_to_their_moments_and_to_no_others():
+    features = 5 + torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    prints = fingerprints(features, "x")
+    assert prints.shape == (400, LENGTH)
+    moments = Statistics().update(features)
+    assert moments_error(prints, moments, "x") < 1e-5
+    assert moments_error(prints, moments, "y") > 0.1  # another extractor's projections
+    shifted = Statistics().update(features + 0.01)
+    assert moments_error(prints, shifted, "x") > 1e-3
+    fewer = Statistics().update(features[:399])
+    assert moments_error(prints, fewer, "x") > 1e-4
+
+
+def test_a_change_of_one_image_shows_in_its_fingerprint_alone():
+    features = torch.randn(30, 64, generator=torch.Generator().manual_seed(0))
+    changed = features.clone()
+    changed[7] = torch.randn(64, generator=torch.Generator().manual_seed(1))
+    prints = fingerprints(features, "x")
+    apart = differences(fingerprints(changed, "x"), prints, prints)
+    assert float(apart[7]) > 0.5
+    assert float(apart[torch.arange(30) != 7].max()) == 0
+
+
+def test_a_lock_that_somebody_holds_is_not_taken(tmp_path):
+    with files.try_locked(tmp_path / "lock") as mine:
+        assert mine
+        with files.try_locked(tmp_path / "lock") as second:
+            assert not second
+    with files.try_locked(tmp_path / "lock") as mine:
+        assert mine
+
+
+def test_the_digits_features_have_the_extractors_interface():
+    features = DigitFeatures("asset:digits_classifier.safetensors").to("cpu")
+    assert features(IMAGES.pixels).shape == (50, features.dimension)
+    assert len(features.weights) == 64
