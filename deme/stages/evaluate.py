@@ -6,7 +6,7 @@ from typing import Any
 from deme import files
 from deme.config import chosen
 from deme.errors import BadConfig
-from deme.runs import Run
+from deme.runs import Run, check_numbers
 
 SOURCES = ("weights", "experts", "images", "real")
 
@@ -18,6 +18,7 @@ def run(config: dict[str, Any]) -> Path:
 
 
 def _check(config: dict[str, Any]) -> None:
+    check_numbers(config)
     if config["source"] not in SOURCES:
         raise BadConfig(f"source must be one of {', '.join(SOURCES)}, got {config['source']!r}")
     for source in ("experts", "images"):
@@ -28,6 +29,12 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig(
             f"source={config['source']} compares images and needs a feature extractor; metrics.features is empty"
         )
+    if chosen(config["metrics"]["features"]):
+        least = 2 if config["metrics"]["nearest_k"] is None else config["metrics"]["nearest_k"] + 2
+        if config["num_images"] < least:
+            raise BadConfig(
+                f"these metrics need at least {least} images, num_images={config['num_images']} were asked for"
+            )
     if config["save_images"] not in (None, "png", "zip"):
         raise BadConfig(f"save_images must be null, png or zip, got {config['save_images']!r}")
 

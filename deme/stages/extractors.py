@@ -18,6 +18,11 @@ SPLITS = ("held_out", "train")
 def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureExtractor]:
     """Return the extractors of `metrics.features`. Raises BadConfig for two that would share the name of a metric."""
     found = [make(spec).to(device) for spec in chosen(config["metrics"]["features"]).values()]
+    unknown = set(config["metrics"]["statistics"] or {}) - {extractor.suffix for extractor in found}
+    if unknown:
+        raise BadConfig(
+            f"metrics.statistics names {', '.join(sorted(unknown))}; extractors here: {', '.join(e.suffix for e in found)}"
+        )
     suffixes = [extractor.suffix for extractor in found]
     if len(set(suffixes)) < len(suffixes):
         raise BadConfig(f"two extractors of metrics.features measure the same: {', '.join(suffixes)}")
@@ -34,6 +39,11 @@ def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtr
     metrics = config["metrics"]
     given = (metrics["statistics"] or {}).get(extractor.suffix)
     if given is not None:
+        if metrics["kid"] or metrics["nearest_k"]:
+            raise BadConfig(
+                "KID, precision and recall need images to compare to; metrics.statistics holds their mean and covariance alone\n"
+                "type: metrics.kid=false metrics.nearest_k=null"
+            )
         statistics, origin = statistics_file.load_npz(locate(given["path"]), extractor.dimension, extractor.name)
         return Reference(statistics, None, origin)
     split = metrics["reference"]
@@ -41,4 +51,7 @@ def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtr
         raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")
     images = data.held_out if split == "held_out" else data.train
     what = "held-out images" if split == "held_out" else "training images"
+    least = max(2, (metrics["nearest_k"] or 0) + 2)
+    if len(images) < least:
+        raise BadConfig(f"these metrics need at least {least} {what} to compare to, the data set has {len(images)}")
     return measured(images, what, extractor, cache_of(config), say)

@@ -1,9 +1,10 @@
 """The images of an evaluation, shard by shard, by one process or several; each typed command of the same run helps."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -83,13 +84,15 @@ def _save(batch: Tensor, folder: Path, first: int) -> None:
 
 def _zip(folder: Path, place: Path) -> None:
     """Put a folder's pictures into one file, and delete them."""
-    pictures: Iterable[Path] = sorted(folder.glob("*.png"))
+    pictures = sorted(folder.glob("[!.]*.png"))
+    if not pictures:  # a former run got this far
+        return
     with files.atomic(place) as file, zipfile.ZipFile(file, "w") as archive:
         for picture in pictures:
-            archive.write(picture, picture.name)
-    for picture in pictures:
-        picture.unlink()
-    folder.rmdir()
+            archive.writestr(
+                zipfile.ZipInfo(picture.name), picture.read_bytes()
+            )  # with no time of writing: reproducible
+    shutil.rmtree(folder)
 
 
 def help_with(run: Run, rank: int = 0) -> None:

@@ -247,7 +247,7 @@ def test_an_expert_of_another_shape_is_refused(experts, tmp_path):
     other = tiny(block_out_channels=[8, 8])
     other.save(tmp_path / "other", other.state_dict(), {})
     swapped = SwappedExperts([experts[0], tmp_path / "other"])
-    with pytest.raises(WorkFailed, match="does not fit its config.json|tensors differ"):
+    with pytest.raises(WorkFailed, match=r"does not fit its config.json|tensors differ"):
         swapped.networks()[1](torch.zeros(1, 1, 8, 8), torch.tensor([0]))
     projected = tiny()
     projected.add_projections()

@@ -1,0 +1,203 @@
+"""`deme verify` passes on an honest evaluation and fails on one that was altered afterwards, wherever that was."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from deme import files, tensors
+from deme.metrics import statistics_file
+from deme.metrics.statistics import Statistics
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
+
+WEIGHTS = "weights/ema/unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    """A folder with a trained model, its evaluation, two experts and theirs."""
+    folder = tmp_path_factory.mktemp("honest")
+    trained = done(["train", *TINY_TRAIN], folder)
+    one = done(
+        ["evaluate", f"inputs.weights={trained.relative_to(folder)}", "metrics.kid=true", *TINY_EVALUATE], folder
+    )
+    experts = [done(["train", f"expert={i}", *TINY_EXPERTS], folder).relative_to(folder) for i in (0, 1)]
+    given = f"inputs.experts=[{experts[0]},{experts[1]}]"
+    two = done(
+        ["evaluate", "source=experts", given, *TINY_EVALUATE, "sampler=ddpm", "sampler.num_inference_steps=20"], folder
+    )
+    return folder, trained.relative_to(folder), one.relative_to(folder), two.relative_to(folder)
+
+
+@pytest.fixture
+def copy(honest, tmp_path):
+    """A copy of it, to alter."""
+    shutil.copytree(honest[0], tmp_path / "copy")
+    return tmp_path / "copy", *honest[1:]
+
+
+def verify(folder, run_dir, *words):
+    return run(["verify", f"run={run_dir}", "pick_seed=0", *words], folder)
+
+
+def failed(text):
+    return [line for line in text.splitlines() if line.startswith("  FAILED")]
+
+
+def test_an_honest_run_passes_whoever_made_its_images(honest):
+    folder, _, one, two = honest
+    for run_dir in (one, two):
+        code, text = verify(folder, run_dir)
+        assert code == 0, text
+        assert "64 images made again differ by" in text
+        assert text.count("  ok ") >= 7
+        assert not failed(text)
+    assert "not audited, they do not follow from moments: kid_digits" in verify(folder, one)[1]
+
+
+def test_other_images_are_picked_every_time(honest):
+    texts = {
+        run(["verify", f"run={honest[2]}", "num_images=5"], honest[0])[1].split("images made again")[1]
+        for _ in range(3)
+    }
+    assert len(texts) > 1
+
+
+def test_a_folder_of_images_is_verified_too(honest, tmp_path):
+    made = done(["evaluate", *TINY_EVALUATE, "save_images=png"], tmp_path)
+    words = ["evaluate", "source=images", f"inputs.images={made}/samples/images", *TINY_EVALUATE]
+    run_dir = done(words, tmp_path)
+    assert verify(tmp_path, run_dir)[0] == 0
+    pictures = sorted((made / "samples/images").iterdir())
+    for picture in pictures:
+        shutil.copyfile(pictures[0], picture)
+    code, text = verify(tmp_path, run_dir)
+    assert code == 4
+    assert any("images made again" in line for line in failed(text))
+
+
+def test_altered_weights_fail(copy):
+    folder, trained, one, _ = copy
+    state = tensors.TensorFile(folder / trained / WEIGHTS).read_all()
+    tensors.save(folder / trained / WEIGHTS, {name: value * 1.01 for name, value in state.items()})
+    code, text = verify(folder, one)
+    assert code == 4
+    lines = failed(text)
+    assert any("is what was evaluated" in line for line in lines)
+    assert any("fd_digits: 64 images made again" in line for line in lines)
+    assert any("loss: those of 16 images measured again" in line for line in lines)
+    assert "checks failed, first: " in text
+
+
+def reseal(file: Path, **changes):
+    """Edit a frozen config as somebody would who knows how it is sealed."""
+    head, _, body = file.read_text().partition("\n")
+    config = yaml.safe_load(body)
+    for key, value in changes.items():
+        node = config
+        *parents, last = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[last] = value
+    body = yaml.safe_dump(config, sort_keys=False)
+    file.write_text(f"{head.split(', frozen as ')[0]}, frozen as {files.sha256_text(body)}\n{body}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"sample_seed": 1}, {"sampler__num_inference_steps": 5}, {"sampler__eta": 0.5}, {"sampler__clip_sample": False}],
+    ids=str,
+)
+def test_an_altered_seed_or_sampler_fails_even_under_a_new_seal(changes, copy):
+    folder, _, one, _ = copy
+    reseal(folder / one / "config.yaml", **changes)
+    code, text = verify(folder, one)
+    assert code == 4
+    (line,) = failed(text)
+    assert "64 images made again" in line
+
+
+def test_an_edited_config_fails_by_its_seal(copy):
+    folder, _, one, _ = copy
+    file = folder / one / "config.yaml"
+    file.write_text(file.read_text().replace("sample_seed: 0", "sample_seed: 0 "))
+    code, text = verify(folder, one)
+    assert code == 4
+    assert "FAILED  config.yaml is as it was frozen" in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value", "line"),
+    [
+        ("fd_digits", "value", 1.0, "the moments give"),
+        ("fd_digits", "value", float("nan"), "the moments give"),
+        ("fd_digits", "n", 50_000, "200 images were asked for"),
+        ("loss", "value", 0.01, "metrics.json says what the losses"),
+        ("loss/0", "value", float("nan"), "metrics.json says what the losses"),
+    ],
+)
+def test_an_altered_number_fails(metric, key, value, line, copy):
+    folder, _, one, _ = copy
+    file = folder / one / "metrics.json"
+    stored = json.loads(file.read_text())
+    stored["metrics"][metric][key] = value
+    file.write_text(json.dumps(stored))
+    code, text = verify(folder, one)
+    assert code == 4
+    (found,) = failed(text)
+    assert line in found
+
+
+def test_moments_bent_to_fit_a_better_number_fail(copy):
+    folder, _, one, _ = copy
+    file = folder / one / "moments/digits.safetensors"
+    moments = statistics_file.load(file)
+    from deme.data import every
+    from deme.data.digits import load_digits
+    from deme.metrics.digit_classifier import DigitFeatures
+    from deme.metrics.frechet import FrechetDistance
+
+    real = Statistics().update(DigitFeatures("asset:digits_classifier.safetensors")(every(load_digits().held_out)))
+    bent = Statistics.given(moments.count, 0.9 * moments.mean + 0.1 * real.mean, moments.covariance)
+    statistics_file.save(file, bent)
+    path = folder / one / "metrics.json"
+    stored = json.loads(path.read_text())
+    stored["metrics"]["fd_digits"]["value"] = FrechetDistance(real)(bent)
+    path.write_text(json.dumps(stored))
+    code, text = verify(folder, one)
+    assert code == 4
+    (line,) = failed(text)
+    assert "moments and fingerprints belong together" in line
+
+
+def test_fingerprints_bent_to_fit_the_moments_fail(copy):
+    folder, _, one, _ = copy
+    file = folder / one / "moments/digits_fingerprints.safetensors"
+    prints = tensors.TensorFile(file).read("fingerprints")
+    order = torch.randperm(len(prints), generator=torch.Generator().manual_seed(0))
+    tensors.save(file, {"fingerprints": prints[order]})  # the same moments, of images in another order
+    code, text = verify(folder, one)
+    assert code == 4
+    (line,) = failed(text)
+    assert "64 images made again" in line
+
+
+def test_what_cannot_be_verified_is_refused(copy):
+    folder, trained, one, _ = copy
+    code, text = verify(folder, trained)
+    assert code == 2
+    assert f"{trained} is a run of deme train; deme verify takes one of deme evaluate" in text
+    code, text = verify(folder, ".")
+    assert code == 2
+    assert "is no run directory" in text
+    (folder / one / "status.json").write_text('{"state": "running"}')
+    code, text = verify(folder, one)
+    assert code == 3
+    assert "is not finished (state: running)" in text
+    real = done(["evaluate", "source=real", *TINY_EVALUATE], folder)
+    code, text = verify(folder, real)
+    assert code == 2
+    assert "there is nothing to make again" in text
