@@ -42,8 +42,7 @@ def _composed(stage: str, overrides: tuple[str, ...]) -> DictConfig:
 
 def to_dict(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
-    with explained():
-        missing = OmegaConf.missing_keys(cfg)
+    missing = _missing(OmegaConf.to_container(cfg, resolve=False), "")  # as written: not what only refers to such a value
     if missing:
         names = sorted(missing)
         raise BadConfig(f"{', '.join(names)} must be given\ntype: {' '.join(f'{name}=<value>' for name in names)}")
@@ -164,6 +163,12 @@ def _dotted(node: Any, prefix: str) -> list[str]:
     if not isinstance(node, dict):
         return []
     return [full for k, v in node.items() for full in (f"{prefix}{k}", *_dotted(v, f"{prefix}{k}."))]
+
+
+def _missing(node: Any, name: str) -> list[str]:
+    if isinstance(node, dict):
+        return [key for k, v in node.items() for key in _missing(v, f"{name}.{k}" if name else str(k))]
+    return [name] if node == "???" else []
 
 
 def groups() -> list[str]:

@@ -29,7 +29,7 @@ def fails(words, folder, code, *parts, patch=""):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, evaluate, sample, analyze, plan, reproduce, table, doctor"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, evaluate, sample, stats, verify, analyze, plan, reproduce, table, compare, doctor"),
         (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
         (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: digits, image_folder"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),
@@ -95,12 +95,12 @@ def fails(words, folder, code, *parts, patch=""):
         (["analyze", "out=5"], "out must name a .png file, got 5"),
         (["analyze", "figure=task_weights", "run=5"], "run must be the directory of a run, got 5"),
         (["analyze", "out=w.pdf"], "out must name a .png file, got w.pdf"),
-        (["analyze", "figure=weighting"], "unknown option figure=weighting; did you mean 'weightings'? allowed: task_weights, weightings"),
+        (["analyze", "figure=weighting"], "unknown option figure=weighting; did you mean 'weightings'? allowed: metric_validation, task_weights, weightings"),
         (["analyze", "figure.show=[minsnr]"], "unknown weighting 'minsnr'; did you mean 'min_snr'?"),
         (["analyze", "figure=task_weights"], "this figure is of a training run with method=ant\ntype: run=<run directory>"),
         (["analyze", "figure=task_weights", "run=asset:digits_base"], "asset:digits_base is no training run with task weights"),
         (["merge"], "inputs.experts must be given"),
-        (["evaluate", "source=all"], "source must be one of weights, experts, real, got 'all'"),
+        (["evaluate", "source=all"], "source must be one of weights, experts, images, real, got 'all'"),
         (["evaluate", "sampler.num_inference_steps=1001"], "sampler.num_inference_steps=1001 exceeds the model's 1000 timesteps"),
         (["sample", "run=asset:digits_base", "out=grid.jpg"], "out must name a .png file, got grid.jpg"),
         (["plan"], "deme plan takes one suite, got 0\ntype: deme plan experiments/digits"),

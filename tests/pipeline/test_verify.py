@@ -72,7 +72,7 @@ def test_a_folder_of_images_is_verified_too(honest, tmp_path):
     run_dir = done(words, tmp_path)
     assert verify(tmp_path, run_dir)[0] == 0
     pictures = sorted((made / "samples/images").iterdir())
-    for picture in pictures:
+    for picture in pictures[1:]:
         shutil.copyfile(pictures[0], picture)
     code, text = verify(tmp_path, run_dir)
     assert code == 4

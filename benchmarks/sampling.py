@@ -1,0 +1,178 @@
+"""Sampling beside diffusers' DDIMPipeline, bfloat16 beside float32, unmerged experts beside one model: one process, taking turns.
+
+The 35.7M UNet of DDPM on CIFAR-10 with random weights, DDIM, the same batches. Times are CPU seconds of the process (one
+thread) on a CPU, seconds on a GPU (`--device cuda`, which also measures bfloat16 + torch.compile). Pipeline and ours start from
+the same noise, and must give the same samples bit for bit. The experts are four copies on disk, one in memory at a time;
+memory is the growth of the process while it samples, less what the same call takes with one model, measured in processes of
+their own. `python benchmarks/sampling.py` writes results/sampling_<device>.json.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler
+from train_step import CIFAR10
+
+from deme.data import to_uint8
+from deme.models.swapped import SwappedExperts
+from deme.models.unconditional import UnconditionalModel, build, load
+from deme.ranges import uniform
+from deme.sampling.ddim import DDIM
+from deme.sampling.generate import generate
+from deme.sampling.routed import RoutedModel
+from deme.seeds import image_generator
+from deme.stages.common import Compute
+
+Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+EXPERTS = 4
+
+
+def sample(
+    network: Network, model: UnconditionalModel, steps: int, count: int, batch: int, device: str
+) -> torch.Tensor:
+    shape = model.image_shape
+    return torch.cat(
+        list(generate(network, model.scheduler_config, shape, DDIM(steps), 0, range(count), batch, device))
+    )
+
+
+def compute(device: str, precision: str = "32-true", compiled: bool = False) -> Compute:
+    return Compute("gpu" if device == "cuda" else "cpu", precision, device, compiled)
+
+
+def pipeline_of(model: UnconditionalModel, steps: int, batch: int) -> Callable[[], torch.Tensor]:
+    pipeline = DDIMPipeline(model.unet, DDIMScheduler.from_config(model.scheduler_config))
+    pipeline.set_progress_bar_config(disable=True)
+    shape = (batch, *model.image_shape)
+
+    def call() -> torch.Tensor:
+        generators = [
+            image_generator(0, i) for i in range(batch)
+        ]  # the pipeline draws an image's noise from its own, too
+        images = pipeline(batch_size=batch, generator=generators, num_inference_steps=steps, output_type="np").images
+        return to_uint8(torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1).reshape(shape)
+
+    return call
+
+
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def turns(calls: dict[str, Callable[[], torch.Tensor]], base: str, repeats: int, device: str) -> dict[str, object]:
+    """Seconds of every call over those of `base`, in turns; the first round warms up."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        names = list(calls) if repeat % 2 else list(calls)[::-1]
+        for name in names:
+            began = clock(device)
+            calls[name]()
+            if repeat:
+                seconds[name].append(clock(device) - began)
+    result: dict[str, object] = {}
+    for name in calls:
+        ratios = sorted(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+        result[name] = {
+            "seconds": round(statistics.median(seconds[name]), 3),
+            f"ratio_to_{base}": round(statistics.median(ratios), 3),
+            "range": [round(ratios[0], 3), round(ratios[-1], 3)],
+        }
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def peak(kind: str, folder: str, steps: int) -> float:
+    """Megabytes by which this process grows while it loads and samples: `none` is everything but the weights."""
+    torch.set_num_threads(1)
+    folders = [Path(folder, str(i)) for i in range(EXPERTS)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if kind == "routed":
+        swapped = SwappedExperts(folders)
+        model = swapped.model
+        network: Network = RoutedModel(swapped.networks(), uniform(EXPERTS, 1000), 1000)
+    elif kind == "resident":
+        models = [load(str(f)) for f in folders]
+        model, network = models[0], RoutedModel(models, uniform(EXPERTS, 1000), 1000)
+    else:
+        model = network = load(str(folders[0]))
+    if kind != "loaded":
+        sample(network, model, steps, 4, 2, "cpu")
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peak", nargs=2)
+    a = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if a.peak:
+        print(peak(*a.peak, a.steps))
+        return
+    if a.device == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = build(CIFAR10, {}, 0).eval().to(a.device)
+    result: dict[str, object] = {"model": "35.7M UNet", "steps": a.steps, "batch": a.batch, "repeats": a.repeats,
+        "torch": torch.__version__, "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds"}  # fmt: skip
+
+    def ours(network: Network, count: int = a.batch, of: UnconditionalModel = model) -> Callable[[], torch.Tensor]:
+        return lambda: sample(network, of, a.steps, count, a.batch, a.device)
+
+    theirs = pipeline_of(model, a.steps, a.batch)
+    result["same samples as the pipeline"] = bool(torch.equal(ours(model)(), theirs()))
+    result["pipeline"] = turns({"pipeline": theirs, "ours": ours(model)}, "pipeline", a.repeats, a.device)
+    calls = {"float32": ours(model), "bf16": ours(compute(a.device, "bf16-mixed").network(model))}
+    if a.device == "cuda":
+        fast = build(CIFAR10, {}, 0).eval().to(a.device)
+        calls["bf16_compile"] = ours(compute(a.device, "bf16-mixed", compiled=True).network(fast), of=fast)
+    result["precision"] = turns(calls, "float32", a.repeats, a.device)
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(EXPERTS):
+            each = build(CIFAR10, {}, index)
+            each.save(Path(folder, str(index)), each.state_dict(), {})
+        swapped = SwappedExperts([Path(folder, str(i)) for i in range(EXPERTS)], a.device)
+        routed = RoutedModel(swapped.networks(), uniform(EXPERTS, 1000), 1000)
+        result["routed"] = turns(
+            {"merged": ours(model, a.count), "routed": ours(routed, a.count)}, "merged", a.repeats, a.device
+        )
+        if a.device == "cpu":
+            words = [sys.executable, __file__, "--steps", str(a.steps), "--peak"]
+            grown = {
+                kind: min(float(subprocess.check_output([*words, kind, folder])) for _ in range(3))
+                for kind in ("loaded", "merged", "routed", "resident")
+            }
+            weights = sum(p.numel() for p in model.parameters()) * 4 / 2**20
+            activations = grown["merged"] - weights
+            result["memory_mb"] = {
+                "weights": round(weights),
+                **{kind: round(value) for kind, value in grown.items()},
+                "routed_weights_over_one_models": round((grown["routed"] - activations) / weights, 2),
+                "resident_weights_over_one_models": round((grown["resident"] - activations) / weights, 2),
+            }
+    print(json.dumps(result))
+    place = Path(__file__).parent / "results" / f"sampling_{a.device}.json"
+    place.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
