@@ -33,6 +33,9 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/train_step.py --model cifar10
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/balancing.py --model cifar10
+	$(BIN)/python benchmarks/frechet.py
+	$(BIN)/python benchmarks/moments.py
+	$(BIN)/python benchmarks/sampling.py
 
 # Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed

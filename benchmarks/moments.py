@@ -6,12 +6,12 @@ pytorch-fid do.
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+from memory import peak_mb
 
 from deme.metrics.statistics import Statistics
 
@@ -20,7 +20,7 @@ D, BATCH = 2048, 250
 
 def peak(kind: str, count: int) -> float:
     torch.set_num_threads(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     draw = torch.Generator().manual_seed(0)
     statistics, kept = Statistics(), []
     for _ in range(count // BATCH):
@@ -32,7 +32,7 @@ def peak(kind: str, count: int) -> float:
     if kept:
         statistics.update(torch.cat(kept))
     assert statistics.covariance.shape == (D, D)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_mb() - before
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ their own. `python benchmarks/sampling.py` writes results/sampling_<device>.json
 import argparse
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
+from memory import peak_mb
 from train_step import CIFAR10
 
 from deme.data import to_uint8
@@ -99,7 +99,7 @@ def peak(kind: str, folder: str, steps: int) -> float:
     """Megabytes by which this process grows while it loads and samples: `none` is everything but the weights."""
     torch.set_num_threads(1)
     folders = [Path(folder, str(i)) for i in range(EXPERTS)]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_mb()
     if kind == "routed":
         swapped = SwappedExperts(folders)
         model = swapped.model
@@ -111,7 +111,7 @@ def peak(kind: str, folder: str, steps: int) -> float:
         model = network = load(str(folders[0]))
     if kind != "loaded":
         sample(network, model, steps, 4, 2, "cpu")
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_mb() - before
 
 
 def main() -> None:

@@ -42,7 +42,9 @@ def _composed(stage: str, overrides: tuple[str, ...]) -> DictConfig:
 
 def to_dict(cfg: DictConfig) -> dict[str, Any]:
     """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
-    missing = _missing(OmegaConf.to_container(cfg, resolve=False), "")  # as written: not what only refers to such a value
+    missing = _missing(
+        OmegaConf.to_container(cfg, resolve=False), ""
+    )  # as written: not what only refers to such a value
     if missing:
         names = sorted(missing)
         raise BadConfig(f"{', '.join(names)} must be given\ntype: {' '.join(f'{name}=<value>' for name in names)}")

@@ -40,7 +40,11 @@ class Node:
                 f"{self.suite.file}: row {self.row} searches with sample_seed {config['sample_seed']}, which the table "
                 "reports\nchoose a sample_seed for the search that is not among sample_seeds"
             )
-        return {**config, "inputs": dict.fromkeys(config["inputs"]), "paths": {**config["paths"], "runs": str(self.suite.runs)}}
+        return {
+            **config,
+            "inputs": dict.fromkeys(config["inputs"]),
+            "paths": {**config["paths"], "runs": str(self.suite.runs)},
+        }
 
     @property
     def settings(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """safetensors files: written in a stream, read tensor by tensor, checked before they are believed."""
 
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -57,24 +58,40 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 class TensorFile:
-    """A safetensors file whose tensors are read one at a time. Raises MissingInput or WorkFailed when opened."""
+    """A safetensors file whose tensors are read one at a time. Raises MissingInput or WorkFailed when opened.
+
+    Plain reads, not a mapping of the file: whoever reads tensor by tensor holds one in memory.
+    """
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise MissingInput(f"{path} does not exist")
         self.path = path
         try:
-            self._file = safe_open(path, framework="pt")
-            slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (not a mapping)
+            with safe_open(path, framework="pt") as file:  # checks the header
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                specs = {n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()}
         except (SafetensorError, OSError) as error:
-            raise WorkFailed(
-                f"{path} is damaged: {error}\nmake it again, or copy it again from where it came"
-            ) from error
-        self.specs: dict[str, Spec] = {n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()}
+            raise self._damaged(error) from error
+        self.specs: dict[str, Spec] = specs
+        with open(path, "rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(size))
+        self._starts: dict[str, int] = {name: 8 + size + header[name]["data_offsets"][0] for name in specs}
+
+    def _damaged(self, why: object) -> WorkFailed:
+        return WorkFailed(f"{self.path} is damaged: {why}\nmake it again, or copy it again from where it came")
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
-        tensor: Tensor = self._file.get_tensor(name)
+        shape, dtype = self.specs[name]
+        tensor = torch.empty(shape, dtype=dtype)
+        if tensor.numel():
+            place = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self._starts[name])
+                if _fill(file, place) < len(place):
+                    raise self._damaged(f"tensor {name} is cut off")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WorkFailed(
                 f"tensor {name} of {self.path} holds NaN or infinite values\nthe run that made it failed; make it again"
@@ -84,3 +101,11 @@ class TensorFile:
     def read_all(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
         return {name: self.read(name) for name in self.specs}
+
+
+def _fill(file: io.RawIOBase, place: memoryview) -> int:
+    """Read until `place` is full or the file ends; return how many bytes came."""
+    done = 0
+    while done < len(place) and (count := file.readinto(place[done:])):
+        done += count
+    return done

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from deme.metrics.statistics import Statistics
 
+BLOCK = 256  # columns at once of a product with a triangular matrix
+
 
 class FrechetDistance:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) to a fixed reference, whose root R (S2 = R R^T) is taken once.
@@ -19,13 +21,14 @@ class FrechetDistance:
         self.mean = reference.mean.to(device)
         covariance = reference.covariance.to(device)
         self.trace = covariance.trace()
-        self.root = _root(covariance, reference.count - 1)
+        self.root, self.triangular = _root(covariance, reference.count - 1)
 
     def __call__(self, generated: Statistics) -> float:
         """Return the distance of `generated` to the reference. Raises ValueError if its features have another size."""
         self._check(len(generated.mean))
         covariance = generated.covariance.to(self.device)
-        eigenvalues = torch.linalg.eigvalsh(self.root.T @ covariance @ self.root)
+        product = _lower(self.root, covariance) if self.triangular else self.root.T @ covariance @ self.root
+        eigenvalues = torch.linalg.eigvalsh(product)  # of the lower triangle
         return self._distance(generated.mean.to(self.device), covariance.trace(), eigenvalues, generated.count - 1)
 
     def of_features(self, features: Tensor, counts: Tensor | None = None) -> float:
@@ -60,15 +63,25 @@ class FrechetDistance:
             )
 
 
-def _root(covariance: Tensor, rank: int) -> Tensor:
-    """Return R [d, r] with R R^T = `covariance`: its Cholesky factor, or eigenvectors where it is singular."""
+def _root(covariance: Tensor, rank: int) -> tuple[Tensor, bool]:
+    """Return R [d, r] with R R^T = `covariance`, and whether it is lower triangular: the Cholesky factor, or eigenvectors
+    where the covariance is singular."""
     if rank >= len(covariance):
         root, info = torch.linalg.cholesky_ex(covariance)
         if int(info) == 0:
-            return root
+            return root, True
     values, vectors = torch.linalg.eigh(covariance)
     kept = _significant(values, rank)
-    return vectors[:, len(values) - len(kept) :] * kept.sqrt()
+    return vectors[:, len(values) - len(kept) :] * kept.sqrt(), False
+
+
+def _lower(root: Tensor, covariance: Tensor) -> Tensor:
+    """Return the lower triangle of R^T S R for a lower triangular R, at a third of the cost of both products."""
+    product = torch.zeros_like(covariance)
+    for start in range(0, len(root), BLOCK):
+        columns = slice(start, start + BLOCK)
+        product[start:, columns] = root[start:, start:].T @ (covariance[start:, start:] @ root[start:, columns])
+    return product
 
 
 def _significant(eigenvalues: Tensor, rank: int) -> Tensor:

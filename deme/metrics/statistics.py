@@ -51,14 +51,13 @@ class Statistics:
         assert other._mean is not None
         assert other._scatter is not None
         if self._mean is None or self._scatter is None:
-            self._mean, self._scatter = other._mean, other._scatter
+            self._mean, self._scatter = other._mean, other._scatter.clone()
         elif len(self._mean) != len(other._mean):
             raise ValueError(f"features of {len(other._mean)} numbers cannot join those of {len(self._mean)}")
         else:
             total = self.count + other.count
             delta = other._mean - self._mean
-            self._scatter = self._scatter + other._scatter
-            self._scatter.addr_(delta, delta, alpha=self.count * other.count / total)
+            self._scatter.add_(other._scatter).addr_(delta, delta, alpha=self.count * other.count / total)
             self._mean = self._mean + delta * (other.count / total)
         self.count += other.count
         return self

@@ -40,8 +40,9 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
 
 
 def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
-    """Return a figure of every row's paired difference to the baseline, a panel per metric, with 95% intervals."""
-    return _forest(rows, {metric: f"{metric}, difference to {baseline}" for metric in metrics})
+    """Return a figure of every row's paired difference to the baseline, a panel per metric that has any, with 95% intervals."""
+    paired = {name for row in rows for name, number in row.numbers.items() if number.difference}
+    return _forest(rows, {metric: f"{metric}, difference to {baseline}" for metric in metrics if metric in paired})
 
 
 def loss_per_range(rows: Sequence[Row]) -> Figure:

@@ -3,6 +3,8 @@
 Replicate r resamples by (seed, r) alone, so the replicates of two models from the same noise are paired.
 """
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +23,14 @@ from deme.metrics.reference import SUBSET, Reference
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
 from deme.ranges import TimestepRange, uniform
-from deme.runs import Run
+from deme.runs import Run, say
 from deme.seeds import generator
 from deme.stages.common import Compute
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
 from deme.stages.sources import Source, source_of
+
+PROGRESS_SECONDS = 15
 
 Metrics = dict[str, dict[str, Any]]
 Replicates = dict[str, list[float]]
@@ -58,20 +62,28 @@ def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Repli
     return metrics, replicates
 
 
-def statistics_of(shards: FeatureShards, suffix: str) -> Statistics:
-    """Return the statistics of all images, one shard in memory at a time."""
-    statistics = Statistics()
-    for features in shards.read(suffix):
-        statistics.update(features)
-    return statistics
-
-
-def _resampled(shards: FeatureShards, suffix: str, counts: Tensor) -> Statistics:
+def _statistics(shards: FeatureShards, suffix: str, device: str, counts: Tensor | None = None) -> Statistics:
+    """Return the statistics of all images, or of a resample of them, one shard in memory at a time."""
     statistics, first = Statistics(), 0
     for features in shards.read(suffix):
-        statistics.update(features, counts[first : first + len(features)])
+        rows = None if counts is None else counts[first : first + len(features)]
+        statistics.update(features.to(device), rows)
         first += len(features)
     return statistics
+
+
+def _bootstrap(run: Run, name: str, value: Callable[[int], float]) -> list[float]:
+    """Return a value per resample; long work says how far it is."""
+    count, began, values = run.config["metrics"]["replicates"], time.monotonic(), []
+    said = began
+    for r in range(count):
+        values.append(value(r))
+        if (now := time.monotonic()) - said > PROGRESS_SECONDS:
+            said = now
+            say(
+                f"  {run.path.name}: {name}, {r + 1}/{count} resamples, {(now - began) / (r + 1) * (count - r - 1):.0f} s left"
+            )
+    return values
 
 
 def _distances(
@@ -79,7 +91,7 @@ def _distances(
 ) -> tuple[Metrics, Replicates]:
     """Frechet distance, KID, precision and recall on one extractor's features; moments and fingerprints for `deme verify`."""
     settings, seed = run.config["metrics"], run.config["sample_seed"]
-    statistics = statistics_of(shards, extractor.suffix)
+    statistics = _statistics(shards, extractor.suffix, device)
     statistics_file.save(run.path / "moments" / f"{extractor.suffix}.safetensors", statistics)
     prints = torch.cat([fingerprints(features, extractor.name) for features in shards.read(extractor.suffix)])
     tensors.save(run.path / "moments" / f"{extractor.suffix}_fingerprints.safetensors", {"fingerprints": prints})
@@ -91,13 +103,14 @@ def _distances(
     name = extractor.frechet_name
     value = distance(statistics) if few is None else distance.of_features(few)
     metrics: Metrics = {name: {"value": value, **about, "implementation": f"deme.metrics.frechet {on}"}}
-    counts = [resample_counts(seed, r, shards.total) for r in range(settings["replicates"])]
-    replicates = {
-        name: [
-            distance(_resampled(shards, extractor.suffix, c)) if few is None else distance.of_features(few, c)
-            for c in counts
-        ]
-    }
+
+    def resampled(r: int) -> float:
+        counts = resample_counts(seed, r, shards.total)
+        if few is not None:
+            return distance.of_features(few, counts)
+        return distance(_statistics(shards, extractor.suffix, device, counts))
+
+    replicates = {name: _bootstrap(run, name, resampled)}
     if reference.features is None:
         return metrics, replicates
 
@@ -127,11 +140,13 @@ def _real(
     """What real data would score: num_images draws with replacement from the training images, many times."""
     config = run.config
     distance = FrechetDistance(reference.statistics, device)
-    values = []
-    for r in range(config["metrics"]["replicates"]):
+
+    def drawn(r: int) -> float:
         draw = generator("real", config["sample_seed"], r)
         rows = torch.randint(shards.total, (config["num_images"],), generator=draw)
-        values.append(distance(_resampled(shards, extractor.suffix, torch.bincount(rows, minlength=shards.total))))
+        return distance(_statistics(shards, extractor.suffix, device, torch.bincount(rows, minlength=shards.total)))
+
+    values = _bootstrap(run, extractor.frechet_name, drawn)
     spread = torch.tensor(values, dtype=torch.float64)
     name = extractor.frechet_name
     metric = {

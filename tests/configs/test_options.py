@@ -194,7 +194,8 @@ def random_dinov2(place):
 @pytest.fixture
 def given(in_tmp, request):
     """Values for options that must be told where something is."""
-    for option, path in (("inception768", "inception.safetensors"), ("fid", "inception.safetensors"), ("clip", "clip"),
+    for option, path in (("inception768", "inception.safetensors"), ("fid", "inception.safetensors"),
+                         ("fid_pytorch", "inception.safetensors"), ("clip", "clip"),
                          ("dinov2", "dinov2")):  # fmt: skip
         if f"metrics-{option}]" in request.node.name:
             {"clip": random_clip, "dinov2": random_dinov2}.get(path, random_inception)(path)
@@ -207,6 +208,7 @@ def given(in_tmp, request):
         ("model", "diffusers"): ["model.path=asset:digits_base"],
         ("metrics", "inception768"): ["metrics.path=inception.safetensors"],
         ("metrics", "fid"): ["metrics.path=inception.safetensors"],
+        ("metrics", "fid_pytorch"): ["metrics.path=inception.safetensors"],
         ("metrics", "clip"): ["metrics.path=clip"],
         ("metrics", "dinov2"): ["metrics.path=dinov2"],
     }

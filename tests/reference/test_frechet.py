@@ -53,6 +53,14 @@ def test_few_images_are_exact_and_equal_the_singular_values(n):
     assert distance(Statistics().update(x)) == pytest.approx(expected, rel=1e-7)
 
 
+def test_blocks_of_a_triangular_product_do_not_matter(monkeypatch):
+    x, y = (Statistics().update(each) for each in sets(500, 48))
+    whole = FrechetDistance(y)(x)
+    monkeypatch.setattr("deme.metrics.frechet.BLOCK", 7)
+    assert FrechetDistance(y).triangular
+    assert FrechetDistance(y)(x) == pytest.approx(whole, rel=1e-12)
+
+
 def test_counted_rows_are_repeated_rows():
     x, y = sets(300, 64)
     x = x[:40]
