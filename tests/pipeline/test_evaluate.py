@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from deme import tensors
@@ -202,10 +203,13 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     state = tensors.TensorFile(weights).read_all()
     tensors.save(weights, {name: value * 0.99 for name, value in state.items()})
     more = ["metrics.kid=true", "metrics.nearest_k=3"]
-    one = [done(["evaluate", *TINY_EVALUATE, *more, f"sample_seed={s}"], tmp_path) for s in (0, 1)]
-    two = [
-        done(["evaluate", *TINY_EVALUATE, *more, f"sample_seed={s}", "inputs.weights=model"], tmp_path) for s in (0, 1)
-    ]
+    every = ["evaluate", "-m", *TINY_EVALUATE, *more, "sample_seed=0,1", "inputs.weights=null,model"]
+    code, text = run(every, tmp_path)
+    assert code == 0, text
+    found = [tmp_path / line.split(": ")[0].split()[1] for line in text.splitlines() if line.startswith("evaluated ")]
+    assert len(found) == 4
+    one = [p for p in found if yaml.safe_load((p / "config.yaml").read_text())["inputs"]["weights"] is None]
+    two = [p for p in found if p not in one]
     words = [",".join(str(p.relative_to(tmp_path)) for p in each) for each in (two, one)]
     code, text = run(["compare", *words], tmp_path)
     assert code == 0, text

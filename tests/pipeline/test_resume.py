@@ -24,6 +24,7 @@ DiffusionModule.training_step = lambda *args: (time.sleep(0.05), step(*args))[1]
 
 def results(run_dir: Path) -> dict[str, bytes]:
     files = [run_dir / name for name in RESULTS] + sorted(run_dir.glob("weights/**/*.safetensors"))
+    files += sorted(run_dir.glob("moments/*")) + sorted(run_dir.glob("samples/[!.]*"))
     return {str(file.relative_to(run_dir)): file.read_bytes() for file in files if file.exists()}
 
 
@@ -51,11 +52,21 @@ def commands(experts):
         "ant-nash": ["train", *ANT_NASH, "accumulate=2", "balancing.refresh_every=7"],
         "ant-gradient": ["train", *ANT_NASH, "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=2048"],
         "evaluate": ["evaluate", "source=experts", given, *TINY_EVALUATE],
+        "evaluate-all": [
+            "evaluate",
+            *TINY_EVALUATE,
+            "sampler=ddpm",
+            "sampler.num_inference_steps=10",
+            "metrics.kid=true",
+            "metrics.nearest_k=3",
+            "save_images=zip",
+            "progress.processes=2",
+        ],
         "search": ["search", given, *TINY_SEARCH],
     }
 
 
-@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "search"])
+@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "evaluate-all", "search"])
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()

@@ -156,3 +156,22 @@ def test_wrong_files_settings_and_images_are_refused(weights, tmp_path):
     (tmp_path / "bad.pth").write_bytes(b"nothing")
     with pytest.raises(WorkFailed, match=r"bad.pth is not a file of named tensors"):
         InceptionFeatures(str(tmp_path / "bad.pth"))
+
+
+def test_from_images_to_distance_equals_torchmetrics(weights):
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    from deme.metrics.frechet import FrechetDistance
+    from deme.metrics.statistics import Statistics
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = str(weights / "inception.pth")
+        theirs = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=path, antialias=False)
+    theirs.set_dtype(torch.float64)
+    real, fake = pictures(32, 32, 90), 255 - pictures(32, 32, 80).flip(3)
+    theirs.update(real, real=True)
+    theirs.update(fake, real=False)
+    features = InceptionFeatures(path, "tf", 64)
+    distance = FrechetDistance(Statistics().update(features(real)))
+    assert distance(Statistics().update(features(fake))) == pytest.approx(float(theirs.compute()), rel=1e-5)
