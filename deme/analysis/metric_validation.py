@@ -115,13 +115,17 @@ def metric_validation(
     clean = judge("unaltered", _rows(judged)[:altered])
     rows.append(clean)
     lines: dict[str, list[tuple[float, Measured]]] = {}
+    few = []
     for kind, strengths in (("noise", noise), ("blur", blur), ("jpeg", jpeg)):
         for strength in strengths:
             changed = features_of(
                 InMemoryImages(ALTERATIONS[kind][0](originals, strength)), f"images, {kind} {strength:g}"
             )
             lines.setdefault(kind, []).append((strength, judge(f"{kind} {strength:g}", _rows(changed))))
-    rows += [one for points in lines.values() for _, one in points]
+        few.append(
+            judge(f"{kind} {strength:g}", _rows(changed)[: counts[0]], _rows(changed))
+        )  # what is the spread there?
+    rows += [one for points in lines.values() for _, one in points] + few
     disjoint = [row for row in rows if row.title == "disjoint"]
     return Analysis(_draw(disjoint, clean, lines, extractor, set_size), _table(rows, extractor))
 
@@ -173,40 +177,19 @@ def _judge(reference: Reference, replicates: int, nearest_k: int, seed: int) -> 
 
 
 def _table(rows: list[Measured], extractor: FeatureExtractor) -> list[list[str]]:
-    table = [
-        [
-            "set",
-            "images",
-            extractor.frechet_name,
-            "sd (bootstrap)",
-            "sd (disjoint subsets)",
-            f"kid_{extractor.suffix} x 1000",
-            "standard error",
-            "sd (disjoint subsets) ",
-            "precision",
-            "recall",
-        ]
-    ]
+    frechet, kid = extractor.frechet_name, f"kid_{extractor.suffix} x 1000"
+    titles = ["set", "images", frechet, "sd by bootstrap", f"sd of {frechet} over disjoint subsets (their number)",
+              kid, "standard error", f"sd of {kid} over disjoint subsets", "precision", "recall"]  # fmt: skip
+    table = [titles]
     for row in rows:
         of_frechet, of_kid = "", ""
         if row.of_subsets is not None:
-            of_frechet, of_kid = (
-                f"{sd:.3g} ({row.of_subsets[2]})" for sd in (row.of_subsets[0], row.of_subsets[1] * 1e3)
-            )
-        table.append(
-            [
-                row.title,
-                f"{row.count:,}",
-                f"{row.frechet:.4g}",
-                f"{row.frechet_sd:.3g}",
-                of_frechet,
-                f"{row.kid * 1e3:.3f}",
-                f"{row.kid_error * 1e3:.2g}",
-                of_kid,
-                f"{row.precision:.3f}",
-                f"{row.recall:.3f}",
-            ]
-        )
+            of_frechet = f"{row.of_subsets[0]:.3g} ({row.of_subsets[2]})"
+            of_kid = f"{row.of_subsets[1] * 1e3:.2g}"
+        table.append([
+            row.title, f"{row.count:,}", f"{row.frechet:.4g}", f"{row.frechet_sd:.3g}", of_frechet,
+            f"{row.kid * 1e3:.4f}", f"{row.kid_error * 1e3:.2g}", of_kid, f"{row.precision:.3f}", f"{row.recall:.3f}",
+        ])  # fmt: skip
     return table
 
 

@@ -17,10 +17,10 @@ from deme.metrics.frechet import FrechetDistance
 from deme.ranges import uniform
 from deme.runs import Run
 from deme.seeds import generator
-from deme.stages.common import Compute
+from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.measure import loss_rows
-from deme.stages.sources import Source, source_of
+from deme.stages.sources import source_of
 
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
 LOSS_TOLERANCE = 1e-3  # relative, per image and range
@@ -48,9 +48,9 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     for extractor in extractors:
         audited.add(extractor.frechet_name)
         found += _distance(run, data, extractor, stored, torch.cat(again[extractor.suffix]), picks, compute)
-    if source.model is not None:
+    if source.loaded is not None:
         audited |= {name for name in stored if name.partition("/")[0] == "loss"}
-        found += _loss(run, data, source, stored, compute, picks)
+        found += _loss(run, data, source.loaded, stored, compute, picks)
     rest = sorted(set(stored) - audited)
     if rest:
         found.append((True, f"not audited, they do not follow from moments: {', '.join(rest)}"))
@@ -103,11 +103,9 @@ def _distance(
 
 
 def _loss(
-    run: Run, data: ImageData, source: Source, stored: dict[str, Any], compute: Compute, picks: list[int]
+    run: Run, data: ImageData, loaded: Loaded, stored: dict[str, Any], compute: Compute, picks: list[int]
 ) -> Iterator[Finding]:
-    settings, model, network = run.config["metrics"]["loss"], source.model, source.network
-    assert model is not None
-    assert network is not None
+    settings, model = run.config["metrics"]["loss"], loaded.model
     losses = tensors.TensorFile(run.path / "moments" / "loss.safetensors").read("losses")
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
     values = {name: float(v.mean()) for name, v in loss_rows(losses, ranges, model.schedule.num_timesteps).items()}
@@ -116,7 +114,7 @@ def _loss(
     draw = generator("verify losses", json.dumps(picks))
     rows = sorted(torch.randperm(len(data.held_out), generator=draw)[:LOSS_IMAGES].tolist())
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"]).of(rows)
-    again = denoising_loss(network, model.schedule, model.prediction_type, triples, compute.device)
+    again = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, compute.device)
     apart = float(((again - losses[:, rows]).abs() / losses[:, rows].abs().clamp_min(1e-12)).max())
     yield (
         apart <= LOSS_TOLERANCE,

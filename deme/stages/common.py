@@ -76,21 +76,29 @@ def experts_of(run: Run) -> tuple[Expert, ...]:
     return order_experts([weights_folder(path) for path in run.inputs["experts"]])
 
 
-def routed(experts: Sequence[Expert], compute: Compute) -> tuple[UnconditionalModel, Network]:
-    """Return the live model (for its schedule and shapes) and the network that routes by timestep.
+@dataclass(frozen=True)
+class Loaded:
+    """A model (its schedule and shapes), the network that samples in the asked precision, and the same in float32."""
 
-    One expert is in memory at a time.
-    """
-    swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
-    answer = compute.network(swapped.model)
-    networks = swapped.networks(answer)
-    return swapped.model, RoutedModel(networks, [expert.range for expert in experts], experts[0].num_timesteps)
+    model: UnconditionalModel
+    network: Network
+    exact: Network
 
 
-def single(folder: Path, compute: Compute) -> tuple[UnconditionalModel, Network]:
-    """Return a model on disk, and the network that samples it."""
+def single(folder: Path, compute: Compute) -> Loaded:
+    """Load one model."""
     model = load(str(folder)).to(compute.device)
-    return model, compute.network(model)
+    return Loaded(model, compute.network(model), model)
+
+
+def routed(experts: Sequence[Expert], compute: Compute) -> Loaded:
+    """Load unmerged experts, routed by timestep; one is in memory at a time."""
+    swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
+    ranges, num_timesteps = [expert.range for expert in experts], experts[0].num_timesteps
+    networks, exact = swapped.networks(compute.network(swapped.model)), swapped.networks()
+    return Loaded(
+        swapped.model, RoutedModel(networks, ranges, num_timesteps), RoutedModel(exact, ranges, num_timesteps)
+    )
 
 
 def base_folder(config: dict[str, Any]) -> Path:

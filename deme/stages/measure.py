@@ -25,10 +25,10 @@ from deme.metrics.statistics import Statistics
 from deme.ranges import TimestepRange, uniform
 from deme.runs import Run, say
 from deme.seeds import generator
-from deme.stages.common import Compute
+from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
-from deme.stages.sources import Source, source_of
+from deme.stages.sources import source_of
 
 PROGRESS_SECONDS = 15
 
@@ -51,8 +51,8 @@ def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Repli
             more, spread = distances(run, shards, extractor, references[extractor.suffix], compute.device)
             metrics |= more
             replicates |= spread
-    if source.model is not None:
-        more, spread = _loss(run, data, source, compute.device)
+    if source.loaded is not None:
+        more, spread = _loss(run, data, source.loaded, compute.device)
         metrics |= more
         replicates |= spread
     for name, values in replicates.items():
@@ -160,14 +160,12 @@ def _real(
     return {name: metric}, {name: values}
 
 
-def _loss(run: Run, data: ImageData, source: Source, device: str) -> tuple[Metrics, Replicates]:
-    """Held-out denoising loss: "loss" over all timesteps, "loss/i" in range i."""
-    settings, model, network = run.config["metrics"]["loss"], source.model, source.network
-    assert model is not None
-    assert network is not None
+def _loss(run: Run, data: ImageData, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
+    """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
+    settings, model = run.config["metrics"]["loss"], loaded.model
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"])
-    losses = denoising_loss(network, model.schedule, model.prediction_type, triples, device)
+    losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device)
     tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses})
     about = {
         "reference": f"{len(data.held_out)} held-out images",

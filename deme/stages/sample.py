@@ -21,6 +21,7 @@ def run(config: dict[str, Any]) -> Path:
     import torch
 
     from deme.config import make
+    from deme.merging.plan import order_experts
     from deme.report.figures import labelled, png
     from deme.sampling.generate import generate
     from deme.sampling.grid import image_grid
@@ -29,19 +30,14 @@ def run(config: dict[str, Any]) -> Path:
     compute = Compute.of(config)
     grids, shapes = [], {}
     for label, folders in places.items():
-        if len(folders) == 1:
-            model, network = single(folders[0], compute)
-        else:
-            from deme.merging.plan import order_experts
-
-            model, network = routed(order_experts(folders), compute)
-        shapes[label] = model.image_shape
+        loaded = single(folders[0], compute) if len(folders) == 1 else routed(order_experts(folders), compute)
+        shapes[label] = loaded.model.image_shape
         if len(set(shapes.values())) > 1:
             raise BadConfig(f"these models do not start from the same noise, their images differ in shape: {shapes}")
         batches = generate(
-            network,
-            model.scheduler_config,
-            model.image_shape,
+            loaded.network,
+            loaded.model.scheduler_config,
+            loaded.model.image_shape,
             make(config["sampler"]),
             config["sample_seed"],
             range(config["num_images"]),

@@ -10,20 +10,18 @@ from deme.data import ImageData, batches
 from deme.data.image_folder import folder_as_it_is
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
-from deme.models.unconditional import UnconditionalModel
 from deme.runs import Run
 from deme.sampling.generate import generate
-from deme.stages.common import Compute, Network, base_folder, experts_of, routed, single
+from deme.stages.common import Compute, Loaded, base_folder, experts_of, routed, single
 
 
 @dataclass(frozen=True)
 class Source:
-    """`pixels(indices)` yields those of the images 0 .. total - 1 as uint8 batches; the model, if there is one."""
+    """`pixels(indices)` yields those of the images 0 .. total - 1 as uint8 batches; `loaded` is what generates, if anything."""
 
     total: int
     pixels: Callable[[Sequence[int]], Iterable[Tensor]]
-    model: UnconditionalModel | None = None
-    network: Network | None = None
+    loaded: Loaded | None = None
 
 
 def source_of(run: Run, data: ImageData, compute: Compute) -> Source:
@@ -42,7 +40,7 @@ def source_of(run: Run, data: ImageData, compute: Compute) -> Source:
             )
         return Source(len(images), lambda indices: batches(images, config["batch_size"], indices))
     given = run.one("weights")
-    model, network = (
+    loaded = (
         routed(experts_of(run), compute)
         if config["source"] == "experts"
         else single(weights_folder(given) if given else base_folder(config), compute)
@@ -51,9 +49,9 @@ def source_of(run: Run, data: ImageData, compute: Compute) -> Source:
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
         return generate(
-            network,
-            model.scheduler_config,
-            model.image_shape,
+            loaded.network,
+            loaded.model.scheduler_config,
+            loaded.model.image_shape,
             sampler,
             config["sample_seed"],
             indices,
@@ -61,4 +59,4 @@ def source_of(run: Run, data: ImageData, compute: Compute) -> Source:
             compute.device,
         )
 
-    return Source(config["num_images"], pixels, model, network)
+    return Source(config["num_images"], pixels, loaded)

@@ -239,3 +239,14 @@ def test_real_images_score_as_well_as_they_can(tmp_path):
         first = np.asarray(picture)[2:34, 2:34]
     expected = load_digits().train.pixels[0, 0].numpy().repeat(4, 0).repeat(4, 1)
     assert np.array_equal(first, expected)
+
+
+def test_half_precision_samples_other_images_but_the_loss_stays_exact(honest, tmp_path):
+    run_dir, words = honest
+    half = done([*words, "compute.precision=bf16-mixed"], tmp_path)
+    found, exact = metrics(half), metrics(run_dir)
+    assert found["loss"]["value"] == exact["loss"]["value"]
+    assert found["fd_digits"]["value"] != exact["fd_digits"]["value"]
+    assert found["fd_digits"]["value"] == pytest.approx(exact["fd_digits"]["value"], rel=0.1)
+    code, text = run(["verify", f"run={half}"], tmp_path)
+    assert code == 0, text
