@@ -54,11 +54,13 @@ def test_few_images_are_exact_and_equal_the_singular_values(n):
 
 
 def test_blocks_of_a_triangular_product_do_not_matter(monkeypatch):
+    rows, _ = sets(500, 48)
     x, y = (Statistics().update(each) for each in sets(500, 48))
-    whole = FrechetDistance(y)(x)
+    whole, few = FrechetDistance(y)(x), FrechetDistance(y).of_features(rows[:40])
     monkeypatch.setattr("deme.metrics.frechet.BLOCK", 7)
     assert FrechetDistance(y).triangular
     assert FrechetDistance(y)(x) == pytest.approx(whole, rel=1e-12)
+    assert FrechetDistance(y).of_features(rows[:40]) == pytest.approx(few, rel=1e-12)
 
 
 def test_counted_rows_are_repeated_rows():
