@@ -1,4 +1,4 @@
-"""Memory of streaming moments for 10,000 and 50,000 images: peak of a process of its own each, d = 2048.
+"""Memory of streaming moments for 10,000 and 50,000 images: peak of a process of its own each (median of 5), d = 2048.
 
 `python benchmarks/moments.py` writes results/moments.json. Baseline: the same with all features kept, as clean-fid and
 pytorch-fid do.
@@ -6,6 +6,7 @@ pytorch-fid do.
 
 import json
 import platform
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -15,23 +16,23 @@ from memory import peak_mb
 
 from deme.metrics.statistics import Statistics
 
-D, BATCH = 2048, 250
+D, BATCH, REPEATS = 2048, 250, 5
 
 
 def peak(kind: str, count: int) -> float:
     torch.set_num_threads(1)
     before = peak_mb()
     draw = torch.Generator().manual_seed(0)
-    statistics, kept = Statistics(), []
+    moments, kept = Statistics(), []
     for _ in range(count // BATCH):
         features = torch.randn(BATCH, D, generator=draw)
         if kind == "kept":
             kept.append(features)
         else:
-            statistics.update(features)
+            moments.update(features)
     if kept:
-        statistics.update(torch.cat(kept))
-    assert statistics.covariance.shape == (D, D)
+        moments.update(torch.cat(kept))
+    assert moments.covariance.shape == (D, D)
     return peak_mb() - before
 
 
@@ -39,9 +40,20 @@ def main() -> None:
     if len(sys.argv) == 3:
         print(peak(sys.argv[1], int(sys.argv[2])))
         return
-    result: dict[str, object] = {"d": D, "batch": BATCH, "torch": torch.__version__, "machine": platform.machine()}
+    result: dict[str, object] = {
+        "d": D,
+        "batch": BATCH,
+        "repeats": REPEATS,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
     for kind in ("streaming", "kept"):
-        few, many = (float(subprocess.check_output([sys.executable, __file__, kind, str(n)])) for n in (10_000, 50_000))
+        few, many = (
+            statistics.median(
+                float(subprocess.check_output([sys.executable, __file__, kind, str(n)])) for _ in range(REPEATS)
+            )
+            for n in (10_000, 50_000)
+        )
         result[kind] = {"mb_10k": round(few), "mb_50k": round(many), "ratio": round(many / few, 3)}
         print(json.dumps({kind: result[kind]}), flush=True)
     (Path(__file__).parent / "results" / "moments.json").write_text(json.dumps(result, indent=2) + "\n")
