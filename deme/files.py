@@ -34,7 +34,8 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"no space left on the disk while writing {path}\nfree some space and run it again"
             ) from error
         raise DiskError(
-            f"cannot write {path}: {error.strerror or error}\nchoose another place: paths.runs=<dir>"
+            f"cannot write {path}: {error.strerror or error}\n"
+            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, whichever it is"
         ) from error
 
 

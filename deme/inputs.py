@@ -92,6 +92,11 @@ def found_weights(search: Path) -> list[float]:
     return [float(weight) for weight in files.read_json(file)["weights"]]
 
 
+def input_hash(name: str, path: Path) -> str:
+    """Return the hash of a run's input: `content_hash`, but every byte of images that are measured."""
+    return files.sha256(path) if name == "images" else content_hash(path)
+
+
 def content_hash(place: str | Path) -> str:
     """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
     data folder's listing (names and sizes)."""

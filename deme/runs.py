@@ -18,7 +18,7 @@ import yaml
 
 from deme import files
 from deme.errors import BadConfig, DemeError, Stopped, WorkFailed
-from deme.inputs import content_hash, find, is_run, read_status, weights_folder
+from deme.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
 from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
@@ -50,6 +50,15 @@ LEAST = {
     "progress.preview.num_inference_steps": 1,
     "sampler.num_inference_steps": 1,
 }
+BOOLEANS = (
+    "compute.compile",
+    "data.random_flip",
+    "loss_weight.normalize",
+    "metrics.kid",
+    "projection.enabled",
+    "sampler.clip_sample",
+    "timesteps.antithetic",
+)
 OPTIONAL = ("seed", "compute.threads", "metrics.nearest_k")
 LIBRARIES = (
     "torch",
@@ -78,7 +87,7 @@ class Run:
         """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
         check_numbers(config)
         found = {name: find(value, config) for name, value in config["inputs"].items()}
-        hashes = {name: [content_hash(path) for path in paths] for name, paths in found.items() if paths}
+        hashes = {name: [input_hash(name, path) for path in paths] for name, paths in found.items() if paths}
         identity = identity_hash(config, hashes)
         folder = Path(config["paths"]["runs"], config["suite"], config["stage"], f"{slug(config)}-{identity[:10]}")
         return cls(folder, identity, config, found, hashes)
@@ -116,6 +125,8 @@ class Run:
             with self.owned(meanwhile) as open_work:
                 if open_work:
                     work(self)
+                else:
+                    say(f"done by the other process: {self.path}")
         return self.path
 
     @contextlib.contextmanager
@@ -194,15 +205,22 @@ class Run:
 def check_numbers(config: Mapping[str, Any]) -> None:
     """Raise BadConfig unless the counts and seeds at the top of a config are whole numbers that make sense."""
     for key, least in LEAST.items():
-        node: Any = config
-        *parents, last = key.split(".")
-        for parent in parents:
-            node = node.get(parent) or {}
-        if last not in node or (key in OPTIONAL and node[last] is None):
+        value = _value(config, key, ...)
+        if value is ... or (key in OPTIONAL and value is None):
             continue
-        value = node[last]
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
+    for key in BOOLEANS:
+        value = _value(config, key, ...)
+        if value is not ... and not isinstance(value, bool):
+            raise BadConfig(f"{key} must be true or false, got {value!r}")
+
+
+def _value(config: Mapping[str, Any], key: str, missing: Any) -> Any:
+    node: Any = config
+    for part in key.split("."):
+        node = node.get(part, missing) if isinstance(node, Mapping) else missing
+    return node
 
 
 def say(text: str) -> None:
@@ -218,6 +236,11 @@ def is_sealed(file: Path) -> bool:
     """Whether a frozen config.yaml is as its first line says, which names the hash of the rest."""
     head, _, body = file.read_text().partition("\n")
     return head.startswith("# deme run ") and head.endswith(f", frozen as {files.sha256_text(body)}")
+
+
+def sealed_identity(file: Path) -> str:
+    """Return the identity that a frozen config.yaml names."""
+    return file.read_text().partition("\n")[0].removeprefix("# deme run ").partition(",")[0]
 
 
 def slug(config: Mapping[str, Any]) -> str:
@@ -255,6 +278,7 @@ def provenance(run: Run) -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions,
         "git": _git(),
+        "directory": str(Path.cwd()),
         "command": [word for word in sys.argv[1:] if not word.startswith("hydra")],
         "inputs": {
             n: {str(p): h for p, h in zip(ps, run.hashes.get(n, []), strict=False)} for n, ps in run.inputs.items()

@@ -20,7 +20,7 @@ from deme.metrics.features import FeatureExtractor
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
 from deme.metrics.neighbours import precision_recall
-from deme.metrics.reference import Reference, measured
+from deme.metrics.reference import SUBSET, Reference, measured
 from deme.metrics.statistics import Statistics
 from deme.runs import say
 from deme.seeds import generator
@@ -99,8 +99,13 @@ def metric_validation(
             f"two disjoint sets of {set_size} need {2 * set_size} images, the data set has {len(images)} to train on\n"
             f"type: figure.set_size={len(images) // 2}"
         )
-    if max(*counts, altered) > set_size:
-        raise BadConfig(f"figure.counts and figure.altered must not exceed figure.set_size={set_size}")
+    if not counts or max(*counts, altered) > set_size or min(*counts, altered) < nearest_k + 2 or set_size > SUBSET:
+        raise BadConfig(
+            f"figure.counts and figure.altered must lie between nearest_k + 2 = {nearest_k + 2} and figure.set_size={set_size}, "
+            f"and that not above {SUBSET}"
+        )
+    if replicates < 2:
+        raise BadConfig(f"figure.replicates must be at least 2, got {replicates}")
     (extractor,) = _one(extractors())
     order = torch.randperm(len(images), generator=generator("metric validation", seed)).tolist()
 

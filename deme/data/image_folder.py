@@ -23,6 +23,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 def _opened(file: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise BadConfig(
+                    f"{file} has more than 8 bits a channel (mode {opened.mode}); convert it to 8 bits first"
+                )
             yield opened
     except (UnidentifiedImageError, OSError) as error:
         raise WorkFailed(f"{file} is not an image that can be read: {error}\nmove it out of the folder") from error
@@ -59,8 +63,12 @@ class ImageFiles:
 
     @cached_property
     def _content_hash(self) -> str:
-        crop = f"shorter side bicubic to {self.size}, centre crop, {self.channels} channels"
-        return sha256_text("\n".join([crop, *(sha256(file) for file in self.files)]))
+        return sha256_text("\n".join([self.how, *(sha256(file) for file in self.files)]))
+
+    @property
+    def how(self) -> str:
+        """What happens to an image when it is read."""
+        return f"shorter side bicubic to {self.size}, centre crop, {self.channels} channels"
 
 
 class ImagesAsTheyAre(ImageFiles):
@@ -69,7 +77,7 @@ class ImagesAsTheyAre(ImageFiles):
     def __init__(self, files: list[Path]) -> None:
         with _opened(files[0]) as first:
             self.expected = first.size
-            channels = 1 if first.mode in ("1", "L", "I;16", "LA") else 3
+            channels = 1 if first.mode in ("1", "L", "LA") else 3
         super().__init__(files, min(self.expected), channels)
 
     def read(self, file: Path) -> Tensor:
@@ -83,6 +91,10 @@ class ImagesAsTheyAre(ImageFiles):
             )
         pixels = np.asarray(image).reshape(image.height, image.width, self.channels)
         return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+    @property
+    def how(self) -> str:
+        return f"as it is, {self.channels} channels"
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """The denoising loss on fixed (x0, t, eps) triples of held-out images: the same triples for every model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,29 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Triples:
-    """Images [M, C, H, W], timesteps [R, K, M] (K draws in each of R ranges per image) and one noise per triple."""
+    """Images [M, C, H, W], timesteps [R, K, M] (K draws in each of R ranges per image) and one noise per triple.
+
+    The noise is drawn when it is needed, for one draw of one range at a time, always the same.
+    """
 
     x0: Tensor
     t: Tensor
-    eps: Tensor
+    noise_state: Tensor
+    rows: list[int] | None = None  # of the images
 
     def of(self, rows: list[int]) -> "Triples":
         """Return the triples of some of the images."""
-        return Triples(self.x0[rows], self.t[:, :, rows], self.eps[:, :, rows])
+        return Triples(self.x0, self.t, self.noise_state, rows)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield range, images, timesteps [M] and noise, range by range and draw by draw."""
+        draw = torch.Generator()
+        draw.set_state(self.noise_state)
+        rows = slice(None) if self.rows is None else self.rows
+        for index, of_range in enumerate(self.t):
+            for t in of_range:
+                eps = torch.randn(self.x0.shape, generator=draw)
+                yield index, self.x0[rows], t[rows], eps[rows]
 
 
 def fixed_triples(images: Images, ranges: Sequence[TimestepRange], draws: int, seed: int) -> Triples:
@@ -32,8 +46,7 @@ def fixed_triples(images: Images, ranges: Sequence[TimestepRange], draws: int, s
     x0 = to_float(every(images))
     draw = generator("triples", seed)
     t = torch.stack([torch.randint(r.low, r.high, (draws, len(x0)), generator=draw) for r in ranges])
-    eps = torch.randn((len(ranges), draws, *x0.shape), generator=draw)
-    return Triples(x0, t, eps)
+    return Triples(x0, t, draw.get_state())
 
 
 @torch.inference_mode()
@@ -43,16 +56,16 @@ def denoising_loss(
     prediction_type: str,
     triples: Triples,
     device: torch.device | str = "cpu",
+    batch_size: int = 500,
 ) -> Tensor:
     """Return the squared error of the network's own prediction per range and image, mean over pixels and draws, [R, M]."""
-    x0 = triples.x0.to(device)
-    losses = []
-    for t_range, eps_range in zip(triples.t, triples.eps, strict=True):
+    losses: list[list[Tensor]] = [[] for _ in triples.t]
+    for index, *whole in triples:
         errors = []
-        for t_cpu, eps_cpu in zip(t_range, eps_range, strict=True):
-            t, eps = t_cpu.to(device), eps_cpu.to(device)
+        for x0, t, eps in zip(*(part.split(batch_size) for part in whole), strict=True):
+            x0, t, eps = x0.to(device), t.to(device), eps.to(device)
             target = schedule.target(prediction_type, x0, eps, t)
             prediction = network(schedule.add_noise(x0, eps, t), t)
             errors.append((prediction - target).square().flatten(1).mean(1).double())
-        losses.append(torch.stack(errors).mean(0).cpu())
-    return torch.stack(losses)
+        losses[index].append(torch.cat(errors))
+    return torch.stack([torch.stack(errors).mean(0).cpu() for errors in losses])

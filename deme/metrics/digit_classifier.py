@@ -46,7 +46,11 @@ class DigitFeatures:
         place = weights_file(path, sha256)
         self.weights = files.sha256(place)
         self.classifier = DigitClassifier().eval()
-        self.classifier.load_state_dict(read_weights(place))
+        state = read_weights(place)
+        expected = {name: value.shape for name, value in self.classifier.state_dict().items()}
+        if expected != {name: value.shape for name, value in state.items()}:
+            raise BadConfig(f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
+        self.classifier.load_state_dict(state)
         self.device = "cpu"
 
     def to(self, device: str) -> "DigitFeatures":

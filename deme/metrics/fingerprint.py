@@ -3,14 +3,17 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from deme.metrics.statistics import Statistics
 from deme.seeds import generator
 
+FLOOR = 1e-6  # of a fingerprint's size: what counts as its spread where all images are the same
 LENGTH = 16  # numbers per image
 TOLERANCE = 0.05  # root mean square difference of an image's fingerprint, in standard deviations over the images
 MOMENTS_TOLERANCE = 1e-4  # of mean and covariance, in the same unit
+DRIFT_TOLERANCE = 6.0  # standard errors; nothing below 5 is rare for features with heavy tails
+DIRECTIONS = 64
 
 
 def projection(name: str, dimension: int) -> Tensor:
@@ -33,7 +36,7 @@ def moments_error(prints: Tensor, statistics: Statistics, name: str) -> float:
     matrix = projection(name, len(statistics.mean))
     own = Statistics().update(prints)
     mean, covariance = matrix.T @ statistics.mean, matrix.T @ statistics.covariance @ matrix
-    scale = covariance.diagonal().clamp_min(1e-300).sqrt()
+    scale = covariance.diagonal().clamp_min(0).sqrt() + FLOOR * (1 + mean.abs())
     of_mean = ((own.mean - mean) / scale).abs().max()
     of_covariance = ((own.covariance - covariance) / torch.outer(scale, scale)).abs().max()
     return float(torch.maximum(of_mean, of_covariance))
@@ -41,5 +44,17 @@ def moments_error(prints: Tensor, statistics: Statistics, name: str) -> float:
 
 def differences(again: Tensor, stored: Tensor, all_stored: Tensor) -> Tensor:
     """Return each image's root mean square difference [k] of fingerprints, in standard deviations of `all_stored`."""
-    scale = all_stored.double().std(0).clamp_min(1e-300)
+    scale = all_stored.double().std(0) + FLOOR * (1 + all_stored.double().mean(0).abs())
     return ((again.double() - stored.double()) / scale).square().mean(1).sqrt()
+
+
+def drift(features: Tensor, statistics: Statistics, draw: Generator) -> float:
+    """Return how many standard errors the mean of some images' features [k, d] is from the moments, at most, in random directions.
+
+    Moments that were bent where the fingerprints do not look differ from the images there; `draw` must be unknown beforehand.
+    """
+    directions = torch.randn(len(statistics.mean), DIRECTIONS, generator=draw, dtype=torch.float64)
+    expected = directions.T @ statistics.mean
+    spread = ((statistics.covariance @ directions) * directions).sum(0).clamp_min(0).sqrt()
+    error = spread / math.sqrt(len(features)) + FLOOR * (1 + expected.abs())
+    return float((((features.double() @ directions).mean(0) - expected) / error).abs().max())

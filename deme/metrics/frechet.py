@@ -102,5 +102,7 @@ def _lower(root: Tensor, covariance: Tensor) -> Tensor:
 
 def _significant(eigenvalues: Tensor, rank: int) -> Tensor:
     """Return those of the ascending eigenvalues of a positive semidefinite matrix of this rank that are not rounding errors."""
+    if rank <= 0 or not len(eigenvalues):
+        return eigenvalues[:0]
     largest = eigenvalues[max(0, len(eigenvalues) - rank) :]
     return largest[largest > len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * largest[-1]]

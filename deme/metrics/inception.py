@@ -11,6 +11,7 @@ from deme.metrics.features import read_weights, rgb, weights_file
 from deme.metrics.resize import CONVENTIONS
 
 LAYERS = (64, 192, 768, 2048)  # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
+NOT_IT = "it is no Inception-v3 of FID"
 CHUNK = 50  # images in the network at once
 
 
@@ -109,7 +110,11 @@ def _load(place: Path, layer: int) -> nn.Sequential:
         ]
         raise BadConfig(
             f"{place} lacks {len(wrong)} of the {len(needed)} tensors that layer {layer} needs, first {wrong[0]}\n"
-            + (f"it has what layer {max(fits)} needs: layer={max(fits)}" if fits else "it is no Inception-v3 of FID")
+            + (
+                f"it has what layer {max(fits)} needs: metrics=inception768 and its layer={max(fits)}"
+                if fits
+                else NOT_IT
+            )
         )
     network.load_state_dict({name: state[name] for name in needed}, strict=False)
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # 1.6x faster on a CPU

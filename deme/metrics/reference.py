@@ -30,6 +30,16 @@ class Reference:
     name: str
 
 
+def subset(shards: FeatureShards, suffix: str) -> Tensor:
+    """Return the features of SUBSET images picked at random, always the same of so many, or of all if they are no more."""
+    order = torch.randperm(shards.total, generator=generator("reference", shards.total))[:SUBSET].sort().values
+    rows, first = [], 0
+    for features in shards.read(suffix):
+        rows.append(features[order[(order >= first) & (order < first + len(features))] - first])
+        first += len(features)
+    return torch.cat(rows)
+
+
 def key(images: Images, extractor: FeatureExtractor) -> str:
     """Return what the statistics follow from: images, their count, extractor with its preprocessing, and its weights."""
     parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
@@ -37,18 +47,19 @@ def key(images: Images, extractor: FeatureExtractor) -> str:
 
 
 def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path, say: Say) -> Reference:
-    """Return the reference that `images` make ("359 held-out images": `what` is "held-out images"), from `cache` if it is there.
+    """Return the reference that `images` make, from `cache` if it is there; `what` they are: "held-out images".
 
     Safe for many processes at once: one measures, the others wait. A killed measurement goes on where it was.
     """
     folder = cache / "references" / key(images, extractor)[:32]
-    name = f"{len(images):,} {what}"
+    name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
     if not folder.exists():
         with files.locked(
             folder.with_suffix(".lock"), lambda owner: say(f"{owner} is measuring {name}; waiting for it")
         ):
             if not folder.exists():
                 _measure(images, name, extractor, folder, say)
+    shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)  # of a process that was killed at the end
     kept = tensors.TensorFile(folder / "features.safetensors").read("features")
     return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
 
@@ -60,16 +71,14 @@ def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Pat
         [extractor],
         lambda text: say(f"{extractor.suffix} features of {name}: {text}") if len(images) > SHARD else None,
     )
-    statistics, rows, first = Statistics(), [], 0
-    order = torch.randperm(len(images), generator=generator("reference", len(images)))[:SUBSET].sort().values
+    statistics = Statistics()
     for features in shards.read(extractor.suffix):
         statistics.update(features)
-        rows.append(features[order[(order >= first) & (order < first + len(features))] - first])
-        first += len(features)
+    rows = subset(shards, extractor.suffix)
 
     def fill(partial: Path) -> None:
         statistics_file.save(partial / "statistics.safetensors", statistics)
-        tensors.save(partial / "features.safetensors", {"features": torch.cat(rows)})
+        tensors.save(partial / "features.safetensors", {"features": rows})
         about = {
             "images": name,
             "content": images.content_hash(),
@@ -79,4 +88,3 @@ def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Pat
         files.write_json(partial / "about.json", about)
 
     files.write_folder(folder, fill)
-    shutil.rmtree(shards.folder)

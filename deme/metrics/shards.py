@@ -80,12 +80,10 @@ class FeatureShards:
             raise WorkFailed(f"{self.count(first)} images were asked for from number {first} on, {count} came")
         return {suffix: torch.cat(features) for suffix, features in parts.items()} or {"count": torch.tensor([count])}
 
-    def read(self, suffix: str, count: int | None = None) -> Iterator[Tensor]:
-        """Yield the features of one extractor shard by shard, those of the first `count` images if given."""
-        end = self.total if count is None else min(count, self.total)
+    def read(self, suffix: str) -> Iterator[Tensor]:
+        """Yield the features of one extractor shard by shard."""
         for first in self.firsts:
-            if first < end:
-                yield tensors.TensorFile(self.path(first)).read(suffix)[: end - first]
+            yield tensors.TensorFile(self.path(first)).read(suffix)
 
     def remove(self) -> None:
         """Delete the files and locks."""

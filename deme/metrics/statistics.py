@@ -25,6 +25,10 @@ class Statistics:
             )
         if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
             raise ValueError("the statistics hold NaN or infinite values")
+        if bool((covariance.diagonal() < 0).any()) or not torch.allclose(
+            covariance, covariance.T, rtol=1e-5, atol=1e-8
+        ):
+            raise ValueError("this is no covariance: it is not symmetric, or has negative variances")
         statistics = cls()
         statistics.count = count
         statistics._mean, statistics._scatter = mean.double(), covariance.double() * (count - 1)

@@ -9,6 +9,7 @@ import torch
 
 from deme import files, tensors
 from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.metrics.features import FeatureExtractor
 from deme.metrics.statistics import Statistics
 
 
@@ -39,7 +40,7 @@ def load(path: Path) -> Statistics:
     return Statistics.given(int(stored["count"]), stored["mean"], covariance)
 
 
-def save_npz(path: Path, statistics: Statistics, extractor: str, source: str) -> None:
+def save_npz(path: Path, statistics: Statistics, extractor: FeatureExtractor, source: str) -> None:
     """Write a file that pytorch-fid and clean-fid read; it also says of which features, of what, and of how many images."""
     buffer = io.BytesIO()
     np.savez(
@@ -47,36 +48,38 @@ def save_npz(path: Path, statistics: Statistics, extractor: str, source: str) ->
         mu=statistics.mean.cpu().numpy(),
         sigma=statistics.covariance.cpu().numpy(),
         count=np.array(statistics.count),
-        extractor=np.array(extractor),
+        extractor=np.array(extractor.name),
+        weights=np.array(extractor.weights),
         source=np.array(source),
     )
     files.write_bytes(path, buffer.getvalue())
 
 
-def load_npz(path: Path, dimension: int, extractor: str) -> tuple[Statistics, str]:
-    """Read statistics for features of `dimension` and return them with what is known of their origin.
+def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
+    """Read statistics of an extractor's features and return them with what is known of their origin.
 
     Files of others do not name their extractor: then only the size of the features is checked, and the origin says so.
     Raises MissingInput, WorkFailed (not such a file), BadConfig (another extractor).
     """
     if not path.is_file():
-        raise MissingInput(f"{path} does not exist")
+        raise MissingInput(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             held = {name: stored[name] for name in stored.files}
         mean, covariance = torch.from_numpy(held["mu"]), torch.from_numpy(held["sigma"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise WorkFailed(f"{path} is no statistics file with mu and sigma: {error}") from error
-    said = str(held["extractor"]) if "extractor" in held else None
-    if (said is not None and said != extractor) or mean.shape != (dimension,):
+    said = f"{held['extractor']}, weights {str(held['weights'])[:12]}" if "extractor" in held else None
+    needed = f"{extractor.name}, weights {extractor.weights[:12]}"
+    if (said is not None and said != needed) or mean.shape != (extractor.dimension,):
         raise BadConfig(
             f"{path} holds statistics of another extractor: {said or f'{mean.numel()} numbers per image'}\n"
-            f"needed: {extractor} ({dimension} numbers per image); make such a file with: deme stats out=<file>.npz"
+            f"needed: {needed} ({extractor.dimension} numbers per image); make such a file with: deme stats out=<file>.npz"
         )
     count = int(held["count"]) if "count" in held else None
     try:
-        statistics = Statistics.given(count or dimension + 1, mean, covariance)
+        statistics = Statistics.given(count or extractor.dimension + 1, mean, covariance)
     except ValueError as error:
         raise WorkFailed(f"{path}: {error}") from error
     images = f"{count:,} images" if count else "an unstated number of images"
-    return statistics, f"{images} ({path.name}{'' if said else ', extractor not stated'})"
+    return statistics, f"{images} ({path.name} {files.sha256(path)[:8]}{'' if said else ', extractor not stated'})"

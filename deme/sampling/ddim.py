@@ -44,32 +44,37 @@ class DDIM:
 
     def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        kind = DDIMScheduler if self.skip_type == "uniform" else QuadraticDDIMScheduler
-        scheduler = kind.from_config(
-            dict(scheduler_config),
-            clip_sample=self.clip_sample,
-            timestep_spacing=self.timestep_spacing,
-            set_alpha_to_one=True,
-            steps_offset=0,
-        )
+        settings = {
+            "clip_sample": self.clip_sample,
+            "timestep_spacing": self.timestep_spacing,
+            "set_alpha_to_one": True,
+            "steps_offset": 0,
+        }
+        scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
+        grid, limit = scheduler.timesteps, scheduler.config["num_train_timesteps"]
+        if self.skip_type == "quadratic":
+            grid = quadratic_grid(self.num_inference_steps, limit)
+        step = limit // self.num_inference_steps
+        if bool((grid[:-1] - grid[1:] == step).all()) and int(grid[-1]) < step:
+            return scheduler
+        scheduler = GridDDIMScheduler.from_config(dict(scheduler_config), **settings)
+        scheduler.timesteps, scheduler.num_inference_steps = grid, len(grid)
         return scheduler
 
 
-class QuadraticDDIMScheduler(DDIMScheduler):
-    """DDIM on the grid floor(u^2), u evenly spaced from 0 to sqrt(0.8 T).
+def quadratic_grid(num_inference_steps: int, num_timesteps: int) -> Tensor:
+    """Return floor(u^2), u evenly spaced from 0 to sqrt(0.8 T), noisiest first.
 
-    diffusers steps from t to t - T // S whatever the grid is; here the step goes to the grid's next timestep. Timesteps that
-    the grid holds twice would be steps that change nothing, and are left out.
+    Timesteps that the grid would hold twice are steps that change nothing, and are left out.
     """
+    ends = torch.linspace(0, (0.8 * num_timesteps) ** 0.5, num_inference_steps, dtype=torch.float64)
+    return ends.square().long().unique().flip(0)
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
-        """Set the grid, noisiest first."""
-        end = (0.8 * self.config["num_train_timesteps"]) ** 0.5
-        grid = torch.linspace(0, end, num_inference_steps, dtype=torch.float64).square().long()
-        self.timesteps = grid.unique().flip(0).to(device)
-        self.num_inference_steps = num_inference_steps
+
+class GridDDIMScheduler(DDIMScheduler):
+    """DDIM from each timestep of a grid to the grid's next; diffusers steps from t to t - T // S whatever the grid is."""
 
     def step(
         self, model_output: Tensor, timestep: int, sample: Tensor, eta: float = 0.0, generator: Any = None, **_: Any

@@ -1,10 +1,11 @@
 """What an evaluation left behind, against itself and against images made again."""
 
-import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deme import files, tensors
 from deme.config import make
@@ -12,73 +13,110 @@ from deme.data import ImageData
 from deme.metrics import statistics_file
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.features import FeatureExtractor
-from deme.metrics.fingerprint import MOMENTS_TOLERANCE, TOLERANCE, differences, fingerprints, moments_error
+from deme.metrics.fingerprint import (
+    DRIFT_TOLERANCE,
+    MOMENTS_TOLERANCE,
+    TOLERANCE,
+    differences,
+    drift,
+    fingerprints,
+    moments_error,
+)
 from deme.metrics.frechet import FrechetDistance
+from deme.metrics.reference import Reference
 from deme.ranges import uniform
 from deme.runs import Run
 from deme.seeds import generator
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
-from deme.stages.measure import loss_rows
+from deme.stages.labels import Labels, distance_labels, interval, loss_labels
+from deme.stages.measure import loss_replicates, loss_rows
 from deme.stages.sources import source_of
 
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
 LOSS_TOLERANCE = 1e-3  # relative, per image and range
 LOSS_IMAGES = 16
 
-Finding = tuple[bool, str]
+Finding = tuple[bool | None, str]  # holds, does not hold, or was not looked at
 
 
 def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> list[Finding]:
     """Return every check with its outcome."""
-    stored = files.read_json(run.path / "metrics.json")["metrics"]
-    run.config["batch_size"] = batch_size
+    written = files.read_json(run.path / "metrics.json")
+    stored, replicates = written["metrics"], files.read_json(run.path / "replicates.json")
     compute = Compute.of(run.config)
     data = make(run.config["data"])
-    source = source_of(run, data, compute)
+    draw = generator("verify", pick_seed) if pick_seed is not None else torch.Generator()
+    if pick_seed is None:
+        draw.seed()
     extractors = extractors_of(run.config, compute.device)
-    picks = _picks(source.total, num_images, pick_seed)
-    audited: set[str] = set()
-    found: list[Finding] = []
-    again: dict[str, list[torch.Tensor]] = {extractor.suffix: [] for extractor in extractors}
+    references = [reference_of(run.config, data, extractor) for extractor in extractors]
+    total = run.config["num_images"]
+    picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())
+    # even batches: one of a single image takes other kernels, and in half precision other images
+    run.config["batch_size"] = math.ceil(len(picks) / math.ceil(len(picks) / max(2, batch_size)))
+    source = source_of(run, data, compute)
+    again: list[list[Tensor]] = [[] for _ in extractors]
     if extractors:
         for pixels in source.pixels(picks):
-            for extractor in extractors:
-                again[extractor.suffix].append(fingerprints(extractor(pixels), extractor.name))
-    for extractor in extractors:
-        audited.add(extractor.frechet_name)
-        found += _distance(run, data, extractor, stored, torch.cat(again[extractor.suffix]), picks, compute)
+            for features, extractor in zip(again, extractors, strict=True):
+                features.append(extractor(pixels))
+
+    labels: Labels = {}
+    for extractor, reference in zip(extractors, references, strict=True):
+        labels |= distance_labels(run.config, extractor, reference, total)
     if source.loaded is not None:
-        audited |= {name for name in stored if name.partition("/")[0] == "loss"}
-        found += _loss(run, data, source.loaded, stored, compute, picks)
-    rest = sorted(set(stored) - audited)
+        labels |= loss_labels(run.config, data.held_out, source.loaded.model.schedule.num_timesteps)
+    found = list(_labels(run, written, replicates, labels))
+    for extractor, reference, features in zip(extractors, references, again, strict=True):
+        found += _distance(run, extractor, reference, stored, torch.cat(features), picks, draw, compute)
+    if source.loaded is not None:
+        found += _loss(run, data, source.loaded, stored, replicates, draw, compute)
+    audited = {extractor.frechet_name for extractor in extractors} | {
+        n for n in labels if n.partition("/")[0] == "loss"
+    }
+    rest = [*sorted(set(labels) - audited), *(f"the spread of {e.frechet_name}" for e in extractors)]
     if rest:
-        found.append((True, f"not audited, they do not follow from moments: {', '.join(rest)}"))
+        found.append((None, f"these do not follow from moments: {', '.join(rest)}"))
     return found
 
 
-def _picks(total: int, count: int, seed: int | None) -> list[int]:
-    draw = generator("verify", seed) if seed is not None else torch.Generator()
-    if seed is None:
-        draw.seed()
-    return sorted(torch.randperm(total, generator=draw)[:count].tolist())
+def _labels(run: Run, written: dict[str, Any], replicates: dict[str, Any], labels: Labels) -> Iterator[Finding]:
+    """What stands beside the numbers is what this run's config writes, and intervals are those of the replicates."""
+    stored = written["metrics"]
+    wrong = [f"{name} is not among this run's metrics" for name in stored if name not in labels]
+    wrong += [f"{name} is missing" for name in labels if name not in stored]
+    for name in labels.keys() & stored.keys():
+        wrong += [f"{key} of {name}" for key, value in labels[name].items() if stored[name].get(key) != value]
+        if not _is_number(stored[name].get("value")):
+            wrong.append(f"the value of {name} is no number")
+        elif name in replicates:
+            expected, said = interval(stored[name]["value"], replicates[name]), stored[name].get("interval")
+            if not isinstance(said, list) or not all(_near(a, b, 1e-9) for a, b in zip(expected, said, strict=False)):
+                wrong.append(f"interval of {name}")
+    if written["cell"] != {"suite": run.config["suite"], **run.config["cell"]}:
+        wrong.append("cell")
+    yield not wrong, "metrics.json holds this run's metrics, labels and intervals" + _but(wrong)
 
 
 def _distance(
     run: Run,
-    data: ImageData,
     extractor: FeatureExtractor,
+    reference: Reference,
     stored: dict[str, Any],
-    again: torch.Tensor,
+    features: Tensor,
     picks: list[int],
+    draw: torch.Generator,
     compute: Compute,
 ) -> Iterator[Finding]:
-    name, folder = extractor.frechet_name, run.path / "moments"
+    name, folder, n = extractor.frechet_name, run.path / "moments", run.config["num_images"]
     statistics = statistics_file.load(folder / f"{extractor.suffix}.safetensors")
     prints = tensors.TensorFile(folder / f"{extractor.suffix}_fingerprints.safetensors").read("fingerprints")
-    n = run.config["num_images"]
-    counts = (statistics.count, len(prints), stored.get(name, {}).get("n"))
-    yield counts == (n, n, n), f"{name}: {n:,} images were asked for; moments, fingerprints and number are of {counts}"
+    counts = (statistics.count, len(prints))
+    fit = counts == (n, n) and len(statistics.mean) == extractor.dimension
+    yield fit, f"{name}: {n:,} images were asked for; moments and fingerprints are of {counts}"
+    if not fit:
+        return
     error = moments_error(prints, statistics, extractor.name)
     yield (
         error <= MOMENTS_TOLERANCE,
@@ -86,33 +124,59 @@ def _distance(
             f"{name}: moments and fingerprints belong together, to {error:.1e} standard deviations (allowed {MOMENTS_TOLERANCE:g})"
         ),
     )
-    value = FrechetDistance(reference_of(run.config, data, extractor).statistics, compute.device)(statistics)
-    said = stored.get(name, {}).get("value", float("nan"))
+    value = FrechetDistance(reference.statistics, compute.device)(statistics)
+    said = stored.get(name, {}).get("value")
     yield (
-        abs(value - said) <= NUMBER_TOLERANCE * max(1.0, abs(value)),
-        (f"{name}: the moments give {value:.6f}, metrics.json says {said:.6f} (allowed {NUMBER_TOLERANCE:g})"),
+        _is_number(said) and _near(value, said, NUMBER_TOLERANCE),
+        (f"{name}: the moments give {value:.6f}, metrics.json says {said} (allowed {NUMBER_TOLERANCE:g})"),
     )
-    apart = differences(again, prints[picks], prints)
+    apart = differences(fingerprints(features, extractor.name), prints[picks], prints)
+    exact = compute.precision == "32-true"
+    kind, worst = ("at most", apart.max()) if exact else ("in the middle", apart.median())
     yield (
-        float(apart.max()) <= TOLERANCE,
+        float(worst) <= TOLERANCE,
         (
-            f"{name}: {len(picks)} images made again differ by {float(apart.median()):.1e} standard deviations, at most "
-            f"{float(apart.max()):.1e} (allowed {TOLERANCE:g}; images {picks[0]} to {picks[-1]})"
+            f"{name}: {len(picks)} images made again differ by {float(worst):.1e} standard deviations {kind} "
+            f"(allowed {TOLERANCE:g}; images {picks[0]} to {picks[-1]})"
+        ),
+    )
+    shift = drift(features, statistics, draw)
+    yield (
+        shift <= DRIFT_TOLERANCE,
+        (
+            f"{name}: their mean is that of the moments in directions drawn now, to {shift:.1f} standard errors "
+            f"(allowed {DRIFT_TOLERANCE:g})"
         ),
     )
 
 
 def _loss(
-    run: Run, data: ImageData, loaded: Loaded, stored: dict[str, Any], compute: Compute, picks: list[int]
+    run: Run,
+    data: ImageData,
+    loaded: Loaded,
+    stored: dict[str, Any],
+    replicates: dict[str, Any],
+    draw: torch.Generator,
+    compute: Compute,
 ) -> Iterator[Finding]:
     settings, model = run.config["metrics"]["loss"], loaded.model
     losses = tensors.TensorFile(run.path / "moments" / "loss.safetensors").read("losses")
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
-    values = {name: float(v.mean()) for name, v in loss_rows(losses, ranges, model.schedule.num_timesteps).items()}
-    wrong = [n for n, v in values.items() if n not in stored or not abs(v - stored[n]["value"]) <= 1e-9 * abs(v)]
+    shape = (len(ranges), len(data.held_out))
+    yield tuple(losses.shape) == shape, f"loss: {shape} ranges and held-out images; losses are of {tuple(losses.shape)}"
+    if tuple(losses.shape) != shape:
+        return
+    wrong = []
+    for name, values in loss_rows(losses, ranges, model.schedule.num_timesteps).items():
+        said = stored.get(name, {}).get("value")
+        if not _is_number(said) or not _near(float(values.mean()), said, 1e-9):
+            wrong.append(name)
+        elif not all(
+            _near(a, b, 1e-9) for a, b in zip(loss_replicates(run.config, values), replicates[name], strict=False)
+        ):
+            wrong.append(f"resamples of {name}")
     yield not wrong, f"loss: metrics.json says what the losses of {losses.shape[1]} images give{_but(wrong)}"
-    draw = generator("verify losses", json.dumps(picks))
-    rows = sorted(torch.randperm(len(data.held_out), generator=draw)[:LOSS_IMAGES].tolist())
+    rows = sorted(torch.randperm(losses.shape[1], generator=draw)[:LOSS_IMAGES].tolist())
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"]).of(rows)
     again = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, compute.device)
     apart = float(((again - losses[:, rows]).abs() / losses[:, rows].abs().clamp_min(1e-12)).max())
@@ -124,5 +188,14 @@ def _loss(
     )
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _near(one: float, other: float, tolerance: float) -> bool:
+    return _is_number(other) and abs(one - other) <= tolerance * max(1.0, abs(one))
+
+
 def _but(wrong: list[str]) -> str:
-    return f", but not for {', '.join(wrong)}" if wrong else ""
+    more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    return f", but not: {', '.join(wrong[:4])}{more}" if wrong else ""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.merging.plan import Expert, order_experts
@@ -42,6 +43,7 @@ class Compute:
             raise BadConfig(f"compute.precision must be one of {', '.join(PRECISIONS)}, got {compute['precision']!r}")
         if compute["accelerator"] == "gpu" and not torch.cuda.is_available():
             raise BadConfig("compute.accelerator=gpu, but torch sees no GPU here\ntype: compute=cpu")
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32: features and held-out losses
         if compute["threads"]:
             torch.set_num_threads(compute["threads"])
         device = f"cuda:{rank % torch.cuda.device_count()}" if compute["accelerator"] == "gpu" else "cpu"
@@ -61,6 +63,16 @@ class Compute:
             return prediction.float()
 
         return cast
+
+
+def check_images(data: ImageData, model: UnconditionalModel) -> None:
+    """Raise BadConfig unless the data set's images have the model's shape."""
+    found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
+    if found != needed:
+        raise BadConfig(
+            f"the data set has images of shape {found} (channels, height, width), the model wants {needed}\n"
+            "choose another model= or data=, or set data.size and data.channels"
+        )
 
 
 def try_optimizer(factory: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
 from deme.inputs import is_run, load_yaml, read_status
 from deme.paths import locate
-from deme.report.statistics import Cell, paired_difference
+from deme.report.statistics import Cell, Difference, paired_difference
 from deme.report.tables import difference_cells, digits_for
 from deme.runs import say
 
@@ -22,44 +22,70 @@ MUST_AGREE = ("n", "reference", "implementation")
 def run(first: Sequence[str], second: Sequence[str]) -> int:
     """Print every metric of both, and first minus second where bootstrap replicates are stored; return 0."""
     one, other = _read(first), _read(second)
-    table = Table(title=f"{', '.join(first)} against {', '.join(second)}")
-    for column in ("metric", "first", "second", "difference (95% interval)", "verdict"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
     paired = {cell[1] for cell in one} & {cell[1] for cell in other}
     if not paired:
         raise BadConfig(
             f"no sampling seed in common: {sorted({c[1] for c in one})} and {sorted({c[1] for c in other})}\n"
             "paired differences need images from the same noise: evaluate both with the same sample_seed"
         )
+    one, other = ({cell: found[cell] for cell in found if cell[1] in paired} for found in (one, other))
+    seeds, others = ({cell[0] for cell in found} for found in (one, other))
+    if not seeds & others and seeds != {None} and others != {None}:
+        raise BadConfig(
+            f"no finetuning seed in common: {sorted(seeds, key=str)} and {sorted(others, key=str)}\n"
+            "compare models of the same finetuning seeds, or either of them with what was not finetuned"
+        )
+    table = Table(title=f"{', '.join(first)} against {', '.join(second)}")
+    for column in ("metric", "first", "second", "difference (95% interval)", "verdict"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
     for metric in next(iter(one.values()))["metrics"]:
         if all(metric in result["metrics"] for result in (*one.values(), *other.values())):
             table.add_row(*_row(metric, one, other))
     Console(width=max(Console().width, 120)).print(table)
-    seeds = len({cell[0] for cell in one})
+    number = max(len(seeds), len(others))
     say(
-        f"Paired over {len(paired)} sampling seeds and the bootstrap over images"
-        + (f", with the spread between {seeds} finetuning seeds." if seeds > 1 else "; one finetuning seed.")
+        f"Paired over sampling seeds {sorted(paired)} and the bootstrap over images"
+        + (f", with the spread between {number} finetuning seeds." if number > 1 else "; one finetuning seed.")
     )
     return 0
 
 
 def _row(metric: str, one: Results, other: Results) -> list[str]:
+    results = [*one.values(), *other.values()]
     for key in MUST_AGREE:
-        found = {str(result["metrics"][metric].get(key)) for result in (*one.values(), *other.values())}
+        found = {str(result["metrics"][metric].get(key)) for result in results}
         if len(found) > 1:
             raise BadConfig(f"{metric} does not mean the same in these runs: {key} is {' and '.join(sorted(found))}")
     values, others = (
-        {cell: result["metrics"][metric]["value"] for cell, result in results.items()} for results in (one, other)
+        {cell: result["metrics"][metric]["value"] for cell, result in found.items()} for found in (one, other)
     )
     means = [sum(each.values()) / len(each) for each in (values, others)]
     places = digits_for(means[0])
-    difference = None
-    if all(metric in result["replicates"] for result in (*one.values(), *other.values())):
-        spread, other_spread = (
-            {cell: result["replicates"][metric] for cell, result in results.items()} for results in (one, other)
+    return [
+        metric,
+        *(f"{mean:.{places}f}" for mean in means),
+        *difference_cells(_difference(metric, one, other), places),
+    ]
+
+
+def _difference(metric: str, one: Results, other: Results) -> Difference | None:
+    results = [*one.values(), *other.values()]
+    if not all(metric in result["replicates"] and "std" not in result["metrics"][metric] for result in results):
+        return None
+    counts = {len(result["replicates"][metric]) for result in results}
+    if len(counts) > 1:
+        raise BadConfig(
+            f"{metric} was resampled {' and '.join(map(str, sorted(counts)))} times: evaluate with the same metrics.replicates"
         )
-        difference = paired_difference(values, others, spread, other_spread)
-    return [metric, *(f"{mean:.{places}f}" for mean in means), *difference_cells(difference, places)]
+    values, others, spread, other_spread = (
+        {cell: of(result) for cell, result in found.items()}
+        for of in (lambda r: r["metrics"][metric]["value"], lambda r: r["replicates"][metric])
+        for found in (one, other)
+    )
+    if {cell[0] for cell in one} == {None}:  # what was not finetuned is the baseline of the pairs
+        turned = paired_difference(others, values, other_spread, spread)
+        return turned and Difference(-turned.value, -turned.high, -turned.low, turned.num_finetune_seeds)
+    return paired_difference(values, others, spread, other_spread)
 
 
 def _read(names: Sequence[str]) -> Results:

@@ -9,6 +9,7 @@ from deme.errors import BadConfig
 from deme.runs import Run, check_numbers
 
 SOURCES = ("weights", "experts", "images", "real")
+LOGGER_MODES = ("disabled", "offline", "online")
 
 
 def run(config: dict[str, Any]) -> Path:
@@ -19,12 +20,36 @@ def run(config: dict[str, Any]) -> Path:
 
 def _check(config: dict[str, Any]) -> None:
     check_numbers(config)
+    metrics = config["metrics"]
+    features = metrics["features"] or {}
+    if not isinstance(features, dict) or not all(
+        isinstance(v, dict) and "_target_" in v for v in features.values() if v
+    ):
+        raise BadConfig(
+            "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}\ntype: metrics=<option>, or see deme evaluate --cfg job"
+        )
+    statistics = metrics["statistics"] or {}
+    if not isinstance(statistics, dict) or not all(
+        isinstance(v, dict) and v.keys() == {"path"} for v in statistics.values()
+    ):
+        raise BadConfig(
+            f"metrics.statistics must be {{<extractor>: {{path: <file>.npz}}}}, got {statistics}\n"
+            "type: +metrics.statistics.<extractor>.path=<file>.npz"
+        )
+    if not isinstance(metrics["loss"], dict):
+        raise BadConfig(f"metrics.loss must be {{num_ranges, draws, seed}}, got {metrics['loss']!r}")
+    if config["logger"]["mode"] not in LOGGER_MODES:
+        raise BadConfig(f"logger.mode must be one of {', '.join(LOGGER_MODES)}, got {config['logger']['mode']!r}")
     if config["source"] not in SOURCES:
         raise BadConfig(f"source must be one of {', '.join(SOURCES)}, got {config['source']!r}")
     for source in ("experts", "images"):
         if (config["source"] == source) != bool(config["inputs"][source]):
             given = "[<run>,...]" if source == "experts" else "<folder>"
             raise BadConfig(f"source={source} and inputs.{source}={given} go together")
+    if config["inputs"]["weights"] and config["source"] != "weights":
+        raise BadConfig(
+            f"source={config['source']} does not look at inputs.weights\ntype: source=weights, or leave it out"
+        )
     if config["source"] in ("real", "images") and not chosen(config["metrics"]["features"]):
         raise BadConfig(
             f"source={config['source']} compares images and needs a feature extractor; metrics.features is empty"
@@ -47,19 +72,11 @@ def _help(run: Run) -> None:
 
 
 def _evaluate(run: Run) -> None:
-    from deme.config import make
-    from deme.stages.common import Compute
-    from deme.stages.images import shards_of
-    from deme.stages.measure import measure
+    from deme.stages.images import clear
 
-    compute = Compute.of(run.config)
-    data = make(run.config["data"])
-    metrics, replicates = measure(run, data, compute)
-    files.write_json(run.path / "replicates.json", replicates)
-    files.write_json(
-        run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics}
-    )
-    shards_of(run, 0).remove()
+    if not (run.path / "metrics.json").exists():  # written last: a former process may have stopped after it
+        _measure(run)
+    metrics = files.read_json(run.path / "metrics.json")["metrics"]
     if run.config["logger"]["mode"] != "disabled":
         from deme.training import wandb
 
@@ -67,6 +84,19 @@ def _evaluate(run: Run) -> None:
         grid = run.path / "samples" / "grid.png"
         wandb.finish(tracker, {k: m["value"] for k, m in metrics.items()}, grid if grid.exists() else None)
     run.log(f"evaluated {run.path}: {summary(metrics)}")
+    clear(run)
+
+
+def _measure(run: Run) -> None:
+    from deme.config import make
+    from deme.stages.common import Compute
+    from deme.stages.measure import measure
+
+    metrics, replicates = measure(run, make(run.config["data"]), Compute.of(run.config))
+    files.write_json(run.path / "replicates.json", replicates)
+    files.write_json(
+        run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics}
+    )
 
 
 def summary(metrics: dict[str, dict[str, Any]]) -> str:

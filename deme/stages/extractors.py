@@ -31,7 +31,7 @@ def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureEx
 
 def cache_of(config: dict[str, Any]) -> Path:
     """Return the folder for what is kept by content."""
-    return Path(config["paths"]["cache"]).expanduser()
+    return Path(config["paths"]["cache"] or "~/.cache/deme").expanduser()
 
 
 def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtractor) -> Reference:
@@ -44,7 +44,7 @@ def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtr
                 "KID, precision and recall need images to compare to; metrics.statistics holds their mean and covariance alone\n"
                 "type: metrics.kid=false metrics.nearest_k=null"
             )
-        statistics, origin = statistics_file.load_npz(locate(given["path"]), extractor.dimension, extractor.name)
+        statistics, origin = statistics_file.load_npz(locate(given["path"]), extractor)
         return Reference(statistics, None, origin)
     split = metrics["reference"]
     if split not in SPLITS:

@@ -1,5 +1,6 @@
 """The images of an evaluation, shard by shard, by one process or several; each typed command of the same run helps."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
+import torch
 import yaml
 from PIL import Image
 from torch import Tensor
 
 from deme import files
 from deme.config import make
+from deme.errors import DemeError, Stopped, WorkFailed
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
 from deme.runs import Run, say
@@ -62,15 +65,17 @@ def fill(
     saved = run.config["save_images"]
 
     def pixels(indices: Sequence[int]) -> Iterator[Tensor]:
-        place = indices[0]
+        place, first = indices[0], []
         for batch in source.pixels(indices):
-            if place == 0:
-                with files.atomic(run.path / "samples" / "grid.png") as file:
-                    image_grid(batch[:GRID_IMAGES]).save(file, format="PNG")
+            if place < GRID_IMAGES:
+                first.append(batch)
             if saved:
                 _save(batch, run.path / "samples" / "images", place)
             place += len(batch)
             yield batch
+        if first and indices[0] == 0:
+            with files.atomic(run.path / "samples" / "grid.png") as file:
+                image_grid(torch.cat(first)[:GRID_IMAGES]).save(file, format="PNG")
 
     shards_of(run, source.total).fill(pixels, extractors, lambda text: say(f"  {run.path.name}: {text}"), finished)
 
@@ -83,33 +88,47 @@ def _save(batch: Tensor, folder: Path, first: int) -> None:
 
 
 def _zip(folder: Path, place: Path) -> None:
-    """Put a folder's pictures into one file, and delete them."""
-    pictures = sorted(folder.glob("[!.]*.png"))
-    if not pictures:  # a former run got this far
-        return
-    with files.atomic(place) as file, zipfile.ZipFile(file, "w") as archive:
-        for picture in pictures:
-            archive.writestr(
-                zipfile.ZipInfo(picture.name), picture.read_bytes()
-            )  # with no time of writing: reproducible
-    shutil.rmtree(folder)
+    """Put a folder's pictures into one file, and delete them. The file once written, what is left of the folder goes."""
+    if not place.exists():
+        with files.atomic(place) as file, zipfile.ZipFile(file, "w") as archive:
+            for picture in sorted(folder.glob("[!.]*.png")):
+                archive.writestr(
+                    zipfile.ZipInfo(picture.name), picture.read_bytes()
+                )  # no time of writing: reproducible
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def help_with(run: Run, rank: int = 0) -> None:
-    """Make images of a run that another process owns, until all are there."""
+def clear(run: Run) -> None:
+    """Delete what only an unfinished evaluation needs."""
+    shards_of(run, 0).remove()
+    for journal in (run.path / "samples").glob("resamples_*"):
+        journal.unlink()
+
+
+def help_with(run: Run, finished: Callable[[], bool] = lambda: False, rank: int = 0) -> None:
+    """Make images of a run that another process owns, until all are there, or it is `finished`."""
     compute = Compute.of(run.config, rank)
-    source = source_of(run, make(run.config["data"]), compute)
-    fill(run, source, extractors_of(run.config, compute.device), lambda: (run.path / "metrics.json").exists())
+    data = make(run.config["data"])
+    source = source_of(run, data, compute)
+    done = run.path / "metrics.json"
+    fill(run, source, extractors_of(run.config, compute.device), lambda: finished() or done.exists())
+
+
+def _main(place: str, rank: str) -> None:
+    """Help as a process of its own; end with the process that started it."""
+    parent = os.getppid()
+    run = Run.planned(yaml.safe_load(Path(place, "config.yaml").read_text()))
+    if run.path != Path(place):
+        raise WorkFailed(f"{place}: its inputs have changed, they make {run.path} now")
+    help_with(run, lambda: os.getppid() != parent, int(rank))
 
 
 if __name__ == "__main__":
     from deme import signals
-    from deme.errors import DemeError, Stopped
 
     with signals.handled():
         try:
-            config = yaml.safe_load(Path(sys.argv[1], "config.yaml").read_text())
-            help_with(Run.planned(config), int(sys.argv[2]))
+            _main(*sys.argv[1:])
         except (DemeError, Stopped) as error:
             print(f"deme: {error}", file=sys.stderr)
             sys.exit(error.exit_code)

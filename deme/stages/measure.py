@@ -1,8 +1,9 @@
 """The numbers of an evaluation, each with its count of images, its reference and its bootstrap replicates.
 
-Replicate r resamples by (seed, r) alone, so the replicates of two models from the same noise are paired.
+Replicate r resamples by (seed, r, number of images) alone, so the replicates of two models from the same noise are paired.
 """
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme import tensors
+from deme import files, tensors
 from deme.data import ImageData
 from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts
@@ -19,7 +20,7 @@ from deme.metrics.features import FeatureExtractor
 from deme.metrics.fingerprint import fingerprints
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
-from deme.metrics.reference import SUBSET, Reference
+from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
 from deme.ranges import TimestepRange, uniform
@@ -28,6 +29,7 @@ from deme.seeds import generator
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
+from deme.stages.labels import NEIGHBOURS, distance_labels, interval, loss_labels
 from deme.stages.sources import source_of
 
 PROGRESS_SECONDS = 15
@@ -57,8 +59,7 @@ def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Repli
         replicates |= spread
     for name, values in replicates.items():
         if "std" not in metrics[name]:
-            half = 1.96 * float(torch.tensor(values, dtype=torch.float64).std())
-            metrics[name]["interval"] = [metrics[name]["value"] - half, metrics[name]["value"] + half]
+            metrics[name]["interval"] = interval(metrics[name]["value"], values)
     return metrics, replicates
 
 
@@ -73,16 +74,19 @@ def _statistics(shards: FeatureShards, suffix: str, device: str, counts: Tensor 
 
 
 def _bootstrap(run: Run, name: str, value: Callable[[int], float]) -> list[float]:
-    """Return a value per resample; long work says how far it is."""
-    count, began, values = run.config["metrics"]["replicates"], time.monotonic(), []
+    """Return a value per resample; each is kept, so that a killed bootstrap goes on, and long work says how far it is."""
+    journal = run.path / "samples" / f"resamples_{name}.jsonl"
+    values = [float(each) for each in files.read_jsonl(journal)]
+    files.write_jsonl(journal, values)
+    count, done, began = run.config["metrics"]["replicates"], len(values), time.monotonic()
     said = began
-    for r in range(count):
+    for r in range(done, count):
         values.append(value(r))
+        files.append_line(journal, json.dumps(values[-1]))
         if (now := time.monotonic()) - said > PROGRESS_SECONDS:
             said = now
-            say(
-                f"  {run.path.name}: {name}, {r + 1}/{count} resamples, {(now - began) / (r + 1) * (count - r - 1):.0f} s left"
-            )
+            left = (now - began) / (r + 1 - done) * (count - r - 1)
+            say(f"  {run.path.name}: {name}, {r + 1}/{count} resamples, {left:.0f} s left")
     return values
 
 
@@ -98,11 +102,6 @@ def _distances(
 
     distance = FrechetDistance(reference.statistics, device)
     few = torch.cat(list(shards.read(extractor.suffix))) if shards.total <= extractor.dimension else None
-    about = {"n": shards.total, "reference": reference.name, "better": "lower"}
-    on = f"on {extractor.name} (weights {extractor.weights[:12]})"
-    name = extractor.frechet_name
-    value = distance(statistics) if few is None else distance.of_features(few)
-    metrics: Metrics = {name: {"value": value, **about, "implementation": f"deme.metrics.frechet {on}"}}
 
     def resampled(r: int) -> float:
         counts = resample_counts(seed, r, shards.total)
@@ -110,28 +109,26 @@ def _distances(
             return distance.of_features(few, counts)
         return distance(_statistics(shards, extractor.suffix, device, counts))
 
+    name = extractor.frechet_name
+    found: dict[str, dict[str, float]] = {
+        name: {"value": distance(statistics) if few is None else distance.of_features(few)}
+    }
     replicates = {name: _bootstrap(run, name, resampled)}
-    if reference.features is None:
-        return metrics, replicates
-
-    features = torch.cat(list(shards.read(extractor.suffix, SUBSET)))
-    against = f"{len(reference.features):,} of {reference.name}"
-    about = {"n": len(features), "reference": reference.name if len(reference.features) < SUBSET else against}
-    if settings["kid"]:
-        kid = kernel_distance(features, reference.features, device)
-        name = f"kid_{extractor.suffix}"
-        metrics[name] = {"value": kid.value, "standard_error": kid.standard_error, **about, "better": "lower",
-                         "implementation": f"deme.metrics.kernel {on}, all pairs"}  # fmt: skip
-        replicates[name] = [
-            kid.value + float(resample_counts(seed, r, len(features)).double() @ kid.shares) / len(features)
-            for r in range(settings["replicates"])
-        ]
-    if settings["nearest_k"]:
-        found = neighbours.precision_recall(features, reference.features, settings["nearest_k"])
-        for kind, value in found.items():
-            metrics[f"{kind}_{extractor.suffix}"] = {"value": value, **about, "better": "higher",
-                "implementation": f"prdc, k = {settings['nearest_k']}, {on}"}  # fmt: skip
-    return metrics, replicates
+    if reference.features is not None and (settings["kid"] or settings["nearest_k"]):
+        features = subset(shards, extractor.suffix)
+        if settings["kid"]:
+            kid = kernel_distance(features, reference.features, device)
+            name, count = f"kid_{extractor.suffix}", len(features)
+            found[name] = {"value": kid.value, "standard_error": kid.standard_error}
+            replicates[name] = [
+                kid.value + float(resample_counts(seed, r, count).double() @ kid.shares) / count
+                for r in range(settings["replicates"])
+            ]
+        if settings["nearest_k"]:
+            near = neighbours.precision_recall(features, reference.features, settings["nearest_k"])
+            found |= {f"{kind}_{extractor.suffix}": {"value": near[kind]} for kind in NEIGHBOURS}
+    labels = distance_labels(run.config, extractor, reference, shards.total)
+    return {name: {**found[name], **label} for name, label in labels.items()}, replicates
 
 
 def _real(
@@ -149,15 +146,8 @@ def _real(
     values = _bootstrap(run, extractor.frechet_name, drawn)
     spread = torch.tensor(values, dtype=torch.float64)
     name = extractor.frechet_name
-    metric = {
-        "value": float(spread.mean()),
-        "std": float(spread.std()),
-        "n": config["num_images"],
-        "reference": reference.name,
-        "better": "lower",
-        "implementation": f"deme.metrics.frechet on {extractor.name} (weights {extractor.weights[:12]})",
-    }
-    return {name: metric}, {name: values}
+    label = distance_labels(config, extractor, reference, config["num_images"])[name]
+    return {name: {"value": float(spread.mean()), "std": float(spread.std()), **label}}, {name: values}
 
 
 def _loss(run: Run, data: ImageData, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
@@ -165,24 +155,21 @@ def _loss(run: Run, data: ImageData, loaded: Loaded, device: str) -> tuple[Metri
     settings, model = run.config["metrics"]["loss"], loaded.model
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"])
-    losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device)
+    batch = run.config["batch_size"]
+    losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device, batch)
     tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses})
-    about = {
-        "reference": f"{len(data.held_out)} held-out images",
-        "better": "lower",
-        "implementation": "deme.metrics.denoising_loss",
-    }
-    metrics, replicates = {}, {}
-    count = losses.shape[1]
-    for name, values in loss_rows(losses, ranges, model.schedule.num_timesteps).items():
-        where = ranges[int(name[5:])] if "/" in name else TimestepRange(0, model.schedule.num_timesteps)
-        num_triples = triples.t.numel() // (len(ranges) if "/" in name else 1)
-        metrics[name] = {"value": float(values.mean()), "n": num_triples, **about, "range": str(where)}
-        replicates[name] = [
-            float(resample_counts(settings["seed"], r, count).double() @ values / count)
-            for r in range(run.config["metrics"]["replicates"])
-        ]
-    return metrics, replicates
+    rows = loss_rows(losses, ranges, model.schedule.num_timesteps)
+    labels = loss_labels(run.config, data.held_out, model.schedule.num_timesteps)
+    metrics = {name: {"value": float(values.mean()), **labels[name]} for name, values in rows.items()}
+    return metrics, {name: loss_replicates(run.config, values) for name, values in rows.items()}
+
+
+def loss_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
+    """Return the mean of resampled losses of images [M], a number per resample."""
+    seed, count = config["metrics"]["loss"]["seed"], len(values)
+    return [
+        float(resample_counts(seed, r, count).double() @ values / count) for r in range(config["metrics"]["replicates"])
+    ]
 
 
 def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -> dict[str, Tensor]:

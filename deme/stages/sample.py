@@ -57,7 +57,7 @@ def run(config: dict[str, Any]) -> Path:
 
 def _places(given: Any) -> dict[str, list[Path]]:
     """Return label -> model folders, several for unmerged experts."""
-    named = given if isinstance(given, dict) else {"": given}
+    named = given if isinstance(given, dict) and given else {"": given}
     places = {}
     for label, value in named.items():
         paths = value if isinstance(value, list) else [value]

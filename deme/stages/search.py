@@ -9,11 +9,14 @@ from typing import Any
 from deme import files
 from deme.errors import BadConfig
 from deme.inputs import content_hash
-from deme.runs import Run, say
+from deme.runs import Run, check_numbers, say
 
 
 def run(config: dict[str, Any]) -> Path:
     """Search unless it is done; return the run directory."""
+    check_numbers(config)
+    if config["num_images"] < 2:
+        raise BadConfig(f"the distance needs at least 2 images, num_images={config['num_images']} were asked for")
     return Run.planned(config).execute(_search)
 
 
@@ -27,7 +30,7 @@ def _search(run: Run) -> None:
     plan_merge(base, [expert.folder for expert in experts], content_hash(base))
     search = make(run.config["search"])
     total = search.count(len(experts))
-    metric, objective = _objective(run, experts)
+    metric, label, objective = _objective(run, experts)
 
     journal = run.path / "evaluations.jsonl"
     stored = files.read_jsonl(journal)
@@ -56,9 +59,7 @@ def _search(run: Run) -> None:
             "metrics": {
                 metric: {
                     "value": best["score"],
-                    "n": run.config["num_images"],
-                    "reference": "training images",
-                    "implementation": "deme.metrics.frechet",
+                    **label,
                     "weights": best["weights"],
                     "evaluations": len(stored),
                 }
@@ -68,8 +69,8 @@ def _search(run: Run) -> None:
     run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
 
 
-def _objective(run: Run, experts: Any) -> tuple[str, Callable[[list[float]], float]]:
-    """Return a name, and weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
+def _objective(run: Run, experts: Any) -> tuple[str, dict[str, Any], Callable[[list[float]], float]]:
+    """Return a name, its label, and weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
     from deme.config import make
     from deme.merging.task_vectors import merge_into
     from deme.metrics.frechet import FrechetDistance
@@ -78,6 +79,7 @@ def _objective(run: Run, experts: Any) -> tuple[str, Callable[[list[float]], flo
     from deme.sampling.generate import generate
     from deme.stages.common import Compute, base_folder
     from deme.stages.extractors import extractors_of, reference_of
+    from deme.stages.labels import distance_labels
     from deme.stages.merge import combine_of
 
     config = run.config
@@ -96,8 +98,10 @@ def _objective(run: Run, experts: Any) -> tuple[str, Callable[[list[float]], flo
         base.add_projections()
     states = [load(str(expert.folder)).to(compute.device).state_dict() for expert in experts]
     base_state = base.to(compute.device).state_dict()
-    training = {**config, "metrics": {**config["metrics"], "reference": "train"}}  # held-out images are for the report
-    distance = FrechetDistance(reference_of(training, make(config["data"]), features).statistics, compute.device)
+    # held-out images are for the report, and so is what a statistics file may be of
+    training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
+    reference = reference_of(training, make(config["data"]), features)
+    distance = FrechetDistance(reference.statistics, compute.device)
     sampler = make(config["sampler"])
 
     def objective(weights: list[float]) -> float:
@@ -116,4 +120,5 @@ def _objective(run: Run, experts: Any) -> tuple[str, Callable[[list[float]], flo
             statistics.update(features(pixels))
         return distance(statistics)
 
-    return features.frechet_name, objective
+    name = features.frechet_name
+    return name, distance_labels(config, features, reference, config["num_images"])[name], objective

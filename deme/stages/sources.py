@@ -12,7 +12,7 @@ from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.runs import Run
 from deme.sampling.generate import generate
-from deme.stages.common import Compute, Loaded, base_folder, experts_of, routed, single
+from deme.stages.common import Compute, Loaded, base_folder, check_images, experts_of, routed, single
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def source_of(run: Run, data: ImageData, compute: Compute) -> Source:
         if config["source"] == "experts"
         else single(weights_folder(given) if given else base_folder(config), compute)
     )
+    check_images(data, loaded.model)
     sampler = make(config["sampler"])
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:

@@ -31,6 +31,6 @@ def run(config: dict[str, Any]) -> Path:
         reference = reference_of(config, data, extractor)
         say(f"{reference.name}: {extractor.name}, weights {extractor.weights[:12]}")
         if out is not None:
-            statistics_file.save_npz(out, reference.statistics, extractor.name, reference.name)
+            statistics_file.save_npz(out, reference.statistics, extractor, reference.name)
             say(f"wrote {out}")
     return out or cache_of(config)

@@ -16,7 +16,7 @@ def run(config: dict[str, Any]) -> Path:
 
 def _train(run: Run) -> None:
     from deme.config import bind, make
-    from deme.stages.common import Compute, try_optimizer
+    from deme.stages.common import Compute, check_images, try_optimizer
     from deme.stages.learner import method_of
     from deme.stages.partition import affinity_forwards, range_of, ranges_of
     from deme.training.fit import Loop, fit
@@ -30,7 +30,7 @@ def _train(run: Run) -> None:
         )
     data = make(config["data"])
     model = make(config["model"])
-    _check_images(data, model)
+    check_images(data, model)
     num_timesteps = model.schedule.num_timesteps
     ranges = ranges_of(run, model, data, compute.device)
     expert_range = range_of(config, ranges)
@@ -89,15 +89,6 @@ def _train(run: Run) -> None:
     files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step + affinity_forwards(run)})
     (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
-
-
-def _check_images(data: Any, model: Any) -> None:
-    found, needed = tuple(data.train.__getitems__([0]).shape[1:]), model.image_shape
-    if found != tuple(needed):
-        raise BadConfig(
-            f"the data set has images of shape {found} (channels, height, width), the model wants {tuple(needed)}\n"
-            "choose another model=, or set data.size and data.channels"
-        )
 
 
 def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:

@@ -52,7 +52,7 @@ def test_every_number_says_what_it_is(honest):
     assert {name for name in found if "/" not in name} == names | {"loss"}
     for name in names:
         assert found[name]["n"] == 200
-        assert found[name]["reference"] == "359 held-out images"
+        assert found[name]["reference"] == f"359 held-out images ({load_digits().held_out.content_hash()[:8]})"
         assert "digit classifier, 64 penultimate activations (weights " in found[name]["implementation"]
         assert found[name]["better"] == ("lower" if name in ("fd_digits", "kid_digits") else "higher")
     assert found["kid_digits"]["standard_error"] > 0
@@ -75,6 +75,7 @@ def test_the_same_command_typed_twice_at_once_works_together(honest, tmp_path):
     assert [p.wait() for p in programs] == [0, 0], [p.text for p in programs]
     texts = sorted((p.text for p in programs), key=lambda text: "working with it" in text)
     assert "working with it" in texts[1]
+    assert "done by the other process: runs/" in texts[1]
     assert "evaluated runs/" in texts[0]
     assert "evaluated runs/" not in texts[1]
     assert "images, " in texts[1]  # it made some
@@ -124,11 +125,12 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
     run_dir, _ = honest
     code, text = run(["stats", "out=held_out.npz"], tmp_path)
     assert code == 0, text
-    assert "359 held-out images: digit classifier" in text
+    assert "359 held-out images (" in text
+    assert "): digit classifier, 64 penultimate activations, weights c6ec3b2aaa0f" in text
     words = ["evaluate", *TINY_EVALUATE, "+metrics.statistics.digits.path=held_out.npz"]
     found = metrics(done(words, tmp_path))["fd_digits"]
     assert found["value"] == pytest.approx(metrics(run_dir)["fd_digits"]["value"], rel=1e-9)
-    assert found["reference"] == "359 images (held_out.npz)"
+    assert found["reference"].startswith("359 images (held_out.npz ")
     code, text = run([*words, "metrics.kid=true"], tmp_path)
     assert code == 2
     assert "KID, precision and recall need images to compare to" in text
@@ -149,7 +151,17 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
         (["metrics.reference=heldout"], 2, "metrics.reference must be one of held_out, train, got 'heldout'"),
         (["save_images=jpg"], 2, "save_images must be null, png or zip, got 'jpg'"),
         (["source=images"], 2, "source=images and inputs.images=<folder> go together"),
-        (["source=images", "inputs.images=."], 3, "holds no images"),
+        (["source=real", "inputs.weights=deme"], 2, "source=real does not look at inputs.weights"),
+        (["metrics.kid=no"], 2, "metrics.kid must be true or false, got 'no'"),
+        (["sampler.clip_sample=maybe"], 2, "sampler.clip_sample must be true or false, got 'maybe'"),
+        (["logger=wandb", "logger.mode=nonsense"], 2, "logger.mode must be one of disabled, offline, online, got 'nonsense'"),
+        (["metrics.features=digits"], 2, "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}"),
+        (["metrics.loss=null"], 2, "metrics.loss must be {num_ranges, draws, seed}, got None"),
+        (["+metrics.statistics.digits=foo.npz"], 2, "metrics.statistics must be {<extractor>: {path: <file>.npz}}"),
+        (["metrics.features.digits.path=deme/assets/digits_base/unet/diffusion_pytorch_model.safetensors"], 2, "holds no digit classifier"),
+        (["data=image_folder", "data.path=pictures", "data.size=16", "data.channels=1"], 2,
+         "the data set has images of shape (1, 16, 16) (channels, height, width), the model wants (1, 8, 8)"),
+        (["source=images", "inputs.images=deme"], 3, "holds no images"),
         (["inputs.weights=hub:nobody/nothing"], 3, "hub:nobody/nothing is not in the Hub's cache and cannot be downloaded"),
         (["metrics=inception768", "metrics.path=none.pth"], 3, "deme: none.pth does not exist"),
         (["metrics=inception768", f"metrics.path={BASE}/unet/diffusion_pytorch_model.safetensors"], 2,
@@ -163,6 +175,9 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_measured_is_refused(words, code, message, tmp_path):
     shutil.copytree(Path(__file__).parents[2] / "deme" / "assets", tmp_path / "deme" / "assets")
+    (tmp_path / "pictures").mkdir()
+    for index in range(20):
+        Image.new("L", (20, 20)).save(tmp_path / "pictures" / f"{index}.png")
     found, text = run(["evaluate", *TINY_EVALUATE, *words], tmp_path)
     assert found == code, text
     assert message in text
@@ -216,7 +231,9 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     means = [np.mean([metrics(p)["fd_digits"]["value"] for p in each]) for each in (two, one)]
     line = next(line for line in text.splitlines() if "fd_digits" in line)
     assert f"{means[0] - means[1]:+.2f} [" in line
-    assert "Paired over 2 sampling seeds" in text
+    assert "Paired over sampling seeds [0, 1]" in text
+    code, turned = run(["compare", *words[::-1]], tmp_path)
+    assert f"{means[1] - means[0]:+.2f} [" in next(line for line in turned.splitlines() if "fd_digits" in line)
     assert "precision_digits" in text
     other = done(["evaluate", *TINY_EVALUATE, "num_images=100"], tmp_path)
     code, text = run(["compare", str(other), str(one[0])], tmp_path)
@@ -225,6 +242,10 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     code, text = run(["compare", str(one[0]), str(two[1])], tmp_path)
     assert code == 2
     assert "no sampling seed in common: [0] and [1]" in text
+    fewer = done(["evaluate", *TINY_EVALUATE, "metrics.replicates=11"], tmp_path)
+    code, text = run(["compare", str(fewer), str(one[0])], tmp_path)
+    assert code == 2
+    assert "fd_digits was resampled 10 and 11 times" in text
     code, text = run(["compare", str(one[0])], tmp_path)
     assert code == 2
     assert "deme compare takes two evaluations, got 1" in text
@@ -250,3 +271,69 @@ def test_half_precision_samples_other_images_but_the_loss_stays_exact(honest, tm
     assert found["fd_digits"]["value"] == pytest.approx(exact["fd_digits"]["value"], rel=0.1)
     code, text = run(["verify", f"run={half}"], tmp_path)
     assert code == 0, text
+
+
+def test_more_than_8_bits_are_refused_and_changed_pictures_measured_again(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for index in range(4):
+        Image.fromarray(np.full((8, 8), 40 * index, np.uint8)).save(tmp_path / "folder" / f"{index}.bmp")
+    words = ["evaluate", "source=images", "inputs.images=folder", "num_images=4", "metrics.replicates=5"]
+    first = done(words, tmp_path)
+    for index in range(4):  # other pictures in files of the same names and sizes
+        Image.fromarray(np.full((8, 8), 255 - 20 * index, np.uint8)).save(tmp_path / "folder" / f"{index}.bmp")
+    again = done(words, tmp_path)
+    assert again != first
+    assert metrics(again)["fd_digits"]["value"] != metrics(first)["fd_digits"]["value"]
+    Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "folder" / "0.png")
+    code, text = run([*words, "num_images=5"], tmp_path)
+    assert code == 2
+    assert "0.png has more than 8 bits a channel (mode I;16)" in text
+
+
+CRASH = """
+import deme.stages.images as images
+def crash(run):
+    images.shards_of(run, 0).path(0).unlink()
+    import os
+    os._exit(9)
+images.clear = crash
+"""
+CRASH_ZIP = """
+import os, shutil
+real = shutil.rmtree
+def crash(folder, ignore_errors=False):
+    if folder.name != "images":
+        return real(folder, ignore_errors)
+    for picture in sorted(folder.iterdir())[50:]:
+        picture.unlink()
+    os._exit(9)
+import deme.stages.images
+deme.stages.images.shutil.rmtree = crash
+"""
+
+
+@pytest.mark.parametrize("patch", [CRASH, CRASH_ZIP], ids=["while clearing", "while deleting pictures"])
+def test_a_kill_at_the_end_loses_no_saved_image_and_no_number(patch, honest, tmp_path):
+    run_dir, words = honest
+    code, _ = run(words, tmp_path, patch)
+    assert code == 9
+    (killed,) = tmp_path.glob("runs/scratch/evaluate/*")
+    assert json.loads((killed / "status.json").read_text())["state"] == "running"
+    assert results(done(words, tmp_path)) == results(run_dir)
+    assert not list(killed.glob("samples/features*"))
+    assert not list(killed.glob("samples/resamples*"))
+
+
+def test_a_failing_tracker_does_not_cost_the_images(tmp_path):
+    words = ["evaluate", *TINY_EVALUATE, "logger=wandb"]
+    patch = """
+import deme.training.wandb
+def start(*_, **__):
+    raise OSError("no network")
+deme.training.wandb.start = start
+"""
+    assert run(words, tmp_path, patch)[0] == 1
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert "images, " not in text  # none was made again
+    assert "evaluated runs/" in text

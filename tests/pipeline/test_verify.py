@@ -11,6 +11,8 @@ import yaml
 from deme import files, tensors
 from deme.metrics import statistics_file
 from deme.metrics.statistics import Statistics
+from deme.paths import PACKAGE
+from deme.runs import identity_hash
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 WEIGHTS = "weights/ema/unet/diffusion_pytorch_model.safetensors"
@@ -55,7 +57,14 @@ def test_an_honest_run_passes_whoever_made_its_images(honest):
         assert "64 images made again differ by" in text
         assert text.count("  ok ") >= 7
         assert not failed(text)
-    assert "not audited, they do not follow from moments: kid_digits" in verify(folder, one)[1]
+    assert "note    these do not follow from moments: kid_digits, the spread of fd_digits" in verify(folder, one)[1]
+
+
+def test_it_passes_from_another_directory_and_with_any_batch(honest, tmp_path):
+    folder, _, one, _ = honest
+    code, text = run(["verify", f"run={folder / one}", "num_images=65", "batch_size=64", "compute=cpu"], tmp_path)
+    assert code == 0, text
+    assert verify(folder, one, "num_images=1")[0] == 0
 
 
 def test_other_images_are_picked_every_time(honest):
@@ -92,18 +101,20 @@ def test_altered_weights_fail(copy):
     assert "checks failed, first: " in text
 
 
-def reseal(file: Path, **changes):
-    """Edit a frozen config as somebody would who knows how it is sealed."""
-    head, _, body = file.read_text().partition("\n")
-    config = yaml.safe_load(body)
+def reseal(run_dir: Path, **changes):
+    """Edit a frozen config as somebody would who knows how it is sealed, and named."""
+    file = run_dir / "config.yaml"
+    config = yaml.safe_load(file.read_text())
     for key, value in changes.items():
         node = config
         *parents, last = key.split("__")
         for parent in parents:
             node = node[parent]
         node[last] = value
+    inputs = json.loads((run_dir / "run.json").read_text())["inputs"]
+    hashes = {name: list(places.values()) for name, places in inputs.items() if places}
     body = yaml.safe_dump(config, sort_keys=False)
-    file.write_text(f"{head.split(', frozen as ')[0]}, frozen as {files.sha256_text(body)}\n{body}")
+    file.write_text(f"# deme run {identity_hash(config, hashes)}, frozen as {files.sha256_text(body)}\n{body}")
 
 
 @pytest.mark.parametrize(
@@ -113,11 +124,23 @@ def reseal(file: Path, **changes):
 )
 def test_an_altered_seed_or_sampler_fails_even_under_a_new_seal(changes, copy):
     folder, _, one, _ = copy
-    reseal(folder / one / "config.yaml", **changes)
+    reseal(folder / one, **changes)
     code, text = verify(folder, one)
     assert code == 4
-    (line,) = failed(text)
-    assert "64 images made again" in line
+    assert any("64 images made again" in line for line in failed(text))
+
+
+def test_a_base_altered_a_little_fails(honest, tmp_path):
+    model = Path(shutil.copytree(PACKAGE / "assets" / "digits_base", tmp_path / "model"))
+    words = ["evaluate", "model=diffusers", "model.path=model", *TINY_EVALUATE]
+    run_dir = done(words, tmp_path)
+    assert verify(tmp_path, run_dir)[0] == 0
+    weights = model / "unet/diffusion_pytorch_model.safetensors"
+    state = tensors.TensorFile(weights).read_all()
+    tensors.save(weights, {name: value * (1 + 1e-5) for name, value in state.items()})
+    code, text = verify(tmp_path, run_dir)
+    assert code == 4
+    assert any("model, data, weights of the metrics and all settings" in line for line in failed(text))
 
 
 def test_an_edited_config_fails_by_its_seal(copy):
@@ -129,26 +152,64 @@ def test_an_edited_config_fails_by_its_seal(copy):
     assert "FAILED  config.yaml is as it was frozen" in text
 
 
+LABELS = "metrics.json holds this run's metrics"
+
+
 @pytest.mark.parametrize(
     ("metric", "key", "value", "line"),
     [
         ("fd_digits", "value", 1.0, "the moments give"),
         ("fd_digits", "value", float("nan"), "the moments give"),
-        ("fd_digits", "n", 50_000, "200 images were asked for"),
+        ("fd_digits", "value", "20", "the moments give"),
+        ("fd_digits", "n", 50_000, LABELS),
+        ("fd_digits", "reference", "50,000 training images", LABELS),
+        ("fd_digits", "implementation", "pytorch-fid", LABELS),
+        ("fd_digits", "interval", [0.0, 1.0], LABELS),
+        ("kid_digits", "value", 0.0, LABELS),  # by its interval
+        ("fid_clean", "value", 1.9, LABELS),  # not a metric of this run
         ("loss", "value", 0.01, "metrics.json says what the losses"),
+        ("loss", "n", 10**6, LABELS),
         ("loss/0", "value", float("nan"), "metrics.json says what the losses"),
     ],
 )
-def test_an_altered_number_fails(metric, key, value, line, copy):
+def test_an_altered_number_or_label_fails(metric, key, value, line, copy):
     folder, _, one, _ = copy
     file = folder / one / "metrics.json"
     stored = json.loads(file.read_text())
-    stored["metrics"][metric][key] = value
+    stored["metrics"].setdefault(metric, {})[key] = value
     file.write_text(json.dumps(stored))
     code, text = verify(folder, one)
     assert code == 4
-    (found,) = failed(text)
-    assert line in found
+    assert any(line in found for found in failed(text)), text
+    assert "Traceback" not in text
+
+
+def test_an_altered_cell_missing_metric_or_resamples_of_the_loss_fail(copy):
+    folder, _, one, _ = copy
+    file, resamples = folder / one / "metrics.json", folder / one / "replicates.json"
+    before = json.loads(file.read_text())
+    file.write_text(json.dumps({**before, "cell": {**before["cell"], "method": "deme_merged"}}))
+    assert [LABELS in line for line in failed(verify(folder, one)[1])] == [True]
+    file.write_text(
+        json.dumps({**before, "metrics": {k: v for k, v in before["metrics"].items() if k != "kid_digits"}})
+    )
+    assert "kid_digits is missing" in failed(verify(folder, one)[1])[0]
+    file.write_text(json.dumps(before))
+    spread = json.loads(resamples.read_text())
+    resamples.write_text(json.dumps({**spread, "loss": [value - 0.01 for value in spread["loss"]]}))
+    assert any("resamples of loss" in line for line in failed(verify(folder, one)[1]))
+
+
+@pytest.mark.parametrize("name", ["digits_fingerprints", "loss"])
+def test_cut_files_fail_with_a_message(name, copy):
+    folder, _, one, _ = copy
+    file = folder / one / f"moments/{name}.safetensors"
+    ((key, value),) = tensors.TensorFile(file).read_all().items()
+    tensors.save(file, {key: value[:, :10] if name == "loss" else value[:100]})
+    code, text = verify(folder, one)
+    assert code == 4
+    assert len(failed(text)) == 1
+    assert "Traceback" not in text
 
 
 def test_moments_bent_to_fit_a_better_number_fail(copy):
@@ -165,12 +226,15 @@ def test_moments_bent_to_fit_a_better_number_fail(copy):
     statistics_file.save(file, bent)
     path = folder / one / "metrics.json"
     stored = json.loads(path.read_text())
-    stored["metrics"]["fd_digits"]["value"] = FrechetDistance(real)(bent)
+    better = FrechetDistance(real)(bent)
+    low, high = (
+        end + better - stored["metrics"]["fd_digits"]["value"] for end in stored["metrics"]["fd_digits"]["interval"]
+    )
+    stored["metrics"]["fd_digits"] |= {"value": better, "interval": [low, high]}
     path.write_text(json.dumps(stored))
     code, text = verify(folder, one)
     assert code == 4
-    (line,) = failed(text)
-    assert "moments and fingerprints belong together" in line
+    assert any("moments and fingerprints belong together" in line for line in failed(text))
 
 
 def test_fingerprints_bent_to_fit_the_moments_fail(copy):

@@ -95,6 +95,25 @@ def test_dead_features_and_few_reference_images_do_no_harm():
         assert distance(Statistics().update(generated)) == pytest.approx(expected, abs=tolerance)
 
 
+def test_resamples_of_one_image_and_constant_sets_have_a_distance():
+    x, y = sets(50, 8)
+    distance = FrechetDistance(Statistics().update(y))
+    counts = torch.tensor([3, 0])
+    expected = float((x[0] - y.mean(0)).square().sum() + torch.cov(y.T).trace())
+    assert distance.of_features(x[:2], counts) == pytest.approx(expected, rel=1e-12)
+    assert distance(Statistics().update(x[:1].expand(5, -1))) == pytest.approx(expected, rel=1e-12)
+    constant = FrechetDistance(Statistics().update(y[:1].expand(5, -1)))
+    expected = float((x.mean(0) - y[0]).square().sum() + torch.cov(x.T).trace())
+    assert constant(Statistics().update(x)) == pytest.approx(expected, rel=1e-12)
+    assert constant.of_features(x) == pytest.approx(expected, rel=1e-12)
+
+
+def test_what_is_no_covariance_is_refused():
+    for wrong in (torch.tensor([[1.0, 0.5], [0.2, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]])):
+        with pytest.raises(ValueError, match="this is no covariance"):
+            Statistics.given(10, torch.zeros(2), wrong.double())
+
+
 def test_features_of_another_extractor_are_refused():
     x, y = sets(50, 8)
     distance = FrechetDistance(Statistics().update(y))

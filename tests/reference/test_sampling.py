@@ -162,6 +162,7 @@ def test_our_step_to_the_next_timestep_is_diffusers_where_the_grid_is_even(predi
     config = tiny(prediction_type=prediction_type).scheduler_config
     theirs = DDIM(10, eta=eta).scheduler(config)
     ours = DDIM(10, eta=eta, skip_type="quadratic").scheduler(config)
+    assert type(ours) is not type(theirs)
     ours.timesteps = theirs.timesteps
     draw = torch.Generator().manual_seed(0)
     for t in theirs.timesteps.tolist():
@@ -171,6 +172,37 @@ def test_our_step_to_the_next_timestep_is_diffusers_where_the_grid_is_even(predi
             for s in (ours, theirs)
         ]
         torch.testing.assert_close(*steps, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "spacing", "even"),
+    [
+        (10, "leading", True),
+        (12, "leading", True),
+        (10, "trailing", True),
+        (7, "trailing", False),
+        (10, "linspace", False),
+    ],
+)
+def test_a_step_goes_to_the_next_timestep_whatever_the_grid(steps, spacing, even):
+    """With the exact network of a point every step keeps x_t on its line; a step to elsewhere leaves noise behind."""
+    model = tiny()
+    sampler = DDIM(steps, timestep_spacing=spacing, clip_sample=False)
+    assert (type(sampler.scheduler(model.scheduler_config)) is DDIMScheduler) == even
+
+    def network(x_t, t):
+        alpha, sigma = model.schedule.coefficients(t, x_t)
+        return (x_t - alpha * 0.5) / sigma
+
+    first = sampler.scheduler(model.scheduler_config)
+    x = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    grid = first.timesteps.tolist()
+    for t, following in zip(grid, [*grid[1:], None], strict=True):
+        eps = network(x, torch.tensor([t]))
+        x = first.step(eps, t, x).prev_sample
+        if following is not None:
+            alpha, sigma = model.schedule.coefficients(torch.tensor([following]), x)
+            torch.testing.assert_close(x, alpha * 0.5 + sigma * eps, rtol=1e-4, atol=1e-4)
 
 
 def test_the_quadratic_grid_is_the_authors():

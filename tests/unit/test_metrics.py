@@ -100,12 +100,32 @@ def test_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_is_one():
 def test_triples_are_the_same_every_time_and_stay_in_their_ranges():
     ranges = uniform(4, 1000)
     one, two = (fixed_triples(HELD_OUT, ranges, 5, seed=3) for _ in range(2))
-    assert torch.equal(one.t, two.t)
-    assert torch.equal(one.eps, two.eps)
-    for r, t in zip(ranges, one.t, strict=True):
-        assert r.low <= int(t.min())
-        assert int(t.max()) < r.high
-    assert not torch.equal(one.eps, fixed_triples(HELD_OUT, ranges, 5, seed=4).eps)
+    seen = 0
+    for (index, x0, t, eps), (_, _, t_again, eps_again) in zip(one, two, strict=True):
+        assert torch.equal(t, t_again)
+        assert torch.equal(eps, eps_again)
+        assert torch.equal(x0, to_float(HELD_OUT.pixels))
+        assert ranges[index].low <= int(t.min())
+        assert int(t.max()) < ranges[index].high
+        seen += 1
+    assert seen == 4 * 5
+    noises = torch.stack([eps for _, _, _, eps in one])
+    assert float(noises.mean()) == pytest.approx(0, abs=0.02)
+    assert float(noises.std()) == pytest.approx(1, abs=0.02)
+    assert not torch.equal(noises[0], noises[1])
+    assert not torch.equal(noises[0], next(iter(fixed_triples(HELD_OUT, ranges, 5, seed=4)))[3])
+
+
+def test_some_images_and_small_batches_have_the_losses_of_the_whole():
+    triples = fixed_triples(HELD_OUT, uniform(4, 1000), 3, seed=0)
+
+    def network(x_t, t):
+        return x_t * (t / 1000)[:, None, None, None]
+
+    whole = denoising_loss(network, SCHEDULE, "epsilon", triples)
+    torch.testing.assert_close(denoising_loss(network, SCHEDULE, "epsilon", triples, batch_size=7), whole)
+    rows = [1, 5, 19]
+    torch.testing.assert_close(denoising_loss(network, SCHEDULE, "epsilon", triples.of(rows)), whole[:, rows])
 
 
 def test_replicates_of_two_models_resample_the_same_images():

@@ -4,15 +4,16 @@ import json
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from deme import files, tensors
 from deme.data import InMemoryImages, SomeImages, batches
-from deme.errors import WorkFailed
+from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.metrics import reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.metrics.fingerprint import LENGTH, differences, fingerprints, moments_error
+from deme.metrics.fingerprint import DRIFT_TOLERANCE, LENGTH, differences, drift, fingerprints, moments_error
 from deme.metrics.reference import measured
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
@@ -46,7 +47,7 @@ def test_every_image_is_extracted_once_in_order(tmp_path):
     shards.fill(pixels, [means], silent)
     assert means.seen == 50
     torch.testing.assert_close(torch.cat(list(shards.read("means"))), Means()(IMAGES.pixels))
-    assert [len(part) for part in shards.read("means", 20)] == [15, 5]
+    assert [len(part) for part in shards.read("means")] == [15, 15, 15, 5]
     shards.fill(pixels, [means], silent)
     assert means.seen == 50
 
@@ -116,7 +117,7 @@ def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch
     monkeypatch.setattr(reference, "SHARD", 20)
     means = Means()
     first = measured(IMAGES, "images", means, tmp_path, silent)
-    assert first.name == "50 images"
+    assert first.name == f"50 images ({IMAGES.content_hash()[:8]})"
     assert first.statistics.count == means.seen == 50
     torch.testing.assert_close(first.statistics.covariance, torch.cov(Means()(IMAGES.pixels).double().T))
     torch.testing.assert_close(first.features, Means()(IMAGES.pixels))
@@ -193,35 +194,52 @@ def test_statistics_survive_their_file_bit_for_bit_but_for_the_scale(tmp_path):
 
 
 def test_files_of_pytorch_fid_and_clean_fid_are_read_and_ours_by_them(tmp_path):
-    import numpy as np
-
-    from deme.errors import BadConfig, MissingInput
-
-    one = statistics()
+    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
     np.savez(tmp_path / "theirs.npz", mu=one.mean.numpy(), sigma=one.covariance.numpy())
-    two, origin = statistics_file.load_npz(tmp_path / "theirs.npz", 6, "row means")
+    two, origin = statistics_file.load_npz(tmp_path / "theirs.npz", means)
     torch.testing.assert_close(two.covariance, one.covariance, rtol=1e-14, atol=0)
-    assert origin == "an unstated number of images (theirs.npz, extractor not stated)"
-    statistics_file.save_npz(tmp_path / "ours.npz", one, "row means", "40 images")
+    digest = files.sha256(tmp_path / "theirs.npz")[:8]
+    assert origin == f"an unstated number of images (theirs.npz {digest}, extractor not stated)"
+    statistics_file.save_npz(tmp_path / "ours.npz", one, means, "40 images")
     with np.load(tmp_path / "ours.npz") as stored:
         np.testing.assert_array_equal(stored["mu"], one.mean)
         np.testing.assert_array_equal(stored["sigma"], one.covariance)
-    three, origin = statistics_file.load_npz(tmp_path / "ours.npz", 6, "row means")
-    assert (three.count, origin) == (40, "40 images (ours.npz)")
-    with pytest.raises(
-        BadConfig, match=r"ours.npz holds statistics of another extractor: row means\nneeded: column means"
-    ):
-        statistics_file.load_npz(tmp_path / "ours.npz", 6, "column means")
-    with pytest.raises(BadConfig, match=r"theirs.npz holds statistics of another extractor: 6 numbers per image"):
-        statistics_file.load_npz(tmp_path / "theirs.npz", 7, "row means")
-    with pytest.raises(MissingInput, match="does not exist"):
-        statistics_file.load_npz(tmp_path / "none.npz", 6, "row means")
-    (tmp_path / "cut.npz").write_bytes((tmp_path / "ours.npz").read_bytes()[:100])
-    np.savez(tmp_path / "no.npz", mean=one.mean.numpy())
-    np.savez(tmp_path / "nan.npz", mu=one.mean.numpy() * np.nan, sigma=one.covariance.numpy())
-    for name in ("cut", "no", "nan"):
+    three, origin = statistics_file.load_npz(tmp_path / "ours.npz", means)
+    assert three.count == 40
+    assert origin.startswith("40 images (ours.npz ")
+
+
+def test_statistics_of_another_extractor_or_other_weights_are_refused(tmp_path):
+    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
+    statistics_file.save_npz(tmp_path / "ours.npz", one, means, "40 images")
+    for attribute, value in (("name", "column means"), ("weights", "1" * 64)):
+        other = Means()
+        setattr(other, attribute, value)
+        with pytest.raises(
+            BadConfig, match=r"statistics of another extractor: row means, weights 000000000000\nneeded: "
+        ):
+            statistics_file.load_npz(tmp_path / "ours.npz", other)
+    np.savez(tmp_path / "small.npz", mu=np.zeros(7), sigma=np.eye(7))
+    with pytest.raises(BadConfig, match=r"small.npz holds statistics of another extractor: 7 numbers per image"):
+        statistics_file.load_npz(tmp_path / "small.npz", means)
+
+
+def test_damaged_statistics_files_are_refused(tmp_path):
+    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
+    mean, covariance = one.mean.numpy(), one.covariance.numpy()
+    with pytest.raises(MissingInput, match=r"none.npz is not there"):
+        statistics_file.load_npz(tmp_path / "none.npz", means)
+    with pytest.raises(MissingInput, match=r"is a folder, not a file"):
+        statistics_file.load_npz(tmp_path, means)
+    np.savez(tmp_path / "good.npz", mu=mean, sigma=covariance)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:100])
+    np.savez(tmp_path / "no.npz", mean=mean)
+    np.savez(tmp_path / "nan.npz", mu=mean * np.nan, sigma=covariance)
+    np.savez(tmp_path / "text.npz", mu=np.array(["a"] * 8), sigma=covariance)
+    np.savez(tmp_path / "lopsided.npz", mu=mean, sigma=np.triu(covariance))
+    for name in ("cut", "no", "nan", "text", "lopsided"):
         with pytest.raises(WorkFailed, match=f"{name}.npz"):
-            statistics_file.load_npz(tmp_path / f"{name}.npz", 6, "row means")
+            statistics_file.load_npz(tmp_path / f"{name}.npz", means)
 
 
 # Fingerprints
@@ -238,6 +256,23 @@ def test_fingerprints_belong_to_their_moments_and_to_no_others():
     assert moments_error(prints, shifted, "x") > 1e-3
     fewer = Statistics().update(features[:399])
     assert moments_error(prints, fewer, "x") > 1e-4
+
+
+def test_drift_sees_a_mean_that_was_bent_where_fingerprints_do_not_look():
+    features = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
+    moments, picks = Statistics().update(features), features[:64]
+    draw = torch.Generator().manual_seed(3)
+    assert drift(picks, moments, draw) < DRIFT_TOLERANCE
+    bent = Statistics.given(400, moments.mean + 1.0, moments.covariance)
+    assert drift(picks, bent, draw) > DRIFT_TOLERANCE
+
+
+def test_images_that_are_all_the_same_have_fingerprints_that_agree():
+    features = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)).expand(50, -1)
+    prints, moments = fingerprints(features, "x"), Statistics().update(features)
+    assert moments_error(prints, moments, "x") < 1
+    assert float(differences(prints[:5], prints[:5], prints).max()) == 0
+    assert drift(features[:5], moments, torch.Generator().manual_seed(0)) < DRIFT_TOLERANCE
 
 
 def test_a_change_of_one_image_shows_in_its_fingerprint_alone():
