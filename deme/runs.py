@@ -53,7 +53,6 @@ LEAST = {
 BOOLEANS = (
     "compute.compile",
     "data.random_flip",
-    "loss_weight.normalize",
     "metrics.kid",
     "projection.enabled",
     "sampler.clip_sample",

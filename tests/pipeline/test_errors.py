@@ -422,6 +422,9 @@ def test_enospc_from_the_write_itself_is_exit_74(patch, tmp_path):
 
 
 def test_a_full_disk_while_evaluating_merging_or_searching_is_exit_74(experts, tmp_path):
+    small, cache = FULL_WEIGHTS.replace("20_000", "20"), f"paths.cache={tmp_path}/cache"
+    fails(["stats", cache], tmp_path, 74, f"deme: {FULL}{tmp_path}/cache/references/", patch=small)
+    assert run(["stats"], tmp_path)[0] == 0  # the reference is there now
     fails(
         ["evaluate", *TINY_EVALUATE],
         tmp_path,
