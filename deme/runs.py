@@ -68,6 +68,9 @@ LIBRARIES = (
     "safetensors",
     "numpy",
     "scikit-learn",
+    "pillow",
+    "torch-fidelity",
+    "prdc",
 )
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deme.config import chosen, compose_stage, make
+from deme.config import compose_stage, extractor_specs, make
 from deme.errors import BadConfig
 from deme.files import read_json
 from deme.inputs import read_status
@@ -108,7 +108,7 @@ class Node:
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
         if self.stage == "search":
             return int(steps * make(config["search"]).count(len(self.inputs["experts"])))
-        if self.stage == "merge" or config["source"] in ("real", "images") or not chosen(config["metrics"]["features"]):
+        if self.stage == "merge" or config["source"] in ("real", "images") or not extractor_specs(config["metrics"]):
             return 0  # no images are generated
         return int(steps)
 

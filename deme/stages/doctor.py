@@ -12,6 +12,7 @@ from deme.runs import LIBRARIES, say
 
 OPTIONAL = {
     "cleanfid": "FID cross-check",
+    "transformers": "metrics=clip, metrics=dinov2",
     "wandb": "logger=wandb",
     "open_clip": "CLIP score (text-to-image)",
 }

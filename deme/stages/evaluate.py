@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.config import chosen
+from deme.config import extractor_specs
 from deme.errors import BadConfig
 from deme.runs import Run, check_numbers
 
@@ -20,22 +20,7 @@ def run(config: dict[str, Any]) -> Path:
 
 def _check(config: dict[str, Any]) -> None:
     check_numbers(config)
-    metrics = config["metrics"]
-    features = metrics["features"] or {}
-    if not isinstance(features, dict) or not all(
-        isinstance(v, dict) and "_target_" in v for v in features.values() if v
-    ):
-        raise BadConfig(
-            "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}\ntype: metrics=<option>, or see deme evaluate --cfg job"
-        )
-    statistics = metrics["statistics"] or {}
-    if not isinstance(statistics, dict) or not all(
-        isinstance(v, dict) and v.keys() == {"path"} for v in statistics.values()
-    ):
-        raise BadConfig(
-            f"metrics.statistics must be {{<extractor>: {{path: <file>.npz}}}}, got {statistics}\n"
-            "type: +metrics.statistics.<extractor>.path=<file>.npz"
-        )
+    metrics, extractors = config["metrics"], extractor_specs(config["metrics"])
     if not isinstance(metrics["loss"], dict):
         raise BadConfig(f"metrics.loss must be {{num_ranges, draws, seed}}, got {metrics['loss']!r}")
     if config["logger"]["mode"] not in LOGGER_MODES:
@@ -50,12 +35,12 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig(
             f"source={config['source']} does not look at inputs.weights\ntype: source=weights, or leave it out"
         )
-    if config["source"] in ("real", "images") and not chosen(config["metrics"]["features"]):
+    if config["source"] in ("real", "images") and not extractors:
         raise BadConfig(
             f"source={config['source']} compares images and needs a feature extractor; metrics.features is empty"
         )
-    if chosen(config["metrics"]["features"]):
-        least = 2 if config["metrics"]["nearest_k"] is None else config["metrics"]["nearest_k"] + 2
+    if extractors:
+        least = 2 if metrics["nearest_k"] is None else metrics["nearest_k"] + 2
         if config["num_images"] < least:
             raise BadConfig(
                 f"these metrics need at least {least} images, num_images={config['num_images']} were asked for"
@@ -67,7 +52,7 @@ def _check(config: dict[str, Any]) -> None:
 def _help(run: Run) -> None:
     from deme.stages.images import help_with
 
-    if chosen(run.config["metrics"]["features"]) or run.config["save_images"]:
+    if extractor_specs(run.config["metrics"]) or run.config["save_images"]:
         help_with(run)
 
 

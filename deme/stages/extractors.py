@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deme.config import chosen, make
+from deme.config import extractor_specs, make
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.metrics import statistics_file
@@ -17,8 +17,16 @@ SPLITS = ("held_out", "train")
 
 def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureExtractor]:
     """Return the extractors of `metrics.features`. Raises BadConfig for two that would share the name of a metric."""
-    found = [make(spec).to(device) for spec in chosen(config["metrics"]["features"]).values()]
-    unknown = set(config["metrics"]["statistics"] or {}) - {extractor.suffix for extractor in found}
+    found = [make(spec).to(device) for spec in extractor_specs(config["metrics"]).values()]
+    statistics = config["metrics"]["statistics"] or {}
+    if not isinstance(statistics, dict) or not all(
+        isinstance(v, dict) and v.keys() == {"path"} for v in statistics.values()
+    ):
+        raise BadConfig(
+            f"metrics.statistics must be {{<extractor>: {{path: <file>.npz}}}}, got {statistics}\n"
+            "type: +metrics.statistics.<extractor>.path=<file>.npz"
+        )
+    unknown = set(statistics) - {extractor.suffix for extractor in found}
     if unknown:
         raise BadConfig(
             f"metrics.statistics names {', '.join(sorted(unknown))}; extractors here: {', '.join(e.suffix for e in found)}"

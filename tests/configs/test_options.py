@@ -11,7 +11,7 @@ from PIL import Image
 from deme import tensors
 from deme.balancing import Balancing
 from deme.balancing.equal import Equal
-from deme.config import bind, chosen, compose_stage, groups, make, options, provide, takes
+from deme.config import bind, compose_stage, extractor_specs, groups, make, options, provide, takes
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.metrics.digit_classifier import DigitFeatures
@@ -130,7 +130,7 @@ def build_sampler(spec):
 
 
 def build_metrics(spec):
-    for one in chosen(spec["features"]).values():
+    for one in extractor_specs(spec).values():
         extractor = make(one).to("cpu")
         features = extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)
