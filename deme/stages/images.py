@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from deme.config import make
 from deme.errors import DemeError, Stopped, WorkFailed
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
+from deme.processes import helpers
 from deme.runs import Run, say
 from deme.sampling.grid import image_grid
 from deme.stages.common import Compute
@@ -38,16 +38,9 @@ def make_images(run: Run, source: Source, extractors: list[FeatureExtractor]) ->
     shards = shards_of(run, source.total)
     missing = [first for first in shards.firsts if not shards.path(first).exists()]
     count = min(run.config["progress"]["processes"], len(missing)) - 1
-    command = [sys.executable, "-m", "deme.stages.images", str(run.path)]
-    helpers = [subprocess.Popen([*command, str(rank)]) for rank in range(1, count + 1)]
-    try:
+    arguments = [[str(run.path), str(rank)] for rank in range(1, count + 1)]
+    with helpers("deme.stages.images", arguments) as codes:
         fill(run, source, extractors)
-    except BaseException:
-        for helper in helpers:
-            helper.terminate()
-        raise
-    finally:
-        codes = [helper.wait() for helper in helpers]
     if any(codes):
         run.log(f"warning: helper processes ended with exit codes {codes}; this one made what they had not")
     if run.config["save_images"] == "zip":

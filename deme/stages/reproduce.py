@@ -1,12 +1,12 @@
 """`deme reproduce`: run what a table lacks, stage by stage, then write the table. Several processes may share the work."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from deme import files
 from deme.errors import DemeError, Stopped
+from deme.processes import helpers
 from deme.runs import say
 from deme.stages import stage_function, table
 from deme.suites import Node, Suite
@@ -17,16 +17,9 @@ def run(suite: Suite, jobs: int = 1) -> int:
     done = [node for node in suite.nodes if node.state == "done"]
     say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
     if len(done) < len(suite.nodes):
-        command = [sys.executable, "-m", "deme.stages.reproduce", str(suite.file), str(suite.runs)]
-        helpers = [subprocess.Popen(command) for _ in range(jobs - 1)]
-        try:
+        arguments = [[str(suite.file), str(suite.runs)]] * (jobs - 1)
+        with helpers("deme.stages.reproduce", arguments) as codes:
             work(suite)
-        except BaseException:
-            for helper in helpers:
-                helper.terminate()
-            raise
-        finally:
-            codes = [helper.wait() for helper in helpers]
         if any(codes) and any(node.state != "done" for node in suite.nodes):
             raise DemeError(f"helper processes ended with exit codes {codes}; run the same command again")
     return table.run(suite)

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "deme"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "files", "paths", "signals"}  # standard library only
+GROUND = {"errors", "files", "paths", "processes", "signals"}  # standard library only
 PURE = {"schedule", "ranges", "clustering", "timesteps", "seeds", "weighting", "balancing"}
 COMPONENTS = {"data", "models", "merging", "sampling", "metrics", "tensors"}
 LEARNING = {"methods", "training"}
