@@ -1,17 +1,15 @@
 """Generate images as a stream of batches; image i is a function of (seed, i)."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deme.data import to_uint8
-from deme.sampling.routed import RoutedModel
+from deme.sampling.routed import Network, RoutedModel
 from deme.sampling.sampler import Sampler
 from deme.seeds import image_generator
-
-Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Batch:
@@ -58,10 +56,11 @@ def generate(
     so that each expert is brought in once.
     """
     timesteps = sampler.scheduler(scheduler_config).timesteps.tolist()
-    routed = isinstance(network, RoutedModel)
-    segments = network.segments(timesteps) if isinstance(network, RoutedModel) else [timesteps]
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    for together in [parts] if routed else ([part] for part in parts):
+    segments, sweeps = [timesteps], [[part] for part in parts]
+    if isinstance(network, RoutedModel):
+        segments, sweeps = network.segments(timesteps), [parts]
+    for together in sweeps:
         batches = [
             _Batch(sampler, scheduler_config, image_shape, [image_generator(seed, i) for i in part], device)
             for part in together

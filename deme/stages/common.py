@@ -15,10 +15,9 @@ from deme.merging.plan import Expert, order_experts
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
 from deme.runs import Run
-from deme.sampling.routed import RoutedModel
+from deme.sampling.routed import Network, RoutedModel
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
-Network = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
