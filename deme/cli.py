@@ -21,13 +21,13 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "stats": "statistics of real images that evaluations are compared to",
     "verify": "audit an evaluation: make 64 of its images and its numbers again: deme verify run=<dir>",
     "analyze": "draw a figure: deme analyze figure=weightings",
+    "doctor": "versions, devices, self test; with model= and data= what they are: deme doctor model=<folder> data=<folder>",
 }
-COMMANDS = {  # verbs that take a suite (experiments/<table> or a .yaml file), two evaluations, or nothing
+COMMANDS = {  # verbs that take a suite (experiments/<table> or a .yaml file), or two evaluations
     "plan": "what a table needs: what is done, missing or stale, its cost, its power",
     "reproduce": "run what is missing, then write the table",
     "table": "write the table of what is there",
     "compare": "two evaluations, paired: deme compare <run> <run>, or <run>,<run>,... for several seeds each",
-    "doctor": "versions, devices, optional parts, self test",
 }
 EXAMPLES = """examples:
   deme reproduce experiments/digits/demo.yaml
@@ -50,6 +50,10 @@ QUIET_HYDRA = [
     "hydra/hydra_logging=none",
 ]
 
+PLACES = {
+    "model": "diffusers",
+    "data": "image_folder",
+}  # the options that a place in place of an option's name stands for
 OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
 HYDRA_FLAGS = (
     "-m",
@@ -129,6 +133,15 @@ def _dispatch(words: list[str]) -> int:
     raise BadConfig(f"unknown verb {verb!r}; {did_you_mean(verb, known)}allowed: {', '.join(known)}\ntype: deme --help")
 
 
+def written_out(word: str) -> list[str]:
+    """Return model=<folder or hub:...> and data=<folder> as the options that they stand for; any other word as it is."""
+    group, _, value = word.partition("=")
+    option = PLACES.get(group)
+    if option is None or not ("/" in value or ":" in value or os.path.isdir(value)):  # noqa: PTH112 (starts in no time)
+        return [word]
+    return [f"{group}={option}", f"{group}.path={value}"]
+
+
 def _hydra(verb: str, overrides: list[str]) -> int:
     """Hand the words to Hydra. A failing job of a sweep does not stop the others; the first failure decides the code."""
     import hydra
@@ -145,7 +158,7 @@ def _hydra(verb: str, overrides: list[str]) -> int:
         except DemeError as error:
             failures.append(error)
 
-    settings = [word for word in overrides if OVERRIDE.match(word)]
+    settings = [part for word in overrides if OVERRIDE.match(word) for part in written_out(word)]
     flags = [word for word in overrides if not OVERRIDE.match(word)]  # Hydra's parser wants its flags together
     for flag in (word.split("=")[0] for word in flags if word.startswith("-")):
         if flag not in HYDRA_FLAGS:

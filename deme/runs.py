@@ -22,7 +22,7 @@ from deme.inputs import content_hash, find, input_hash, is_run, read_status, wei
 from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
-NOT_IDENTITY = ("paths", "logger", "progress", "suite", "cell", "inputs")
+NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs")
 LEAST = {
     "num_steps": 1,
     "batch_size": 1,
@@ -48,6 +48,7 @@ LEAST = {
     "metrics.nearest_k": 1,
     "progress.preview.num_images": 1,
     "progress.preview.num_inference_steps": 1,
+    "passport.num_images": 16,
     "sampler.num_inference_steps": 1,
 }
 BOOLEANS = (
@@ -261,10 +262,16 @@ def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) ->
     return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
 
 
+def data_hash(spec: Mapping[str, Any]) -> str:
+    """Return the sha256 of the `data` group of a config: its settings, and the content that its paths locate."""
+    return files.sha256_text(json.dumps(_content(spec), sort_keys=True))
+
+
 def _content(node: Any) -> Any:
     """Replace every value under a key `path` by a hash of what it locates."""
-    if isinstance(node, Mapping):
-        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in node.items()}
+    if isinstance(node, Mapping):  # a `root` says where to look for known files, whose content is checked
+        kept = {key: value for key, value in node.items() if key != "root"}
+        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in kept.items()}
     return [_content(item) for item in node] if isinstance(node, list) else node
 
 

@@ -16,7 +16,9 @@ SUITE_KEYS = {
     "finetune_seeds",
     "sample_seeds",
     "common",
+    "base",
     "baseline",
+    "expected",
     "comparisons",
     "metrics",
     "notes",
@@ -55,6 +57,7 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
     for row in spec["rows"]:
         _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
     _check_rows(spec, file)
+    _check_base(spec, file)
     _check_references(spec, file)
     _check_comparisons(spec, file)
     in_order(spec["rows"])
@@ -74,6 +77,15 @@ def _check_rows(spec: dict[str, Any], file: Path) -> None:
             )
     if "evaluate" not in rows.get(spec["baseline"], {"evaluate": []}):
         raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
+
+
+def _check_base(spec: dict[str, Any], file: Path) -> None:
+    rows = {row["name"]: row for row in spec["rows"]}
+    base = rows.get(spec["base"]) if "base" in spec else None
+    if "base" in spec and (base is None or set(base) - {"name", "label", "train"} or "train" not in base):
+        raise BadConfig(
+            f"{file}: base: {spec['base']} must name a row with a train stage and no other, whose model all others start from"
+        )
 
 
 def _check_references(spec: dict[str, Any], file: Path) -> None:

@@ -4,16 +4,16 @@ No torch here: what is done, missing or stale is known in a second.
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from deme.config import compose_stage, extractor_specs, make
-from deme.errors import BadConfig
+from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
-from deme.inputs import read_status
+from deme.inputs import read_status, weights_folder
 from deme.runs import Run
 from deme.suite_file import CHAIN, in_order, read_spec
 
@@ -30,11 +30,26 @@ class Node:
     expert: int | None = None
     inputs: dict[str, "list[Node]"] = field(default_factory=dict, repr=False)
     overrides: list[str] = field(default_factory=list, repr=False)
+    base: "Node | None" = field(default=None, repr=False)  # the training run whose model this one starts from
+    lacks: MissingInput | None = field(default=None, repr=False)  # what the user has to bring, if it is not there
 
-    @cached_property
+    @property
+    def words(self) -> list[str]:
+        """The overrides, the base among them once it is trained."""
+        run = self.base.run if self.base is not None and self.base.state == "done" else None
+        return [*self.overrides, *([f"model.path={weights_folder(run.path)}"] if run else [])]
+
+    @property
     def config(self) -> dict[str, Any]:
-        """The resolved config, its inputs still open."""
-        config = compose_stage(self.stage, self.overrides, **self.settings)
+        """The resolved config, its inputs still open; and its base, until that is trained."""
+        words = tuple(self.words)
+        if words not in self._configs:
+            self._configs[words] = self._composed(words)
+        return self._configs[words]
+
+    def _composed(self, words: tuple[str, ...]) -> dict[str, Any]:
+        waiting = ["model.path=asset:"] if self.base is not None and self.base.state != "done" else []
+        config = compose_stage(self.stage, [*words, *waiting], **self.settings)
         if self.stage == "search" and config["sample_seed"] in self.suite.spec["sample_seeds"]:
             raise BadConfig(
                 f"{self.suite.file}: row {self.row} searches with sample_seed {config['sample_seed']}, which the table "
@@ -56,6 +71,8 @@ class Node:
     def run(self) -> Run | None:
         """The run directory, or None while an input is not finished (its content is part of the id)."""
         if self._run is None:
+            if self.base is not None and self.base.state != "done":
+                return None
             inputs = dict(self.config["inputs"])
             for name, nodes in self.inputs.items():
                 runs = [node.run for node in nodes if node.state == "done"]
@@ -67,25 +84,31 @@ class Node:
 
     @property
     def state(self) -> str:
-        """done, running, preempted, failed, missing, or waiting (for an input)."""
+        """done, running, preempted, failed, missing, waiting (for another run), or lacking (a file of the user's)."""
         if self._done:
             return "done"
-        run = self.run
+        try:
+            run = self.run
+        except MissingInput as error:
+            self.lacks = error
+            return "lacking"
+        self.lacks = None
         if run is None:
             return "waiting"
         state = "done" if run.done else str(run.status.get("state", "missing"))
         self._done = state == "done"
         return state
 
+    _configs: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict, repr=False)
     _run: Run | None = field(default=None, repr=False)
     _done: bool = field(default=False, repr=False)
 
     @property
     def command(self) -> str:
         """The command that makes this run by hand."""
-        words = ["deme", self.stage, *self.overrides, *(f"{name}={value}" for name, value in self.settings.items())]
+        words = ["deme", self.stage, *self.words, *(f"{name}={value}" for name, value in self.settings.items())]
         words += [f"paths.runs={self.suite.runs}"] if str(self.suite.runs) != "runs" else []
-        run = self.run
+        run = self.run if self.state != "lacking" else None
         if run is not None:
             words += [f"inputs.{name}=[{','.join(map(str, paths))}]" for name, paths in run.inputs.items() if paths]
         return " ".join(shlex.quote(word) for word in words)
@@ -128,12 +151,25 @@ class Suite:
     file: Path
     runs: Path
     spec: Mapping[str, Any] = field(repr=False)
+    places: tuple[str, ...] = ()  # overrides of the `paths` group, for every run
 
     @classmethod
-    def read(cls, place: Path, runs: Path = Path("runs")) -> "Suite":
+    def read(cls, place: Path, runs: Path = Path("runs"), places: Sequence[str] = ()) -> "Suite":
         """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
         file, spec = read_spec(place)
-        return cls(file, runs, spec)
+        return cls(file, runs, spec, tuple(places))
+
+    @cached_property
+    def expected(self) -> dict[str, dict[str, float]]:
+        """The published numbers, row -> metric -> value; empty without an `expected` file. Raises BadConfig."""
+        if "expected" not in self.spec:
+            return {}
+        place = self.file.parent / self.spec["expected"]
+        rows: dict[str, dict[str, float]] = read_json(place)["rows"]
+        unknown = rows.keys() - {row["name"] for row in self.rows}
+        if unknown:
+            raise BadConfig(f"{place} has numbers for {', '.join(sorted(unknown))}, which {self.file} has no rows for")
+        return rows
 
     @property
     def name(self) -> str:
@@ -153,26 +189,42 @@ class Suite:
     @cached_property
     def nodes(self) -> list[Node]:
         """All runs, inputs before what needs them."""
-        experts: dict[tuple[str, int], list[Node]] = {}
+        experts: dict[tuple[str, int | None], list[Node]] = {}
         searches: dict[tuple[str, int], Node] = {}
         nodes: list[Node] = []
-        for row in in_order(self.rows):
+        for row in sorted(in_order(self.rows), key=lambda row: row["name"] != self.spec.get("base")):
+            if row["name"] == self.spec.get("base"):  # trained once, whatever the finetuning seeds
+                nodes += self._chain(row, None, experts, searches)
+                continue
             for seed in self.spec["finetune_seeds"] if CHAIN[0] in row or "experts_of" in row else [None]:
                 nodes += self._chain(row, seed, experts, searches)
         late = CHAIN.index("search") + 0.5  # training that starts from a search
-        return sorted(nodes, key=lambda n: late if n.stage == "train" and n.inputs else CHAIN.index(n.stage))
+
+        def place(node: Node) -> float:
+            if node.row == self.spec.get("base"):
+                return -1
+            return late if node.stage == "train" and node.inputs else CHAIN.index(node.stage)
+
+        return sorted(nodes, key=place)
 
     def _chain(
         self,
         row: dict[str, Any],
         seed: int | None,
-        experts: dict[tuple[str, int], list[Node]],
+        experts: dict[tuple[str, int | None], list[Node]],
         searches: dict[tuple[str, int], Node],
     ) -> Iterator[Node]:
         def node(stage: str, inputs: dict[str, list[Node]], *more: str, **where: Any) -> Node:
             common = self.spec.get("common", {}).get(stage, [])
-            overrides = [*common, *row.get(stage, []), *more, f"suite={self.name}"]
-            return Node(self, row["name"], stage, seed, inputs=inputs, overrides=overrides, **where)
+            overrides = [*common, *row.get(stage, []), *more, f"suite={self.name}", *self.places]
+            base = (
+                experts[self.spec["base"], None][0]
+                if "base" in self.spec and row["name"] != self.spec["base"]
+                else None
+            )
+            if base is not None:
+                overrides.append("model=diffusers")
+            return Node(self, row["name"], stage, seed, inputs=inputs, overrides=overrides, base=base, **where)
 
         trained: list[Node] = []
         if "train" in row:
@@ -181,7 +233,7 @@ class Suite:
             yield from trained
         if "experts_of" in row and seed is not None:
             trained = experts[row["experts_of"], seed]
-        elif seed is not None:
+        else:
             experts[row["name"], seed] = trained
         cell = f"cell.method={row['name']}"
         inputs = {"experts": trained}
@@ -209,7 +261,7 @@ class Suite:
     def ancestors(self, node: Node) -> list[Node]:
         """Return everything that goes into a node, each once, not the node itself."""
         found: list[Node] = []
-        for parents in node.inputs.values():
+        for parents in [*node.inputs.values(), [node.base] if node.base is not None else []]:
             for parent in parents:
                 found += [n for n in (*self.ancestors(parent), parent) if all(n is not other for other in found)]
         return found

@@ -1,7 +1,7 @@
 """From the runs of a suite to the rows of its table."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Row:
     missing: tuple[str, ...]
     forwards: int  # forward passes of one image, per finetuning seed, without the evaluations
     grid: Path | None
+    expected: Mapping[str, float] = field(default_factory=dict)  # published values, by metric
     balanced: tuple[Path, ...] = ()  # its finished training runs that weighed tasks
 
 
@@ -59,7 +60,8 @@ def table_rows(suite: Suite) -> list[Row]:
         grids = [picture for picture in pictures if picture.exists()]
         grid = grids[0] if grids else None
         compute = _compute(suite, evaluations)
-        rows.append(Row(name, spec["label"], numbers, missing, compute, grid, _balanced(suite, name)))
+        expected = suite.expected.get(name, {})
+        rows.append(Row(name, spec["label"], numbers, missing, compute, grid, expected, _balanced(suite, name)))
     return rows
 
 
@@ -129,7 +131,9 @@ def _first_missing(suite: Suite, node: Node) -> Node:
 
 
 def _compute(suite: Suite, evaluations: list[Node]) -> int:
-    return sum(node.forwards for node in suite.ancestors(evaluations[0])) if evaluations else 0
+    """What finetuning took; the base, which all rows share, apart."""
+    nodes = suite.ancestors(evaluations[0]) if evaluations else []
+    return sum(node.forwards for node in nodes if node.row != suite.spec.get("base"))
 
 
 def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:

@@ -18,8 +18,20 @@ def header(suite: Suite) -> list[str]:
     """Return the column titles."""
     columns = ["row"]
     for metric in suite.spec["metrics"]:
+        columns += [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
         columns += [metric, f"difference to {suite.spec['baseline']} (95% interval)", "verdict"]
     return [*columns, "training compute"]
+
+
+def _published(suite: Suite, metric: str) -> bool:
+    return any(metric in values for values in suite.expected.values())
+
+
+def _published_cell(row: Row, metric: str) -> str:
+    if metric not in row.expected:
+        return ""
+    value, number = row.expected[metric], row.numbers.get(metric)
+    return f"{value:.2f}" + (f" ({number.mean - value:+.2f})" if number else "")
 
 
 def digits_for(value: float) -> int:
@@ -32,6 +44,7 @@ def cells(suite: Suite, row: Row) -> list[str]:
     texts = [row.label]
     for metric in suite.spec["metrics"]:
         number = row.numbers.get(metric)
+        texts += [_published_cell(row, metric)] if _published(suite, metric) else []
         texts += _number_cells(number) if number else ["--", "", ""]
     return [*texts, _count(row.forwards)]
 

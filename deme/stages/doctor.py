@@ -1,25 +1,53 @@
-"""`deme doctor`: versions, devices, optional parts, and a self test of a few seconds."""
+"""`deme doctor`: versions, devices, optional parts, a self test; and what a model and a data set are before they are used."""
 
 import importlib.util
 import platform
 import shutil
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from deme import __version__
-from deme.errors import WorkFailed
+from deme import __version__, files
+from deme.errors import BadConfig, WorkFailed
 from deme.paths import conf_dir, locate
-from deme.runs import LIBRARIES, say
+from deme.runs import LIBRARIES, check_numbers, say
 
 OPTIONAL = {
     "cleanfid": "FID cross-check",
     "transformers": "metrics=clip, metrics=dinov2",
     "wandb": "logger=wandb",
     "open_clip": "CLIP score (text-to-image)",
+    "lmdb": "data=lsun_church, lsun_bedroom as LMDB",
+    "datasets": "data from Hugging Face datasets",
 }
 
 
-def run() -> int:
-    """Print the report and return 0; raise WorkFailed if the self test fails."""
+def run(config: dict[str, Any]) -> Path:
+    """Print the report; draw the data's picture and return its path, or here. Raises WorkFailed if the self test fails."""
+    check_numbers(config)
+    out = Path(str(config["out"]))
+    if out.suffix.lower() != ".png":
+        raise BadConfig(f"out must name a .png file, got {config['out']}")
+    if not config.get("model") and not config.get("data"):
+        _machine()
+        _self_test()
+        return Path()
+    from deme.config import make
+    from deme.stages.common import Compute, check_images
+
+    compute = Compute.of(config)
+    model = make(config["model"]) if config.get("model") else None
+    if model is not None:
+        _model(config["model"], model)
+    data = _data(config, out) if config.get("data") else None
+    if model is not None and data is not None:
+        check_images(data, model)
+        if "path" in config["model"]:
+            _passport(config, model, data, compute.device)
+    return out if data is not None else Path()
+
+
+def _machine() -> None:
     say(f"deme {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in LIBRARIES:
         try:
@@ -31,6 +59,8 @@ def run() -> int:
         say(f"  {module:<18} {state} ({purpose})")
     say(f"configuration: {conf_dir()}; free disk here: {shutil.disk_usage('.').free / 2**30:.0f} GiB")
 
+
+def _self_test() -> None:
     import torch
 
     from deme.models.unconditional import load
@@ -50,4 +80,42 @@ def run() -> int:
     say(
         f"self test: the shipped model ({locate('asset:digits_base').name}) recognises noise, cosine {agreement:.3f}: fine"
     )
-    return 0
+
+
+def _model(spec: dict[str, Any], model: Any) -> None:
+    count = sum(parameter.numel() for parameter in model.unet.parameters())
+    snr = model.schedule.snr
+    say(
+        f"model: {spec.get('path', 'random weights')}: {type(model.unet).__name__}, {count:,} parameters, images {model.image_shape}; "
+        f"predicts {model.prediction_type}, {len(snr)} timesteps, signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
+    )
+
+
+def _data(config: dict[str, Any], out: Path) -> Any:
+    from deme.config import make
+    from deme.sampling.grid import image_grid
+
+    data = make(config["data"])
+    indices = range(min(config["num_images"], len(data.train)))
+    pixels = data.train.__getitems__([i * len(data.train) // len(indices) for i in indices])
+    shape = tuple(pixels.shape[1:])
+    say(
+        f"data: {len(data.train):,} images to train on, {len(data.held_out):,} held out, {shape} (channels, height, width); "
+        f"pixels of {len(indices)}: mean {float(pixels.float().mean()):.1f}, standard deviation {float(pixels.float().std()):.1f} of 0 to 255"
+        f"{'; mirrored at random in training' if data.random_flip else ''}"
+    )
+    with files.atomic(out) as file:
+        image_grid(pixels).save(file, format="PNG")
+    say(f"drew {out}")
+    return data
+
+
+def _passport(config: dict[str, Any], model: Any, data: Any, device: str) -> None:
+    from deme.stages.passport import described, passport_of, refuse_contradicted, told
+
+    passport = passport_of(config, model, data, device)
+    for line in told(passport):
+        say(f"passport: {line}")
+    for row in passport["fits"][:6]:
+        say(f"  {row['unexplained']:>7.1%} unexplained as {described(row)}")
+    refuse_contradicted(passport)

@@ -51,6 +51,7 @@ def _merge(run: Run) -> None:
             "range": None,
             "num_timesteps": plan.experts[0].num_timesteps,
             "base": plan.experts[0].base,
+            "ema": files.read_json(plan.experts[0].folder / "deme.json").get("ema"),
             "weights": weights,
         }
         files.write_json(folder / "deme.json", about)

@@ -9,8 +9,8 @@ from deme.runs import say
 from deme.suites import Suite
 
 
-def run(suite: Suite, jobs: int = 1) -> int:
-    """Print the plan for `jobs` processes; return 0."""
+def run(suite: Suite, jobs: int = 1, tflops: float | None = None) -> int:
+    """Print the plan for `jobs` processes, or for a device that computes at `tflops`; return 0."""
     screen = Table(title=f"{suite.name}: {suite.file}")
     for column in ("run", "state", "million forward passes"):
         screen.add_column(column, justify="right" if column.startswith("million") else "left")
@@ -31,11 +31,21 @@ def run(suite: Suite, jobs: int = 1) -> int:
         f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
         + (f", about {cost * rate / 60 / jobs:.0f} minutes in {processes} ({source})" if rate and cost else "")
     )
-    for node in [node for node in open_nodes if node.state != "waiting"][:20]:
+    if "gflop_per_forward" in settings and cost:
+        total = cost * settings["gflop_per_forward"] / 1e6  # PFLOP
+        at = (
+            f", {total * 1e3 / tflops / 3600:.1f} hours at {tflops:g} TFLOP/s"
+            if tflops
+            else "; for hours type: tflops=<what your device does>"
+        )
+        say(f"that is {total:,.0f} PFLOP ({settings['gflop_per_forward']:g} GFLOP a forward pass){at}")
+    for node in [node for node in open_nodes if node.state not in ("waiting", "lacking")][:20]:
         say(f"  {node.command}")
     waiting = sum(node.state == "waiting" for node in open_nodes)
     if waiting:
         say(f"  ... and {waiting} more that wait for these")
+    for lack in dict.fromkeys(str(node.lacks) for node in open_nodes if node.lacks is not None):
+        say(f"  {sum(str(node.lacks) == lack for node in open_nodes)} runs cannot start: {lack}")
     for path in suite.stale():
         say(f"  stale, made by an older config: {path}")
     num_seeds, num_samples = len(suite.spec["finetune_seeds"]), len(suite.spec["sample_seeds"])

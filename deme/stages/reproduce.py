@@ -1,7 +1,12 @@
 """`deme reproduce`: run what a table lacks, stage by stage, then write the table. Several processes may share the work."""
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from deme import files
@@ -12,17 +17,33 @@ from deme.stages import stage_function, table
 from deme.suites import Node, Suite
 
 
-def run(suite: Suite, jobs: int = 1) -> int:
-    """Run what is missing with `jobs` processes, then write the table. Return 0, or raise the first failure at the end."""
+def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
+    """Run what is missing with `jobs` processes, then write the table. Return 0, or raise the first failure at the end.
+
+    After `minutes` the work is stopped as a scheduler would stop it (exit code 75); the same command goes on.
+    """
     done = [node for node in suite.nodes if node.state == "done"]
     say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
     if len(done) < len(suite.nodes):
-        arguments = [[str(suite.file), str(suite.runs)]] * (jobs - 1)
-        with helpers("deme.stages.reproduce", arguments) as codes:
+        arguments = [[str(suite.file), str(suite.runs), *suite.places]] * (jobs - 1)
+        with _limited(minutes), helpers("deme.stages.reproduce", arguments) as codes:
             work(suite)
         if any(codes) and any(node.state != "done" for node in suite.nodes):
             raise DemeError(f"helper processes ended with exit codes {codes}; run the same command again")
     return table.run(suite)
+
+
+@contextlib.contextmanager
+def _limited(minutes: float | None) -> Iterator[None]:
+    """Send this process SIGTERM when the time is over."""
+    timer = threading.Timer(60 * (minutes or 0), os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    if minutes:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def work(suite: Suite, last_first: bool = False) -> None:
@@ -34,13 +55,14 @@ def work(suite: Suite, last_first: bool = False) -> None:
     failed: dict[int, DemeError] = {}
     while True:
         open_nodes = [node for node in suite.nodes if id(node) not in failed and node.state != "done"]
-        ready = [node for node in open_nodes if node.state != "waiting"]
+        ready = [node for node in open_nodes if node.state not in ("waiting", "lacking")]
+        lacks = [node.lacks for node in open_nodes if node.lacks is not None]
         if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
-            if not ready and (failed or not open_nodes):
+            if not ready and (failed or lacks or not open_nodes):
                 break
             time.sleep(0.5)
-    if failed:
-        raise next(iter(failed.values()))
+    if failed or lacks:
+        raise next(iter(failed.values())) if failed else lacks[0]
 
 
 def _try(node: Node, failed: dict[int, DemeError]) -> bool:
@@ -62,6 +84,6 @@ if __name__ == "__main__":
 
     with signals.handled():
         try:
-            work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2])), last_first=True)
+            work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), last_first=True)
         except (DemeError, Stopped) as error:
             sys.exit(error.exit_code)

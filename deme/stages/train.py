@@ -31,6 +31,8 @@ def _train(run: Run) -> None:
     data = make(config["data"])
     model = make(config["model"])
     check_images(data, model)
+    if "path" in config["model"]:
+        _check_passport(run, model, data, compute.device)
     num_timesteps = model.schedule.num_timesteps
     ranges = ranges_of(run, model, data, compute.device)
     expert_range = range_of(config, ranges)
@@ -78,6 +80,7 @@ def _train(run: Run) -> None:
         "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
         "num_timesteps": num_timesteps,
         "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
+        "ema": module.ema is not None,
     }
     model.cpu().save(run.path / "weights" / ("ema" if module.ema is not None else "raw"), module.weights(), about)
     grid = _preview(run, model, module, num_timesteps, expert_range, compute.device)
@@ -89,6 +92,17 @@ def _train(run: Run) -> None:
     files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step + affinity_forwards(run)})
     (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
+
+
+def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
+    """Store what the weights are and fit; refuse to train what its config describes wrongly."""
+    from deme.stages.passport import passport_of, refuse_contradicted, told
+
+    passport = passport_of(run.config, model, data, device)
+    files.write_json(run.path / "passport.json", passport)
+    for line in told(passport):
+        run.log(line)
+    refuse_contradicted(passport)
 
 
 def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:

@@ -1,0 +1,115 @@
+"""The passport asks the weights, not the config: which prediction type, schedule and value range do they fit?"""
+
+import pytest
+import torch
+
+from deme.data import every, to_float
+from deme.data.digits import load_digits
+from deme.metrics.passport import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
+from deme.models.unconditional import load
+from deme.schedule import NoiseSchedule
+from tests.models import tiny
+
+
+@pytest.fixture(scope="module")
+def base():
+    return load("asset:digits_base")
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return every(load_digits().held_out)[:128]
+
+
+def verdict(network, schedule, pixels, prediction_type="epsilon"):
+    return judge(probe(network, known_schedules(schedule), pixels, "cpu"), prediction_type)
+
+
+def as_v(base):
+    """The same denoiser as a network that answers v."""
+
+    def network(x_t, t):
+        alpha, sigma = base.schedule.coefficients(t, x_t)
+        eps = base(x_t, t)
+        return (eps - sigma * x_t) / alpha
+
+    return network
+
+
+def as_sample(base):
+    return lambda x_t, t: base.schedule.eps_to_x0(base(x_t, t), x_t, t)
+
+
+def for_pixels_in_0_1(base):
+    """The denoiser of y = x0 / 2 + 1/2: half the signal, so its x_t is the base's at four times the noise."""
+
+    def network(y_t, t):
+        alpha, _ = base.schedule.coefficients(t, y_t)
+        noisier = (base.schedule.snr[None] - base.schedule.snr[t][:, None] / 4).abs().argmin(1)
+        scale = base.schedule.coefficients(noisier, y_t)[0] / (alpha / 2)
+        return base((y_t - alpha / 2) * scale, noisier)
+
+    return network
+
+
+def test_a_true_config_fits(base, pixels):
+    found = verdict(base, base.schedule, pixels)
+    assert found.state == "fits"
+    assert found.stated.unexplained == found.best.unexplained < 0.3
+
+
+@pytest.mark.parametrize(
+    ("network", "stated", "true"),
+    [(as_v, "epsilon", "v_prediction"), (as_sample, "epsilon", "sample"), (lambda b: b, "v_prediction", "epsilon"),
+     (as_v, "sample", "v_prediction"), (as_sample, "v_prediction", "sample")],
+)  # fmt: skip
+def test_a_wrong_prediction_type_is_contradicted_by_the_right_one(network, stated, true, base, pixels):
+    found = verdict(network(base), base.schedule, pixels, stated)
+    assert found.state == "contradicted"
+    assert found.best.hypothesis.prediction_type == true
+    assert found.best.hypothesis.schedule == "its own"
+
+
+def test_networks_that_are_the_same_denoiser_fit_equally_well(base, pixels):
+    shares = [verdict(f(base), base.schedule, pixels, p).stated.unexplained
+              for f, p in ((lambda b: b, "epsilon"), (as_v, "v_prediction"), (as_sample, "sample"))]  # fmt: skip
+    assert shares == pytest.approx([shares[0]] * 3, rel=1e-4)
+
+
+@pytest.mark.parametrize("stated", [cosine_schedule(1000), scaled_linear_schedule(1000)])
+def test_a_wrong_schedule_is_contradicted_by_the_right_one(stated, base, pixels):
+    found = verdict(base, stated, pixels)
+    assert found.state == "contradicted"
+    assert found.best.hypothesis.schedule == "linear"
+
+
+def test_pixels_in_another_range_are_noticed(base, pixels):
+    found = verdict(for_pixels_in_0_1(base), base.schedule, pixels)
+    assert found.state == "contradicted"
+    assert found.best.hypothesis.value_range == "0..1"
+
+
+def test_a_network_that_knows_nothing_is_not_accused(base, pixels):
+    found = verdict(lambda x_t, t: torch.zeros_like(x_t), base.schedule, pixels)
+    assert found.state == "unclear"
+    assert verdict(tiny(), tiny().schedule, pixels).state == "unclear"
+
+
+def test_the_unexplained_share_is_one_for_the_mean_and_zero_for_the_truth(base, pixels):
+    x0 = to_float(pixels)
+    fits = probe(lambda x_t, t: torch.full_like(x_t, float(x0.mean())), known_schedules(base.schedule), pixels, "cpu")
+    share = next(f for f in fits if f.hypothesis.prediction_type == "sample" and f.hypothesis.value_range == "-1..1")
+    assert share.unexplained == pytest.approx(1, rel=1e-3)
+    fits = probe(lambda x_t, t: x0, known_schedules(base.schedule), pixels, "cpu", batch_size=len(x0))
+    assert fits[0].hypothesis.prediction_type == "sample"
+    assert fits[0].unexplained == pytest.approx(0, abs=1e-6)
+
+
+def test_schedules_are_those_of_diffusers(base):
+    from diffusers import DDPMScheduler
+
+    cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
+    scaled = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod.double()
+    torch.testing.assert_close(cosine_schedule(1000).alpha_bar, cosine, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(scaled_linear_schedule(1000).alpha_bar, scaled, rtol=1e-3, atol=1e-6)
+    assert "linear" not in known_schedules(NoiseSchedule.linear())
