@@ -16,6 +16,7 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "train": "finetune (or pretrain) one model, or one expert per range of timesteps",
     "merge": "put experts back together in parameter space",
     "search": "look for merge weights",
+    "improve": "a better checkpoint, or why not: deme improve model=<folder or hub:...> data=<folder> out=<folder>",
     "evaluate": "generate images from seeds and measure them",
     "sample": "draw a grid of images of one or several models: deme sample run=<dir> num_images=64",
     "stats": "statistics of real images that evaluations are compared to",

@@ -22,9 +22,12 @@ from deme.inputs import content_hash, find, input_hash, is_run, read_status, wei
 from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
-NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs")
+NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out")
 LEAST = {
     "num_steps": 1,
+    "num_ranges": 1,
+    "steps_per_expert": 1,
+    "search.num_images": 2,
     "batch_size": 1,
     "accumulate": 1,
     "num_images": 1,
@@ -59,7 +62,7 @@ BOOLEANS = (
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
-OPTIONAL = ("seed", "compute.threads", "metrics.nearest_k")
+OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "metrics.nearest_k")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",

@@ -21,7 +21,7 @@ MUST_AGREE = ("n", "reference", "implementation")
 
 def run(first: Sequence[str], second: Sequence[str]) -> int:
     """Print every metric of both, and first minus second where bootstrap replicates are stored; return 0."""
-    one, other = _read(first), _read(second)
+    one, other = read_evaluations(first), read_evaluations(second)
     paired = {cell[1] for cell in one} & {cell[1] for cell in other}
     if not paired:
         raise BadConfig(
@@ -64,11 +64,12 @@ def _row(metric: str, one: Results, other: Results) -> list[str]:
     return [
         metric,
         *(f"{mean:.{places}f}" for mean in means),
-        *difference_cells(_difference(metric, one, other), places),
+        *difference_cells(difference_of(metric, one, other), places),
     ]
 
 
-def _difference(metric: str, one: Results, other: Results) -> Difference | None:
+def difference_of(metric: str, one: Results, other: Results) -> Difference | None:
+    """Return one minus the other, paired; None where no bootstrap replicates are stored. Raises BadConfig."""
     results = [*one.values(), *other.values()]
     if not all(metric in result["replicates"] and "std" not in result["metrics"][metric] for result in results):
         return None
@@ -88,7 +89,8 @@ def _difference(metric: str, one: Results, other: Results) -> Difference | None:
     return paired_difference(values, others, spread, other_spread)
 
 
-def _read(names: Sequence[str]) -> Results:
+def read_evaluations(names: Sequence[str]) -> Results:
+    """Return metrics and replicates of finished evaluations by their seeds. Raises BadConfig, MissingInput."""
     found: Results = {}
     for name in names:
         path: Path = locate(name)

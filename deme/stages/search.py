@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,14 @@ def _search(run: Run) -> None:
     from deme.config import make
     from deme.merging.plan import plan_merge
     from deme.stages.common import base_folder, experts_of
+    from deme.stages.objective import objective_of
 
     experts = experts_of(run)
     base = base_folder(run.config)
     plan_merge(base, [expert.folder for expert in experts], content_hash(base))
     search = make(run.config["search"])
     total = search.count(len(experts))
-    metric, label, objective = _objective(run, experts)
+    metric, label, objective = objective_of(run, experts)
 
     journal = run.path / "evaluations.jsonl"
     stored = files.read_jsonl(journal)
@@ -67,58 +67,3 @@ def _search(run: Run) -> None:
         },
     )
     run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
-
-
-def _objective(run: Run, experts: Any) -> tuple[str, dict[str, Any], Callable[[list[float]], float]]:
-    """Return a name, its label, and weights -> Frechet distance of the merged model's images to the training images, from shared noise."""
-    from deme.config import make
-    from deme.merging.task_vectors import merge_into
-    from deme.metrics.frechet import FrechetDistance
-    from deme.metrics.statistics import Statistics
-    from deme.models.unconditional import load
-    from deme.sampling.generate import generate
-    from deme.stages.common import Compute, base_folder
-    from deme.stages.extractors import extractors_of, reference_of
-    from deme.stages.labels import distance_labels
-    from deme.stages.merge import combine_of
-
-    config = run.config
-    compute = Compute.of(config)
-    extractors = extractors_of(config, compute.device)
-    if len(extractors) != 1:
-        raise BadConfig(
-            f"deme search scores generated images by one feature extractor; metrics.features names {len(extractors)}"
-        )
-    (features,) = extractors
-    model = load(str(experts[0].folder)).to(compute.device)
-    network = compute.network(model)
-    target = model.state_dict()
-    base = load(str(base_folder(config)))
-    if model.projections is not None:
-        base.add_projections()
-    states = [load(str(expert.folder)).to(compute.device).state_dict() for expert in experts]
-    base_state = base.to(compute.device).state_dict()
-    # held-out images are for the report, and so is what a statistics file may be of
-    training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
-    reference = reference_of(training, make(config["data"]), features)
-    distance = FrechetDistance(reference.statistics, compute.device)
-    sampler = make(config["sampler"])
-
-    def objective(weights: list[float]) -> float:
-        merge_into(target, combine_of(config, weights), states, base_state)
-        statistics = Statistics()
-        for pixels in generate(
-            network,
-            model.scheduler_config,
-            model.image_shape,
-            sampler,
-            config["sample_seed"],
-            range(config["num_images"]),
-            config["batch_size"],
-            compute.device,
-        ):
-            statistics.update(features(pixels))
-        return distance(statistics)
-
-    name = features.frechet_name
-    return name, distance_labels(config, features, reference, config["num_images"])[name], objective

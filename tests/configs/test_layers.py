@@ -101,6 +101,7 @@ def test_tables_and_decisions_need_no_torch():
         "images",
         "audit",
         "labels",
+        "objective",
         "passport",
     )
     light += [f for f in FILES if part(f) == "stages" and f.stem not in heavy]

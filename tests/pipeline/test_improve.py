@@ -1,0 +1,97 @@
+"""`deme improve`: an under-trained model gets better, a converged one is left alone, and a kill loses nothing."""
+
+import json
+import signal
+
+import pytest
+
+from tests.pipeline.program import TINY_TRAIN, done, run, start
+
+SMALL = ["steps_per_expert=40", "num_ranges=2", "lr=1e-3", "projection=foldable", "search.num_images=100", "search.step=0.5",
+         "num_images=300", "batch_size=50", "sampler.num_inference_steps=5", "passport.num_images=64", "metrics.replicates=50",
+         "progress.log_every=20", "progress.preview.num_images=4", "progress.preview.num_inference_steps=2"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undertrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    words = ["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=150", "batch_size=64", "optimizer.lr=2e-3"]
+    return done(words, folder) / "weights" / "ema"
+
+
+def outcome(folder):
+    (file,) = folder.glob("runs/improve/improve/*/outcome.json")
+    return json.loads(file.read_text())
+
+
+def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained, tmp_path):
+    words = ["improve", f"model={undertrained}", "data=digits", "out=better", *SMALL]
+    program = start(words, tmp_path)
+    program.wait_for(lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/*/weights/ema")))
+    program.signal(signal.SIGKILL)
+    program.wait()
+    assert not (tmp_path / "better").exists()
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    found = outcome(tmp_path)
+    assert found["better"]
+    assert found["metrics"]["loss"]["after"] < found["metrics"]["loss"]["before"]
+    assert "better in loss beyond its interval" in text
+    assert "done already" in text
+    from diffusers import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "better")
+    assert pipeline.unet.config["sample_size"] == 8
+    assert not list((tmp_path / "better").rglob("projections*"))  # folded
+    before = (tmp_path / "better" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert (tmp_path / "better" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+
+
+def test_a_converged_model_is_not_harmed(tmp_path):
+    words = ["improve", "model=asset:digits_base", "data=digits", "metrics=digits", "out=better", *SMALL, "lr=5e-3"]
+    code, text = run([*words, "search.step=1.0", "sample_seeds=[0]"], tmp_path)
+    assert code == 0, text
+    found = outcome(tmp_path)
+    assert found["metric"] == "fd_digits"
+    assert not found["better"]
+    assert found["metrics"]["fd_digits"]["verdict"] != "better"
+    assert not (tmp_path / "better").exists()
+    assert "no harm done: the merged model is not better than the input in fd_digits" in text
+
+
+def test_time_that_is_too_short_is_said_before_training(tmp_path):
+    small = [word for word in SMALL if not word.startswith("steps_per_expert")]
+    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"], tmp_path)
+    assert code == 2, text
+    assert "deme: hours=0.0001 leaves time for 0 steps an expert" in text
+    assert not list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*"))
+
+
+def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
+    small = [word for word in SMALL if not word.startswith("steps_per_expert")]
+    words = ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "search.step=1.0", "hours=0.012"]
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")
+    steps = json.loads(plan.read_text())["num_steps"]
+    assert 20 <= steps <= 20_000
+    assert outcome(tmp_path)["num_steps"] == steps
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hours=1", "steps_per_expert=10"], "steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>"),
+        (["hours=-1"], "hours must be a positive number, got -1"),
+        (["sample_seeds=0"], "sample_seeds must be a list of whole numbers below 7000000, got 0"),
+        (["model=digits_unet"], "deme improve starts from a model on disk"),
+        (["steps_per_expert=0"], "steps_per_expert must be a whole number, at least 1; got 0"),
+    ],
+)  # fmt: skip
+def test_slips(words, message, tmp_path):
+    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *words], tmp_path)
+    assert code == 2, text
+    assert f"deme: {message}" in text
+    assert "Traceback" not in text
