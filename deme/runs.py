@@ -58,7 +58,6 @@ BOOLEANS = (
     "compute.compile",
     "data.random_flip",
     "metrics.kid",
-    "projection.enabled",
     "sampler.clip_sample",
     "timesteps.antithetic",
 )

@@ -81,6 +81,9 @@ def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan
         if expert.base != base_hash
     ]
     weight_files = [sorted(p.relative_to(e.folder) for p in e.folder.rglob("*.safetensors")) for e in experts]
+    placed = {folder: how for folder in (base, *(e.folder for e in experts)) if (how := _placement(folder))}
+    if len(set(placed.values())) > 1:
+        problems += [f"{folder} has channel projections of the placement {how}" for folder, how in placed.items()]
     for expert, files in zip(experts, weight_files, strict=True):
         if files != weight_files[0]:
             problems.append(
@@ -101,6 +104,14 @@ def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan
     if problems:
         raise BadConfig(f"these models cannot be merged, {len(problems)} mismatches:\n" + "\n".join(problems[:20]))
     return MergePlan(base, experts, tuple(weight_files[0]))
+
+
+def _placement(folder: Path) -> str | None:
+    """Return how the projections of a model folder are placed, None without any; the paper's way unless it says otherwise."""
+    for file in folder.rglob(PROJECTIONS):
+        told = file.with_suffix(".json")
+        return str(read_json(told)["placement"]) if told.is_file() else "blocks"
+    return None
 
 
 def _shape(spec: Spec | None) -> tuple[int, ...] | None:

@@ -1,7 +1,8 @@
 """An unconditional diffusion model: diffusers' UNet2DModel, its noise schedule, and optional channel projections.
 
 On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/) that stock diffusers loads, too; projections
-lie beside the UNet in unet/projections.safetensors, and only this loader applies them.
+lie beside the UNet in unet/projections.safetensors, their placement in unet/projections.json (paper's without it), and only
+this loader applies them.
 """
 
 import json
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 from deme import tensors
 from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.files import read_json, write_folder, write_json, write_text
-from deme.models.projection import add_projections
+from deme.models.projection import Projections
 from deme.paths import locate
 from deme.schedule import NoiseSchedule
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
+PLACEMENT = "unet/projections.json"
 
 
 class UnconditionalModel(nn.Module):
@@ -31,7 +33,7 @@ class UnconditionalModel(nn.Module):
     def __init__(self, unet: UNet2DModel, scheduler_config: Mapping[str, Any]) -> None:
         super().__init__()
         self.unet = unet
-        self.projections: nn.ModuleDict | None = None
+        self.projections: Projections | None = None
         self.scheduler_config = dict(scheduler_config)
         scheduler = DDPMScheduler.from_config(self.scheduler_config)
         self.schedule = NoiseSchedule(scheduler.alphas_cumprod)
@@ -47,10 +49,21 @@ class UnconditionalModel(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         return self.unet(x_t, t, return_dict=False)[0]
 
-    def add_projections(self) -> None:
-        """Add identity channel projections, unless there are some."""
+    def add_projections(self, placement: str = "blocks") -> None:
+        """Add identity channel projections, unless there are some. Raises BadConfig if those are placed otherwise."""
         if self.projections is None:
-            self.projections = add_projections(self.unet)
+            self.projections = Projections(self.unet, placement)
+        elif self.projections.placement != placement:
+            raise BadConfig(
+                f"the model has channel projections already, of the placement {self.projections.placement}\n"
+                f"type: projection={self.projections.placement}"
+            )
+
+    def fold_projections(self) -> None:
+        """Multiply foldable projections into their layers (METHOD 1.5); the model is a plain UNet then. Raises BadConfig."""
+        if self.projections is not None:
+            self.projections.fold()
+            self.projections = None
 
     def read_weights(self, folder: Path) -> None:
         """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
@@ -62,6 +75,10 @@ class UnconditionalModel(nn.Module):
                 f"{folder} {'has' if projections.is_file() else 'has no'} channel projections, unlike the model it is read into"
             )
         if self.projections is not None:
+            if (found := read_placement(place)) != self.projections.placement:
+                raise WorkFailed(
+                    f"{folder} has {found} projections, unlike the model it is read into ({self.projections.placement})"
+                )
             _load_into(self.projections, tensors.TensorFile(projections))
 
     def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -72,6 +89,7 @@ class UnconditionalModel(nn.Module):
             tensors.save(partial / UNET, _below(state, "unet."))
             if self.projections is not None:
                 tensors.save(partial / PROJECTIONS, _below(state, "projections."))
+                write_json(partial / PLACEMENT, {"placement": self.projections.placement})
 
         write_folder(folder, fill)
 
@@ -128,9 +146,15 @@ def load(path: str) -> UnconditionalModel:
         raise BadConfig(f"{path} holds a {config['_class_name']}; model=diffusers takes a UNet2DModel")
     model = UnconditionalModel(UNet2DModel.from_config(config), read_json(schedulers[0] / "scheduler_config.json"))
     if (unet_folder / Path(PROJECTIONS).name).is_file():
-        model.add_projections()
+        model.add_projections(read_placement(unet_folder))
     model.read_weights(folder)
     return model.eval()
+
+
+def read_placement(unet_folder: Path) -> str:
+    """Return how the projections of a UNet folder are placed; before there was a choice, the paper's way."""
+    file = unet_folder / Path(PLACEMENT).name
+    return str(read_json(file)["placement"]) if file.is_file() else "blocks"
 
 
 def _unet_folder(folder: Path) -> Path:

@@ -102,7 +102,7 @@ class LiveMerge:
         self._target = self.model.state_dict()
         base = load(str(base_folder(config)))
         if self.model.projections is not None:
-            base.add_projections()
+            base.add_projections(self.model.projections.placement)
         self._base = base.to(device).state_dict()
         self._experts = [load(str(expert.folder)).to(device).state_dict() for expert in experts]
 

@@ -36,8 +36,8 @@ def _train(run: Run) -> None:
     num_timesteps = model.schedule.num_timesteps
     ranges = ranges_of(run, model, data, compute.device)
     expert_range = range_of(config, ranges)
-    if config["projection"]["enabled"]:
-        model.add_projections()
+    if config["projection"]["placement"]:
+        model.add_projections(config["projection"]["placement"])
     method = method_of(run, model, ranges, expert_range)
     method.prepare(lambda: make(config["model"]), compute.device)
     optimizer = bind(config["optimizer"])

@@ -89,7 +89,15 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_pa
 
 @pytest.mark.parametrize(
     ("step", "more"),
-    [(1, []), (4, []), (11, []), (4, ["method=ant", "balancing=uncertainty"]), (4, ANT_NASH), (7, ANT_NASH)],
+    [
+        (1, []),
+        (4, []),
+        (11, []),
+        (4, ["method=ant", "balancing=uncertainty"]),
+        (4, ANT_NASH),
+        (7, ANT_NASH),
+        (4, ["projection=foldable"]),
+    ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
 def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, more, tmp_path):
