@@ -19,6 +19,7 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "improve": "a better checkpoint, or why not: deme improve model=<folder or hub:...> data=<folder> out=<folder>",
     "evaluate": "generate images from seeds and measure them",
     "sample": "draw a grid of images of one or several models: deme sample run=<dir> num_images=64",
+    "export": "a stock diffusers folder with a model card: deme export run=<dir> out=<folder> [push=<owner>/<name>]",
     "stats": "statistics of real images that evaluations are compared to",
     "verify": "audit an evaluation: make 64 of its images and its numbers again: deme verify run=<dir>",
     "analyze": "draw a figure: deme analyze figure=weightings",

@@ -57,7 +57,11 @@ LEAST = {
 BOOLEANS = (
     "compute.compile",
     "data.random_flip",
+    "dry_run",
+    "keep_projections",
     "metrics.kid",
+    "overwrite",
+    "private",
     "sampler.clip_sample",
     "timesteps.antithetic",
 )

@@ -79,6 +79,7 @@ def _train(run: Run) -> None:
     about = {
         "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
         "num_timesteps": num_timesteps,
+        "num_images": len(data.train),
         "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
         "ema": module.ema is not None,
     }

@@ -15,6 +15,7 @@ import torch
 import deme.cli
 import deme.config
 import deme.metrics.digit_classifier
+import deme.report.model_card
 import deme.stages.measure
 import deme.training.fit
 import deme.training.module  # noqa: F401

@@ -1,0 +1,115 @@
+"""What is on disk about a model: the run that made it, the training runs behind it, and the evaluations of it. No torch here."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deme import files
+from deme.inputs import is_run, load_yaml, read_status, weights_folder
+
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training run: its config, and what it wrote beside the weights."""
+
+    config: Json
+    about: Json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation: its config and its metrics with their labels."""
+
+    config: Json
+    metrics: Mapping[str, Json]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A model and its history; what is not known is empty.
+
+    `weights`: content hash. `about`: its deme.json. `merge`: config of the run that merged it. `made`: run.json of the run that
+    made it. `trainings`: the finetuning behind it, in range order. `lost`: names of experts whose runs are not here any more.
+    """
+
+    name: str
+    weights: str
+    about: Json
+    merge: Json
+    made: Json
+    trainings: tuple[Training, ...]
+    lost: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def kind(self) -> str:
+        """merged, expert, finetuned, pretrained (no base), or model (nothing is known)."""
+        if self.about.get("weights") is not None:
+            return "merged"
+        if self.about.get("range") is not None:
+            return "expert"
+        if not self.trainings:
+            return "model"
+        return "finetuned" if self.about.get("base") else "pretrained"
+
+    @property
+    def base(self) -> str | None:
+        """What the base was called: a hub: or asset: name as it is, of a path the last part or the run that it is of."""
+        for config in (*(each.config for each in self.trainings), self.merge):
+            if path := config.get("model", {}).get("path"):
+                return public_name(str(path))
+        return None
+
+
+def public_name(path: str) -> str:
+    """Return how a path is called where others read it: without the folders of whoever made it."""
+    if path.startswith(("hub:", "asset:")):
+        return path
+    parts = Path(path).parts
+    return parts[-3] if len(parts) > 2 and parts[-2] == "weights" else Path(path).name
+
+
+def read_record(place: Path, called: str) -> Record:
+    """Return what is known about a run directory, a run's weights folder, or any other model folder, `called` by its user."""
+    folder = weights_folder(place)
+    run = place if is_run(place) else folder.parent.parent
+    about = files.read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
+    if folder.parent.name != "weights" or not is_run(run):
+        return Record(public_name(called) or place.resolve().name, files.sha256(folder), about, {}, {}, (), (), ())
+    config, made = load_yaml(run / "config.yaml"), files.read_json(run / "run.json")
+    weights = str(read_status(run)["weights"][folder.name])
+    trainings, lost, merge = [], [], {}
+    if config["stage"] == "train":
+        trainings = [Training(config, about)]
+    else:
+        merge = config
+        for named in made["inputs"].get("experts", {}):
+            expert = _found(named, run, made)
+            if expert is None:
+                lost.append(public_name(named))
+            else:
+                beside = files.read_json(weights_folder(expert) / "deme.json")
+                trainings.append(Training(load_yaml(expert / "config.yaml"), beside))
+    trainings.sort(key=lambda each: each.about.get("range") or [0])
+    return Record(
+        run.name, weights, about, merge, made, tuple(trainings), tuple(lost), tuple(_evaluations(run, weights))
+    )
+
+
+def _found(named: str, run: Path, made: Json) -> Path | None:
+    """Return a run that another one named as its input: where it was, or beside the other one."""
+    for place in (Path(named), Path(made.get("directory", "."), named), run.parent.parent / "train" / Path(named).name):
+        if (place / "config.yaml").is_file() and read_status(place).get("state") == "done":
+            return place
+    return None
+
+
+def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
+    """Yield the finished evaluations of the same suite that took exactly these weights."""
+    for folder in sorted((run.parent.parent / "evaluate").glob("*")):
+        finished = read_status(folder).get("state") == "done" and (folder / "metrics.json").is_file()
+        if finished and weights in files.read_json(folder / "run.json")["inputs"].get("weights", {}).values():
+            yield Evaluation(load_yaml(folder / "config.yaml"), files.read_json(folder / "metrics.json")["metrics"])
