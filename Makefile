@@ -36,6 +36,7 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/frechet.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/sampling.py
+	$(BIN)/python benchmarks/projection.py
 
 # Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed
