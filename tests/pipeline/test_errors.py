@@ -29,7 +29,7 @@ def fails(words, folder, code, *parts, patch=""):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, evaluate, sample, stats, verify, analyze, doctor, plan, reproduce, table, compare"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, improve, evaluate, sample, export, stats, verify, analyze, doctor, plan, reproduce, table, compare"),
         (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
         (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: digits, image_folder"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),
