@@ -107,7 +107,7 @@ def content_hash(place: str | Path) -> str:
             return str(next(iter(weights.values())))
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
-    if path.is_dir() and not any(path.rglob("*.safetensors")):
+    if path.is_dir() and not any(path.rglob("*.safetensors")) and not any(path.rglob("config.json")):
         return files.sha256_text(
             "\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file())
         )

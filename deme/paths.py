@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent
 ASSET = "asset:"
 HUB = "hub:"
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+HUB_PICKLES = ["diffusion_pytorch_model*.bin", "unet/*.bin"]  # only of a repository without safetensors
 
 
 def conf_dir() -> Path:
@@ -44,20 +45,27 @@ def _from_hub(path: str) -> Path:
 
     name, _, revision = path.removeprefix(HUB).partition("@")
 
-    def snapshot(local_files_only: bool) -> Path:
+    def snapshot(patterns: list[str], local_files_only: bool) -> Path:
         return Path(
             snapshot_download(
-                name, revision=revision or None, allow_patterns=HUB_FILES, local_files_only=local_files_only
+                name, revision=revision or None, allow_patterns=patterns, local_files_only=local_files_only
             )
         )
 
     with contextlib.suppress(Exception):  # not in the cache
-        return snapshot(local_files_only=True)
+        place = snapshot(HUB_FILES, local_files_only=True)
+        if _has_weights(place):
+            return place
     try:
-        return snapshot(local_files_only=False)
+        place = snapshot(HUB_FILES, local_files_only=False)
+        return place if _has_weights(place) else snapshot([*HUB_FILES, *HUB_PICKLES], local_files_only=False)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingInput(
             f"{path} is not in the Hub's cache and cannot be downloaded: {reason}\n"
             f"where there is a network, type: hf download {name}; then copy the folder and give its path"
         ) from error
+
+
+def _has_weights(place: Path) -> bool:
+    return any(file.suffix in (".safetensors", ".bin") for file in place.rglob("*"))

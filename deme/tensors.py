@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +29,15 @@ _NAMES = {
 DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
 Spec = tuple[tuple[int, ...], torch.dtype]
+
+
+class Tensors(Protocol):
+    """Named tensors on disk: their shapes and types, and one at a time themselves. `path` is what an error names."""
+
+    path: Path
+    specs: dict[str, Spec]
+
+    def read(self, name: str) -> Tensor: ...
 
 
 def write_stream(path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -92,15 +102,20 @@ class TensorFile:
                 file.seek(self._starts[name])
                 if _fill(file, place) < len(place):
                     raise self._damaged(f"tensor {name} is cut off")
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise WorkFailed(
-                f"tensor {name} of {self.path} holds NaN or infinite values\nthe run that made it failed; make it again"
-            )
-        return tensor
+        return check_finite(tensor, name, self.path)
 
     def read_all(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
         return {name: self.read(name) for name in self.specs}
+
+
+def check_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Return `tensor`. Raises WorkFailed if it holds NaN or infinite values."""
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise WorkFailed(
+            f"tensor {name} of {path} holds NaN or infinite values\nthe run that made it failed; make it again"
+        )
+    return tensor
 
 
 def _fill(file: io.RawIOBase, place: memoryview) -> int:

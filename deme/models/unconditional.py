@@ -16,8 +16,10 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from deme import tensors
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.errors import BadConfig, WorkFailed
 from deme.files import read_json, write_folder, write_json, write_text
+from deme.models.checkpoint import load_into, open_weights
+from deme.models.folder import read_configs, unet_folder
 from deme.models.projection import Projections
 from deme.paths import locate
 from deme.schedule import NoiseSchedule
@@ -67,8 +69,8 @@ class UnconditionalModel(nn.Module):
 
     def read_weights(self, folder: Path) -> None:
         """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
-        place = _unet_folder(folder)
-        _load_into(self.unet, tensors.TensorFile(place / Path(UNET).name))
+        place = unet_folder(folder)
+        load_into(self.unet, open_weights(place))
         projections = place / Path(PROJECTIONS).name
         if projections.is_file() != (self.projections is not None):
             raise WorkFailed(
@@ -79,7 +81,7 @@ class UnconditionalModel(nn.Module):
                 raise WorkFailed(
                     f"{folder} has {found} projections, unlike the model it is read into ({self.projections.placement})"
                 )
-            _load_into(self.projections, tensors.TensorFile(projections))
+            load_into(self.projections, tensors.TensorFile(projections))
 
     def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`."""
@@ -116,37 +118,21 @@ def write_configs(
     write_json(folder / "deme.json", dict(about))
 
 
-def _load_into(module: nn.Module, file: tensors.TensorFile) -> None:
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: shape for name, (shape, _) in file.specs.items()}
-    if expected != found:
-        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
-        raise WorkFailed(f"{file.path} does not fit its config.json: {len(wrong)} tensors differ, first {shown}")
-    with torch.no_grad():
-        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
-            value.copy_(file.read(name))
-
-
 def load(path: str) -> UnconditionalModel:
     """Load a model folder: a diffusers pipeline folder, or a bare UNet folder with a scheduler_config.json beside it.
 
-    The noise schedule is the checkpoint's own (METHOD 1.1). Raises MissingInput, WorkFailed (damaged, NaN, other shapes).
+    The noise schedule is the checkpoint's own (METHOD 1.1); weights of any precision become float32. Raises MissingInput,
+    BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).
     """
     folder = locate(path)
-    unet_folder = _unet_folder(folder)
-    schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
-    if not (unet_folder / "config.json").is_file() or not schedulers:
-        raise MissingInput(
-            f"{path} is not a diffusers model folder: it needs unet/config.json and "
-            "scheduler/scheduler_config.json (or both files at its top)"
-        )
-    config = read_json(unet_folder / "config.json")
-    if config.get("_class_name", "UNet2DModel") != "UNet2DModel":
-        raise BadConfig(f"{path} holds a {config['_class_name']}; model=diffusers takes a UNet2DModel")
-    model = UnconditionalModel(UNet2DModel.from_config(config), read_json(schedulers[0] / "scheduler_config.json"))
-    if (unet_folder / Path(PROJECTIONS).name).is_file():
-        model.add_projections(read_placement(unet_folder))
+    unet, scheduler = read_configs(path, folder)
+    try:
+        model = UnconditionalModel(UNet2DModel.from_config(unet), scheduler)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise BadConfig(f"{path} has configs of which diffusers makes no model: {error}") from error
+    place = unet_folder(folder)
+    if (place / Path(PROJECTIONS).name).is_file():
+        model.add_projections(read_placement(place))
     model.read_weights(folder)
     return model.eval()
 
@@ -155,10 +141,6 @@ def read_placement(unet_folder: Path) -> str:
     """Return how the projections of a UNet folder are placed; before there was a choice, the paper's way."""
     file = unet_folder / Path(PLACEMENT).name
     return str(read_json(file)["placement"]) if file.is_file() else "blocks"
-
-
-def _unet_folder(folder: Path) -> Path:
-    return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def build(unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0) -> UnconditionalModel:

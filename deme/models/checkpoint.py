@@ -1,0 +1,139 @@
+"""A UNet's weights as they are found: one file or several, safetensors or pickles, in any precision, under older names."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.files import read_json
+from deme.models.pickles import read_pickle
+from deme.tensors import Spec, TensorFile, Tensors, check_finite
+
+NAME = "diffusion_pytorch_model"
+POINTER = b"version https://git-lfs"
+
+OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
+NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers 0.18
+LINEAR = re.compile(r".*attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
+
+
+def open_weights(place: Path) -> Tensors:
+    """Open the weights in a UNet's folder; tensors are read one at a time, in the file's own precision.
+
+    The first that is there: diffusion_pytorch_model.safetensors, its .index.json with the files it names, the only variant
+    (.fp16.safetensors), then the same as .bin. Raises MissingInput, BadConfig (several variants), WorkFailed (damaged).
+    """
+    file = _find(place)
+    if ".index." not in file.name:
+        return CurrentNames(_open(file))
+    return CurrentNames(Shards(file))
+
+
+def _find(place: Path) -> Path:
+    for suffix in ("safetensors", "bin"):
+        for name in (f"{NAME}.{suffix}", f"{NAME}.{suffix}.index.json"):
+            if (place / name).is_file():
+                return place / name
+        variants = [p for p in place.glob(f"{NAME}.*.{suffix}") if "-of-" not in p.name]
+        variants += place.glob(f"{NAME}.{suffix}.index.*.json")
+        if len(variants) > 1:
+            raise BadConfig(
+                f"{place} holds several variants of its weights: {', '.join(sorted(p.name for p in variants))}\n"
+                f"rename the one that you mean to {NAME}.{suffix}"
+            )
+        if variants:
+            return variants[0]
+    raise MissingInput(
+        f"{place / NAME}.safetensors does not exist; nor is there {NAME}.safetensors.index.json, .fp16.safetensors or .bin"
+    )
+
+
+def _open(file: Path) -> Tensors:
+    if file.is_file():
+        with open(file, "rb") as opened:
+            if opened.read(len(POINTER)) == POINTER:
+                raise MissingInput(f"{file} is git-lfs's pointer to a file, not the file\ntype: git lfs pull")
+    return TensorFile(file) if file.suffix == ".safetensors" else PickledTensors(file)
+
+
+class PickledTensors:
+    """A state dict written by torch.save."""
+
+    def __init__(self, path: Path) -> None:
+        state = read_pickle(path)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise WorkFailed(f"{path} is not a file of named tensors")
+        self.path = path
+        self._state: dict[str, Tensor] = state
+        self.specs: dict[str, Spec] = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; NaN or infinite values are refused."""
+        return check_finite(self._state[name], name, self.path)
+
+
+class Shards:
+    """Several files and the index that says which tensor is in which. Raises MissingInput for a file that is not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        index = read_json(path)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict):
+            raise WorkFailed(f"{path} is damaged: it has no weight_map\ncopy it again from where it came")
+        files = {name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))}
+        self._files: dict[str, Tensors] = {tensor: files[name] for tensor, name in places.items()}
+        missing = [tensor for tensor, file in self._files.items() if tensor not in file.specs]
+        if missing:
+            raise WorkFailed(
+                f"{self._files[missing[0]].path} lacks {missing[0]}, which {path.name} says it holds\n"
+                "copy the folder again from where it came"
+            )
+        self.specs: dict[str, Spec] = {tensor: file.specs[tensor] for tensor, file in self._files.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; NaN or infinite values are refused."""
+        return self._files[name].read(name)
+
+
+class CurrentNames:
+    """Tensors under today's names and shapes: attention was query, key, value and proj_attn, and 1x1 convolutions at first."""
+
+    def __init__(self, source: Tensors) -> None:
+        self.path = source.path
+        self._source = source
+        self._names = {_current(name): name for name in source.specs}
+        self.specs: dict[str, Spec] = {}
+        for name, found in self._names.items():
+            shape, dtype = source.specs[found]
+            flat = LINEAR.fullmatch(name) and len(shape) == 4 and shape[2:] == (1, 1)
+            self.specs[name] = (shape[:2] if flat else shape, dtype)
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; NaN or infinite values are refused."""
+        return self._source.read(self._names[name]).reshape(self.specs[name][0])
+
+
+def _current(name: str) -> str:
+    old = OLD_NAME.fullmatch(name)
+    return f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else name
+
+
+def load_into(module: torch.nn.Module, file: Tensors) -> None:
+    """Copy the tensors of `file` into the module's own, in its precision. Raises WorkFailed unless names and shapes are equal."""
+    check_fit({name: tuple(value.shape) for name, value in module.state_dict().items()}, file)
+    with torch.no_grad():
+        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
+            value.copy_(file.read(name))
+
+
+def check_fit(expected: Mapping[str, tuple[int, ...]], file: Tensors) -> None:
+    """Raise WorkFailed unless the file holds tensors of these names and shapes, and no others."""
+    found = {name: shape for name, (shape, _) in file.specs.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
+        raise WorkFailed(f"{file.path} does not fit its config.json: {len(wrong)} tensors differ, first {shown}")

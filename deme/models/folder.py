@@ -1,0 +1,110 @@
+"""A model folder's configs: found where diffusers puts them, and refused unless they describe what can be trained here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deme.errors import BadConfig, MissingInput
+from deme.files import read_json
+from deme.schedule import PREDICTION_TYPES
+
+# Samplers of a variance-preserving diffusion with betas; whichever one a folder names, its noise schedule means the same.
+SCHEDULERS = [
+    "DDPM", "DDIM", "PNDM", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "EulerDiscrete",
+    "EulerAncestralDiscrete", "HeunDiscrete", "LMSDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE",
+    "DDIMParallel", "DDPMParallel",
+]  # fmt: skip
+LEARNED = ("learned", "learned_range")
+
+
+def unet_folder(folder: Path) -> Path:
+    """Return where the UNet's config and weights are: unet/, or the folder itself."""
+    return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configs of the UNet and of the scheduler. `path` is how the user calls the folder.
+
+    Raises MissingInput for what is not there, BadConfig for another pipeline, architecture, diffusion or prediction type.
+    """
+    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    _check_pipeline(path, index)
+    config = unet_folder(folder) / "config.json"
+    if not config.is_file():
+        raise MissingInput(
+            f"{path} is not a diffusers model folder: it needs unet/config.json and "
+            "scheduler/scheduler_config.json (or both files at its top)"
+        )
+    unet = read_json(config)
+    _check_unet(path, unet)
+    schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
+    if not schedulers:
+        whole = (folder.parent / "scheduler" / "scheduler_config.json").is_file()
+        raise MissingInput(
+            f"{path} has a UNet, but no noise schedule that says what it was trained for\n"
+            + (
+                f"type: model.path={folder.parent}"
+                if whole
+                else "put the scheduler_config.json of its pipeline into it, or write one: "
+                '{"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}'
+            )
+        )
+    return unet, _schedule(path, read_json(schedulers[0] / "scheduler_config.json"))
+
+
+def _check_pipeline(path: str, index: Mapping[str, Any]) -> None:
+    parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[-1]}
+    others = {name: kind for name, kind in parts.items() if name not in ("unet", "scheduler")}
+    if others:
+        raise BadConfig(
+            f"{path} is a {index.get('_class_name', 'pipeline')} with {', '.join(f'{n} ({k})' for n, k in others.items())}\n"
+            "model=diffusers takes pixel diffusion of a UNet2DModel and a scheduler, such as a DDPMPipeline"
+        )
+
+
+def _check_unet(path: str, config: Mapping[str, Any]) -> None:
+    kind = config.get("_class_name", "UNet2DModel")
+    if kind != "UNet2DModel":
+        raise BadConfig(f"{path} holds a {kind}; model=diffusers takes a UNet2DModel")
+    if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
+        raise BadConfig(
+            f"{path} wants class labels (num_class_embeds={config.get('num_class_embeds')}, "
+            f"class_embed_type={config.get('class_embed_type')}); only unconditional models can be trained here"
+        )
+    channels = config.get("in_channels", 3), config.get("out_channels", 3)
+    if channels[0] != channels[1]:
+        raise BadConfig(
+            f"{path} makes {channels[1]} channels of {channels[0]}: a learned variance, or another input; "
+            "in_channels and out_channels must be equal"
+        )
+    if config.get("time_embedding_type", "positional") != "positional":
+        raise BadConfig(
+            f"{path} embeds time as {config['time_embedding_type']!r}, as score models of other diffusions do; "
+            "only time_embedding_type=positional, with timesteps 0 .. T-1, can be trained here"
+        )
+    if config.get("sample_size") is None:
+        raise BadConfig(f"{path} does not say which images it makes\nset sample_size in its config.json, such as 32")
+
+
+def _schedule(path: str, config: dict[str, Any]) -> dict[str, Any]:
+    kind = config.get("_class_name", "DDPMScheduler")
+    if kind.removesuffix("Scheduler") not in SCHEDULERS:
+        raise BadConfig(
+            f"{path} has a {kind}, which is not of a variance-preserving diffusion with T betas\n"
+            f"allowed: {', '.join(SCHEDULERS)} (each with Scheduler at its end)"
+        )
+    if config.get("use_flow_sigmas"):
+        raise BadConfig(f"{path} has a {kind} with use_flow_sigmas: flow matching, which cannot be trained here")
+    if config.get("predict_epsilon") is False:  # how diffusers before 0.9 said it
+        config = {"prediction_type": "sample", **config}
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTION_TYPES:
+        raise BadConfig(
+            f"{path} has a scheduler with prediction_type={prediction!r}; allowed: {', '.join(PREDICTION_TYPES)}"
+        )
+    if config.get("variance_type") in LEARNED:
+        raise BadConfig(f"{path} has a scheduler with variance_type={config['variance_type']}; a fixed one is allowed")
+    betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
+    if betas is not None and len(betas) != steps:
+        raise BadConfig(f"{path} has a scheduler with {len(betas)} trained_betas for num_train_timesteps={steps}")
+    return config
