@@ -25,11 +25,12 @@ STAGES = {  # verbs configured by Hydra: conf/<verb>.yaml
     "analyze": "draw a figure: deme analyze figure=weightings",
     "doctor": "versions, devices, self test; with model= and data= what they are: deme doctor model=<folder> data=<folder>",
 }
-COMMANDS = {  # verbs that take a suite (experiments/<table> or a .yaml file), or two evaluations
+COMMANDS = {  # verbs that take a suite (experiments/<table> or a .yaml file), two evaluations, or a checkpoint
     "plan": "what a table needs: what is done, missing or stale, its cost, its power",
     "reproduce": "run what is missing, then write the table",
     "table": "write the table of what is there",
     "compare": "two evaluations, paired: deme compare <run> <run>, or <run>,<run>,... for several seeds each",
+    "convert": "a DDPM checkpoint of the original layout to a diffusers folder: deme convert <file> out=<folder>",
 }
 EXAMPLES = """examples:
   deme reproduce experiments/digits/demo.yaml

@@ -1,7 +1,7 @@
 """Check from headers alone that experts can be merged, and list everything that is wrong at once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import torch
 from deme.errors import BadConfig
 from deme.files import read_json
 from deme.ranges import TimestepRange, check_partition
-from deme.tensors import Spec, TensorFile
+from deme.tensors import Spec, TensorFile, Tensors
 
 PROJECTIONS = "projections.safetensors"
+
+Opener = Callable[[Path], Tensors]  # of a weight file, named relative to a model folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class MergePlan:
     """Experts in range order (low noise first) and the weight files, relative to a model folder, that get merged."""
 
     base: Path
+    open_base: Opener
     experts: tuple[Expert, ...]
     files: tuple[Path, ...]
 
@@ -68,11 +71,12 @@ def check_weights(weights: Sequence[float], num_experts: int) -> None:
         )
 
 
-def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan:
+def plan_merge(base: Path, open_base: Opener, folders: Sequence[Path], base_hash: str) -> MergePlan:
     """Compare ranges, bases, tensor names and shapes; raise BadConfig with all mismatches, else return the plan.
 
-    `base_hash` is the content hash of `base`, which every expert recorded when it was trained. A base without
-    projections is one with identity projections (METHOD 1.5).
+    `open_base` finds what an expert's weight file is in the base, whose layout may be another. `base_hash` is the content hash
+    of `base`, which every expert recorded when it was trained. A base without projections is one with identity projections
+    (METHOD 1.5).
     """
     experts = order_experts(folders)
     problems = [
@@ -92,8 +96,8 @@ def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan
             )
     if not problems:
         for name in weight_files[0]:
-            reference = experts[0].folder if name.name == PROJECTIONS and not (base / name).exists() else base
-            expected = TensorFile(reference / name).specs
+            new = name.name == PROJECTIONS and not (base / name).exists()
+            expected = (TensorFile(experts[0].folder / name) if new else open_base(name)).specs
             for expert in experts:
                 found = TensorFile(expert.folder / name).specs
                 problems += [
@@ -103,7 +107,7 @@ def plan_merge(base: Path, folders: Sequence[Path], base_hash: str) -> MergePlan
                 ]
     if problems:
         raise BadConfig(f"these models cannot be merged, {len(problems)} mismatches:\n" + "\n".join(problems[:20]))
-    return MergePlan(base, experts, tuple(weight_files[0]))
+    return MergePlan(base, open_base, experts, tuple(weight_files[0]))
 
 
 def _placement(folder: Path) -> str | None:

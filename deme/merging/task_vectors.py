@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deme.merging.plan import PROJECTIONS, MergePlan, identity_like
-from deme.tensors import TensorFile, write_stream
+from deme.tensors import TensorFile, Tensors, write_stream
 
 Combine = Callable[[Sequence[Tensor], Tensor], Tensor]
 
@@ -29,12 +29,13 @@ def merge_folder(plan: MergePlan, combine: Combine, folder: Path) -> None:
         shutil.copyfile(config, target)
     for name in plan.files:
         files = [TensorFile(expert.folder / name) for expert in plan.experts]
-        base = None if name.name == PROJECTIONS and not (plan.base / name).exists() else TensorFile(plan.base / name)
+        base = None if name.name == PROJECTIONS and not (plan.base / name).exists() else plan.open_base(name)
 
-        def merged(base: TensorFile | None = base, files: list[TensorFile] = files) -> Iterator[tuple[str, Tensor]]:
+        def merged(base: Tensors | None = base, files: list[TensorFile] = files) -> Iterator[tuple[str, Tensor]]:
             for tensor, (shape, _) in files[0].specs.items():
                 start = identity_like(shape) if base is None else base.read(tensor)
                 tensors = [file.read(tensor) for file in files]
+                start = start.to(torch.promote_types(start.dtype, tensors[0].dtype))  # a base in half precision
                 yield tensor, merge_tensor(combine, tensors, start).to(tensors[0].dtype)
 
         write_stream(folder / name, files[0].specs, merged())

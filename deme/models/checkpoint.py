@@ -1,7 +1,6 @@
 """A UNet's weights as they are found: one file or several, safetensors or pickles, in any precision, under older names."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -56,18 +55,22 @@ def _open(file: Path) -> Tensors:
         with open(file, "rb") as opened:
             if opened.read(len(POINTER)) == POINTER:
                 raise MissingInput(f"{file} is git-lfs's pointer to a file, not the file\ntype: git lfs pull")
-    return TensorFile(file) if file.suffix == ".safetensors" else PickledTensors(file)
+    return TensorFile(file) if file.suffix == ".safetensors" else _unpickled(file)
 
 
-class PickledTensors:
-    """A state dict written by torch.save."""
+def _unpickled(path: Path) -> Tensors:
+    state = read_pickle(path)
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WorkFailed(f"{path} is not a file of named tensors")
+    return StateDict(path, state)
 
-    def __init__(self, path: Path) -> None:
-        state = read_pickle(path)
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise WorkFailed(f"{path} is not a file of named tensors")
+
+class StateDict:
+    """Tensors that are at hand, and the file that they come from."""
+
+    def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
         self.path = path
-        self._state: dict[str, Tensor] = state
+        self._state = state
         self.specs: dict[str, Spec] = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
 
     def read(self, name: str) -> Tensor:
@@ -122,18 +125,17 @@ def _current(name: str) -> str:
     return f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else name
 
 
-def load_into(module: torch.nn.Module, file: Tensors) -> None:
-    """Copy the tensors of `file` into the module's own, in its precision. Raises WorkFailed unless names and shapes are equal."""
-    check_fit({name: tuple(value.shape) for name, value in module.state_dict().items()}, file)
-    with torch.no_grad():
-        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
-            value.copy_(file.read(name))
+def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.json") -> None:
+    """Copy the tensors of `file` into the module's own, in its precision.
 
-
-def check_fit(expected: Mapping[str, tuple[int, ...]], file: Tensors) -> None:
-    """Raise WorkFailed unless the file holds tensors of these names and shapes, and no others."""
+    Raises WorkFailed unless they are those that `what` promises: equal names and shapes.
+    """
+    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: shape for name, (shape, _) in file.specs.items()}
     if expected != found:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
         shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
-        raise WorkFailed(f"{file.path} does not fit its config.json: {len(wrong)} tensors differ, first {shown}")
+        raise WorkFailed(f"{file.path} does not fit {what}: {len(wrong)} tensors differ, first {shown}")
+    with torch.no_grad():
+        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
+            value.copy_(file.read(name))

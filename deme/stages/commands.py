@@ -1,4 +1,4 @@
-"""The verbs that take a suite or two evaluations: words of the command line to calls."""
+"""The verbs that take a suite, two evaluations or a checkpoint: words of the command line to calls."""
 
 from pathlib import Path
 
@@ -6,16 +6,21 @@ from deme.errors import BadConfig, did_you_mean
 
 
 def run(verb: str, words: list[str]) -> int:
-    """Run plan, reproduce, table or compare and return the exit code."""
+    """Run plan, reproduce, table, compare or convert and return the exit code."""
     if "-h" in words or "--help" in words:
         from deme.cli import COMMANDS
+        from deme.stages.convert import USAGE
 
-        takes = {"compare": " <run>[,<run>...] <run>[,<run>...]"}.get(
+        takes = {"compare": " <run>[,<run>...] <run>[,<run>...]", "convert": USAGE}.get(
             verb,
             " <experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>] [minutes=<n>] [tflops=<n>] [paths.<key>=<dir>]",
         )
         print(f"usage: deme {verb}{takes}\n\n{COMMANDS[verb]}")
         return 0
+    if verb == "convert":
+        from deme.stages import convert
+
+        return convert.run(words)
     if verb == "compare":
         from deme.stages import compare
 

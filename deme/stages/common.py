@@ -11,11 +11,14 @@ from torch import Tensor
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
-from deme.merging.plan import Expert, order_experts
+from deme.merging.plan import Expert, Opener, order_experts
+from deme.models.checkpoint import NAME, open_weights
+from deme.models.folder import unet_folder
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
 from deme.runs import Run
 from deme.sampling.routed import Network, RoutedModel
+from deme.tensors import TensorFile
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
 
@@ -119,3 +122,8 @@ def base_folder(config: dict[str, Any]) -> Path:
     if "path" not in config["model"]:
         raise BadConfig("the base of a merge is a model on disk\ntype: model=diffusers model.path=<folder>")
     return weights_folder(locate(config["model"]["path"]))
+
+
+def opener(base: Path) -> Opener:
+    """Return what opens the base's tensors for a weight file of an expert: the UNet's are wherever and whatever they are."""
+    return lambda name: open_weights(unet_folder(base)) if name.stem == NAME else TensorFile(base / name)

@@ -39,10 +39,10 @@ def combine_of(config: dict[str, Any], weights: list[float]) -> Any:
 def _merge(run: Run) -> None:
     from deme.merging.plan import plan_merge
     from deme.merging.task_vectors import merge_folder
-    from deme.stages.common import base_folder, experts_of
+    from deme.stages.common import base_folder, experts_of, opener
 
     base = base_folder(run.config)
-    plan = plan_merge(base, [expert.folder for expert in experts_of(run)], content_hash(base))
+    plan = plan_merge(base, opener(base), [expert.folder for expert in experts_of(run)], content_hash(base))
     weights = weights_of(run.config, run.one("search"), len(plan.experts))
 
     def fill(folder: Path) -> None:

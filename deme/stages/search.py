@@ -22,12 +22,12 @@ def run(config: dict[str, Any]) -> Path:
 def _search(run: Run) -> None:
     from deme.config import make
     from deme.merging.plan import plan_merge
-    from deme.stages.common import base_folder, experts_of
+    from deme.stages.common import base_folder, experts_of, opener
     from deme.stages.objective import objective_of
 
     experts = experts_of(run)
     base = base_folder(run.config)
-    plan_merge(base, [expert.folder for expert in experts], content_hash(base))
+    plan_merge(base, opener(base), [expert.folder for expert in experts], content_hash(base))
     search = make(run.config["search"])
     total = search.count(len(experts))
     metric, label, objective = objective_of(run, experts)

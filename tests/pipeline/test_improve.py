@@ -15,7 +15,15 @@ SMALL = ["steps_per_expert=40", "num_ranges=2", "lr=1e-3", "projection=foldable"
 @pytest.fixture(scope="module")
 def undertrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    words = ["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=150", "batch_size=64", "optimizer.lr=2e-3"]
+    words = [
+        "train",
+        "model=digits_unet",
+        "method=pretrain",
+        *TINY_TRAIN,
+        "num_steps=150",
+        "batch_size=64",
+        "optimizer.lr=2e-3",
+    ]
     return done(words, folder) / "weights" / "ema"
 
 
@@ -63,7 +71,9 @@ def test_a_converged_model_is_not_harmed(tmp_path):
 
 def test_time_that_is_too_short_is_said_before_training(tmp_path):
     small = [word for word in SMALL if not word.startswith("steps_per_expert")]
-    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"], tmp_path)
+    code, text = run(
+        ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"], tmp_path
+    )
     assert code == 2, text
     assert "deme: hours=0.0001 leaves time for 0 steps an expert" in text
     assert not list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*"))
@@ -71,7 +81,15 @@ def test_time_that_is_too_short_is_said_before_training(tmp_path):
 
 def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
     small = [word for word in SMALL if not word.startswith("steps_per_expert")]
-    words = ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "search.step=1.0", "hours=0.012"]
+    words = [
+        "improve",
+        "model=asset:digits_base",
+        "data=digits",
+        "out=better",
+        *small,
+        "search.step=1.0",
+        "hours=0.012",
+    ]
     code, text = run(words, tmp_path)
     assert code == 0, text
     (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")

@@ -1,0 +1,136 @@
+"""`deme convert`, and the pipeline from checkpoints as people have them."""
+
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from safetensors.torch import load_file
+
+from deme.models.unconditional import UNET, load
+from tests.models import tiny
+from tests.original_ddpm import CIFAR, network
+from tests.pipeline.program import TINY_EXPERTS, done, run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """DDIM's list: model behind DataParallel, optimizer, epoch, step, moving average."""
+    model, average = network(0, **CIFAR), network(1, **CIFAR)
+    optimizer = torch.optim.Adam(model.parameters())
+    raw = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save([raw, optimizer.state_dict(), 7, 1234, average.state_dict()], tmp_path / "ckpt.pth")
+    return tmp_path / "ckpt.pth", model, average
+
+
+def answers(original, folder):
+    x_t, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.tensor([10, 600])
+    with torch.no_grad():
+        return original(x_t, t), load(str(folder))(x_t, t), DDPMPipeline.from_pretrained(folder).unet(x_t, t).sample
+
+
+def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tmp_path):
+    file, model, average = checkpoint
+    code, text = run(["convert", "ckpt.pth", "out=ema"], tmp_path)
+    assert code == 0, text
+    assert "converted ckpt.pth (a moving average) to ema\nuse it with: model=diffusers model.path=ema" in text
+    original, ours, stock = answers(average, tmp_path / "ema")
+    torch.testing.assert_close(ours, original, rtol=0, atol=5e-6)
+    assert torch.equal(ours, stock)
+    about = json.loads((tmp_path / "ema/deme.json").read_text())
+    assert about["ema"] is True
+    assert about["converted"]["file"] == "ckpt.pth"
+    assert about["converted"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    before = (tmp_path / "ema" / UNET).stat().st_mtime_ns
+    code, text = run(["convert", "ckpt.pth", "out=ema"], tmp_path)
+    assert (code, "ema is ckpt.pth, converted before" in text) == (0, True)
+    assert (tmp_path / "ema" / UNET).stat().st_mtime_ns == before
+
+    code, text = run(["convert", "ckpt.pth", "out=ema", "ema=false"], tmp_path)  # the other half is something else
+    assert (code, "ema exists and is something else\ndelete it" in text) == (2, True)
+    code, text = run(
+        ["convert", "ckpt.pth", "out=raw", "ema=false", "beta_schedule=scaled_linear", "size=16"], tmp_path
+    )
+    assert code == 0, text
+    assert "raw weights, no moving average" in text
+    original, ours, _ = answers(model, tmp_path / "raw")
+    torch.testing.assert_close(ours, original, rtol=0, atol=5e-6)
+    raw = load(str(tmp_path / "raw"))
+    assert raw.image_shape == (3, 16, 16)
+    assert raw.scheduler_config["beta_schedule"] == "scaled_linear"
+
+
+def test_a_bare_state_dict_is_what_it_is_told_to_be(tmp_path):
+    torch.save(network(**CIFAR).state_dict(), tmp_path / "model-790000.ckpt")
+    for words, said in ((["out=a"], None), (["out=b", "ema=true"], True)):
+        code, text = run(["convert", "model-790000.ckpt", *words], tmp_path)
+        assert code == 0, text
+        assert json.loads((tmp_path / words[0][-1] / "deme.json").read_text())["ema"] is said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--help"], 0, "usage: deme convert <checkpoint> out=<folder> [beta_schedule=linear]"),
+        ([], 2, "deme convert takes one checkpoint and a folder to write"),
+        (["good.pth"], 2, "deme convert takes one checkpoint and a folder to write"),
+        (["good.pth", "out=x", "sise=3"], 2, "unknown option 'sise'; did you mean 'size'?"),
+        (["good.pth", "out=x", "size=big"], 2, "size must be a positive whole number of pixels, got 'big'"),
+        (["good.pth", "out=x", "ema=yes"], 2, "ema must be true or false, got 'yes'"),
+        (["good.pth", "out=x", "beta_schedule=quad"], 2, "beta_schedule must be one of linear, scaled_linear"),
+        (["good.pth", "out=."], 2, ". exists and is something else"),
+        (["gone.pth", "out=x"], 3, "gone.pth does not exist"),
+        ([".", "out=x"], 3, "is a folder; deme convert takes the file of a checkpoint"),
+        (["good.pth", "out=x"], 4, "good.pth: no weights of the original DDPM layout in it"),
+        (["cut.pth", "out=x"], 4, "cut.pth is damaged, or no file that torch.save wrote"),
+        (["part.pth", "out=x"], 4, "part.pth does not fit the network that its shapes are of: 1 tensors differ"),
+    ],
+)
+def test_what_cannot_be_converted(tmp_path, words, code, message):
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "good.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "good.pth").read_bytes()[:2000])
+    if "part.pth" in words:
+        state = network(**CIFAR).state_dict()
+        del state["up.2.block.1.norm1.bias"]
+        torch.save(state, tmp_path / "part.pth")
+    found, text = run(["convert", *words], tmp_path)
+    assert found == code, text
+    assert message in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
+    """Pickled, half precision, attention's older names, everything at the top of the folder."""
+    model = tiny(
+        attention_head_dim=4,
+        add_attention=True,
+        down_block_types=["DownBlock2D", "AttnDownBlock2D"],
+        up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+    )
+    base = tmp_path / "base"
+    model.save(base, model.state_dict(), {})
+    state = {name: value.half() for name, value in load_file(base / UNET).items()}
+    for new, old in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
+        state = {name.replace(new, old): value for name, value in state.items()}
+    shutil.move(base / "unet/config.json", base / "config.json")
+    shutil.move(base / "scheduler/scheduler_config.json", base / "scheduler_config.json")
+    shutil.rmtree(base / "unet")
+    shutil.rmtree(base / "scheduler")
+    (base / "deme.json").unlink()
+    torch.save(state, base / "diffusion_pytorch_model.bin")
+
+    given = ["model=diffusers", "model.path=base"]
+    for index in (0, 1):
+        done(["train", f"expert={index}", *given, *TINY_EXPERTS, "num_steps=2"], tmp_path)
+    experts = sorted(tmp_path.glob("runs/scratch/train/*"))
+    assert len(experts) == 2
+    done(["merge", *given, f"inputs.experts=[{experts[0]},{experts[1]}]", "merge.weights=[0.5,2.0]"], tmp_path)
+    (merged,) = tmp_path.glob("runs/scratch/merge/*/weights/merged")
+    start = load(str(base)).state_dict()
+    one, two, found = (load(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged))
+    for name, value in found.items():
+        expected = start[name] + 0.5 * (one[name] - start[name]) + 2.0 * (two[name] - start[name])
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
