@@ -9,7 +9,7 @@ import yaml
 
 from deme import files
 from deme.errors import BadConfig, MissingInput
-from deme.paths import locate
+from deme.paths import DATASETS, locate
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -99,7 +99,9 @@ def input_hash(name: str, path: Path) -> str:
 
 def content_hash(place: str | Path) -> str:
     """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
-    data folder's listing (names and sizes)."""
+    data folder's listing (names and sizes). A data set of the Hub is what its name and revision say."""
+    if str(place).startswith(DATASETS):
+        return files.sha256_text(str(place))
     path = locate(str(place))
     if is_run(path):
         weights = read_status(path).get("weights")

@@ -8,6 +8,7 @@ from deme.errors import MissingInput, did_you_mean
 PACKAGE = Path(__file__).parent
 ASSET = "asset:"
 HUB = "hub:"
+DATASETS = "datasets:"  # a data set of the Hub: only deme.data fetches it
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 HUB_PICKLES = ["diffusion_pytorch_model*.bin", "unet/*.bin"]  # only of a repository without safetensors
 

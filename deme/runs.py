@@ -23,6 +23,7 @@ from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out")
+NO_RESULT = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
 LEAST = {
     "num_steps": 1,
     "num_ranges": 1,
@@ -30,6 +31,7 @@ LEAST = {
     "search.num_images": 2,
     "batch_size": 1,
     "accumulate": 1,
+    "data.size": 1,
     "num_images": 1,
     "shard_size": 1,
     "seed": 0,
@@ -56,6 +58,7 @@ LEAST = {
 }
 BOOLEANS = (
     "compute.compile",
+    "data.download",
     "data.random_flip",
     "dry_run",
     "keep_projections",
@@ -65,7 +68,7 @@ BOOLEANS = (
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
-OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "metrics.nearest_k")
+OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "data.size", "metrics.nearest_k")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -264,20 +267,25 @@ def slug(config: Mapping[str, Any]) -> str:
 
 def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) -> str:
     """Return the sha256 of what determines a run's results: its resolved config and the content of its inputs."""
-    kept = {key: _content(value) for key, value in config.items() if key not in NOT_IDENTITY}
+    kept = {key: _identity(key, value) for key, value in config.items() if key not in NOT_IDENTITY}
     return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
 
 
 def data_hash(spec: Mapping[str, Any]) -> str:
     """Return the sha256 of the `data` group of a config: its settings, and the content that its paths locate."""
-    return files.sha256_text(json.dumps(_content(spec), sort_keys=True))
+    return files.sha256_text(json.dumps(_identity("data", spec), sort_keys=True))
+
+
+def _identity(group: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        value = {key: each for key, each in value.items() if key not in NO_RESULT.get(group, ())}
+    return _content(value)
 
 
 def _content(node: Any) -> Any:
     """Replace every value under a key `path` by a hash of what it locates."""
-    if isinstance(node, Mapping):  # a `root` says where to look for known files, whose content is checked
-        kept = {key: value for key, value in node.items() if key != "root"}
-        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in kept.items()}
+    if isinstance(node, Mapping):
+        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in node.items()}
     return [_content(item) for item in node] if isinstance(node, list) else node
 
 

@@ -21,6 +21,7 @@ def run(config: dict[str, Any]) -> Path:
 
     from deme.config import make, provide, takes
     from deme.report.figures import png
+    from deme.stages.common import data_of
     from deme.stages.extractors import cache_of, extractors_of
 
     given = config["run"]
@@ -32,7 +33,7 @@ def run(config: dict[str, Any]) -> Path:
         config["figure"],
         model=lambda: make(config["model"]),
         run=given,
-        data=lambda: make(config["data"]),
+        data=lambda: data_of(config),
         extractors=lambda: extractors_of(config),
         cache=cache_of(config),
     )

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from deme import files, tensors
-from deme.config import make
 from deme.data import ImageData
 from deme.metrics import statistics_file
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
@@ -45,7 +44,8 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     written = files.read_json(run.path / "metrics.json")
     stored, replicates = written["metrics"], files.read_json(run.path / "replicates.json")
     compute = Compute.of(run.config)
-    data = make(run.config["data"])
+    source = source_of(run, compute)
+    data = source.data
     draw = generator("verify", pick_seed) if pick_seed is not None else torch.Generator()
     if pick_seed is None:
         draw.seed()
@@ -55,7 +55,6 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())
     # even batches: one of a single image takes other kernels, and in half precision other images
     run.config["batch_size"] = math.ceil(len(picks) / math.ceil(len(picks) / max(2, batch_size)))
-    source = source_of(run, data, compute)
     again: list[list[Tensor]] = [[] for _ in extractors]
     if extractors:
         for pixels in source.pixels(picks):

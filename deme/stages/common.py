@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deme.config import provide, takes
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
@@ -16,8 +17,9 @@ from deme.models.checkpoint import NAME, open_weights
 from deme.models.folder import unet_folder
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
-from deme.runs import Run
+from deme.runs import Run, say
 from deme.sampling.routed import Network, RoutedModel
+from deme.stages.extractors import cache_of
 from deme.tensors import TensorFile
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
@@ -65,6 +67,24 @@ class Compute:
             return prediction.float()
 
         return cast
+
+
+def data_of(
+    config: dict[str, Any], image_shape: Sequence[int] | None = None, log: Callable[[str], None] = say
+) -> ImageData:
+    """Return the data set of a config; a size and channels that it leaves open are those of a model's images, if given.
+
+    `log` is told what the data set has to say. Raises what the data set raises.
+    """
+    spec = config["data"]
+    left_open = {name for name in ("size", "channels") if name in takes(spec) and spec.get(name) is None}
+    spec = {name: value for name, value in spec.items() if name not in left_open}
+    if image_shape is not None:
+        channels, height, width = image_shape
+        known = {"channels": channels, "size": height if height == width else None}
+        spec |= {name: known[name] for name in left_open}
+    data: ImageData = provide(spec, cache=cache_of(config), say=log)
+    return data
 
 
 def check_images(data: ImageData, model: UnconditionalModel) -> None:

@@ -39,7 +39,7 @@ def run(config: dict[str, Any]) -> Path:
     model = make(config["model"]) if config.get("model") else None
     if model is not None:
         _model(config["model"], model)
-    data = _data(config, out) if config.get("data") else None
+    data = _data(config, model, out) if config.get("data") else None
     if model is not None and data is not None:
         check_images(data, model)
         if "path" in config["model"]:
@@ -91,11 +91,11 @@ def _model(spec: dict[str, Any], model: Any) -> None:
     )
 
 
-def _data(config: dict[str, Any], out: Path) -> Any:
-    from deme.config import make
+def _data(config: dict[str, Any], model: Any, out: Path) -> Any:
     from deme.sampling.grid import image_grid
+    from deme.stages.common import data_of
 
-    data = make(config["data"])
+    data = data_of(config, model.image_shape if model is not None else None)
     indices = range(min(config["num_images"], len(data.train)))
     pixels = data.train.__getitems__([i * len(data.train) // len(indices) for i in indices])
     shape = tuple(pixels.shape[1:])

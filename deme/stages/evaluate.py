@@ -73,11 +73,10 @@ def _evaluate(run: Run) -> None:
 
 
 def _measure(run: Run) -> None:
-    from deme.config import make
     from deme.stages.common import Compute
     from deme.stages.measure import measure
 
-    metrics, replicates = measure(run, make(run.config["data"]), Compute.of(run.config))
+    metrics, replicates = measure(run, Compute.of(run.config))
     files.write_json(run.path / "replicates.json", replicates)
     files.write_json(
         run.path / "metrics.json", {"cell": {"suite": run.config["suite"], **run.config["cell"]}, "metrics": metrics}

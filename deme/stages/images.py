@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from deme import files
-from deme.config import make
 from deme.errors import DemeError, Stopped, WorkFailed
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
@@ -101,8 +100,7 @@ def clear(run: Run) -> None:
 def help_with(run: Run, finished: Callable[[], bool] = lambda: False, rank: int = 0) -> None:
     """Make images of a run that another process owns, until all are there, or it is `finished`."""
     compute = Compute.of(run.config, rank)
-    data = make(run.config["data"])
-    source = source_of(run, data, compute)
+    source = source_of(run, compute)
     done = run.path / "metrics.json"
     fill(run, source, extractors_of(run.config, compute.device), lambda: finished() or done.exists())
 

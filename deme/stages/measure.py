@@ -38,15 +38,15 @@ Metrics = dict[str, dict[str, Any]]
 Replicates = dict[str, list[float]]
 
 
-def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Replicates]:
+def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
     """Measure what the run's source gives: a model, unmerged experts, a folder of images, or real data."""
     config = run.config
-    source = source_of(run, data, compute)
+    source = source_of(run, compute, run.log)
     metrics: Metrics = {}
     replicates: Replicates = {}
     extractors = extractors_of(config, compute.device)
     if extractors or config["save_images"]:
-        references = {extractor.suffix: reference_of(config, data, extractor) for extractor in extractors}
+        references = {extractor.suffix: reference_of(config, source.data, extractor) for extractor in extractors}
         shards = make_images(run, source, extractors)
         for extractor in extractors:
             distances = _real if config["source"] == "real" else _distances
@@ -54,7 +54,7 @@ def measure(run: Run, data: ImageData, compute: Compute) -> tuple[Metrics, Repli
             metrics |= more
             replicates |= spread
     if source.loaded is not None:
-        more, spread = _loss(run, data, source.loaded, compute.device)
+        more, spread = _loss(run, source.data, source.loaded, compute.device)
         metrics |= more
         replicates |= spread
     for name, values in replicates.items():

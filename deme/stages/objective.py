@@ -18,7 +18,7 @@ from deme.ranges import uniform
 from deme.runs import Run
 from deme.sampling.generate import generate
 from deme.seeds import generator
-from deme.stages.common import Compute, base_folder
+from deme.stages.common import Compute, base_folder, data_of
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import distance_labels
 from deme.stages.merge import combine_of
@@ -41,11 +41,11 @@ def objective_of(run: Run, experts: Sequence[Expert]) -> tuple[str, dict[str, An
         )
     live = LiveMerge(config, experts, compute.device)
     if not extractors:
-        return _loss(config, live, compute)
+        return _loss(run, live, compute)
     (features,) = extractors
     # held-out images are for the report, and so is what a statistics file may be of
     training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
-    reference = reference_of(training, make(config["data"]), features)
+    reference = reference_of(training, data_of(config, live.model.image_shape, run.log), features)
     distance = FrechetDistance(reference.statistics, compute.device)
     sampler, model, network = make(config["sampler"]), live.model, compute.network(live.model)
 
@@ -69,9 +69,9 @@ def objective_of(run: Run, experts: Sequence[Expert]) -> tuple[str, dict[str, An
     return name, distance_labels(config, features, reference, config["num_images"])[name], score
 
 
-def _loss(config: dict[str, Any], live: "LiveMerge", compute: Compute) -> tuple[str, dict[str, Any], Score]:
-    model, settings = live.model, config["metrics"]["loss"]
-    images = make(config["data"]).train
+def _loss(run: Run, live: "LiveMerge", compute: Compute) -> tuple[str, dict[str, Any], Score]:
+    config, model, settings = run.config, live.model, run.config["metrics"]["loss"]
+    images = data_of(config, model.image_shape, run.log).train
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[: config["num_images"]]
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
     triples = fixed_triples(SomeImages(images, sorted(chosen.tolist())), ranges, 1, config["sample_seed"])

@@ -13,9 +13,8 @@ def run(config: dict[str, Any]) -> Path:
     if out is not None and out.suffix != ".npz":
         raise BadConfig(f"out must name a .npz file, got {config['out']}")
 
-    from deme.config import make
     from deme.metrics import statistics_file
-    from deme.stages.common import Compute
+    from deme.stages.common import Compute, data_of
     from deme.stages.extractors import cache_of, extractors_of, reference_of
 
     compute = Compute.of(config)
@@ -26,7 +25,7 @@ def run(config: dict[str, Any]) -> Path:
             if extractors
             else "deme stats needs a feature extractor; metrics.features is empty\ntype: metrics=digits, inception768, ..."
         )
-    data = make(config["data"])
+    data = data_of(config)
     for extractor in extractors:
         reference = reference_of(config, data, extractor)
         say(f"{reference.name}: {extractor.name}, weights {extractor.weights[:12]}")

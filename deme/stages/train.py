@@ -16,7 +16,7 @@ def run(config: dict[str, Any]) -> Path:
 
 def _train(run: Run) -> None:
     from deme.config import bind, make
-    from deme.stages.common import Compute, check_images, try_optimizer
+    from deme.stages.common import Compute, check_images, data_of, try_optimizer
     from deme.stages.learner import method_of
     from deme.stages.partition import affinity_forwards, range_of, ranges_of
     from deme.training.fit import Loop, fit
@@ -28,8 +28,8 @@ def _train(run: Run) -> None:
         raise BadConfig(
             "compute.compile=true is for sampling; training is not compiled yet\ntype: compute.compile=false"
         )
-    data = make(config["data"])
     model = make(config["model"])
+    data = data_of(config, model.image_shape, run.log)
     check_images(data, model)
     if "path" in config["model"]:
         _check_passport(run, model, data, compute.device)

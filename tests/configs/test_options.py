@@ -13,7 +13,7 @@ from deme.balancing import Balancing
 from deme.balancing.equal import Equal
 from deme.config import bind, compose_stage, extractor_specs, groups, make, options, provide, takes
 from deme.data import ImageData
-from deme.errors import BadConfig
+from deme.errors import BadConfig, MissingInput
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models import unconditional
@@ -36,7 +36,13 @@ EVERYTHING = TimestepRange(0, 1000)
 
 
 def build_data(spec):
-    assert isinstance(make(spec), ImageData)
+    if spec["_target_"].endswith("cifar10"):  # what it reads is held in tests/unit/test_cifar10.py
+        with pytest.raises(MissingInput, match="no CIFAR-10 in "):
+            make(spec)
+    else:
+        data = make(spec)
+        assert isinstance(data, ImageData)
+        assert data.train.__getitems__([0, 1]).dtype == torch.uint8
 
 
 def build_model(spec):
@@ -205,7 +211,9 @@ def given(in_tmp, request):
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(in_tmp / "images" / f"{index}.png")
     return {
-        ("data", "image_folder"): ["data.path=images", "data.size=8"],
+        ("data", "image_folder"): ["data.path=images", "data.size=8", "data.channels=3"],
+        ("data", "lsun_church"): ["data.path=images", "data.held_out_fraction=0.2"],
+        ("data", "lsun_bedroom"): ["data.path=images", "data.held_out_fraction=0.2"],
         ("model", "diffusers"): ["model.path=asset:digits_base"],
         ("metrics", "inception768"): ["metrics.path=inception.safetensors"],
         ("metrics", "fid"): ["metrics.path=inception.safetensors"],
@@ -287,6 +295,20 @@ def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
     assert run_id("batch_size=64") != base
     assert run_id("compute.threads=2") != base
     assert run_id("seed=1") != base
+
+
+def test_where_data_lies_and_how_it_is_read_changes_no_run_id(in_tmp):
+    from deme.runs import Run
+
+    def run_id(*overrides):
+        return Run.planned(compose_stage("train", ["data=cifar10", *overrides])).path.name
+
+    assert run_id("data.root=elsewhere", "data.download=true") == run_id()
+    assert run_id("data.held_out=0.1") != run_id()
+    (in_tmp / "images").mkdir()
+    folder = ["data=image_folder", "data.path=images"]
+    assert run_id(*folder, "data.in_memory=false") == run_id(*folder)
+    assert run_id(*folder, "data.resize=box") != run_id(*folder)
 
 
 def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):

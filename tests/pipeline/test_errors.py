@@ -31,14 +31,19 @@ def fails(words, folder, code, *parts, patch=""):
     [
         (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, improve, evaluate, sample, export, stats, verify, analyze, doctor, plan, reproduce, table, compare"),
         (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
-        (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: digits, image_folder"),
+        (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: cifar10, digits, image_folder, lsun_bedroom, lsun_church"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),
         (["train", "experimnt=digits/deme"], "unknown key 'experimnt'; did you mean 'experiment'?"),
         (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps"),
         (["train", "seed=[1"], "cannot read the override 'seed=[1'"),
         (["train", "num_steps=abc"], "num_steps must be a whole number, at least 1; got 'abc'"),
         (["train", "batch_size=0"], "batch_size must be a whole number, at least 1; got 0"),
-        (["train", "data=image_folder"], "data.path, data.size must be given\ntype: data.path=<value> data.size=<value>"),
+        (["train", "data=image_folder"], "data.path must be given\ntype: data.path=<value>"),
+        (["train", "data=image_folder", "data.path=.", "data.size=0"], "data.size must be a whole number, at least 1; got 0"),
+        (["train", "data=cifar10", "data.download=1"], "data.download must be true or false, got 1"),
+        (["train", "data=cifar10", "data.held_out=train"], "data.held_out must be test, or a share between 0 and 1; got 'train'"),
+        (["stats", "data=image_folder", "data.path=."], "data.size, data.channels must be given: there is no model here to take it from\n"
+         "type: data.size=<value> data.channels=<value>"),
         (["train", "optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["train", "progress.checkpoint_every=0"], "progress.checkpoint_every must be a whole number, at least 1; got 0"),
         (["evaluate", "metrics.replicates=1"], "metrics.replicates must be a whole number, at least 2; got 1"),
@@ -116,6 +121,10 @@ def test_bad_configuration_is_exit_2(words, message, tmp_path):
     ("words", "message"),
     [
         (["train", "model=diffusers", "model.path=nowhere"], "nowhere does not exist (looked in "),
+        (["train", "data=image_folder", "data.path=."], ". holds no images (.png, .jpg, .jpeg, .bmp, .webp), no LMDB (data.mdb) and no"),
+        (["train", "data=lsun_church", "data.path=nowhere"], "nowhere does not exist (looked in "),
+        (["train", "data=cifar10"], "no CIFAR-10 in "),
+        (["train", "data=image_folder", "data.path=datasets:nobody/nothing"], "datasets:nobody/nothing is not in the cache of data sets"),
         (["sample", "run=asset:digits_bas"], "no shipped file 'asset:digits_bas'; did you mean 'digits_base'?"),
         (["merge", "experiment=digits/merge"], "no finished train run with method=deme, num_ranges=4, seed=0 in runs/digits/train\n"
          "make it with: deme train -m experiment=digits/deme seed=0"),

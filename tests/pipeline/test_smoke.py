@@ -296,9 +296,7 @@ def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
         "model=diffusers",
         "model.path=model",
         "data=image_folder",
-        "data.path=images",
-        "data.size=8",
-        "data.channels=1",
+        "data.path=images",  # its size and channels are the model's
     ]
     code, text = run(["train", "-m", *own, *TINY_EXPERTS, "expert=range(2)"], tmp_path)
     assert code == 0, text

@@ -1,0 +1,108 @@
+"""CIFAR-10's official files: their names, their md5 sums, and how to read them without unpacking anything."""
+
+import hashlib
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deme.errors import MissingInput, WorkFailed
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the two forms in which CIFAR-10 is given away; `md5` is of the archive and of the batches in it."""
+
+    archive: str
+    folder: str
+    md5: dict[str, str]
+    test: str
+    pickled: bool
+
+    @property
+    def train(self) -> list[str]:
+        """The batches of training images, in order."""
+        return [name for name in self.md5 if name not in (self.archive, self.test)]
+
+
+# The archive's sum is on https://www.cs.toronto.edu/~kriz/cifar.html. Those of its members are in several projects' build files,
+# test_batch.bin's beside the five that were seen to be right.
+BINARY = Layout(
+    archive="cifar-10-binary.tar.gz",
+    folder="cifar-10-batches-bin",
+    md5={
+        "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    },
+    test="test_batch.bin",
+    pickled=False,
+)
+# As in torchvision.datasets.CIFAR10; a test holds them to it.
+PYTHON = Layout(
+    archive="cifar-10-python.tar.gz",
+    folder="cifar-10-batches-py",
+    md5={
+        "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+        "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    test="test_batch",
+    pickled=True,
+)
+LAYOUTS = (BINARY, PYTHON)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where CIFAR-10 lies: a folder of batches, or an archive."""
+
+    path: Path
+    layout: Layout
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return those of the batches that are not here; an archive is believed to have all until its md5 is looked at."""
+        return [name for name in names if self.path.is_dir() and not (self.path / name).is_file()]
+
+    def read(self, names: Sequence[str]) -> Iterator[bytes]:
+        """Yield batches whose md5 is right. Raises MissingInput, WorkFailed."""
+        if missing := self.missing(names):
+            raise MissingInput(f"{self.path} lacks {', '.join(missing)}")
+        if self.path.is_dir():
+            for name in names:
+                data = (self.path / name).read_bytes()
+                self._check(self.path / name, hashlib.md5(data).hexdigest())
+                yield data
+            return
+        with open(self.path, "rb") as file:
+            self._check(self.path, hashlib.file_digest(file, "md5").hexdigest())
+        with tarfile.open(self.path) as archive:
+            for name in names:
+                member = archive.extractfile(f"{self.layout.folder}/{name}")
+                assert member is not None
+                data = member.read()
+                self._check(self.path / name, hashlib.md5(data).hexdigest())
+                yield data
+
+    def _check(self, file: Path, md5: str) -> None:
+        expected = self.layout.md5[file.name]
+        if md5 != expected:
+            raise WorkFailed(
+                f"{file} is not the official file: its md5 is {md5}, expected {expected}\n"
+                f"delete it and fetch {self.layout.archive} again"
+            )
+
+
+def places(root: Path) -> list[Place]:
+    """Return where CIFAR-10 may be read from below `root`: unpacked batches before archives, binary before pickled."""
+    found = [Place(root / layout.folder, layout) for layout in LAYOUTS]
+    found += [Place(root / layout.archive, layout) for layout in LAYOUTS]
+    return [place for place in found if place.path.exists()]

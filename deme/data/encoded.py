@@ -1,0 +1,68 @@
+"""Images that are stored encoded, wherever that is, decoded as they are needed."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deme.data.decode import Rules, opened
+from deme.files import sha256_text
+
+
+class Source(Protocol):
+    """Encoded images in a fixed order: files of a folder, entries of a database, rows of a data set."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Return what a message calls an image."""
+        ...
+
+    def read(self, index: int) -> bytes:
+        """Return an image as it is stored. Works in any process that this one forks."""
+        ...
+
+    def listing(self) -> str:
+        """Return a text that changes when images change; found without reading them (names, sizes, times)."""
+        ...
+
+
+class EncodedImages:
+    """The images `indices` of a source, decoded by rules: uint8 [channels, size, size]."""
+
+    def __init__(self, source: Source, indices: Sequence[int], rules: Rules) -> None:
+        self.source, self.indices, self.rules = source, list(indices), rules
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, position: float | None = None) -> Tensor:
+        """Return one image; cut at `position`, or in the centre. Raises Unreadable."""
+        return self.rules.apply(self.open(self.indices[index]), position)
+
+    def open(self, index: int) -> Image.Image:
+        """Return image `index` of the source, decoded to the rules' number of channels. Raises Unreadable, BadConfig."""
+        return opened(self.source.read(index), self.source.name(index), self.rules.channels)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return torch.stack([self.read(index) for index in indices])
+
+    def content_hash(self) -> str:
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        each = (hashlib.sha256(self.source.read(index)).hexdigest() for index in self.indices)
+        return sha256_text("\n".join([self.rules.how, *each]))
+
+
+class RandomlyCropped(EncodedImages):
+    """The same, cut at random in training."""
+
+    def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
+        """Return images cut at `positions` in [0, 1) along their longer side."""
+        return torch.stack([self.read(i, position) for i, position in zip(indices, positions, strict=True)])

@@ -1,0 +1,63 @@
+"""Images in an LMDB, as LSUN comes: each value is one encoded image."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+from deme.data.optional import needed
+from deme.errors import MissingInput, WorkFailed
+
+FILE = "data.mdb"
+
+
+_handles: dict[
+    str, tuple[int, Any]
+] = {}  # by folder, with the process: one may open a database once, and its forks not use it
+_opening = threading.Lock()
+
+
+def _lmdb() -> Any:
+    return needed("lmdb", "reads LSUN's LMDB")
+
+
+def _handle(folder: str) -> Any:
+    """Return this process's handle of a database, opened when it is first used."""
+    with _opening:
+        process, handle = _handles.get(folder, (0, None))
+        if process != os.getpid():
+            if handle is not None:
+                handle.close()
+            handle = _lmdb().open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+            _handles[folder] = os.getpid(), handle
+        return handle
+
+
+class LmdbImages:
+    """The entries of an LMDB folder in the order of their keys."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._place = folder, str(folder.resolve())
+        lmdb = _lmdb()
+        try:
+            with _handle(self._place).begin() as transaction:
+                self.keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
+        except lmdb.Error as error:
+            raise WorkFailed(f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again") from error
+        if not self.keys:
+            raise MissingInput(f"{folder / FILE} holds no images")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def name(self, index: int) -> str:
+        return f"{self.folder}, key {self.keys[index].decode(errors='backslashreplace')}"
+
+    def read(self, index: int) -> bytes:
+        with _handle(self._place).begin() as transaction:
+            return bytes(transaction.get(self.keys[index]))
+
+    def listing(self) -> str:
+        """Return path, number of entries, size and time of change of the database."""
+        stat = (self.folder / FILE).stat()
+        return f"{self.folder} {len(self)} {stat.st_size} {stat.st_mtime_ns}"

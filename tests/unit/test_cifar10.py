@@ -1,0 +1,183 @@
+"""CIFAR-10 from archives made here, in the official layout, against md5 tables of these files."""
+
+import gzip
+import hashlib
+import io
+import pickle
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deme.data import cifar10, cifar10_files
+from deme.data.cifar10 import load_cifar10
+from deme.data.cifar10_files import BINARY, PYTHON
+from deme.errors import BadConfig, MissingInput, WorkFailed
+
+PER_BATCH = 6
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, PER_BATCH, 3, 32, 32), dtype=np.uint8)  # the last: test images
+TRAIN, TEST = torch.from_numpy(PIXELS[:5].reshape(-1, 3, 32, 32)), torch.from_numpy(PIXELS[5])
+
+
+def batch(layout, index):
+    rows = PIXELS[index].reshape(PER_BATCH, -1)  # 1024 red, 1024 green, 1024 blue, each row by row
+    if not layout.pickled:
+        labels = np.full((PER_BATCH, 1), index, np.uint8)
+        return np.concatenate([labels, rows], axis=1).tobytes()
+    data = pickle.dumps({b"data": rows, b"labels": [index] * PER_BATCH, b"batch_label": b"batch"}, protocol=2)
+    return data.replace(b"numpy._core.", b"numpy.core.")  # as numpy was called then; protocol 2 writes lines
+
+
+def archive(layout, names):
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        folder = tarfile.TarInfo(layout.folder)
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        for name, data in names.items():
+            member = tarfile.TarInfo(f"{layout.folder}/{name}")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def official(layout):
+    """Return the layout with the sums of the files made here, the batches, and the archive."""
+    batches = {name: batch(layout, index) for index, name in enumerate([*layout.train, layout.test])}
+    packed = archive(layout, batches)
+    sums = {name: hashlib.md5(data).hexdigest() for name, data in {layout.archive: packed, **batches}.items()}
+    return replace(layout, md5=sums), batches, packed
+
+
+MADE = {layout.folder: official(layout) for layout in (BINARY, PYTHON)}
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch):
+    binary, python = (MADE[layout.folder][0] for layout in (BINARY, PYTHON))
+    monkeypatch.setattr(cifar10_files, "LAYOUTS", (binary, python))
+
+
+def unpack(layout, root, without=()):
+    (root / layout.folder).mkdir()
+    for name, data in MADE[layout.folder][1].items():
+        if name not in without:
+            (root / layout.folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_every_form_gives_the_same_images(layout, unpacked, tmp_path):
+    if unpacked:
+        unpack(layout, tmp_path)
+    else:
+        (tmp_path / layout.archive).write_bytes(MADE[layout.folder][2])
+    before = sorted(tmp_path.rglob("*"))
+    data = load_cifar10(str(tmp_path))
+    assert torch.equal(data.train.pixels, TRAIN)
+    assert torch.equal(data.held_out.pixels, TEST)
+    assert data.random_flip
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is unpacked
+
+
+@pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
+def test_a_share_of_the_training_images_is_held_out_and_needs_no_test_images(layout, tmp_path):
+    unpack(layout, tmp_path, without=[layout.test])
+    data = load_cifar10(str(tmp_path), 0.2, random_flip=False)
+    assert (len(data.train), len(data.held_out), data.random_flip) == (24, 6, False)
+    both = torch.cat([data.train.pixels, data.held_out.pixels]).flatten(1)
+    assert sorted(both.tolist()) == sorted(TRAIN.flatten(1).tolist())
+    again = load_cifar10(str(tmp_path), 0.2)
+    assert torch.equal(again.held_out.pixels, data.held_out.pixels)
+
+
+def test_what_is_missing_is_named_with_its_place(tmp_path):
+    with pytest.raises(
+        MissingInput, match=r"put cifar-10-binary.tar.gz or cifar-10-python.tar.gz there.*\n.*data.download=true"
+    ):
+        load_cifar10(str(tmp_path))
+    unpack(BINARY, tmp_path, without=["test_batch.bin"])
+    with pytest.raises(
+        MissingInput, match=r"cifar-10-batches-bin lacks test_batch.bin: put it there.*\n.*data.held_out=0.1"
+    ):
+        load_cifar10(str(tmp_path))
+    (tmp_path / PYTHON.archive).write_bytes(MADE[PYTHON.folder][2])  # has all that the folder lacks
+    assert torch.equal(load_cifar10(str(tmp_path)).held_out.pixels, TEST)
+    (tmp_path / PYTHON.archive).unlink()
+    (tmp_path / BINARY.folder / "data_batch_3.bin").unlink()
+    with pytest.raises(
+        MissingInput, match=r"lacks data_batch_3.bin: put it there, or cifar-10-binary.tar.gz into [^\n]*$"
+    ):
+        load_cifar10(str(tmp_path), 0.1)
+
+
+@pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: data[:-1] + b"x", lambda data: b""]
+)
+def test_a_wrong_or_truncated_archive_is_refused_by_its_md5(layout, damage, tmp_path):
+    wrong = damage(MADE[layout.folder][2])
+    (tmp_path / layout.archive).write_bytes(wrong)
+    found, expected = hashlib.md5(wrong).hexdigest(), MADE[layout.folder][0].md5[layout.archive]
+    with pytest.raises(
+        WorkFailed, match=f"{layout.archive} is not the official file: its md5 is {found}, expected {expected}"
+    ):
+        load_cifar10(str(tmp_path))
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was opened",)
+
+
+def test_a_pickle_is_not_touched_before_its_md5_is_right(tmp_path, monkeypatch):
+    unpack(PYTHON, tmp_path)
+    bomb = pickle.dumps(Bomb())
+    (tmp_path / PYTHON.folder / "data_batch_1").write_bytes(bomb)
+    with pytest.raises(WorkFailed, match="data_batch_1 is not the official file"):
+        load_cifar10(str(tmp_path))
+    (tmp_path / PYTHON.folder / "data_batch_1").unlink()
+    (tmp_path / PYTHON.folder).rename(tmp_path / "elsewhere")
+    batches = {**MADE[PYTHON.folder][1], "data_batch_1": bomb}
+    (tmp_path / PYTHON.archive).write_bytes(archive(PYTHON, batches))
+    with pytest.raises(WorkFailed, match=r"cifar-10-python.tar.gz is not the official file"):
+        load_cifar10(str(tmp_path))
+
+
+@pytest.mark.parametrize("held_out", ["train", 0.0, 1.0, 1, True, None, 1e-9])
+def test_a_share_that_is_none_is_refused(held_out, tmp_path):
+    unpack(BINARY, tmp_path)
+    with pytest.raises(BadConfig, match=r"data.held_out"):
+        load_cifar10(str(tmp_path), held_out)
+
+
+def test_the_sums_are_those_that_torchvision_knows():
+    from torchvision.datasets import CIFAR10
+
+    known = {PYTHON.archive: CIFAR10.tgz_md5, **dict(CIFAR10.train_list), **dict(CIFAR10.test_list)}
+    assert known == PYTHON.md5
+
+
+def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network(tmp_path, monkeypatch):
+    import torchvision.datasets
+
+    def no_network(root, download):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", no_network)
+    with pytest.raises(
+        MissingInput, match=r"CIFAR-10 cannot be fetched: no route to host\nput cifar-10-binary.tar.gz or"
+    ) as caught:
+        load_cifar10(str(tmp_path / "new"), download=True)
+    assert str(tmp_path / "new") in str(caught.value)
+
+    def fetch(root, download):
+        unpack(PYTHON, tmp_path / "new")
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fetch)
+    monkeypatch.setattr(cifar10, "PYTHON", MADE[PYTHON.folder][0])
+    assert torch.equal(load_cifar10(str(tmp_path / "new"), download=True).train.pixels, TRAIN)
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", no_network)  # it is there: nothing is fetched
+    assert torch.equal(load_cifar10(str(tmp_path / "new"), download=True).held_out.pixels, TEST)

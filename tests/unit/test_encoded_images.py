@@ -1,0 +1,298 @@
+"""How encoded images become pixels: rules against Pillow, damaged images, memory or stream, what the hash covers."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deme.data import Croppable, InMemoryImages, decoded_once, encoded_data, every
+from deme.data.decode import RESIZE, Rules, Unreadable
+from deme.data.encoded import EncodedImages, RandomlyCropped
+from deme.data.image_files import ImageFiles
+from deme.data.image_folder import load_image_folder
+from deme.errors import BadConfig, MissingInput, WorkFailed
+
+
+def picture(width, height, bands=3, seed=0):
+    shape = (height, width, bands) if bands > 1 else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+def encoded(image, suffix):
+    buffer = io.BytesIO()
+    image.save(buffer, {"jpg": "JPEG", "jpeg": "JPEG"}.get(suffix, suffix.upper()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty PNGs, 13 x 9 and 9 x 13 by turns."""
+    (tmp_path / "images").mkdir()
+    for index in range(20):
+        sides = (13, 9) if index % 2 else (9, 13)
+        picture(*sides, seed=index).save(tmp_path / "images" / f"{index:02d}.png")
+    return tmp_path / "images"
+
+
+def of(folder, rules, kind=EncodedImages):
+    source = ImageFiles.below(folder)
+    return kind(source, range(len(source)), rules)
+
+
+def as_tensor(image):
+    pixels = torch.from_numpy(np.array(image))
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("resize", RESIZE)
+@pytest.mark.parametrize("crop", ["center", "none"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [5, 9, 30])
+def test_every_rule_is_what_pillow_does(resize, crop, channels, size):
+    image = picture(13, 9).convert("L" if channels == 1 else "RGB")
+    found = Rules(size, channels, resize, crop).apply(image)
+    wide = size if crop == "none" else round(13 * size / 9)
+    filter_ = getattr(Image.Resampling, resize.upper())
+    resized = image if image.size == (wide, size) else image.resize((wide, size), filter_)
+    left = (wide - size) // 2
+    assert torch.equal(found, as_tensor(resized.crop((left, 0, left + size, size))))
+
+
+def test_a_position_runs_over_every_place_of_the_longer_side():
+    wide, tall = picture(12, 8), picture(8, 12)
+    rules = Rules(8, 3, crop="random")
+    for image, cut in ((wide, lambda i: (i, 0, i + 8, 8)), (tall, lambda i: (0, i, 8, i + 8))):
+        for place in range(5):
+            for position in (place / 5, (place + 0.999) / 5):
+                assert torch.equal(rules.apply(image, position), as_tensor(image.crop(cut(place))))
+        assert torch.equal(rules.apply(image), as_tensor(image.crop(cut(2))))  # the centre
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "jpg", "jpeg"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_every_format_in_grey_and_colour(suffix, bands, tmp_path):
+    image = picture(8, 8, bands)
+    (tmp_path / f"x.{suffix}").write_bytes(encoded(image, suffix))
+    (tmp_path / f"y.{suffix.upper()}").write_bytes(encoded(image, suffix))
+    with Image.open(tmp_path / f"x.{suffix}") as opened:
+        expected = {channels: as_tensor(opened.convert("L" if channels == 1 else "RGB")) for channels in (1, 3)}
+    for channels in (1, 3):
+        found = of(tmp_path, Rules(8, channels)).__getitems__([0, 1])
+        assert torch.equal(found, torch.stack([expected[channels]] * 2))
+
+
+def test_transparency_and_palettes_become_grey_or_rgb(tmp_path):
+    picture(8, 8).convert("RGBA").save(tmp_path / "a.png")
+    picture(8, 8).convert("P").save(tmp_path / "b.png")
+    picture(8, 8, 1).convert("LA").save(tmp_path / "c.png")
+    assert of(tmp_path, Rules(8, 3)).__getitems__([0, 1, 2]).shape == (3, 3, 8, 8)
+    assert of(tmp_path, Rules(8, 1)).__getitems__([0, 1, 2]).shape == (3, 1, 8, 8)
+
+
+def test_sixteen_bits_are_refused_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(BadConfig, match=r"a\.png has more than 8 bits a channel \(mode I;16\)"):
+        of(tmp_path, Rules(8, 1)).__getitems__([0])
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"channels": 2}, r"data.channels must be 1 \(grey\) or 3 \(RGB\), got 2"),
+        ({"resize": "bicubik"}, "data.resize must be one of bicubic, bilinear, lanczos, box, got 'bicubik'; did you mean 'bicubic'?"),
+        ({"crop": "centre"}, "data.crop must be one of center, random, none, got 'centre'; did you mean 'center'?"),
+        ({"corrupt": "ignore"}, "data.corrupt must be refuse or skip, got 'ignore'"),
+        ({"in_memory": 3}, "data.in_memory must be null, true or false, got 3"),
+        ({"in_memory": True, "crop": "random"}, "type: data.in_memory=null"),
+        ({"held_out_fraction": 1.0}, "data.held_out_fraction must lie strictly between 0 and 1, got 1.0"),
+        ({"held_out_fraction": 0.01}, "20 images are too few: at least 2 must be left on each side of data.held_out_fraction=0.01"),
+        ({"size": None}, "data.size must be given: there is no model here to take it from\ntype: data.size=<value>"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_none_are_refused(rules, message, folder):
+    with pytest.raises(BadConfig, match=message):
+        load_image_folder(str(folder), **{"size": 8, "channels": 3, **rules})
+
+
+def test_a_folder_without_images_says_what_it_looked_for(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(
+        MissingInput, match=r"holds no images \(.png, .jpg, .jpeg, .bmp, .webp\), no LMDB \(data.mdb\) and no"
+    ):
+        load_image_folder(str(tmp_path), 8, 3)
+
+
+def test_in_memory_and_streaming_are_the_same(folder):
+    memory = load_image_folder(str(folder), 8, 3)
+    stream = load_image_folder(str(folder), 8, 3, in_memory=False)
+    for side in ("train", "held_out"):
+        one, other = getattr(memory, side), getattr(stream, side)
+        assert isinstance(one, InMemoryImages)
+        assert not isinstance(other, InMemoryImages)
+        assert one.content_hash() == other.content_hash()
+        assert torch.equal(one.__getitems__([1]), other.__getitems__([1]))  # not decoded yet
+        assert torch.equal(every(one), every(other))
+        assert torch.equal(one.pixels, every(other))
+    assert (len(memory.train), len(memory.held_out)) == (18, 2)
+
+
+def test_what_does_not_fit_in_memory_streams_unless_told(folder, monkeypatch):
+    monkeypatch.setattr(encoded_data, "IN_MEMORY_BYTES", 20 * 3 * 64)
+    assert isinstance(load_image_folder(str(folder), 8, 3).train, InMemoryImages)
+    monkeypatch.setattr(encoded_data, "IN_MEMORY_BYTES", 20 * 3 * 64 - 1)
+    assert isinstance(load_image_folder(str(folder), 8, 3).train, EncodedImages)
+    assert isinstance(load_image_folder(str(folder), 8, 3, in_memory=True).train, InMemoryImages)
+
+
+def test_the_split_follows_from_the_listing_alone(folder, tmp_path):
+    def names(**rules):
+        return load_image_folder(
+            str(folder), **{"size": 8, "channels": 3, "in_memory": False, **rules}
+        ).held_out.indices
+
+    first = names()
+    assert first == names(size=5) == names(channels=1, corrupt="skip") == names(crop="random")
+    (folder / f"{first[0]:02d}.png").write_bytes(b"damaged")
+    assert names() == first
+    with pytest.raises(BadConfig, match="19 images are too few"):
+        names(corrupt="skip")
+
+
+def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
+    def content(**rules):
+        return of(folder, Rules(**{"size": 8, "channels": 3, **rules})).content_hash()
+
+    kinds = [
+        {},
+        {"size": 9},
+        {"channels": 1},
+        {"crop": "none"},
+        *({"resize": name} for name in RESIZE if name != "bicubic"),
+    ]
+    found = {content(**rules) for rules in kinds}
+    assert len(found) == len(kinds)
+    assert content() == content(resize="bicubic", crop="center")
+    assert content() == content(crop="random")  # whoever hashes them sees the centre
+    before = content()
+    images = of(folder, Rules(8))
+    assert EncodedImages(images.source, images.indices[::-1], images.rules).content_hash() != before
+    picture(13, 9, seed=99).save(folder / "03.png")
+    assert content() != before
+
+
+def damage(folder):
+    """Damage five of the twenty images, each in its own way; return their names."""
+    (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:-60])
+    (folder / "05.png").write_bytes(b"")
+    (folder / "07.png").rename(folder / "07.jpg")
+    whole = encoded(picture(64, 64), "jpg")
+    (folder / "07.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "11.png").write_bytes(b"no picture at all")
+    data = bytearray((folder / "13.png").read_bytes())
+    data[len(data) // 2] ^= 0xFF  # a bit error: the chunk's checksum tells
+    (folder / "13.png").write_bytes(bytes(data))
+    return ["02.png", "05.png", "07.jpg", "11.png", "13.png"]
+
+
+def test_a_damaged_image_is_named_when_it_is_read(folder):
+    damage(folder)
+    stream = load_image_folder(str(folder), 8, 3, in_memory=False)
+    images = EncodedImages(stream.train.source, range(20), stream.train.rules)
+    for index, reason in (
+        (2, "truncated"),
+        (5, "it is empty"),
+        (7, "truncated"),
+        (11, "its format is unknown"),
+        (13, ""),
+    ):
+        with pytest.raises(
+            Unreadable, match=f"{images.source.files[index].name} is not an image that can be read: .*{reason}"
+        ) as caught:
+            images.__getitems__([0, index, 1])
+        assert str(caught.value).endswith("move it away, or type: data.corrupt=skip")
+        assert len(str(caught.value).splitlines()) == 2
+        assert "0x" not in str(caught.value)
+
+
+def test_damaged_images_are_counted_when_all_are_decoded(folder):
+    data = load_image_folder(str(folder), 8, 3)
+    names = damage(folder)
+    (folder / "07.jpg").rename(folder / "07.png")  # the listing of the data set is older
+    with pytest.raises(WorkFailed) as caught:
+        every(data.train), every(data.held_out)
+    message = str(caught.value).splitlines()
+    assert len(message) == 2
+    assert message[1] == "move them away, or type: data.corrupt=skip"
+    held = sum(
+        Path(data.held_out.images.source.name(i)).stem in {n[:2] for n in names} for i in data.held_out.images.indices
+    )
+    assert message[0].startswith(f"{5 - held} of 18 images cannot be read: ")
+    assert message[0].endswith(".png, ...")
+    assert message[0].count(".png") == decoded_once.NAMED
+
+
+@pytest.mark.parametrize("in_memory", [None, False])
+def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monkeypatch):
+    whole = load_image_folder(str(folder), 8, 3, held_out_fraction=0.5, in_memory=False)
+    names, said = damage(folder), []
+
+    def load(cache=tmp_path / "cache"):
+        return load_image_folder(
+            str(folder), 8, 3, held_out_fraction=0.5, corrupt="skip", in_memory=in_memory, cache=cache, say=said.append
+        )
+
+    data = load()
+    assert len(said) == 1
+    assert said[0].startswith("5 of 20 images cannot be read and are left out: ")
+    for name in names:
+        assert name in said[0]
+    for side in ("train", "held_out"):
+        kept = [index for index in getattr(whole, side).indices if index not in (2, 5, 7, 11, 13)]
+        expected = EncodedImages(ImageFiles.below(folder), kept, Rules(8))
+        assert torch.equal(every(getattr(data, side)), every(expected))
+    # looked for once per listing
+    monkeypatch.setattr("deme.data.unreadable.opened", lambda *_: pytest.fail("looked again"))
+    load()
+    assert said[1:] == said[:1]
+    (folder / "05.png").write_bytes(b"longer")
+    with pytest.raises(pytest.fail.Exception, match="looked again"):
+        load()
+    monkeypatch.undo()
+    picture(9, 13, seed=5).save(folder / "05.png")
+    load(None)
+    assert said[2].startswith("4 of 20 images")
+
+
+def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(folder, tmp_path):
+    for index in range(30):
+        (folder / f"bad{index}.png").write_bytes(b"")
+    said = []
+    load_image_folder(
+        str(folder), 8, 3, held_out_fraction=0.5, corrupt="skip", cache=tmp_path / "cache", say=said.append
+    )
+    (verdict,) = (tmp_path / "cache" / "unreadable").glob("*.json")
+    assert f" and 10 more; all of them: {verdict}" in said[0]
+    assert len(said[0]) < 5000
+
+
+def test_only_what_crops_at_random_is_croppable(folder):
+    random, centre = (load_image_folder(str(folder), 8, 3, crop=crop) for crop in ("random", "center"))
+    assert isinstance(random.train, Croppable)
+    assert not isinstance(random.held_out, Croppable)
+    assert not isinstance(centre.train, Croppable)
+    assert torch.equal(every(random.train), every(centre.train))
+    assert torch.equal(every(random.held_out), every(centre.held_out))
+    images = of(folder, Rules(8, crop="random"), RandomlyCropped)
+    assert torch.equal(images.cropped([3, 4], [0.5, 0.5]), images.__getitems__([3, 4]))  # 12 x 8: five places
+    assert not torch.equal(images.cropped([3, 4], [0.0, 0.99]), images.__getitems__([3, 4]))
+
+
+def test_decoding_that_takes_long_says_how_far_it_is(folder, monkeypatch):
+    monkeypatch.setattr(decoded_once, "SAY_AFTER", -1.0)
+    monkeypatch.setattr(decoded_once, "CHUNK", 7)
+    said = []
+    every(load_image_folder(str(folder), 8, 3, say=said.append).train)
+    assert [text.split(",")[0] for text in said] == ["  decoding 18 images: 7/18", "  decoding 18 images: 14/18"]
