@@ -1,16 +1,19 @@
 """Which images make up the batch of step k: a function of (seed, k), so that a resumed run reads the same ones."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from deme.data import Images
+from deme.data import Croppable, Images, InMemoryImages
+from deme.errors import DemeError
 from deme.seeds import generator
 
 
-class StepBatches(Sampler[list[int]]):
+class StepBatches:
     """Index lists for micro-steps `first()` .. num_steps - 1: seeded permutations of the data set, one after another.
 
     Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global batch.
@@ -33,23 +36,60 @@ class StepBatches(Sampler[list[int]]):
         return self.num_steps
 
     def __iter__(self) -> Iterator[list[int]]:
+        return (rows.tolist() for _, rows in self.numbered())
+
+    def numbered(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield each micro-step's number and its indices [batch_size]."""
         epoch, order = -1, torch.empty(0, dtype=torch.long)
         for step in range(self.first(), self.num_steps):
             start = (step * self.world_size + self.rank) * self.batch_size
-            batch = []
-            for position in range(start, start + self.batch_size):
-                if position // self.num_images != epoch:
-                    epoch = position // self.num_images
+            parts, left = [], self.batch_size
+            while left:
+                needed, place = divmod(start + self.batch_size - left, self.num_images)
+                if needed != epoch:
+                    epoch = needed
                     order = torch.randperm(self.num_images, generator=generator("epoch", self.seed, epoch))
-                batch.append(int(order[position % self.num_images]))
+                parts.append(order[place : place + left])
+                left -= len(parts[-1])
+            yield step, parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def positions(self, step: int) -> list[float]:
+        """Return where micro-step `step` cuts this process's images, in [0, 1): drawn for the global batch."""
+        count = self.world_size * self.batch_size
+        drawn = torch.rand(count, generator=generator("crop", self.seed, step))
+        return drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size].tolist()
+
+
+class StepLoader:
+    """A loader that continues at the trainer's step by itself; it says so to Lightning by having a (trivial) state.
+
+    Images in memory are picked by index from the memory of `device`, where they are moved once; nothing else needs
+    `num_workers`, the number of processes that read. Images that can be cropped are cropped as the step says.
+    """
+
+    def __init__(
+        self, images: Images, batches: StepBatches, num_workers: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        self.images, self.batches = images, batches
+        self.num_workers, self.device = num_workers, torch.device(device)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield uint8 batches [B, C, H, W]. Raises what reading an image raises, also where another process reads it."""
+        if isinstance(self.images, InMemoryImages):
+            pixels = self.images.pixels.to(self.device)
+            for _, rows in self.batches.numbered():
+                yield pixels.index_select(0, rows.to(self.device, non_blocking=True))
+            return
+        reader: Any = _Reader(self.images, self.batches)
+        steps: Any = ((step, rows.tolist()) for step, rows in self.batches.numbered())
+        loader = DataLoader(reader, batch_sampler=steps, num_workers=self.num_workers, collate_fn=_as_it_is)
+        for batch in loader:
+            if isinstance(batch, DemeError):
+                raise batch
             yield batch
-
-
-class StepLoader(DataLoader[Any]):
-    """A loader that continues at the trainer's step by itself; it says so to Lightning by having a (trivial) state."""
-
-    def __init__(self, images: Images, batches: StepBatches, num_workers: int = 0) -> None:
-        super().__init__(images, batch_sampler=batches, num_workers=num_workers, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing to remember: the position follows from the step."""
@@ -57,3 +97,24 @@ class StepLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What reads a batch, here or in another process. An error is handed over whole: torch would wrap it in a traceback."""
+
+    images: Images
+    batches: StepBatches
+
+    def __getitems__(self, batch: tuple[int, list[int]]) -> Tensor | DemeError:
+        step, indices = batch
+        try:
+            if isinstance(self.images, Croppable):
+                return self.images.cropped(indices, self.batches.positions(step))
+            return self.images.__getitems__(indices)
+        except DemeError as error:
+            return error
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
