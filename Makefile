@@ -33,6 +33,7 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/train_step.py --model cifar10
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/balancing.py --model cifar10
+	$(BIN)/python benchmarks/feeding.py
 	$(BIN)/python benchmarks/frechet.py
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/sampling.py
