@@ -57,18 +57,21 @@ LEAST = {
     "sampler.num_inference_steps": 1,
 }
 BOOLEANS = (
+    "compute.channels_last",
     "compute.compile",
+    "compute.gradient_checkpointing",
     "data.download",
     "data.random_flip",
     "dry_run",
     "keep_projections",
     "metrics.kid",
+    "optimizer.fused",
     "overwrite",
     "private",
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
-OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "data.size", "metrics.nearest_k")
+OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "data.size", "metrics.nearest_k", "optimizer.fused")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -86,13 +89,14 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, existing or planned."""
+    """A run directory, existing or planned. Of several processes that train it together, one calls it `mine` and writes."""
 
     path: Path
     identity: str
     config: dict[str, Any] = field(repr=False)
     inputs: dict[str, list[Path]] = field(repr=False)
     hashes: dict[str, list[str]] = field(repr=False)
+    mine: bool = True
 
     @classmethod
     def planned(cls, config: dict[str, Any]) -> "Run":
@@ -210,6 +214,8 @@ class Run:
 
     def log(self, text: str) -> None:
         """Print a line and keep it in log.txt."""
+        if not self.mine:
+            return
         say(text)
         files.append_line(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
@@ -224,7 +230,7 @@ def check_numbers(config: Mapping[str, Any]) -> None:
             raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
     for key in BOOLEANS:
         value = _value(config, key, ...)
-        if value is not ... and not isinstance(value, bool):
+        if value is not ... and not isinstance(value, bool) and not (key in OPTIONAL and value is None):
             raise BadConfig(f"{key} must be true or false, got {value!r}")
 
 

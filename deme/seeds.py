@@ -4,8 +4,9 @@ The draws of training step k follow from (seed, k) and are made for the global b
 noise of image i follows from (seed, i). So a resumed run replays, and one process or two see the same noise.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,20 @@ from torch import Generator, Tensor
 
 def generator(*keys: int | str) -> Generator:
     """Return a CPU generator that is a function of `keys` alone."""
+    return Generator().manual_seed(_seed(keys))
+
+
+def _seed(keys: Sequence[int | str]) -> int:
     digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, *keys: int | str) -> Iterator[None]:
+    """Make what torch draws by itself (masks of dropout) a function of `keys` in the block; afterwards its state is the old one."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(keys))
+        yield
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,15 @@ _pending: Stopped | None = None
 _polling = False
 
 
-def _error(signum: int) -> Stopped:
-    if signum == signal.SIGINT:
+def stopped(exit_code: int) -> Stopped:
+    """Return the error that ends the program with this exit code."""
+    if exit_code == Interrupted.exit_code:
         return Interrupted("interrupted; the same command goes on from here")
     return Preempted("stopped on request; the same command goes on from here")
+
+
+def _error(signum: int) -> Stopped:
+    return stopped((Interrupted if signum == signal.SIGINT else Preempted).exit_code)
 
 
 def receive(signum: int, _frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from deme.models.unconditional import UnconditionalModel
@@ -24,8 +25,16 @@ class Method:
     own: nn.Module | None = None
     """What is trained or remembered beside the model: in every checkpoint, on the model's device."""
 
-    def prepare(self, pretrained: Callable[[], UnconditionalModel], device: str) -> None:
-        """Called once before training; `pretrained()` loads a fresh copy of the starting point."""
+    whole_batch = False
+    """Whether the loss is more than a mean over images, so that several processes cannot each take a part of a batch."""
+
+    teacher: nn.Module | None = None
+    """A frozen network that the loss looks at; it is compiled where the model is."""
+
+    def prepare(
+        self, pretrained: Callable[[], UnconditionalModel], device: str, dtype: torch.dtype | None = None
+    ) -> None:
+        """Called once before training; `pretrained()` loads a fresh copy of the starting point, `dtype` is autocast's."""
 
     def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
         """Return scalar loss terms for images `x0` [B, C, H, W] in -1..1."""

@@ -21,6 +21,8 @@ class Ant(Finetune):
     over B. Otherwise the whole batch goes through one pass.
     """
 
+    whole_batch = True  # a task's loss is a mean over its slice, wherever that lies
+
     def __init__(
         self,
         weights: Tensor,

@@ -26,13 +26,17 @@ class DeMe(Finetune):
             raise BadConfig(f"method.consistency_weight must not be negative, got {consistency_weight}")
         self.consistency_weight = consistency_weight
         self.forwards_per_step = 4 if consistency_weight else 3
-        self.teacher: UnconditionalModel | None = None
+        self.teacher = None
         self._hash = ""
 
-    def prepare(self, pretrained: Callable[[], UnconditionalModel], device: str) -> None:
-        """Load and freeze the teacher."""
+    def prepare(
+        self, pretrained: Callable[[], UnconditionalModel], device: str, dtype: torch.dtype | None = None
+    ) -> None:
+        """Load and freeze the teacher; under autocast to `dtype` its weights are held in what they would be cast to."""
         if self.consistency_weight:
             self.teacher = pretrained().to(device).eval().requires_grad_(False)
+            if dtype is not None:
+                hold_as_cast(self.teacher, dtype)
             self._hash = parameter_hash(self.teacher)
 
     def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
@@ -50,6 +54,16 @@ class DeMe(Finetune):
         """Raise WorkFailed if training touched the teacher."""
         if self.teacher is not None and parameter_hash(self.teacher) != self._hash:
             raise WorkFailed("the frozen teacher changed during training; this is a bug, the run cannot be trusted")
+
+
+def hold_as_cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of convolutions and linear layers once, as autocast to `dtype` does on every call; norms stay float32.
+
+    Under autocast the module's answers stay the same bit for bit.
+    """
+    for part in module.modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)):
+            part.to(dtype)
 
 
 def parameter_hash(module: nn.Module) -> str:

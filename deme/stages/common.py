@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deme import processes
 from deme.config import provide, takes
-from deme.data import ImageData
+from deme.data import ImageData, Images
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.merging.plan import Expert, Opener, order_experts
@@ -33,10 +34,19 @@ class Compute:
     precision: str
     device: str
     compile: bool = False
+    channels_last: bool = False
+    gradient_checkpointing: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What autocast casts to, None in float32."""
+        return PRECISIONS[self.precision]
 
     @classmethod
-    def of(cls, config: dict[str, Any], rank: int = 0) -> "Compute":
-        """Read the `compute` group and set the number of threads; process `rank` of several has a GPU of its own.
+    def of(cls, config: dict[str, Any], rank: int | None = None) -> "Compute":
+        """Read the `compute` group and set the number of threads.
+
+        Process `rank` of several (default: what torchrun or srun says of this machine) has a GPU of its own.
 
         Raises BadConfig for a GPU that is not there.
         """
@@ -50,14 +60,38 @@ class Compute:
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32: features and held-out losses
         if compute["threads"]:
             torch.set_num_threads(compute["threads"])
+        rank = processes.local_rank() if rank is None else rank
         device = f"cuda:{rank % torch.cuda.device_count()}" if compute["accelerator"] == "gpu" else "cpu"
-        return cls(compute["accelerator"], compute["precision"], device, bool(compute["compile"]))
+        options = (bool(compute.get(key)) for key in ("compile", "channels_last", "gradient_checkpointing"))
+        return cls(compute["accelerator"], compute["precision"], device, *options)
+
+    def ready(
+        self, model: UnconditionalModel, images: Images, config: dict[str, Any], teacher: torch.nn.Module | None
+    ) -> None:
+        """Make a model, and its teacher, ready to train in place, as the options say. Names of weights stay plain.
+
+        Raises WorkFailed for compiled gradients that differ from eager ones.
+        """
+        if self.gradient_checkpointing:
+            model.unet.enable_gradient_checkpointing()
+        if self.channels_last:
+            for network in (model, teacher):
+                if network is not None:
+                    network.to(memory_format=torch.channels_last)
+        if self.compile:
+            from deme.training.compiled import compile_checked, make_batch
+
+            rows = max(1, config["batch_size"] // processes.world_size())
+            batch = make_batch(model.to(self.device), images, rows, self.device, self.dtype, config["seed"])
+            compile_checked(model, batch, teacher)
 
     def network(self, model: torch.nn.Module) -> Network:
         """Return the model as a network that samples: compiled if asked for, run in the asked precision, answering in float32."""
+        if self.channels_last:
+            model.to(memory_format=torch.channels_last)
         if self.compile:
             model.compile()
-        dtype = PRECISIONS[self.precision]
+        dtype = self.dtype
         if dtype is None:
             return model
 
@@ -94,6 +128,17 @@ def check_images(data: ImageData, model: UnconditionalModel) -> None:
         raise BadConfig(
             f"the data set has images of shape {found} (channels, height, width), the model wants {needed}\n"
             "choose another model= or data=, or set data.size and data.channels"
+        )
+
+
+def check_training(config: dict[str, Any], compute: Compute) -> None:
+    """Raise BadConfig for precisions that training cannot do as the other options say."""
+    if compute.precision == "16-mixed" and compute.accelerator == "cpu":
+        raise BadConfig("compute.precision=16-mixed trains on a GPU only\ntype: compute.precision=bf16-mixed")
+    if compute.precision == "16-mixed" and config["optimizer"].get("fused") and config["gradient_clip"]:
+        raise BadConfig(
+            "a fused optimizer undoes float16's loss scale by itself, after gradients were clipped\n"
+            "type: optimizer.fused=false, gradient_clip=null, or compute.precision=bf16-mixed"
         )
 
 

@@ -87,7 +87,7 @@ def _with_found_weights(run: Run, ranges: list[TimestepRange]) -> dict[str, Any]
 
 def _log_mass(run: Run, method: Method, ranges: list[TimestepRange], timesteps: TimestepSampler) -> None:
     """Where the loss weight lies: for timesteps drawn uniformly, and as this run draws them."""
-    if method.weights is None:
+    if method.weights is None or not run.mine:
         return
     boundaries = [0, *(item.high for item in ranges)]
     drawn = torch.bincount(timesteps(MANY, generator("mass")), minlength=boundaries[-1])

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deme import files
-from deme.errors import DemeError, Stopped
-from deme.processes import helpers
+from deme.errors import BadConfig, DemeError, Stopped
+from deme.processes import helpers, world_size
 from deme.runs import say
 from deme.stages import stage_function, table
 from deme.suites import Node, Suite
@@ -22,6 +22,10 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
 
     After `minutes` the work is stopped as a scheduler would stop it (exit code 75); the same command goes on.
     """
+    if world_size() > 1:
+        raise BadConfig(
+            "deme reproduce starts processes by itself: not under torchrun or srun with several tasks\ntype: jobs=<n>"
+        )
     done = [node for node in suite.nodes if node.state == "done"]
     say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
     if len(done) < len(suite.nodes):

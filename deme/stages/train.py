@@ -1,58 +1,120 @@
 """`deme train`: finetune or pretrain one model, or one expert."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deme import files
-from deme.errors import BadConfig
+from deme import files, processes
+from deme.errors import BadConfig, WorkFailed
 from deme.inputs import content_hash
 from deme.runs import Run, say
 
 
 def run(config: dict[str, Any]) -> Path:
-    """Train unless it is done; return the run directory."""
-    return Run.planned(config).execute(_train)
+    """Train unless it is done; return the run directory. Processes of one torchrun or srun train one run together."""
+    if processes.world_size() == 1:
+        return Run.planned(config).execute(_train)
+
+    from deme.stages.common import Compute
+    from deme.training.team import join
+
+    team = join(Compute.of(config).device)
+    with team.job():
+        run = Run.planned(config)
+        if team.rank == 0:
+            run.execute(lambda run: _train(run, team))
+            team.tell("go", train=False)
+            team.tell("end")
+        else:
+            word = team.hear("go")
+            if word["train"] and word["identity"] != run.identity:
+                raise WorkFailed(
+                    f"process 0 trains another run ({word['identity'][:10]}); give all processes the same words"
+                )
+            if word["train"]:
+                _train(replace(run, mine=False), team)
+            team.hear("end")
+        return run.path
 
 
-def _train(run: Run) -> None:
+@dataclass
+class Training:
+    """Everything that a run trains with."""
+
+    compute: Any
+    images: Any
+    model: Any
+    method: Any
+    module: Any
+    loop: Any
+    range: Any
+
+
+def _train(run: Run, team: Any = None) -> None:
+    """Prepare, train, and write the results. Of a team the first process prepares first: it downloads and measures."""
+    from deme.training.fit import fit
+
+    training = _prepare(run, team)
+    if team is not None and run.mine:
+        team.tell("go", train=True, identity=run.identity)
+    config = run.config
+    tracker, loggers = None, []
+    if config["logger"]["mode"] != "disabled" and run.mine:
+        from deme.training import wandb
+
+        tracker = wandb.start(run.path, config["suite"], "train", config["cell"], **config["logger"])
+        loggers = [wandb.training_logger(tracker)]
+    if run.mine:
+        together = f" in {team.size} processes" if team is not None else ""
+        images = f"{config['num_steps']} steps of {config['batch_size'] * config['accumulate']} images"
+        say(f"training {run.path.name}: t in {training.range}, {images}{together}")
+    first = fit(training.module, training.images, training.loop, run.path, run.path.name, loggers)
+    training.method.finish()
+    if run.mine:
+        _finish(run, training, tracker, first)
+
+
+def _prepare(run: Run, team: Any) -> Training:
     from deme.config import bind, make
-    from deme.stages.common import Compute, check_images, data_of, try_optimizer
+    from deme.stages.common import Compute, check_images, check_training, data_of, try_optimizer
     from deme.stages.learner import method_of
-    from deme.stages.partition import affinity_forwards, range_of, ranges_of
-    from deme.training.fit import Loop, fit
+    from deme.stages.partition import range_of, ranges_of
+    from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
     config = run.config
     compute = Compute.of(config)
-    if compute.compile:
-        raise BadConfig(
-            "compute.compile=true is for sampling; training is not compiled yet\ntype: compute.compile=false"
-        )
     model = make(config["model"])
     data = data_of(config, model.image_shape, run.log)
     check_images(data, model)
     if "path" in config["model"]:
         _check_passport(run, model, data, compute.device)
-    num_timesteps = model.schedule.num_timesteps
     ranges = ranges_of(run, model, data, compute.device)
     expert_range = range_of(config, ranges)
     if config["projection"]["placement"]:
         model.add_projections(config["projection"]["placement"])
     method = method_of(run, model, ranges, expert_range)
-    method.prepare(lambda: make(config["model"]), compute.device)
+    check_training(config, compute)
+    if team is not None and method.whole_batch:
+        raise BadConfig(
+            f"{type(method).__name__} balances tasks over the whole batch, which several processes would each see a part of\n"
+            "type: the same command without torchrun or srun"
+        )
+    method.prepare(lambda: make(config["model"]), compute.device, compute.dtype)
     optimizer = bind(config["optimizer"])
     try_optimizer(optimizer)
-    learning_rate = make(config["learning_rate"], num_steps=config["num_steps"])
+    compute.ready(model, data.train, config, method.teacher)
     progress = config["progress"]
     module = DiffusionModule(
         model,
         method,
         optimizer,
-        learning_rate,
+        make(config["learning_rate"], num_steps=config["num_steps"]),
         bind(config["ema"]) if config["ema"] else None,
         seed=config["seed"],
         random_flip=data.random_flip,
         log_every=progress["log_every"],
+        team=team,
     )
     loop = Loop(
         config["num_steps"],
@@ -62,35 +124,34 @@ def _train(run: Run) -> None:
         config["gradient_clip"],
         compute.precision,
         compute.accelerator,
+        device=int(compute.device.partition(":")[2] or 0),
         num_workers=progress["num_workers"],
         checkpoint_every=progress["checkpoint_every"],
         log_every=progress["log_every"],
     )
-    tracker, loggers = None, []
-    if config["logger"]["mode"] != "disabled":
-        from deme.training import wandb
+    return Training(compute, data.train, model, method, module, loop, expert_range)
 
-        tracker = wandb.start(run.path, config["suite"], "train", config["cell"], **config["logger"])
-        loggers = [wandb.training_logger(tracker)]
-    images_per_step = config["batch_size"] * config["accumulate"]
-    say(f"training {run.path.name}: t in {expert_range}, {config['num_steps']} steps of {images_per_step} images")
-    first = fit(module, data.train, loop, run.path, run.path.name, loggers)
-    method.finish()
+
+def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
+    from deme.stages.partition import affinity_forwards
+
+    config, module, model = run.config, training.module, training.model
+    num_timesteps, expert_range = model.schedule.num_timesteps, training.range
     about = {
         "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
         "num_timesteps": num_timesteps,
-        "num_images": len(data.train),
+        "num_images": len(training.images),
         "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
         "ema": module.ema is not None,
     }
     model.cpu().save(run.path / "weights" / ("ema" if module.ema is not None else "raw"), module.weights(), about)
-    grid = _preview(run, model, module, num_timesteps, expert_range, compute.device)
+    grid = _preview(run, model, module, num_timesteps, expert_range, training.compute.device)
     if tracker is not None:
         from deme.training import wandb
 
         wandb.finish(tracker, {}, grid)
-    images = images_per_step * config["num_steps"]
-    files.write_json(run.path / "cost.json", {"forwards": images * method.forwards_per_step + affinity_forwards(run)})
+    forwards = config["batch_size"] * config["accumulate"] * config["num_steps"] * training.method.forwards_per_step
+    files.write_json(run.path / "cost.json", {"forwards": forwards + affinity_forwards(run)})
     (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
 
@@ -100,7 +161,8 @@ def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
     from deme.stages.passport import passport_of, refuse_contradicted, told
 
     passport = passport_of(run.config, model, data, device)
-    files.write_json(run.path / "passport.json", passport)
+    if run.mine:
+        files.write_json(run.path / "passport.json", passport)
     for line in told(passport):
         run.log(line)
     refuse_contradicted(passport)
@@ -118,12 +180,12 @@ def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range
     preview = run.config["progress"]["preview"]
     model.load_state_dict(module.weights())
     model.to(device).eval()
-    network = model
+    network = model.forward  # not what is compiled for training: the sample has another shape
     if run.config["expert"] is not None:
         low, high = expert_range.low, expert_range.high
         ranges = [TimestepRange(a, b) for a, b in ((0, low), (low, high), (high, num_timesteps)) if a < b]
         base = make(run.config["model"]).to(device)
-        network = RoutedModel([model if r.low == low else base for r in ranges], ranges, num_timesteps)
+        network = RoutedModel([model.forward if r.low == low else base for r in ranges], ranges, num_timesteps)
     sampler = DDIM(min(preview["num_inference_steps"], num_timesteps))
     batches = generate(
         network,

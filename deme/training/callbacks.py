@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme import signals
+from deme.errors import Stopped
 from deme.files import atomic
 from deme.training.jsonl_logger import JsonlLogger
 from deme.training.module import DiffusionModule
@@ -26,11 +27,12 @@ class SaveLast(pl.Callback):
     """Save `path` every `every` optimizer steps; on a stop signal save at once and end training.
 
     Lightning logs a step after these hooks. What the step logged is written to the curve first: a run killed in between
-    would go on after it without its line.
+    would go on after it without its line. In a team all stop at the same step, and the first process saves.
     """
 
     def __init__(self, path: Path, every: int, curve: JsonlLogger, log_every: int) -> None:
         self.path = path
+        self.stopped: Stopped | None = None
         self.every = every
         self.curve = curve
         self.log_every = log_every
@@ -45,11 +47,21 @@ class SaveLast(pl.Callback):
         assert isinstance(pl_module, DiffusionModule)
         if pl_module.micro_step % trainer.accumulate_grad_batches:
             return  # gradients of an unfinished step are in no checkpoint
-        stop = signals.pending() is not None
-        if (stop or trainer.global_step % self.every == 0) and trainer.global_step < trainer.max_steps:
-            if trainer.global_step % self.log_every == 0:
-                values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-                self.curve.log_metrics(values, trainer.global_step - 1)
-            trainer.save_checkpoint(self.path)
-        if stop:
+        team = pl_module.team
+        code = getattr(signals.pending(), "exit_code", 0)
+        if team is not None:
+            code = team.most(code)
+        if code:
+            self.stopped = signals.pending() or signals.stopped(code)
+        if (code or trainer.global_step % self.every == 0) and trainer.global_step < trainer.max_steps:
+            pl_module.check_finite()
+            if team is None or team.rank == 0:
+                self._save(trainer)
+        if code:
             trainer.should_stop = True
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step % self.log_every == 0:
+            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            self.curve.log_metrics(values, trainer.global_step - 1)
+        trainer.save_checkpoint(self.path)

@@ -1,5 +1,6 @@
 """The LightningModule: one optimizer step of any method, with an exponential moving average of the weights."""
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,8 @@ from deme.data import mirrored, to_float
 from deme.errors import WorkFailed
 from deme.methods import Method
 from deme.models.unconditional import UnconditionalModel
-from deme.seeds import Rows, generator
+from deme.seeds import Rows, generator, seeded
+from deme.training.team import Team
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]  # from parameter groups
 EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
@@ -20,7 +22,10 @@ LearningRate = Callable[[int], float]
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains `model` by `method`. The randomness of micro-step k follows from (seed, k)."""
+    """Trains `model` by `method`. The randomness of micro-step k follows from (seed, k); masks of dropout from the rank, too.
+
+    The processes of a `team` each hold their rows of a global batch, and make the step of its mean gradient.
+    """
 
     def __init__(
         self,
@@ -32,6 +37,7 @@ class DiffusionModule(pl.LightningModule):
         seed: int,
         random_flip: bool,
         log_every: int,
+        team: Team | None = None,
     ) -> None:
         super().__init__()
         self.model = model.train()
@@ -43,6 +49,8 @@ class DiffusionModule(pl.LightningModule):
         self._seed = seed
         self._random_flip = random_flip
         self._log_every = log_every
+        self.team = team
+        self._drops = any(isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules())
         self.micro_step = 0
         self._finite = torch.tensor(True)
 
@@ -55,31 +63,41 @@ class DiffusionModule(pl.LightningModule):
         self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def training_step(self, pixels: Tensor, batch_idx: int) -> Tensor:
-        count, rank = len(pixels), self.trainer.global_rank
+        count, (rank, size) = len(pixels), (self.team.rank, self.team.size) if self.team is not None else (0, 1)
         draws = generator("train", self._seed, self.micro_step)
-        rows = Rows(draws, count * self.trainer.world_size, rank * count, (rank + 1) * count)
+        rows = Rows(draws, count * size, rank * count, (rank + 1) * count)
+        masks = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
         if self._random_flip:
             pixels = mirrored(pixels, rows.coins(0.5))  # as bytes: a quarter of the work
         x0 = to_float(pixels)
-        terms = self.method.losses(self.model, x0, rows)
+        with masks if self._drops else contextlib.nullcontext():
+            terms = self.method.losses(self.model, x0, rows)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
         if (self.trainer.global_step + 1) % self._log_every == 0:
             self.check_finite()
-            self.log("loss", loss, prog_bar=True)
-            for name, term in terms.items():
+            values = torch.stack([loss, *terms.values()]).detach()
+            values = self.team.mean(values) if self.team is not None else values
+            self.log("loss", values[0], prog_bar=True)
+            for name, term in zip(terms, values[1:], strict=True):
                 self.log(f"loss/{name}", term, prog_bar=len(terms) > 1)
             self.log_dict(self.method.report())
         return loss
 
     def check_finite(self) -> None:
-        """Raise WorkFailed if any loss since the start was NaN or infinite."""
-        if not bool(self._finite):
+        """Raise WorkFailed if any loss since the start was NaN or infinite, in every process."""
+        bad = int(not bool(self._finite))
+        if self.team.most(bad) if self.team is not None else bad:
             raise WorkFailed(
                 f"the loss became NaN or infinite by step {self.trainer.global_step}\n"
                 "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept"
             )
+
+    def on_after_backward(self) -> None:
+        """Average gradients before the optimizer or a loss scaler looks at them, once per optimizer step."""
+        if self.team is not None and self.micro_step % self.trainer.accumulate_grad_batches == 0:
+            self.team.average(p.grad for p in self.parameters() if p.grad is not None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -99,7 +117,6 @@ class DiffusionModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.check_finite()
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
 
