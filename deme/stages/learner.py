@@ -36,6 +36,11 @@ def method_of(
         raise BadConfig(
             "task gradients are taken before the loss is scaled and underflow in float16\ntype: compute.precision=bf16-mixed"
         )
+    if takes_gradients and config["compute"]["compile"]:
+        raise BadConfig(
+            "task gradients are taken of parts of a batch whose sizes change: a network would be compiled again and again, "
+            "unchecked\ntype: compute.compile=false"
+        )
     spec = _with_found_weights(run, ranges)
     if balancing is not None and "balancing" not in takes(spec):
         raise BadConfig(

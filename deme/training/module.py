@@ -70,7 +70,7 @@ class DiffusionModule(pl.LightningModule):
         self.micro_step += 1
         if self._random_flip:
             pixels = mirrored(pixels, rows.coins(0.5))  # as bytes: a quarter of the work
-        x0 = to_float(pixels)
+        x0 = to_float(pixels).contiguous()  # what compiling was told, whatever the data set's layout
         with masks if self._drops else contextlib.nullcontext():
             terms = self.method.losses(self.model, x0, rows)
         loss = torch.stack(list(terms.values())).sum()

@@ -30,11 +30,15 @@ GOODBYE = 10.0  # seconds that the first process waits for the others to have he
 LOST = "another process of this run ended or cannot be reached; its own message says why\nthe same command goes on from here"
 
 
+class Lost(WorkFailed):
+    """Another process of the team is gone."""
+
+
 class Team:
     """All processes of this training, one device each. Made once per process, for every run that it trains."""
 
     def __init__(self, device: str) -> None:
-        """Meet the others. Raises WorkFailed if they do not come."""
+        """Meet the others. Raises Lost if they do not come."""
         world = processes.world()
         self.rank, self.size = world.rank, world.size
         self._job = 0
@@ -55,19 +59,23 @@ class Team:
         """Do one run in the block, as all processes do, in the same order; how it ends here the others can hear."""
         self._job += 1
         self._told = set()
+        until = time.monotonic()
         try:
             yield
+            until = time.monotonic() + GOODBYE
+        except Lost:
+            raise
         except (Exception, Stopped, KeyboardInterrupt) as error:
             code = error.exit_code if isinstance(error, (DemeError, Stopped)) else 1
             word = {"error": str(error).partition("\n")[0] or type(error).__name__, "code": code}
-            with contextlib.suppress(WorkFailed):
+            with contextlib.suppress(Lost):
                 for moment in ("go", "start", "end"):
                     self.tell(moment, **word)
+            until = time.monotonic() + GOODBYE
             raise
         finally:
-            with contextlib.suppress(WorkFailed):
+            with contextlib.suppress(Lost):
                 self.tell("bye")
-                until = time.monotonic() + GOODBYE
                 while self.rank == 0 and not self._said_by_all("bye") and time.monotonic() < until:
                     time.sleep(LOOK_EVERY)
 
@@ -79,7 +87,7 @@ class Team:
                 self._store.set(self._key(moment, self.rank), json.dumps(word))
 
     def hear(self, moment: str, rank: int = 0) -> dict[str, Any]:
-        """Wait for the word of a process. Raises its error, or WorkFailed if it cannot be reached any more."""
+        """Wait for the word of a process. Raises its error, or Lost."""
         with _reachable():
             while not self._store.check([self._key(moment, rank)]):
                 time.sleep(LOOK_EVERY)
@@ -142,7 +150,7 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's and gloo's, for a connection that broke
-        raise WorkFailed(f"{LOST}\n({str(error).splitlines()[0][:150]})") from error
+        raise Lost(f"{LOST}\n({str(error).splitlines()[0][:150]})") from error
 
 
 def _theirs(rank: int, size: int, word: dict[str, Any]) -> BaseException:

@@ -14,6 +14,7 @@ from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, TIN
 RESULTS = ("metrics.json", "replicates.json", "metrics.jsonl", "evaluations.jsonl", "best.json")
 # New weights at batches 0, 5 and 10; checkpoints after 3, 6 and 9 steps: the weights of between are in the checkpoint.
 ANT_NASH = ["method=ant", "balancing=nash_mtl", "balancing.refresh_every=5", "ranges=log_snr", *TINY_TRAIN]
+DROPOUT = ["model=digits_unet", "+model.unet.dropout=0.1", "accumulate=2", "learning_rate=cosine"]
 SLOW_STEP = """
 import time
 from deme.training.module import DiffusionModule
@@ -48,6 +49,16 @@ def commands(experts):
     given = f"inputs.experts=[{experts[0]},{experts[1]}]"
     return {
         "train": ["train", "expert=1", "projection=blocks", "accumulate=2", *TINY_EXPERTS],
+        "dropout": ["train", "expert=1", *DROPOUT, *TINY_EXPERTS],
+        "bf16": [
+            "train",
+            "expert=1",
+            "compute.precision=bf16-mixed",
+            "compute.channels_last=true",
+            "compute.gradient_checkpointing=true",
+            "optimizer.fused=true",
+            *TINY_EXPERTS,
+        ],
         "ant-uw": ["train", "method=ant", "balancing=uncertainty", "ranges.num_ranges=5", *TINY_TRAIN],
         "ant-nash": ["train", *ANT_NASH, "accumulate=2", "balancing.refresh_every=7"],
         "ant-gradient": ["train", *ANT_NASH, "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=2048"],
@@ -66,7 +77,9 @@ def commands(experts):
     }
 
 
-@pytest.mark.parametrize("verb", ["train", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "evaluate-all", "search"])
+@pytest.mark.parametrize(
+    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "evaluate-all", "search"]
+)
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()
@@ -97,6 +110,8 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_pa
         (4, ANT_NASH),
         (7, ANT_NASH),
         (4, ["projection=foldable"]),
+        (4, DROPOUT),
+        (7, DROPOUT),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )

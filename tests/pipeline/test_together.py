@@ -1,0 +1,144 @@
+"""Two processes that train one run: the same run as one process's, killed or stopped together, and one message for all."""
+
+import json
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from deme import tensors
+from deme.models.unconditional import UNET
+from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, done, run, start
+from tests.pipeline.test_resume import SLOW_STEP, results
+
+WORDS = ["train", "method=deme", "expert=1", "projection=blocks", "accumulate=2", "learning_rate=cosine", *TINY_EXPERTS]
+
+
+def environment(rank, port, size=2):
+    given = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return f"import os\nos.environ.update({ ({name: str(value) for name, value in given.items()})!r})\n"
+
+
+def pair(words, folder, patch="", second=""):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir(exist_ok=True)
+    return [start(words, folder, environment(rank, port) + patch + second * rank) for rank in range(2)]
+
+
+def codes(programs):
+    return [program.wait() for program in programs], programs[0].text + programs[1].text
+
+
+def trained(words, folder, patch=""):
+    found, text = codes(pair(words, folder, patch))
+    assert found == [0, 0], text
+    (run_dir,) = folder.glob("runs/scratch/train/*")
+    return run_dir, text
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return trained(WORDS, tmp_path_factory.mktemp("pair"))
+
+
+def test_two_processes_train_the_run_that_one_process_trains(undisturbed, tmp_path):
+    two, text = undisturbed
+    one = done(WORDS, tmp_path)
+    assert one.name == two.name
+    assert {p.relative_to(one) for p in one.rglob("*")} == {p.relative_to(two) for p in two.rglob("*")}
+    for name in (UNET, "unet/projections.safetensors"):
+        a, b = (tensors.TensorFile(folder / "weights/ema" / name).read_all() for folder in (one, two))
+        for key, value in a.items():
+            assert float((value - b[key]).norm()) <= 1e-5 * float(value.norm()), key
+    curves = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (one, two)]
+    for rows in zip(*curves, strict=True):
+        assert rows[1] == pytest.approx(rows[0], rel=1e-3, abs=1e-7)
+    assert text.count("12 steps of 32 images in 2 processes") == 1
+    assert text.count("trained runs/") == 1
+    assert (two / "cost.json").read_bytes() == (one / "cost.json").read_bytes()
+
+
+def test_two_killed_processes_go_on_bit_for_bit(undisturbed, tmp_path):
+    programs = pair(WORDS, tmp_path, SLOW_STEP)
+    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 5 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    for program in programs:
+        program.kill()
+    run_dir, text = trained(WORDS, tmp_path)
+    assert "(from step 3)" in text or "(from step 6)" in text
+    assert results(run_dir) == results(undisturbed[0])
+    again, text = trained(WORDS, tmp_path)
+    assert (again, text.count("done already")) == (run_dir, 1)
+
+
+def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path):
+    words = [*WORDS, "progress.checkpoint_every=1000"]
+    programs = pair(words, tmp_path, SLOW_STEP)
+    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    programs[1].signal(signal.SIGTERM)
+    found, text = codes(programs)
+    assert found == [75, 75], text
+    assert "Traceback" not in text
+    (run_dir,) = tmp_path.glob("runs/scratch/train/*")
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "preempted"
+    assert (run_dir / "checkpoints" / "last.ckpt").exists()
+    trained(words, tmp_path)
+    assert results(run_dir) == results(undisturbed[0])
+
+
+def test_a_lost_process_ends_the_other_with_one_message(tmp_path):
+    programs = pair(WORDS, tmp_path, SLOW_STEP)
+    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 1 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    programs[1].kill()
+    assert programs[0].wait(60) == 4, programs[0].text
+    assert "deme: another process of this run ended or cannot be reached" in programs[0].text
+    assert "Traceback" not in programs[0].text
+
+
+def test_what_one_process_cannot_do_all_say(tmp_path):
+    cases = [
+        ([*WORDS, "batch_size=15"], "", 2, "batch_size=15 is that of all 2 processes together", "type: batch_size=14"),
+        (["train", "method=ant", *TINY_TRAIN], "", 2, "Ant balances tasks over the whole batch", "without torchrun"),
+        (WORDS, "import deme.training.fit as f\nf.step_of = lambda path: 3\n", 4, "checkpoints of different steps: 0, 3",
+         "paths.runs must be on a disk that all of them see"),
+        (["reproduce", str(Path(__file__).parents[2] / "experiments/digits")], "", 2, "deme reproduce starts processes by itself", "type: jobs=<n>"),
+    ]  # fmt: skip
+    for index, (words, second, code, *parts) in enumerate(cases):
+        found, text = codes(pair(words, tmp_path / str(index), second=second))
+        assert found == [code, code], text
+        assert all(part in text for part in parts), text
+        assert "Traceback" not in text
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_process_that_fails_before_training_does_not_leave_the_other_waiting(fails, tmp_path):
+    broken = "import deme.stages.common as c\nfrom deme.errors import MissingInput\ndef no(*a): raise MissingInput('no disk here')\nc.check_images = no\n"
+    programs = pair(
+        WORDS, tmp_path, *(("", broken) if fails else (f"if os.environ['RANK'] == '0':\n exec({broken!r}, {{}})\n",))
+    )
+    found, text = codes(programs)
+    assert found == [3, 3], text
+    assert "deme: no disk here" in programs[fails].text
+    assert f"deme: process {fails} of 2: no disk here" in programs[1 - fails].text
+    assert "Traceback" not in text
+
+
+def test_a_sweep_of_two_processes_trains_every_job_together(tmp_path):
+    words = ["train", "-m", "method=deme", "expert=0,9,1", *TINY_EXPERTS, "num_steps=2"]
+    found, text = codes(pair(words, tmp_path))
+    assert found == [2, 2], text
+    assert text.count("trained runs/") == 2
+    finished = [json.loads(p.read_text())["state"] for p in tmp_path.glob("runs/scratch/train/*/status.json")]
+    assert sorted(finished) == ["done", "done", "failed"]
+
+
+def test_torchrun_of_one_process_is_as_without(tmp_path):
+    words = ["train", *TINY_TRAIN]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    code, text = run(words, tmp_path, environment(0, 1, size=1))
+    assert code == 0, text
+    (run_dir,) = tmp_path.glob("runs/scratch/train/*")
+    assert results(run_dir) == expected
