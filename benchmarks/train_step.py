@@ -1,8 +1,11 @@
-"""What our Trainer costs beside a bare loop: one process, the two loops taking turns, medians of their ratios.
+"""A DeMe step of ours beside a bare loop: one process, the loops taking turns, medians of their ratios.
 
-Times are CPU seconds of the process (one thread): wall clock on a shared machine says more about the neighbours. Both
-loops do the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. `python benchmarks/train_step.py`
-writes benchmarks/results/train_step.json; `--model cifar10` measures the 35.7M UNet of DDPM on CIFAR-10.
+All loops do the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. On a CPU times are CPU seconds of the process
+(one thread): wall clock on a shared machine says more about the neighbours. There, ours in float32 (what does the Trainer cost?) and,
+where it is asked for, in `--precision bf16-mixed` are compared to the bare loop in eager float32. On a GPU (`--device cuda`, seconds)
+ours is bf16-mixed, compiled, channels last, compared to bare loops in eager float32 and in eager float16 autocast.
+`python benchmarks/train_step.py` writes results/train_step.json (train_step_cuda.json); `--model cifar10` measures the 35.7M UNet of
+DDPM on CIFAR-10.
 """
 
 import argparse
@@ -15,6 +18,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +31,7 @@ from deme.methods.deme import DeMe
 from deme.models.unconditional import UnconditionalModel, build, load
 from deme.paths import conf_dir
 from deme.ranges import TimestepRange
+from deme.stages.common import Compute
 from deme.timesteps import ProbabilisticSampler
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
@@ -38,6 +44,21 @@ SPEC = yaml.safe_load((conf_dir() / "model" / "ddpm_cifar10.yaml").read_text())
 CIFAR10 = {**SPEC["unet"], "dropout": 0.0}  # dropout would cost both loops the same
 
 
+@dataclass(frozen=True)
+class Setting:
+    images: InMemoryImages
+    make: Callable[[], UnconditionalModel]
+    batch_size: int
+    device: str
+
+
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def sampler() -> ProbabilisticSampler:
     return ProbabilisticSampler(RANGE, 1000, 0.3)
 
@@ -46,94 +67,124 @@ def optimizer(parameters) -> torch.optim.AdamW:  # type: ignore[no-untyped-def]
     return torch.optim.AdamW(parameters, lr=5e-4, betas=(0.95, 0.999), weight_decay=1e-6)
 
 
-def ours(
-    make: Callable[[], UnconditionalModel], images: InMemoryImages, batch_size: int, num_steps: int, folder: Path
-) -> float:
-    """CPU seconds that `fit` takes for `num_steps`, its logging, progress and set-up included; a checkpoint is not."""
-    method = DeMe(Constant(), sampler())
-    method.prepare(make, "cpu")
-    module = DiffusionModule(make(), method, optimizer, ConstantRate(num_steps), warmup_ema, 0, False, log_every=50)
-    loop = Loop(num_steps, batch_size, 0, accelerator="cpu", checkpoint_every=10**9)
-    began = time.process_time()
-    with contextlib.redirect_stdout(io.StringIO()):
-        fit(module, images, loop, folder, "benchmark")
-    return time.process_time() - began
+def ours(setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False) -> float:
+    """Seconds that `fit` takes for `num_steps`, its logging, progress and set-up included; checkpoint and compiling are not."""
+    compute = Compute("gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast)
+    method, model = DeMe(Constant(), sampler()), setting.make()
+    method.prepare(setting.make, setting.device, compute.dtype)
+    compute.ready(model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher)
+    module = DiffusionModule(model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, False, log_every=50)
+
+    def train(steps: int, place: Path) -> None:
+        loop = Loop(
+            steps, setting.batch_size, 0, precision=precision, accelerator=compute.accelerator, checkpoint_every=10**9
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            fit(module, setting.images, loop, place, "benchmark")
+
+    if fast:
+        train(3, folder / "warm")
+    began = clock(setting.device)
+    train(num_steps, folder)
+    return clock(setting.device) - began
 
 
-def bare(
-    make: Callable[[], UnconditionalModel], images: InMemoryImages, batch_size: int, num_steps: int, _: Path
-) -> float:
-    """CPU seconds of a loop written by hand."""
-    model, teacher = make().train(), make().eval().requires_grad_(False)
+def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = None) -> float:
+    """Seconds of an eager loop written by hand."""
+    model, teacher = (
+        setting.make().to(setting.device).train(),
+        setting.make().to(setting.device).eval().requires_grad_(False),
+    )
     ema = warmup_ema(model.parameters())
+    ema.to(setting.device)
     steps, draw, timesteps = optimizer(model.parameters()), torch.Generator().manual_seed(0), sampler()
-    alpha_bar = model.schedule.alpha_bar.float()
-    began = time.process_time()
+    scaler = torch.amp.GradScaler(setting.device, enabled=dtype == torch.float16)
+    alpha_bar = model.schedule.alpha_bar.float().to(setting.device)
+    began = clock(setting.device)
     for _step in range(num_steps):
-        x0 = to_float(images.pixels[torch.randint(len(images), (batch_size,), generator=draw)])
-        t, eps = timesteps(batch_size, draw), torch.randn(x0.shape, generator=draw)
+        chosen = setting.images.pixels[torch.randint(len(setting.images), (setting.batch_size,), generator=draw)]
+        x0 = to_float(chosen).to(setting.device)
+        t, eps = timesteps(setting.batch_size, draw), torch.randn(x0.shape, generator=draw)
+        t, eps = t.to(setting.device), eps.to(setting.device)
         a = alpha_bar[t].view(-1, 1, 1, 1)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
-        prediction = model(x_t, t)
-        with torch.no_grad():
-            answer = teacher(x_t, t)
+        with torch.autocast(setting.device, dtype or torch.bfloat16, enabled=dtype is not None):
+            prediction = model(x_t, t)
+            with torch.no_grad():
+                answer = teacher(x_t, t)
+        prediction, answer = prediction.float(), answer.float()
         loss = (prediction - eps).square().mean() + (prediction - answer).square().mean()
         steps.zero_grad()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(steps)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        steps.step()
+        scaler.step(steps)
+        scaler.update()
         ema.step(model.parameters())
-    return time.process_time() - began
+    return clock(setting.device) - began
+
+
+def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
+    if name == "digits":
+        return Setting(load_digits().train, lambda: load("asset:digits_base"), batch_size or 128, device)
+    pixels = torch.randint(0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    return Setting(
+        InMemoryImages(pixels), lambda: build(CIFAR10, {}, 0), batch_size or (128 if device == "cuda" else 2), device
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["digits", "cifar10"], default="digits")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="on a CPU: measured, too"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batch-size", type=int)
-    arguments = parser.parse_args()
+    a = parser.parse_args()
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    if arguments.model == "digits":
-        images = load_digits().train
-        num_steps, batch_size = arguments.steps or 100, arguments.batch_size or 128
-
-        def make() -> UnconditionalModel:
-            return load("asset:digits_base")
+    setting = setting_of(a.model, a.batch_size, a.device)
+    num_steps = a.steps or (50 if a.device == "cuda" else 100 if a.model == "digits" else 3)
+    calls: dict[str, Callable[[Setting, int, Path], float]] = {"bare": bare}
+    if a.device == "cuda":
+        calls["bare_fp16"] = partial(bare, dtype=torch.float16)
+        calls["ours_bf16_compile"] = partial(ours, precision="bf16-mixed", fast=True)
     else:
-        images = InMemoryImages(
-            torch.randint(0, 256, (64, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
-        )
-        num_steps, batch_size = arguments.steps or 3, arguments.batch_size or 2
+        torch.set_num_threads(1)
+        calls["ours"] = ours
+        if a.precision == "bf16-mixed":
+            calls["ours_bf16"] = partial(ours, precision="bf16-mixed")
 
-        def make() -> UnconditionalModel:
-            return build(CIFAR10, {}, 0)
-
-    pairs = []
+    rounds = []
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(arguments.repeats + 1):
-            order = [ours, bare] if repeat % 2 else [bare, ours]
-            seconds = {f.__name__: f(make, images, batch_size, num_steps, Path(folder, str(repeat))) for f in order}
-            if repeat:  # the first pair warms up
-                pairs.append(seconds)
-                print(
-                    f"ours {seconds['ours'] / num_steps * 1e3:.2f} ms a step, bare {seconds['bare'] / num_steps * 1e3:.2f}",
-                    flush=True,
-                )
-    ratios = sorted(pair["ours"] / pair["bare"] for pair in pairs)
+        for repeat in range(a.repeats + 1):
+            names = list(calls) if repeat % 2 else list(calls)[::-1]
+            seconds = {name: calls[name](setting, num_steps, Path(folder, f"{name}{repeat}")) for name in names}
+            if repeat:  # the first round warms up
+                rounds.append(seconds)
+                print(", ".join(f"{n} {seconds[n] / num_steps * 1e3:.2f} ms a step" for n in calls), flush=True)
+
+    def compared(name: str, base: str) -> dict[str, float]:
+        ratios = sorted(r[name] / r[base] for r in rounds)
+        values = {"median": statistics.median(ratios), "min": ratios[0], "max": ratios[-1]}
+        return {key: round(value, 4) for key, value in values.items()}
+
+    bases = [name for name in calls if name.startswith("bare")]
     result = {
-        "model": arguments.model, "batch_size": batch_size, "steps": num_steps, "repeats": len(ratios),
-        "ratio_median": round(statistics.median(ratios), 4), "ratio_min": round(ratios[0], 4), "ratio_max": round(ratios[-1], 4),
-        "ours_ms": round(statistics.median(p["ours"] for p in pairs) / num_steps * 1e3, 2),
-        "bare_ms": round(statistics.median(p["bare"] for p in pairs) / num_steps * 1e3, 2),
-        "torch": torch.__version__, "threads": 1, "machine": platform.machine(),
+        "model": a.model, "batch_size": setting.batch_size, "steps": num_steps, "repeats": len(rounds),
+        "ratios": {f"{n} / {b}": compared(n, b) for n in calls if n not in bases for b in bases},
+        "ms": {n: round(statistics.median(r[n] for r in rounds) / num_steps * 1e3, 2) for n in calls},
+        "torch": torch.__version__, "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds",
+        "avx512_bf16": a.device == "cpu" and "avx512_bf16" in Path("/proc/cpuinfo").read_text(),
     }  # fmt: skip
     print(json.dumps(result))
-    place = Path(__file__).parent / "results" / "train_step.json"
+    place = Path(__file__).parent / "results" / ("train_step_cuda.json" if a.device == "cuda" else "train_step.json")
     results = json.loads(place.read_text()) if place.exists() else {}
     place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps({**results, arguments.model: result}, indent=2) + "\n")
+    place.write_text(json.dumps({**results, a.model: result}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

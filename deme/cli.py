@@ -159,6 +159,7 @@ def _hydra(verb: str, overrides: list[str]) -> int:
         try:
             stage_function(verb)(to_dict(cfg))
         except DemeError as error:
+            traceback.clear_frames(error.__traceback__)  # what a failed job holds, the next one needs
             failures.append(error)
 
     settings = [part for word in overrides if OVERRIDE.match(word) for part in written_out(word)]

@@ -1,5 +1,6 @@
 """`deme train`: finetune or pretrain one model, or one expert."""
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,13 @@ from deme.runs import Run, say
 
 def run(config: dict[str, Any]) -> Path:
     """Train unless it is done; return the run directory. Processes of one torchrun or srun train one run together."""
+    try:
+        return _run(config)
+    finally:
+        gc.collect()  # Lightning's trainer and module refer to each other: a sweep would hold every job's weights
+
+
+def _run(config: dict[str, Any]) -> Path:
     if processes.world_size() == 1:
         return Run.planned(config).execute(_train)
 
@@ -70,6 +78,7 @@ def _train(run: Run, team: Any = None) -> None:
         say(f"training {run.path.name}: t in {training.range}, {images}{together}")
     first = fit(training.module, training.images, training.loop, run.path, run.path.name, loggers)
     training.method.finish()
+    training.method.teacher = None
     if run.mine:
         _finish(run, training, tracker, first)
 

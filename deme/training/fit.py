@@ -23,6 +23,13 @@ from deme.training.module import DiffusionModule
 from deme.training.progress import progress
 from deme.training.team import Team
 
+ABOUT_ITSELF = (
+    ".*num_workers.*",
+    ".*GPU available but not used.*",
+    ".*LeafSpec.*",
+    ".*logging interval.*",
+)  # Lightning
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -60,7 +67,7 @@ def fit(
     curve = JsonlLogger(folder / "metrics.jsonl")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices on devices, tips and max_steps
     with warnings.catch_warnings():
-        for text in (".*num_workers.*", ".*GPU available but not used.*", ".*LeafSpec.*"):  # Lightning's, about itself
+        for text in ABOUT_ITSELF:
             warnings.filterwarnings("ignore", text)
         save = SaveLast(checkpoint, loop.checkpoint_every, curve, loop.log_every)
         first = rank == 0
@@ -86,6 +93,9 @@ def fit(
             trainer.fit(module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None)
             stop = save.stopped or signals.pending()
         signals.clear()
+    for optimizer in trainer.optimizers:  # weights are all that is needed from here on
+        optimizer.state.clear()
+    module.zero_grad()
     if stop is not None:
         raise stop
     module.check_finite()

@@ -125,9 +125,9 @@ class DiffusionModule(pl.LightningModule):
             self.ema.load_state_dict(checkpoint["ema"])
 
     def weights(self) -> dict[str, Tensor]:
-        """Return a copy of the model's state with its parameters replaced by their moving averages, if there is an EMA."""
-        state = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        """Return the model's state with its parameters replaced by their moving averages, if there is an EMA. No copies."""
+        state = {name: value.detach() for name, value in self.model.state_dict().items()}
         if self.ema is not None:
             names = (name for name, _ in self.model.named_parameters())
-            state |= {n: v.detach().clone() for n, v in zip(names, self.ema.shadow_params, strict=True)}
+            state |= {n: v.detach() for n, v in zip(names, self.ema.shadow_params, strict=True)}
         return state

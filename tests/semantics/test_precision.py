@@ -81,10 +81,12 @@ def test_in_float32_the_teacher_is_the_pretrained_model_itself():
 def test_in_mixed_precision_weights_averages_and_optimizer_are_float32(tmp_path):
     method = DeMe(torch.ones(1000), TIMESTEPS)
     method.prepare(lambda: tiny(**ATTENTION), "cpu", torch.bfloat16)
-    module = trained(tmp_path / "bf16", method=method, precision="bf16-mixed")
+    module = trained(tmp_path / "bf16", method=method, precision="bf16-mixed", checkpoint_every=2)
     method.finish()
     full = trained(tmp_path / "f32")
-    moments = [v for state in module.trainer.optimizers[0].state.values() for v in state.values() if v.ndim]
+    checkpoint = torch.load(tmp_path / "bf16" / "checkpoints" / "last.ckpt", weights_only=True)
+    moments = [v for state in checkpoint["optimizer_states"][0]["state"].values() for v in state.values() if v.ndim]
+    assert len(moments) == 2 * len(list(module.model.parameters()))
     for values in (module.model.parameters(), module.ema.shadow_params, module.weights().values(), moments):
         assert {value.dtype for value in values} == {torch.float32}
     assert 0 < distance(module, full) < 5e-2
