@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from deme import files
+from deme.checks import check_numbers
 from deme.errors import BadConfig, DemeError, Stopped, WorkFailed
 from deme.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
 from deme.paths import PACKAGE
@@ -24,54 +25,6 @@ from deme.paths import PACKAGE
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out")
 NO_RESULT = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
-LEAST = {
-    "num_steps": 1,
-    "num_ranges": 1,
-    "steps_per_expert": 1,
-    "search.num_images": 2,
-    "batch_size": 1,
-    "accumulate": 1,
-    "data.size": 1,
-    "num_images": 1,
-    "shard_size": 1,
-    "seed": 0,
-    "sample_seed": 0,
-    "balancing.refresh_every": 1,
-    "ranges.num_ranges": 1,
-    "ranges.num_bins": 1,
-    "ranges.num_images": 2,
-    "ranges.seed": 0,
-    "compute.threads": 1,
-    "learning_rate.warmup_steps": 0,
-    "metrics.replicates": 2,
-    "metrics.loss.num_ranges": 1,
-    "metrics.loss.draws": 1,
-    "progress.checkpoint_every": 1,
-    "progress.log_every": 1,
-    "progress.num_workers": 0,
-    "progress.processes": 1,
-    "metrics.nearest_k": 1,
-    "progress.preview.num_images": 1,
-    "progress.preview.num_inference_steps": 1,
-    "passport.num_images": 16,
-    "sampler.num_inference_steps": 1,
-}
-BOOLEANS = (
-    "compute.channels_last",
-    "compute.compile",
-    "compute.gradient_checkpointing",
-    "data.download",
-    "data.random_flip",
-    "dry_run",
-    "keep_projections",
-    "metrics.kid",
-    "optimizer.fused",
-    "overwrite",
-    "private",
-    "sampler.clip_sample",
-    "timesteps.antithetic",
-)
-OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "data.size", "metrics.nearest_k", "optimizer.fused")
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -218,27 +171,6 @@ class Run:
             return
         say(text)
         files.append_line(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
-
-
-def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raise BadConfig unless the counts and seeds at the top of a config are whole numbers that make sense."""
-    for key, least in LEAST.items():
-        value = _value(config, key, ...)
-        if value is ... or (key in OPTIONAL and value is None):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
-    for key in BOOLEANS:
-        value = _value(config, key, ...)
-        if value is not ... and not isinstance(value, bool) and not (key in OPTIONAL and value is None):
-            raise BadConfig(f"{key} must be true or false, got {value!r}")
-
-
-def _value(config: Mapping[str, Any], key: str, missing: Any) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part, missing) if isinstance(node, Mapping) else missing
-    return node
 
 
 def say(text: str) -> None:

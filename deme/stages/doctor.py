@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from deme import __version__, files
+from deme.checks import check_numbers
 from deme.errors import BadConfig, WorkFailed
 from deme.paths import conf_dir, locate
-from deme.runs import LIBRARIES, check_numbers, say
+from deme.runs import LIBRARIES, say
 
 OPTIONAL = {
     "cleanfid": "FID cross-check",

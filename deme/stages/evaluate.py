@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_numbers
 from deme.config import extractor_specs
 from deme.errors import BadConfig
-from deme.runs import Run, check_numbers
+from deme.runs import Run
 
 SOURCES = ("weights", "experts", "images", "real")
 LOGGER_MODES = ("disabled", "offline", "online")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_numbers
 from deme.errors import BadConfig, WorkFailed
 from deme.inputs import weights_folder
 from deme.paths import locate
-from deme.runs import check_numbers, say
+from deme.runs import say
 from deme.stages import push
 
 DTYPES = ("float32", "float16", "bfloat16")

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_numbers
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.paths import locate
-from deme.runs import check_numbers, say
+from deme.runs import say
 
 
 def run(config: dict[str, Any]) -> Path:

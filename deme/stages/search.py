@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_numbers
 from deme.errors import BadConfig
 from deme.inputs import content_hash
-from deme.runs import Run, check_numbers, say
+from deme.runs import Run, say
 
 
 def run(config: dict[str, Any]) -> Path:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_numbers
 from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
 from deme.paths import ASSET, HUB, locate
-from deme.runs import Run, check_numbers, identity_hash, is_sealed, say, sealed_identity
+from deme.runs import Run, identity_hash, is_sealed, say, sealed_identity
 
 
 def run(config: dict[str, Any]) -> Path:

@@ -12,7 +12,7 @@ GROUND = {"errors", "files", "paths", "processes", "signals"}  # standard librar
 PURE = {"schedule", "ranges", "clustering", "timesteps", "seeds", "weighting", "balancing"}
 COMPONENTS = {"data", "models", "merging", "sampling", "metrics", "tensors"}
 LEARNING = {"methods", "training"}
-RUNS = {"config", "inputs", "runs", "suite_file", "suites", "stages", "report", "analysis", "cli"}
+RUNS = {"checks", "config", "inputs", "runs", "suite_file", "suites", "stages", "report", "analysis", "cli"}
 LAYER = {name: level for level, names in enumerate((GROUND, PURE, COMPONENTS, LEARNING, RUNS)) for name in names}
 
 
@@ -89,7 +89,9 @@ def test_merging_does_not_know_models_and_components_not_each_other():
 def test_tables_and_decisions_need_no_torch():
     """report/, suites, runs and the light halves of the stages import nothing heavy when they are imported."""
     light = [
-        f for f in FILES if part(f) in {*GROUND, "config", "inputs", "runs", "suite_file", "suites", "report", "cli"}
+        f
+        for f in FILES
+        if part(f) in {*GROUND, "checks", "config", "inputs", "runs", "suite_file", "suites", "report", "cli"}
     ]
     heavy = (
         "common",
