@@ -109,7 +109,8 @@ def content_hash(place: str | Path) -> str:
             return str(next(iter(weights.values())))
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
-    if path.is_dir() and not any(path.rglob("*.safetensors")) and not any(path.rglob("config.json")):
+    configs = (path / "config.json", path / "unet" / "config.json")  # a model's, whose weights may be pickles
+    if path.is_dir() and not any(path.rglob("*.safetensors")) and not any(config.exists() for config in configs):
         return files.sha256_text(
             "\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file())
         )

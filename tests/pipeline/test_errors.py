@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from deme import tensors
+from deme.cli import COMMANDS, STAGES
 from deme.models.unconditional import UNET
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
@@ -29,7 +30,7 @@ def fails(words, folder, code, *parts, patch=""):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: train, merge, search, improve, evaluate, sample, export, stats, verify, analyze, doctor, plan, reproduce, table, compare"),
+        (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: " + ", ".join([*STAGES, *COMMANDS])),
         (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
         (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: cifar10, digits, image_folder, lsun_bedroom, lsun_church"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),

@@ -7,9 +7,10 @@ from deme.balancing.pcgrad import PCGrad
 from deme.balancing.uncertainty import Uncertainty
 from deme.data import InMemoryImages, to_float
 from deme.methods.ant import Ant
+from deme.methods.finetune import Finetune
 from deme.ranges import TimestepRange, uniform
 from deme.seeds import Rows, generator
-from deme.timesteps import StratifiedSampler
+from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.batches import StepBatches
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
@@ -58,3 +59,26 @@ def test_combined_gradients_accumulate_as_the_mean_over_batches(tmp_path):
         ant(PCGrad(3)).losses(model, x0, rows)["balanced"].backward()
         expected.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(found, sum(expected) / 2, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
+    def trained(name, rate, steps=3, drawn_before=0):
+        torch.rand(drawn_before)
+        method = Finetune(torch.ones(1000), RangeSampler(TimestepRange(0, 1000), 1000))
+        module = DiffusionModule(
+            tiny(dropout=rate),
+            method,
+            lambda groups: torch.optim.SGD(groups, lr=0.1),
+            ConstantRate(steps),
+            None,
+            0,
+            False,
+            50,
+        )
+        fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name, "test")
+        return torch.cat([p.detach().flatten() for p in module.model.parameters()])
+
+    first = trained("first", 0.5)
+    assert torch.equal(trained("again", 0.5, drawn_before=7), first)
+    assert not torch.equal(trained("none", 0.0), first)
