@@ -268,7 +268,7 @@ class Suite:
 
     def stale(self) -> list[Path]:
         """Return finished runs of this suite that no node resolves to: made by an older config."""
-        wanted = {run.path for node in self.nodes if (run := node.run) is not None}
+        wanted = {run.path for node in self.nodes if node.state != "lacking" and (run := node.run) is not None}
         folders = [self.runs / self.name / stage for stage in CHAIN]
         finished = [p.parent for folder in folders for p in sorted(folder.glob("*/status.json"))]
         return [path for path in finished if path not in wanted and read_status(path).get("state") == "done"]

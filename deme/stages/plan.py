@@ -34,7 +34,7 @@ def run(suite: Suite, jobs: int = 1, tflops: float | None = None) -> int:
     if "gflop_per_forward" in settings and cost:
         total = cost * settings["gflop_per_forward"] / 1e6  # PFLOP
         at = (
-            f", {total * 1e3 / tflops / 3600:.1f} hours at {tflops:g} TFLOP/s"
+            f", {total * 1e3 / tflops / 3600:.2f} hours at {tflops:g} TFLOP/s"
             if tflops
             else "; for hours type: tflops=<what your device does>"
         )
