@@ -83,9 +83,12 @@ class StepLoader:
             for _, rows in self.batches.numbered():
                 yield pixels.index_select(0, rows.to(self.device, non_blocking=True))
             return
-        reader: Any = _Reader(self.images, self.batches)
-        steps: Any = ((step, rows.tolist()) for step, rows in self.batches.numbered())
-        loader = DataLoader(reader, batch_sampler=steps, num_workers=self.num_workers, collate_fn=_as_it_is)
+        reader: Any = _Reader(self.images)
+        crops = isinstance(self.images, Croppable)
+        wanted: Any = (
+            (rows.tolist(), self.batches.positions(step) if crops else None) for step, rows in self.batches.numbered()
+        )
+        loader = DataLoader(reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_as_it_is)
         for batch in loader:
             if isinstance(batch, DemeError):
                 raise batch
@@ -103,15 +106,12 @@ class StepLoader:
 class _Reader:
     """What reads a batch, here or in another process. An error is handed over whole: torch would wrap it in a traceback."""
 
-    images: Images
-    batches: StepBatches
+    images: Any
 
-    def __getitems__(self, batch: tuple[int, list[int]]) -> Tensor | DemeError:
-        step, indices = batch
+    def __getitems__(self, wanted: tuple[list[int], list[float] | None]) -> Tensor | DemeError:
+        indices, positions = wanted
         try:
-            if isinstance(self.images, Croppable):
-                return self.images.cropped(indices, self.batches.positions(step))
-            return self.images.__getitems__(indices)
+            return self.images.__getitems__(indices) if positions is None else self.images.cropped(indices, positions)
         except DemeError as error:
             return error
 

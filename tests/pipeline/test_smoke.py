@@ -20,7 +20,7 @@ from deme.models.unconditional import UNET
 from deme.ranges import uniform
 from deme.report.rows import comparisons
 from deme.suites import Suite
-from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "experiments" / "digits" / "smoke.yaml"
@@ -325,3 +325,30 @@ def test_the_notebook_runs_and_is_committed_without_outputs(smoke):
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     assert any("DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs)
+
+
+def test_images_of_another_kind_train_with_damaged_ones_left_out_and_random_crops(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "images").mkdir()
+    for index in range(40):
+        pixels = np.random.default_rng(index).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{index:02d}.webp")
+    (tmp_path / "images" / "07.webp").write_bytes(b"")
+    words = [
+        "train",
+        "data=image_folder",
+        "data.path=images",
+        "data.crop=random",
+        "progress.num_workers=1",
+        *TINY_TRAIN,
+    ]
+    code, text = run(words, tmp_path)
+    assert code == 4, text
+    assert "07.webp is not an image that can be read: it is empty\nmove it away, or type: data.corrupt=skip" in text
+    assert "Traceback" not in text
+    trained = done([*words, "data.corrupt=skip"], tmp_path)  # grey and 8 x 8, as the model
+    assert (
+        "1 of 40 images cannot be read and are left out: images/07.webp (it is empty)"
+        in (trained / "log.txt").read_text()
+    )
