@@ -37,7 +37,6 @@ from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
-from deme.weighting.constant import Constant
 
 RANGE = TimestepRange(0, 250)
 SPEC = yaml.safe_load((conf_dir() / "model" / "ddpm_cifar10.yaml").read_text())
@@ -70,7 +69,7 @@ def optimizer(parameters) -> torch.optim.AdamW:  # type: ignore[no-untyped-def]
 def ours(setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False) -> float:
     """Seconds that `fit` takes for `num_steps`, its logging, progress and set-up included; checkpoint and compiling are not."""
     compute = Compute("gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast)
-    method, model = DeMe(Constant(), sampler()), setting.make()
+    method, model = DeMe(torch.ones(1000), sampler()), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
     compute.ready(model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher)
     module = DiffusionModule(model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, False, log_every=50)
@@ -129,7 +128,7 @@ def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
         return Setting(load_digits().train, lambda: load("asset:digits_base"), batch_size or 128, device)
     pixels = torch.randint(0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
     return Setting(
-        InMemoryImages(pixels), lambda: build(CIFAR10, {}, 0), batch_size or (128 if device == "cuda" else 2), device
+        InMemoryImages(pixels), lambda: build(CIFAR10, {}, 0), batch_size or (128 if device == "cuda" else 8), device
     )
 
 
@@ -146,7 +145,7 @@ def main() -> None:
     a = parser.parse_args()
     warnings.simplefilter("ignore")
     setting = setting_of(a.model, a.batch_size, a.device)
-    num_steps = a.steps or (50 if a.device == "cuda" else 100 if a.model == "digits" else 3)
+    num_steps = a.steps or (50 if a.device == "cuda" else 100 if a.model == "digits" else 2)
     calls: dict[str, Callable[[Setting, int, Path], float]] = {"bare": bare}
     if a.device == "cuda":
         calls["bare_fp16"] = partial(bare, dtype=torch.float16)

@@ -66,7 +66,8 @@ def check_numbers(config: Mapping[str, Any]) -> None:
     for key in BOOLEANS:
         value = _value(config, key, ...)
         if value is not ... and not isinstance(value, bool) and not (key in OPTIONAL and value is None):
-            raise BadConfig(f"{key} must be true or false, got {value!r}")
+            allowed = "true, false or null" if key in OPTIONAL else "true or false"
+            raise BadConfig(f"{key} must be {allowed}, got {value!r}")
 
 
 def _value(config: Mapping[str, Any], key: str, missing: Any) -> Any:

@@ -88,7 +88,7 @@ def fit(
             curve.rewind(first_step)  # the run will write these lines again
         if team is not None:
             start_together(team, first_step)
-        loader = StepLoader(images, batches, loop.num_workers)
+        loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
         with signals.graceful():
             trainer.fit(module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None)
             stop = save.stopped or signals.pending()

@@ -35,7 +35,7 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: cifar10, digits, image_folder, lsun_bedroom, lsun_church"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),
         (["train", "experimnt=digits/deme"], "unknown key 'experimnt'; did you mean 'experiment'?"),
-        (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps"),
+        (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps, fused"),
         (["train", "seed=[1"], "cannot read the override 'seed=[1'"),
         (["train", "num_steps=abc"], "num_steps must be a whole number, at least 1; got 'abc'"),
         (["train", "batch_size=0"], "batch_size must be a whole number, at least 1; got 0"),
@@ -71,6 +71,11 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "method=ant", "balancing=nash_mtl", "balancing.refresh_every=2.5"], "balancing.refresh_every must be a whole number, at least 1; got 2.5"),
         (["train", "method=ant", "balancing.lr=0"], "Uncertainty: balancing.lr must be positive, got 0"),
         (["train", "method=ant", "balancing=pcgrad", "compute.precision=16-mixed"], "task gradients are taken before the loss is scaled"),
+        (["train", "method=ant", "balancing=nash_mtl", "compute.compile=true"], "task gradients are taken of parts of a batch whose sizes change"),
+        (["train", "compute.precision=16-mixed"], "compute.precision=16-mixed trains on a GPU only\ntype: compute.precision=bf16-mixed"),
+        (["train", "compute.channels_last=1"], "compute.channels_last must be true or false, got 1"),
+        (["train", "compute.gradient_checkpointing=yes_please"], "compute.gradient_checkpointing must be true or false, got 'yes_please'"),
+        (["train", "optimizer.fused=maybe"], "optimizer.fused must be true, false or null, got 'maybe'"),
         (["train", "balancing=pcgrad"], "Finetune has one task, nothing to balance\ntype: method=ant, or balancing=none"),
         (["train", "method=deme", "expert=0", "timesteps=stratified"], "StratifiedSampler: stratified timesteps come from all of [0, 1000), not from [0, 250)"),
         (["train", "weighting=min_snr", "weighting.gamma=0"], "MinSNR: gamma must be positive, got 0"),
@@ -309,6 +314,25 @@ def test_missing_damaged_or_nan_weights(experts, tmp_path):
     )
     assert not list(tmp_path.glob("runs/*/*/*/metrics.json"))
     assert not list(tmp_path.glob("runs/*/merge/*/weights/merged"))
+
+
+def test_compiled_gradients_that_differ_from_eager_ones_are_exit_4(tmp_path):
+    wrong = """
+import torch
+torch.nn.Module.compile = lambda self, **_: self.unet.conv_in.bias.register_hook(lambda g: -g)
+"""
+    words = ["train", *TINY_TRAIN, "compute.compile=true"]
+    fails(
+        words,
+        tmp_path,
+        4,
+        "deme: compiled gradients differ from eager ones for 1 of ",
+        "worst unet.conv_in.bias: off by 2 of its norm",
+        "type: compute.compile=false",
+        patch=wrong,
+    )
+    (status,) = tmp_path.glob("runs/*/*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "failed"
 
 
 def test_weights_changed_after_their_run_finished_are_exit_4(experts, tmp_path):
