@@ -30,7 +30,7 @@ lint: .venv/installed
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train_step.py
-	$(BIN)/python benchmarks/train_step.py --model cifar10 --precision bf16-mixed
+	$(BIN)/python benchmarks/train_step.py --model cifar10 --precision bf16-mixed --repeats 9
 	$(BIN)/python benchmarks/train_memory.py
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/balancing.py --model cifar10
