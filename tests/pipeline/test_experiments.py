@@ -1,0 +1,151 @@
+"""The suites of real data sets at smoke size, on made-up files in the official layouts and with smaller networks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from deme import files, tensors
+from deme.data.cifar10_files import BINARY
+from deme.metrics.inception import trunk
+from deme.suites import Suite
+from tests.cifar10 import unpack
+from tests.pipeline.program import TINY_EVALUATE, TINY_TRAIN, done, run
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+PRETEND = "from tests.cifar10 import pretend; pretend()"
+SMALLER = ["model.unet.block_out_channels=[8,8]", "model.unet.norm_num_groups=4", "model.unet.layers_per_block=1",
+           "model.unet.down_block_types=[DownBlock2D,AttnDownBlock2D]", "model.unet.up_block_types=[AttnUpBlock2D,UpBlock2D]"]  # fmt: skip
+
+
+@pytest.fixture
+def places(tmp_path):
+    (tmp_path / "data").mkdir()
+    unpack(BINARY, tmp_path / "data", without=["test_batch.bin"])
+    (tmp_path / "models").mkdir()
+    state = {name: value for name, value in trunk(768).state_dict().items() if "num_batches" not in name}
+    tensors.save(tmp_path / "models" / "inception.safetensors", state)
+    return tmp_path
+
+
+def with_a_smaller_network(suite, folder):
+    spec = yaml.safe_load((EXPERIMENTS / suite / "smoke.yaml").read_text())
+    spec["rows"][0]["train"] += SMALLER
+    for stage in ("train", "evaluate"):  # of the 30 made-up images, so that there are 6
+        spec["common"][stage] = [word.replace("held_out=0.001", "held_out=0.2") for word in spec["common"][stage]]
+    place = folder / f"{suite}.yaml"
+    place.write_text(yaml.safe_dump(spec))
+    return place
+
+
+@pytest.mark.parametrize("suite", ["cifar10", "cifar10_compact"])
+def test_the_smoke_suite_pretrains_finetunes_merges_and_evaluates(suite, places):
+    place = with_a_smaller_network(suite, places)
+    code, text = run(["reproduce", str(place)], places, PRETEND)
+    assert code == 0, text
+    spec = yaml.safe_load(place.read_text())
+    table = (places / spec["results"] / f"{spec['suite']}.md").read_text()
+    assert "--" not in [cell.strip() for line in table.splitlines() for cell in line.split("|")]
+    passports = list(places.glob(f"runs/{spec['suite']}/train/*/passport.json"))
+    trained = list(places.glob(f"runs/{spec['suite']}/train/*/weights"))
+    assert len(passports) == len(trained) - 1  # all but the base, which starts from nothing
+    bases = {files.read_json(p / "deme.json")["base"] for p in places.glob(f"runs/{spec['suite']}/train/*/weights/*")}
+    assert len(bases - {None}) == 1  # and all from the one that was pretrained
+    code, text = run(["plan", str(place)], places, PRETEND)
+    assert code == 0, text
+    assert "stale" not in text
+
+
+def test_the_files_that_are_missing_are_named_by_plan_and_by_reproduce(tmp_path):
+    code, text = run(["plan", str(EXPERIMENTS / "cifar10"), "tflops=100"], tmp_path)
+    assert code == 0, text
+    assert "hours at 100 TFLOP/s" in text
+    assert "runs cannot start: models/ddpm_ema_cifar10 does not exist" in text
+    code, text = run(["reproduce", str(EXPERIMENTS / "cifar10"), f"paths.models={tmp_path}/mine"], tmp_path)
+    assert code == 3, text
+    assert f"deme: {tmp_path}/mine/ddpm_ema_cifar10 does not exist" in text
+
+
+def test_the_time_limit_of_reproduce_stops_as_a_scheduler_would(places):
+    place = with_a_smaller_network("cifar10_compact", places)
+    place.write_text(place.read_text().replace("num_steps=2", "num_steps=5000"))
+    code, text = run(["reproduce", str(place), "minutes=0.1"], places, PRETEND)
+    assert code == 75, text
+    assert "the same command goes on from here" in text
+    assert list(places.glob("runs/cifar10_compact_smoke/train/pretrain-*/checkpoints/last.ckpt"))
+
+
+def published(name):
+    return files.read_json(EXPERIMENTS / name / "expected.json")["rows"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "lsun_church", "lsun_bedroom", "ablation"])
+def test_published_numbers_belong_to_rows(name):
+    suite = Suite.read(EXPERIMENTS / name)
+    assert suite.expected == published(name)
+    assert all(node.forwards >= 0 for node in suite.nodes if node.stage != "search")
+
+
+def test_published_numbers_are_the_papers():
+    assert published("cifar10")["deme_search"] == {"fid_pytorch": 3.51}
+    assert published("lsun_church")["deme_search"] == {"fid_pytorch": 7.27}
+    assert published("lsun_bedroom")["deme_before_merge"] == {"fid_pytorch": 5.87}
+    assert published("ablation")["n8_sampling_consistency_projection"] == {"fid_pytorch": 3.87}
+
+
+def test_the_ablation_trains_every_combination_for_the_same_number_of_steps():
+    suite = Suite.read(EXPERIMENTS / "ablation")
+    rows = {}
+    for node in (node for node in suite.nodes if node.stage == "train"):
+        config = node.config
+        sampling = config["timesteps"].get("probability", 0) > 0
+        key = (config["expert"] is None, config["ranges"]["num_ranges"], sampling,
+               config["method"].get("consistency_weight", 0) > 0, config["projection"]["placement"])  # fmt: skip
+        rows.setdefault((node.row, key), []).append(config["num_steps"])
+    assert len(rows) == 4 + 3 * 8 == len({key for _, key in rows})
+    assert {sum(steps) for steps in rows.values()} == {80_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "suite"),
+    [("ddpm_cifar10", "cifar10"), ("ddpm_lsun256", "lsun_church"), ("ddpm_compact", "cifar10_compact")],
+)
+def test_the_cost_of_a_forward_pass_is_what_the_suite_says(name, suite):
+    from diffusers import UNet2DModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from deme.config import compose_stage
+
+    unet = compose_stage("train", [f"model={name}"])["model"]["unet"]
+    with torch.device("meta"):
+        network = UNet2DModel(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in unet.items()}
+        )
+        size = unet["sample_size"]
+        with FlopCounterMode(display=False) as counter:
+            network.eval()(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long))
+    said = Suite.read(EXPERIMENTS / suite).spec["plan"]["gflop_per_forward"]
+    assert said == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_images_of_another_size_and_channel_count_take_one_override_each(mode, channels, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for index in range(40):
+        Image.effect_noise((14, 20), 40 + index).convert(mode).save(tmp_path / "mine" / f"{index}.png")
+    small = [word for word in TINY_TRAIN if not word.startswith("num_steps")]
+    words = ["data=mine/", "passport.num_images=16", "compute.threads=1"]
+    unet = ["model=digits_unet", "model.unet.sample_size=12", f"model.unet.in_channels={channels}"]
+    base = done(["train", "method=pretrain", *unet, *words, *small, "num_steps=3"], tmp_path)
+    model = f"model={base.relative_to(tmp_path)}/weights/ema"
+    experts = [done(["train", model, "method=deme", f"expert={i}", "ranges.num_ranges=2", *words, *small, "num_steps=2"], tmp_path)
+               for i in (0, 1)]  # fmt: skip
+    merged = done(["merge", model, f"inputs.experts=[{experts[0]},{experts[1]}]"], tmp_path)
+    evaluate = [word for word in TINY_EVALUATE if not word.startswith("num_images")]
+    found = done(["evaluate", model, "data=mine/", "metrics=loss", "save_images=png", "num_images=6", *evaluate,
+                  f"inputs.weights={merged}"], tmp_path)  # fmt: skip
+    with Image.open(next((found / "samples" / "images").glob("*.png"))) as image:
+        assert image.size == (12, 12)
+        assert len(image.getbands()) == channels
