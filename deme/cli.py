@@ -100,16 +100,25 @@ def main(argv: list[str] | None = None) -> int:
         with signals.handled():
             return _dispatch(words)
     except (DemeError, Stopped) as error:
-        if debug:
-            traceback.print_exc()
-        print(f"deme: {error}", file=sys.stderr)
-        return error.exit_code
+        hidden = signals.received() if isinstance(error, BadConfig) else None
+        return _failed(hidden or error, debug)
     except KeyboardInterrupt:
         print("deme: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception:
+        if (stop := signals.received()) is None:
+            raise
+        return _failed(stop, debug)
+
+
+def _failed(error: DemeError | Stopped, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"deme: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _dispatch(words: list[str]) -> int:

@@ -9,6 +9,7 @@ from deme.errors import Interrupted, Preempted, Stopped
 
 _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _pending: Stopped | None = None
+_received: Stopped | None = None
 _polling = False
 
 
@@ -25,9 +26,9 @@ def _error(signum: int) -> Stopped:
 
 def receive(signum: int, _frame: FrameType | None) -> None:
     """Handle a stop signal: raise its error now, or keep it for the next poll inside `graceful`."""
-    global _pending
+    global _pending, _received
     again = _pending is not None
-    _pending = _error(signum)
+    _pending = _received = _error(signum)
     if not _polling or again:
         error, _pending = _pending, None
         raise error
@@ -36,6 +37,8 @@ def receive(signum: int, _frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
     """Handle the stop signals for the block (main thread only) and put the former handlers back."""
+    global _received
+    _received = None
     before = {signum: signal.signal(signum, receive) for signum in _STOP}
     try:
         yield
@@ -60,7 +63,12 @@ def pending() -> Stopped | None:
     return _pending
 
 
+def received() -> Stopped | None:
+    """Return the last signal's error, also after it was raised: a library's clean-up may have failed on it and hidden it."""
+    return _received
+
+
 def clear() -> None:
     """Forget a received signal."""
-    global _pending
-    _pending = None
+    global _pending, _received
+    _pending = _received = None

@@ -17,7 +17,7 @@ from deme.stages import stage_function
 from deme.stages.compare import difference_of, read_evaluations
 
 GROUPS = ("data", "model", "metrics", "projection", "sampler", "compute", "progress", "logger", "passport")
-PAPER_STEPS = 20_000
+MOST_STEPS = 20_000  # the paper's
 LEAST_STEPS = 20
 TRIAL = (10, 60)  # optimizer steps of two runs that tell the seconds of one
 SEARCH_SEED = 7_000_000
@@ -146,7 +146,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
     """The steps of an expert, kept in plan.json: a resumed run does not plan anew."""
     config, place = run.config, run.path / "plan.json"
     if config["steps_per_expert"] is not None or config["hours"] is None:
-        return int(config["steps_per_expert"] or PAPER_STEPS)
+        return int(config["steps_per_expert"] or MOST_STEPS)
     if not place.exists():
         began = [read_status(_train(run, 0, steps, "trial"))["seconds"] for steps in TRIAL]
         per_step = max(began[1] - began[0], 0.05) / (TRIAL[1] - TRIAL[0])
@@ -154,7 +154,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
         spent = evaluation + sum(began)
         later = evaluation + _search_seconds(run, evaluations)
         left = 0.9 * (3600 * config["hours"] - spent - later)
-        steps = min(PAPER_STEPS, int(left / per_step / config["num_ranges"]))
+        steps = min(MOST_STEPS, int(left / per_step / config["num_ranges"]))
         plan = {"seconds_per_step": per_step, "seconds_for_the_rest": spent + later, "num_steps": steps}
         files.write_json(place, plan)
     plan = files.read_json(place)

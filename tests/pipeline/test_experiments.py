@@ -16,7 +16,7 @@ from tests.pipeline.program import TINY_EVALUATE, TINY_TRAIN, done, run
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PRETEND = "from tests.cifar10 import pretend; pretend()"
-SMALLER = ["model.unet.block_out_channels=[8,8]", "model.unet.norm_num_groups=4", "model.unet.layers_per_block=1",
+SMALLER = ["model.unet.block_out_channels=[8,8]", "+model.unet.norm_num_groups=4", "model.unet.layers_per_block=1",
            "model.unet.down_block_types=[DownBlock2D,AttnDownBlock2D]", "model.unet.up_block_types=[AttnUpBlock2D,UpBlock2D]"]  # fmt: skip
 
 

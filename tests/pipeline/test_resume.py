@@ -163,7 +163,7 @@ def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tm
         )
     )
     program.signal(signal.SIGINT)
-    assert program.wait() == 130
+    assert program.wait() == 130, program.text
     assert "interrupted" in program.text
     assert "Traceback" not in program.text
     assert results(done(words, tmp_path)) == expected

@@ -15,6 +15,7 @@ from deme.merging.task_vectors import merge_folder
 from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import PLACEMENT, PROJECTIONS, UNET, load
+from deme.stages.common import opener
 from tests.models import tiny
 
 CIFAR10 = {
@@ -220,7 +221,7 @@ def saved_experts(folder, placements, base_placement=None):
                 weight += 0.02 * torch.randn(weight.shape, generator=g)
         about = {"range": [500 * index, 500 * index + 500], "num_timesteps": 1000, "base": "hash"}
         model.save(folder / str(index), model.state_dict(), about)
-    return plan_merge(folder / "base", [folder / "0", folder / "1"], "hash")
+    return plan_merge(folder / "base", opener(folder / "base"), [folder / "0", folder / "1"], "hash")
 
 
 def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):

@@ -23,3 +23,22 @@ def test_a_signal_waits_for_the_next_poll_and_a_second_one_does_not():
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
     assert signals.pending() is None
+
+
+def test_a_stop_that_a_librarys_cleanup_hid_is_still_a_stop(monkeypatch, capsys):
+    import signal
+
+    from deme import cli
+    from deme.errors import BadConfig
+
+    def hidden(words):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise BadConfig("failed while it was cleaning up")
+
+    monkeypatch.setattr(cli, "_dispatch", hidden)
+    assert cli.main([]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_dispatch", lambda words: (_ for _ in ()).throw(BadConfig("a slip")))
+    assert cli.main([]) == 2
