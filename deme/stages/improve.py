@@ -82,6 +82,8 @@ def _stage(run: Run, stage: str, words: list[str], **more: Any) -> Path:
     words = [*words, *(["inputs.experts=[]"] if "experts" in more.get("inputs", {}) else [])]  # without a default
     config = compose_stage(stage, words)
     shared = {group: run.config[group] for group in GROUPS if group in config}
+    if "metrics" in shared:  # the search looks at the training images
+        shared["metrics"] = {**shared["metrics"], "reference": "held_out"}
     paths = {**run.config["paths"], "runs": str(run.path / "runs")}
     settings = {**config, **shared, "suite": "improve", "paths": paths}
     settings |= {key: {**settings[key], **value} if isinstance(value, dict) else value for key, value in more.items()}
