@@ -151,6 +151,12 @@ def written_out(word: str) -> list[str]:
     option = PLACES.get(group)
     if option is None or not ("/" in value or ":" in value or os.path.isdir(value)):  # noqa: PTH112 (starts in no time)
         return [word]
+    from pathlib import Path
+
+    from deme.inputs import is_run, weights_folder
+
+    if group == "model" and is_run(Path(value)):
+        value = str(weights_folder(Path(value)))
     return [f"{group}={option}", f"{group}.path={value}"]
 
 

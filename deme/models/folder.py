@@ -33,7 +33,7 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
     if not config.is_file():
         raise MissingInput(
             f"{path} is not a diffusers model folder: it needs unet/config.json and "
-            "scheduler/scheduler_config.json (or both files at its top)"
+            "scheduler/scheduler_config.json (or both files at its top)" + _weights_inside(path, folder)
         )
     unet = read_json(config)
     _check_unet(path, unet)
@@ -50,6 +50,11 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
             )
         )
     return unet, _schedule(path, read_json(schedulers[0] / "scheduler_config.json"))
+
+
+def _weights_inside(path: str, folder: Path) -> str:
+    inside = [p.name for p in sorted((folder / "weights").glob("[!.]*"))]
+    return f"\nit is a run; type: model.path={path}/weights/{inside[0]}" if inside else ""
 
 
 def _check_pipeline(path: str, index: Mapping[str, Any]) -> None:

@@ -149,3 +149,16 @@ def test_images_of_another_size_and_channel_count_take_one_override_each(mode, c
     with Image.open(next((found / "samples" / "images").glob("*.png"))) as image:
         assert image.size == (12, 12)
         assert len(image.getbands()) == channels
+
+
+def test_a_run_stands_for_its_weights_and_a_folder_for_an_option(tmp_path):
+    base = done(["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=2"], tmp_path)
+    run_dir = base.relative_to(tmp_path)
+    words = ["data=digits", *TINY_TRAIN, "num_steps=1", "passport.num_images=16"]
+    one = done(["train", f"model={run_dir}", *words], tmp_path)
+    code, text = run(["train", "model=diffusers", f"model.path={run_dir}/weights/ema", *words], tmp_path)
+    assert code == 0, text
+    assert f"done already: {one.relative_to(tmp_path)}" in text
+    code, text = run(["train", "model=diffusers", f"model.path={run_dir}", *words, "seed=5"], tmp_path)
+    assert code == 3, text
+    assert f"it is a run; type: model.path={run_dir}/weights/ema" in text
