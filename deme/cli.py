@@ -148,7 +148,11 @@ def _dispatch(words: list[str]) -> int:
 def written_out(word: str) -> list[str]:
     """Return model=<folder or hub:...> and data=<folder> as the options that they stand for; any other word as it is."""
     group, _, value = word.partition("=")
+    from deme.paths import conf_dir
+
     option = PLACES.get(group)
+    if option is not None and (conf_dir() / group / f"{value}.yaml").is_file():
+        return [word]
     if option is None or not ("/" in value or ":" in value or os.path.isdir(value)):  # noqa: PTH112 (starts in no time)
         return [word]
     from pathlib import Path
@@ -157,6 +161,8 @@ def written_out(word: str) -> list[str]:
 
     if group == "model" and is_run(Path(value)):
         value = str(weights_folder(Path(value)))
+    if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever the path is called
+        value = "'" + os.path.expanduser(value).replace("\\", "\\\\").replace("'", "\\'") + "'"  # noqa: PTH111
     return [f"{group}={option}", f"{group}.path={value}"]
 
 

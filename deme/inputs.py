@@ -1,6 +1,8 @@
 """What a run starts from: paths, run directories, or finished runs looked up by what they are called. No torch here."""
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import yaml
 
 from deme import files
-from deme.errors import BadConfig, MissingInput
+from deme.errors import BadConfig, DemeError, MissingInput
 from deme.paths import DATASETS, locate
 
 
@@ -99,7 +101,7 @@ def input_hash(name: str, path: Path) -> str:
 
 def content_hash(place: str | Path) -> str:
     """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
-    data folder's listing (names and sizes). A data set of the Hub is what its name and revision say."""
+    data folder's. A data set of the Hub is what its name and revision say."""
     if str(place).startswith(DATASETS):
         return files.sha256_text(str(place))
     path = locate(str(place))
@@ -111,7 +113,21 @@ def content_hash(place: str | Path) -> str:
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
     configs = (path / "config.json", path / "unet" / "config.json")  # a model's, whose weights may be pickles
     if path.is_dir() and not any(path.rglob("*.safetensors")) and not any(config.exists() for config in configs):
-        return files.sha256_text(
-            "\n".join(f"{p.relative_to(path)} {p.stat().st_size}" for p in sorted(path.rglob("*")) if p.is_file())
-        )
+        return _folder_hash(path)
     return files.sha256(path)
+
+
+def _folder_hash(folder: Path) -> str:
+    """Return the hash of a data folder's files, remembered in the cache until a name, a size or a time changes."""
+    stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
+    listing = files.sha256_text("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats))
+    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser() / "folders"
+    place = cache / f"{files.sha256_text(str(folder.resolve()))[:32]}.json"
+    with contextlib.suppress(OSError, DemeError):
+        known = files.read_json(place)
+        if known["listing"] == listing:
+            return str(known["sha256"])
+    found = files.sha256_text("".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats))
+    with contextlib.suppress(DemeError):
+        files.write_json(place, {"folder": str(folder.resolve()), "listing": listing, "sha256": found})
+    return found

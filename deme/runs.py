@@ -148,12 +148,19 @@ class Run:
         files.write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": time.time(), **more})
 
     def _verify_inputs(self) -> None:
+        model = (self.config.get("model") or {}).get("path")
+        if isinstance(model, str) and ":" not in model and is_run(Path(model)):
+            self._verify_weights(Path(model), content_hash(model))
         for name, paths in self.inputs.items():
             for path, recorded in zip(paths, self.hashes.get(name, []), strict=True):
-                if is_run(path) and (path / "weights").is_dir() and files.sha256(weights_folder(path)) != recorded:
-                    raise WorkFailed(
-                        f"the weights of {path} changed after that run finished\ndelete that run directory and make it again"
-                    )
+                if is_run(path) and (path / "weights").is_dir():
+                    self._verify_weights(path, recorded)
+
+    def _verify_weights(self, path: Path, recorded: str) -> None:
+        if files.sha256(weights_folder(path)) != recorded:
+            raise WorkFailed(
+                f"the weights of {path} changed after that run finished\ndelete that run directory and make it again"
+            )
 
     def one(self, name: str) -> Path | None:
         """Return the single input `name`, or None if it was not given."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from deme.errors import BadConfig, DemeError, WorkFailed, did_you_mean
@@ -32,18 +32,20 @@ class Unreadable(WorkFailed):
 
 
 def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
-    """Return an image decoded to its last pixel, grey for `channels` 1 and RGB for 3; for None, grey if it is stored so.
+    """Return an image decoded to its last pixel, upright (EXIF) and without transparency.
+
+    Grey for `channels` 1 and RGB for 3; for None, grey if it is stored so.
 
     Raises Unreadable if it is damaged or cut short, BadConfig if it has more than 8 bits a channel.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith(("I", "F")):
+            if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
                 raise BadConfig(
                     f"{name} has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits first"
                 )
             grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
-            return image.convert("L" if grey else "RGB")
+            return ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
     except (DemeError, MemoryError):
         raise
     except UnidentifiedImageError as error:

@@ -14,7 +14,7 @@ from deme.tensors import Spec, TensorFile, Tensors
 
 PROJECTIONS = "projections.safetensors"
 
-Opener = Callable[[Path], Tensors]  # of a weight file, named relative to a model folder
+Opener = Callable[[Path], Tensors | None]  # of a weight file, named relative to a model folder; None: no projections
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ def plan_merge(base: Path, open_base: Opener, folders: Sequence[Path], base_hash
             )
     if not problems:
         for name in weight_files[0]:
-            new = name.name == PROJECTIONS and not (base / name).exists()
-            expected = (TensorFile(experts[0].folder / name) if new else open_base(name)).specs
+            expected = (open_base(name) or TensorFile(experts[0].folder / name)).specs
             for expert in experts:
                 found = TensorFile(expert.folder / name).specs
                 problems += [

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.merging.plan import PROJECTIONS, MergePlan, identity_like
+from deme.merging.plan import MergePlan, identity_like
 from deme.tensors import TensorFile, Tensors, write_stream
 
 Combine = Callable[[Sequence[Tensor], Tensor], Tensor]
@@ -29,7 +29,7 @@ def merge_folder(plan: MergePlan, combine: Combine, folder: Path) -> None:
         shutil.copyfile(config, target)
     for name in plan.files:
         files = [TensorFile(expert.folder / name) for expert in plan.experts]
-        base = None if name.name == PROJECTIONS and not (plan.base / name).exists() else plan.open_base(name)
+        base = plan.open_base(name)
 
         def merged(base: Tensors | None = base, files: list[TensorFile] = files) -> Iterator[tuple[str, Tensor]]:
             for tensor, (shape, _) in files[0].specs.items():

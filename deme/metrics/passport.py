@@ -14,6 +14,7 @@ from deme.seeds import generator
 VALUE_RANGES = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1
 LEVELS = (0.1, 10.0)  # signal variance over noise variance: where eps, x0 and v tell each other exactly enough
 MARGIN = 1.2  # how much better another hypothesis must explain the images to contradict the stated one
+FEWEST = 250  # timesteps from which on the usual betas reach the noise that is asked about
 SIGNIFICANT = 5.0  # standard errors
 NOTHING = 0.45  # unexplained share from which on a model knows nothing: shrinking x_t towards the mean leaves 0.5
 
@@ -59,6 +60,8 @@ def scaled_linear_schedule(num_timesteps: int) -> NoiseSchedule:
 def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
     """Return the model's own schedule as "its own" and the usual ones that differ from it."""
     total = own.num_timesteps
+    if total < FEWEST:
+        return {"its own": own}
     usual = {
         "linear": NoiseSchedule.linear(total),
         "scaled_linear": scaled_linear_schedule(total),

@@ -1,8 +1,11 @@
 """A model folder's configs: found where diffusers puts them, and refused unless they describe what can be trained here."""
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import diffusers
 
 from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
@@ -15,6 +18,7 @@ SCHEDULERS = [
     "DDIMParallel", "DDPMParallel",
 ]  # fmt: skip
 LEARNED = ("learned", "learned_range")
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
 def unet_folder(folder: Path) -> Path:
@@ -91,6 +95,15 @@ def _check_unet(path: str, config: Mapping[str, Any]) -> None:
         raise BadConfig(f"{path} does not say which images it makes\nset sample_size in its config.json, such as 32")
 
 
+def _defaults(kind: str) -> dict[str, Any]:
+    """What a scheduler of this class means by leaving it out: not the same for all of them."""
+    if kind == "DPMSolverSDEScheduler":  # diffusers shows it only where torchsde is installed
+        return {"beta_start": 0.00085, "beta_end": 0.012}
+    known = inspect.signature(getattr(diffusers, kind)).parameters
+    found = {name: known[name].default for name in NOISE if name in known}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _schedule(path: str, config: dict[str, Any]) -> dict[str, Any]:
     kind = config.get("_class_name", "DDPMScheduler")
     if kind.removesuffix("Scheduler") not in SCHEDULERS:
@@ -101,7 +114,8 @@ def _schedule(path: str, config: dict[str, Any]) -> dict[str, Any]:
     if config.get("use_flow_sigmas"):
         raise BadConfig(f"{path} has a {kind} with use_flow_sigmas: flow matching, which cannot be trained here")
     if config.get("predict_epsilon") is False:  # how diffusers before 0.9 said it
-        config = {"prediction_type": "sample", **config}
+        config = {**config, "prediction_type": config.get("prediction_type") or "sample"}
+    config = {**_defaults(kind), **config}
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
         raise BadConfig(

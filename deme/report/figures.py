@@ -73,6 +73,8 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
 
 def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, float, str]]) -> None:
     """Draw low, value, high per line; a value far beyond most others becomes an arrow at the edge with its number."""
+    if not intervals:
+        return
     reach = sorted(max(abs(low), abs(high)) for low, _, high, _ in intervals.values())
     edge = min(reach[-1], FAR * reach[len(reach) // 2])
     for place, (low, value, high, colour) in intervals.items():

@@ -175,7 +175,10 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
     """Return a booktabs tabular."""
 
     def line(texts: Sequence[str]) -> str:
-        escaped = (t.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$") for t in texts)
+        escaped = (
+            t.replace("%", r"\%").replace("&", r"\&").replace("#", r"\#").replace("_", r"\_").replace("±", r"$\pm$")
+            for t in texts
+        )
         return " & ".join(escaped) + r" \\"
 
     columns = header(suite)

@@ -1,5 +1,6 @@
 """The verbs that take a suite, two evaluations or a checkpoint: words of the command line to calls."""
 
+import math
 from pathlib import Path
 
 from deme.errors import BadConfig, did_you_mean
@@ -38,6 +39,8 @@ def run(verb: str, words: list[str]) -> int:
             places.append(word)
         elif key in options:
             options[key] = value
+        elif key == "paths.runs":
+            options["runs"] = value
         elif key.startswith("paths."):
             overrides.append(word)
         else:
@@ -65,7 +68,7 @@ def run(verb: str, words: list[str]) -> int:
 def _positive(name: str, text: str) -> float | None:
     """Return a number, or None for an option that is not given."""
     try:
-        value = float(text)
+        value = float(text) if math.isfinite(float(text)) else -1
     except ValueError:
         value = -1
     if value < 0:

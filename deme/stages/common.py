@@ -13,7 +13,7 @@ from deme.config import provide, takes
 from deme.data import ImageData, Images
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
-from deme.merging.plan import Expert, Opener, order_experts
+from deme.merging.plan import PROJECTIONS, Expert, Opener, order_experts
 from deme.models.checkpoint import NAME, open_weights
 from deme.models.folder import unet_folder
 from deme.models.swapped import SwappedExperts
@@ -21,7 +21,7 @@ from deme.models.unconditional import UnconditionalModel, load
 from deme.runs import Run, say
 from deme.sampling.routed import Network, RoutedModel
 from deme.stages.extractors import cache_of
-from deme.tensors import TensorFile
+from deme.tensors import TensorFile, Tensors
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
 
@@ -72,6 +72,7 @@ class Compute:
 
         Raises WorkFailed for compiled gradients that differ from eager ones.
         """
+        model.train()  # what compiling looks at
         if self.gradient_checkpointing:
             model.unet.enable_gradient_checkpointing()
         if self.channels_last:
@@ -190,5 +191,12 @@ def base_folder(config: dict[str, Any]) -> Path:
 
 
 def opener(base: Path) -> Opener:
-    """Return what opens the base's tensors for a weight file of an expert: the UNet's are wherever and whatever they are."""
-    return lambda name: open_weights(unet_folder(base)) if name.stem == NAME else TensorFile(base / name)
+    """Return what opens the base's tensors for a weight file of an expert, in whatever layout; None: it has no projections."""
+
+    def open_base(name: Path) -> Tensors | None:
+        place = unet_folder(base) / name.name
+        if name.stem == NAME:
+            return open_weights(unet_folder(base))
+        return None if name.name == PROJECTIONS and not place.exists() else TensorFile(place)
+
+    return open_base

@@ -19,6 +19,7 @@ from deme.stages.compare import difference_of, read_evaluations
 GROUPS = ("data", "model", "metrics", "projection", "sampler", "compute", "progress", "logger", "passport")
 MOST_STEPS = 20_000  # the paper's
 LEAST_STEPS = 20
+LEAST_HELD_OUT = 50  # with 20, one difference in 20 of no worth is called better, with 6 one in 15 or, if skewed, in 3
 TRIAL = (10, 60)  # optimizer steps of two runs that tell the seconds of one
 SEARCH_SEED = 7_000_000
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
@@ -32,8 +33,10 @@ def run(config: dict[str, Any]) -> Path:
     _tell(outcome, config)
     if not outcome["better"]:
         return folder
-    out = Path(str(config["out"]))
-    stage_function("export")(compose_stage("export", [f"run='{outcome['merged']}'", f"out='{out}'"]))
+    out = Path(str(config["out"])).expanduser()
+    export = {**compose_stage("export", ["run=here", "out=there"]), "run": outcome["merged"], "out": str(out)}
+    with files.locked(folder / ".export.lock", lambda owner: say(f"{owner} is exporting; waiting for it")):
+        stage_function("export")(export)
     return out
 
 
@@ -41,6 +44,19 @@ def _check(config: dict[str, Any]) -> None:
     seeds = config["sample_seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < SEARCH_SEED for s in seeds):
         raise BadConfig(f"sample_seeds must be a list of whole numbers below {SEARCH_SEED}, got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise BadConfig(f"sample_seeds={seeds} names a seed twice")
+    step = config["search"]["step"]
+    if type(step) not in (int, float) or not 0 < step <= 1:
+        raise BadConfig(f"search.step must lie in (0, 1], got {step!r}")
+    if config["projection"]["placement"] not in (None, "foldable"):
+        raise BadConfig(
+            "deme improve writes a stock checkpoint, which projection=blocks cannot be\ntype: projection=foldable"
+        )
+    if len(extractor_specs(config["metrics"])) > 1:
+        raise BadConfig(
+            "one distance judges, and metrics.features names several\ntype: metrics=fid_pytorch, or another of one"
+        )
     for key in ("hours", "lr"):
         value = config[key]
         if (key == "lr" or value is not None) and (type(value) not in (int, float) or not value > 0):
@@ -49,6 +65,23 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig("steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>")
     if not config["model"].get("path"):
         raise BadConfig("deme improve starts from a model on disk\ntype: model=<folder or hub:owner/name>")
+    _check_out(config)
+
+
+def _check_out(config: dict[str, Any]) -> None:
+    """Before hours of work: is `out` a folder that can be written, and none that the work reads?"""
+    if not isinstance(config["out"], str) or not config["out"]:
+        raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
+    out = Path(config["out"]).expanduser().resolve()
+    for group in ("model", "data"):
+        given = config[group].get("path")
+        place = Path(given).expanduser().resolve() if isinstance(given, str) else None
+        if place is not None and (place == out or place in out.parents or out in place.parents):
+            raise BadConfig(
+                f"out={config['out']} and {group}.path={given} lie in each other\ntype: out=<a folder of its own>"
+            )
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "deme.json").is_file())):
+        raise BadConfig(f"out={config['out']} is there and is no export\ntype: out=<another folder>")
 
 
 def _improve(run: Run) -> None:
@@ -57,6 +90,7 @@ def _improve(run: Run) -> None:
     say(f"1 of 5: measuring {config['model']['path']}")
     before = [_evaluate(run, seed) for seed in seeds]
     metric = _judge(config, before[0])
+    _check_enough(before[0])
     _tell_power(run, metric, before)
     num_steps = _num_steps(run, before)
     say(f"2 of 5: {config['num_ranges']} experts, {num_steps:,} steps of {config['batch_size']} images each")
@@ -75,6 +109,17 @@ def _improve(run: Run) -> None:
         "num_steps": num_steps,
     }
     files.write_json(run.path / "outcome.json", outcome)
+
+
+def _check_enough(evaluation: Path) -> None:
+    """The bootstrap is too narrow on few images, and a verdict would be a guess."""
+    loss = files.read_json(evaluation / "metrics.json")["metrics"]["loss"]
+    count = int(str(loss["reference"]).partition(" ")[0].replace(",", ""))
+    if count < LEAST_HELD_OUT:
+        raise BadConfig(
+            f"{count} images are held out, too few for an honest verdict; {LEAST_HELD_OUT} are needed\n"
+            "type: data.held_out_fraction=<larger>, or give more images"
+        )
 
 
 def _stage(run: Run, stage: str, words: list[str], **more: Any) -> Path:
@@ -150,8 +195,9 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
     if config["steps_per_expert"] is not None or config["hours"] is None:
         return int(config["steps_per_expert"] or MOST_STEPS)
     if not place.exists():
+        _train(run, 0, 1, "trial")  # what only a first run pays for
         began = [read_status(_train(run, 0, steps, "trial"))["seconds"] for steps in TRIAL]
-        per_step = max(began[1] - began[0], 0.05) / (TRIAL[1] - TRIAL[0])
+        per_step = max((began[1] - began[0]) / (TRIAL[1] - TRIAL[0]), began[1] / TRIAL[1] / 4)
         evaluation = sum(read_status(path)["seconds"] for path in evaluations)
         spent = evaluation + sum(began)
         later = evaluation + _search_seconds(run, evaluations)

@@ -99,7 +99,6 @@ class LiveMerge:
     def __init__(self, config: dict[str, Any], experts: Sequence[Expert], device: str) -> None:
         self.config = config
         self.model: UnconditionalModel = load(str(experts[0].folder)).to(device)
-        self._target = self.model.state_dict()
         base = load(str(base_folder(config)))
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
@@ -107,5 +106,5 @@ class LiveMerge:
         self._experts = [load(str(expert.folder)).to(device).state_dict() for expert in experts]
 
     def merge(self, weights: list[float]) -> None:
-        """Overwrite the model's weights."""
-        merge_into(self._target, combine_of(self.config, weights), self._experts, self._base)
+        """Overwrite the model's weights, wherever they lie by now."""
+        merge_into(self.model.state_dict(), combine_of(self.config, weights), self._experts, self._base)

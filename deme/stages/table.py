@@ -46,7 +46,7 @@ def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
         drawn = figures.differences(rows, suite.spec["metrics"], suite.spec["baseline"])
         files.write_bytes(folder / "differences.png", figures.png(drawn))
         written.append("differences.png")
-    if any("/" in metric for row in rows for metric in row.numbers):
+    if any("/" in metric and number.difference for row in rows for metric, number in row.numbers.items()):
         from deme.report import figures
 
         files.write_bytes(folder / "loss_per_range.png", figures.png(figures.loss_per_range(rows)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deme import files, processes
+from deme import files, processes, signals
 from deme.errors import BadConfig, WorkFailed
 from deme.inputs import content_hash
 from deme.runs import Run, say
@@ -14,7 +14,11 @@ from deme.runs import Run, say
 def run(config: dict[str, Any]) -> Path:
     """Train unless it is done; return the run directory. Processes of one torchrun or srun train one run together."""
     try:
-        return _run(config)
+        path = _run(config)
+        if (stop := signals.pending()) is not None:  # it came in the last step
+            signals.clear()
+            raise stop
+        return path
     finally:
         gc.collect()  # Lightning's trainer and module refer to each other: a sweep would hold every job's weights
 

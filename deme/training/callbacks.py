@@ -51,9 +51,11 @@ class SaveLast(pl.Callback):
         code = getattr(signals.pending(), "exit_code", 0)
         if team is not None:
             code = team.most(code)
+        if trainer.global_step >= trainer.max_steps:
+            return  # it is done: the weights are written, then the signal counts
         if code:
             self.stopped = signals.pending() or signals.stopped(code)
-        if (code or trainer.global_step % self.every == 0) and trainer.global_step < trainer.max_steps:
+        if code or trainer.global_step % self.every == 0:
             pl_module.check_finite()
             if team is None or team.rank == 0:
                 self._save(trainer)

@@ -92,7 +92,10 @@ def fit(
         with signals.graceful():
             trainer.fit(module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None)
             stop = save.stopped or signals.pending()
-        signals.clear()
+            if trainer.global_step >= trainer.max_steps:
+                stop = None  # the weights are written first; the signal stays pending
+        if stop is not None:
+            signals.clear()
     for optimizer in trainer.optimizers:  # weights are all that is needed from here on
         optimizer.state.clear()
     module.zero_grad()

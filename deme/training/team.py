@@ -89,8 +89,11 @@ class Team:
     def hear(self, moment: str, rank: int = 0) -> dict[str, Any]:
         """Wait for the word of a process. Raises its error, or Lost."""
         with _reachable():
+            until = time.monotonic() + JOIN.total_seconds()
             while not self._store.check([self._key(moment, rank)]):
                 time.sleep(LOOK_EVERY)
+                if self.rank == 0 and time.monotonic() > until:  # the others notice: process 0 holds the store
+                    raise Lost(LOST)
             word: dict[str, Any] = json.loads(self._store.get(self._key(moment, rank)))
         if "error" in word:
             raise _theirs(rank, self.size, word)

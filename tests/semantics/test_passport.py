@@ -113,3 +113,17 @@ def test_schedules_are_those_of_diffusers(base):
     torch.testing.assert_close(cosine_schedule(1000).alpha_bar, cosine, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(scaled_linear_schedule(1000).alpha_bar, scaled, rtol=1e-3, atol=1e-6)
     assert "linear" not in known_schedules(NoiseSchedule.linear())
+
+
+@pytest.mark.parametrize("num_timesteps", [10, 50, 100])
+def test_a_short_schedule_is_not_accused_of_being_another(num_timesteps, pixels):
+    schedule = NoiseSchedule.linear(num_timesteps)
+    x0 = to_float(pixels)
+    mean, variance = x0.mean(), x0.var()
+
+    def shrinks(x_t, t):
+        alpha, sigma = schedule.coefficients(t, x_t)
+        return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (x_t - alpha * mean)
+
+    assert set(known_schedules(schedule)) == {"its own"}
+    assert verdict(shrinks, schedule, pixels, "sample").state != "contradicted"

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
+from deme import files
 from deme.config import compose_stage
 from deme.models.unconditional import build
 
@@ -24,3 +25,16 @@ def test_a_seed_decides_the_weights():
     one, again, other = (build(spec, {}, seed).unet.conv_in.weight for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
+
+
+def test_a_scheduler_that_leaves_its_betas_out_means_those_of_its_class(tmp_path):
+    import diffusers
+
+    from deme.models.folder import read_configs
+
+    for kind in ("HeunDiscreteScheduler", "DDPMScheduler", "PNDMScheduler"):
+        files.write_json(tmp_path / kind / "config.json", {"sample_size": 8})
+        files.write_json(tmp_path / kind / "scheduler_config.json", {"_class_name": kind})
+        _, config = read_configs(kind, tmp_path / kind)
+        found = diffusers.DDPMScheduler.from_config(config).alphas_cumprod
+        torch.testing.assert_close(found, getattr(diffusers, kind)().alphas_cumprod)
