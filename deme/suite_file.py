@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from deme.errors import BadConfig, MissingInput, did_you_mean
+from deme.files import read_json
 
 CHAIN = ("train", "search", "merge", "evaluate")
 SUITE_KEYS = {
@@ -56,6 +57,10 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
         raise BadConfig(f"{file} has no rows")
     for row in spec["rows"]:
         _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
+    for key in ("finetune_seeds", "sample_seeds"):
+        if not isinstance(spec[key], list) or not all(type(seed) is int for seed in spec[key]):
+            raise BadConfig(f"{file}: {key} must be a list of whole numbers, got {spec[key]!r}")
+    _check_expected(spec, file)
     _check_rows(spec, file)
     _check_base(spec, file)
     _check_references(spec, file)
@@ -79,10 +84,36 @@ def _check_rows(spec: dict[str, Any], file: Path) -> None:
         raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
 
 
+def _check_expected(spec: dict[str, Any], file: Path) -> None:
+    """Published numbers are looked at before any work, not when the table is written."""
+    if "expected" not in spec:
+        return
+    place = file.parent / str(spec["expected"])
+    if not place.is_file():
+        raise MissingInput(f"{place} does not exist, which {file} expects published numbers in")
+    found = read_json(place)
+    rows = found.get("rows") if isinstance(found, dict) else None
+    if not isinstance(rows, dict) or not all(
+        isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())
+        for values in rows.values()
+    ):
+        raise BadConfig(f'{place} must hold {{"rows": {{<row>: {{<metric>: <number>}}}}}}')
+    for what, given, known in (
+        ("rows", rows, {row["name"] for row in spec["rows"]}),
+        ("metrics", {metric for values in rows.values() for metric in values}, set(spec["metrics"])),
+    ):
+        if unknown := set(given) - known:
+            raise BadConfig(f"{place} has {what} that {file} has not: {', '.join(sorted(unknown))}")
+
+
 def _check_base(spec: dict[str, Any], file: Path) -> None:
     rows = {row["name"]: row for row in spec["rows"]}
-    base = rows.get(spec["base"]) if "base" in spec else None
-    if "base" in spec and (base is None or set(base) - {"name", "label", "train"} or "train" not in base):
+    if "base" not in spec:
+        return
+    base = rows.get(spec["base"]) if isinstance(spec["base"], str) else None
+    if any(spec["base"] in (row.get("experts_of"), row.get("search_of")) for row in rows.values()):
+        raise BadConfig(f"{file}: experts_of and search_of cannot name the base {spec['base']}, which trains one model")
+    if base is None or set(base) - {"name", "label", "train"} or "train" not in base:
         raise BadConfig(
             f"{file}: base: {spec['base']} must name a row with a train stage and no other, whose model all others start from"
         )

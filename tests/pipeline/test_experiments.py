@@ -9,6 +9,7 @@ from PIL import Image
 
 from deme import files, tensors
 from deme.data.cifar10_files import BINARY
+from deme.errors import BadConfig, MissingInput
 from deme.metrics.inception import trunk
 from deme.suites import Suite
 from tests.cifar10 import unpack
@@ -162,3 +163,36 @@ def test_a_run_stands_for_its_weights_and_a_folder_for_an_option(tmp_path):
     code, text = run(["train", "model=diffusers", f"model.path={run_dir}", *words, "seed=5"], tmp_path)
     assert code == 3, text
     assert f"it is a run; type: model.path={run_dir}/weights/ema" in text
+
+
+SUITE = {"suite": "s", "baseline": "before", "metrics": ["loss"], "finetune_seeds": [0], "sample_seeds": [1],
+         "rows": [{"name": "base", "label": "b", "train": []}, {"name": "before", "label": "x", "evaluate": []}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "expected", "message"),
+    [
+        ({"base": ["base"]}, None, "base: ['base'] must name a row with a train stage and no other"),
+        ({"base": "before"}, None, "base: before must name a row with a train stage and no other"),
+        ({"base": "base", "rows": [*SUITE["rows"], {"name": "r", "label": "r", "experts_of": "base", "merge": []}]}, None,
+         "experts_of and search_of cannot name the base base"),
+        ({"finetune_seeds": 3}, None, "finetune_seeds must be a list of whole numbers, got 3"),
+        ({"expected": "e.json"}, {"before": 3}, "e.json must hold {\"rows\": {<row>: {<metric>: <number>}}}"),
+        ({"expected": "e.json"}, {"rows": {"before": {"loss": "4"}}}, "e.json must hold"),
+        ({"expected": "e.json"}, {"rows": {"after": {"loss": 4}}}, "e.json has rows that s.yaml has not: after"),
+        ({"expected": "e.json"}, {"rows": {"before": {"fid": 4}}}, "e.json has metrics that s.yaml has not: fid"),
+    ],
+)  # fmt: skip
+def test_slips_of_suites_are_told_before_any_work(change, expected, message, in_tmp):
+    Path("s.yaml").write_text(yaml.safe_dump({**SUITE, **change}))
+    if expected is not None:
+        files.write_json(Path("e.json"), expected)
+    with pytest.raises(BadConfig) as told:
+        Suite.read(Path("s.yaml"))
+    assert message in str(told.value)
+
+
+def test_published_numbers_that_are_not_there_are_missed_at_once(in_tmp):
+    Path("s.yaml").write_text(yaml.safe_dump({**SUITE, "expected": "nowhere.json"}))
+    with pytest.raises(MissingInput, match=r"nowhere\.json does not exist"):
+        Suite.read(Path("s.yaml"))
