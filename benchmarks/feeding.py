@@ -24,19 +24,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from deme.config import compose_stage, make
 from deme.data import InMemoryImages, mirrored, to_float
-from deme.models.unconditional import build
 from deme.seeds import Rows, generator
 from deme.training.batches import StepBatches, StepLoader
 
 COUNT, BATCH = 10_000, 128
 STEPS = COUNT // BATCH
 TARGETS = {"tensors": 10, "pillow": 30, "png": 30}
-COMPACT = {
-    "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "block_out_channels": [64, 128, 128, 128],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": None,
-}  # fmt: skip
+COMPACT = compose_stage("train", ["model=ddpm_compact"])["model"]
 
 
 class OneByOne(Dataset[Tensor]):
@@ -99,7 +95,7 @@ def images_per_second(feed: Callable[[], Iterable[Tensor]]) -> float:
 
 def step_images_per_second(batch_size: int = 16) -> float:
     """Images per CPU second of a forward and backward pass of the compact UNet."""
-    model = build(COMPACT, {}, 0).train()
+    model = make(COMPACT).train()
     x0, t = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 1000, (batch_size,))
     taken = []
     for _ in range(3):

@@ -1,6 +1,7 @@
 """Images that are stored encoded, wherever that is, decoded as they are needed."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -31,22 +32,23 @@ class Source(Protocol):
         ...
 
 
-class EncodedImages:
-    """The images `indices` of a source, decoded by rules: uint8 [channels, size, size]."""
+class ReadAsNeeded(ABC):
+    """The images `indices` of a source, each read when it is asked for."""
 
-    def __init__(self, source: Source, indices: Sequence[int], rules: Rules) -> None:
-        self.source, self.indices, self.rules = source, list(indices), rules
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, list(indices)
+
+    @property
+    @abstractmethod
+    def how(self) -> str:
+        """What happens to an image when it is read."""
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor:
+        """Return one image."""
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    def read(self, index: int, position: float | None = None) -> Tensor:
-        """Return one image; cut at `position`, or in the centre. Raises Unreadable."""
-        return self.rules.apply(self.open(self.indices[index]), position)
-
-    def open(self, index: int) -> Image.Image:
-        """Return image `index` of the source, decoded to the rules' number of channels. Raises Unreadable, BadConfig."""
-        return opened(self.source.read(index), self.source.name(index), self.rules.channels)
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         return torch.stack([self.read(index) for index in indices])
@@ -57,7 +59,27 @@ class EncodedImages:
     @cached_property
     def _content_hash(self) -> str:
         each = (hashlib.sha256(self.source.read(index)).hexdigest() for index in self.indices)
-        return sha256_text("\n".join([self.rules.how, *each]))
+        return sha256_text("\n".join([self.how, *each]))
+
+
+class EncodedImages(ReadAsNeeded):
+    """Images decoded by rules: uint8 [channels, size, size]."""
+
+    def __init__(self, source: Source, indices: Sequence[int], rules: Rules) -> None:
+        super().__init__(source, indices)
+        self.rules = rules
+
+    @property
+    def how(self) -> str:
+        return self.rules.how
+
+    def read(self, index: int, position: float | None = None) -> Tensor:
+        """Return one image; cut at `position`, or in the centre. Raises Unreadable."""
+        return self.rules.apply(self.open(self.indices[index]), position)
+
+    def open(self, index: int) -> Image.Image:
+        """Return image `index` of the source, decoded to the rules' number of channels. Raises Unreadable, BadConfig."""
+        return opened(self.source.read(index), self.source.name(index), self.rules.channels)
 
 
 class RandomlyCropped(EncodedImages):

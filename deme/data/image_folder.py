@@ -1,4 +1,4 @@
-"""Any folder of images."""
+"""Any encoded images: a folder of files, an LMDB as LSUN's (Yu et al., arXiv 1506.03365), a Hugging Face data set."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def load_image_folder(
     cache: Path | None = None,
     say: Say = quiet,
 ) -> ImageData:
-    """Return the images below `path` (recursively), a random but fixed share of them held out.
+    """Return the images of `path`, files of a folder recursively, a random but fixed share of them held out.
 
-    Whoever has a model gives its size (pixels) and channels where they are None. Raises MissingInput if there are no images,
-    BadConfig if there are too few to split.
+    Whoever has a model gives its size (pixels) and channels where they are None. Raises MissingInput if there are no images or
+    a library to read them is missing, BadConfig if there are too few to split.
     """
     if size is None or channels is None:
         missing = [name for name, value in (("data.size", size), ("data.channels", channels)) if value is None]

@@ -1,24 +1,21 @@
 """A folder of images of one size, to be measured as they are."""
 
-import hashlib
-from functools import cached_property
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from deme.data.decode import Unreadable, opened, pixels_of
+from deme.data.encoded import ReadAsNeeded
 from deme.data.image_files import ImageFiles
 from deme.errors import BadConfig, WorkFailed
-from deme.files import sha256_text
 
 
-class ImagesAsTheyAre:
+class ImagesAsTheyAre(ReadAsNeeded):
     """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W], grey if the first is grey."""
 
     def __init__(self, source: ImageFiles) -> None:
-        self.source = source
+        super().__init__(source, range(len(source)))
         first = self._opened(0, None)
         self.size, self.channels = first.size, len(first.getbands())
 
@@ -27,8 +24,9 @@ class ImagesAsTheyAre:
         """Channels, height and width of every image."""
         return self.channels, self.size[1], self.size[0]
 
-    def __len__(self) -> int:
-        return len(self.source)
+    @property
+    def how(self) -> str:
+        return f"as it is, {self.channels} channels"
 
     def read(self, index: int) -> Tensor:
         """Return one image. Raises BadConfig for one of another size."""
@@ -47,17 +45,6 @@ class ImagesAsTheyAre:
             raise WorkFailed(
                 f"{error.name} is not an image that can be read: {error.reason}\nmove it out of the folder"
             ) from error
-
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return torch.stack([self.read(index) for index in indices])
-
-    def content_hash(self) -> str:
-        return self._content_hash
-
-    @cached_property
-    def _content_hash(self) -> str:
-        each = (hashlib.sha256(self.source.read(index)).hexdigest() for index in range(len(self)))
-        return sha256_text("\n".join([f"as it is, {self.channels} channels", *each]))
 
 
 def folder_as_it_is(folder: Path) -> ImagesAsTheyAre:

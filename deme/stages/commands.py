@@ -1,9 +1,12 @@
 """The verbs that take a suite, two evaluations or a checkpoint: words of the command line to calls."""
 
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from deme.errors import BadConfig, did_you_mean
+
+SUITE_OPTIONS = {"runs": "runs", "jobs": "1", "minutes": "0", "tflops": "0"}
 
 
 def run(verb: str, words: list[str]) -> int:
@@ -31,22 +34,10 @@ def run(verb: str, words: list[str]) -> int:
                 "type: deme compare <run> <run>, or <run>,<run>,... twice for several seeds each"
             )
         return compare.run(*(word.split(",") for word in words))
-    options = {"runs": "runs", "jobs": "1", "minutes": "0", "tflops": "0"}
-    places, overrides = [], []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            places.append(word)
-        elif key in options:
-            options[key] = value
-        elif key == "paths.runs":
-            options["runs"] = value
-        elif key.startswith("paths."):
-            overrides.append(word)
-        else:
-            raise BadConfig(
-                f"unknown option {key!r}; {did_you_mean(key, options)}allowed: {', '.join(f'{k}=' for k in options)}"
-            )
+    words = [word.removeprefix("paths.") if word.startswith("paths.runs=") else word for word in words]
+    overrides = [word for word in words if word.startswith("paths.")]
+    places, given = split_words([word for word in words if word not in overrides], SUITE_OPTIONS)
+    options = {**SUITE_OPTIONS, **given}
     if len(places) != 1:
         raise BadConfig(f"deme {verb} takes one suite, got {len(places)}\ntype: deme {verb} experiments/digits")
     if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
@@ -63,6 +54,15 @@ def run(verb: str, words: list[str]) -> int:
     if verb == "table":
         return table.run(suite)
     return reproduce.run(suite, int(options["jobs"]), minutes)
+
+
+def split_words(words: Sequence[str], allowed: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words that are no key=value, and the others as a dict. Raises BadConfig for a key that is not allowed."""
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    for key in (key for key in given if key not in allowed):
+        names = ", ".join(f"{name}=" for name in allowed)
+        raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, allowed)}allowed: {names}")
+    return [word for word in words if "=" not in word], given
 
 
 def _positive(name: str, text: str) -> float | None:

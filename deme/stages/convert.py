@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.errors import BadConfig, DemeError, MissingInput, did_you_mean
+from deme.errors import BadConfig, DemeError, MissingInput
 from deme.paths import locate
 from deme.runs import say
+from deme.stages.commands import split_words
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 OPTIONS = ("out", "beta_schedule", "size", "ema")
@@ -38,17 +39,8 @@ def run(words: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> tuple[Path, dict[str, Any]]:
-    given = {"beta_schedule": "linear"}
-    places = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            places.append(word)
-        elif key in OPTIONS:
-            given[key] = value
-        else:
-            allowed = ", ".join(f"{option}=" for option in OPTIONS)
-            raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, OPTIONS)}allowed: {allowed}")
+    places, options = split_words(words, OPTIONS)
+    given = {"beta_schedule": "linear", **options}
     if len(places) != 1 or not given.get("out"):
         raise BadConfig(f"deme convert takes one checkpoint and a folder to write\ntype: deme convert{USAGE}")
     if given["beta_schedule"] not in SCHEDULES:

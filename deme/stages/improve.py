@@ -19,8 +19,14 @@ from deme.stages.compare import difference_of, read_evaluations
 GROUPS = ("data", "model", "metrics", "projection", "sampler", "compute", "progress", "logger", "passport")
 MOST_STEPS = 20_000  # the paper's
 LEAST_STEPS = 20
-LEAST_HELD_OUT = 50  # with 20, one difference in 20 of no worth is called better, with 6 one in 15 or, if skewed, in 3
-TRIAL = (10, 60)  # optimizer steps of two runs that tell the seconds of one
+LEAST_HELD_OUT = (
+    50  # false "better", simulated: 6.5% with 6 images, 4% with 20, 2.5% with 50 (wanted: 2.5%); skewed 26, 14, 10%
+)
+TRIAL = (
+    1,
+    10,
+    60,
+)  # optimizer steps of runs: one that pays for what only a first run does, two that tell the seconds of a step
 SEARCH_SEED = 7_000_000
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 
@@ -113,8 +119,9 @@ def _improve(run: Run) -> None:
 
 def _check_enough(evaluation: Path) -> None:
     """The bootstrap is too narrow on few images, and a verdict would be a guess."""
-    loss = files.read_json(evaluation / "metrics.json")["metrics"]["loss"]
-    count = int(str(loss["reference"]).partition(" ")[0].replace(",", ""))
+    settings = load_yaml(evaluation / "config.yaml")["metrics"]["loss"]
+    triples = files.read_json(evaluation / "metrics.json")["metrics"]["loss"]["n"]
+    count = triples // (settings["draws"] * settings["num_ranges"])
     if count < LEAST_HELD_OUT:
         raise BadConfig(
             f"{count} images are held out, too few for an honest verdict; {LEAST_HELD_OUT} are needed\n"
@@ -127,8 +134,8 @@ def _stage(run: Run, stage: str, words: list[str], **more: Any) -> Path:
     words = [*words, *(["inputs.experts=[]"] if "experts" in more.get("inputs", {}) else [])]  # without a default
     config = compose_stage(stage, words)
     shared = {group: run.config[group] for group in GROUPS if group in config}
-    if "metrics" in shared:  # the search looks at the training images
-        shared["metrics"] = {**shared["metrics"], "reference": "held_out"}
+    if "metrics" in shared:  # held-out images judge; a statistics file may be of others
+        shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
     paths = {**run.config["paths"], "runs": str(run.path / "runs")}
     settings = {**config, **shared, "suite": "improve", "paths": paths}
     settings |= {key: {**settings[key], **value} if isinstance(value, dict) else value for key, value in more.items()}
@@ -195,9 +202,9 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
     if config["steps_per_expert"] is not None or config["hours"] is None:
         return int(config["steps_per_expert"] or MOST_STEPS)
     if not place.exists():
-        _train(run, 0, 1, "trial")  # what only a first run pays for
         began = [read_status(_train(run, 0, steps, "trial"))["seconds"] for steps in TRIAL]
-        per_step = max((began[1] - began[0]) / (TRIAL[1] - TRIAL[0]), began[1] / TRIAL[1] / 4)
+        _, few, many = TRIAL
+        per_step = max((began[2] - began[1]) / (many - few), began[2] / many / 4)
         evaluation = sum(read_status(path)["seconds"] for path in evaluations)
         spent = evaluation + sum(began)
         later = evaluation + _search_seconds(run, evaluations)

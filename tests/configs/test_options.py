@@ -344,6 +344,21 @@ def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
     assert again.done
 
 
+def test_a_run_id_follows_the_bytes_of_a_data_folder(in_tmp):
+    from deme.runs import Run
+
+    def run_id(path):
+        words = ["data=image_folder", f"data.path={path}", "data.size=8", "data.channels=1"]
+        return Run.planned(compose_stage("train", words)).path.name
+
+    for name, grey in (("one", 10), ("two", 20), ("three", 10)):
+        (in_tmp / name).mkdir()
+        Image.new("L", (8, 8), grey).save(in_tmp / name / "0.bmp")  # the same name and size
+    assert run_id("one") == run_id("three") != run_id("two")
+    Image.new("L", (8, 8), 30).save(in_tmp / "one" / "0.bmp")
+    assert run_id("one") not in (run_id("two"), run_id("three"))
+
+
 def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
     import shutil
 

@@ -151,6 +151,29 @@ def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code,
     assert results(stopped) == expected
 
 
+STOP_IN_THE_LAST_STEP = """
+import os, signal
+from deme.training.module import DiffusionModule
+step = DiffusionModule.training_step
+def last(self, *args):
+    if self.micro_step == 11:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, *args)
+DiffusionModule.training_step = last
+"""
+
+
+def test_a_stop_signal_in_the_last_step_loses_no_training(tmp_path):
+    words = ["train", *TINY_TRAIN, "progress.checkpoint_every=1000"]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    code, text = run(words, tmp_path, STOP_IN_THE_LAST_STEP)
+    assert code == 75, text
+    (finished,) = tmp_path.glob("runs/scratch/train/*")
+    assert json.loads((finished / "status.json").read_text())["state"] == "done"
+    assert results(finished) == expected
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "search"])
 def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tmp_path):
     words = commands(experts)[verb]

@@ -1,6 +1,8 @@
 """How encoded images become pixels: rules against Pillow, damaged images, memory or stream, what the hash covers."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 
 from deme.data import Croppable, InMemoryImages, decoded_once, encoded_data, every
-from deme.data.decode import RESIZE, Rules, Unreadable
+from deme.data.decode import RESIZE, Rules, Unreadable, opened
 from deme.data.encoded import EncodedImages, RandomlyCropped
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
@@ -77,8 +79,8 @@ def test_every_format_in_grey_and_colour(suffix, bands, tmp_path):
     image = picture(8, 8, bands)
     (tmp_path / f"x.{suffix}").write_bytes(encoded(image, suffix))
     (tmp_path / f"y.{suffix.upper()}").write_bytes(encoded(image, suffix))
-    with Image.open(tmp_path / f"x.{suffix}") as opened:
-        expected = {channels: as_tensor(opened.convert("L" if channels == 1 else "RGB")) for channels in (1, 3)}
+    with Image.open(tmp_path / f"x.{suffix}") as stored:
+        expected = {channels: as_tensor(stored.convert("L" if channels == 1 else "RGB")) for channels in (1, 3)}
     for channels in (1, 3):
         found = of(tmp_path, Rules(8, channels)).__getitems__([0, 1])
         assert torch.equal(found, torch.stack([expected[channels]] * 2))
@@ -296,3 +298,22 @@ def test_decoding_that_takes_long_says_how_far_it_is(folder, monkeypatch):
     said = []
     every(load_image_folder(str(folder), 8, 3, say=said.append).train)
     assert [text.split(",")[0] for text in said] == ["  decoding 18 images: 7/18", "  decoding 18 images: 14/18"]
+
+
+def test_a_photograph_is_turned_upright(tmp_path):
+    image = picture(12, 8)
+    told = Image.Exif()
+    told[0x0112] = 6  # the top is at the right
+    image.save(tmp_path / "turned.png", exif=told)
+    turned = opened((tmp_path / "turned.png").read_bytes(), "turned", 3)
+    assert torch.equal(as_tensor(turned), as_tensor(image.transpose(Image.Transpose.ROTATE_270)))
+
+
+def test_colours_of_16_bits_are_refused(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # one pixel, 16 bits, RGB
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 7)) + chunk(b"IEND", b"")
+    with pytest.raises(BadConfig, match="deep has more than 8 bits a channel"):
+        opened(png, "deep", 3)

@@ -251,6 +251,23 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
     assert (found - weighted_sum(folded, base, weights).float()).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_projections_of_a_base_are_where_its_weights_are(flat, tmp_path):
+    """A base may be a bare UNet folder, its projections beside its weights: w = 0 gives them, not the identity."""
+    plan = saved_experts(tmp_path, ["blocks", "blocks"], "blocks")
+    with torch.no_grad():
+        base = projected("blocks", seed=9)
+    base.save(tmp_path / "base", base.state_dict(), {})
+    if flat:
+        for file in sorted((tmp_path / "base" / "unet").iterdir()):
+            file.rename(tmp_path / "base" / file.name)
+        (tmp_path / "base" / "unet").rmdir()
+    merge_folder(plan, lambda experts, base: weighted_sum(experts, base, [0.0, 0.0]), tmp_path / "merged")
+    found = load(str(tmp_path / "merged"))
+    for name, value in base.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("base", [None, "blocks"])
 def test_experts_of_different_placements_are_not_merged(base, tmp_path):
     with pytest.raises(BadConfig) as error:

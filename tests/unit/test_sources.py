@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from deme.config import compose_stage, make
 from deme.data import every
 from deme.data.dataset_rows import DatasetRows
 from deme.data.decode import Unreadable
 from deme.data.image_files import ImageFiles
+from deme.data.image_folder import load_image_folder
 from deme.data.lmdb_images import LmdbImages
-from deme.data.lsun import load_lsun
 from deme.data.sources import source_at
 from deme.errors import BadConfig, MissingInput, WorkFailed
 
@@ -112,8 +113,8 @@ def test_every_form_is_recognised_and_gives_the_same_images(write, tmp_path):
     assert [source.read(index) for index in range(len(source))] == IMAGES
     assert source.listing() == source_at(str(place)).listing()
     assert str(place) in source.name(3)
-    one = load_lsun(str(place), 8, crop="center", held_out_fraction=0.25)
-    other = load_lsun(str(write_files(tmp_path / "files")), 8, crop="center", held_out_fraction=0.25)
+    one = load_image_folder(str(place), 8, 3, crop="center", held_out_fraction=0.25)
+    other = load_image_folder(str(write_files(tmp_path / "files")), 8, 3, crop="center", held_out_fraction=0.25)
     assert one.train.content_hash() == other.train.content_hash()
     assert torch.equal(every(one.train), every(other.train))
     assert torch.equal(every(one.held_out), every(other.held_out))
@@ -142,7 +143,9 @@ def test_a_source_is_read_in_other_processes(write, method, tmp_path):
 
 
 def test_lsun_is_cropped_at_random_and_not_mirrored(tmp_path):
-    data = load_lsun(str(write_lmdb(tmp_path / "church")), 8, held_out_fraction=0.25)
+    write_lmdb(tmp_path / "church")
+    words = ["data=lsun_church", f"data.path={tmp_path}/church", "data.size=8", "data.held_out_fraction=0.25"]
+    data = make(compose_stage("train", words)["data"])
     assert not data.random_flip
     with Image.open(io.BytesIO(IMAGES[data.train.indices[0]])) as image:
         resized = image.resize((11, 8), Image.Resampling.BILINEAR)
@@ -153,16 +156,16 @@ def test_lsun_is_cropped_at_random_and_not_mirrored(tmp_path):
 def test_a_damaged_entry_is_named(tmp_path):
     images = [*IMAGES[:3], IMAGES[3][:100], b"", *IMAGES[5:]]
     place = write_lmdb(tmp_path / "church", images)
-    stream = load_lsun(str(place), 8, in_memory=False, held_out_fraction=0.25, crop="center")
+    stream = load_image_folder(str(place), 8, 3, in_memory=False, held_out_fraction=0.25, crop="center")
     with pytest.raises(Unreadable, match=f"church, key {3:040x} is not an image"):
         stream.train.open(3)
     said = []
-    data = load_lsun(str(place), 8, held_out_fraction=0.25, corrupt="skip", say=said.append)
+    data = load_image_folder(str(place), 8, 3, crop="random", held_out_fraction=0.25, corrupt="skip", say=said.append)
     assert len(data.train) + len(data.held_out) == 10
     assert f"2 of 12 images cannot be read and are left out: {place}, key {3:040x} (" in said[0]
     rows(images).save_to_disk(tmp_path / "saved")
     with pytest.raises(Unreadable, match="saved, row 4 is not an image that can be read: it is empty"):
-        load_lsun(str(tmp_path / "saved"), 8, crop="center", held_out_fraction=0.25).train.images.open(4)
+        load_image_folder(str(tmp_path / "saved"), 8, 3, crop="center", held_out_fraction=0.25).train.images.open(4)
 
 
 def test_what_is_no_source_says_so(tmp_path):
