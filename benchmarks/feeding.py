@@ -1,10 +1,11 @@
 """What feeding costs at 32 px beside a DataLoader that converts images one by one: one process, taking turns, medians of ratios.
 
-10,000 RGB images, batches of 128. Ours is what training does: uint8 images in memory, picked by index, mirrored at random and
-mapped to -1..1 a batch at a time. `tensors`: a DataLoader whose data set does the same to one tensor after another. `pillow`: one
-that goes through PIL and torchvision's transforms, as examples do. `png`: the same from encoded PNGs; ours beside it decodes once,
-which is not counted. Times are CPU seconds of the process (one thread, no workers). Beside them stands a forward and backward pass
-of an 8M UNet at a batch of 16. `python benchmarks/feeding.py` writes benchmarks/results/feeding.json.
+10,000 RGB images, batches of 128. Ours is what training does: uint8 images in memory, picked by index out of the set and its mirror
+images (put there once, in the round that warms up), and mapped to -1..1, a batch at a time. `tensors`: a DataLoader whose data set
+converts and mirrors one tensor after another. `pillow`: one that goes through PIL and torchvision's transforms, as examples do.
+`png`: the same from encoded PNGs; ours beside it decodes once, which is not counted. Times are CPU seconds of the process (one thread,
+no workers). Beside them stands a forward and backward pass of an 8M UNet at a batch of 16.
+`python benchmarks/feeding.py` writes benchmarks/results/feeding.json.
 """
 
 import argparse
@@ -25,8 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from deme.config import compose_stage, make
-from deme.data import InMemoryImages, mirrored, to_float
-from deme.seeds import Rows, generator
+from deme.data import InMemoryImages, to_float
 from deme.training.batches import StepBatches, StepLoader
 
 COUNT, BATCH = 10_000, 128
@@ -75,10 +75,9 @@ def _png(array) -> bytes:  # type: ignore[no-untyped-def]
     return buffer.getvalue()
 
 
-def ours(images: InMemoryImages) -> Iterable[Tensor]:
-    for step, pixels in enumerate(StepLoader(images, StepBatches(COUNT, BATCH, STEPS, 0))):
-        rows = Rows(generator("train", 0, step), BATCH, 0, BATCH)
-        yield to_float(mirrored(pixels, rows.coins(0.5)))
+def ours(loader: StepLoader) -> Iterable[Tensor]:
+    for pixels in loader:
+        yield to_float(pixels)
 
 
 def loader(dataset: Dataset[Tensor]) -> Callable[[], Iterable[Tensor]]:
@@ -112,9 +111,9 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     pixels = torch.randint(0, 256, (COUNT, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
-    images = InMemoryImages(pixels)
+    in_memory = StepLoader(InMemoryImages(pixels), StepBatches(COUNT, BATCH, STEPS, 0, mirror=True))
     feeds = {
-        "ours": lambda: ours(images),
+        "ours": lambda: ours(in_memory),
         "tensors": loader(OneByOne(pixels)),
         "pillow": loader(ThroughPillow(pixels, encode=False)),
         "png": loader(ThroughPillow(pixels, encode=True)),

@@ -72,7 +72,7 @@ def ours(setting: Setting, num_steps: int, folder: Path, precision: str = "32-tr
     method, model = DeMe(torch.ones(1000), sampler()), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
     compute.ready(model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher)
-    module = DiffusionModule(model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, False, log_every=50)
+    module = DiffusionModule(model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50)
 
     def train(steps: int, place: Path) -> None:
         loop = Loop(

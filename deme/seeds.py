@@ -48,9 +48,13 @@ class Rows:
         """Return this process's rows of the sampler's timesteps, [stop - start]."""
         return sampler(self.total, self.generator)[self.start : self.stop]
 
+    def uniform(self) -> Tensor:
+        """Return numbers drawn uniformly from [0, 1), [stop - start]."""
+        return torch.rand(self.total, generator=self.generator)[self.start : self.stop]
+
     def coins(self, probability: float) -> Tensor:
         """Return independent booleans, true with `probability`, [stop - start]."""
-        return (torch.rand(self.total, generator=self.generator) < probability)[self.start : self.stop]
+        return self.uniform() < probability
 
 
 def image_generator(seed: int, index: int) -> Generator:

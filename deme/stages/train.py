@@ -125,7 +125,6 @@ def _prepare(run: Run, team: Any) -> Training:
         make(config["learning_rate"], num_steps=config["num_steps"]),
         bind(config["ema"]) if config["ema"] else None,
         seed=config["seed"],
-        random_flip=data.random_flip,
         log_every=progress["log_every"],
         team=team,
     )
@@ -135,6 +134,7 @@ def _prepare(run: Run, team: Any) -> Training:
         config["seed"],
         config["accumulate"],
         config["gradient_clip"],
+        data.random_flip,
         compute.precision,
         compute.accelerator,
         device=int(compute.device.partition(":")[2] or 0),

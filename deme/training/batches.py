@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deme.data import Croppable, Images, InMemoryImages
+from deme.data import Croppable, Images, InMemoryImages, mirrored
 from deme.errors import DemeError
-from deme.seeds import generator
+from deme.seeds import Rows, generator
+
+TWICE_BYTES = 2**28  # a set in memory no larger than this has its mirror images beside it
 
 
 class StepBatches:
     """Index lists for micro-steps `first()` .. num_steps - 1: seeded permutations of the data set, one after another.
 
-    Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global batch.
+    Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global batch. With `mirror`, each
+    image of a batch is mirrored left-right or not, as a fair coin says.
     """
 
     def __init__(
@@ -28,9 +32,11 @@ class StepBatches:
         first: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
+        mirror: bool = False,
     ) -> None:
         self.num_images, self.batch_size, self.num_steps = num_images, batch_size, num_steps
         self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
+        self.mirror = mirror
 
     def __len__(self) -> int:
         return self.num_steps
@@ -55,16 +61,22 @@ class StepBatches:
 
     def positions(self, step: int) -> list[float]:
         """Return where micro-step `step` cuts this process's images, in [0, 1): drawn for the global batch."""
-        count = self.world_size * self.batch_size
-        drawn = torch.rand(count, generator=generator("crop", self.seed, step))
-        return drawn[self.rank * self.batch_size : (self.rank + 1) * self.batch_size].tolist()
+        return self._rows("crop", step).uniform().tolist()
+
+    def coins(self, step: int) -> Tensor:
+        """Return which of this process's images micro-step `step` mirrors, booleans [batch_size]."""
+        return self._rows("mirror", step).coins(0.5)
+
+    def _rows(self, what: str, step: int) -> Rows:
+        start = self.rank * self.batch_size
+        return Rows(generator(what, self.seed, step), self.world_size * self.batch_size, start, start + self.batch_size)
 
 
 class StepLoader:
     """A loader that continues at the trainer's step by itself; it says so to Lightning by having a (trivial) state.
 
     Images in memory are picked by index from the memory of `device`, where they are moved once; nothing else needs
-    `num_workers`, the number of processes that read. Images that can be cropped are cropped as the step says.
+    `num_workers`, the number of processes that read. Images are cropped and mirrored as the step says.
     """
 
     def __init__(
@@ -79,10 +91,28 @@ class StepLoader:
     def __iter__(self) -> Iterator[Tensor]:
         """Yield uint8 batches [B, C, H, W]. Raises what reading an image raises, also where another process reads it."""
         if isinstance(self.images, InMemoryImages):
-            pixels = self.images.pixels.to(self.device)
-            for _, rows in self.batches.numbered():
-                yield pixels.index_select(0, rows.to(self.device, non_blocking=True))
-            return
+            yield from self._picked()
+        else:
+            for step, batch in enumerate(self._read(), self.batches.first()):
+                yield mirrored(batch, self.batches.coins(step)) if self.batches.mirror else batch
+
+    @cached_property
+    def _pixels(self) -> tuple[Tensor, int]:
+        """Images in memory, moved to the device, and their number; behind them their mirror images, if wanted and the set is small."""
+        assert isinstance(self.images, InMemoryImages)
+        pixels = self.images.pixels.to(self.device)
+        both = self.batches.mirror and pixels.nbytes <= TWICE_BYTES
+        return (torch.cat([pixels, pixels.flip(3)]) if both else pixels), len(pixels)
+
+    def _picked(self) -> Iterator[Tensor]:
+        (pixels, count), mirror = self._pixels, self.batches.mirror
+        both = len(pixels) > count  # picking a mirror image costs nothing, mirroring one as much as all the rest
+        for step, rows in self.batches.numbered():
+            wanted = rows + count * self.batches.coins(step) if both else rows
+            batch = pixels.index_select(0, wanted.to(self.device, non_blocking=True))
+            yield mirrored(batch, self.batches.coins(step)) if mirror and not both else batch
+
+    def _read(self) -> Iterator[Tensor]:
         reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
         wanted: Any = (

@@ -40,6 +40,7 @@ class Loop:
     seed: int
     accumulate: int = 1
     gradient_clip: float | None = 1.0
+    random_flip: bool = False
     precision: str = "32-true"
     accelerator: str = "auto"
     device: int = 0  # which GPU
@@ -82,6 +83,7 @@ def fit(
             first=lambda: trainer.global_step * loop.accumulate,
             rank=rank,
             world_size=size,
+            mirror=loop.random_flip,
         )
         first_step = step_of(checkpoint)
         if first:

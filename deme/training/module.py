@@ -9,7 +9,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from deme.data import mirrored, to_float
+from deme.data import to_float
 from deme.errors import WorkFailed
 from deme.methods import Method
 from deme.models.unconditional import UnconditionalModel
@@ -35,7 +35,6 @@ class DiffusionModule(pl.LightningModule):
         learning_rate: LearningRate,
         ema: EmaFactory | None,
         seed: int,
-        random_flip: bool,
         log_every: int,
         team: Team | None = None,
     ) -> None:
@@ -47,7 +46,6 @@ class DiffusionModule(pl.LightningModule):
         self._optimizer = optimizer
         self._learning_rate = learning_rate
         self._seed = seed
-        self._random_flip = random_flip
         self._log_every = log_every
         self.team = team
         self._drops = any(isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules())
@@ -68,8 +66,6 @@ class DiffusionModule(pl.LightningModule):
         rows = Rows(draws, count * size, rank * count, (rank + 1) * count)
         masks = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
-        if self._random_flip:
-            pixels = mirrored(pixels, rows.coins(0.5))  # as bytes: a quarter of the work
         x0 = to_float(pixels).contiguous()  # what compiling was told, whatever the data set's layout
         with masks if self._drops else contextlib.nullcontext():
             terms = self.method.losses(self.model, x0, rows)

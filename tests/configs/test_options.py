@@ -265,7 +265,7 @@ def test_every_experiment_is_composed_and_built(experiment, places):
         model = make(config["model"])
         method = method_of(config["method"])
         rate = make(config["learning_rate"], num_steps=config["num_steps"])
-        module = DiffusionModule(model, method, bind(config["optimizer"]), rate, bind(config["ema"]), 0, False, 1)
+        module = DiffusionModule(model, method, bind(config["optimizer"]), rate, bind(config["ema"]), 0, 1)
         assert module.weights().keys() == model.state_dict().keys()
 
 

@@ -93,12 +93,18 @@ def test_inductor_on_a_tiny_network_trains_what_was_checked(precision, tmp_path)
         method = DeMe(torch.ones(1000), RangeSampler(TimestepRange(0, 1000), 1000))
         method.prepare(tiny, "cpu", dtype)
         model = tiny(dropout=0.1)
-        module = DiffusionModule(model, method, torch.optim.SGD, ConstantRate(3), None, 0, True, 50)
+        module = DiffusionModule(model, method, torch.optim.SGD, ConstantRate(3), None, 0, 50)
         if compiled:
             compile_checked(model, batch_of(model, dtype), method.teacher)
             torch.compiler.set_stance("fail_on_recompile")  # what trains is what was checked
         try:
-            fit(module, IMAGES, Loop(3, 6, 0, accelerator="cpu", precision=precision), tmp_path / str(compiled), "test")
+            fit(
+                module,
+                IMAGES,
+                Loop(3, 6, 0, accelerator="cpu", precision=precision, random_flip=True),
+                tmp_path / str(compiled),
+                "test",
+            )
         finally:
             torch.compiler.set_stance("default")
         assert module.model.state_dict().keys() == tiny().state_dict().keys()

@@ -31,7 +31,7 @@ def trained(tmp_path, model=None, method=None, fused=None, compute=None, **loop)
     def optimizer(groups):
         return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
 
-    module = DiffusionModule(model, method, optimizer, ConstantRate(4), warmup_ema, 0, False, 50)
+    module = DiffusionModule(model, method, optimizer, ConstantRate(4), warmup_ema, 0, 50)
     fit(module, IMAGES, Loop(4, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
     return module
 

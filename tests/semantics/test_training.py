@@ -27,7 +27,7 @@ def ant(balancing):
 
 def train(method, tmp_path, **loop):
     module = DiffusionModule(
-        tiny(), method, lambda groups: torch.optim.SGD(groups, lr=1.0), ConstantRate(1), None, 0, False, 50
+        tiny(), method, lambda groups: torch.optim.SGD(groups, lr=1.0), ConstantRate(1), None, 0, 50
     )
     before = [p.detach().clone() for p in module.model.parameters()]
     fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
@@ -73,7 +73,6 @@ def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
             ConstantRate(steps),
             None,
             0,
-            False,
             50,
         )
         fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name, "test")

@@ -68,6 +68,29 @@ def test_a_crop_follows_from_seed_step_and_row_alone(source):
     assert len({tuple(batch.flatten().tolist()) for batch in torch.cat(whole)}) > COUNT
 
 
+@pytest.mark.parametrize("feed", ["picked", "one by one in memory", "streamed"])
+def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatch):
+    encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
+    images = encoded if feed == "streamed" else DecodedOnce(encoded, quiet)
+    if feed == "one by one in memory":
+        monkeypatch.setattr("deme.training.batches.TWICE_BYTES", 0)
+
+    def mirrored_at(first=0, seed=3, **which):
+        batches = StepBatches(COUNT, which.pop("batch_size", 4), 40, seed, lambda: first, mirror=True, **which)
+        return list(StepLoader(images, batches))
+
+    plain = list(StepLoader(images, StepBatches(COUNT, 4, 40, 3)))
+    whole = mirrored_at()
+    coins = [StepBatches(COUNT, 4, 40, 3, mirror=True).coins(step) for step in range(40)]
+    for batch, unchanged, which in zip(whole, plain, coins, strict=True):
+        assert torch.equal(batch, torch.where(which[:, None, None, None], unchanged.flip(3), unchanged))
+    assert 55 < int(torch.cat(coins).sum()) < 105  # of 160 fair coins: four standard deviations
+    assert all(torch.equal(a, b) for a, b in zip(mirrored_at(first=7), whole[7:], strict=True))
+    ranks = [mirrored_at(rank=rank, world_size=2, batch_size=2) for rank in (0, 1)]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert torch.equal(batch, torch.cat(parts))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("kind", [EncodedImages, RandomlyCropped])
 def test_a_damaged_image_is_one_clear_error_also_from_another_process(source, num_workers, kind):
@@ -108,7 +131,7 @@ def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers
     def train(name):
         method = Finetune(torch.ones(1000), RangeSampler(TimestepRange(0, 1000), 1000))
         sgd = lambda groups: torch.optim.SGD(groups, lr=1.0)  # noqa: E731
-        module = DiffusionModule(tiny(), method, sgd, ConstantRate(1), None, 0, False, 50)
+        module = DiffusionModule(tiny(), method, sgd, ConstantRate(1), None, 0, 50)
         loop = Loop(4, 4, 0, accelerator="cpu", num_workers=num_workers)
         fit(module, randomly_cropped(source), loop, tmp_path / name, "test")
         return torch.cat([p.detach().flatten() for p in module.model.parameters()])
