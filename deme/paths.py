@@ -1,7 +1,9 @@
 """Where things are: locators of shipped files, of models on the Hugging Face Hub, the Hydra tree."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from deme.errors import MissingInput, did_you_mean
 
@@ -17,6 +19,11 @@ def conf_dir() -> Path:
     """Return the Hydra tree: deme/conf in a wheel, conf/ beside the package in a checkout."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def cache_of(config: Mapping[str, Any]) -> Path:
+    """Return the folder for what is kept by content."""
+    return Path(config["paths"]["cache"] or "~/.cache/deme").expanduser()
 
 
 def locate(path: str) -> Path:

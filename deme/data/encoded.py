@@ -4,6 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deme.data.decode import Rules, opened
-from deme.files import sha256_text
+from deme.files import read_json, sha256_text, write_json
 
 
 class Source(Protocol):
@@ -33,10 +34,10 @@ class Source(Protocol):
 
 
 class ReadAsNeeded(ABC):
-    """The images `indices` of a source, each read when it is asked for."""
+    """The images `indices` of a source, each read when it is asked for; their hash is remembered in `cache`."""
 
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, list(indices)
+    def __init__(self, source: Source, indices: Sequence[int], cache: Path | None = None) -> None:
+        self.source, self.indices, self.cache = source, list(indices), cache
 
     @property
     @abstractmethod
@@ -58,6 +59,15 @@ class ReadAsNeeded(ABC):
 
     @cached_property
     def _content_hash(self) -> str:
+        if self.cache is None:
+            return self._hashed()
+        listed = sha256_text("\n".join([self.how, self.source.listing(), repr(self.indices)]))
+        file = self.cache / "contents" / f"{listed[:32]}.json"
+        if not file.exists():
+            write_json(file, {"sha256": self._hashed()})
+        return str(read_json(file)["sha256"])
+
+    def _hashed(self) -> str:
         each = (hashlib.sha256(self.source.read(index)).hexdigest() for index in self.indices)
         return sha256_text("\n".join([self.how, *each]))
 
@@ -65,8 +75,8 @@ class ReadAsNeeded(ABC):
 class EncodedImages(ReadAsNeeded):
     """Images decoded by rules: uint8 [channels, size, size]."""
 
-    def __init__(self, source: Source, indices: Sequence[int], rules: Rules) -> None:
-        super().__init__(source, indices)
+    def __init__(self, source: Source, indices: Sequence[int], rules: Rules, cache: Path | None = None) -> None:
+        super().__init__(source, indices, cache)
         self.rules = rules
 
     @property

@@ -59,12 +59,12 @@ def encoded_data(
     bytes_per_image = rules.channels * rules.size**2
 
     def images(indices: list[int], together: int) -> Images:
-        encoded = EncodedImages(source, indices, rules)
+        encoded = EncodedImages(source, indices, rules, cache)
         fits = together * bytes_per_image <= IN_MEMORY_BYTES
         return DecodedOnce(encoded, say) if in_memory or (in_memory is None and fits) else encoded
 
     train, held_out = sides
     if rules.crop == "random":
-        return ImageData(RandomlyCropped(source, train, rules), images(held_out, len(held_out)), random_flip)
+        return ImageData(RandomlyCropped(source, train, rules, cache), images(held_out, len(held_out)), random_flip)
     together = len(train) + len(held_out)
     return ImageData(images(train, together), images(held_out, together), random_flip)

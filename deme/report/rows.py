@@ -118,6 +118,7 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
             {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
             {cell: results[cell]["replicates"][metric] for cell in values},
             {cell: one["replicates"][metric] for cell, one in others.items()},
+            about.get("num_images", about["n"]),
         )
         if "std" not in about and all(metric in results[cell]["replicates"] for cell in values)
         else None

@@ -33,24 +33,48 @@ def paired_difference(
     base: Mapping[Cell, float],
     replicates: Mapping[Cell, Sequence[float]],
     base_replicates: Mapping[Cell, Sequence[float]],
+    num_images: int,
 ) -> Difference | None:
     """Return row minus baseline over their common sampling seeds, or None if they have none.
 
-    Variance of the mean = variance of its paired bootstrap replicates (images) + variance between finetuning seeds / their
-    number; the t quantile has Welch-Satterthwaite degrees of freedom. With one finetuning seed the second part is
-    unknown, and the interval speaks of sampling alone.
+    Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample n = `num_images` images,
+    + variance between finetuning seeds / their number; the t quantile has Welch-Satterthwaite degrees of freedom. With one
+    finetuning seed the second part is unknown, and the interval speaks of sampling alone.
     """
     pairs = [(cell, other) for cell in values for other in base if cell[1] == other[1] and other[0] in (None, cell[0])]
     if not pairs:
         return None
     value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
     boot = np.mean([np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0)
-    sampling = float(boot.var(ddof=1))
+    sampling = float(boot.var(ddof=1)) * num_images / (num_images - 1)
     seeds = sorted({cell[0] for cell, _ in pairs}, key=str)
     by_seed = [np.mean([values[c] - base[o] for c, o in pairs if c[0] == seed]) for seed in seeds]
     between = float(np.var(by_seed, ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
-    half = interval_half_width(sampling, len(boot) - 1, between, len(seeds) - 1)
+    half = interval_half_width(sampling, min(len(boot), num_images) - 1, between, len(seeds) - 1)
     return Difference(value, value - half, value + half, len(seeds))
+
+
+def mean_of(differences: Sequence[float]) -> Difference:
+    """Return the mean of paired differences of images with Student's 95% interval, wider on a side where skewness asks for it.
+
+    Where large differences are rare, a sample's mean misses them more often than Student's t believes: at 50 lognormal
+    differences a limit is on the wrong side of their mean in 10% of samples, with Hall's transformation of t (Hall, "On
+    the removal of skewness by transformation", 1992) in 5.5%; 2.5% are meant.
+    """
+    x = np.asarray(differences, dtype=np.float64)
+    value, error, t = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x)), float(stdtrit(len(x) - 1, 0.975))
+    if error == 0:
+        return Difference(value, value, value, 1)
+    skewness = float(((x - value) ** 3).mean() / x.std() ** 3) / math.sqrt(len(x))
+    low, high = (value - error * _hall(limit, skewness) for limit in (t, -t))
+    return Difference(value, min(low, value - error * t), max(high, value + error * t), 1)
+
+
+def _hall(t: float, skewness: float) -> float:
+    """Return what t must be for its transformation, which has no skewness, to be `t`; `skewness` is that of the mean."""
+    if abs(skewness) < 1e-9:
+        return t
+    return 3 / skewness * (float(np.cbrt(1 + skewness * (t - skewness / 6))) - 1)
 
 
 def interval_half_width(

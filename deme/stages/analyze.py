@@ -20,9 +20,10 @@ def run(config: dict[str, Any]) -> Path:
     from rich.table import Table
 
     from deme.config import make, provide, takes
+    from deme.paths import cache_of
     from deme.report.figures import png
     from deme.stages.common import data_of
-    from deme.stages.extractors import cache_of, extractors_of
+    from deme.stages.extractors import extractors_of
 
     given = config["run"]
     if given is not None and not isinstance(given, str):

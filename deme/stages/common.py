@@ -18,9 +18,9 @@ from deme.models.checkpoint import NAME, open_weights
 from deme.models.folder import unet_folder
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
+from deme.paths import cache_of
 from deme.runs import Run, say
 from deme.sampling.routed import Network, RoutedModel
-from deme.stages.extractors import cache_of
 from deme.tensors import TensorFile, Tensors
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32

@@ -83,10 +83,12 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
         for of in (lambda r: r["metrics"][metric]["value"], lambda r: r["replicates"][metric])
         for found in (one, other)
     )
+    about = results[0]["metrics"][metric]
+    num_images = about.get("num_images", about["n"])
     if {cell[0] for cell in one} == {None}:  # what was not finetuned is the baseline of the pairs
-        turned = paired_difference(others, values, other_spread, spread)
+        turned = paired_difference(others, values, other_spread, spread, num_images)
         return turned and Difference(-turned.value, -turned.high, -turned.low, turned.num_finetune_seeds)
-    return paired_difference(values, others, spread, other_spread)
+    return paired_difference(values, others, spread, other_spread, num_images)
 
 
 def read_evaluations(names: Sequence[str]) -> Results:

@@ -7,7 +7,7 @@ from deme import files
 from deme.checks import check_numbers
 from deme.errors import BadConfig, WorkFailed
 from deme.inputs import weights_folder
-from deme.paths import locate
+from deme.paths import cache_of, locate
 from deme.runs import say
 from deme.stages import push
 
@@ -23,8 +23,11 @@ def run(config: dict[str, Any]) -> Path:
         push.check_name(config["push"])
     place, out = locate(str(config["run"])), Path(str(config["out"])).expanduser()
     source = weights_folder(place)
-    _check_out(out, source, files.sha256(source), config["overwrite"])
-    _write(config, place, source, out)
+    name = files.sha256_text(str(out.resolve()))[:32]
+    lock = cache_of(config) / "exports" / f"{name}.lock"
+    with files.locked(lock, lambda owner: say(f"{owner} is exporting to {out}; waiting for it")):
+        _check_out(out, source, files.sha256(source), config["overwrite"])
+        _write(config, place, source, out)
     if config["push"] is not None:
         push.push(out, config)
     return out

@@ -1,6 +1,5 @@
 """The feature extractors and the references that the `metrics` group names."""
 
-from pathlib import Path
 from typing import Any
 
 from deme.config import extractor_specs, make
@@ -9,7 +8,7 @@ from deme.errors import BadConfig
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import Reference, measured
-from deme.paths import locate
+from deme.paths import cache_of, locate
 from deme.runs import say
 
 SPLITS = ("held_out", "train")
@@ -35,11 +34,6 @@ def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureEx
     if len(set(suffixes)) < len(suffixes):
         raise BadConfig(f"two extractors of metrics.features measure the same: {', '.join(suffixes)}")
     return found
-
-
-def cache_of(config: dict[str, Any]) -> Path:
-    """Return the folder for what is kept by content."""
-    return Path(config["paths"]["cache"] or "~/.cache/deme").expanduser()
 
 
 def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtractor) -> Reference:

@@ -52,6 +52,7 @@ def loss_labels(config: dict[str, Any], held_out: Images, num_timesteps: int) ->
     ]:
         labels[name] = {
             "n": count,
+            "num_images": len(held_out),
             "reference": f"{len(held_out):,} held-out images ({held_out.content_hash()[:8]})",
             "better": "lower",
             "implementation": f"deme.metrics.denoising_loss, {settings['draws']} draws an image and range, seed {settings['seed']}",

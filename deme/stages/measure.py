@@ -157,8 +157,8 @@ def _loss(run: Run, data: ImageData, loaded: Loaded, device: str) -> tuple[Metri
     triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"])
     batch = run.config["batch_size"]
     losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device, batch)
-    tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses})
     rows = loss_rows(losses, ranges, model.schedule.num_timesteps)
+    tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses, "loss": rows["loss"]})
     labels = loss_labels(run.config, data.held_out, model.schedule.num_timesteps)
     metrics = {name: {"value": float(values.mean()), **labels[name]} for name, values in rows.items()}
     return metrics, {name: loss_replicates(run.config, values) for name, values in rows.items()}

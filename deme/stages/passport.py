@@ -5,16 +5,15 @@ from typing import Any
 
 import torch
 
-from deme import files
+from deme import __version__, files
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.inputs import content_hash
 from deme.metrics.passport import VALUE_RANGES, Verdict, judge, known_schedules, probe
 from deme.models.unconditional import UnconditionalModel
-from deme.paths import locate
+from deme.paths import cache_of, locate
 from deme.runs import data_hash
 from deme.seeds import generator
-from deme.stages.extractors import cache_of
 
 KNOWN_RAW = ("google/ddpm-cifar10-32",)  # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (METHOD 1.6)
 TABLE = ("prediction_type", "schedule", "value_range", "unexplained")
@@ -23,12 +22,20 @@ TABLE = ("prediction_type", "schedule", "value_range", "unexplained")
 def passport_of(config: dict[str, Any], model: UnconditionalModel, data: ImageData, device: str) -> dict[str, Any]:
     """Return the passport of the pretrained model that `config` names; measured once per model and data set."""
     count = config["passport"]["num_images"]
-    key = files.sha256_text(repr([content_hash(config["model"]["path"]), data_hash(config["data"]), count]))
+    key = files.sha256_text(
+        repr([__version__, content_hash(config["model"]["path"]), data_hash(config["data"]), count])
+    )
     place = cache_of(config) / "passports" / f"{key[:32]}.json"
     if not place.exists():
         files.write_json(place, _measured(model, data, count, device))
     path = config["model"]["path"]
     return {"model": path, **files.read_json(place), **weights_kind(path)}
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raise BadConfig for an unknown answer to a contradiction."""
+    if settings["contradicted"] not in ("refuse", "train"):
+        raise BadConfig(f"passport.contradicted must be refuse or train, got {settings['contradicted']!r}")
 
 
 def refuse_contradicted(passport: dict[str, Any]) -> None:
@@ -39,7 +46,7 @@ def refuse_contradicted(passport: dict[str, Any]) -> None:
             f"{passport['model']} says {described(stated)}, which leaves {stated['unexplained']:.0%} of these images unexplained; "
             f"its weights fit {described(best)}: {best['unexplained']:.0%}\n"
             "mend its scheduler_config.json (prediction_type, beta_schedule, beta_start, beta_end), or look with: "
-            "deme doctor model=... data=..."
+            "deme doctor model=... data=...\nif you know better, type: passport.contradicted=train"
         )
 
 

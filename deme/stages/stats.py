@@ -14,8 +14,9 @@ def run(config: dict[str, Any]) -> Path:
         raise BadConfig(f"out must name a .npz file, got {config['out']}")
 
     from deme.metrics import statistics_file
+    from deme.paths import cache_of
     from deme.stages.common import Compute, data_of
-    from deme.stages.extractors import cache_of, extractors_of, reference_of
+    from deme.stages.extractors import extractors_of, reference_of
 
     compute = Compute.of(config)
     extractors = extractors_of(config, compute.device)

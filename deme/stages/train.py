@@ -171,14 +171,16 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
 
 def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
     """Store what the weights are and fit; refuse to train what its config describes wrongly."""
-    from deme.stages.passport import passport_of, refuse_contradicted, told
+    from deme.stages.passport import check_settings, passport_of, refuse_contradicted, told
 
+    check_settings(run.config["passport"])
     passport = passport_of(run.config, model, data, device)
     if run.mine:
         files.write_json(run.path / "passport.json", passport)
     for line in told(passport):
         run.log(line)
-    refuse_contradicted(passport)
+    if run.config["passport"]["contradicted"] == "refuse":
+        refuse_contradicted(passport)
 
 
 def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:

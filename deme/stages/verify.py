@@ -21,8 +21,8 @@ def run(config: dict[str, Any]) -> Path:
     if config.get("compute"):
         audited.config["compute"] = config["compute"]
 
+    from deme.paths import cache_of
     from deme.stages.audit import audit
-    from deme.stages.extractors import cache_of
 
     audited.config["paths"] = {**config["paths"], "cache": str(cache_of(config).absolute())}
     began = time.monotonic()

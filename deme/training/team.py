@@ -17,14 +17,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from deme import processes
 from deme.errors import DemeError, Preempted, Stopped, WorkFailed
 
 PIECE = 25 << 20  # numbers that are averaged in one message
-JOIN = timedelta(minutes=10)  # the slowest process may import this much later than the fastest
+JOIN = 600.0  # seconds that the slowest process may import longer than the fastest
+ATTEMPT = timedelta(seconds=2)  # to reach the first process; between attempts a signal is heard
 LOOK_EVERY = 0.05  # seconds
 GOODBYE = 10.0  # seconds that the first process waits for the others to have heard how it ended
 LOST = "another process of this run ended or cannot be reached; its own message says why\nthe same command goes on from here"
@@ -43,16 +43,24 @@ class Team:
         self.rank, self.size = world.rank, world.size
         self._job = 0
         self._told: set[str] = set()
-        where = f"tcp://{world.address}:{world.port}?rank={world.rank}&world_size={world.size}"
+        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"deme/{again}", _store(world))
         with _reachable():
-            store, _, _ = next(iter(rendezvous(where, timeout=JOIN)))
-            again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            self._store = PrefixStore(f"deme/{again}", store)
+            self._meet()
             backend = "nccl" if device.startswith("cuda") else "gloo"
             if backend == "nccl":
                 torch.cuda.set_device(device)
             dist.init_process_group(backend, store=self._store, rank=self.rank, world_size=self.size)
             self._control: Any = dist.new_group(backend="gloo")
+
+    def _meet(self) -> None:
+        """Wait until all are here: not in torch, which would not hear a signal."""
+        self._store.set(f"here/{self.rank}", "")
+        until = time.monotonic() + JOIN
+        while not self._store.check([f"here/{rank}" for rank in range(self.size)]):
+            time.sleep(LOOK_EVERY)
+            if time.monotonic() > until:
+                raise Lost(LOST)
 
     @contextlib.contextmanager
     def job(self) -> Iterator[None]:
@@ -89,7 +97,7 @@ class Team:
     def hear(self, moment: str, rank: int = 0) -> dict[str, Any]:
         """Wait for the word of a process. Raises its error, or Lost."""
         with _reachable():
-            until = time.monotonic() + JOIN.total_seconds()
+            until = time.monotonic() + JOIN
             while not self._store.check([self._key(moment, rank)]):
                 time.sleep(LOOK_EVERY)
                 if self.rank == 0 and time.monotonic() > until:  # the others notice: process 0 holds the store
@@ -135,6 +143,20 @@ class Team:
                 parts = flat.split([gradient.numel() for gradient in piece])
                 for gradient, part in zip(piece, parts, strict=True):
                     gradient.copy_(part.view_as(gradient))
+
+
+def _store(world: processes.World) -> Store:
+    """Return the store of all processes: the first one holds it, unless torchrun does. Raises Lost if it is not there."""
+    holds = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    until = time.monotonic() + JOIN
+    while True:
+        try:
+            store = TCPStore(world.address, world.port, world.size, holds, ATTEMPT, wait_for_workers=False)
+            store.set_timeout(timedelta(seconds=JOIN))
+            return store
+        except RuntimeError as error:
+            if holds or time.monotonic() > until:
+                raise Lost(f"{LOST}\n({str(error).splitlines()[0][:150]})") from error
 
 
 def _pieces(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:

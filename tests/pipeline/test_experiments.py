@@ -1,5 +1,6 @@
 """The suites of real data sets at smoke size, on made-up files in the official layouts and with smaller networks."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from deme import files, tensors
 from deme.data.cifar10_files import BINARY
 from deme.errors import BadConfig, MissingInput
 from deme.metrics.inception import trunk
+from deme.paths import PACKAGE
 from deme.suites import Suite
 from tests.cifar10 import unpack
 from tests.pipeline.program import TINY_EVALUATE, TINY_TRAIN, done, run
@@ -196,3 +198,19 @@ def test_published_numbers_that_are_not_there_are_missed_at_once(in_tmp):
     Path("s.yaml").write_text(yaml.safe_dump({**SUITE, "expected": "nowhere.json"}))
     with pytest.raises(MissingInput, match=r"nowhere\.json does not exist"):
         Suite.read(Path("s.yaml"))
+
+
+def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_path):
+    shutil.copytree(PACKAGE / "assets/digits_base", tmp_path / "wrong")
+    place = tmp_path / "wrong/scheduler/scheduler_config.json"
+    files.write_json(place, {**files.read_json(place), "prediction_type": "v_prediction"})
+    words = ["train", "model=wrong/", *TINY_TRAIN, "num_steps=1"]
+    code, text = run(words, tmp_path)
+    assert code == 2, text
+    assert "wrong says v_prediction, its own schedule" in text
+    assert "its weights fit epsilon" in text
+    assert "if you know better, type: passport.contradicted=train" in text
+    code, text = run([*words, "passport.contradicted=mend"], tmp_path)
+    assert (code, "passport.contradicted must be refuse or train, got 'mend'" in text) == (2, True), text
+    trained = done([*words, "passport.contradicted=train"], tmp_path)
+    assert files.read_json(trained / "passport.json")["verdict"] == "contradicted"

@@ -152,10 +152,12 @@ def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
     assert compared.differences["recall_digits"] is None  # it has no bootstrap replicates
     for metric in ("fd_digits", "kid_digits", "loss"):
         difference = compared.differences[metric]
-        values = [json.loads((p / "metrics.json").read_text())["metrics"][metric]["value"] for p in (one, other)]
+        found = [json.loads((p / "metrics.json").read_text())["metrics"][metric] for p in (one, other)]
+        values = [each["value"] for each in found]
+        num_images = found[0].get("num_images", found[0]["n"])
         assert difference.value == pytest.approx(values[0] - values[1])
         pairs = [json.loads((p / "replicates.json").read_text())[metric] for p in (one, other)]
-        spread = np.std(np.subtract(*pairs), ddof=1)
+        spread = np.std(np.subtract(*pairs), ddof=1) * (num_images / (num_images - 1)) ** 0.5
         assert (difference.high - difference.low) / 2 == pytest.approx(stats.t.ppf(0.975, 19) * spread)
     page = (smoke / "runs/digits_smoke/results/digits_smoke.md").read_text()
     assert f"| {compared.label} | {compared.other} | {compared.differences['fd_digits'].value:+.2f} [" in page

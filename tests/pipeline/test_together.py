@@ -88,6 +88,20 @@ def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path):
     assert results(run_dir) == results(undisturbed[0])
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_is_heard_while_the_other_is_not_there_yet(rank, tmp_path):
+    say = "import deme.training.team as t\nreal = t._store\ndef told(world): print('joining', flush=True); return real(world)\nt._store = told\n"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = start(WORDS, tmp_path, environment(rank, port) + say)
+    program.wait_for(lambda: "joining" in program.text)
+    program.signal(signal.SIGTERM)
+    assert program.wait(60) == 75, program.text
+    assert "stopped on request; the same command goes on from here" in program.text
+    assert "Traceback" not in program.text
+
+
 def test_a_lost_process_ends_the_other_with_one_message(tmp_path):
     programs = pair(WORDS, tmp_path, SLOW_STEP)
     programs[0].wait_for(lambda: any(p.read_text().count("\n") > 1 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deme.report.statistics import interval_half_width, paired_difference, smallest_detectable
+from deme.report.statistics import interval_half_width, mean_of, paired_difference, smallest_detectable
 
 
 def replicates(rng, cells, shift=0.0, spread=1.0):
@@ -16,7 +16,7 @@ def test_shared_noise_cancels_in_the_difference():
     base = {(None, s): 10.0 + s for s in (0, 1, 2)}
     row = {(f, s): base[None, s] - 0.5 for f in (0, 1) for s in (0, 1, 2)}
     noise = replicates(rng, base, spread=5.0)
-    d = paired_difference(row, base, {(f, s): noise[None, s] for f, s in row}, noise)
+    d = paired_difference(row, base, {(f, s): noise[None, s] for f, s in row}, noise, 5000)
     assert (d.value, d.low, d.high) == pytest.approx((-0.5, -0.5, -0.5))
     assert d.verdict == "better"
 
@@ -28,7 +28,7 @@ def test_disagreeing_finetuning_seeds_widen_the_interval():
     agree = {(f, s): 9.0 for f in (0, 1) for s in (0, 1)}
     differ = {(f, s): 8.5 + f for f in (0, 1) for s in (0, 1)}
     flat = {cell: reps[None, cell[1]] for cell in agree}
-    sure, unsure = (paired_difference(row, base, flat, reps) for row in (agree, differ))
+    sure, unsure = (paired_difference(row, base, flat, reps, 5000) for row in (agree, differ))
     assert sure.verdict == "better"
     assert unsure.verdict == "not resolved"
     half = stats.t.ppf(0.975, 1) * np.std([-1.5, -0.5], ddof=1) / np.sqrt(2)
@@ -40,7 +40,7 @@ def test_half_width_is_the_t_quantile_of_a_single_component():
 
 
 def test_no_common_sampling_seed_gives_no_difference():
-    assert paired_difference({(0, 1): 1.0}, {(None, 2): 1.0}, {(0, 1): [1.0, 2]}, {(None, 2): [1.0, 2]}) is None
+    assert paired_difference({(0, 1): 1.0}, {(None, 2): 1.0}, {(0, 1): [1.0, 2]}, {(None, 2): [1.0, 2]}, 5000) is None
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -54,7 +54,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         base_reps = {cell: [0.0] * 200 for cell in base}
         draws = {s: rng.normal(0, 0.2, 200) for s in range(4)}
         reps = {(f, s): list(draws[s]) for f, s in row}
-        d = paired_difference(row, base, reps, base_reps)
+        d = paired_difference(row, base, reps, base_reps, 5000)
         hits += d.low <= 0 <= d.high
     assert 0.90 <= hits / 400 <= 1.0
 
@@ -63,3 +63,37 @@ def test_more_seeds_detect_smaller_differences():
     one, many = (smallest_detectable(0.4, n, 0.2, f) for n, f in ((3, 2), (12, 8)))
     assert many < one
     assert smallest_detectable(0.4, 4, 0.0, 2) == pytest.approx((1.96 + 0.84) * 0.2, rel=0.02)
+
+
+def test_few_resampled_images_widen_the_interval_as_students_t_does():
+    rng = np.random.default_rng(2)
+    x, count = rng.normal(size=12), 20_000
+    means = x[rng.integers(0, len(x), (count, len(x)))].mean(1)
+    cell, base = (0, 1), {(None, 1): 0.0}
+    d = paired_difference({cell: x.mean()}, base, {cell: means}, {(None, 1): np.zeros(count)}, len(x))
+    expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
+    assert (d.low, d.high) == pytest.approx((expected.low, expected.high), rel=0.02)
+
+
+def test_the_interval_of_a_mean_is_students_where_nothing_is_skewed():
+    x = [-2.0, -1.0, 0.5, 1.0, 2.0, 1.5, 3.0, 4.0, -3.0, -0.0]
+    symmetric = [*x, *(2 - v for v in x)]
+    expected = stats.ttest_1samp(symmetric, 0).confidence_interval(0.95)
+    d = mean_of(symmetric)
+    assert (d.value, d.low, d.high) == pytest.approx((1.0, expected.low, expected.high))
+    assert mean_of([0.25, 0.25]).verdict == "worse"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_skewed_differences_fool_it_less_than_students_t(sign):
+    rng, count = np.random.default_rng(3), 2000
+    fooled = {"students": 0, "ours": 0, "wider": 0}
+    for _ in range(count):
+        x = sign * (np.exp(rng.normal(size=50)) - np.exp(0.5))  # of mean 0, with a long tail
+        d, student = mean_of(x), stats.ttest_1samp(x, 0).confidence_interval(0.95)
+        fooled["ours"] += d.verdict == ("better" if sign > 0 else "worse")
+        fooled["students"] += (student.high < 0) if sign > 0 else (student.low > 0)
+        fooled["wider"] += d.low <= student.low + 1e-12 and d.high >= student.high - 1e-12
+    assert fooled["wider"] == count
+    assert 0.08 < fooled["students"] / count < 0.12
+    assert 0.04 < fooled["ours"] / count < 0.07

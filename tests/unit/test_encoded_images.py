@@ -185,6 +185,20 @@ def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
     assert content() != before
 
 
+def test_a_large_sets_hash_is_remembered_until_an_image_changes(folder, tmp_path, monkeypatch):
+    def content(cache=tmp_path / "cache"):
+        source = ImageFiles.below(folder)
+        return EncodedImages(source, range(len(source)), Rules(8), cache).content_hash()
+
+    first = content()
+    assert first == content(None)
+    with monkeypatch.context() as nothing_is_read:
+        nothing_is_read.setattr(ImageFiles, "read", None)
+        assert content() == first
+    picture(13, 9, seed=99).save(folder / "03.png")
+    assert content() == content(None) != first
+
+
 def damage(folder):
     """Damage five of the twenty images, each in its own way; return their names."""
     (folder / "02.png").write_bytes((folder / "02.png").read_bytes()[:-60])
