@@ -1,9 +1,11 @@
-"""safetensors files: written in a stream, read tensor by tensor, checked before they are believed."""
+"""safetensors files: written in a stream, read tensor by tensor or piece by piece, checked before they are believed."""
 
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -37,11 +39,17 @@ class Tensors(Protocol):
     path: Path
     specs: dict[str, Spec]
 
-    def read(self, name: str) -> Tensor: ...
+    def read(self, name: str) -> Tensor:
+        """Return one tensor; NaN or infinite values are refused."""
+        ...
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are."""
+        ...
 
 
-def write_stream(path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Write `tensors` in the order of `specs`, one in memory at a time; whole under `path` or not at all."""
+def write_stream(path: Path, specs: Mapping[str, Spec], pieces: Iterable[tuple[str, Tensor]]) -> None:
+    """Write tensors in the order of `specs`, whole or piece by piece, one piece in memory; whole under `path` or not at all."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (shape, dtype) in specs.items():
@@ -52,11 +60,16 @@ def write_stream(path: Path, specs: Mapping[str, Spec], tensors: Iterable[tuple[
     text += b" " * (-len(text) % 8)
     with atomic(path) as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for (expected, spec), (name, tensor) in zip(specs.items(), tensors, strict=True):
-            if name != expected or spec != (tuple(tensor.shape), tensor.dtype):
-                raise ValueError(f"tensor {name} does not match the header entry {expected} {spec}")
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().tobytes())
+        left = {tensor: math.prod(shape) for tensor, (shape, _) in specs.items()}
+        for name, piece in pieces:
+            left[name] -= piece.numel()
+            earlier = next(tensor for tensor in left if tensor == name or left[tensor])
+            if piece.dtype != specs[name][1] or left[name] < 0 or earlier != name:
+                raise ValueError(f"a piece of {name} does not match the header entry {earlier} {specs[earlier]}")
+            flat = piece.detach().cpu().contiguous().reshape(-1)
+            file.write(_bytes(flat))
+        if unwritten := [name for name, count in left.items() if count]:
+            raise ValueError(f"nothing was written for {unwritten[0]}")
 
 
 def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -94,33 +107,51 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
-        shape, dtype = self.specs[name]
-        tensor = torch.empty(shape, dtype=dtype)
-        if tensor.numel():
-            place = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            with open(self.path, "rb", buffering=0) as file:
-                file.seek(self._starts[name])
-                if _fill(file, place) < len(place):
-                    raise self._damaged(f"tensor {name} is cut off")
-        return check_finite(tensor, name, self.path)
+        shape, _ = self.specs[name]
+        return check_finite(self.piece(name, 0, math.prod(shape)).reshape(shape), name, self.path)
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are."""
+        dtype = self.specs[name][1]
+        piece = torch.empty(stop - start, dtype=dtype)
+        place, at = _bytes(piece), self._starts[name] + start * dtype.itemsize
+        if _fill(self._file.fileno(), at, place) < len(place):
+            raise self._damaged(f"tensor {name} is cut off")
+        return piece
+
+    @cached_property
+    def _file(self) -> io.FileIO:
+        return open(self.path, "rb", buffering=0)
 
     def read_all(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
         return {name: self.read(name) for name in self.specs}
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinite values."""
+    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):  # one pass without a copy
+        return True
+    return bool(torch.isfinite(tensor).all())
+
+
 def check_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """Return `tensor`. Raises WorkFailed if it holds NaN or infinite values."""
-    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+    if not is_finite(tensor):
         raise WorkFailed(
             f"tensor {name} of {path} holds NaN or infinite values\nthe run that made it failed; make it again"
         )
     return tensor
 
 
-def _fill(file: io.RawIOBase, place: memoryview) -> int:
-    """Read until `place` is full or the file ends; return how many bytes came."""
+def _bytes(flat: Tensor) -> memoryview:
+    """The memory of a flat tensor, not a copy."""
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def _fill(descriptor: int, at: int, place: memoryview) -> int:
+    """Read from byte `at` on until `place` is full or the file ends; return how many bytes came."""
     done = 0
-    while done < len(place) and (count := file.readinto(place[done:])):
+    while done < len(place) and (count := os.preadv(descriptor, [place[done:]], at + done)):
         done += count
     return done

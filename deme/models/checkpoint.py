@@ -77,6 +77,10 @@ class StateDict:
         """Return one tensor; NaN or infinite values are refused."""
         return check_finite(self._state[name], name, self.path)
 
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are."""
+        return self._state[name].reshape(-1)[start:stop]
+
 
 class Shards:
     """Several files and the index that says which tensor is in which. Raises MissingInput for a file that is not there."""
@@ -101,6 +105,10 @@ class Shards:
         """Return one tensor; NaN or infinite values are refused."""
         return self._files[name].read(name)
 
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are."""
+        return self._files[name].piece(name, start, stop)
+
 
 class CurrentNames:
     """Tensors under today's names and shapes: attention was query, key, value and proj_attn, and 1x1 convolutions at first."""
@@ -118,6 +126,10 @@ class CurrentNames:
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
         return self._source.read(self._names[name]).reshape(self.specs[name][0])
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are."""
+        return self._source.piece(self._names[name], start, stop)
 
 
 def _current(name: str) -> str:

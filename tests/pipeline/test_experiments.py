@@ -207,7 +207,7 @@ def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_pat
     words = ["train", "model=wrong/", *TINY_TRAIN, "num_steps=1"]
     code, text = run(words, tmp_path)
     assert code == 2, text
-    assert "wrong says v_prediction, its own schedule" in text
+    assert "wrong/ says v_prediction, its own schedule" in text
     assert "its weights fit epsilon" in text
     assert "if you know better, type: passport.contradicted=train" in text
     code, text = run([*words, "passport.contradicted=mend"], tmp_path)
