@@ -1,9 +1,9 @@
 """safetensors files: written in a stream, read tensor by tensor or piece by piece, checked before they are believed."""
 
-import io
 import json
 import math
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -115,13 +115,16 @@ class TensorFile:
         dtype = self.specs[name][1]
         piece = torch.empty(stop - start, dtype=dtype)
         place, at = _bytes(piece), self._starts[name] + start * dtype.itemsize
-        if _fill(self._file.fileno(), at, place) < len(place):
+        if _fill(self._descriptor, at, place) < len(place):
             raise self._damaged(f"tensor {name} is cut off")
         return piece
 
     @cached_property
-    def _file(self) -> io.FileIO:
-        return open(self.path, "rb", buffering=0)
+    def _descriptor(self) -> int:
+        """The file, open until nobody reads from it."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     def read_all(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
