@@ -120,8 +120,18 @@ def build_learning_rate(spec):
 
 
 def build_merge(spec):
-    experts, base = [torch.ones(3), torch.zeros(3)], torch.zeros(3)
-    assert bind({**spec, "weights": [0.5, 0.5]})(experts, base).shape == (3,)
+    experts, base = [torch.ones(3), -2 * torch.ones(3)], torch.zeros(3)
+    words = {"uniform": [0.5, 0.5], "ones": [1.0, 1.0]}
+    if "weights" in spec:
+        spec = {**spec, "weights": words[spec["weights"]] if isinstance(spec["weights"], str) else [0.5, 0.5]}
+    combine = bind(spec)
+    method = combine.func
+    given = method.prepare(lambda: iter([("tensor", experts, base)]), **combine.keywords) if method.prepare else {}
+    if method.named:
+        given["name"] = "tensor"
+    merged = combine(experts, base, **given)
+    assert merged.shape == (3,)
+    assert bool(torch.isfinite(merged).all())
 
 
 def build_search(spec):

@@ -1,0 +1,30 @@
+"""LCSC's combination of checkpoints: their weighted mean, in which weights may be negative (Liu et al. 2024)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from deme.errors import BadConfig
+from deme.merging.methods import merge_method
+
+ROUNDING = 1e-6  # by which the sum of weights may miss 1
+
+
+@merge_method(paper="arXiv 2404.02241", elementwise=True, of="checkpoints")
+def linear(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float]) -> Tensor:  # noqa: ARG001 (no base needed)
+    """Return sum_k alpha_k theta_k for weights alpha that sum to 1.
+
+    Terms of weight 0 are left out, so that a one-hot weight gives its checkpoint, bit for bit. Raises BadConfig for another sum.
+    """
+    if not abs(sum(weights) - 1) <= ROUNDING:
+        raise BadConfig(
+            f"merge=linear needs weights that sum to 1; {list(weights)} sum to {sum(weights):.6g}\n"
+            "for a sum of task vectors with any weights, type: merge=weighted_sum"
+        )
+    merged: Tensor | None = None
+    for weight, tensor in zip(weights, experts, strict=True):
+        if weight != 0:
+            term = tensor if weight == 1 else weight * tensor
+            merged = term if merged is None else merged + term
+    assert merged is not None  # weights that sum to 1 are not all 0
+    return merged
