@@ -86,12 +86,13 @@ def weights_folder(path: Path) -> Path:
     return folders[0]
 
 
-def found_weights(search: Path) -> list[float]:
-    """Return the best merge weights of a finished run of `deme search`. Raises BadConfig for anything else."""
+def found_weights(search: Path) -> dict[str, Any]:
+    """Return the best `weights` and `weights_by_name` of a finished run of `deme search`. Raises BadConfig for anything else."""
     file = search / "best.json"
     if not file.is_file():
         raise BadConfig(f"{search} is no run of deme search; inputs.search takes the directory of one")
-    return [float(weight) for weight in files.read_json(file)["weights"]]
+    found: dict[str, Any] = files.read_json(file)
+    return {"weights": [float(w) for w in found["weights"]], "weights_by_name": found.get("weights_by_name", {})}
 
 
 def input_hash(name: str, path: Path) -> str:

@@ -1,20 +1,43 @@
-"""Check from headers alone that experts can be merged, and list everything that is wrong at once."""
+"""Check from headers alone that models can be merged, list everything that is wrong at once, and say what it will take."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from deme.errors import BadConfig
 from deme.files import read_json
+from deme.merging.combine import Merge
 from deme.ranges import TimestepRange, check_partition
-from deme.tensors import Spec, TensorFile, Tensors
+from deme.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
+SHOWN = 20  # mismatches in a message
+PIECE = 1 << 18  # elements merged at once, where pieces may be: they stay in the processor's cache
 
-Opener = Callable[[Path], Tensors | None]  # of a weight file, named relative to a model folder; None: no projections
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk as merging sees it: configs, and the headers of its weights.
+
+    `parts`: the network's weights and, if it has some, its channel projections, under the names that a merge writes them to, relative
+    to `folder`. `config`: the network's. `about`: what deme.json says, {} without one. `placement`: of the projections.
+    """
+
+    folder: Path
+    parts: Mapping[Path, Tensors]
+    config: Mapping[str, Any]
+    about: Mapping[str, Any]
+    placement: str | None = None
+
+    @property
+    def range(self) -> TimestepRange | None:
+        """The timesteps that it was finetuned for, if it says so."""
+        return TimestepRange(*self.about["range"]) if self.about.get("range") is not None else None
 
 
 @dataclass(frozen=True)
@@ -38,16 +61,6 @@ class Expert:
         return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
 
 
-@dataclass(frozen=True)
-class MergePlan:
-    """Experts in range order (low noise first) and the weight files, relative to a model folder, that get merged."""
-
-    base: Path
-    open_base: Opener
-    experts: tuple[Expert, ...]
-    files: tuple[Path, ...]
-
-
 def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
     """Read the experts and sort them by range. Raises BadConfig unless they cover every timestep once."""
     experts = tuple(sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low))
@@ -62,69 +75,143 @@ def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
     return experts
 
 
-def check_weights(weights: Sequence[float], num_experts: int) -> None:
-    """Raise BadConfig unless there is one finite merge weight per expert."""
-    if len(weights) != num_experts or not all(math.isfinite(w) for w in weights):
-        raise BadConfig(
-            f"merge.weights needs {num_experts} finite numbers, one per expert from low to high noise; "
-            f"got {len(weights)}: {list(weights)}"
-        )
+@dataclass(frozen=True)
+class MergePlan:
+    """What is merged: a base and experts in range order (low noise first), or in the given order where they name no ranges."""
+
+    base: Checkpoint
+    experts: tuple[Checkpoint, ...]
+
+    def tensors(self) -> Iterator[tuple[Path, str, str, Spec]]:
+        """Yield file, name in the file, full name and spec of every tensor; projections come first."""
+        for part in sorted(self.experts[0].parts, key=lambda part: part.name != PROJECTIONS):
+            for tensor, spec in self.experts[0].parts[part].specs.items():
+                yield part, tensor, full_name(part, tensor), spec
+
+    def names(self) -> list[str]:
+        """Return the full names of all tensors."""
+        return [name for _, _, name, _ in self.tensors()]
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of all weights that are read."""
+        return sum(_bytes(tensors.specs) for model in (self.base, *self.experts) for tensors in model.parts.values())
+
+    def bytes_written(self, dtype: torch.dtype | None = None) -> int:
+        """Bytes of the merged weights."""
+        return sum(math.prod(shape) * (dtype or kind).itemsize for _, _, _, (shape, kind) in self.tensors())
+
+    def memory(self, merge: Merge, accumulate: torch.dtype) -> int:
+        """Bytes that merging holds at once, by arithmetic: pieces, or whole tensors where a method wants them whole."""
+        largest = max(math.prod(shape) for _, _, _, (shape, _) in self.tensors())
+        at_once = min(largest, PIECE) if merge.elementwise else largest
+        return 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
 
 
-def plan_merge(base: Path, open_base: Opener, folders: Sequence[Path], base_hash: str) -> MergePlan:
-    """Compare ranges, bases, tensor names and shapes; raise BadConfig with all mismatches, else return the plan.
+def full_name(part: Path, tensor: str) -> str:
+    """Return a tensor's name among all parts of a model: the network's own names, projections.<name> for a projection."""
+    return f"projections.{tensor}" if part.name == PROJECTIONS else tensor
 
-    `open_base` finds what an expert's weight file is in the base, whose layout may be another. `base_hash` is the content hash
-    of `base`, which every expert recorded when it was trained. A base without projections is one with identity projections
-    (METHOD 1.5).
+
+def plan_merge(
+    base: Checkpoint, models: Sequence[Checkpoint], base_hash: str, of_checkpoints: bool = False
+) -> MergePlan:
+    """Compare ranges, bases, architectures, tensor names and shapes; raise BadConfig with all mismatches, else return the plan.
+
+    `base_hash` is the content hash of the base, which experts recorded when they were trained. Models that name no range are
+    taken in the given order. A base without projections is one with identity projections (METHOD 1.5). `of_checkpoints`: any
+    models of one architecture will do.
     """
-    experts = order_experts(folders)
-    problems = [
-        f"{expert.folder} was finetuned from another base: its deme.json names {expert.base}, {base} is {base_hash}"
-        for expert in experts
-        if expert.base != base_hash
-    ]
-    weight_files = [sorted(p.relative_to(e.folder) for p in e.folder.rglob("*.safetensors")) for e in experts]
-    placed = {folder: how for folder in (base, *(e.folder for e in experts)) if (how := _placement(folder))}
+    models, problems = (tuple(models), []) if of_checkpoints else _ordered(models)
+    if not models:
+        raise BadConfig("there is nothing to merge: inputs.experts names no models")
+    if not of_checkpoints:
+        problems += [
+            f"{model.folder} was finetuned from another base: its deme.json names {model.about['base']}, {base.folder} is {base_hash}"
+            for model in models
+            if model.about.get("base") not in (None, base_hash)
+        ]
+    if base.placement is None and models[0].placement is not None:
+        base = _with_identity(base, models[0])
+    everyone = (base, *models)
+    for model in models:
+        problems += _differences(base, model)
+    placed = {str(model.folder): how for model in everyone if (how := model.placement)}
     if len(set(placed.values())) > 1:
         problems += [f"{folder} has channel projections of the placement {how}" for folder, how in placed.items()]
-    for expert, files in zip(experts, weight_files, strict=True):
-        if files != weight_files[0]:
-            problems.append(
-                f"{expert.folder} holds {[str(f) for f in files]}, {experts[0].folder} "
-                f"{[str(f) for f in weight_files[0]]}"
-            )
-    if not problems:
-        for name in weight_files[0]:
-            expected = (open_base(name) or TensorFile(experts[0].folder / name)).specs
-            for expert in experts:
-                found = TensorFile(expert.folder / name).specs
-                problems += [
-                    f"{expert.folder / name}: {tensor} is {_spec(found.get(tensor))}, in the base {_spec(expected.get(tensor))}"
-                    for tensor in sorted(expected.keys() | found.keys())
-                    if _shape(expected.get(tensor)) != _shape(found.get(tensor))
-                ]
     if problems:
-        raise BadConfig(f"these models cannot be merged, {len(problems)} mismatches:\n" + "\n".join(problems[:20]))
-    return MergePlan(base, open_base, experts, tuple(weight_files[0]))
+        more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        count = f"{len(problems)} mismatch{'es' if len(problems) > 1 else ''}"
+        raise BadConfig(f"these models cannot be merged, {count}:\n" + "\n".join(problems[:SHOWN]) + more)
+    return MergePlan(base, models)
 
 
-def _placement(folder: Path) -> str | None:
-    """Return how the projections of a model folder are placed, None without any; the paper's way unless it says otherwise."""
-    for file in folder.rglob(PROJECTIONS):
-        told = file.with_suffix(".json")
-        return str(read_json(told)["placement"]) if told.is_file() else "blocks"
-    return None
+def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list[str]]:
+    without = [model for model in models if model.range is None]
+    if len(without) == len(models):
+        return tuple(models), []
+    if without:
+        told = [f"{model.folder} names no timestep range in a deme.json, the others do" for model in without]
+        return tuple(models), told
+    ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
+    try:
+        check_partition([model.range for model in ordered if model.range], ordered[0].about["num_timesteps"])
+    except ValueError as error:
+        given = ", ".join(str(model.folder) for model in models)
+        return ordered, [f"the experts do not fit together: {error} ({given})"]
+    return ordered, []
 
 
-def _shape(spec: Spec | None) -> tuple[int, ...] | None:
-    return spec[0] if spec else None  # the type may differ: a base in half precision has experts in single
+def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
+    """What keeps a model from being merged into the base: config, files, tensors."""
+    for key in sorted(base.config.keys() & model.config.keys()):
+        if (key == "_class_name" or not key.startswith("_")) and _plain(base.config[key]) != _plain(model.config[key]):
+            yield f"{model.folder} has {key}={model.config[key]} in its config.json, the base {base.config[key]}"
+    for part in sorted(base.parts.keys() | model.parts.keys()):
+        if part not in model.parts or part not in base.parts:
+            yield f"{(base if part not in base.parts else model).folder} has no {part}"
+            continue
+        expected, found = base.parts[part].specs, model.parts[part].specs
+        for tensor in sorted(expected.keys() | found.keys()):
+            one, other = expected.get(tensor), found.get(tensor)
+            if _kind(one) != _kind(other):
+                yield f"{model.parts[part].path}: {tensor} is {_spec(other)}, in the base {_spec(one)}"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _kind(spec: Spec | None) -> tuple[tuple[int, ...], bool] | None:
+    """What must agree: precisions need not, a base in half precision has experts in single."""
+    return (spec[0], spec[1].is_floating_point) if spec else None
 
 
 def _spec(spec: Spec | None) -> str:
     return f"{list(spec[0])} {str(spec[1]).removeprefix('torch.')}" if spec else "missing"
 
 
-def identity_like(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return the identity projection [C, C, 1, 1]."""
-    return torch.eye(shape[0]).reshape(shape)
+def _bytes(specs: Mapping[str, Spec]) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs.values())
+
+
+def _with_identity(base: Checkpoint, like: Checkpoint) -> Checkpoint:
+    """Return the base with an identity projection for each of another model's."""
+    more = {part: Identities(found) for part, found in like.parts.items() if part.name == PROJECTIONS}
+    return Checkpoint(base.folder, {**base.parts, **more}, base.config, base.about, like.placement)
+
+
+class Identities:
+    """The identity projections [C, C, 1, 1] that a base without projections has."""
+
+    def __init__(self, like: Tensors) -> None:
+        self.path, self.specs = like.path, like.specs
+
+    def read(self, name: str) -> Tensor:
+        """Return one identity."""
+        shape, dtype = self.specs[name]
+        return torch.eye(shape[0], dtype=dtype).reshape(shape)
+
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of an identity, flat."""
+        return self.read(name).reshape(-1)[start:stop]

@@ -51,21 +51,35 @@ class Projections(nn.ModuleDict):
             hook = projection.after_block if placement == "blocks" else projection.after_layer
             self._hooks.append(module.register_forward_hook(hook))
 
+    def folds_into(self, unet: Any) -> dict[str, str]:
+        """Return the projection's weight of each tensor of the UNet that it is multiplied into."""
+        names = {layer: name for name, layer in unet.named_modules()}
+        return {
+            f"{names[layer]}.{tensor}": f"{name}.weight"
+            for name, layer in self._hooked.items()
+            for tensor, _ in layer.named_parameters(recurse=False)
+        }
+
     @torch.no_grad()
     def fold(self) -> None:
-        """Multiply every projection into its layer, W <- P W and b <- P b in float64, and take it off the UNet.
+        """Multiply every projection into its layer, W <- P W and b <- P b, and take it off the UNet.
 
         Raises BadConfig for the paper's placement: what follows a block starts with a normalisation or reads the skip, too.
         """
         if self.placement != "foldable":
             raise BadConfig(f"projections of the placement {self.placement} are no part of another layer")
         for name, layer in self._hooked.items():
-            matrix = self.get_parameter(f"{name}.weight")[:, :, 0, 0].double()
-            layer.weight.copy_((matrix @ layer.weight.double().flatten(1)).view_as(layer.weight))
-            if layer.bias is not None:
-                layer.bias.copy_(matrix @ layer.bias.double())
+            projection = self.get_parameter(f"{name}.weight")
+            for tensor in layer.parameters(recurse=False):
+                tensor.copy_(folded(projection, tensor))
         for hook in self._hooks:
             hook.remove()
+
+
+def folded(projection: Tensor, tensor: Tensor) -> Tensor:
+    """Return P W for a layer's weight [C, ...], P b for its bias [C], of a projection [C, C, 1, 1]; in float64."""
+    matrix = projection.reshape(len(tensor), len(tensor)).double()
+    return (matrix @ tensor.double().reshape(len(tensor), -1)).reshape(tensor.shape)
 
 
 def _named_blocks(unet: Any) -> Iterator[tuple[str, Any]]:

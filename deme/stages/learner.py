@@ -79,7 +79,10 @@ def _with_found_weights(run: Run, ranges: list[TimestepRange]) -> dict[str, Any]
             else "no merge weights here"
         )
         raise BadConfig(f"inputs.search brings merge weights for method=reweighted; {told}")
-    weights = found_weights(search)
+    found = found_weights(search)
+    weights = found["weights"]
+    if found["weights_by_name"]:
+        raise BadConfig(f"{search} found other weights for every tensor or block, which no timestep weight is equal to")
     searched = files.read_json(search / "best.json").get("ranges")
     if searched is not None and searched != [[item.low, item.high] for item in ranges]:
         raise BadConfig(

@@ -1,60 +1,141 @@
-"""`deme merge`: put experts back together in parameter space."""
+"""`deme merge`: put experts, or any models of one architecture, together in parameter space."""
 
 from pathlib import Path
 from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.inputs import content_hash, found_weights
-from deme.runs import Run
+from deme.inputs import content_hash, found_weights, weights_folder
+from deme.runs import Run, say
+
+DTYPES = ("float32", "float16", "bfloat16")
+COMPUTE_DTYPES = ("float32", "float64")
 
 
 def run(config: dict[str, Any]) -> Path:
-    """Merge unless it is done; return the run directory."""
-    return Run.planned(config).execute(_merge)
+    """Merge unless it is done, or only say what merging will take; return the run directory."""
+    if config["compute_dtype"] not in COMPUTE_DTYPES:
+        raise BadConfig(f"compute_dtype must be {' or '.join(COMPUTE_DTYPES)}, got {config['accumulate']!r}")
+    if config["dtype"] not in (None, *DTYPES):
+        raise BadConfig(f"dtype must be null, {', '.join(DTYPES)}; got {config['dtype']!r}")
+    if type(config["plan"]) is not bool:
+        raise BadConfig(f"plan must be true or false, got {config['plan']!r}")
+    run = Run.planned(config)
+    if not config["plan"]:
+        return run.execute(_merge)
+    _plan(run)
+    return run.path
 
 
-def weights_of(config: dict[str, Any], search: Path | None, num_experts: int) -> list[float]:
-    """Return the merge weights: a search's best, equal ones, or those given. Raises BadConfig."""
-    from deme.merging.plan import check_weights
+def _opened(run: Run) -> Any:
+    """Return the plan and the merge. Raises BadConfig for everything that headers show to be wrong."""
+    from deme.merging.plan import plan_merge
+    from deme.stages.checkpoints import open_checkpoint
+    from deme.stages.common import base_folder
 
-    given = config["merge"].get("weights")
-    if search is not None:
-        given = found_weights(search)
-    elif given == "uniform":
-        given = [1 / num_experts] * num_experts
-    if not isinstance(given, list) or not all(isinstance(w, (int, float)) for w in given):
-        raise BadConfig(f"merge.weights must be 'uniform' or a list of numbers, got {given!r}")
-    check_weights(given, num_experts)
-    return [float(w) for w in given]
+    config, base = run.config, base_folder(run.config)
+    merge, slip = None, ""
+    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
+    try:
+        merge = merge_of(config, len(models), run.one("search"))
+    except BadConfig as error:  # what is wrong with the models is told, too
+        slip = str(error)
+    try:
+        plan = plan_merge(open_checkpoint(base), models, content_hash(base), merge is not None and merge.of_checkpoints)
+    except BadConfig as error:
+        raise BadConfig(f"{slip}\n{error}" if slip else str(error)) from error
+    if merge is None:
+        raise BadConfig(slip)
+    merge.check_names(plan.names())
+    return plan, merge
 
 
-def combine_of(config: dict[str, Any], weights: list[float]) -> Any:
-    """Return the merge method of the config as a function of (experts, base)."""
+def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = None) -> Any:
+    """Return the merge that a config says, its weights those that a search found, if there is one. Raises BadConfig."""
     from deme.config import bind
+    from deme.merging.combine import Merge
 
-    return bind({**config["merge"], "weights": weights})
+    settings = {key: value for key, value in config["merge"].items() if key != "_target_"}
+    by_name = dict(config["weights_by_name"] or {})
+    if search is not None:
+        found = found_weights(search)
+        settings["weights"], by_name = found["weights"], {**found.get("weights_by_name", {}), **by_name}
+    method = bind({"_target_": config["merge"]["_target_"]}).func
+    return Merge(method, num_experts, by_name=by_name, **settings)
+
+
+def _plan(run: Run) -> None:
+    """Say what a merge will take; look at every value for NaN."""
+    import torch
+
+    from deme.merging.stream import find_nan
+
+    plan, merge = _opened(run)
+    config = run.config
+    accumulate: torch.dtype = getattr(torch, config["compute_dtype"])
+    dtype = getattr(torch, config["dtype"]) if config["dtype"] else None
+    for model in (plan.base, *plan.experts):
+        what = "base" if model is plan.base else f"t in {model.range}" if model.range else "no range"
+        say(f"  {model.folder}: {what}")
+    weights = f", weights {merge.weights}" if merge.weights is not None else ""
+    say(
+        f"{merge.method.__name__}{weights}: {len(plan.names())} tensors, {plan.bytes_read / 1e6:,.1f} MB to read, "
+        f"{plan.bytes_written(dtype) / 1e6:,.1f} MB to write, about {plan.memory(merge, accumulate) / 1e6:,.0f} MB of memory"
+    )
+    if bad := find_nan(plan):
+        raise BadConfig(f"these models cannot be merged, {len(bad)} tensors:\n" + "\n".join(bad[:20]))
+    say(f"all values are finite; it will be {run.path}" + (" (done already)" if run.done else ""))
 
 
 def _merge(run: Run) -> None:
-    from deme.merging.plan import plan_merge
-    from deme.merging.task_vectors import merge_folder
-    from deme.stages.common import base_folder, experts_of, opener
+    import torch
 
-    base = base_folder(run.config)
-    plan = plan_merge(base, opener(base), [expert.folder for expert in experts_of(run)], content_hash(base))
-    weights = weights_of(run.config, run.one("search"), len(plan.experts))
+    from deme.merging.stream import merge_folder
+    from deme.stages.checkpoints import copy_the_rest, fold_of
+
+    plan, merge = _opened(run)
+    config, first = run.config, plan.experts[0]
+    fold = fold_of(plan)
+    accumulate = getattr(torch, config["compute_dtype"])
+    dtype = getattr(torch, config["dtype"]) if config["dtype"] else None
 
     def fill(folder: Path) -> None:
-        merge_folder(plan, combine_of(run.config, weights), folder)
+        merge_folder(plan, merge, folder, accumulate, dtype, fold)
+        copy_the_rest(plan, folder, with_projections=fold is None)
         about = {
             "range": None,
-            "num_timesteps": plan.experts[0].num_timesteps,
-            "base": plan.experts[0].base,
-            "ema": files.read_json(plan.experts[0].folder / "deme.json").get("ema"),
-            "weights": weights,
+            "num_timesteps": first.about.get("num_timesteps"),
+            "base": first.about.get("base"),
+            "ema": first.about.get("ema"),
+            "merge": merge.method.__name__,
+            "weights": merge.weights,
+            "weights_by_name": merge.by_name,
         }
         files.write_json(folder / "deme.json", about)
 
     files.write_folder(run.path / "weights" / "merged", fill)
-    run.log(f"merged {len(weights)} experts with weights {weights}: {run.path}")
+    run.log(f"merged {len(plan.experts)} models with weights {merge.weights}: {run.path}")
+    if first.placement is not None:
+        run.log(
+            "foldable projections are multiplied into their layers: stock diffusers loads the result"
+            if fold is not None
+            else "projections of the paper's placement stay beside the network: only deme's loader applies them"
+        )
+    if config["report"]:
+        _report(run, plan)
+
+
+def _report(run: Run, plan: Any) -> None:
+    """Say and store how the task vectors of the experts lie to each other, with a picture (the paper's Figure 6b)."""
+    from dataclasses import asdict
+
+    from deme.merging.similarity import QUANTILES, similarity
+    from deme.report.task_vectors import box_plots, told
+
+    models = [str(model.range or model.folder.name) for model in plan.experts]
+    found = [asdict(one) for one in similarity(plan)]
+    files.write_json(run.path / "task_vectors.json", {"models": models, "quantiles": QUANTILES, "tensors": found})
+    with files.atomic(run.path / "task_vectors.png") as file:
+        box_plots(models, found).savefig(file, format="png", dpi=110)
+    for line in told(models, found):
+        run.log(line)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from deme.merging.task_vectors import merge_tensor
 
 from deme.errors import BadConfig
 from deme.merging import methods
@@ -17,7 +18,6 @@ from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.slerp import slerp, spherical_mean
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.merging.task_vectors import merge_tensor
 from deme.paths import conf_dir
 
 FILES = sorted(Path(methods.__file__).parent.glob("[!_]*.py"))

@@ -1,0 +1,72 @@
+"""How task vectors lie to each other: norms, cosines, agreement of signs, and how their entries are spread (paper, Figure 6b)."""
+
+import math
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deme.merging.plan import PIECE, MergePlan
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SAMPLE = 1 << 16  # entries of a tensor, evenly spaced, that quantiles are taken over
+
+BLOCK = re.compile(r"(\w+\.\d+|\w+)\.")
+
+
+@dataclass(frozen=True)
+class TensorSimilarity:
+    """One tensor: its name, block, entries, the base's norm; of N task vectors their scalar products and shares of entries with equal sign
+    (both [N, N]; an entry that is 0 in both agrees), and `QUANTILES` of the entries [N, 5]."""
+
+    name: str
+    block: str
+    count: int
+    base_norm: float
+    products: list[list[float]]
+    agreement: list[list[float]]
+    quantiles: list[list[float]]
+
+
+def block_of(name: str) -> str:
+    """Return the block that a tensor belongs to: down_blocks.0, mid_block, conv_in, transformer_blocks.3, projections ..."""
+    found = BLOCK.match(name)
+    return found[1] if found else name
+
+
+def similarity(plan: MergePlan) -> list[TensorSimilarity]:
+    """Compare the task vectors of a plan's models tensor by tensor, a piece in memory at a time; integer tensors are left out."""
+    found = []
+    for part, tensor, name, (shape, kind) in plan.tensors():
+        if not kind.is_floating_point:
+            continue
+        numel, total, samples = math.prod(shape), _Sums(len(plan.experts)), []
+        stride = max(1, math.ceil(numel / SAMPLE))
+        for start in range(0, numel, PIECE):
+            stop = min(start + PIECE, numel)
+            base, *experts = (m.parts[part].piece(tensor, start, stop).double() for m in (plan.base, *plan.experts))
+            vectors = torch.stack(experts) - base
+            total.add(vectors, base)
+            samples.append(vectors[:, -start % stride :: stride])
+        spread = torch.quantile(torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T
+        agreement = (total.agree / numel).tolist()
+        found.append(
+            TensorSimilarity(
+                name, block_of(name), numel, math.sqrt(total.base), total.products.tolist(), agreement, spread.tolist()
+            )
+        )
+    return found
+
+
+class _Sums:
+    def __init__(self, num_models: int) -> None:
+        self.products = torch.zeros(num_models, num_models, dtype=torch.float64)
+        self.agree = torch.zeros(num_models, num_models, dtype=torch.float64)
+        self.base = 0.0
+
+    def add(self, vectors: Tensor, base: Tensor) -> None:
+        self.products += vectors @ vectors.T
+        positive, negative, zero = ((vectors > 0).double(), (vectors < 0).double(), (vectors == 0).double())
+        self.agree += positive @ positive.T + negative @ negative.T + zero @ zero.T
+        self.base += float(base.square().sum())
