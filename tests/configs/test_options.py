@@ -16,6 +16,7 @@ from deme.config import bind, compose_stage, extractor_specs, groups, make, opti
 from deme.data import ImageData, cifar10_files
 from deme.data.cifar10_files import BINARY
 from deme.errors import BadConfig
+from deme.merging.search.evaluations import Evaluations
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models import unconditional
@@ -29,6 +30,7 @@ from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
 from tests.cifar10 import MADE, unpack
+from tests.objectives import Quadratic
 
 STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
 EXPERIMENT_STAGES = {name: name for name in STAGES}  # any other experiment is one of `deme train`
@@ -135,8 +137,10 @@ def build_merge(spec):
 
 
 def build_search(spec):
-    search = make(spec)
-    assert search.count(2) == len(list(search.propose(2)))
+    search, evaluations = make(spec), Evaluations(Quadratic((0.4, 0.6)), Path("evaluations.jsonl"))
+    search.run(evaluations, [0.5, 0.5])
+    assert 0 < len(evaluations.history) <= search.count(2)
+    assert evaluations.best.score < 1.05
 
 
 def build_sampler(spec):

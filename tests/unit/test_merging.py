@@ -69,10 +69,12 @@ def test_integer_tensors_stay_the_bases():
 
 def test_grid_holds_every_combination_once():
     grid = GridSearch(0, 1, 0.25)
-    vectors = list(grid.propose(4))
+    vectors = []
+    grid.run(lambda weights: vectors.append(tuple(weights)), [0.25] * 4)
     assert grid.count(4) == len(vectors) == len(set(vectors)) == 5**4
     assert vectors[0] == (0, 0, 0, 0)
     assert vectors[-1] == (1, 1, 1, 1)
+    assert GridSearch(-0.2, 0.1, 0.1).values[-1] == 0.1  # -0.2 + 3 * 0.1 lies above it
     assert GridSearch(0, 1, 0.1).values == pytest.approx([i / 10 for i in range(11)])
 
 

@@ -1,12 +1,30 @@
-"""Searches for merge weights: each proposes weight vectors; the caller scores them (lower is better) and stores the scores."""
+"""Searches for merge weights: a strategy asks for scores (lower is better); `Evaluations` makes, counts and stores them."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from deme.merging.search.evaluations import Evaluations
+
+
+class Objective(Protocol):
+    """What is minimised, as a function of merge weights (a flat vector). Deterministic: the same weights, the same score."""
+
+    def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
+        """Return the score on this fraction of the images."""
+
+    def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
+        """Return the score on all images and its derivative by each weight. Raises BadConfig where there is none."""
+
+    def num_images(self, fraction: float = 1.0) -> int:
+        """Return how many images `value` looks at."""
 
 
 class Search(Protocol):
-    """Yields weight vectors for `num_experts` in a fixed order, so that a killed search goes on behind its stored scores."""
+    """A strategy. All it does follows from its settings, the start and the scores, so a killed search can be replayed."""
 
-    def count(self, num_experts: int) -> int: ...
+    def run(self, evaluations: "Evaluations", start: Sequence[float]) -> None:
+        """Ask `evaluations` for scores until done; the best one is kept there."""
 
-    def propose(self, num_experts: int) -> Iterator[Sequence[float]]: ...
+    def count(self, num_weights: int) -> int | None:
+        """Return how many vectors are asked for at most; None: not known."""

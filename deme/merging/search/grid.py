@@ -2,21 +2,24 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+from deme.merging.search.evaluations import Evaluations
 
 
 class GridSearch:
-    """All vectors with entries low, low + step, ..., high."""
+    """All vectors with entries low, low + step, ..., high, in lexicographic order, wherever the start is."""
 
     def __init__(self, low: float = 0.0, high: float = 1.0, step: float = 0.25) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and step > 0 and high >= low):
             raise ValueError(f"a grid needs low <= high and step > 0, got low={low} high={high} step={step}")
-        self.values = [low + i * step for i in range(math.floor((high - low) / step + 1e-9) + 1)]
+        self.values = [min(low + i * step, high) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
 
-    def count(self, num_experts: int) -> int:
+    def count(self, num_weights: int) -> int:
         """Return how many vectors the grid has."""
-        return len(self.values) ** num_experts
+        return len(self.values) ** num_weights
 
-    def propose(self, num_experts: int) -> Iterator[Sequence[float]]:
-        """Yield the vectors in lexicographic order."""
-        return itertools.product(self.values, repeat=num_experts)
+    def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:
+        """Score every vector of the grid."""
+        for weights in itertools.product(self.values, repeat=len(start)):
+            evaluations(weights)

@@ -1,0 +1,34 @@
+"""The box that a search keeps its merge weights in."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+DECIMALS = (
+    10  # of proposed weights: linear algebra that rounds differently on another machine still proposes the same ones
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """All vectors with entries in [low, high]. Raises ValueError unless low < high are finite.
+
+    The default of the strategies, [-0.2, 2], leaves room for extrapolation beyond the experts (METHOD 1.3, 3.1).
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"a search needs finite low < high, got low={self.low} high={self.high}")
+
+    def nearest(self, vector: Iterable[float]) -> list[float]:
+        """Return the nearest vector in the box, rounded to `DECIMALS`."""
+        return [min(max(round(float(x), DECIMALS), self.low), self.high) for x in vector]
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise ValueError unless a setting is a whole number, `least` or more."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")

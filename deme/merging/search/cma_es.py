@@ -1,0 +1,64 @@
+"""CMA-ES: a normal distribution of merge weights that adapts its mean, step size and covariance to the scores' ranking.
+
+Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772; the library is Nomura and Shibata 2024, "cmaes: a simple
+yet practical Python library for CMA-ES", arXiv 2402.01373. Ranks alone count, so it stands noise and scores of any scale.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from cmaes import CMA
+
+from deme.merging.search.box import Box, check_at_least
+from deme.merging.search.evaluations import Evaluations
+
+WORST = 1e300  # told for an infinite score, whose differences would be NaN
+
+
+class CMAESSearch:
+    """`start`, then generations around it until `max_evaluations` vectors are asked for or the distribution has collapsed.
+
+    `sigma`: the first standard deviation of each weight. `population`: vectors a generation; None: the tutorial's
+    4 + floor(3 ln N). A vector outside [low, high] is drawn again, at most 100 times, then clipped. A function of `seed`.
+    """
+
+    def __init__(
+        self,
+        low: float = -0.2,
+        high: float = 2.0,
+        sigma: float = 0.25,
+        max_evaluations: int = 60,
+        population: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.box = Box(low, high)
+        if not (math.isfinite(sigma) and sigma > 0):
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        check_at_least("max_evaluations", max_evaluations, 1)
+        if population is not None:
+            check_at_least("population", population, 4)  # two parents at least, or the covariance cannot adapt
+        check_at_least("seed", seed, 0)
+        if seed >= 2**32:
+            raise ValueError(f"seed must be below 2^32, got {seed}")
+        self.sigma, self.max_evaluations, self.population, self.seed = sigma, max_evaluations, population, seed
+
+    def count(self, num_weights: int) -> int:  # noqa: ARG002
+        """Return `max_evaluations`."""
+        return self.max_evaluations
+
+    def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:
+        """Evolve from `start`, or from the nearest vector in the box."""
+        mean = self.box.nearest(start)
+        evaluations(mean)
+        bounds = np.array([[self.box.low, self.box.high]] * len(mean))
+        distribution = CMA(np.array(mean), self.sigma, bounds, seed=self.seed, population_size=self.population)
+        generation: list[tuple[np.ndarray, float]] = []
+        for _ in range(self.max_evaluations - 1):
+            weights = self.box.nearest(distribution.ask())
+            generation.append((np.array(weights), min(evaluations(weights), WORST)))
+            if len(generation) == distribution.population_size:
+                distribution.tell(generation)
+                generation = []
+                if distribution.should_stop():
+                    return

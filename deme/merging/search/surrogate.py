@@ -1,0 +1,103 @@
+"""Surrogate search: fit a quadratic to a few scores, go to its minimum, verify, repeat on a smaller scale (METHOD 3.1).
+
+A model-based trust-region method (Conn, Scheinberg and Vicente 2009, "Introduction to derivative-free optimization", chapter 10);
+N = 4 takes 16 evaluations a round. The scores should be of one function: with rungs, the fit sees those of pruned vectors, too.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import lsq_linear
+
+from deme.merging.search.box import Box, check_at_least
+from deme.merging.search.evaluations import Evaluations
+
+REACH = 4.0  # trust region: how far one round moves each weight at most, in steps
+
+
+class SurrogateSearch:
+    """Rounds of 1 + 2N + N(N-1)/2 scores around a centre, a quadratic through them, and the score of its minimum.
+
+    The best vector so far is the next round's centre. The step, `step` in the first round, is halved where the model's minimum was
+    the best vector, and quartered where the model misled. `ridge`: see `minimum`. Infinite scores are left out of the fit.
+    """
+
+    def __init__(
+        self, low: float = -0.2, high: float = 2.0, step: float = 0.3, rounds: int = 3, ridge: float = 1e-3
+    ) -> None:
+        self.box = Box(low, high)
+        if not 0 < step <= (high - low) / 3:
+            raise ValueError(f"step must lie in (0, (high - low) / 3 = {(high - low) / 3:.4g}], got {step}")
+        check_at_least("rounds", rounds, 1)
+        if not 0 < ridge <= 1:
+            raise ValueError(f"ridge must lie in (0, 1], got {ridge}")
+        self.step, self.rounds, self.ridge = step, rounds, ridge
+
+    def count(self, num_weights: int) -> int:
+        """Return the points of all rounds, each with the model's minimum."""
+        return self.rounds * (2 + 2 * num_weights + num_weights * (num_weights - 1) // 2)
+
+    def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:
+        """Start at `start`, or at the nearest vector in the box."""
+        centre, step = self.box.nearest(start), self.step
+        for _ in range(self.rounds):
+            points = design(self.box, centre, step)
+            scores = [evaluations(point) for point in points]
+            if not any(map(math.isfinite, scores)):
+                return
+            offsets = (np.array(points) - centre) / step
+            slope, curvature = fit(offsets, np.array(scores))
+            room = (np.array([[self.box.low], [self.box.high]]) - centre) / step
+            move = minimum(slope, curvature, room[0].clip(-REACH), room[1].clip(max=REACH), self.ridge)
+            proposed = self.box.nearest(np.array(centre) + step * move)
+            verified = evaluations(proposed)
+            best = min(range(len(points)), key=scores.__getitem__)
+            centre, step = (proposed, step / 2) if verified < scores[best] else (points[best], step / 4)
+
+
+def design(box: Box, centre: Sequence[float], step: float) -> list[list[float]]:
+    """Return the centre, two points per axis and one per pair of axes, all in the box: they determine a quadratic.
+
+    The points of an axis lie one step to both sides; where the box ends on one side, one and two steps to the other. A pair's point
+    is one step along both axes, on their free side.
+    """
+    eye = np.eye(len(centre))
+    tolerance = 1e-9 * step
+    signs = [1.0 if x + step <= box.high + tolerance else -1.0 for x in centre]
+    moves = [0 * eye[0]]
+    for x, sign, axis in zip(centre, signs, eye, strict=True):
+        both = sign > 0 and x - step >= box.low - tolerance
+        moves += [sign * axis, -axis if both else 2 * sign * axis]
+    moves += [signs[i] * eye[i] + signs[j] * eye[j] for i, j in itertools.combinations(range(len(centre)), 2)]
+    return [box.nearest(np.array(centre) + step * move) for move in moves]
+
+
+def fit(offsets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return slope [N] and curvature [N, N] at 0 of the least-squares quadratic c + g'u + u'Hu/2 through the finite scores."""
+    size = offsets.shape[1]
+    rows, columns = np.triu_indices(size)
+    products = offsets[:, rows] * offsets[:, columns] * np.where(rows == columns, 0.5, 1.0)
+    terms = np.hstack([np.ones((len(offsets), 1)), offsets, products])
+    kept = np.isfinite(scores)
+    solution = np.linalg.lstsq(terms[kept], scores[kept] - scores[kept][0], rcond=None)[0]
+    curvature = np.zeros((size, size))
+    curvature[rows, columns] = curvature[columns, rows] = solution[1 + size :]
+    return solution[1 : 1 + size], curvature
+
+
+def minimum(slope: np.ndarray, curvature: np.ndarray, low: np.ndarray, high: np.ndarray, ridge: float) -> np.ndarray:
+    """Return the minimum [N] of g'u + u'H*u/2 over low <= u <= high, with H* the regularised curvature H.
+
+    H* is H with each eigenvalue below `ridge` times the largest |eigenvalue| or |slope| raised to it. So a clearly convex model is
+    minimised as it is; a flat or concave direction is followed downhill, by its slope, and not at all where it has none. H* is
+    positive definite: the minimum is unique, found exactly by bounded least squares on its square root (an active-set method).
+    """
+    values, vectors = np.linalg.eigh(curvature)
+    floor = ridge * max(np.abs(values).max(), np.abs(slope).max())
+    if floor == 0:
+        return np.zeros_like(slope)
+    root = np.sqrt(np.maximum(values, floor))[:, None] * vectors.T  # H* = root' root
+    target = np.linalg.solve(root.T, -slope)
+    return lsq_linear(root, target, (low, high), method="bvls").x
