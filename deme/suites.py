@@ -130,7 +130,10 @@ class Node:
             return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3) + affinity
         steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
         if self.stage == "search":
-            return int(steps * make(config["search"]).count(len(self.inputs["experts"])))
+            images = config["objective"] in (None, "frechet", "kid") and bool(extractor_specs(config["metrics"]))
+            passes = steps if images else config["num_images"] * config["metrics"]["loss"]["num_ranges"]
+            passes *= 3 if config["search"]["_target_"].endswith(".GradientSearch") else 1
+            return int(passes * (make(config["search"]).count(len(self.inputs["experts"])) or 0))
         if self.stage == "merge" or config["source"] in ("real", "images") or not extractor_specs(config["metrics"]):
             return 0  # no images are generated
         return int(steps)

@@ -34,7 +34,7 @@ class Merge:
         self._prepared: dict[str, Any] = {}
         if "weights" not in takes:
             if weights is not None or by_name:
-                raise BadConfig(f"merge={method.__name__} takes no weights")  # type: ignore[attr-defined]
+                raise BadConfig(f"merge={method.__name__} takes no weights")
             self.weights, self.by_name = None, {}
             return
         self.weights = weights_of(weights, num_experts)

@@ -57,23 +57,35 @@ def merge_folder(
             }
             continue
 
-        def pieces(part: Path = part, specs: Mapping[str, Spec] = specs) -> Iterator[tuple[str, Tensor]]:
-            for name, (_, kind) in specs.items():
-                projection = fold.into.get(name) if fold is not None else None
-                for piece in _merged(plan, part, name, merge, accumulate, bad, whole=projection is not None):
-                    if fold is not None and projection is not None:
-                        piece = fold.apply(projections[projection], piece)
-                    written = piece.to(kind)
-                    if not is_finite(written) and not bad:
-                        bad.append(f"{full_name(part, name)} is too large for {kind}".replace("torch.", ""))
-                    yield name, written
-                    done(written.nbytes)
-
-        write_stream(folder / part, specs, pieces())
+        write_stream(folder / part, specs, _pieces(plan, part, specs, merge, accumulate, bad, fold, projections, done))
     if bad:
         found = list(dict.fromkeys(bad))
         more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise WorkFailed("nothing was merged:\n" + "\n".join(found[:SHOWN]) + more)
+
+
+def _pieces(
+    plan: MergePlan,
+    part: Path,
+    specs: Mapping[str, Spec],
+    merge: Merge,
+    accumulate: torch.dtype,
+    bad: list[str],
+    fold: Fold | None,
+    projections: Mapping[str, Tensor],
+    done: Done,
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield what is written of a part: merged, projections multiplied in, in its precision."""
+    for name, (_, kind) in specs.items():
+        projection = fold.into.get(name) if fold is not None else None
+        for piece in _merged(plan, part, name, merge, accumulate, bad, whole=projection is not None):
+            if fold is not None and projection is not None:
+                piece = fold.apply(projections[projection], piece)
+            written = piece.to(kind)
+            if not bad and not is_finite(written):
+                bad.append(f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}")
+            yield name, written
+            done(written.nbytes)
 
 
 def find_nan(plan: MergePlan) -> list[str]:

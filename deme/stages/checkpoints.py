@@ -1,7 +1,6 @@
 """Models on disk for merging: any diffusers folder whose network is a UNet or a transformer, and our own runs."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +80,12 @@ def fold_of(plan: MergePlan) -> Fold | None:
     return Fold(Projections(network, "foldable").folds_into(network), folded)
 
 
-def network_class(config: Any) -> Callable[..., Any]:
+def network_class(config: Any) -> Any:
     """Return the class of a network by its config. Raises BadConfig for one that this diffusers has not."""
     import diffusers
 
     name = str(config.get("_class_name", "UNet2DModel"))
-    found: Callable[..., Any] | None = getattr(diffusers, name, None)
+    found = getattr(diffusers, name, None)
     if found is None:
         raise BadConfig(f"diffusers {diffusers.__version__} has no {name}")
     return found

@@ -13,15 +13,12 @@ from deme.config import provide, takes
 from deme.data import ImageData, Images
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
-from deme.merging.plan import PROJECTIONS, Expert, Opener, order_experts
-from deme.models.checkpoint import NAME, open_weights
-from deme.models.folder import unet_folder
+from deme.merging.plan import Expert, order_experts
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, load
 from deme.paths import cache_of
 from deme.runs import Run, say
 from deme.sampling.routed import Network, RoutedModel
-from deme.tensors import TensorFile, Tensors
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
 
@@ -188,15 +185,3 @@ def base_folder(config: dict[str, Any]) -> Path:
     if "path" not in config["model"]:
         raise BadConfig("the base of a merge is a model on disk\ntype: model=diffusers model.path=<folder>")
     return weights_folder(locate(config["model"]["path"]))
-
-
-def opener(base: Path) -> Opener:
-    """Return what opens the base's tensors for a weight file of an expert, in whatever layout; None: it has no projections."""
-
-    def open_base(name: Path) -> Tensors | None:
-        place = unet_folder(base) / name.name
-        if name.stem == NAME:
-            return open_weights(unet_folder(base))
-        return None if name.name == PROJECTIONS and not place.exists() else TensorFile(place)
-
-    return open_base

@@ -60,8 +60,8 @@ def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = Non
     if search is not None:
         found = found_weights(search)
         settings["weights"], by_name = found["weights"], {**found.get("weights_by_name", {}), **by_name}
-    method = bind({"_target_": config["merge"]["_target_"]}).func
-    return Merge(method, num_experts, by_name=by_name, **settings)
+    method: Any = bind({"_target_": config["merge"]["_target_"]})
+    return Merge(method.func, num_experts, by_name=by_name, **settings)
 
 
 def _plan(run: Run) -> None:
@@ -114,7 +114,9 @@ def _merge(run: Run) -> None:
         files.write_json(folder / "deme.json", about)
 
     files.write_folder(run.path / "weights" / "merged", fill)
-    run.log(f"merged {len(plan.experts)} models with weights {merge.weights}: {run.path}")
+    other = f", others in {', '.join(merge.by_name)}" if merge.by_name else ""
+    weights = f" with weights {merge.weights}{other}" if merge.weights is not None else ""
+    run.log(f"merged {len(plan.experts)} models by {merge.method.__name__}{weights}: {run.path}")
     if first.placement is not None:
         run.log(
             "foldable projections are multiplied into their layers: stock diffusers loads the result"

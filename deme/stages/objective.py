@@ -1,36 +1,38 @@
-"""What `deme search` minimises, as a function of merge weights: distance of images to the training images, or their loss."""
+"""What `deme search` minimises, as a function of merge weights; held-out images are for the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from deme.config import make
 from deme.data import SomeImages
 from deme.errors import BadConfig
-from deme.merging.plan import Expert
-from deme.merging.task_vectors import merge_into
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
+from deme.merging.plan import MergePlan
+from deme.merging.search import Objective
+from deme.metrics.denoising_loss import Triples, fixed_triples
 from deme.metrics.frechet import FrechetDistance
+from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
-from deme.models.unconditional import UnconditionalModel, load
-from deme.ranges import uniform
+from deme.ranges import TimestepRange, uniform
 from deme.runs import Run
 from deme.sampling.generate import generate
 from deme.seeds import generator
-from deme.stages.common import Compute, base_folder, data_of
+from deme.stages.common import Compute, data_of
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import distance_labels
-from deme.stages.merge import combine_of
+from deme.stages.live import LiveModel
 
-Score = Callable[[list[float]], float]
+Batch = tuple[int, Tensor, Tensor, Tensor]  # range, x_t, t, what the network should answer
 
 
-def objective_of(run: Run, experts: Sequence[Expert]) -> tuple[str, dict[str, Any], Score]:
-    """Return a name, its label, and merge weights -> score; lower is better.
+def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Objective, LiveModel]:
+    """Return a name, its label, merge weights -> score, lower is better, and the model that becomes the merge.
 
-    With a feature extractor: the Frechet distance of images from shared noise to the training images. Without: the
-    denoising loss of training images on fixed triples. Held-out images are for the report.
+    `objective`: frechet or kid of images from shared noise to the training images, by the feature extractor of `metrics`; loss
+    (denoising loss of training images on fixed triples), loss/<i> (in range i), distillation (squared distance to what the
+    unmerged experts answer, each in its range; METHOD 3). None: frechet where there is an extractor, else loss.
     """
     config = run.config
     compute = Compute.of(config)
@@ -39,72 +41,179 @@ def objective_of(run: Run, experts: Sequence[Expert]) -> tuple[str, dict[str, An
         raise BadConfig(
             f"deme search scores generated images by one feature extractor; metrics.features names {len(extractors)}"
         )
-    live = LiveMerge(config, experts, compute.device)
-    if not extractors:
-        return _loss(run, live, compute)
-    (features,) = extractors
+    what = config["objective"] or ("frechet" if extractors else "loss")
+    live = LiveModel(config, plan, compute.device)
+    if what in ("frechet", "kid"):
+        if not extractors:
+            raise BadConfig(
+                f"objective={what} needs a feature extractor\ntype: metrics=digits, metrics=fid_pytorch, ..."
+            )
+        return *_images(run, live, compute, extractors[0], what), live
+    return *_triples(run, live, compute, plan, str(what)), live
+
+
+def _images(run: Run, live: LiveModel, compute: Compute, features: Any, what: str) -> tuple[str, Any, Objective]:
+    config = run.config
     # held-out images are for the report, and so is what a statistics file may be of
     training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
     reference = reference_of(training, data_of(config, live.model.image_shape, run.log), features)
-    distance = FrechetDistance(reference.statistics, compute.device)
-    sampler, model, network = make(config["sampler"]), live.model, compute.network(live.model)
+    labels = distance_labels(
+        {**config, "metrics": {**config["metrics"], "kid": True}}, features, reference, config["num_images"]
+    )
+    name = features.frechet_name if what == "frechet" else f"kid_{features.suffix}"
+    if name not in labels:
+        raise BadConfig(f"objective={what} needs the reference's features, which this reference does not hold")
+    return name, labels[name], ImageDistance(config, live, compute, features, reference, what)
 
-    def score(weights: list[float]) -> float:
-        live.merge(weights)
-        statistics = Statistics()
+
+class ImageDistance:
+    """Distance of generated images, all candidates' from the same noise, to the training images."""
+
+    def __init__(
+        self, config: dict[str, Any], live: LiveModel, compute: Compute, features: Any, reference: Any, what: str
+    ) -> None:
+        self.config, self.live, self.compute, self.features = config, live, compute, features
+        self.sampler, self.network = make(config["sampler"]), compute.network(live.model)
+        self.reference = reference.features if what == "kid" else None
+        self.forwards_per_image = config["sampler"].get("num_inference_steps", 1)
+        self.frechet = FrechetDistance(reference.statistics, compute.device)
+
+    def num_images(self, fraction: float = 1.0) -> int:
+        """Return how many images are generated."""
+        return max(2, round(fraction * self.config["num_images"]))
+
+    def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
+        """Return the distance."""
+        self.live.become(weights)
+        config, model, statistics, kept = self.config, self.live.model, Statistics(), []
         for pixels in generate(
-            network,
+            self.network,
             model.scheduler_config,
             model.image_shape,
-            sampler,
+            self.sampler,
             config["sample_seed"],
-            range(config["num_images"]),
+            range(self.num_images(fraction)),
             config["batch_size"],
-            compute.device,
+            self.compute.device,
         ):
-            statistics.update(features(pixels))
-        return distance(statistics)
+            found = self.features(pixels)
+            if self.reference is None:
+                statistics.update(found)
+            else:
+                kept.append(found)
+        if self.reference is not None:
+            return kernel_distance(torch.cat(kept), self.reference, self.compute.device).value
+        return self.frechet(statistics)
 
-    name = features.frechet_name
-    return name, distance_labels(config, features, reference, config["num_images"])[name], score
+    def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:  # noqa: ARG002
+        """Raise BadConfig: images do not know where they come from."""
+        raise BadConfig(
+            "a distance of images has no gradient here\ntype: objective=loss or objective=distillation, or another search="
+        )
 
 
-def _loss(run: Run, live: "LiveMerge", compute: Compute) -> tuple[str, dict[str, Any], Score]:
+def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what: str) -> tuple[str, Any, Objective]:
     config, model, settings = run.config, live.model, run.config["metrics"]["loss"]
+    num_timesteps = model.schedule.num_timesteps
     images = data_of(config, model.image_shape, run.log).train
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[: config["num_images"]]
-    ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
+    ranges = uniform(settings["num_ranges"], num_timesteps)
+    if what == "distillation":
+        ranges = [expert.range for expert in plan.experts if expert.range is not None]
+        if not ranges:
+            raise BadConfig(
+                "objective=distillation needs experts whose deme.json names their timestep ranges\ntype: objective=loss"
+            )
+    names = ["loss", "distillation", *(f"loss/{i}" for i in range(len(ranges)))]
+    if what not in names:
+        raise BadConfig(f"objective must be frechet, kid, {', '.join(names)}; got {what!r}")
+    shares = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / num_timesteps
+    if what.startswith("loss/"):
+        shares = torch.eye(len(ranges), dtype=torch.float64)[int(what[5:])]
     triples = fixed_triples(SomeImages(images, sorted(chosen.tolist())), ranges, 1, config["sample_seed"])
-    share = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / model.schedule.num_timesteps
-
-    def score(weights: list[float]) -> float:
-        live.merge(weights)
-        losses = denoising_loss(
-            model, model.schedule, model.prediction_type, triples, compute.device, config["batch_size"]
-        )
-        return float((share * losses.mean(1)).sum())
-
     label = {
         "n": len(ranges) * len(chosen),
         "reference": f"{len(chosen):,} training images",
         "better": "lower",
-        "implementation": f"deme.metrics.denoising_loss, 1 draw an image and range, seed {config['sample_seed']}",
+        "implementation": f"deme.stages.objective, 1 draw an image and range, seed {config['sample_seed']}",
     }
-    return "loss", label, score
+    return (
+        what,
+        label,
+        Denoising(live, triples, ranges, shares, compute.device, config["batch_size"], what == "distillation"),
+    )
 
 
-class LiveMerge:
-    """A model in memory that becomes the merge of the experts with given weights, from the base each time."""
+class Denoising:
+    """Squared error on fixed (x0, t, eps): to the noise, or to what the expert of each range answers. It has a gradient."""
 
-    def __init__(self, config: dict[str, Any], experts: Sequence[Expert], device: str) -> None:
-        self.config = config
-        self.model: UnconditionalModel = load(str(experts[0].folder)).to(device)
-        base = load(str(base_folder(config)))
-        if self.model.projections is not None:
-            base.add_projections(self.model.projections.placement)
-        self._base = base.to(device).state_dict()
-        self._experts = [load(str(expert.folder)).to(device).state_dict() for expert in experts]
+    def __init__(
+        self,
+        live: LiveModel,
+        triples: Triples,
+        ranges: Sequence[TimestepRange],
+        shares: Tensor,
+        device: str,
+        batch_size: int,
+        distils: bool,
+    ) -> None:
+        self.live, self.triples, self.ranges, self.shares = live, triples, ranges, shares
+        self.device, self.batch_size, self.distils = device, batch_size, distils
+        self.forwards_per_image = int((shares > 0).sum())
+        self.answers: list[Tensor] = []
+        if distils:
+            self.answers = self._experts_answers()
 
-    def merge(self, weights: list[float]) -> None:
-        """Overwrite the model's weights, wherever they lie by now."""
-        merge_into(self.model.state_dict(), combine_of(self.config, weights), self._experts, self._base)
+    def num_images(self, fraction: float = 1.0) -> int:
+        """Return how many images are looked at, each at a timestep of every range."""
+        return max(1, round(fraction * len(self.triples.x0)))
+
+    def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
+        """Return the mean squared error, ranges by their share of timesteps."""
+        self.live.become(weights)
+        total = torch.zeros(len(self.ranges), dtype=torch.float64)
+        with torch.inference_mode():
+            for index, x_t, t, target in self._batches(fraction):
+                errors = (self.live.model(x_t, t) - target).square().flatten(1).mean(1)
+                total[index] += float(errors.double().sum())
+        return float((self.shares * total).sum()) / self.num_images(fraction)
+
+    def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
+        """Return the same on all images, and its derivatives: one ordinary backward pass and a scalar product per expert."""
+        self.live.become(weights)
+        model, count = self.live.model, self.num_images()
+        model.requires_grad_(True).zero_grad(set_to_none=True)
+        total = 0.0
+        for index, x_t, t, target in self._batches(1.0):
+            if self.shares[index] == 0:
+                continue
+            errors = (model(x_t, t) - target).square().flatten(1).mean(1)
+            loss = float(self.shares[index]) * errors.sum() / count
+            loss.backward()
+            total += float(loss.detach())
+        slopes = self.live.live.slopes({name: tensor.grad for name, tensor in self.live.tensors.items()})
+        model.requires_grad_(False).zero_grad(set_to_none=True)
+        return total, slopes
+
+    def _batches(self, fraction: float) -> Iterator[Batch]:
+        schedule, kind = self.live.model.schedule, self.live.model.prediction_type
+        for index, x0, t, eps in self.triples.of(list(range(self.num_images(fraction)))):
+            for start in range(0, len(x0), self.batch_size):
+                rows = slice(start, start + self.batch_size)
+                x, noise, at = (part[rows].to(self.device) for part in (x0, eps, t))
+                x_t = schedule.add_noise(x, noise, at)
+                target = (
+                    self.answers[index][rows].to(self.device) if self.answers else schedule.target(kind, x, noise, at)
+                )
+                yield index, x_t, at, target
+
+    @torch.inference_mode()
+    def _experts_answers(self) -> list[Tensor]:
+        """What each expert answers in its range, [images, C, H, W] a range: METHOD 3's targets, free of the noise's variance."""
+        found, blocks, experts = [], len(self.live.live.blocks), len(self.ranges)
+        for index in range(experts):
+            self.live.become([float(i == index) for i in range(experts)] * blocks)
+            found.append(
+                torch.cat([self.live.model(x_t, t).cpu() for i, x_t, t, _ in self._batches(1.0) if i == index])
+            )
+        return found

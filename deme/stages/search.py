@@ -1,6 +1,5 @@
-"""`deme search`: score merge weights on the training images with seeds that no report uses; every score is kept."""
+"""`deme search`: look for merge weights on the training images with seeds that no report uses; every score is kept."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,10 @@ from typing import Any
 from deme import files
 from deme.checks import check_numbers
 from deme.errors import BadConfig
-from deme.inputs import content_hash
+from deme.inputs import content_hash, weights_folder
 from deme.runs import Run, say
+
+SAY_AFTER = 10.0  # seconds between lines
 
 
 def run(config: dict[str, Any]) -> Path:
@@ -23,48 +24,72 @@ def run(config: dict[str, Any]) -> Path:
 def _search(run: Run) -> None:
     from deme.config import make
     from deme.merging.plan import plan_merge
-    from deme.stages.common import base_folder, experts_of, opener
+    from deme.merging.search.evaluations import BudgetSpent, Evaluations
+    from deme.report.search import best_so_far
+    from deme.stages.checkpoints import open_checkpoint
+    from deme.stages.common import base_folder
     from deme.stages.objective import objective_of
 
-    experts = experts_of(run)
-    base = base_folder(run.config)
-    plan_merge(base, opener(base), [expert.folder for expert in experts], content_hash(base))
-    search = make(run.config["search"])
-    total = search.count(len(experts))
-    metric, label, objective = objective_of(run, experts)
+    config, base = run.config, base_folder(run.config)
+    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
+    plan = plan_merge(open_checkpoint(base), models, content_hash(base))
+    search = make(config["search"])
+    metric, label, objective, live = objective_of(run, plan)
+    total = search.count(len(live.uniform))
+    said = time.monotonic()
 
-    journal = run.path / "evaluations.jsonl"
-    stored = files.read_jsonl(journal)
-    files.write_jsonl(journal, stored)
-    began, fresh = time.monotonic(), 0
-    for number, weights in enumerate(search.propose(len(experts))):
-        if number < len(stored):
-            continue
-        score = objective(list(weights))
-        stored.append({"weights": list(weights), "score": score})
-        files.append_line(journal, json.dumps(stored[-1]))
-        fresh += 1
-        if (number + 1) % max(1, total // 10) == 0:
-            left = (time.monotonic() - began) / fresh * (total - number - 1)
-            best = min(stored, key=lambda row: row["score"])
-            say(
-                f"  {run.path.name}: {number + 1}/{total} candidates, best {best['score']:.4f} at {best['weights']}, {left:.0f} s left"
-            )
-    best = min(stored, key=lambda row: row["score"])
-    ranges = [[expert.range.low, expert.range.high] for expert in experts]
-    files.write_json(run.path / "best.json", {"weights": best["weights"], "score": best["score"], "ranges": ranges})
+    def told(_: Any) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said > SAY_AFTER:
+            said = now
+            done = len(evaluations.history)
+            scored = [one for one in evaluations.history if one.fraction == 1]
+            best = f", best {min(one.score for one in scored):.4f}" if scored else ""
+            left = f", about {evaluations.seconds / done * max(0, total - done):.0f} s left" if total else ""
+            say(f"  {run.path.name}: {done}/{total or '?'} evaluations{best}{left}")
+
+    evaluations = Evaluations(
+        objective,
+        run.path / "evaluations.jsonl",
+        config["rungs"],
+        config["keep"],
+        config["max_images"],
+        config["max_seconds"],
+        told,
+    )
+    spent = ""
+    try:
+        search.run(evaluations, live.uniform)
+    except BudgetSpent as budget:
+        spent = f"; the budget is spent: {budget}"
+    best, history = evaluations.best, evaluations.history
+    settings = live.settings(best.weights)
+    found = {"weights": settings["merge"]["weights"], "weights_by_name": settings["weights_by_name"]}
+    ranges = [[model.range.low, model.range.high] if model.range else None for model in plan.experts]
+    files.write_json(run.path / "best.json", {**found, "score": best.score, "ranges": ranges})
+    files.write_text(run.path / "best.yaml", _as_yaml(config["merge"], found, f"{metric} {best.score:.6g}"))
+    with files.atomic(run.path / "best_so_far.png") as file:
+        best_so_far(metric, history).savefig(file, format="png", dpi=110)
+    seen = sum(one.images * (3 if one.gradient else 1) for one in history)  # a backward pass counts as two forward ones
+    forwards = seen * objective.forwards_per_image
+    cost = {"evaluations": len(history), "images": evaluations.images, "seconds": round(evaluations.seconds, 1)}
+    files.write_json(run.path / "cost.json", {"forwards": forwards, **cost})
     files.write_json(
         run.path / "metrics.json",
         {
-            "cell": {"suite": run.config["suite"], **run.config["cell"]},
-            "metrics": {
-                metric: {
-                    "value": best["score"],
-                    **label,
-                    "weights": best["weights"],
-                    "evaluations": len(stored),
-                }
-            },
+            "cell": {"suite": config["suite"], **config["cell"]},
+            "metrics": {metric: {"value": best.score, **label, "weights": found["weights"], **cost}},
         },
     )
-    run.log(f"searched {len(stored)} candidates, best {metric} {best['score']:.4f} at {best['weights']}: {run.path}")
+    run.log(
+        f"searched {len(history)} candidates, best {metric} {best.score:.4f} at {found['weights']}: {run.path}{spent}"
+    )
+
+
+def _as_yaml(merge: dict[str, Any], found: dict[str, Any], score: str) -> str:
+    """The found weights as an option file of `deme merge`."""
+    import yaml
+
+    head = f"# found by deme search: {score}\n"
+    body = {"merge": {**merge, "weights": found["weights"]}, "weights_by_name": found["weights_by_name"] or None}
+    return head + yaml.safe_dump(body, sort_keys=False)

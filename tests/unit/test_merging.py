@@ -1,9 +1,9 @@
 import pytest
 import torch
+from deme.merging.task_vectors import merge_tensor
 
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.search.grid import GridSearch
-from deme.merging.task_vectors import merge_tensor
 
 
 def tensors(n=4, dtype=torch.float32):

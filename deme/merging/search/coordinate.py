@@ -33,15 +33,12 @@ class CoordinateSearch:
         score = evaluations(present)
         reach = self.box.high - self.box.low  # the whole box, from anywhere in it
         for sweep in range(self.sweeps):
-            before = present
             for index in range(len(present)):
                 for value in self._values(present[index], reach):
                     candidate = self.box.nearest([*present[:index], value, *present[index + 1 :]])
                     found = evaluations(candidate)
                     if found < score:
                         present, score = candidate, found
-            if present == before:
-                return
             reach *= (1 if sweep == 0 else 2) / (self.points - 1)  # the spacing of this sweep
 
     def _values(self, centre: float, reach: float) -> list[float]:
