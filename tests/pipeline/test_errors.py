@@ -238,7 +238,7 @@ def test_merge_weights_of_another_length_are_exit_2(experts, tmp_path):
         ["merge", given(*experts), "merge.weights=equal"],
         tmp_path,
         2,
-        "deme: merge.weights must be 'uniform' or a list of numbers, got 'equal'",
+        "deme: merge.weights must be 'uniform' or 'ones' or a list of numbers, got 'equal'",
     )
 
 
@@ -247,7 +247,7 @@ def test_experts_that_leave_a_hole_or_overlap_are_exit_2(experts, tmp_path):
         ["merge", given(experts[1])],
         tmp_path,
         2,
-        "deme: the experts do not fit together: ranges [500, 1000) leave a hole at t = 0",
+        "the experts do not fit together: ranges [500, 1000) leave a hole at t = 0",
     )
     fails(
         ["evaluate", "source=experts", given(experts[0], experts[0])],
@@ -310,7 +310,13 @@ def test_missing_damaged_or_nan_weights(experts, tmp_path):
         ["merge", given(experts[0], nan)],
         tmp_path,
         4,
-        f"deme: tensor conv_in.bias of {nan / UNET} holds NaN or infinite values",
+        f"nothing was merged:\ntensor conv_in.bias of {nan / UNET} holds NaN or infinite values",
+    )
+    fails(
+        ["merge", given(experts[0], nan), "plan=true"],
+        tmp_path,
+        2,
+        f"these models cannot be merged, 1 tensors:\ntensor conv_in.bias of {nan / UNET} holds NaN or infinite values",
     )
     assert not list(tmp_path.glob("runs/*/*/*/metrics.json"))
     assert not list(tmp_path.glob("runs/*/merge/*/weights/merged"))

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from deme.merging.task_vectors import merge_tensor
 
+from deme.merging.combine import merge_tensor
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.search.grid import GridSearch
 
@@ -56,15 +56,15 @@ def test_projections_merge_to_the_identity_plus_weighted_changes():
 def test_half_precision_is_merged_in_float32(dtype):
     experts, base = tensors(dtype=dtype)
     weights = [0.3, 0.3, 0.3, 0.3]
-    merged = merge_tensor(lambda e, b: weighted_sum(e, b, weights), experts, base)
+    merged = merge_tensor(lambda e, b, _: weighted_sum(e, b, weights), experts, base)
     exact = weighted_sum([e.double() for e in experts], base.double(), weights)
-    assert merged.dtype == dtype
-    torch.testing.assert_close(merged, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
+    assert merged.dtype == torch.float32
+    torch.testing.assert_close(merged.double(), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_integer_tensors_stay_the_bases():
     base = torch.tensor([3, 4])
-    assert torch.equal(merge_tensor(lambda e, b: e[0], [torch.tensor([5, 6])], base), base)
+    assert torch.equal(merge_tensor(lambda e, b, _: e[0], [torch.tensor([5, 6])], base), base)
 
 
 def test_grid_holds_every_combination_once():

@@ -9,13 +9,14 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from deme import tensors
 from deme.errors import BadConfig, WorkFailed
 from deme.files import write_json
+from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
-from deme.merging.task_vectors import merge_folder
+from deme.merging.stream import merge_folder
 from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import PLACEMENT, PROJECTIONS, UNET, load
-from deme.stages.common import opener
+from deme.stages.checkpoints import copy_the_rest, fold_of, open_checkpoint
 from tests.models import tiny
 
 CIFAR10 = {
@@ -221,7 +222,17 @@ def saved_experts(folder, placements, base_placement=None):
                 weight += 0.02 * torch.randn(weight.shape, generator=g)
         about = {"range": [500 * index, 500 * index + 500], "num_timesteps": 1000, "base": "hash"}
         model.save(folder / str(index), model.state_dict(), about)
-    return plan_merge(folder / "base", opener(folder / "base"), [folder / "0", folder / "1"], "hash")
+    return planned(folder)
+
+
+def planned(folder):
+    return plan_merge(open_checkpoint(folder / "base"), [open_checkpoint(folder / name) for name in ("0", "1")], "hash")
+
+
+def merged_by(plan, weights, folder, fold=None):
+    merge_folder(plan, Merge(weighted_sum, 2, weights), folder, fold=fold)
+    copy_the_rest(plan, folder, with_projections=fold is None)
+    return load(str(folder))
 
 
 def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
@@ -229,11 +240,7 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
     plan = saved_experts(tmp_path, ["foldable", "foldable"])
     weights = [0.7, 0.4]
 
-    def combine(experts, base):
-        return weighted_sum(experts, base, weights)
-
-    merge_folder(plan, combine, tmp_path / "merged")
-    merged = load(str(tmp_path / "merged"))
+    merged = merged_by(plan, weights, tmp_path / "merged")
     assert merged.projections.placement == "foldable"
     key, name = "down_blocks.0.resnets.0.conv2.weight", "down_0_resnet.weight"
     base, one, two = (tensors.TensorFile(tmp_path / f / UNET).read(key).double() for f in ("base", "0", "1"))
@@ -247,6 +254,12 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
     torch.testing.assert_close(prediction(merged), before, rtol=0, atol=1e-5)
     found = merged.unet.state_dict()[key]
     torch.testing.assert_close(found, torch.einsum("oc,cikl->oikl", matrix, layer).float(), rtol=1e-5, atol=1e-6)
+    at_once = merged_by(plan, weights, tmp_path / "folded", fold_of(plan))
+    assert at_once.projections is None
+    torch.testing.assert_close(prediction(at_once), before, rtol=0, atol=1e-5)
+    torch.testing.assert_close(at_once.unet.state_dict()[key], found, rtol=1e-6, atol=1e-7)
+    stock = UNet2DModel.from_pretrained(tmp_path / "folded" / "unet")
+    assert torch.equal(stock.state_dict()[key], at_once.unet.state_dict()[key])
     folded = [torch.einsum("oc,cikl->oikl", m, w) for m, w in ((p, one), (q, two))]
     assert (found - weighted_sum(folded, base, weights).float()).abs().max() > 1e-4
 
@@ -254,7 +267,7 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
 @pytest.mark.parametrize("flat", [False, True])
 def test_the_projections_of_a_base_are_where_its_weights_are(flat, tmp_path):
     """A base may be a bare UNet folder, its projections beside its weights: w = 0 gives them, not the identity."""
-    plan = saved_experts(tmp_path, ["blocks", "blocks"], "blocks")
+    saved_experts(tmp_path, ["blocks", "blocks"], "blocks")
     with torch.no_grad():
         base = projected("blocks", seed=9)
     base.save(tmp_path / "base", base.state_dict(), {})
@@ -262,8 +275,7 @@ def test_the_projections_of_a_base_are_where_its_weights_are(flat, tmp_path):
         for file in sorted((tmp_path / "base" / "unet").iterdir()):
             file.rename(tmp_path / "base" / file.name)
         (tmp_path / "base" / "unet").rmdir()
-    merge_folder(plan, lambda experts, base: weighted_sum(experts, base, [0.0, 0.0]), tmp_path / "merged")
-    found = load(str(tmp_path / "merged"))
+    found = merged_by(planned(tmp_path), [0.0, 0.0], tmp_path / "merged")
     for name, value in base.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
 

@@ -56,7 +56,7 @@ def ties(
     for weight, vector in zip(weights, trimmed, strict=True):
         agrees = vector.sign() == elected
         total = total + weight * torch.where(agrees, vector, 0.0)
-        agreed = agreed + weight * agrees
+        agreed = agreed + weight * agrees.to(vector.dtype)
     return base + scale * torch.where(elected != 0, total / agreed, 0.0)
 
 

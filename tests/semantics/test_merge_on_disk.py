@@ -1,0 +1,280 @@
+"""Merging models on disk: what the plan refuses, and what the result is, piece by piece, in any precision, of any family."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, UNet2DConditionModel, UNet2DModel
+
+from deme import tensors
+from deme.errors import BadConfig, WorkFailed
+from deme.files import read_json, write_json
+from deme.merging import stream
+from deme.merging.combine import Merge, weights_of
+from deme.merging.methods.linear import linear
+from deme.merging.methods.model_stock import model_stock
+from deme.merging.methods.ties import ties
+from deme.merging.methods.weighted_sum import weighted_sum
+from deme.merging.plan import plan_merge
+from deme.merging.stream import find_nan, merge_folder
+from deme.models.unconditional import UNET, load
+from deme.stages.checkpoints import copy_the_rest, open_checkpoint
+from tests.models import tiny
+
+WEIGHTS = [0.7, -0.1, 0.4]
+RANGES = [[0, 300], [300, 700], [700, 1000]]
+
+
+def changed(model, seed, size=0.02):
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += size * torch.randn(weight.shape, generator=draw)
+    return model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A base and three experts, saved as training saves them."""
+    tiny().save(tmp_path / "base", tiny().state_dict(), {})
+    for index, bounds in enumerate(RANGES):
+        model = changed(tiny(), index)
+        about = {"range": bounds, "num_timesteps": 1000, "base": "hash"}
+        model.save(tmp_path / str(index), model.state_dict(), about)
+    return tmp_path
+
+
+def planned(folder, names="012", base="base", **more):
+    return plan_merge(
+        open_checkpoint(folder / base), [open_checkpoint(folder / name) for name in names], "hash", **more
+    )
+
+
+def state(folder, file=UNET):
+    return tensors.TensorFile(folder / file).read_all()
+
+
+def rewritten(folder, **replaced):
+    """Replace tensors of a model on disk; None takes one away."""
+    kept = {n.replace(".", "_"): n for n in state(folder)}
+    found = state(folder) | {kept.get(name, name): value for name, value in replaced.items()}
+    tensors.save(folder / UNET, {name: value for name, value in found.items() if value is not None})
+
+
+def exact(folder, weights=WEIGHTS, names="012"):
+    base, *experts = ({n: v.double() for n, v in state(folder / name).items()} for name in ("base", *names))
+    return {n: base[n] + sum(w * (e[n] - base[n]) for w, e in zip(weights, experts, strict=True)) for n in base}
+
+
+@pytest.mark.parametrize("piece", [7, 64, 1 << 18])
+def test_pieces_of_any_size_give_the_weighted_sum(piece, folder, monkeypatch):
+    monkeypatch.setattr(stream, "PIECE", piece)
+    merge_folder(planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
+    found = state(folder / "merged")
+    for name, value in exact(folder).items():
+        torch.testing.assert_close(found[name].double(), value, rtol=1e-6, atol=1e-7)
+    merge_folder(planned(folder), Merge(weighted_sum, 3, [0.0] * 3), folder / "zero")
+    assert (folder / "zero" / UNET).read_bytes() == (folder / "base" / UNET).read_bytes()
+    for index in range(3):
+        one_hot = [float(i == index) for i in range(3)]
+        merge_folder(planned(folder, "210"), Merge(weighted_sum, 3, one_hot), folder / "hot")
+        assert (folder / "hot" / UNET).read_bytes() == (folder / str(index) / UNET).read_bytes()
+
+
+@pytest.mark.parametrize("method", [weighted_sum, ties, model_stock])
+def test_the_order_of_the_folders_does_not_matter(method, folder):
+    written = []
+    for names in ("012", "201"):
+        more = {} if method is model_stock else {"weights": [0.5, 0.2, 0.3]}
+        merge_folder(planned(folder, names), Merge(method, 3, **more), folder / names)
+        written.append((folder / names / UNET).read_bytes())
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("accumulate", [torch.float32, torch.float64])
+def test_half_precision_on_disk_is_merged_as_precisely_as_float32(kind, accumulate, folder):
+    for name in ("base", *"012"):
+        tensors.save(folder / name / UNET, {n: v.to(kind) for n, v in state(folder / name).items()})
+    merge = Merge(weighted_sum, 3, WEIGHTS)
+    merge_folder(planned(folder), merge, folder / "same", accumulate)
+    merge_folder(planned(folder), merge, folder / "single", accumulate, torch.float32)
+    for name, value in exact(folder).items():
+        single = state(folder / "single")[name]
+        assert single.dtype == torch.float32
+        torch.testing.assert_close(single.double(), value, rtol=1e-6, atol=1e-6)
+        assert torch.equal(state(folder / "same")[name], single.to(kind))
+
+
+def test_a_base_in_half_precision_has_experts_in_single(folder):
+    tensors.save(folder / "base" / UNET, {n: v.half() for n, v in state(folder / "base").items()})
+    merge_folder(planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
+    for name, value in exact(folder).items():
+        found = state(folder / "merged")[name]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
+
+
+def test_values_too_large_for_the_precision_on_disk_are_refused(folder):
+    rewritten(folder / "0", conv_in_bias=torch.full_like(state(folder / "0")["conv_in.bias"], 1e6))
+    with pytest.raises(WorkFailed, match=r"tensor conv_in.bias is too large for float16"):
+        merge_folder(planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged", dtype=torch.float16)
+
+
+def test_weights_by_name_hold_for_the_tensors_that_match_last(folder):
+    by_name = {"down_blocks.*": 0.3, "down_blocks.0.*": [1, 0, 0]}
+    merge = Merge(weighted_sum, 3, WEIGHTS, by_name)
+    merge.check_names(planned(folder).names())
+    merge_folder(planned(folder), merge, folder / "merged")
+    found, kinds = state(folder / "merged"), set()
+    for name, value in found.items():
+        kind = "first" if name.startswith("down_blocks.0.") else "down" if name.startswith("down_blocks.") else "rest"
+        weights = {"first": [1, 0, 0], "down": [0.3] * 3, "rest": WEIGHTS}[kind]
+        kinds.add(kind)
+        torch.testing.assert_close(value.double(), exact(folder, weights)[name], rtol=1e-6, atol=1e-7)
+    assert kinds == {"first", "down", "rest"}
+    with pytest.raises(BadConfig, match=r"no tensor is called downblocks.0\*; .*names begin with conv_in"):
+        Merge(weighted_sum, 3, WEIGHTS, {"downblocks.0*": 1}).check_names(planned(folder).names())
+
+
+def test_ties_thresholds_are_those_of_the_whole_model(folder):
+    merge_folder(
+        planned(folder), Merge(ties, 3, "uniform", density=0.3), folder / "merged", torch.float64, torch.float64
+    )
+    base, *experts = ({n: v.double() for n, v in state(folder / name).items()} for name in ("base", *"012"))
+    vectors = [torch.cat([(e[n] - base[n]).flatten() for n in base]) for e in experts]
+    kept = []
+    for vector in vectors:
+        cut = vector.abs().float().sort(descending=True).values[round(0.3 * len(vector)) - 1]
+        kept.append(torch.where(vector.abs().float() >= cut, vector, 0))
+    elected = sum(kept).sign()
+    agree = [(k.sign() == elected) & (elected != 0) for k in kept]
+    mean = sum(k * a for k, a in zip(kept, agree, strict=True)) / sum(agree).clamp(min=1)
+    found = torch.cat([(state(folder / "merged")[n] - base[n]).flatten() for n in base])
+    torch.testing.assert_close(found, mean, rtol=1e-9, atol=1e-12)
+
+
+def test_every_mismatch_of_every_model_is_listed_at_once(folder):
+    rewritten(folder / "0", conv_in_weight=None, conv_in_bias=torch.zeros(3), extra=torch.zeros(2))
+    write_json(folder / "1" / "deme.json", {"range": [250, 700], "num_timesteps": 1000, "base": "another"})
+    config = read_json(folder / "2" / "unet/config.json")
+    write_json(folder / "2" / "unet/config.json", {**config, "layers_per_block": 7})
+    with pytest.raises(BadConfig) as told:
+        planned(folder)
+    lines = str(told.value).splitlines()
+    assert lines[0] == "these models cannot be merged, 6 mismatches:"
+    for expected in (
+        "the experts do not fit together: ranges [0, 300), [250, 700), [700, 1000) overlap at t = 250",
+        f"{folder / '1'} was finetuned from another base: its deme.json names another, {folder / 'base'} is hash",
+        f"{folder / '0' / UNET}: conv_in.weight is missing, in the base [4, 1, 3, 3] float32",
+        f"{folder / '0' / UNET}: conv_in.bias is [3] float32, in the base [4] float32",
+        f"{folder / '0' / UNET}: extra is [2] float32, in the base missing",
+        f"{folder / '2'} has layers_per_block=7 in its config.json, the base {config['layers_per_block']}",
+    ):
+        assert any(line.startswith(expected) for line in lines), (expected, lines)
+
+
+def test_models_without_ranges_are_taken_in_the_given_order_but_not_some_with_and_some_without(folder):
+    for name in "01":
+        (folder / name / "deme.json").unlink()
+    with pytest.raises(BadConfig, match=r"2 mismatches:\n.*0 names no timestep range in a deme.json, the others do"):
+        planned(folder)
+    (folder / "2" / "deme.json").unlink()
+    assert [model.folder.name for model in planned(folder, "201").experts] == ["2", "0", "1"]
+    assert len(planned(folder, "00", of_checkpoints=True).experts) == 2
+    with pytest.raises(BadConfig, match="nothing to merge"):
+        planned(folder, "")
+
+
+def test_checkpoints_of_one_range_are_combined_linearly(folder):
+    for name in "012":
+        write_json(folder / name / "deme.json", {"range": [0, 300], "num_timesteps": 1000, "base": name})
+    plan = planned(folder, of_checkpoints=True)
+    merge_folder(plan, Merge(linear, 3, [0.5, 0.75, -0.25]), folder / "merged")
+    states = [state(folder / name) for name in "012"]
+    for name, value in state(folder / "merged").items():
+        expected = 0.5 * states[0][name].double() + 0.75 * states[1][name].double() - 0.25 * states[2][name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_every_nan_is_named_and_nothing_is_written_of_it(folder):
+    rewritten(folder / "0", conv_in_bias=torch.full((4,), torch.nan))
+    rewritten(folder / "2", conv_out_bias=torch.full((1,), torch.inf))
+    expected = [
+        f"tensor conv_in.bias of {folder / '0' / UNET} holds NaN or infinite values",
+        f"tensor conv_out.bias of {folder / '2' / UNET} holds NaN or infinite values",
+    ]
+    assert find_nan(planned(folder)) == expected
+    for weights in (WEIGHTS, [0.0, 1.0, 0.0]):  # also where a weight of 0 would hide it
+        with pytest.raises(WorkFailed) as told:
+            merge_folder(planned(folder), Merge(weighted_sum, 3, weights), folder / "merged")
+        assert str(told.value).splitlines() == ["nothing was merged:", *expected]
+
+
+def test_costs_are_told_from_headers(folder):
+    plan = planned(folder)
+    size = sum(v.nbytes for v in state(folder / "base").values())
+    assert (plan.bytes_read, plan.bytes_written(), plan.bytes_written(torch.float16)) == (4 * size, size, size // 2)
+
+
+def test_a_merged_folder_is_a_stock_pipeline(folder):
+    plan = planned(folder)
+    merge_folder(plan, Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
+    copy_the_rest(plan, folder / "merged", with_projections=True)
+    pipeline, ours = DDPMPipeline.from_pretrained(folder / "merged"), load(str(folder / "merged"))
+    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    with torch.no_grad():
+        assert torch.equal(pipeline.unet(x, t).sample, ours(x, t))
+
+
+def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path):
+    small = {"sample_size": 8, "block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1, "cross_attention_dim": 8,
+             "attention_head_dim": 4, "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "in_channels": 4, "out_channels": 4}  # fmt: skip
+    torch.manual_seed(0)
+    base = UNet2DConditionModel(**small)
+    for name in ("base", "0", "1"):
+        changed(base, len(name) + ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(
+            tmp_path / name / "unet", max_shard_size="50KB"
+        )
+        write_json(tmp_path / name / "model_index.json", {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
+                                                          "vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None]})  # fmt: skip
+        (tmp_path / name / "vae").mkdir()
+        (tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors").write_text(f"the VAE of {name}")
+    assert len(list((tmp_path / "0" / "unet").glob("*.safetensors"))) > 2
+    plan = planned(tmp_path, "01")
+    merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5]), tmp_path / "merged")
+    copy_the_rest(plan, tmp_path / "merged", with_projections=True)
+    merged, *parts = (
+        UNet2DConditionModel.from_pretrained(tmp_path / n / "unet").state_dict() for n in ("merged", "base", "0", "1")
+    )
+    for name, value in merged.items():
+        expected = 0.25 * parts[0][name].double() + 0.25 * parts[1][name].double() + 0.5 * parts[2][name].double()
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+    assert (tmp_path / "merged" / "vae" / "diffusion_pytorch_model.safetensors").read_text() == "the VAE of base"
+    assert json.loads((tmp_path / "merged" / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
+    UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+                down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2).save_pretrained(tmp_path / "other" / "unet")  # fmt: skip
+    with pytest.raises(
+        BadConfig, match=r"other has _class_name=UNet2DModel in its config.json, the base UNet2DConditionModel"
+    ):
+        plan_merge(open_checkpoint(tmp_path / "base"), [open_checkpoint(tmp_path / "other")], "hash")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([0.1], r"merge.weights needs 3 finite numbers, one per expert from low to high noise; got 1: \[0.1\]"),
+        ([0.1, float("nan"), 1], "needs 3 finite numbers"),
+        ("equal", "merge.weights must be 'uniform' or 'ones' or a list of numbers, got 'equal'"),
+        ([True, 1, 1], "must be 'uniform' or 'ones'"),
+        (None, "got None"),
+    ],
+)
+def test_slips_in_the_weights_are_told(given, message):
+    with pytest.raises(BadConfig, match=message):
+        weights_of(given, 3)
+    assert weights_of("ones", 3) == [1, 1, 1]
+    assert weights_of("uniform", 4) == [0.25] * 4
+    with pytest.raises(BadConfig, match="merge=model_stock takes no weights"):
+        Merge(model_stock, 3, [1, 1, 1])
