@@ -1,6 +1,7 @@
-"""Pictures of a search: the best score so far against what it cost."""
+"""Pictures of a search: the best score so far against what it cost, and planes of the landscape that it went through."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -27,4 +28,39 @@ def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
     axis.set_title(f"best {min(best):.4f} after {len(history)} evaluations", fontsize=10)
     axis.legend(fontsize=8)
     figure.tight_layout()
+    return figure
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Scores where only the weights of two experts differ from the best vector: [y, x] over the values of `axis`."""
+
+    experts: tuple[int, int]
+    axis: Sequence[float]
+    scores: Sequence[Sequence[float]]
+    best: tuple[float, float]
+
+
+def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
+    """Return a figure with contours of every plane on one scale, up to the median score; the paper's Figure 6a."""
+    columns = min(3, len(planes))
+    lines = -(-len(planes) // columns)
+    figure = Figure(figsize=(3.6 * columns + 0.9, 3.4 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False)
+    for panel in panels.flat[len(planes) :]:
+        panel.axis("off")
+    known = sorted(score for plane in planes for row in plane.scores for score in row if score < float("inf"))
+    low, high = known[0], known[len(known) // 2]
+    levels = [low + (high - low) * i / 12 for i in range(13)] if high > low else None
+    drawn = None
+    for panel, plane in zip(panels.flat, planes, strict=False):
+        drawn = panel.contourf(plane.axis, plane.axis, plane.scores, levels=levels, extend="max", cmap="viridis")
+        panel.plot(*plane.best, "*", color="#c62828", markersize=11)
+        panel.set_xlabel(f"weight of expert {plane.experts[0]}", fontsize=8)
+        panel.set_ylabel(f"weight of expert {plane.experts[1]}", fontsize=8)
+        panel.tick_params(labelsize=7)
+        panel.set_aspect("equal")
+    if drawn is not None:
+        figure.colorbar(drawn, ax=panels, label=metric, shrink=0.8)
+    figure.suptitle("through the best weights (star); other weights as there", fontsize=10)
     return figure

@@ -18,6 +18,7 @@ def run(config: dict[str, Any]) -> Path:
     check_numbers(config)
     if config["num_images"] < 2:
         raise BadConfig(f"the distance needs at least 2 images, num_images={config['num_images']} were asked for")
+    _check_slices(config)
     return Run.planned(config).execute(_search)
 
 
@@ -72,6 +73,8 @@ def _search(run: Run) -> None:
         best_so_far(metric, history).savefig(file, format="png", dpi=110)
     seen = sum(one.images * (3 if one.gradient else 1) for one in history)  # a backward pass counts as two forward ones
     forwards = seen * objective.forwards_per_image
+    if config["slices"]["points"]:
+        _slices(run, metric, objective, best)
     cost = {"evaluations": len(history), "images": evaluations.images, "seconds": round(evaluations.seconds, 1)}
     files.write_json(run.path / "cost.json", {"forwards": forwards, **cost})
     files.write_json(
@@ -84,6 +87,39 @@ def _search(run: Run) -> None:
     run.log(
         f"searched {len(history)} candidates, best {metric} {best.score:.4f} at {found['weights']}: {run.path}{spent}"
     )
+
+
+def _slices(run: Run, metric: str, objective: Any, best: Any) -> None:
+    """Score the planes of every two experts' weights through the best vector, each score stored; draw them."""
+    from itertools import combinations
+
+    from deme.merging.search.evaluations import Evaluations
+    from deme.report.search import Plane, landscape
+
+    settings, count = run.config["slices"], len(best.weights)
+    low, high = min(settings["low"], *best.weights), max(settings["high"], *best.weights)  # the best one is in sight
+    axis = [low + i * (high - low) / (settings["points"] - 1) for i in range(settings["points"])]
+    evaluations = Evaluations(objective, run.path / "slices.jsonl")
+    planes = []
+    for one, other in combinations(range(count), 2):
+        say(f"  {run.path.name}: the plane of experts {one} and {other}, {len(axis) ** 2} scores")
+        scores = [
+            [evaluations([{one: x, other: y}.get(i, w) for i, w in enumerate(best.weights)]) for x in axis]
+            for y in axis
+        ]
+        planes.append(Plane((one, other), axis, scores, (best.weights[one], best.weights[other])))
+    with files.atomic(run.path / "slices.png") as file:
+        landscape(metric, planes).savefig(file, format="png", dpi=110)
+
+
+def _check_slices(config: dict[str, Any]) -> None:
+    points, low, high = (config["slices"][key] for key in ("points", "low", "high"))
+    if type(points) is not int or points < 0 or points == 1:
+        raise BadConfig(f"slices.points must be 0 (none) or a whole number from 2 on, got {points!r}")
+    if not all(type(limit) in (int, float) for limit in (low, high)) or not low < high:
+        raise BadConfig(f"slices.low must be a number below slices.high, got {low!r} and {high!r}")
+    if points and config["granularity"] != "model":
+        raise BadConfig("slices are planes of one weight per expert\ntype: granularity=model, or slices.points=0")
 
 
 def _as_yaml(merge: dict[str, Any], found: dict[str, Any], score: str) -> str:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from deme.merging.task_vectors import merge_tensor
 
 from deme.errors import BadConfig
 from deme.merging import methods
+from deme.merging.combine import merge_tensor
 from deme.merging.geometry import PIECE, gram
 from deme.merging.magnitudes import cutoffs
 from deme.merging.methods.dare import dare
@@ -372,7 +372,7 @@ def test_slerp_far_apart_is_no_less_exact_in_float32():
     experts, base = tensors(2, dtype=torch.float32)
     experts[1] = base - 2 * (experts[0] - base)
     experts[1][0] += 0.1  # near to opposite, where coefficients are large
-    merged = merge_tensor(lambda e, b: slerp(e, b, [0.5, 0.5]), experts, base)
+    merged = merge_tensor(lambda e, b, _: slerp(e, b, [0.5, 0.5]), experts, base)
     one, two = task_vectors([e.double() for e in experts], base.double())
     assert -0.9995 < one @ two / np.linalg.norm(one) / np.linalg.norm(two) < -0.95
     np.testing.assert_allclose(merged.numpy().ravel(), base.numpy().ravel() + slerp_of_two(one, two, 0.5), atol=2e-6)
