@@ -15,7 +15,7 @@ COMPUTE_DTYPES = ("float32", "float64")
 def run(config: dict[str, Any]) -> Path:
     """Merge unless it is done, or only say what merging will take; return the run directory."""
     if config["compute_dtype"] not in COMPUTE_DTYPES:
-        raise BadConfig(f"compute_dtype must be {' or '.join(COMPUTE_DTYPES)}, got {config['accumulate']!r}")
+        raise BadConfig(f"compute_dtype must be {' or '.join(COMPUTE_DTYPES)}, got {config['compute_dtype']!r}")
     if config["dtype"] not in (None, *DTYPES):
         raise BadConfig(f"dtype must be null, {', '.join(DTYPES)}; got {config['dtype']!r}")
     if type(config["plan"]) is not bool:

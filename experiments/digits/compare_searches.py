@@ -1,6 +1,6 @@
 """The table and the curve of experiments/digits/search.yaml by strategy: what it found, beside the uniform merge and the grid.
 
-`python experiments/digits/compare_searches.py [paths.runs]` writes results/searches.md, .csv and .png from finished runs. Differences are paired
+`python experiments/digits/compare_searches.py [paths.runs]` writes results/searches.md, .csv and .png from finished runs. Differences are
 over sampling seeds and the bootstrap over images; the three search seeds stand where a table has finetuning seeds.
 """
 
