@@ -39,6 +39,8 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/moments.py
 	$(BIN)/python benchmarks/sampling.py
 	$(BIN)/python benchmarks/projection.py
+	$(BIN)/python benchmarks/merge_disk.py
+	$(BIN)/python benchmarks/remerge.py
 
 # Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed

@@ -43,8 +43,8 @@ class Tensors(Protocol):
         """Return one tensor; NaN or infinite values are refused."""
         ...
 
-    def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are."""
+    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are. `memory`: bytes that they may be read into."""
         ...
 
 
@@ -110,10 +110,10 @@ class TensorFile:
         shape, _ = self.specs[name]
         return check_finite(self.piece(name, 0, math.prod(shape)).reshape(shape), name, self.path)
 
-    def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are."""
+    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are, in `memory` if it is given."""
         dtype = self.specs[name][1]
-        piece = torch.empty(stop - start, dtype=dtype)
+        piece = torch.empty(stop - start, dtype=dtype) if memory is None else memory.view(dtype)[: stop - start]
         place, at = _bytes(piece), self._starts[name] + start * dtype.itemsize
         if _fill(self._descriptor, at, place) < len(place):
             raise self._damaged(f"tensor {name} is cut off")

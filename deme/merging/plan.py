@@ -214,6 +214,6 @@ class Identities:
         shape, dtype = self.specs[name]
         return torch.eye(shape[0], dtype=dtype).reshape(shape)
 
-    def piece(self, name: str, start: int, stop: int) -> Tensor:
+    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Return elements start:stop of an identity, flat."""
         return self.read(name).reshape(-1)[start:stop]

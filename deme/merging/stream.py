@@ -42,8 +42,8 @@ def merge_folder(
 
     Integer tensors (counters, indices) are the base's. With `fold` no projections are written: their layers hold them.
     """
-    bad: list[str] = []
-    merge.prepare(lambda: _whole(plan, accumulate, bad))
+    reader = _Reader(plan)
+    merge.prepare(lambda: _whole(reader, accumulate))
     projections: dict[str, Tensor] = {}
     for part in sorted(plan.experts[0].parts, key=lambda part: part.name != PROJECTIONS):
         kinds = [model.parts[part].specs for model in plan.experts]
@@ -52,25 +52,22 @@ def merge_folder(
             for name, (shape, kind) in kinds[0].items()
         }
         if fold is not None and part.name == PROJECTIONS:
-            projections |= {
-                n: torch.cat(list(_merged(plan, part, n, merge, accumulate, bad, whole=True))) for n in specs
-            }
+            projections |= {n: torch.cat(list(_merged(reader, part, n, merge, accumulate, whole=True))) for n in specs}
             continue
 
-        write_stream(folder / part, specs, _pieces(plan, part, specs, merge, accumulate, bad, fold, projections, done))
-    if bad:
-        found = list(dict.fromkeys(bad))
+        write_stream(folder / part, specs, _pieces(reader, part, specs, merge, accumulate, fold, projections, done))
+    if reader.bad:
+        found = list(dict.fromkeys(reader.bad))
         more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         raise WorkFailed("nothing was merged:\n" + "\n".join(found[:SHOWN]) + more)
 
 
 def _pieces(
-    plan: MergePlan,
+    reader: "_Reader",
     part: Path,
     specs: Mapping[str, Spec],
     merge: Merge,
     accumulate: torch.dtype,
-    bad: list[str],
     fold: Fold | None,
     projections: Mapping[str, Tensor],
     done: Done,
@@ -78,24 +75,24 @@ def _pieces(
     """Yield what is written of a part: merged, projections multiplied in, in its precision."""
     for name, (_, kind) in specs.items():
         projection = fold.into.get(name) if fold is not None else None
-        for piece in _merged(plan, part, name, merge, accumulate, bad, whole=projection is not None):
+        for piece in _merged(reader, part, name, merge, accumulate, whole=projection is not None):
             if fold is not None and projection is not None:
                 piece = fold.apply(projections[projection], piece)
             written = piece.to(kind)
-            if not bad and not is_finite(written):
-                bad.append(f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}")
+            if not reader.bad and not is_finite(written):
+                reader.bad.append(f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}")
             yield name, written
             done(written.nbytes)
 
 
 def find_nan(plan: MergePlan) -> list[str]:
     """Read all weights and return what is not finite in them, a line per tensor."""
-    bad: list[str] = []
+    reader = _Reader(plan)
     for part, name, _, (shape, _) in plan.tensors():
         numel = math.prod(shape)
         for start in range(0, numel, PIECE):
-            _read(plan, part, name, start, min(start + PIECE, numel), bad)
-    return list(dict.fromkeys(bad))
+            reader.read(part, name, start, min(start + PIECE, numel))
+    return list(dict.fromkeys(reader.bad))
 
 
 def _written(kind: torch.dtype, kinds: list[torch.dtype], dtype: torch.dtype | None) -> torch.dtype:
@@ -107,36 +104,48 @@ def _written(kind: torch.dtype, kinds: list[torch.dtype], dtype: torch.dtype | N
 
 
 def _merged(
-    plan: MergePlan, part: Path, name: str, merge: Merge, accumulate: torch.dtype, bad: list[str], whole: bool
+    reader: "_Reader", part: Path, name: str, merge: Merge, accumulate: torch.dtype, whole: bool
 ) -> Iterator[Tensor]:
     """Yield a merged tensor: flat pieces, or the whole in its shape where it is wanted or the method needs it."""
-    shape, _ = plan.experts[0].parts[part].specs[name]
+    shape, _ = reader.plan.experts[0].parts[part].specs[name]
     numel = math.prod(shape)
     whole = whole or not merge.elementwise
     step = max(1, numel) if whole else PIECE
     for start in range(0, numel, step):
-        base, *experts = _read(plan, part, name, start, min(start + step, numel), bad)
+        base, *experts = reader.read(part, name, start, min(start + step, numel))
         if whole:
             base, experts = base.reshape(shape), [expert.reshape(shape) for expert in experts]
         yield merge_tensor(merge, experts, base, full_name(part, name), accumulate)
 
 
-def _read(plan: MergePlan, part: Path, name: str, start: int, stop: int, bad: list[str]) -> list[Tensor]:
-    """Return a flat piece of the base and of every expert; note what is not finite."""
-    pieces = []
-    for model in (plan.base, *plan.experts):
-        piece = model.parts[part].piece(name, start, stop)
-        if not is_finite(piece):
-            bad.append(f"tensor {name} of {model.parts[part].path} holds NaN or infinite values")
-        pieces.append(piece)
-    return pieces
+class _Reader:
+    """Reads the base and every expert; notes in `bad` what is not finite.
+
+    Pieces are read into the same memory again and again: the system takes longer to clear new memory than to fill it.
+    """
+
+    def __init__(self, plan: MergePlan) -> None:
+        self.plan, self.bad = plan, list[str]()
+        self._models = (plan.base, *plan.experts)
+        self._memory = [torch.empty(PIECE * torch.float64.itemsize, dtype=torch.uint8) for _ in self._models]
+
+    def read(self, part: Path, name: str, start: int, stop: int) -> list[Tensor]:
+        """Return a flat piece of the base and of every expert; one of up to PIECE elements holds until the next is read."""
+        pieces = []
+        for model, memory in zip(self._models, self._memory, strict=True):
+            tensors = model.parts[part]
+            piece = tensors.piece(name, start, stop, memory if stop - start <= PIECE else None)
+            if not is_finite(piece):
+                self.bad.append(f"tensor {name} of {tensors.path} holds NaN or infinite values")
+            pieces.append(piece)
+        return pieces
 
 
-def _whole(plan: MergePlan, accumulate: torch.dtype, bad: list[str]) -> Iterator[tuple[str, list[Tensor], Tensor]]:
-    for part, tensor, name, (shape, kind) in plan.tensors():
+def _whole(reader: _Reader, accumulate: torch.dtype) -> Iterator[tuple[str, list[Tensor], Tensor]]:
+    for part, tensor, name, (shape, kind) in reader.plan.tensors():
         if kind.is_floating_point:
             base, *experts = (
                 t.reshape(shape).to(torch.promote_types(t.dtype, accumulate))
-                for t in _read(plan, part, tensor, 0, math.prod(shape), bad)
+                for t in reader.read(part, tensor, 0, math.prod(shape))
             )
             yield name, experts, base

@@ -13,10 +13,11 @@ def weighted_sum(experts: Sequence[Tensor], base: Tensor, weights: Sequence[floa
 
     Terms of weight 0 are left out, so that w = 0 gives the base and a one-hot w = 1 its expert, bit for bit.
     """
-    terms = [(1 - sum(weights), base), *zip(weights, experts, strict=True)]
-    merged: Tensor | None = None
-    for weight, tensor in terms:
-        if weight != 0:
-            term = tensor if weight == 1 else weight * tensor
-            merged = term if merged is None else merged + term
-    return base if merged is None else merged
+    terms = [(w, t) for w, t in ((1 - sum(weights), base), *zip(weights, experts, strict=True)) if w != 0]
+    if not terms:
+        return base
+    (first, tensor), *others = terms
+    merged = first * tensor
+    for weight, tensor in others:
+        merged.add_(tensor, alpha=weight)  # one pass and no copy per expert
+    return merged

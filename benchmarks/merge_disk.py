@@ -1,0 +1,171 @@
+"""Merging a base and 4 experts of the 113.7M UNet from disk to disk, beside state dicts and beside copying bytes: taking turns.
+
+Random weights in five safetensors files of 455 MB, in the page cache. `ours`: deme.merging.stream.merge_folder, with the checks of
+its plan and of every number. `state_dicts`: safetensors.torch.load_file five times, base + sum w (expert - base), save_file.
+`copy`: reads the five files and writes one of 455 MB in pieces of 1 MiB. `ours` and `copy` end with an fsync, `state_dicts` does not.
+Every turn is a process of its own, as a merge is (in one that merges again and again the allocator learns), timed once all is
+imported: CPU seconds, user and system (one thread), and wall time, which waits for the disk. Before the clock starts, memory is
+filled and given back: in a virtual machine pages that nobody used for a while cost several times as much. Peaks of resident
+memory are above what is resident after the imports, from processes of their own. `state_dicts_over_copy` bounds what can be gained.
+`python benchmarks/merge_disk.py` writes benchmarks/results/merge_disk.json; it needs 3.7 GB in the folder for temporary files.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import safetensors
+import torch
+from diffusers import UNet2DModel
+from memory import peak_mb, resident_mb
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from deme.config import compose_stage
+from deme.files import sha256_text, write_json
+from deme.merging.combine import Merge
+from deme.merging.methods.weighted_sum import weighted_sum
+from deme.merging.plan import plan_merge
+from deme.merging.stream import merge_folder
+from deme.stages.checkpoints import open_checkpoint
+from deme.tensors import Spec, TensorFile, write_stream
+
+WEIGHTS = [0.1, 0.3, 0.5, 0.2]
+MODELS = ["base", *(f"expert{i}" for i in range(len(WEIGHTS)))]
+FILE = Path("unet", "diffusion_pytorch_model.safetensors")
+MIB = 1 << 20
+MEMORY_FILLED = 1_500_000_000  # bytes: more than any way takes beside mapped files
+RATIOS = (("state_dicts", "ours"), ("ours", "copy"), ("state_dicts", "copy"))
+TARGETS = {"state_dicts_over_ours": 8, "ours_over_copy": 1.5, "peak_mb": 64}
+
+
+def make_models(root: Path) -> None:
+    """Write a base and experts near it, with the UNet's names and shapes and random numbers."""
+    with torch.device("meta"):
+        unet = UNet2DModel(**compose_stage("train", ["model=ddpm_lsun256"])["model"]["unet"])
+    specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in unet.state_dict().items()}
+    for index, model in enumerate(MODELS):
+        write_stream(root / model / FILE, specs, random_tensors(specs, index))
+        write_json(root / model / "unet" / "config.json", {"_class_name": "UNet2DModel"})
+
+
+def random_tensors(specs: dict[str, Spec], index: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of the base, index 0, or of an expert."""
+    of_base, of_expert = torch.Generator().manual_seed(0), torch.Generator().manual_seed(index)
+    for name, (shape, _) in specs.items():
+        base = 0.05 * torch.randn(shape, generator=of_base)
+        yield name, base + 0.001 * torch.randn(shape, generator=of_expert) if index else base
+
+
+def ours(root: Path, out: Path) -> None:
+    models = [open_checkpoint(root / model) for model in MODELS]
+    plan = plan_merge(models[0], models[1:], sha256_text("base"))
+    merge_folder(plan, Merge(weighted_sum, len(WEIGHTS), WEIGHTS), out)
+
+
+def state_dicts(root: Path, out: Path) -> None:
+    base, *experts = (load_file(root / model / FILE) for model in MODELS)
+
+    def merged(name: str) -> Tensor:
+        return base[name] + sum(w * (expert[name] - base[name]) for w, expert in zip(WEIGHTS, experts, strict=True))
+
+    out.joinpath(FILE).parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: merged(name) for name in base}, out / FILE)
+
+
+def copy(root: Path, out: Path) -> None:
+    piece = bytearray(MIB)
+    out.joinpath(FILE).parent.mkdir(parents=True, exist_ok=True)
+    with open(out / FILE, "wb") as written:
+        for model in MODELS:
+            with open(root / model / FILE, "rb") as file:
+                while count := file.readinto(piece):
+                    if model == "base":
+                        written.write(memoryview(piece)[:count])
+        written.flush()
+        os.fsync(written.fileno())
+
+
+WAYS: dict[str, Callable[[Path, Path], None]] = {"ours": ours, "state_dicts": state_dicts, "copy": copy}
+
+
+def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
+    """CPU and wall seconds, or the peak, of this process for one merge; what an earlier turn wrote is removed first."""
+    (root / way / FILE).unlink(missing_ok=True)
+    os.sync()
+    if not peak:
+        torch.ones(MEMORY_FILLED // 4)  # freed at once
+    resident, wall, cpu = resident_mb(), time.perf_counter(), time.process_time()
+    WAYS[way](root, root / way)
+    spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    return {"peak_mb": peak_mb() - resident} if peak else spent
+
+
+def in_process(way: str, root: Path, *words: str) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__).resolve()), "--way", way, "--root", str(root), *words]
+    found: dict[str, float] = json.loads(subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    return found
+
+
+def largest_difference(root: Path) -> float:
+    one, other = (TensorFile(root / way / FILE) for way in ("ours", "state_dicts"))
+    return max(float((one.read(name) - other.read(name)).abs().max()) for name in one.specs)
+
+
+def spread(values: list[float], digits: int) -> dict[str, float]:
+    return {"median": round(statistics.median(values), digits), "min": round(min(values), digits),
+            "max": round(max(values), digits)}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--way", choices=list(WAYS))
+    parser.add_argument("--root", type=Path)
+    parser.add_argument("--peak", action="store_true")
+    a = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if a.way:
+        print(json.dumps(measure(a.way, a.root, a.peak)))
+        return
+    rounds: list[dict[str, dict[str, float]]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_models(root)
+        size = (root / "base" / FILE).stat().st_size
+        for repeat in range(a.repeats + 1):
+            order = list(WAYS)[repeat % 3 :] + list(WAYS)[: repeat % 3]
+            found = {way: in_process(way, root) for way in order}
+            if repeat:  # the first round warms up
+                rounds.append(found)
+                print({w: f"{found[w]['cpu']:.2f} s CPU, {found[w]['wall']:.2f} s" for w in WAYS}, flush=True)
+        difference = largest_difference(root)
+        memory = {way: round(in_process(way, root, "--peak")["peak_mb"], 1) for way in WAYS}
+
+    def ratio(clock: str, one: str, other: str) -> dict[str, float]:
+        return spread([r[one][clock] / r[other][clock] for r in rounds], 2)
+
+    result = {
+        "model": "113.7M UNet", "experts": len(WEIGHTS), "file_mb": round(size / 1e6), "repeats": len(rounds),
+        **{f"{clock}_seconds": {way: spread([r[way][clock] for r in rounds], 3) for way in WAYS} for clock in ("cpu", "wall")},
+        **{f"{clock}_ratios": {f"{one}_over_{other}": ratio(clock, one, other) for one, other in RATIOS} for clock in ("cpu", "wall")},
+        "peak_mb_above_imports": memory, "targets": TARGETS, "largest_difference": difference,
+        "torch": torch.__version__, "safetensors": safetensors.__version__, "threads": 1, "machine": platform.machine(),
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+    place = Path(__file__).parent / "results" / "merge_disk.json"
+    place.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
