@@ -7,7 +7,6 @@ from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
 
-REFRESH = 64  # changes of single weights until the sum is made anew from the base
 PIECE = 1 << 20  # numbers whose products are summed in float32 before float64 takes over
 
 
@@ -15,10 +14,9 @@ class LiveMerge:
     """The merge of N experts, base + sum_i w_i tau_i, kept up to date in one flat tensor; weights may differ from block to block.
 
     `base`, `experts`: named tensors, all in float32 and on one device; integers are left to the base. `block_of` names the
-    block of a tensor: each block has weights of its own. Weights of 0 give the base bit for bit. Where a single expert's weights
-    change, its task vector is added; every REFRESH-th time, and for any other change, all is made from the base: rounding of
-    at most REFRESH additions, |error| <= REFRESH 2^-24 (|theta| + |w tau|) for the largest values on the way.
-    Memory: N + 2 models.
+    block of a tensor: each block has weights of its own. Weights of 0 give the base bit for bit, in a block, too. Every merge is made
+    from the base: its bits follow from the weights alone, not from those before, so a killed search goes on with the same
+    scores. |error| <= (N + 3) 2^-24 (|theta| + sum_i |w_i| (|theta_i| + |theta|)). Memory: N + 2 models.
     """
 
     def __init__(
@@ -45,7 +43,6 @@ class LiveMerge:
             torch.sub(self._flat(expert), self.base, out=vector)
         self.merged = self.base.clone()
         self._weights = torch.zeros(len(self.blocks), len(experts), dtype=torch.float64)
-        self._changes = 0
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].detach().reshape(-1).float() for name in self._places])
@@ -53,19 +50,12 @@ class LiveMerge:
     def merge(self, weights: Sequence[float]) -> None:
         """Merge with weights [blocks x N], block by block and expert by expert."""
         new = torch.tensor(list(weights), dtype=torch.float64).reshape(self._weights.shape)
-        changed = (new != self._weights).any(0).nonzero().flatten().tolist()
-        self._changes += 1
-        if len(changed) == 1 and self._changes < REFRESH and bool((new != 0).any()):
-            (expert,) = changed
-            for segment, by in zip(self._segments, (new - self._weights)[:, expert].tolist(), strict=True):
-                self.merged[segment].add_(self.vectors[expert, segment], alpha=by)
-        elif changed:
-            self._changes = 0
-            for segment, row in zip(self._segments, new.float().to(self.base.device), strict=True):
-                if bool((row != 0).any()):
-                    torch.addmv(self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment])
-                else:  # adding 0 would lose the sign of -0
-                    self.merged[segment].copy_(self.base[segment])
+        changed = (new != self._weights).any(1).tolist()
+        for segment, row, differs in zip(self._segments, new.float().to(self.base.device), changed, strict=True):
+            if differs and bool((row != 0).any()):
+                torch.addmv(self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment])
+            elif differs:  # adding 0 would lose the sign of -0
+                self.merged[segment].copy_(self.base[segment])
         self._weights = new
 
     def merge_by(self, merge: Merge) -> None:
@@ -102,7 +92,7 @@ class LiveMerge:
             if gradient is None:
                 continue
             row = next(i for i, segment in enumerate(self._segments) if place.start < segment.stop)
-            flat = gradient.detach().reshape(-1)
+            flat = gradient.detach().reshape(-1).to(self.vectors.dtype)
             for start in range(0, len(flat), PIECE):
                 part = flat[start : start + PIECE]
                 begin = place.start + start

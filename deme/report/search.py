@@ -1,5 +1,6 @@
 """Pictures of a search: the best score so far against what it cost, and planes of the landscape that it went through."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +9,12 @@ from matplotlib.figure import Figure
 
 
 def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
-    """Return a figure of evaluations on all images and of their running minimum, against images looked at."""
+    """Return a figure of finite scores on all images and of their running minimum, against images looked at."""
     images, points = 0, list[tuple[int, float]]()
     best: list[float] = []
     for one in history:
         images += one.images
-        if one.fraction == 1:
+        if one.fraction == 1 and math.isfinite(one.score):
             points.append((images, one.score))
             best.append(min(one.score, best[-1] if best else one.score))
     figure = Figure(figsize=(6.4, 4.0))

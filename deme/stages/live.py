@@ -18,7 +18,7 @@ class LiveModel:
     """The model and its merge weights: N of them, or N for each block or tensor, as the config's `granularity` says."""
 
     def __init__(self, config: dict[str, Any], plan: MergePlan, device: str) -> None:
-        if config["granularity"] not in GRANULARITIES:
+        if config["granularity"] not in list(GRANULARITIES):
             raise BadConfig(f"granularity must be one of {', '.join(GRANULARITIES)}; got {config['granularity']!r}")
         self.config, self.num_experts = config, len(plan.experts)
         self.model: UnconditionalModel = load(str(plan.experts[0].folder)).to(device)
@@ -48,6 +48,19 @@ class LiveModel:
         else:
             self.live.merge_by(merge)
         self.live.write_into(self.tensors)
+
+    def become_expert(self, index: int) -> None:
+        """Overwrite the model's weights by one expert's, whatever the merge method makes of one weight of 1."""
+        self.live.merge([float(i == index) for i in range(self.num_experts)] * len(self.live.blocks))
+        self.live.write_into(self.tensors)
+
+    def check_linear(self) -> None:
+        """Raise BadConfig unless the merge is base + sum_i w_i tau_i, whose derivative by w_i is tau_i."""
+        method = self.config["merge"]["_target_"].rpartition(".")[2]
+        if method != "weighted_sum":
+            raise BadConfig(
+                f"merge={method} has no gradient by its weights here\ntype: merge=weighted_sum, or another search="
+            )
 
     def settings(self, weights: Sequence[float]) -> dict[str, Any]:
         """Return the same as keys of `deme merge`: {merge: {..., weights}, weights_by_name}."""

@@ -117,7 +117,10 @@ def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what:
     num_timesteps = model.schedule.num_timesteps
     images = data_of(config, model.image_shape, run.log).train
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[: config["num_images"]]
-    ranges = uniform(settings["num_ranges"], num_timesteps)
+    try:
+        ranges = uniform(settings["num_ranges"], num_timesteps)
+    except ValueError as error:
+        raise BadConfig(f"metrics.loss: {error}") from error
     if what == "distillation":
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:
@@ -130,9 +133,10 @@ def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what:
     shares = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / num_timesteps
     if what.startswith("loss/"):
         shares = torch.eye(len(ranges), dtype=torch.float64)[int(what[5:])]
-    triples = fixed_triples(SomeImages(images, sorted(chosen.tolist())), ranges, 1, config["sample_seed"])
+    # not sorted: the first images, which fractions take, are no particular classes
+    triples = fixed_triples(SomeImages(images, chosen.tolist()), ranges, 1, config["sample_seed"])
     label = {
-        "n": len(ranges) * len(chosen),
+        "n": int((shares > 0).sum()) * len(chosen),
         "reference": f"{len(chosen):,} training images",
         "better": "lower",
         "implementation": f"deme.stages.objective, 1 draw an image and range, seed {config['sample_seed']}",
@@ -180,13 +184,12 @@ class Denoising:
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
         """Return the same on all images, and its derivatives: one ordinary backward pass and a scalar product per expert."""
+        self.live.check_linear()
         self.live.become(weights)
         model, count = self.live.model, self.num_images()
         model.requires_grad_(True).zero_grad(set_to_none=True)
         total = 0.0
         for index, x_t, t, target in self._batches(1.0):
-            if self.shares[index] == 0:
-                continue
             errors = (model(x_t, t) - target).square().flatten(1).mean(1)
             loss = float(self.shares[index]) * errors.sum() / count
             loss.backward()
@@ -198,21 +201,23 @@ class Denoising:
     def _batches(self, fraction: float) -> Iterator[Batch]:
         schedule, kind = self.live.model.schedule, self.live.model.prediction_type
         for index, x0, t, eps in self.triples.of(list(range(self.num_images(fraction)))):
+            if self.shares[index] == 0:
+                continue
             for start in range(0, len(x0), self.batch_size):
                 rows = slice(start, start + self.batch_size)
                 x, noise, at = (part[rows].to(self.device) for part in (x0, eps, t))
                 x_t = schedule.add_noise(x, noise, at)
-                target = (
-                    self.answers[index][rows].to(self.device) if self.answers else schedule.target(kind, x, noise, at)
-                )
+                target = schedule.target(kind, x, noise, at)
+                if self.answers:
+                    target = self.answers[index][start : start + len(x)].to(self.device)
                 yield index, x_t, at, target
 
     @torch.inference_mode()
     def _experts_answers(self) -> list[Tensor]:
         """What each expert answers in its range, [images, C, H, W] a range: METHOD 3's targets, free of the noise's variance."""
-        found, blocks, experts = [], len(self.live.live.blocks), len(self.ranges)
-        for index in range(experts):
-            self.live.become([float(i == index) for i in range(experts)] * blocks)
+        found = []
+        for index in range(len(self.ranges)):
+            self.live.become_expert(index)
             found.append(
                 torch.cat([self.live.model(x_t, t).cpu() for i, x_t, t, _ in self._batches(1.0) if i == index])
             )

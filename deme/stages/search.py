@@ -11,6 +11,7 @@ from deme.inputs import content_hash, weights_folder
 from deme.runs import Run, say
 
 SAY_AFTER = 10.0  # seconds between lines
+ENDLESS = 10**9  # evaluations of which no count and no end is told
 
 
 def run(config: dict[str, Any]) -> Path:
@@ -37,6 +38,7 @@ def _search(run: Run) -> None:
     search = make(config["search"])
     metric, label, objective, live = objective_of(run, plan)
     total = search.count(len(live.uniform))
+    total = total if total is not None and total < ENDLESS else None  # a grid over blocks: only a budget ends it
     said = time.monotonic()
 
     def told(_: Any) -> None:
@@ -123,9 +125,9 @@ def _check_slices(config: dict[str, Any]) -> None:
 
 
 def _as_yaml(merge: dict[str, Any], found: dict[str, Any], score: str) -> str:
-    """The found weights as an option file of `deme merge`."""
+    """The found weights as an option file of `deme merge`: <folder>/experiment/<name>.yaml with --config-dir=<folder>."""
     import yaml
 
-    head = f"# found by deme search: {score}\n"
+    head = f"# @package _global_\n# found by deme search: {score}\n"
     body = {"merge": {**merge, "weights": found["weights"]}, "weights_by_name": found["weights_by_name"] or None}
     return head + yaml.safe_dump(body, sort_keys=False)

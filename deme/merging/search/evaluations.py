@@ -34,13 +34,15 @@ class Evaluations:
         max_seconds: float | None = None,
         told: Callable[[Evaluation], None] = lambda _: None,
     ) -> None:
+        if not isinstance(rungs, Sequence) or not rungs or not all(map(_is_positive, rungs)):
+            raise BadConfig(f"rungs must be ascending fractions of the images that end in 1, got {rungs}")
         self.rungs = [float(rung) for rung in rungs]
-        if not self.rungs or sorted(set(self.rungs)) != self.rungs or self.rungs[0] <= 0 or self.rungs[-1] != 1:
+        if sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1:
             raise BadConfig(f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}")
-        if not 0 < keep <= 1:
+        if not _is_positive(keep) or keep > 1:
             raise BadConfig(f"keep must lie in (0, 1], got {keep}")
         for name, limit in (("max_images", max_images), ("max_seconds", max_seconds)):
-            if limit is not None and not limit > 0:
+            if limit is not None and not _is_positive(limit):
                 raise BadConfig(f"{name} must be positive, or null for no limit; got {limit}")
         self.objective, self.keep, self.told = objective, keep, told
         self.max_images, self.max_seconds = max_images, max_seconds
@@ -118,3 +120,7 @@ class Evaluations:
             score = self.objective.value(list(weights), fraction)
         score = float(score) if math.isfinite(score) else math.inf
         return Evaluation(weights, score, fraction, images, monotonic() - began, gradient)
+
+
+def _is_positive(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]

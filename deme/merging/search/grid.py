@@ -11,7 +11,7 @@ class GridSearch:
     """All vectors with entries low, low + step, ..., high, in lexicographic order, wherever the start is."""
 
     def __init__(self, low: float = 0.0, high: float = 1.0, step: float = 0.25) -> None:
-        if not (math.isfinite(low) and math.isfinite(high) and step > 0 and high >= low):
+        if not (math.isfinite(low) and math.isfinite(high) and 0 < step < math.inf and high >= low):
             raise ValueError(f"a grid needs low <= high and step > 0, got low={low} high={high} step={step}")
         self.values = [min(low + i * step, high) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
 
