@@ -14,7 +14,7 @@ class CoordinateSearch:
     """Sweeps over the coordinates, each of which moves to the best of `points` equally spaced values and its present one.
 
     The first sweep's values span [low, high]; those of a later one reach the former one's spacing to both sides of the present
-    value, inside the box. The search ends after `sweeps`, or when a sweep changes nothing.
+    value, inside the box. The search ends after `sweeps`: where a sweep changes nothing, a finer one may.
     """
 
     def __init__(self, low: float = -0.2, high: float = 2.0, points: int = 11, sweeps: int = 3) -> None:
