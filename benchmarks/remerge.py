@@ -84,7 +84,9 @@ def main() -> None:
         nonlocal weights
         expert = int(torch.randint(COUNT, (1,), generator=generator))
         weights = [*weights[:expert], random_weights()[0], *weights[expert + 1 :]]
+        live.incremental = True
         live.merge(weights)
+        live.incremental = False
 
     ways: dict[str, tuple[Callable[[], object], int]] = {
         "all_weights": (lambda: live.merge(random_weights()), CALLS),

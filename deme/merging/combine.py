@@ -58,6 +58,15 @@ class Merge:
         matching = [weights for glob, weights in self.by_name.items() if fnmatchcase(name, glob)]
         return matching[-1] if matching else self.weights
 
+    def shows_all(self, name: str) -> bool:
+        """Whether a value that is not finite in any model makes the merged one so: a weighted sum without a weight of 0."""
+        weights = self.weights_for(name)
+        return (
+            self.method.__name__ == "weighted_sum"
+            and bool(weights)
+            and 0 not in (1 - sum(weights or []), *(weights or []))
+        )
+
     def check_names(self, names: Iterable[str]) -> None:
         """Raise BadConfig for a glob of `by_name` that matches none of the tensors."""
         known = list(names)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
 
+REFRESH = 64  # changes of one expert's weights, until the sum is made anew from the base
 PIECE = 1 << 20  # numbers whose products are summed in float32 before float64 takes over
 
 
@@ -17,6 +18,9 @@ class LiveMerge:
     block of a tensor: each block has weights of its own. Weights of 0 give the base bit for bit, in a block, too. Every merge is made
     from the base: its bits follow from the weights alone, not from those before, so a killed search goes on with the same
     scores. |error| <= (N + 3) 2^-24 (|theta| + sum_i |w_i| (|theta_i| + |theta|)). Memory: N + 2 models.
+
+    `incremental`: where the weights of a single expert change, add its task vector, which is quicker; at least every REFRESH-th
+    merge is made from the base, so what rounding adds is at most REFRESH 2^-23 of the largest |theta| + |w_i tau_i| on the way.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class LiveMerge:
             torch.sub(self._flat(expert), self.base, out=vector)
         self.merged = self.base.clone()
         self._weights = torch.zeros(len(self.blocks), len(experts), dtype=torch.float64)
+        self.incremental = False
+        self._changes = 0
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].detach().reshape(-1).float() for name in self._places])
@@ -50,7 +56,16 @@ class LiveMerge:
     def merge(self, weights: Sequence[float]) -> None:
         """Merge with weights [blocks x N], block by block and expert by expert."""
         new = torch.tensor(list(weights), dtype=torch.float64).reshape(self._weights.shape)
-        changed = (new != self._weights).any(1).tolist()
+        (experts,) = torch.where((new != self._weights).any(0))
+        self._changes = self._changes + 1 if self.incremental and len(experts) == 1 else REFRESH
+        if self._changes < REFRESH and bool(self._weights.isfinite().all()) and bool((new != 0).any()):
+            expert = int(experts[0])
+            for segment, by in zip(self._segments, (new - self._weights)[:, expert].tolist(), strict=True):
+                self.merged[segment].add_(self.vectors[expert, segment], alpha=by)
+            self._weights = new
+            return
+        self._changes = 0
+        changed = (new != self._weights).any(1).tolist() if not self.incremental else [True] * len(new)
         for segment, row, differs in zip(self._segments, new.float().to(self.base.device), changed, strict=True):
             if differs and bool((row != 0).any()):
                 torch.addmv(self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment])

@@ -79,7 +79,8 @@ def _pieces(
             if fold is not None and projection is not None:
                 piece = fold.apply(projections[projection], piece)
             written = piece.to(kind)
-            if not reader.bad and not is_finite(written):
+            checked = kind == piece.dtype and merge.shows_all(full_name(part, name))
+            if not checked and not reader.bad and not is_finite(written):
                 reader.bad.append(f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}")
             yield name, written
             done(written.nbytes)
@@ -111,11 +112,19 @@ def _merged(
     numel = math.prod(shape)
     whole = whole or not merge.elementwise
     step = max(1, numel) if whole else PIECE
+    shown = merge.shows_all(full_name(part, name))  # then one look at the sum does for one at every model
     for start in range(0, numel, step):
-        base, *experts = reader.read(part, name, start, min(start + step, numel))
+        stop = min(start + step, numel)
+        base, *experts = reader.read(part, name, start, stop, check=not shown)
         if whole:
             base, experts = base.reshape(shape), [expert.reshape(shape) for expert in experts]
-        yield merge_tensor(merge, experts, base, full_name(part, name), accumulate)
+        merged = merge_tensor(merge, experts, base, full_name(part, name), accumulate)
+        if shown and not is_finite(merged):
+            known = len(reader.bad)
+            reader.read(part, name, start, stop)  # whose is it?
+            if len(reader.bad) == known:
+                reader.bad.append(f"the merge of tensor {full_name(part, name)} is too large for {merged.dtype}")
+        yield merged
 
 
 class _Reader:
@@ -129,13 +138,13 @@ class _Reader:
         self._models = (plan.base, *plan.experts)
         self._memory = [torch.empty(PIECE * torch.float64.itemsize, dtype=torch.uint8) for _ in self._models]
 
-    def read(self, part: Path, name: str, start: int, stop: int) -> list[Tensor]:
+    def read(self, part: Path, name: str, start: int, stop: int, check: bool = True) -> list[Tensor]:
         """Return a flat piece of the base and of every expert; one of up to PIECE elements holds until the next is read."""
         pieces = []
         for model, memory in zip(self._models, self._memory, strict=True):
             tensors = model.parts[part]
             piece = tensors.piece(name, start, stop, memory if stop - start <= PIECE else None)
-            if not is_finite(piece):
+            if check and not is_finite(piece):
                 self.bad.append(f"tensor {name} of {tensors.path} holds NaN or infinite values")
             pieces.append(piece)
         return pieces

@@ -76,6 +76,7 @@ def _search(run: Run) -> None:
     seen = sum(one.images * (3 if one.gradient else 1) for one in history)  # a backward pass counts as two forward ones
     forwards = seen * objective.forwards_per_image
     if config["slices"]["points"]:
+        live.live.incremental = True  # neighbours differ in one weight; a picture needs no reproducible bits
         _slices(run, metric, objective, best)
     cost = {"evaluations": len(history), "images": evaluations.images, "seconds": round(evaluations.seconds, 1)}
     files.write_json(run.path / "cost.json", {"forwards": forwards, **cost})

@@ -124,9 +124,9 @@ def main():
     for row, label in (("before", "before finetuning"), ("routed", "unmerged experts"), ("uniform", "uniform merge")):
         values = [value for value, _, _ in measured(suite, row).values()]
         about.append(f"{label} {sum(values) / len(values):.2f}")
+    count = f"{next(iter(uniform.values()))[2]:,} images by {len(uniform)} sampling seeds"
     head = (
-        f"{METRIC} of {next(iter(uniform.values()))[2]:,} images by {len(uniform)} sampling seeds, {len(SEEDS)} search seeds a strategy, one set of "
-        f"experts (lower is better): {', '.join(about)}.\n\n"
+        f"{METRIC} of {count}, {len(SEEDS)} search seeds a strategy, one set of experts (lower is better): {', '.join(about)}.\n\n"
         f"| search | evaluations | images | forward passes | {METRIC} | to uniform | | to the grid | | images until the grid's best score |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n"
     )

@@ -261,6 +261,27 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
         plan_merge(open_checkpoint(tmp_path / "base"), [open_checkpoint(tmp_path / "other")], "hash")
 
 
+def test_transformers_are_merged_too(tmp_path):
+    from diffusers import DiTTransformer2DModel
+
+    torch.manual_seed(0)
+    model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=2, sample_size=8, num_embeds_ada_norm=10,
+                                  norm_num_groups=4)  # fmt: skip
+    for name in ("base", "0", "1"):
+        changed(model, ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(tmp_path / name)  # a bare network
+    plan = planned(tmp_path, "01")
+    merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5], {"transformer_blocks.1.*": 0}), tmp_path / "merged")
+    copy_the_rest(plan, tmp_path / "merged", with_projections=True)
+    merged, *parts = (
+        DiTTransformer2DModel.from_pretrained(tmp_path / n).state_dict()
+        for n in ("merged/transformer", "base", "0", "1")
+    )
+    for name, value in merged.items():
+        weights = [1, 0, 0] if name.startswith("transformer_blocks.1.") else [0.25, 0.25, 0.5]
+        expected = sum(w * part[name].double() for w, part in zip(weights, parts, strict=True))
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

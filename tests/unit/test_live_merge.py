@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deme.merging.combine import Merge
-from deme.merging.live import LiveMerge
+from deme.merging.live import REFRESH, LiveMerge
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.similarity import block_of
@@ -214,3 +214,25 @@ def test_any_method_merges_tensor_by_tensor_and_the_weighted_sum_is_exact_afterw
     assert not same_bits(found, expected)
     live.merge(weights)
     assert same_bits(merged(live), expected)
+
+
+def test_an_incremental_merge_drifts_no_further_than_its_bound_and_starts_anew():
+    base, experts = models()
+    live, fresh = LiveMerge(base, experts), LiveMerge(base, experts)
+    live.incremental = True
+    draw, weights, made_anew = torch.Generator().manual_seed(1), [0.3, 0.1, -0.2], 0
+    live.merge(weights)
+    for step in range(1000):
+        weights[step % 3] = float(2.2 * torch.rand((), generator=draw) - 0.2)
+        live.merge(weights)
+        fresh.merge(weights)
+        largest = max(float((base[n].abs() + 4 * sum((e[n] - base[n]).abs() for e in experts)).max()) for n in SHAPES)
+        error = float((live.merged - fresh.merged).abs().max())
+        assert error <= REFRESH * 2 * UNIT * largest
+        made_anew += torch.equal(live.merged, fresh.merged)
+    assert made_anew >= 1000 // REFRESH
+    live.merge([0.0, 0.0, 0.0])
+    assert same_bits(merged(live), base)
+    live.merge([0.5, 0.5, 0.5])  # all three change: from the base
+    fresh.merge([0.5, 0.5, 0.5])
+    assert torch.equal(live.merged, fresh.merged)
