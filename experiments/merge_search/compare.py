@@ -1,6 +1,6 @@
-"""The table and the curve of experiments/digits/search.yaml by strategy: what it found, beside the uniform merge and the grid.
+"""The table and the curve of experiments/merge_search by strategy: what it found, beside the uniform merge and the grid.
 
-`python experiments/digits/compare_searches.py [paths.runs]` writes results/searches.md, .csv and .png from finished runs. Differences are
+`python experiments/merge_search/compare.py [paths.runs]` writes results/searches.md, .csv and .png from finished runs. Differences are
 over sampling seeds and the bootstrap over images; the three search seeds stand where a table has finetuning seeds.
 """
 
@@ -70,7 +70,7 @@ def told(d):
 
 
 def main():
-    suite = Suite.read(HERE / "search.yaml", Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs"))
+    suite = Suite.read(HERE / "suite.yaml", Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs"))
     uniform = measured(suite, "uniform")
     by_strategy = {
         name: {cell: value for i in SEEDS for cell, value in measured(suite, f"{name}_{i}", i).items()}
@@ -164,12 +164,14 @@ def curves(searches, by_strategy, uniform):
         )
     left.axhline(0, color="#aaaaaa", linewidth=0.7)
     left.set_xscale("log")
-    left.set_ylim(-4, 8)
+    left.set_ylim(-2, 3)
     left.set_xlabel("images looked at")
     left.set_ylabel("search's own score, minus the grid's best")
     left.set_title("best so far, each of three search seeds", fontsize=10)
     right.axhline(0, color="#aaaaaa", linewidth=0.7)
     right.set_xscale("log")
+    right.set_xticks([2e5, 5e5, 1e6, 3e6], ["0.2M", "0.5M", "1M", "3M"])
+    right.minorticks_off()
     right.set_xlabel("forward passes of one image in the search")
     right.set_ylabel(f"{METRIC}, minus the uniform merge's (95% interval)")
     right.set_title("judged on seeds that no search saw", fontsize=10)
