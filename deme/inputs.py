@@ -87,12 +87,19 @@ def weights_folder(path: Path) -> Path:
 
 
 def found_weights(search: Path) -> dict[str, Any]:
-    """Return the best `weights` and `weights_by_name` of a finished run of `deme search`. Raises BadConfig for anything else."""
+    """Return what a finished run of `deme search` found: `weights`, `weights_by_name`, the `merge` and `models` they are of.
+
+    Raises BadConfig for anything else.
+    """
     file = search / "best.json"
     if not file.is_file():
         raise BadConfig(f"{search} is no run of deme search; inputs.search takes the directory of one")
     found: dict[str, Any] = files.read_json(file)
-    return {"weights": [float(w) for w in found["weights"]], "weights_by_name": found.get("weights_by_name", {})}
+    return {
+        **found,
+        "weights": [float(w) for w in found["weights"]],
+        "weights_by_name": found.get("weights_by_name", {}),
+    }
 
 
 def input_hash(name: str, path: Path) -> str:

@@ -23,7 +23,7 @@ from deme.inputs import content_hash, find, input_hash, is_run, read_status, wei
 from deme.paths import PACKAGE
 
 # These change no result, so they do not take part in a run's identity.
-NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out", "plan", "report")
+NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out", "plan", "report", "slices")
 NO_RESULT = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
 LIBRARIES = (
     "torch",

@@ -1,5 +1,6 @@
 """A merge method with its settings, as a function of a tensor's name: weights may differ from tensor to tensor."""
 
+import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,6 +78,22 @@ class Merge:
                     f"weights_by_name: no tensor is called {glob}; {did_you_mean(glob, known)}"
                     f"names begin with {', '.join(blocks)}"
                 )
+
+    def try_out(self) -> None:
+        """Merge a few numbers with all weights in use. Raises BadConfig for settings that the method refuses or cannot take."""
+        draw = torch.Generator().manual_seed(0)
+        count = len(self.weights) if self.weights is not None else 2
+        base, *experts = torch.randn(count + 1, 8, generator=draw)
+        trial = copy.copy(self)
+        try:
+            trial.prepare(lambda: iter([("", experts, base)]))
+            for weights in [self.weights, *self.by_name.values()]:
+                trial.weights, trial.by_name = weights, {}
+                if not bool(torch.isfinite(trial(experts, base)).all()):
+                    raise ValueError("the result is not finite")
+        except (TypeError, ValueError, RuntimeError) as error:
+            settings = ", ".join(f"merge.{key}={value}" for key, value in self.settings.items())
+            raise BadConfig(f"merge={self.method.__name__} cannot take {settings}: {error}") from error
 
     def prepare(self, stream: Stream) -> None:
         """Let the method look at all tensors first, where it wants to."""

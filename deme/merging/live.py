@@ -41,6 +41,7 @@ class LiveMerge:
                     self._places[name] = (slice(end, end + base[name].numel()), base[name].shape)
                     end += base[name].numel()
             self._segments.append(slice(begin, end))
+        self.names = set(names)
         self.base = self._flat(base)
         self.vectors = torch.empty(len(experts), end, device=self.base.device)
         for vector, expert in zip(self.vectors, experts, strict=True):

@@ -105,7 +105,8 @@ class MergePlan:
         """Bytes that merging holds at once, by arithmetic: pieces, or whole tensors where a method wants them whole."""
         largest = max(math.prod(shape) for _, _, _, (shape, _) in self.tensors())
         at_once = min(largest, PIECE) if merge.elementwise else largest
-        return 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
+        read = (len(self.experts) + 1) * PIECE * torch.float64.itemsize
+        return read + 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
 
 
 def full_name(part: Path, tensor: str) -> str:

@@ -51,7 +51,7 @@ def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
     for panel in panels.flat[len(planes) :]:
         panel.axis("off")
     known = sorted(score for plane in planes for row in plane.scores for score in row if score < float("inf"))
-    low, high = known[0], known[len(known) // 2]
+    low, high = (known[0], known[len(known) // 2]) if known else (0.0, 0.0)
     levels = [low + (high - low) * i / 12 for i in range(13)] if high > low else None
     drawn = None
     for panel, plane in zip(panels.flat, planes, strict=False):

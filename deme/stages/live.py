@@ -68,7 +68,7 @@ class LiveModel:
         if len(rows) != len(self.live.blocks):
             raise BadConfig(f"{len(weights)} merge weights for {len(self.live.blocks)} x {self.num_experts}")
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        names = [b if self.config["granularity"] == "tensor" else f"{b}.*" for b in self.live.blocks]
+        names = [b if b in self.live.names else f"{b}.*" for b in self.live.blocks]
         by_name = dict(zip(names, rows, strict=True)) if self.config["granularity"] != "model" else {}
         return {"merge": {**self.config["merge"], "weights": mean}, "weights_by_name": by_name}
 

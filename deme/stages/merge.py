@@ -22,7 +22,10 @@ def run(config: dict[str, Any]) -> Path:
         raise BadConfig(f"plan must be true or false, got {config['plan']!r}")
     run = Run.planned(config)
     if not config["plan"]:
-        return run.execute(_merge)
+        path = run.execute(_merge)
+        if config["report"] and not (path / "task_vectors.png").exists():
+            _report(run)
+        return path
     _plan(run)
     return run.path
 
@@ -36,8 +39,11 @@ def _opened(run: Run) -> Any:
     config, base = run.config, base_folder(run.config)
     merge, slip = None, ""
     models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
+    if not models:
+        raise BadConfig("there is nothing to merge: inputs.experts names no models")
     try:
         merge = merge_of(config, len(models), run.one("search"))
+        merge.try_out()
     except BadConfig as error:  # what is wrong with the models is told, too
         slip = str(error)
     try:
@@ -47,6 +53,8 @@ def _opened(run: Run) -> Any:
     if merge is None:
         raise BadConfig(slip)
     merge.check_names(plan.names())
+    if (search := run.one("search")) is not None:
+        _check_models(search, plan)
     return plan, merge
 
 
@@ -59,9 +67,34 @@ def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = Non
     by_name = dict(config["weights_by_name"] or {})
     if search is not None:
         found = found_weights(search)
+        searched = found.get("merge")
+        if searched is not None and _without_weights(searched) != _without_weights(config["merge"]):
+            raise BadConfig(
+                f"{search} looked for weights of {_told(searched)}, and this merge is {_told(config['merge'])}\n"
+                "type: the merge=... of the search, with its settings"
+            )
         settings["weights"], by_name = found["weights"], {**found.get("weights_by_name", {}), **by_name}
     method: Any = bind({"_target_": config["merge"]["_target_"]})
     return Merge(method.func, num_experts, by_name=by_name, **settings)
+
+
+def _without_weights(merge: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in merge.items() if key != "weights"}
+
+
+def _told(merge: dict[str, Any]) -> str:
+    name = str(merge["_target_"]).rpartition(".")[2]
+    return " ".join([name, *(f"{k}={v}" for k, v in _without_weights(merge).items() if k != "_target_")])
+
+
+def _check_models(search: Path, plan: Any) -> None:
+    """Raise BadConfig unless a search looked for weights of these models in this order."""
+    searched = found_weights(search).get("models")
+    if searched is not None and searched != [content_hash(model.folder) for model in plan.experts]:
+        raise BadConfig(
+            f"{search} looked for weights of other models, or of these in another order: {', '.join(str(m.folder) for m in plan.experts)}\n"
+            "type: the inputs.experts=[...] of the search"
+        )
 
 
 def _plan(run: Run) -> None:
@@ -114,7 +147,10 @@ def _merge(run: Run) -> None:
         files.write_json(folder / "deme.json", about)
 
     files.write_folder(run.path / "weights" / "merged", fill)
-    other = f", others in {', '.join(merge.by_name)}" if merge.by_name else ""
+    globs = list(merge.by_name)
+    other = (
+        f", others in {', '.join(globs[:3])}{f' and {len(globs) - 3} more' if len(globs) > 3 else ''}" if globs else ""
+    )
     weights = f" with weights {merge.weights}{other}" if merge.weights is not None else ""
     run.log(f"merged {len(plan.experts)} models by {merge.method.__name__}{weights}: {run.path}")
     if first.placement is not None:
@@ -123,17 +159,16 @@ def _merge(run: Run) -> None:
             if fold is not None
             else "projections of the paper's placement stay beside the network: only deme's loader applies them"
         )
-    if config["report"]:
-        _report(run, plan)
 
 
-def _report(run: Run, plan: Any) -> None:
+def _report(run: Run) -> None:
     """Say and store how the task vectors of the experts lie to each other, with a picture (the paper's Figure 6b)."""
     from dataclasses import asdict
 
     from deme.merging.similarity import QUANTILES, similarity
     from deme.report.task_vectors import box_plots, told
 
+    plan, _ = _opened(run)
     models = [str(model.range or model.folder.name) for model in plan.experts]
     found = [asdict(one) for one in similarity(plan)]
     files.write_json(run.path / "task_vectors.json", {"models": models, "quantiles": QUANTILES, "tensors": found})

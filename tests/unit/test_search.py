@@ -297,7 +297,15 @@ def test_pruning_follows_the_rule(on):
     scores = [5.0, 50.0, 4.0, 70.0, 6.0, 3.0, 60.0, 3.5, 55.0, math.nan, 7.0]
     evaluations = on(Told(scores), rungs=[0.1, 1.0], keep=0.5)
     answers = [evaluations([float(i)]) for i in range(7)]
-    assert answers == [50, 70, 6, 60, 55, math.inf, 7]
+    assert answers == [
+        50,
+        70,
+        math.inf,
+        60,
+        55,
+        math.inf,
+        math.inf,
+    ]  # a score on few images says nothing beside one on all
     assert [(one.weights[0], one.fraction) for one in evaluations.history if one.fraction == 1] == [
         (0, 1), (1, 1), (3, 1), (4, 1)
     ]  # fmt: skip
@@ -309,7 +317,7 @@ def test_pruning_follows_the_rule(on):
 
 def test_the_best_at_a_rung_goes_on_however_small_the_share(on):
     evaluations = on(Told([3, 30, 2, 20, 2.5, 1, 10]), rungs=[0.1, 1.0], keep=0.01)
-    assert [evaluations([float(i)]) for i in range(4)] == [30, 20, 2.5, 10]
+    assert [evaluations([float(i)]) for i in range(4)] == [30, 20, math.inf, 10]
 
 
 def test_what_is_not_finite_goes_nowhere_even_as_the_first(on):
@@ -478,3 +486,21 @@ def test_one_weight_can_be_searched(on, search):
     search.run(evaluations, [0.25])
     assert abs(evaluations.best.weights[0] - 0.3) < 0.05
     assert len(evaluations.history) <= search.count(1)
+
+
+@pytest.mark.parametrize("offset", [-3.0, 3.0])
+@pytest.mark.parametrize("search", STRATEGIES, ids=name_of)
+def test_an_offset_between_rungs_leads_no_strategy_astray(search, offset, tmp_path):
+    """Few images have another mean score than all: only scores on all may be compared with each other."""
+
+    class Offset(Quadratic):
+        def value(self, weights, fraction=1.0):
+            return super().value(weights, fraction) + (offset if fraction < 1 else 0.0)
+
+    def excess(rungs, name):
+        evaluations = Evaluations(Offset((0.6,) * 4), tmp_path / name, rungs)
+        search.run(evaluations, START)
+        return evaluations.best.score - Offset((0.6,) * 4).value((0.6,) * 4)
+
+    whole = excess([1.0], "whole")
+    assert excess([0.25, 1.0], "rungs") <= whole + 0.05

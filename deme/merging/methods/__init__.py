@@ -23,16 +23,18 @@ def merge_method(
     named: bool = False,
     of: Literal["experts", "checkpoints"] = "experts",
     prepare: Prepare | None = None,
+    mean: bool = False,
 ) -> Callable[[Function], Function]:
     """Mark a function as a merge method; what is said here becomes attributes of the function.
 
     `elementwise`: it may be applied to pieces of a tensor. `named`: it is also given `name`, the tensor's. `of`: "experts" were
     finetuned from one base, one per range of timesteps; "checkpoints" are any models of one architecture. `prepare`: a first
-    pass over all floating-point tensors (float32 or better); it may call its stream several times.
+    pass over all floating-point tensors (float32 or better); it may call its stream several times. `mean`: weights are those of a
+    mean, so none may be negative.
     """
 
     def mark(function: Function) -> Function:
-        for name, value in {"paper": paper, "elementwise": elementwise, "named": named, "of": of}.items():
+        for name, value in {"paper": paper, "elementwise": elementwise, "named": named, "of": of, "mean": mean}.items():
             setattr(function, name, value)
         function.prepare = prepare  # type: ignore[attr-defined]
         return function

@@ -23,7 +23,7 @@ def whole_model_thresholds(
     return {"thresholds": cutoffs(lambda: ([e - base for e in experts] for _, experts, base in stream()), density)}
 
 
-@merge_method(paper="arXiv 2306.01708", elementwise=False, prepare=whole_model_thresholds)
+@merge_method(paper="arXiv 2306.01708", elementwise=False, prepare=whole_model_thresholds, mean=True)
 def ties(
     experts: Sequence[Tensor],
     base: Tensor,

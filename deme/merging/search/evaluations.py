@@ -19,7 +19,8 @@ class Evaluations:
 
     `rungs`: ascending fractions of the objective's images that end in 1. A vector is scored at the first; it goes on to the next
     one if its score is finite and among the best `keep` share of all scores at this rung so far, its own included and one at
-    least (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934); else it is pruned, and this score is its answer.
+    least (asynchronous successive halving, Li et al. 2020, arXiv 1810.05934); else it is pruned, and its answer is infinite: a
+    score on few images says nothing beside one on all.
     `max_images`, `max_seconds`: budget of all sittings together. `told` hears of each new evaluation after it is stored.
     Raises BadConfig for impossible settings, WorkFailed for a journal that another search wrote.
     """
@@ -57,7 +58,8 @@ class Evaluations:
         if asked not in self._answers:
             for fraction in self.rungs:
                 score = self._evaluate(asked, fraction).score
-                if not self._goes_on(score, fraction):
+                if fraction < 1 and not self._goes_on(score, fraction):
+                    score = math.inf
                     break
             self._answers[asked] = score
         return self._answers[asked]

@@ -1,7 +1,7 @@
 """Surrogate search: fit a quadratic to a few scores, go to its minimum, verify, repeat on a smaller scale (METHOD 3.1).
 
 A model-based trust-region method (Conn, Scheinberg and Vicente 2009, "Introduction to derivative-free optimization", chapter 10);
-N = 4 takes 16 evaluations a round. The scores should be of one function: with rungs, the fit sees those of pruned vectors, too.
+N = 4 takes 16 evaluations a round. With rungs, the fit leaves out pruned vectors.
 """
 
 import itertools

@@ -1,0 +1,58 @@
+"""After a search: planes of the landscape through the weights that it found (the paper's Figure 6a)."""
+
+from itertools import combinations
+from typing import Any
+
+from deme import files
+from deme.errors import BadConfig
+from deme.inputs import content_hash, found_weights, weights_folder
+from deme.runs import Run, say
+
+
+def check_slices(config: dict[str, Any]) -> None:
+    """Raise BadConfig for slices that cannot be."""
+    points, low, high = (config["slices"][key] for key in ("points", "low", "high"))
+    if type(points) is not int or points < 0 or points == 1:
+        raise BadConfig(f"slices.points must be 0 (none) or a whole number from 2 on, got {points!r}")
+    if not all(type(limit) in (int, float) for limit in (low, high)) or not low < high:
+        raise BadConfig(f"slices.low must be a number below slices.high, got {low!r} and {high!r}")
+    if points and config["granularity"] != "model":
+        raise BadConfig("slices are planes of one weight per expert\ntype: granularity=model, or slices.points=0")
+
+
+def planned(run: Run) -> Any:
+    """Return the plan of a search's models."""
+    from deme.merging.plan import plan_merge
+    from deme.stages.checkpoints import open_checkpoint
+    from deme.stages.common import base_folder
+
+    base = base_folder(run.config)
+    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
+    return plan_merge(open_checkpoint(base), models, content_hash(base))
+
+
+def draw_slices(run: Run) -> None:
+    """Score the planes of every two experts' weights through the best vector, each score stored; draw them."""
+    from deme.config import bind
+    from deme.merging.search.evaluations import Evaluations
+    from deme.report.search import Plane, landscape
+    from deme.stages.objective import objective_of
+
+    settings, best = run.config["slices"], found_weights(run.path)["weights"]
+    if len(best) < 2:
+        raise BadConfig("slices are planes of two experts' weights, and there is one expert\ntype: slices.points=0")
+    metric, _, objective, live = objective_of(run, planned(run))
+    live.live.incremental = True  # neighbours differ in one weight; a picture needs no reproducible bits
+    method: Any = bind({"_target_": run.config["merge"]["_target_"]})
+    least = max(0.0, settings["low"]) if method.func.mean else settings["low"]
+    low, high = min(least, *best), max(settings["high"], *best)  # the best one is in sight
+    axis = [low + i * (high - low) / (settings["points"] - 1) for i in range(settings["points"])]
+    evaluations = Evaluations(objective, run.path / "slices.jsonl")
+    planes = []
+    for one, other in combinations(range(len(best)), 2):
+        say(f"  {run.path.name}: the plane of experts {one} and {other}, {len(axis) ** 2} scores")
+        scores = [[evaluations([{one: x, other: y}.get(i, w) for i, w in enumerate(best)]) for x in axis] for y in axis]
+        planes.append(Plane((one, other), axis, scores, (best[one], best[other])))
+    with files.atomic(run.path / "slices.png") as file:
+        landscape(metric, planes).savefig(file, format="png", dpi=110)
+    run.log(f"planes of the landscape: {run.path / 'slices.png'}")
