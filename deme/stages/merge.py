@@ -50,7 +50,7 @@ def _opened(run: Run) -> Any:
         plan = plan_merge(open_checkpoint(base), models, content_hash(base), merge is not None and merge.of_checkpoints)
     except BadConfig as error:
         raise BadConfig(f"{slip}\n{error}" if slip else str(error)) from error
-    if merge is None:
+    if merge is None or slip:
         raise BadConfig(slip)
     merge.check_names(plan.names())
     if (search := run.one("search")) is not None:

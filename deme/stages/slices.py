@@ -55,4 +55,4 @@ def draw_slices(run: Run) -> None:
         planes.append(Plane((one, other), axis, scores, (best[one], best[other])))
     with files.atomic(run.path / "slices.png") as file:
         landscape(metric, planes).savefig(file, format="png", dpi=110)
-    run.log(f"planes of the landscape: {run.path / 'slices.png'}")
+    run.log("slices.png shows the planes of the landscape")

@@ -15,11 +15,11 @@ from tests.pipeline.program import TINY_EXPERTS, done, run, start
 SLOW = """
 import time
 import deme.merging.stream as s
-read = s._read
-def slow(*args):
+read = s._Reader.read
+def slow(*args, **more):
     time.sleep(0.05)
-    return read(*args)
-s._read = slow
+    return read(*args, **more)
+s._Reader.read = slow
 """
 
 
@@ -114,7 +114,14 @@ def test_slips_are_told(experts, tmp_path):
         (["weights_by_name={donw_blocks.*: 0.3}"], "weights_by_name: no tensor is called donw_blocks.*; "),
         (["weights_by_name={mid_block.*: [1]}"], "mid_block.* needs 2 finite numbers"),
         (["merge=linear", "merge.weights=[0.5,0.6]"], "sum"),
+        (["merge=linear", "merge.weights=[0.5,0.6]", "plan=true"], "sum"),
+        (["merge=ties", "merge.weights=[-1,1]", "plan=true"], "merge.weights must be 0 or more; got [-1.0, 1.0]"),
+        (["merge=ties", "merge.density=abc"], "merge=ties cannot take merge.density=abc, "),
+        (["merge=dare", "merge.drop=null"], "merge=dare cannot take merge.drop=None, "),
+        (["merge=slerp", "merge.scale=nan"], "the result is not finite"),
     ]:
         code, text = run(["merge", given(experts), *words], tmp_path)
         assert (code, message in text, "Traceback" in text) == (2, True, False), text
+    code, text = run(["merge", "inputs.experts=[]"], tmp_path)
+    assert (code, "there is nothing to merge: inputs.experts names no models" in text) == (2, True), text
     assert not list(tmp_path.glob("runs/*/merge/*/weights/merged"))

@@ -137,8 +137,10 @@ def test_a_budget_is_kept_and_said(given, tmp_path):
     assert "the budget is spent: 48 of 50 images are used, the next evaluation takes 12" in text
     assert read(run_dir, "cost.json")["images"] == 48
     assert read(run_dir, "best.json")["score"] == best_of(journal(run_dir))["score"]
-    message = fails([*words, "max_images=5"], tmp_path, 4, "deme: no merge weights have a finite score on all images")
-    assert "raise the search's budget" in message
+    message = fails(
+        [*words, "max_images=5"], tmp_path, 2, "deme: the budget ends before any merge was scored on all images"
+    )
+    assert "0 of 5 images are used, the next evaluation takes 12\ntype: a larger one" in message
 
 
 def test_a_search_by_gradient_counts_its_backward_passes(given, searched, tmp_path):
@@ -217,7 +219,9 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
     ("words", "parts"),
     [
         (["search=gradient", "objective=frechet", "num_images=4"], ["a distance of images has no gradient here", "type: objective=loss or objective=distillation"]),
-        (["search=gradient", "merge=ties"], ["merge=ties has no gradient by its weights here\ntype: merge=weighted_sum"]),
+        (["search=surrogate", "merge=slerp"], ["merge=slerp takes a weighted mean, and search.low=-0.2 is negative\ntype: search.low=0"]),
+        (["search=grid", "merge=linear"], ["merge=linear wants weights of sum 1, which no search here keeps"]),
+        (["search=gradient", "search.low=0", "merge=ties"], ["merge=ties has no gradient by its weights here\ntype: merge=weighted_sum"]),
         (["granularity=wrong"], ["granularity must be one of model, block, tensor; got 'wrong'"]),
         (["granularity=[block]"], ["granularity must be one of model, block, tensor; got ['block']"]),
         (["objective=wrong"], ["objective must be frechet, kid, loss, distillation, loss/0, loss/1, loss/2, loss/3; got 'wrong'"]),
@@ -261,3 +265,34 @@ def test_progress_says_what_is_left_unless_there_is_no_end(granularity, told, gi
     assert code == 0, text
     assert told in text
     assert ("s left" in text) == (granularity == "model")
+
+
+def test_what_a_search_found_is_of_its_merge_and_its_models(given, tmp_path):
+    found = done(["search", given, "search=grid", "search.step=1", "search.high=1", "merge=ties", *LOSS], tmp_path)
+    message = fails(
+        ["merge", given, f"inputs.search={found}"], tmp_path, 2, f"deme: {found} looked for weights of ties "
+    )
+    assert "and this merge is weighted_sum\ntype: the merge=... of the search" in message
+    done(["merge", given, "merge=ties", f"inputs.search={found}"], tmp_path)
+    best = json.loads((found / "best.json").read_text())
+    (found / "best.json").write_text(json.dumps({**best, "models": best["models"][::-1]}))
+    fails(["merge", given, "merge=ties", "dtype=float16", f"inputs.search={found}"], tmp_path, 2,
+          f"deme: {found} looked for weights of other models, or of these in another order")  # fmt: skip
+
+
+def test_slices_are_drawn_of_a_finished_search_too(given, tmp_path):
+    words = ["search", given, "search=surrogate", "search.rounds=1", *LOSS]
+    found = done(words, tmp_path)
+    before = (found / "evaluations.jsonl").read_bytes()
+    assert not (found / "slices.png").exists()
+    assert done([*words, "slices.points=3"], tmp_path) == found
+    assert (found / "slices.png").stat().st_size > 5_000
+    rows = [json.loads(line) for line in (found / "slices.jsonl").read_text().splitlines()]
+    assert len(rows) == 9
+    assert (found / "evaluations.jsonl").read_bytes() == before
+    fails(
+        [*words, "slices.points=1"],
+        tmp_path,
+        2,
+        "deme: slices.points must be 0 (none) or a whole number from 2 on, got 1",
+    )

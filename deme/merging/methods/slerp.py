@@ -16,7 +16,7 @@ MOST_ITERATIONS = 100  # of a few numbers each: see spherical_mean
 
 
 @merge_method(
-    paper="Shoemake 1985 (two vectors, mean=True); Buss and Fillmore 2001, algorithm A1 (more)", elementwise=False
+    paper="Shoemake 1985 (two vectors); Buss and Fillmore 2001, algorithm A1 (more)", elementwise=False, mean=True
 )
 def slerp(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], scale: float = 1.0) -> Tensor:
     """Return base + scale * length * direction: weighted means over experts of the task vectors' lengths and directions.
