@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from deme.report.rows import Row
@@ -90,6 +91,7 @@ def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, flo
         panel.plot(value, place, "o", color=colour, ms=4)
     panel.axvline(0, color="black", lw=0.8)
     panel.tick_params(labelsize=8)
+    panel.xaxis.set_major_locator(MaxNLocator(4))
     panel.grid(axis="x", lw=0.3)
 
 
