@@ -75,7 +75,8 @@ def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None
     from deme.report.records import read_record
 
     model = load(str(source))
-    projections = "none"
+    about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
+    projections = about.get("projections") or "none"  # a merge has multiplied foldable ones into their layers
     if model.projections is not None:
         projections = "kept" if config["keep_projections"] else "folded"
         if projections == "folded" and model.projections.placement != "foldable":
@@ -92,7 +93,6 @@ def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None
     }
     if large := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
         raise WorkFailed(f"{large[0]} has values too large for {config['dtype']}\ntype: dtype=bfloat16")
-    about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
     called = config["push"] or out.name
     count = sum(value.numel() for value in state.values())
     exported = Exported(

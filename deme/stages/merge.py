@@ -141,6 +141,7 @@ def _merge(run: Run) -> None:
             "base": first.about.get("base"),
             "ema": first.about.get("ema"),
             "merge": merge.method.__name__,
+            "projections": "folded" if fold is not None else None,
             "weights": merge.weights,
             "weights_by_name": merge.by_name,
         }

@@ -84,13 +84,14 @@ def _search(run: Run) -> None:
         best_so_far(metric, history).savefig(file, format="png", dpi=110)
     seen = sum(one.images * (3 if one.gradient else 1) for one in history)  # a backward pass counts as two forward ones
     forwards = seen * objective.forwards_per_image
-    cost = {"evaluations": len(history), "images": evaluations.images, "seconds": round(evaluations.seconds, 1)}
-    files.write_json(run.path / "cost.json", {"forwards": forwards, **cost})
+    counts = {"evaluations": len(history), "images": evaluations.images}
+    seconds = round(evaluations.seconds, 1)  # apart from what can be repeated
+    files.write_json(run.path / "cost.json", {"forwards": forwards, **counts, "seconds": seconds})
     files.write_json(
         run.path / "metrics.json",
         {
             "cell": {"suite": config["suite"], **config["cell"]},
-            "metrics": {metric: {"value": best.score, **label, "weights": found["weights"], **cost}},
+            "metrics": {metric: {"value": best.score, **label, "weights": found["weights"], **counts}},
         },
     )
     where = "mean over blocks " if found["weights_by_name"] else ""

@@ -68,6 +68,19 @@ assert "deme" not in sys.modules
 """
 
 
+def unfolded(experts, merged):
+    """The merge before its projections are multiplied into their layers: base + sum w (expert - base), each in its own space."""
+    experts = [load(str(place / "weights/ema")) for place in experts]
+    weights = json.loads((merged / "weights/merged/deme.json").read_text())["weights"]
+    model = load("asset:digits_base")
+    model.add_projections("foldable")
+    base, states = model.state_dict(), [expert.state_dict() for expert in experts]
+    model.load_state_dict(
+        {n: base[n] + sum(w * (s[n] - base[n]) for w, s in zip(weights, states, strict=True)) for n in base}
+    )
+    return model
+
+
 def test_stock_diffusers_without_deme_draws_the_same_images(made, tmp_path):
     text = export(made["merged"], tmp_path / "model")
     assert "(projections folded)" in text
@@ -82,7 +95,7 @@ def test_stock_diffusers_without_deme_draws_the_same_images(made, tmp_path):
     )
     theirs = torch.from_numpy(np.load(tmp_path / "theirs.npy")).permute(0, 3, 1, 2)
 
-    model = load(str(made["merged"] / "weights" / "merged"))
+    model = unfolded(made["experts"], made["merged"])
     assert model.projections.placement == "foldable"
     eye = torch.eye(model.projections["mid_resnet"].weight.shape[0])[:, :, None, None]
     assert (model.projections["mid_resnet"].weight - eye).abs().max() > 1e-3

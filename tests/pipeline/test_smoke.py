@@ -251,7 +251,7 @@ def test_by_hand_the_same_runs_result(tmp_path):
         ["merge", "experiment=digits/merge", "suite=digits_smoke", "inputs.experts.cell.num_ranges=2"], tmp_path
     )
     assert code == 0, text
-    assert "merged 2 experts with weights [0.5, 0.5]" in text
+    assert "merged 2 models by weighted_sum with weights [0.5, 0.5]" in text
     for node in Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes:
         if node.stage == "train":
             assert node.state == "done"
