@@ -70,7 +70,7 @@ assert "deme" not in sys.modules
 
 def unfolded(experts, merged):
     """The merge before its projections are multiplied into their layers: base + sum w (expert - base), each in its own space."""
-    experts = [load(str(place / "weights/ema")) for place in experts]
+    experts = [load(str(next((place / "weights").glob("[!.]*")))) for place in experts]
     weights = json.loads((merged / "weights/merged/deme.json").read_text())["weights"]
     model = load("asset:digits_base")
     model.add_projections("foldable")
