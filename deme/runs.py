@@ -172,6 +172,13 @@ class Run:
             )
         return paths[0] if paths else None
 
+    def afterwards(self, name: str, make: Callable[[], None]) -> None:
+        """Let `make` write the file `name` of a finished run, unless it is there; two processes do not make it twice."""
+        waiting = f"making {name} of {self.path.name}; waiting for it"
+        with files.locked(self.path / f".{name}.lock", lambda owner: say(f"{owner} is {waiting}")):
+            if not (self.path / name).exists():
+                make()
+
     def log(self, text: str) -> None:
         """Print a line and keep it in log.txt."""
         if not self.mine:

@@ -1,5 +1,7 @@
 """Small random models for tests."""
 
+import torch
+
 from deme.models.unconditional import UnconditionalModel, build
 
 UNET = {
@@ -14,3 +16,12 @@ def tiny(
 ) -> UnconditionalModel:
     scheduler = {"num_train_timesteps": num_timesteps, "prediction_type": prediction_type}
     return build({**UNET, **unet}, scheduler, seed).eval()
+
+
+def moved(model: torch.nn.Module, seed: int, size: float) -> torch.nn.Module:
+    """Stand in for finetuning: move every weight, in place."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += size * torch.randn(weight.shape, generator=draw)
+    return model

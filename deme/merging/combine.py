@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deme.errors import BadConfig, did_you_mean
 from deme.merging.methods import MergeMethod, Stream
+from deme.merging.methods.weighted_sum import weighted_sum
 
 WORDS: dict[str, Callable[[int], float]] = {"uniform": lambda count: 1 / count, "ones": lambda _: 1.0}
 """What a yaml may say instead of numbers."""
@@ -54,6 +55,11 @@ class Merge:
         """Whether any models of one architecture will do, not only experts for ranges of timesteps."""
         return bool(self.method.of == "checkpoints")  # type: ignore[attr-defined]
 
+    @property
+    def is_weighted_sum(self) -> bool:
+        """Whether the merge is base + sum_i w_i tau_i: linear in its weights."""
+        return self.method is weighted_sum
+
     def weights_for(self, name: str) -> list[float] | None:
         """Return the merge weights of a tensor."""
         matching = [weights for glob, weights in self.by_name.items() if fnmatchcase(name, glob)]
@@ -61,12 +67,8 @@ class Merge:
 
     def shows_all(self, name: str) -> bool:
         """Whether a value that is not finite in any model makes the merged one so: a weighted sum without a weight of 0."""
-        weights = self.weights_for(name)
-        return (
-            self.method.__name__ == "weighted_sum"
-            and bool(weights)
-            and 0 not in (1 - sum(weights or []), *(weights or []))
-        )
+        weights = self.weights_for(name) or []
+        return self.is_weighted_sum and 0 not in (1 - sum(weights), *weights)
 
     def check_names(self, names: Iterable[str]) -> None:
         """Raise BadConfig for a glob of `by_name` that matches none of the tensors."""

@@ -49,7 +49,7 @@ class LiveMerge:
         self.merged = self.base.clone()
         self._weights = torch.zeros(len(self.blocks), len(experts), dtype=torch.float64)
         self.incremental = False
-        self._changes = 0
+        self._added = 0  # task vectors, since all was made from the base
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].detach().reshape(-1).float() for name in self._places])
@@ -57,22 +57,24 @@ class LiveMerge:
     def merge(self, weights: Sequence[float]) -> None:
         """Merge with weights [blocks x N], block by block and expert by expert."""
         new = torch.tensor(list(weights), dtype=torch.float64).reshape(self._weights.shape)
+        changed = (new != self._weights).any(1).tolist()
         (experts,) = torch.where((new != self._weights).any(0))
-        self._changes = self._changes + 1 if self.incremental and len(experts) == 1 else REFRESH
-        if self._changes < REFRESH and bool(self._weights.isfinite().all()) and bool((new != 0).any()):
-            expert = int(experts[0])
-            for segment, by in zip(self._segments, (new - self._weights)[:, expert].tolist(), strict=True):
-                self.merged[segment].add_(self.vectors[expert, segment], alpha=by)
-            self._weights = new
+        if self.incremental and len(experts) == 1 and self._added + 1 < REFRESH and bool((new != 0).any()):
+            self._add(int(experts[0]), new)
             return
-        self._changes = 0
-        changed = (new != self._weights).any(1).tolist() if not self.incremental else [True] * len(new)
+        if self._added:
+            changed, self._added = [True] * len(changed), 0  # what was added to is made anew, too
         for segment, row, differs in zip(self._segments, new.float().to(self.base.device), changed, strict=True):
             if differs and bool((row != 0).any()):
                 torch.addmv(self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment])
             elif differs:  # adding 0 would lose the sign of -0
                 self.merged[segment].copy_(self.base[segment])
         self._weights = new
+
+    def _add(self, expert: int, new: Tensor) -> None:
+        for segment, by in zip(self._segments, (new - self._weights)[:, expert].tolist(), strict=True):
+            self.merged[segment].add_(self.vectors[expert, segment], alpha=by)
+        self._weights, self._added = new, self._added + 1
 
     def merge_by(self, merge: Merge) -> None:
         """Merge by any method, tensor by tensor."""
@@ -87,6 +89,7 @@ class LiveMerge:
             place, _ = self._places[name]
             self.merged[place] = merge_tensor(merge, experts, base, name).reshape(-1)
         self._weights = torch.full_like(self._weights, torch.nan)  # unlike any other
+        self._added = REFRESH  # the next merge is made from the base
 
     def share_with(self, tensors: Mapping[str, Tensor]) -> None:
         """Make the tensors of a live model, named as in its state, parts of `merged`: they change with it."""

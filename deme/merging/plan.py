@@ -47,7 +47,6 @@ class Expert:
     folder: Path
     range: TimestepRange
     num_timesteps: int
-    base: str | None
 
     @classmethod
     def read(cls, folder: Path) -> "Expert":
@@ -58,21 +57,26 @@ class Expert:
                 f"{folder} is no expert: its deme.json names no timestep range\n"
                 "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
             )
-        return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
+        return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"])
 
 
 def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
     """Read the experts and sort them by range. Raises BadConfig unless they cover every timestep once."""
     experts = tuple(sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low))
-    try:
-        if not experts:
-            raise ValueError("there are no experts")
-        check_partition([expert.range for expert in experts], experts[0].num_timesteps)
-    except ValueError as error:
-        raise BadConfig(
-            f"the experts do not fit together: {error}\ngiven: {', '.join(map(str, folders)) or 'none'}"
-        ) from error
+    if not experts:
+        raise BadConfig("the experts do not fit together: there are no experts\ngiven: none")
+    if misfit := _misfit([expert.range for expert in experts], experts[0].num_timesteps):
+        raise BadConfig(f"{misfit}\ngiven: {', '.join(map(str, folders))}")
     return experts
+
+
+def _misfit(ranges: Sequence[TimestepRange], num_timesteps: int) -> str:
+    """Return what keeps sorted ranges from covering every timestep once, or nothing."""
+    try:
+        check_partition(ranges, num_timesteps)
+    except ValueError as error:
+        return f"the experts do not fit together: {error}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -93,13 +97,22 @@ class MergePlan:
         return [name for _, _, name, _ in self.tensors()]
 
     @property
+    def folds(self) -> bool:
+        """Whether projections can be multiplied into their layers once both are merged (METHOD 1.5)."""
+        return self.experts[0].placement == "foldable"
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of all weights that are read."""
         return sum(_bytes(tensors.specs) for model in (self.base, *self.experts) for tensors in model.parts.values())
 
-    def bytes_written(self, dtype: torch.dtype | None = None) -> int:
-        """Bytes of the merged weights."""
-        return sum(math.prod(shape) * (dtype or kind).itemsize for _, _, _, (shape, kind) in self.tensors())
+    def bytes_written(self, dtype: torch.dtype | None = None, folded: bool = False) -> int:
+        """Bytes of the merged weights; with `folded` projections are not among them."""
+        return sum(
+            math.prod(shape) * (dtype if dtype and kind.is_floating_point else kind).itemsize
+            for part, _, _, (shape, kind) in self.tensors()
+            if not (folded and part.name == PROJECTIONS)
+        )
 
     def memory(self, merge: Merge, accumulate: torch.dtype) -> int:
         """Bytes that merging holds at once, by arithmetic: pieces, or whole tensors where a method wants them whole."""
@@ -155,12 +168,8 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
         told = [f"{model.folder} names no timestep range in a deme.json, the others do" for model in without]
         return tuple(models), told
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
-    try:
-        check_partition([model.range for model in ordered if model.range], ordered[0].about["num_timesteps"])
-    except ValueError as error:
-        given = ", ".join(str(model.folder) for model in models)
-        return ordered, [f"the experts do not fit together: {error} ({given})"]
-    return ordered, []
+    misfit = _misfit([model.range for model in ordered if model.range], ordered[0].about["num_timesteps"])
+    return ordered, [f"{misfit} ({', '.join(str(model.folder) for model in models)})"] if misfit else []
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:

@@ -60,12 +60,17 @@ def denoising_loss(
 ) -> Tensor:
     """Return the squared error of the network's own prediction per range and image, mean over pixels and draws, [R, M]."""
     losses: list[list[Tensor]] = [[] for _ in triples.t]
+    for index, x_t, t, target in noised(triples, schedule, prediction_type, device, batch_size):
+        losses[index].append((network(x_t, t) - target).square().flatten(1).mean(1).double())
+    draws = triples.t.shape[1]
+    return torch.stack([torch.cat(errors).reshape(draws, -1).mean(0).cpu() for errors in losses])
+
+
+def noised(
+    triples: Triples, schedule: NoiseSchedule, prediction_type: str, device: torch.device | str, batch_size: int
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Yield range, x_t, t and the network's target, a batch of images at a time, range by range and draw by draw."""
     for index, *whole in triples:
-        errors = []
         for x0, t, eps in zip(*(part.split(batch_size) for part in whole), strict=True):
             x0, t, eps = x0.to(device), t.to(device), eps.to(device)
-            target = schedule.target(prediction_type, x0, eps, t)
-            prediction = network(schedule.add_noise(x0, eps, t), t)
-            errors.append((prediction - target).square().flatten(1).mean(1).double())
-        losses[index].append(torch.cat(errors))
-    return torch.stack([torch.stack(errors).mean(0).cpu() for errors in losses])
+            yield index, schedule.add_noise(x0, eps, t), t, schedule.target(prediction_type, x0, eps, t)

@@ -8,15 +8,17 @@ import torch
 
 from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
-from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan
+from deme.inputs import content_hash, weights_folder
+from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
 from deme.models.checkpoint import NAME, open_weights
 from deme.models.projection import Projections, folded
 from deme.models.unconditional import read_placement
+from deme.runs import Run
+from deme.stages.common import base_folder
 from deme.tensors import TensorFile
 
 NETWORKS = ("unet", "transformer")  # where a pipeline's folder has the network that is finetuned
-OWN = ("deme.json", "README.md")  # what a folder says of itself
 
 
 def network_folder(folder: Path) -> Path:
@@ -49,6 +51,13 @@ def _network_of(place: Path) -> str:
     return "transformer" if "Transformer" in str(read_json(place / "config.json").get("_class_name")) else "unet"
 
 
+def plan_of(run: Run, of_checkpoints: bool = False) -> MergePlan:
+    """Return the plan of a run's base and experts. Raises BadConfig for everything that headers show to be wrong."""
+    base = base_folder(run.config)
+    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
+    return plan_merge(open_checkpoint(base), models, content_hash(base), of_checkpoints)
+
+
 def copy_the_rest(plan: MergePlan, folder: Path, with_projections: bool) -> None:
     """Copy everything of a pipeline but the network's weights: from the base, or from the first expert if the base is bare."""
     whole = [model.folder for model in (plan.base, *plan.experts) if (model.folder / "model_index.json").is_file()]
@@ -73,7 +82,7 @@ def copy_the_rest(plan: MergePlan, folder: Path, with_projections: bool) -> None
 
 def fold_of(plan: MergePlan) -> Fold | None:
     """Return how the experts' projections are multiplied into their layers, None where that cannot be or there are none."""
-    if plan.experts[0].placement != "foldable":
+    if not plan.folds:
         return None
     with torch.device("meta"):
         network = network_class(plan.experts[0].config).from_config(dict(plan.experts[0].config))

@@ -28,7 +28,7 @@ class LiveModel:
         experts = [_state(load(str(expert.folder)).to(device)) for expert in plan.experts]
         self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[config["granularity"]])
         self.live.share_with(self.tensors)
-        merge_of({**config, **self.settings(self.uniform)}, self.num_experts)  # a method that can be searched
+        self.merge = merge_of({**config, **self.settings(self.uniform)}, self.num_experts)  # of equal weights
 
     @property
     def tensors(self) -> dict[str, Any]:
@@ -42,11 +42,10 @@ class LiveModel:
 
     def become(self, weights: Sequence[float]) -> None:
         """Overwrite the model's weights, wherever they lie by now. Raises BadConfig for what the merge method refuses."""
-        merge = merge_of({**self.config, **self.settings(weights)}, self.num_experts)
-        if merge.method.__name__ == "weighted_sum":
+        if self.merge.is_weighted_sum:
             self.live.merge(weights)
         else:
-            self.live.merge_by(merge)
+            self.live.merge_by(merge_of({**self.config, **self.settings(weights)}, self.num_experts))
         self.live.write_into(self.tensors)
 
     def become_expert(self, index: int) -> None:
@@ -56,10 +55,9 @@ class LiveModel:
 
     def check_linear(self) -> None:
         """Raise BadConfig unless the merge is base + sum_i w_i tau_i, whose derivative by w_i is tau_i."""
-        method = self.config["merge"]["_target_"].rpartition(".")[2]
-        if method != "weighted_sum":
+        if not self.merge.is_weighted_sum:
             raise BadConfig(
-                f"merge={method} has no gradient by its weights here\ntype: merge=weighted_sum, or another search="
+                f"merge={self.merge.method.__name__} has no gradient by its weights here\ntype: merge=weighted_sum, or another search="
             )
 
     def settings(self, weights: Sequence[float]) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """`deme merge`: put experts, or any models of one architecture, together in parameter space."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.inputs import content_hash, found_weights, weights_folder
+from deme.inputs import content_hash, found_weights
 from deme.runs import Run, say
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -21,46 +22,42 @@ def run(config: dict[str, Any]) -> Path:
     if type(config["plan"]) is not bool:
         raise BadConfig(f"plan must be true or false, got {config['plan']!r}")
     run = Run.planned(config)
-    if not config["plan"]:
-        path = run.execute(_merge)
-        if config["report"] and not (path / "task_vectors.png").exists():
-            _report(run)
-        return path
-    _plan(run)
-    return run.path
+    opened = cache(lambda: _opened(run))  # once, whether it is merged, reported, or both
+    if config["plan"]:
+        _plan(run, *opened())
+        return run.path
+    path = run.execute(lambda run: _merge(run, *opened()))
+    if config["report"]:
+        run.afterwards("task_vectors.png", lambda: _report(run, opened()[0]))
+    return path
 
 
-def _opened(run: Run) -> Any:
+def _opened(run: Run) -> tuple[Any, Any]:
     """Return the plan and the merge. Raises BadConfig for everything that headers show to be wrong."""
-    from deme.merging.plan import plan_merge
-    from deme.stages.checkpoints import open_checkpoint
-    from deme.stages.common import base_folder
+    from deme.stages.checkpoints import plan_of
 
-    config, base = run.config, base_folder(run.config)
-    merge, slip = None, ""
-    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
-    if not models:
+    merge, slip, search = None, "", run.one("search")
+    if not run.inputs["experts"]:
         raise BadConfig("there is nothing to merge: inputs.experts names no models")
     try:
-        merge = merge_of(config, len(models), run.one("search"))
+        merge = merge_of(run.config, len(run.inputs["experts"]), search)
         merge.try_out()
     except BadConfig as error:  # what is wrong with the models is told, too
         slip = str(error)
     try:
-        plan = plan_merge(open_checkpoint(base), models, content_hash(base), merge is not None and merge.of_checkpoints)
+        plan = plan_of(run, merge is not None and merge.of_checkpoints)
     except BadConfig as error:
         raise BadConfig(f"{slip}\n{error}" if slip else str(error)) from error
     if merge is None or slip:
         raise BadConfig(slip)
     merge.check_names(plan.names())
-    if (search := run.one("search")) is not None:
+    if search is not None:
         _check_models(search, plan)
     return plan, merge
 
 
 def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = None) -> Any:
     """Return the merge that a config says, its weights those that a search found, if there is one. Raises BadConfig."""
-    from deme.config import bind
     from deme.merging.combine import Merge
 
     settings = {key: value for key, value in config["merge"].items() if key != "_target_"}
@@ -74,8 +71,14 @@ def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = Non
                 "type: the merge=... of the search, with its settings"
             )
         settings["weights"], by_name = found["weights"], {**found.get("weights_by_name", {}), **by_name}
-    method: Any = bind({"_target_": config["merge"]["_target_"]})
-    return Merge(method.func, num_experts, by_name=by_name, **settings)
+    return Merge(method_of(config), num_experts, by_name=by_name, **settings)
+
+
+def method_of(config: dict[str, Any]) -> Any:
+    """Return the function that a config merges by."""
+    from deme.config import bind
+
+    return bind({"_target_": config["merge"]["_target_"]}).func  # type: ignore[attr-defined]
 
 
 def _without_weights(merge: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +100,12 @@ def _check_models(search: Path, plan: Any) -> None:
         )
 
 
-def _plan(run: Run) -> None:
+def _plan(run: Run, plan: Any, merge: Any) -> None:
     """Say what a merge will take; look at every value for NaN."""
     import torch
 
     from deme.merging.stream import find_nan
 
-    plan, merge = _opened(run)
     config = run.config
     accumulate: torch.dtype = getattr(torch, config["compute_dtype"])
     dtype = getattr(torch, config["dtype"]) if config["dtype"] else None
@@ -113,20 +115,19 @@ def _plan(run: Run) -> None:
     weights = f", weights {merge.weights}" if merge.weights is not None else ""
     say(
         f"{merge.method.__name__}{weights}: {len(plan.names())} tensors, {plan.bytes_read / 1e6:,.1f} MB to read, "
-        f"{plan.bytes_written(dtype) / 1e6:,.1f} MB to write, about {plan.memory(merge, accumulate) / 1e6:,.0f} MB of memory"
+        f"{plan.bytes_written(dtype, plan.folds) / 1e6:,.1f} MB to write, about {plan.memory(merge, accumulate) / 1e6:,.0f} MB of memory"
     )
     if bad := find_nan(plan):
         raise BadConfig(f"these models cannot be merged, {len(bad)} tensors:\n" + "\n".join(bad[:20]))
     say(f"all values are finite; it will be {run.path}" + (" (done already)" if run.done else ""))
 
 
-def _merge(run: Run) -> None:
+def _merge(run: Run, plan: Any, merge: Any) -> None:
     import torch
 
     from deme.merging.stream import merge_folder
     from deme.stages.checkpoints import copy_the_rest, fold_of
 
-    plan, merge = _opened(run)
     config, first = run.config, plan.experts[0]
     fold = fold_of(plan)
     accumulate = getattr(torch, config["compute_dtype"])
@@ -162,14 +163,13 @@ def _merge(run: Run) -> None:
         )
 
 
-def _report(run: Run) -> None:
+def _report(run: Run, plan: Any) -> None:
     """Say and store how the task vectors of the experts lie to each other, with a picture (the paper's Figure 6b)."""
     from dataclasses import asdict
 
     from deme.merging.similarity import QUANTILES, similarity
     from deme.report.task_vectors import box_plots, told
 
-    plan, _ = _opened(run)
     models = [str(model.range or model.folder.name) for model in plan.experts]
     found = [asdict(one) for one in similarity(plan)]
     files.write_json(run.path / "task_vectors.json", {"models": models, "quantiles": QUANTILES, "tensors": found})

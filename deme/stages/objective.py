@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.config import make
+from deme.config import extractor_specs, make
 from deme.data import SomeImages
 from deme.errors import BadConfig
 from deme.merging.plan import MergePlan
 from deme.merging.search import Objective
-from deme.metrics.denoising_loss import Triples, fixed_triples
+from deme.metrics.denoising_loss import Triples, fixed_triples, noised
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
@@ -36,19 +36,18 @@ def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Object
     """
     config = run.config
     compute = Compute.of(config)
-    extractors = extractors_of(config, compute.device)
-    if len(extractors) > 1:
-        raise BadConfig(
-            f"deme search scores generated images by one feature extractor; metrics.features names {len(extractors)}"
-        )
-    what = config["objective"] or ("frechet" if extractors else "loss")
+    named = len(extractor_specs(config["metrics"]))
+    if named > 1:
+        raise BadConfig(f"deme search scores generated images by one feature extractor; metrics.features names {named}")
+    what = config["objective"] or ("frechet" if named else "loss")
     live = LiveModel(config, plan, compute.device)
     if what in ("frechet", "kid"):
-        if not extractors:
+        if not named:
             raise BadConfig(
                 f"objective={what} needs a feature extractor\ntype: metrics=digits, metrics=fid_pytorch, ..."
             )
-        return *_images(run, live, compute, extractors[0], what), live
+        (features,) = extractors_of(config, compute.device)
+        return *_images(run, live, compute, features, what), live
     return *_triples(run, live, compute, plan, str(what)), live
 
 
@@ -200,17 +199,15 @@ class Denoising:
 
     def _batches(self, fraction: float) -> Iterator[Batch]:
         schedule, kind = self.live.model.schedule, self.live.model.prediction_type
-        for index, x0, t, eps in self.triples.of(list(range(self.num_images(fraction)))):
+        triples = self.triples.of(list(range(self.num_images(fraction))))
+        seen = [0] * len(self.ranges)
+        for index, x_t, t, target in noised(triples, schedule, kind, self.device, self.batch_size):
             if self.shares[index] == 0:
                 continue
-            for start in range(0, len(x0), self.batch_size):
-                rows = slice(start, start + self.batch_size)
-                x, noise, at = (part[rows].to(self.device) for part in (x0, eps, t))
-                x_t = schedule.add_noise(x, noise, at)
-                target = schedule.target(kind, x, noise, at)
-                if self.answers:
-                    target = self.answers[index][start : start + len(x)].to(self.device)
-                yield index, x_t, at, target
+            if self.answers:
+                target = self.answers[index][seen[index] : seen[index] + len(t)].to(self.device)
+            seen[index] += len(t)
+            yield index, x_t, t, target
 
     @torch.inference_mode()
     def _experts_answers(self) -> list[Tensor]:

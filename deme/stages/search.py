@@ -1,14 +1,16 @@
 """`deme search`: look for merge weights on the training images with seeds that no report uses; every score is kept."""
 
 import time
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deme import files
 from deme.checks import check_numbers
 from deme.errors import BadConfig
 from deme.inputs import content_hash
 from deme.runs import Run, say
+from deme.stages.merge import method_of
 from deme.stages.slices import check_slices, draw_slices
 
 SAY_AFTER = 10.0  # seconds between lines
@@ -22,25 +24,39 @@ def run(config: dict[str, Any]) -> Path:
         raise BadConfig(f"the distance needs at least 2 images, num_images={config['num_images']} were asked for")
     check_slices(config)
     run = Run.planned(config)
-    path = run.execute(_search)
-    if config["slices"]["points"] and not (path / "slices.png").exists():
-        with files.locked(path / ".slices.lock", lambda owner: say(f"{owner} is drawing slices; waiting for it")):
-            draw_slices(run)
+    opened = cache(lambda: _opened(run))  # once, whether it is searched, sliced, or both
+    path = run.execute(lambda run: _search(run, *opened()))
+    if config["slices"]["points"]:
+        run.afterwards("slices.png", lambda: draw_slices(run, opened().metric, opened().objective, opened().live))
     return path
 
 
-def _search(run: Run) -> None:
+class Opened(NamedTuple):
+    """What a search works on: models, what it minimises by name and label, and the model that becomes the merge."""
+
+    plan: Any
+    metric: str
+    label: dict[str, Any]
+    objective: Any
+    live: Any
+
+
+def _opened(run: Run) -> Opened:
+    from deme.stages.checkpoints import plan_of
+    from deme.stages.objective import objective_of
+
+    _check_method(run.config)
+    plan = plan_of(run)
+    return Opened(plan, *objective_of(run, plan))
+
+
+def _search(run: Run, plan: Any, metric: str, label: dict[str, Any], objective: Any, live: Any) -> None:
     from deme.config import make
     from deme.merging.search.evaluations import BudgetSpent, Evaluations
     from deme.report.search import best_so_far
-    from deme.stages.objective import objective_of
-    from deme.stages.slices import planned
 
     config = run.config
-    plan = planned(run)
     search = make(config["search"])
-    _check_method(config)
-    metric, label, objective, live = objective_of(run, plan)
     total = search.count(len(live.uniform))
     total = total if total is not None and total < ENDLESS else None  # a grid over blocks: only a budget ends it
     said = time.monotonic()
@@ -101,13 +117,11 @@ def _search(run: Run) -> None:
 
 def _check_method(config: dict[str, Any]) -> None:
     """Before any score: a method that takes means is not asked for negative weights."""
-    from deme.config import bind
-
-    method: Any = bind({"_target_": config["merge"]["_target_"]})
-    name, low = method.func.__name__, config["search"].get("low", 0)
-    if method.func.of == "checkpoints":
+    method, low = method_of(config), config["search"].get("low", 0)
+    name = method.__name__
+    if method.of == "checkpoints":
         raise BadConfig(f"merge={name} wants weights of sum 1, which no search here keeps\ntype: merge=weighted_sum")
-    if method.func.mean and low < 0:
+    if method.mean and low < 0:
         raise BadConfig(f"merge={name} takes a weighted mean, and search.low={low} is negative\ntype: search.low=0")
 
 

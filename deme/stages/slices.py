@@ -5,8 +5,9 @@ from typing import Any
 
 from deme import files
 from deme.errors import BadConfig
-from deme.inputs import content_hash, found_weights, weights_folder
+from deme.inputs import found_weights
 from deme.runs import Run, say
+from deme.stages.merge import method_of
 
 
 def check_slices(config: dict[str, Any]) -> None:
@@ -20,31 +21,16 @@ def check_slices(config: dict[str, Any]) -> None:
         raise BadConfig("slices are planes of one weight per expert\ntype: granularity=model, or slices.points=0")
 
 
-def planned(run: Run) -> Any:
-    """Return the plan of a search's models."""
-    from deme.merging.plan import plan_merge
-    from deme.stages.checkpoints import open_checkpoint
-    from deme.stages.common import base_folder
-
-    base = base_folder(run.config)
-    models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
-    return plan_merge(open_checkpoint(base), models, content_hash(base))
-
-
-def draw_slices(run: Run) -> None:
+def draw_slices(run: Run, metric: str, objective: Any, live: Any) -> None:
     """Score the planes of every two experts' weights through the best vector, each score stored; draw them."""
-    from deme.config import bind
     from deme.merging.search.evaluations import Evaluations
     from deme.report.search import Plane, landscape
-    from deme.stages.objective import objective_of
 
     settings, best = run.config["slices"], found_weights(run.path)["weights"]
     if len(best) < 2:
         raise BadConfig("slices are planes of two experts' weights, and there is one expert\ntype: slices.points=0")
-    metric, _, objective, live = objective_of(run, planned(run))
     live.live.incremental = True  # neighbours differ in one weight; a picture needs no reproducible bits
-    method: Any = bind({"_target_": run.config["merge"]["_target_"]})
-    least = max(0.0, settings["low"]) if method.func.mean else settings["low"]
+    least = max(0.0, settings["low"]) if method_of(run.config).mean else settings["low"]
     low, high = min(least, *best), max(settings["high"], *best)  # the best one is in sight
     axis = [low + i * (high - low) / (settings["points"] - 1) for i in range(settings["points"])]
     evaluations = Evaluations(objective, run.path / "slices.jsonl")

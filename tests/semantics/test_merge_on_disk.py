@@ -19,18 +19,10 @@ from deme.merging.plan import plan_merge
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.unconditional import UNET, load
 from deme.stages.checkpoints import copy_the_rest, open_checkpoint
-from tests.models import tiny
+from tests.models import moved, tiny
 
 WEIGHTS = [0.7, -0.1, 0.4]
 RANGES = [[0, 300], [300, 700], [700, 1000]]
-
-
-def changed(model, seed, size=0.02):
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += size * torch.randn(weight.shape, generator=draw)
-    return model
 
 
 @pytest.fixture
@@ -38,7 +30,7 @@ def folder(tmp_path):
     """A base and three experts, saved as training saves them."""
     tiny().save(tmp_path / "base", tiny().state_dict(), {})
     for index, bounds in enumerate(RANGES):
-        model = changed(tiny(), index)
+        model = moved(tiny(), index, 0.02)
         about = {"range": bounds, "num_timesteps": 1000, "base": "hash"}
         model.save(tmp_path / str(index), model.state_dict(), about)
     return tmp_path
@@ -234,7 +226,7 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
     torch.manual_seed(0)
     base = UNet2DConditionModel(**small)
     for name in ("base", "0", "1"):
-        changed(base, len(name) + ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(
+        moved(base, len(name) + ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(
             tmp_path / name / "unet", max_shard_size="50KB"
         )
         write_json(tmp_path / name / "model_index.json", {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
@@ -268,7 +260,7 @@ def test_transformers_are_merged_too(tmp_path):
     model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=2, sample_size=8, num_embeds_ada_norm=10,
                                   norm_num_groups=4)  # fmt: skip
     for name in ("base", "0", "1"):
-        changed(model, ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(tmp_path / name)  # a bare network
+        moved(model, ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(tmp_path / name)  # a bare network
     plan = planned(tmp_path, "01")
     merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5], {"transformer_blocks.1.*": 0}), tmp_path / "merged")
     copy_the_rest(plan, tmp_path / "merged", with_projections=True)

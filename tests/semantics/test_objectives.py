@@ -16,19 +16,10 @@ from deme.sampling.routed import RoutedModel
 from deme.stages import objective as module
 from deme.stages.checkpoints import open_checkpoint
 from deme.stages.objective import ImageDistance, objective_of
-from tests.models import tiny
+from tests.models import moved, tiny
 
 PIXELS = torch.randint(0, 256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
 RANGES = [TimestepRange(0, 500), TimestepRange(500, 1000)]
-
-
-def moved(model, seed, size=0.05):
-    """Stand in for finetuning: move every weight."""
-    g = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight += size * torch.randn(weight.shape, generator=g)
-    return model
 
 
 @pytest.fixture
@@ -44,7 +35,7 @@ def search(tmp_path, monkeypatch):
             if projection:
                 model.add_projections(projection)
             about = {"range": ranges and [ranges[index].low, ranges[index].high], "num_timesteps": 1000, "base": "hash"}
-            moved(model, seed).save(tmp_path / str(index), model.state_dict(), about)
+            moved(model, seed, 0.05).save(tmp_path / str(index), model.state_dict(), about)
         experts = [open_checkpoint(tmp_path / str(index)) for index in range(len(seeds))]
         plan = plan_merge(open_checkpoint(tmp_path / "base"), experts, "hash")
         words = ["inputs.experts=[]", "num_images=6", "batch_size=4", "metrics=loss", "objective=loss", *overrides]

@@ -17,7 +17,7 @@ from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import PLACEMENT, PROJECTIONS, UNET, load
 from deme.stages.checkpoints import copy_the_rest, fold_of, open_checkpoint
-from tests.models import tiny
+from tests.models import moved, tiny
 
 CIFAR10 = {
     "sample_size": 32, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "block_out_channels": [128, 256, 256, 256],
@@ -216,10 +216,7 @@ def saved_experts(folder, placements, base_placement=None):
     base.save(folder / "base", base.state_dict(), {})
     for index, placement in enumerate(placements):
         model = projected(placement, seed=5 + index)
-        g = torch.Generator().manual_seed(index)
-        with torch.no_grad():
-            for weight in model.unet.parameters():
-                weight += 0.02 * torch.randn(weight.shape, generator=g)
+        moved(model.unet, index, 0.02)
         about = {"range": [500 * index, 500 * index + 500], "num_timesteps": 1000, "base": "hash"}
         model.save(folder / str(index), model.state_dict(), about)
     return planned(folder)
