@@ -2,6 +2,7 @@
 
 import json
 import math
+import mmap
 import os
 import weakref
 from collections.abc import Iterable, Mapping
@@ -43,8 +44,8 @@ class Tensors(Protocol):
         """Return one tensor; NaN or infinite values are refused."""
         ...
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are. `memory`: bytes that they may be read into."""
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are; not to be written to."""
         ...
 
 
@@ -83,7 +84,7 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 class TensorFile:
     """A safetensors file whose tensors are read one at a time. Raises MissingInput or WorkFailed when opened.
 
-    Plain reads, not a mapping of the file: whoever reads tensor by tensor holds one in memory.
+    What is read is mapped for as long as it is held, not the whole file: whoever reads tensor by tensor holds one in memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,16 +109,20 @@ class TensorFile:
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
         shape, _ = self.specs[name]
-        return check_finite(self.piece(name, 0, math.prod(shape)).reshape(shape), name, self.path)
+        return check_finite(self.piece(name, 0, math.prod(shape)).clone().reshape(shape), name, self.path)
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are, in `memory` if it is given."""
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
+        """Return elements start:stop of a tensor, flat and as they are: the system's copy of the file, ten times cheaper than ours."""
         dtype = self.specs[name][1]
-        piece = torch.empty(stop - start, dtype=dtype) if memory is None else memory.view(dtype)[: stop - start]
-        place, at = _bytes(piece), self._starts[name] + start * dtype.itemsize
-        if _fill(self._descriptor, at, place) < len(place):
+        if start == stop:
+            return torch.empty(0, dtype=dtype)
+        at = self._starts[name] + start * dtype.itemsize
+        end = at + (stop - start) * dtype.itemsize
+        if os.fstat(self._descriptor).st_size < end:  # to read behind a file's end would kill the process
             raise self._damaged(f"tensor {name} is cut off")
-        return piece
+        page = at - at % mmap.ALLOCATIONGRANULARITY
+        mapped = mmap.mmap(self._descriptor, end - page, access=mmap.ACCESS_COPY, offset=page)
+        return torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=at - page)
 
     @cached_property
     def _descriptor(self) -> int:
@@ -150,11 +155,3 @@ def check_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
 def _bytes(flat: Tensor) -> memoryview:
     """The memory of a flat tensor, not a copy."""
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
-
-
-def _fill(descriptor: int, at: int, place: memoryview) -> int:
-    """Read from byte `at` on until `place` is full or the file ends; return how many bytes came."""
-    done = 0
-    while done < len(place) and (count := os.preadv(descriptor, [place[done:]], at + done)):
-        done += count
-    return done

@@ -118,8 +118,7 @@ class MergePlan:
         """Bytes that merging holds at once, by arithmetic: pieces, or whole tensors where a method wants them whole."""
         largest = max(math.prod(shape) for _, _, _, (shape, _) in self.tensors())
         at_once = min(largest, PIECE) if merge.elementwise else largest
-        read = (len(self.experts) + 1) * PIECE * torch.float64.itemsize
-        return read + 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
+        return 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
 
 
 def full_name(part: Path, tensor: str) -> str:
@@ -224,6 +223,6 @@ class Identities:
         shape, dtype = self.specs[name]
         return torch.eye(shape[0], dtype=dtype).reshape(shape)
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of an identity, flat."""
         return self.read(name).reshape(-1)[start:stop]

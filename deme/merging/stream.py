@@ -128,22 +128,18 @@ def _merged(
 
 
 class _Reader:
-    """Reads the base and every expert; notes in `bad` what is not finite.
-
-    Pieces are read into the same memory again and again: the system takes longer to clear new memory than to fill it.
-    """
+    """Reads the base and every expert; notes in `bad` what is not finite."""
 
     def __init__(self, plan: MergePlan) -> None:
         self.plan, self.bad = plan, list[str]()
         self._models = (plan.base, *plan.experts)
-        self._memory = [torch.empty(PIECE * torch.float64.itemsize, dtype=torch.uint8) for _ in self._models]
 
     def read(self, part: Path, name: str, start: int, stop: int, check: bool = True) -> list[Tensor]:
-        """Return a flat piece of the base and of every expert; one of up to PIECE elements holds until the next is read."""
+        """Return a flat piece of the base and of every expert."""
         pieces = []
-        for model, memory in zip(self._models, self._memory, strict=True):
+        for model in self._models:
             tensors = model.parts[part]
-            piece = tensors.piece(name, start, stop, memory if stop - start <= PIECE else None)
+            piece = tensors.piece(name, start, stop)
             if check and not is_finite(piece):
                 self.bad.append(f"tensor {name} of {tensors.path} holds NaN or infinite values")
             pieces.append(piece)

@@ -77,7 +77,7 @@ class StateDict:
         """Return one tensor; NaN or infinite values are refused."""
         return check_finite(self._state[name], name, self.path)
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of a tensor, flat and as they are."""
         return self._state[name].reshape(-1)[start:stop]
 
@@ -105,9 +105,9 @@ class Shards:
         """Return one tensor; NaN or infinite values are refused."""
         return self._files[name].read(name)
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of a tensor, flat and as they are."""
-        return self._files[name].piece(name, start, stop, memory)
+        return self._files[name].piece(name, start, stop)
 
 
 class CurrentNames:
@@ -127,9 +127,9 @@ class CurrentNames:
         """Return one tensor; NaN or infinite values are refused."""
         return self._source.read(self._names[name]).reshape(self.specs[name][0])
 
-    def piece(self, name: str, start: int, stop: int, memory: Tensor | None = None) -> Tensor:
+    def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of a tensor, flat and as they are."""
-        return self._source.piece(self._names[name], start, stop, memory)
+        return self._source.piece(self._names[name], start, stop)
 
 
 def _current(name: str) -> str:
