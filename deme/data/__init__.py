@@ -31,13 +31,24 @@ class Croppable(Images, Protocol):
         ...
 
 
+@runtime_checkable
+class Captioned(Images, Protocol):
+    """Images with a caption each. Captions are part of the content hash."""
+
+    def captions(self, indices: list[int]) -> list[str]: ...
+
+
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: images to train on, images to judge by, and whether training mirrors them left-right at random."""
+    """A data set: images to train on, images to judge by, and whether training mirrors them left-right at random.
+
+    Of captioned images training sees a share of `caption_dropout` without their captions: what classifier-free guidance needs.
+    """
 
     train: Images
     held_out: Images
     random_flip: bool = False
+    caption_dropout: float = 0.0
 
 
 class InMemoryImages:
