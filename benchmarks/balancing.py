@@ -29,7 +29,8 @@ from deme.balancing.pcgrad import PCGrad
 from deme.balancing.uncertainty import Uncertainty
 from deme.methods.ant import Ant
 from deme.methods.finetune import Finetune
-from deme.models.unconditional import UnconditionalModel, build, load
+from deme.models.loading import load
+from deme.models.unconditional import UnconditionalModel, build
 from deme.ranges import TimestepRange, uniform
 from deme.seeds import Rows, generator
 from deme.timesteps import StratifiedSampler

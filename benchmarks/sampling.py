@@ -25,8 +25,9 @@ from memory import peak_mb
 from train_step import CIFAR10
 
 from deme.data import to_uint8
+from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import UnconditionalModel, build, load
+from deme.models.unconditional import UnconditionalModel, build
 from deme.ranges import uniform
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate

@@ -28,7 +28,8 @@ import yaml
 from deme.data import InMemoryImages, to_float
 from deme.data.digits import load_digits
 from deme.methods.deme import DeMe
-from deme.models.unconditional import UnconditionalModel, build, load
+from deme.models.loading import load
+from deme.models.unconditional import UnconditionalModel, build
 from deme.paths import conf_dir
 from deme.ranges import TimestepRange
 from deme.stages.common import Compute

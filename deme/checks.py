@@ -25,6 +25,7 @@ LEAST = {
     "compute.threads": 1,
     "learning_rate.warmup_steps": 0,
     "metrics.replicates": 2,
+    "metrics.size": 1,
     "metrics.loss.num_ranges": 1,
     "metrics.loss.draws": 1,
     "progress.checkpoint_every": 1,
@@ -52,7 +53,15 @@ BOOLEANS = (
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
-OPTIONAL = ("seed", "steps_per_expert", "compute.threads", "data.size", "metrics.nearest_k", "optimizer.fused")
+OPTIONAL = (
+    "metrics.size",
+    "seed",
+    "steps_per_expert",
+    "compute.threads",
+    "data.size",
+    "metrics.nearest_k",
+    "optimizer.fused",
+)
 
 
 def check_numbers(config: Mapping[str, Any]) -> None:
@@ -68,6 +77,13 @@ def check_numbers(config: Mapping[str, Any]) -> None:
         if value is not ... and not isinstance(value, bool) and not (key in OPTIONAL and value is None):
             allowed = "true, false or null" if key in OPTIONAL else "true or false"
             raise BadConfig(f"{key} must be {allowed}, got {value!r}")
+
+
+def check_scale(config: Mapping[str, Any]) -> None:
+    """Raise BadConfig unless guidance_scale is a number from 1 on, or null."""
+    scale = config["guidance_scale"]
+    if scale is not None and (type(scale) not in (int, float) or not 1 <= scale < float("inf")):
+        raise BadConfig(f"guidance_scale must be a number, 1 (no guidance) or more, or null; got {scale!r}")
 
 
 def _value(config: Mapping[str, Any], key: str, missing: Any) -> Any:

@@ -87,17 +87,22 @@ def provide(spec: Mapping[str, Any], **offered: Any) -> Any:
     return make(spec, **{name: value for name, value in offered.items() if name in takes(spec) and name not in spec})
 
 
-def extractor_specs(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def extractor_specs(metrics: Mapping[str, Any], key: str = "features") -> dict[str, Mapping[str, Any]]:
     """Return the feature extractors that the `metrics` group names, without those set to null. Raises BadConfig."""
     specs = metrics["features"] or {}
     if not isinstance(specs, Mapping) or not all(
         isinstance(v, Mapping) and "_target_" in v for v in specs.values() if v
     ):
         raise BadConfig(
-            "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}\n"
+            f"metrics.{key} must be {{<name>: {{_target_: <class>, path: <weights>}}}}\n"
             "type: metrics=<option>, or see deme evaluate --cfg job"
         )
     return {name: spec for name, spec in specs.items() if spec}
+
+
+def score_specs(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the scores of images and prompts that the `metrics` group names, without those set to null. Raises BadConfig."""
+    return extractor_specs({"features": metrics.get("scores")}, "scores")
 
 
 def takes(spec: Mapping[str, Any]) -> set[str]:

@@ -10,7 +10,7 @@ from deme.analysis import Analysis
 from deme.config import make, options
 from deme.errors import BadConfig, did_you_mean
 from deme.inputs import load_yaml
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.paths import conf_dir
 from deme.ranges import uniform
 from deme.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
@@ -19,7 +19,7 @@ KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
 
 def weightings(
-    model: Callable[[], UnconditionalModel],
+    model: Callable[[], DenoisingModel],
     show: str | Sequence[str] | None = None,
     max_weight: float | None = None,
     normalize: bool = False,

@@ -1,12 +1,15 @@
 """Data sets of images: what a training set is, and how many images it holds."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from deme.conditions import NOTHING, Condition
+from deme.seeds import Rows
 
 
 class Images(Protocol):
@@ -38,6 +41,29 @@ class Captioned(Images, Protocol):
     def captions(self, indices: list[int]) -> list[str]: ...
 
 
+@runtime_checkable
+class Prepared(Protocol):
+    """Images as a network sees them, where that is more than their pixels in -1..1: their latents, and what it is told.
+
+    `__getitems__` reads a batch, in another process perhaps; what it returns are tensors by name, a row per image. Indices
+    from `len` on are the mirror images, where there are some.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
+
+    def start(self, batch: dict[str, Tensor], rows: Rows) -> tuple[Tensor, Condition]:
+        """Return x_0 [B, C, H, W] and the condition of a batch to train on, with this step's draws."""
+        ...
+
+    def clean(self, indices: list[int]) -> tuple[Tensor, Condition]:
+        """Return x_0 and the condition of some images, without any draw: to judge by."""
+        ...
+
+    def content_hash(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class ImageData:
     """A data set: images to train on, images to judge by, and whether training mirrors them left-right at random.
@@ -45,8 +71,8 @@ class ImageData:
     Of captioned images training sees a share of `caption_dropout` without their captions: what classifier-free guidance needs.
     """
 
-    train: Images
-    held_out: Images
+    train: Any
+    held_out: Any
     random_flip: bool = False
     caption_dropout: float = 0.0
 
@@ -109,6 +135,23 @@ def every(images: Images) -> Tensor:
 def to_float(pixels: Tensor) -> Tensor:
     """Map uint8 0..255 to float32 -1..1."""
     return pixels.float().div_(127.5).sub_(1)
+
+
+def clean(images: Images | Prepared, indices: list[int]) -> tuple[Tensor, Condition]:
+    """Return x_0 [B, C, H, W] and the condition of images, as a network is to see them."""
+    if isinstance(images, Prepared):
+        return images.clean(indices)
+    return to_float(images.__getitems__(indices)), NOTHING
+
+
+def start_pixels(batch: Tensor, rows: Rows) -> tuple[Tensor, Condition]:  # noqa: ARG001
+    """Return x_0 and no condition of uint8 pixels to train on."""
+    return to_float(batch).contiguous(), NOTHING  # what compiling was told, whatever the data set's layout
+
+
+def start_of(images: Images | Prepared) -> Callable[[Any, Rows], tuple[Tensor, Condition]]:
+    """Return what makes x_0 and the condition of a batch of images to train on."""
+    return images.start if isinstance(images, Prepared) else start_pixels
 
 
 def mirrored(pixels: Tensor, which: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deme.models.unconditional import UnconditionalModel
+from deme.conditions import NOTHING, Condition
+from deme.models.denoiser import DenoisingModel
 from deme.seeds import Rows
 
 
@@ -31,13 +32,13 @@ class Method:
     teacher: nn.Module | None = None
     """A frozen network that the loss looks at; it is compiled where the model is."""
 
-    def prepare(
-        self, pretrained: Callable[[], UnconditionalModel], device: str, dtype: torch.dtype | None = None
-    ) -> None:
+    def prepare(self, pretrained: Callable[[], DenoisingModel], device: str, dtype: torch.dtype | None = None) -> None:
         """Called once before training; `pretrained()` loads a fresh copy of the starting point, `dtype` is autocast's."""
 
-    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
-        """Return scalar loss terms for images `x0` [B, C, H, W] in -1..1."""
+    def losses(
+        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+    ) -> dict[str, Tensor]:
+        """Return scalar loss terms for images `x0` [B, C, H, W] in -1..1, or latents, of which the network is told `condition`."""
         raise NotImplementedError
 
     def groups(self) -> list[dict[str, object]]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deme.data import Images, to_float
+from deme.conditions import given, joined, moved
+from deme.data import Images, Prepared, clean
 from deme.methods.finetune import weighted_errors
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.ranges import TimestepRange, uniform
 from deme.seeds import generator
 
@@ -24,7 +25,7 @@ class Affinity:
 
 
 def gradient_affinity(
-    model: UnconditionalModel, images: Images, num_bins: int, num_images: int, seed: int, batch_size: int = 256
+    model: DenoisingModel, images: Images | Prepared, num_bins: int, num_images: int, seed: int, batch_size: int = 256
 ) -> Affinity:
     """Measure the cosines between the loss gradients of equal bins of [0, T), float64.
 
@@ -48,7 +49,12 @@ def gradient_affinity(
 
 
 def _gradient(
-    model: UnconditionalModel, images: Images, item: TimestepRange, count: int, keys: tuple[int, int], batch_size: int
+    model: DenoisingModel,
+    images: Images | Prepared,
+    item: TimestepRange,
+    count: int,
+    keys: tuple[int, int],
+    batch_size: int,
 ) -> Tensor:
     draw, noise = generator("affinity", *keys), generator("affinity noise", *keys, item.low)
     parameters = list(model.parameters())
@@ -56,12 +62,15 @@ def _gradient(
     total = [torch.zeros_like(p) for p in parameters]
     for first in range(0, count, batch_size):
         pairs = -(-min(batch_size, count - first) // 2)
-        x0 = to_float(images.__getitems__(torch.randint(len(images), (pairs,), generator=draw).tolist())).to(device)
+        x0, condition = clean(images, torch.randint(len(images), (pairs,), generator=draw).tolist())
+        x0, network = x0.to(device), given(model, moved(joined([condition, condition]), device))
         eps = torch.randn(x0.shape, generator=noise).to(x0)
         t = torch.randint(item.low, item.high, (pairs,), generator=noise).to(device)
         x0, eps, t = torch.cat([x0, x0]), torch.cat([eps, -eps]), torch.cat([t, t])
         target = model.schedule.target(model.prediction_type, x0, eps, t)
-        error = weighted_errors(model(model.schedule.add_noise(x0, eps, t), t), target, torch.ones_like(t).to(x0)).sum()
+        error = weighted_errors(
+            network(model.schedule.add_noise(x0, eps, t), t), target, torch.ones_like(t).to(x0)
+        ).sum()
         for sums, gradient in zip(total, torch.autograd.grad(error, parameters, materialize_grads=True), strict=True):
             sums += gradient
     return _sketch(torch.cat([part.flatten() for part in total]).double().cpu())

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from deme.balancing import Balancing
+from deme.conditions import NOTHING, Condition, given, rows_of
 from deme.errors import BadConfig, WorkFailed
 from deme.methods.finetune import Finetune, weighted_errors
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.ranges import TimestepRange
 from deme.seeds import Rows
 from deme.timesteps import StratifiedSampler, TimestepSampler
@@ -46,19 +47,21 @@ class Ant(Finetune):
         self.ends = torch.tensor([item.high for item in ranges])
         self._losses = torch.zeros(len(ranges))
 
-    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
+    def losses(
+        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+    ) -> dict[str, Tensor]:
         """Return the term `balanced`."""
         x_t, t, target, weight = self.draw(model, x0, rows)
         task = torch.bucketize(t, self.ends.to(t.device), right=True)
         if self.balancing.wants_gradients():
             slices = [(task == j).nonzero().flatten() for j in range(len(self.ranges))]
-            losses, gradients = task_gradients(model, x_t, t, target, weight, slices)
+            losses, gradients = task_gradients(model, x_t, t, target, weight, slices, condition)
             self.balancing.observe(self._gram(gradients), rows.generator)
             weights = self.balancing.weights().tolist()
             value = (losses * losses.new_tensor(weights)).sum()
             objective = with_gradient(value, list(model.parameters()), combine(gradients, weights))
         else:
-            errors = weighted_errors(model(x_t, t), target, weight)
+            errors = weighted_errors(given(model, condition)(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
             losses = (errors[:, None] * members).sum(0) / members.sum(0)  # no matmul: autocast would round it
             objective = self.balancing.objective(losses)
@@ -89,13 +92,20 @@ class Ant(Finetune):
 
 
 def task_gradients(
-    model: UnconditionalModel, x_t: Tensor, t: Tensor, target: Tensor, weight: Tensor, slices: Sequence[Tensor]
+    model: DenoisingModel,
+    x_t: Tensor,
+    t: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    slices: Sequence[Tensor],
+    condition: Condition = NOTHING,
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """Return the mean weighted loss of each slice of the batch, [k], and its gradients, [k][parameters]."""
     parameters = list(model.parameters())
     losses, gradients = [], []
     for rows in slices:
-        loss = weighted_errors(model(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
+        network = given(model, rows_of(condition, rows))
+        loss = weighted_errors(network(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
         gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
         losses.append(loss.detach())
     return torch.stack(losses), gradients

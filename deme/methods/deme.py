@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from deme.conditions import NOTHING, Condition, given
 from deme.errors import BadConfig, WorkFailed
 from deme.methods.finetune import Finetune, weighted_errors
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.seeds import Rows
 from deme.timesteps import TimestepSampler
 
@@ -17,7 +18,7 @@ class DeMe(Finetune):
     """L_dec + lambda_c L_cons: the denoising loss, and the distance to the frozen pretrained network's answer (eq. 5).
 
     The range and the probabilistic sampling are the timestep sampler's. The teacher has no projections, sees the same
-    x_t and t, and is weighted by the same w(t) (METHOD 1.3, 2.1).
+    x_t, t and condition, and is weighted by the same w(t) (METHOD 1.3, 2.1).
     """
 
     def __init__(self, weights: Tensor, timesteps: TimestepSampler, consistency_weight: float = 1.0) -> None:
@@ -29,9 +30,7 @@ class DeMe(Finetune):
         self.teacher = None
         self._hash = ""
 
-    def prepare(
-        self, pretrained: Callable[[], UnconditionalModel], device: str, dtype: torch.dtype | None = None
-    ) -> None:
+    def prepare(self, pretrained: Callable[[], DenoisingModel], device: str, dtype: torch.dtype | None = None) -> None:
         """Load and freeze the teacher; under autocast to `dtype` its weights are held in what they would be cast to."""
         if self.consistency_weight:
             self.teacher = pretrained().to(device).eval().requires_grad_(False)
@@ -39,14 +38,16 @@ class DeMe(Finetune):
                 hold_as_cast(self.teacher, dtype)
             self._hash = parameter_hash(self.teacher)
 
-    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
+    def losses(
+        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+    ) -> dict[str, Tensor]:
         """Return the terms `denoising` and, with a consistency weight, `consistency`."""
         x_t, t, target, weight = self.draw(model, x0, rows)
-        prediction = model(x_t, t)
+        prediction = given(model, condition)(x_t, t)
         terms = {"denoising": weighted_errors(prediction, target, weight).mean()}
         if self.teacher is not None:
             with torch.no_grad():
-                answer = self.teacher(x_t, t)
+                answer = given(self.teacher, condition)(x_t, t)
             terms["consistency"] = self.consistency_weight * weighted_errors(prediction, answer, weight).mean()
         return terms
 

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
+from deme.conditions import NOTHING, Condition, given
 from deme.methods import Method
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.seeds import Rows
 from deme.timesteps import TimestepSampler
 
@@ -19,7 +20,7 @@ class Finetune(Method):
         self.weights: Tensor = weights
         self.timesteps = timesteps
 
-    def draw(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def draw(self, model: DenoisingModel, x0: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x_t, t, the prediction target and the weight per sample [B]."""
         t = rows.timesteps(self.timesteps)
         eps = rows.normal(x0.shape[1:]).to(x0)
@@ -27,10 +28,12 @@ class Finetune(Method):
         t = t.to(x0.device)
         return model.schedule.add_noise(x0, eps, t), t, model.schedule.target(model.prediction_type, x0, eps, t), weight
 
-    def losses(self, model: UnconditionalModel, x0: Tensor, rows: Rows) -> dict[str, Tensor]:
+    def losses(
+        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+    ) -> dict[str, Tensor]:
         """Return the term `denoising`."""
         x_t, t, target, weight = self.draw(model, x0, rows)
-        return {"denoising": weighted_errors(model(x_t, t), target, weight).mean()}
+        return {"denoising": weighted_errors(given(model, condition)(x_t, t), target, weight).mean()}
 
 
 def weighted_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Which prediction type, noise schedule and value range do a model's weights fit? Asked of the weights, not of its config."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from deme.data import to_float
+from deme.conditions import Condition, Network, given, moved, rows_of
 from deme.schedule import PREDICTION_TYPES, NoiseSchedule
 from deme.seeds import generator
 
@@ -73,49 +74,52 @@ def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
 
 @torch.inference_mode()
 def probe(
-    network: Callable[[Tensor, Tensor], Tensor],
+    network: Network,
     schedules: Mapping[str, NoiseSchedule],
-    pixels: Tensor,
+    images: Tensor,
     device: str,
     batch_size: int = 64,
+    condition: Condition = MappingProxyType({}),
 ) -> list[Fit]:
-    """Let the network denoise uint8 images [M, C, H, W] under every hypothesis; return the fits, best first.
+    """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis; return the fits, best first.
 
     Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses, so that their errors
     compare: only what the network is told differs. The first of `schedules` is tried with every value range.
     """
-    draw = generator("passport", len(pixels))
+    draw = generator("passport", len(images))
     low, high = (math.log10(level) for level in LEVELS)
-    levels = torch.logspace(low, high, len(pixels), dtype=torch.float64)
-    levels = levels[torch.randperm(len(pixels), generator=draw)]
-    eps = torch.randn(pixels.shape, generator=draw)
+    levels = torch.logspace(low, high, len(images), dtype=torch.float64)
+    levels = levels[torch.randperm(len(images), generator=draw)]
+    eps = torch.randn(images.shape, generator=draw)
     first = next(iter(schedules))
     fits = []
     for name, schedule in schedules.items():
         for range_name, (scale, shift) in VALUE_RANGES.items() if name == first else [next(iter(VALUE_RANGES.items()))]:
-            x0 = to_float(pixels) * scale + shift
-            shares = _shares(network, schedule, x0, eps, levels, device, batch_size)
+            x0 = images * scale + shift
+            shares = _shares(network, schedule, x0, eps, levels, device, batch_size, condition)
             fits += [Fit(Hypothesis(p, name, range_name), share) for p, share in shares.items()]
     return sorted(fits, key=lambda fit: fit.unexplained)
 
 
 def _shares(
-    network: Callable[[Tensor, Tensor], Tensor],
+    network: Network,
     schedule: NoiseSchedule,
     x0: Tensor,
     eps: Tensor,
     levels: Tensor,
     device: str,
     batch_size: int,
+    condition: Condition,
 ) -> dict[str, Tensor]:
     variance = max(float(x0.double().var()), 1e-12)
     alpha_bar = levels / (levels + variance)  # alpha_bar variance / (1 - alpha_bar) = level
     t = (schedule.alpha_bar[None] - alpha_bar[:, None]).abs().argmin(1)
     found: dict[str, list[Tensor]] = {prediction_type: [] for prediction_type in PREDICTION_TYPES}
-    for images, noise, times in zip(*(part.split(batch_size) for part in (x0, eps, t)), strict=True):
-        images, noise, times = images.to(device), noise.to(device), times.to(device)
+    for first in range(0, len(x0), batch_size):
+        rows = slice(first, first + batch_size)
+        images, noise, times = (part[rows].to(device) for part in (x0, eps, t))
         x_t = schedule.add_noise(images, noise, times)
-        answer = network(x_t, times).float()
+        answer = given(network, moved(rows_of(condition, rows), device))(x_t, times).float()
         guesses = {
             "epsilon": schedule.eps_to_x0(answer, x_t, times),
             "sample": answer,

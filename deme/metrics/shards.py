@@ -10,6 +10,7 @@ from torch import Tensor
 from deme import files, tensors
 from deme.errors import WorkFailed
 from deme.metrics.features import FeatureExtractor
+from deme.metrics.text_score import TextScore
 
 Say = Callable[[str], None]
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
@@ -37,7 +38,7 @@ class FeatureShards:
     def fill(
         self,
         pixels: Pixels,
-        extractors: Sequence[FeatureExtractor],
+        extractors: Sequence[FeatureExtractor | TextScore],
         say: Say,
         finished: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -63,7 +64,9 @@ class FeatureShards:
             if fresh == before:
                 time.sleep(0.1)  # the rest is in the hands of other processes
 
-    def _extract(self, pixels: Pixels, first: int, extractors: Sequence[FeatureExtractor]) -> dict[str, Tensor]:
+    def _extract(
+        self, pixels: Pixels, first: int, extractors: Sequence[FeatureExtractor | TextScore]
+    ) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {extractor.suffix: [] for extractor in extractors}
         count = 0
         for batch in pixels(range(first, first + self.count(first))):

@@ -41,6 +41,11 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
         )
     unet = read_json(config)
     _check_unet(path, unet)
+    return unet, read_scheduler(path, folder)
+
+
+def read_scheduler(path: str, folder: Path) -> dict[str, Any]:
+    """Return the config of a model folder's scheduler. Raises MissingInput, BadConfig."""
     schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
     if not schedulers:
         whole = (folder.parent / "scheduler" / "scheduler_config.json").is_file()
@@ -53,7 +58,7 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
                 '{"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}'
             )
         )
-    return unet, _schedule(path, read_json(schedulers[0] / "scheduler_config.json"))
+    return _schedule(path, read_json(schedulers[0] / "scheduler_config.json"))
 
 
 def _weights_inside(path: str, folder: Path) -> str:
@@ -67,14 +72,16 @@ def _check_pipeline(path: str, index: Mapping[str, Any]) -> None:
     if others:
         raise BadConfig(
             f"{path} is a {index.get('_class_name', 'pipeline')} with {', '.join(f'{n} ({k})' for n, k in others.items())}\n"
-            "model=diffusers takes pixel diffusion of a UNet2DModel and a scheduler, such as a DDPMPipeline"
+            "allowed: pixel diffusion of a UNet2DModel and a scheduler, such as a DDPMPipeline; Stable Diffusion 1.x and 2.x"
         )
 
 
 def _check_unet(path: str, config: Mapping[str, Any]) -> None:
     kind = config.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
-        raise BadConfig(f"{path} holds a {kind}; model=diffusers takes a UNet2DModel")
+        raise BadConfig(
+            f"{path} holds a {kind}; allowed: UNet2DModel, UNet2DConditionModel of Stable Diffusion 1.x and 2.x"
+        )
     if config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None:
         raise BadConfig(
             f"{path} wants class labels (num_class_embeds={config.get('num_class_embeds')}, "

@@ -1,13 +1,13 @@
 """Unmerged experts in the memory of one model: the weights of the expert that answers are read from disk when it changes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from deme.models.unconditional import UnconditionalModel, load
-
-Network = Callable[[Tensor, Tensor], Tensor]
+from deme.conditions import NOTHING, Condition, Network, given
+from deme.models.denoiser import DenoisingModel
+from deme.models.loading import load
 
 
 class SwappedExperts:
@@ -18,7 +18,7 @@ class SwappedExperts:
 
     def __init__(self, folders: Sequence[Path], device: str = "cpu") -> None:
         self.folders = list(folders)
-        self.model: UnconditionalModel = load(str(folders[0])).to(device)
+        self.model: DenoisingModel = load(str(folders[0])).to(device)
         self.current = 0
         self.num_swaps = 0
 
@@ -27,9 +27,9 @@ class SwappedExperts:
         return [self._network(index, answer or self.model) for index in range(len(self.folders))]
 
     def _network(self, index: int, answer: Network) -> Network:
-        def network(x_t: Tensor, t: Tensor) -> Tensor:
+        def network(x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
             self._bring(index)
-            return answer(x_t, t)
+            return given(answer, condition)(x_t, t)
 
         return network
 

@@ -88,7 +88,7 @@ def _notes(record: Record, exported: Exported) -> Iterable[str]:
 def _snippet(record: Record, exported: Exported) -> str:
     if exported.projections == "kept":
         place = exported.called if "/" not in exported.called else f"hub:{exported.called}"
-        return f'from deme.models.unconditional import load\n\nmodel = load("{place}")  # model(x_t, t)'
+        return f'from deme.models.loading import load\n\nmodel = load("{place}")  # model(x_t, t)'
     samplers = [each.config.get("sampler", {}) for each in record.evaluations]
     plain = [s for s in samplers if s.get("_target_", "").endswith(".DDIM") and s.get("skip_type") == "uniform"]
     sampler: Mapping[str, Any] = plain[0] if plain else {}

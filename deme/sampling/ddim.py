@@ -30,6 +30,8 @@ class DDIM:
         skip_type: str = "uniform",
         clip_sample: bool = True,
         timestep_spacing: str = "leading",
+        steps_offset: int = 0,
+        set_alpha_to_one: bool = True,
     ) -> None:
         check_steps(num_inference_steps, timestep_spacing)
         if not 0 <= eta <= 1:
@@ -41,14 +43,15 @@ class DDIM:
         self.skip_type = skip_type
         self.clip_sample = clip_sample
         self.timestep_spacing = timestep_spacing
+        self.steps_offset, self.set_alpha_to_one = steps_offset, set_alpha_to_one
 
     def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
         settings = {
             "clip_sample": self.clip_sample,
             "timestep_spacing": self.timestep_spacing,
-            "set_alpha_to_one": True,
-            "steps_offset": 0,
+            "set_alpha_to_one": self.set_alpha_to_one,
+            "steps_offset": self.steps_offset,
         }
         scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
         check_limit(self.num_inference_steps, scheduler)

@@ -1,13 +1,15 @@
 """Generate images as a stream of batches; image i is a function of (seed, i)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deme.conditions import NOTHING, Condition, Network, given, moved
 from deme.data import to_uint8
-from deme.sampling.routed import Network, RoutedModel
+from deme.sampling.routed import RoutedModel
 from deme.sampling.sampler import Sampler
 from deme.seeds import image_generator
 
@@ -22,20 +24,23 @@ class _Batch:
         image_shape: tuple[int, int, int],
         generators: list[torch.Generator],
         device: torch.device | str,
+        condition: Condition,
     ) -> None:
         self.sampler, self.generators, self.device = sampler, generators, device
+        self.condition = moved(condition, device)
         self.scheduler = sampler.scheduler(scheduler_config)
         noise = torch.stack([torch.randn(image_shape, generator=each) for each in generators])
         self.images = noise.to(device) * self.scheduler.init_noise_sigma
+        self.options = dict(sampler.step_options)
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            self.options["generator"] = generators
 
     def advance(self, network: Network, timesteps: Sequence[int]) -> None:
+        network = given(network, self.condition)
         for t in timesteps:
             model_input = self.scheduler.scale_model_input(self.images, t)
             prediction = network(model_input, torch.full((len(self.images),), t, device=self.device))
-            step = self.scheduler.step(
-                prediction, t, self.images, generator=self.generators, **self.sampler.step_options
-            )
-            self.images = step.prev_sample
+            self.images = self.scheduler.step(prediction, t, self.images, **self.options).prev_sample
 
 
 @torch.inference_mode()
@@ -48,12 +53,16 @@ def generate(
     indices: Sequence[int],
     batch_size: int,
     device: torch.device | str = "cpu",
+    conditions: Callable[[Sequence[int]], Condition] = lambda _: NOTHING,
+    decode: Callable[[Tensor], Tensor] = lambda x0: x0,
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Yield the images `indices` of a seed as uint8 batches [<= batch_size, C, H, W] on the CPU.
 
-    `network(x_t, t)` maps [B, C, H, W] and a timestep per image [B] to the network's prediction. Initial noise and the noise
-    of every step come from image i's own generator. Unmerged experts (a RoutedModel) work on all images one after another,
-    so that each expert is brought in once.
+    `network(x_t, t)` maps [B, *image_shape] and a timestep per image [B] to the network's prediction; it is told the
+    `conditions` of the images, and `decode` makes images in -1..1 of what was denoised. Initial noise and the noise of every
+    step come from image i's own generator, of (seed, i), or of (seed, seeds[i]) where prompts bring numbers of their own.
+    Unmerged experts (a RoutedModel) work on all images one after another, so that each expert is brought in once.
     """
     timesteps = sampler.scheduler(scheduler_config).timesteps.tolist()
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
@@ -62,11 +71,18 @@ def generate(
         segments, sweeps = network.segments(timesteps), [parts]
     for together in sweeps:
         batches = [
-            _Batch(sampler, scheduler_config, image_shape, [image_generator(seed, i) for i in part], device)
+            _Batch(
+                sampler,
+                scheduler_config,
+                image_shape,
+                [image_generator(seed, seeds[i] if seeds else i) for i in part],
+                device,
+                conditions(part),
+            )
             for part in together
         ]
         for segment in segments:
             for batch in batches:
                 batch.advance(network, segment)
         for batch in batches:
-            yield to_uint8(batch.images).cpu()
+            yield to_uint8(decode(batch.images)).cpu()

@@ -1,14 +1,13 @@
 """Sample from unmerged experts: at timestep t the expert of t's range answers (paper eq. 7)."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from deme.conditions import NOTHING, Condition, Network, given, rows_of
 from deme.ranges import TimestepRange, check_partition
-
-Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class RoutedModel:
@@ -29,14 +28,14 @@ class RoutedModel:
             for _, run in itertools.groupby(zip(timesteps, owners, strict=True), lambda pair: pair[1])
         ]
 
-    def __call__(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
         """Return the prediction for `x_t` [B, ...] at timesteps `t` [B]; images of one range go through in one batch."""
         owner = torch.bucketize(t.cpu(), self.ends, right=True)
         present = owner.unique().tolist()
         if len(present) == 1:
-            return self.networks[present[0]](x_t, t)
+            return given(self.networks[present[0]], condition)(x_t, t)
         out = torch.empty_like(x_t)
         for index in present:
             rows = (owner == index).nonzero().flatten().to(x_t.device)
-            out[rows] = self.networks[index](x_t[rows], t[rows])
+            out[rows] = given(self.networks[index], rows_of(condition, rows))(x_t[rows], t[rows])
         return out

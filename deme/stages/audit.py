@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from deme import files, tensors
-from deme.data import ImageData
 from deme.metrics import statistics_file
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.features import FeatureExtractor
@@ -29,7 +28,7 @@ from deme.seeds import generator
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import Labels, distance_labels, interval, loss_labels
-from deme.stages.measure import loss_replicates, loss_rows
+from deme.stages.measure import held_out_of, loss_replicates, loss_rows
 from deme.stages.sources import source_of
 
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
@@ -64,13 +63,15 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     labels: Labels = {}
     for extractor, reference in zip(extractors, references, strict=True):
         labels |= distance_labels(run.config, extractor, reference, total)
-    if source.loaded is not None:
-        labels |= loss_labels(run.config, data.held_out, source.loaded.model.schedule.num_timesteps)
+    looked_at, held_out = source.loaded if run.config["metrics"]["loss"] is not None else None, None
+    if looked_at is not None:
+        held_out = held_out_of(run.config, data, looked_at, compute.device)
+        labels |= loss_labels(run.config, held_out, looked_at.model.schedule.num_timesteps)
     found = list(_labels(run, written, replicates, labels))
     for extractor, reference, features in zip(extractors, references, again, strict=True):
         found += _distance(run, extractor, reference, stored, torch.cat(features), picks, draw, compute)
-    if source.loaded is not None:
-        found += _loss(run, data, source.loaded, stored, replicates, draw, compute)
+    if looked_at is not None:
+        found += _loss(run, held_out, looked_at, stored, replicates, draw, compute)
     audited = {extractor.frechet_name for extractor in extractors} | {
         n for n in labels if n.partition("/")[0] == "loss"
     }
@@ -151,7 +152,7 @@ def _distance(
 
 def _loss(
     run: Run,
-    data: ImageData,
+    held_out: Any,
     loaded: Loaded,
     stored: dict[str, Any],
     replicates: dict[str, Any],
@@ -161,7 +162,7 @@ def _loss(
     settings, model = run.config["metrics"]["loss"], loaded.model
     losses = tensors.TensorFile(run.path / "moments" / "loss.safetensors").read("losses")
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
-    shape = (len(ranges), len(data.held_out))
+    shape = (len(ranges), len(held_out))
     yield tuple(losses.shape) == shape, f"loss: {shape} ranges and held-out images; losses are of {tuple(losses.shape)}"
     if tuple(losses.shape) != shape:
         return
@@ -176,7 +177,7 @@ def _loss(
             wrong.append(f"resamples of {name}")
     yield not wrong, f"loss: metrics.json says what the losses of {losses.shape[1]} images give{_but(wrong)}"
     rows = sorted(torch.randperm(losses.shape[1], generator=draw)[:LOSS_IMAGES].tolist())
-    triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"]).of(rows)
+    triples = fixed_triples(held_out, ranges, settings["draws"], settings["seed"]).of(rows)
     again = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, compute.device)
     apart = float(((again - losses[:, rows]).abs() / losses[:, rows].abs().clamp_min(1e-12)).max())
     yield (

@@ -12,8 +12,8 @@ from deme.inputs import content_hash, weights_folder
 from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
 from deme.models.checkpoint import NAME, open_weights
+from deme.models.denoiser import read_placement
 from deme.models.projection import Projections, folded
-from deme.models.unconditional import read_placement
 from deme.runs import Run
 from deme.stages.common import base_folder
 from deme.tensors import TensorFile

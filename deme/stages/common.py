@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 from deme import processes
+from deme.conditions import NOTHING, Condition, Network, given
 from deme.config import provide, takes
-from deme.data import ImageData, Images
+from deme.data import Captioned, ImageData, Images, Prepared
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.merging.plan import Expert, order_experts
+from deme.models.denoiser import DenoisingModel
+from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import UnconditionalModel, load
+from deme.models.text_to_image import TextToImageModel
 from deme.paths import cache_of
 from deme.runs import Run, say
-from deme.sampling.routed import Network, RoutedModel
+from deme.sampling.guided import Guided
+from deme.sampling.routed import RoutedModel
 
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # weights stay float32
 
@@ -63,7 +67,7 @@ class Compute:
         return cls(compute["accelerator"], compute["precision"], device, *options)
 
     def ready(
-        self, model: UnconditionalModel, images: Images, config: dict[str, Any], teacher: torch.nn.Module | None
+        self, model: DenoisingModel, images: Images | Prepared, config: dict[str, Any], teacher: torch.nn.Module | None
     ) -> None:
         """Make a model, and its teacher, ready to train in place, as the options say. Names of weights stay plain.
 
@@ -93,22 +97,22 @@ class Compute:
         if dtype is None:
             return model
 
-        def cast(x_t: Tensor, t: Tensor) -> Tensor:
+        def cast(x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
             with torch.autocast(self.device.partition(":")[0], dtype):
-                prediction: Tensor = model(x_t, t)
+                prediction: Tensor = given(model, condition)(x_t, t)
             return prediction.float()
 
         return cast
 
 
-def data_of(
-    config: dict[str, Any], image_shape: Sequence[int] | None = None, log: Callable[[str], None] = say
-) -> ImageData:
-    """Return the data set of a config; a size and channels that it leaves open are those of a model's images, if given.
+def data_of(config: dict[str, Any], image_shape: Sequence[int] | None = None, log: Callable[[str], None] = say) -> Any:
+    """Return the data set of a config, None for data=none; a size and channels that it leaves open are those of a model's images, if given.
 
     `log` is told what the data set has to say. Raises what the data set raises.
     """
     spec = config["data"]
+    if spec is None:
+        return None
     left_open = {name for name in ("size", "channels") if name in takes(spec) and spec.get(name) is None}
     spec = {name: value for name, value in spec.items() if name not in left_open}
     if image_shape is not None:
@@ -119,8 +123,13 @@ def data_of(
     return data
 
 
-def check_images(data: ImageData, model: UnconditionalModel) -> None:
-    """Raise BadConfig unless the data set's images have the model's shape."""
+def check_images(data: ImageData, model: DenoisingModel) -> None:
+    """Raise BadConfig unless the data set's images have the model's shape, and captions if the model takes them."""
+    if isinstance(model, TextToImageModel) and not isinstance(data.train, Captioned):
+        raise BadConfig(
+            "the model is told what to draw, and the data set has no captions\n"
+            "type: data=captioned_images data.path=<folder with metadata.jsonl>, or another data= with captions"
+        )
     found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
     if found != needed:
         raise BadConfig(
@@ -157,25 +166,33 @@ def experts_of(run: Run) -> tuple[Expert, ...]:
 class Loaded:
     """A model (its schedule and shapes), the network that samples in the asked precision, and the same in float32."""
 
-    model: UnconditionalModel
+    model: DenoisingModel
     network: Network
     exact: Network
 
 
-def single(folder: Path, compute: Compute) -> Loaded:
-    """Load one model."""
+def single(folder: Path, compute: Compute, guidance_scale: float | None = None) -> Loaded:
+    """Load one model, which samples with guidance where it takes prompts and a scale is given."""
     model = load(str(folder)).to(compute.device)
-    return Loaded(model, compute.network(model), model)
+    return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 
-def routed(experts: Sequence[Expert], compute: Compute) -> Loaded:
+def routed(experts: Sequence[Expert], compute: Compute, guidance_scale: float | None = None) -> Loaded:
     """Load unmerged experts, routed by timestep; one is in memory at a time."""
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
     ranges, num_timesteps = [expert.range for expert in experts], experts[0].num_timesteps
-    networks, exact = swapped.networks(compute.network(swapped.model)), swapped.networks()
+    answer = guided(compute.network(swapped.model), swapped.model, guidance_scale)
+    networks, exact = swapped.networks(answer), swapped.networks()
     return Loaded(
         swapped.model, RoutedModel(networks, ranges, num_timesteps), RoutedModel(exact, ranges, num_timesteps)
     )
+
+
+def guided(network: Network, model: DenoisingModel, scale: float | None) -> Network:
+    """Return the network with classifier-free guidance, where the model takes prompts and `scale` is neither None nor 1."""
+    if not isinstance(model, TextToImageModel) or scale is None or scale == 1:
+        return network
+    return Guided(network, scale, model.condition([""]))
 
 
 def base_folder(config: dict[str, Any]) -> Path:

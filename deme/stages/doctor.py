@@ -64,7 +64,7 @@ def _machine() -> None:
 def _self_test() -> None:
     import torch
 
-    from deme.models.unconditional import load
+    from deme.models.loading import load
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     say(f"devices: cpu ({torch.get_num_threads()} threads){''.join(f', {name}' for name in gpus)}")

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers
-from deme.config import extractor_specs
+from deme.checks import check_numbers, check_scale
+from deme.config import extractor_specs, score_specs
 from deme.errors import BadConfig
 from deme.runs import Run
 
@@ -22,8 +22,13 @@ def run(config: dict[str, Any]) -> Path:
 def _check(config: dict[str, Any]) -> None:
     check_numbers(config)
     metrics, extractors = config["metrics"], extractor_specs(config["metrics"])
-    if not isinstance(metrics["loss"], dict):
-        raise BadConfig(f"metrics.loss must be {{num_ranges, draws, seed}}, got {metrics['loss']!r}")
+    if metrics["loss"] is not None and not isinstance(metrics["loss"], dict):
+        raise BadConfig(f"metrics.loss must be {{num_ranges, draws, seed}} or null, got {metrics['loss']!r}")
+    check_scale(config)
+    if metrics["loss"] is None and not extractors and not score_specs(metrics):
+        raise BadConfig(
+            "nothing is measured: metrics has neither a loss nor features nor scores\ntype: metrics=<option>"
+        )
     if config["logger"]["mode"] not in LOGGER_MODES:
         raise BadConfig(f"logger.mode must be one of {', '.join(LOGGER_MODES)}, got {config['logger']['mode']!r}")
     if config["source"] not in SOURCES:
@@ -53,7 +58,8 @@ def _check(config: dict[str, Any]) -> None:
 def _help(run: Run) -> None:
     from deme.stages.images import help_with
 
-    if extractor_specs(run.config["metrics"]) or run.config["save_images"]:
+    metrics = run.config["metrics"]
+    if extractor_specs(metrics) or score_specs(metrics) or run.config["save_images"]:
         help_with(run)
 
 

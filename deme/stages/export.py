@@ -70,7 +70,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None:
     import torch
 
-    from deme.models.unconditional import load
+    from deme.models.loading import load
     from deme.report.model_card import Exported, model_card
     from deme.report.records import read_record
 

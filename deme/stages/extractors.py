@@ -36,7 +36,7 @@ def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureEx
     return found
 
 
-def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtractor) -> Reference:
+def reference_of(config: dict[str, Any], data: ImageData | None, extractor: FeatureExtractor) -> Reference:
     """Return what images are compared to: a statistics file, or images of the data set. Raises BadConfig."""
     metrics = config["metrics"]
     given = (metrics["statistics"] or {}).get(extractor.suffix)
@@ -48,6 +48,11 @@ def reference_of(config: dict[str, Any], data: ImageData, extractor: FeatureExtr
             )
         statistics, origin = statistics_file.load_npz(locate(given["path"]), extractor)
         return Reference(statistics, None, origin)
+    if data is None:
+        raise BadConfig(
+            f"{extractor.frechet_name} compares to real images, and data=none\n"
+            f"type: data=<option>, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"
+        )
     split = metrics["reference"]
     if split not in SPLITS:
         raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")

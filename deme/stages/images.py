@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,13 +16,13 @@ from torch import Tensor
 
 from deme import files
 from deme.errors import DemeError, Stopped, WorkFailed
-from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
 from deme.processes import helpers
 from deme.runs import Run, say
 from deme.sampling.grid import image_grid
 from deme.stages.common import Compute
 from deme.stages.extractors import extractors_of
+from deme.stages.scores import scores_of
 from deme.stages.sources import Source, source_of
 
 GRID_IMAGES = 64
@@ -32,7 +33,7 @@ def shards_of(run: Run, total: int) -> FeatureShards:
     return FeatureShards(run.path / "samples", total, run.config["shard_size"])
 
 
-def make_images(run: Run, source: Source, extractors: list[FeatureExtractor]) -> FeatureShards:
+def make_images(run: Run, source: Source, extractors: list[Any]) -> FeatureShards:
     """Fill the shards with the help of `progress.processes` - 1 other processes, and save the images if asked for."""
     shards = shards_of(run, source.total)
     missing = [first for first in shards.firsts if not shards.path(first).exists()]
@@ -50,7 +51,7 @@ def make_images(run: Run, source: Source, extractors: list[FeatureExtractor]) ->
 def fill(
     run: Run,
     source: Source,
-    extractors: list[FeatureExtractor],
+    extractors: list[Any],
     finished: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make shards that nobody else makes until all are there; the first one brings the sample grid."""
@@ -102,7 +103,8 @@ def help_with(run: Run, finished: Callable[[], bool] = lambda: False, rank: int 
     compute = Compute.of(run.config, rank)
     source = source_of(run, compute)
     done = run.path / "metrics.json"
-    fill(run, source, extractors_of(run.config, compute.device), lambda: finished() or done.exists())
+    extractors = [*extractors_of(run.config, compute.device), *scores_of(run.config, compute.device)]
+    fill(run, source, extractors, lambda: finished() or done.exists())
 
 
 def _main(place: str, rank: str) -> None:

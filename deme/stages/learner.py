@@ -11,7 +11,7 @@ from deme.config import make, provide, takes
 from deme.errors import BadConfig
 from deme.inputs import found_weights
 from deme.methods import Method
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.ranges import TimestepRange
 from deme.runs import Run
 from deme.seeds import generator
@@ -21,9 +21,7 @@ from deme.weighting import mass, timestep_weights
 MANY = 1 << 18  # draws of timesteps to see where they fall
 
 
-def method_of(
-    run: Run, model: UnconditionalModel, ranges: list[TimestepRange], timestep_range: TimestepRange
-) -> Method:
+def method_of(run: Run, model: DenoisingModel, ranges: list[TimestepRange], timestep_range: TimestepRange) -> Method:
     """Return the run's method; write where its loss weights lie to weighting.json and the log."""
     config = run.config
     weights = _weights(config, model)
@@ -53,7 +51,7 @@ def method_of(
     return method
 
 
-def _weights(config: dict[str, Any], model: UnconditionalModel) -> Tensor:
+def _weights(config: dict[str, Any], model: DenoisingModel) -> Tensor:
     settings = config["loss_weight"]
     if not isinstance(settings, dict):
         raise BadConfig(

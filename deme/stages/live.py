@@ -7,7 +7,8 @@ from deme.errors import BadConfig
 from deme.merging.live import LiveMerge
 from deme.merging.plan import MergePlan
 from deme.merging.similarity import block_of
-from deme.models.unconditional import UnconditionalModel, load
+from deme.models.denoiser import DenoisingModel
+from deme.models.loading import load
 from deme.stages.merge import merge_of
 
 GRANULARITIES: dict[str, Callable[[str], str]] = {"model": lambda _: "", "block": block_of, "tensor": lambda name: name}
@@ -21,7 +22,7 @@ class LiveModel:
         if config["granularity"] not in list(GRANULARITIES):
             raise BadConfig(f"granularity must be one of {', '.join(GRANULARITIES)}; got {config['granularity']!r}")
         self.config, self.num_experts = config, len(plan.experts)
-        self.model: UnconditionalModel = load(str(plan.experts[0].folder)).to(device)
+        self.model: DenoisingModel = load(str(plan.experts[0].folder)).to(device)
         base = load(str(plan.base.folder))
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
@@ -71,5 +72,5 @@ class LiveModel:
         return {"merge": {**self.config["merge"], "weights": mean}, "weights_by_name": by_name}
 
 
-def _state(model: UnconditionalModel) -> dict[str, Any]:
+def _state(model: DenoisingModel) -> dict[str, Any]:
     return {name.removeprefix(OWN_PREFIX): value.detach() for name, value in model.state_dict().items()}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from deme import files, tensors
 from deme.data import ImageData
+from deme.errors import BadConfig
 from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
@@ -30,6 +31,8 @@ from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
 from deme.stages.labels import NEIGHBOURS, distance_labels, interval, loss_labels
+from deme.stages.prompted import prepared
+from deme.stages.scores import measure_scores, scores_of
 from deme.stages.sources import source_of
 
 PROGRESS_SECONDS = 15
@@ -45,16 +48,27 @@ def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
     metrics: Metrics = {}
     replicates: Replicates = {}
     extractors = extractors_of(config, compute.device)
-    if extractors or config["save_images"]:
+    scores = scores_of(config, compute.device)
+    if scores and source.prompts is None:
+        raise BadConfig(
+            "metrics.scores compare generated images to their prompts, and there are none here\n"
+            "type: metrics=<an option without scores>, or source=weights with a model=text_to_image"
+        )
+    if extractors or scores or config["save_images"]:
         references = {extractor.suffix: reference_of(config, source.data, extractor) for extractor in extractors}
-        shards = make_images(run, source, extractors)
+        shards = make_images(run, source, [*extractors, *scores])
         for extractor in extractors:
             distances = _real if config["source"] == "real" else _distances
             more, spread = distances(run, shards, extractor, references[extractor.suffix], compute.device)
             metrics |= more
             replicates |= spread
-    if source.loaded is not None:
-        more, spread = _loss(run, source.data, source.loaded, compute.device)
+        if source.prompts is not None:
+            more, spread = measure_scores(run, shards, scores, source.prompts)
+            metrics |= more
+            replicates |= spread
+    if source.loaded is not None and config["metrics"]["loss"] is not None:
+        held_out = held_out_of(run.config, source.data, source.loaded, compute.device)
+        more, spread = _loss(run, held_out, source.loaded, compute.device)
         metrics |= more
         replicates |= spread
     for name, values in replicates.items():
@@ -150,18 +164,27 @@ def _real(
     return {name: {"value": float(spread.mean()), "std": float(spread.std()), **label}}, {name: values}
 
 
-def _loss(run: Run, data: ImageData, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
+def _loss(run: Run, held_out: Any, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
     """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
     settings, model = run.config["metrics"]["loss"], loaded.model
     ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
-    triples = fixed_triples(data.held_out, ranges, settings["draws"], settings["seed"])
+    triples = fixed_triples(held_out, ranges, settings["draws"], settings["seed"])
     batch = run.config["batch_size"]
     losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device, batch)
     rows = loss_rows(losses, ranges, model.schedule.num_timesteps)
     tensors.save(run.path / "moments" / "loss.safetensors", {"losses": losses, "loss": rows["loss"]})
-    labels = loss_labels(run.config, data.held_out, model.schedule.num_timesteps)
+    labels = loss_labels(run.config, held_out, model.schedule.num_timesteps)
     metrics = {name: {"value": float(values.mean()), **labels[name]} for name, values in rows.items()}
     return metrics, {name: loss_replicates(run.config, values) for name, values in rows.items()}
+
+
+def held_out_of(config: dict[str, Any], data: ImageData | None, loaded: Loaded, device: str) -> Any:
+    """Return the held-out images as the model sees them. Raises BadConfig if there is no data set."""
+    if data is None:
+        raise BadConfig(
+            "the held-out loss needs held-out images, and data=none\ntype: data=<option>, or metrics.loss=null"
+        )
+    return prepared(config, loaded.model, data.held_out, device)
 
 
 def loss_replicates(config: dict[str, Any], values: Tensor) -> list[float]:

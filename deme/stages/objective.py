@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deme.conditions import Condition, given
 from deme.config import extractor_specs, make
-from deme.data import SomeImages
+from deme.data import ImageData, SomeImages
+from deme.data.prompts import Prompts
+from deme.data.resized import resized
 from deme.errors import BadConfig
 from deme.merging.plan import MergePlan
 from deme.merging.search import Objective
@@ -17,14 +20,14 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
 from deme.ranges import TimestepRange, uniform
 from deme.runs import Run
-from deme.sampling.generate import generate
 from deme.seeds import generator
-from deme.stages.common import Compute, data_of
+from deme.stages.common import Compute, data_of, guided
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import distance_labels
 from deme.stages.live import LiveModel
+from deme.stages.prompted import check_sampler, drawn, prepared, prompts_of
 
-Batch = tuple[int, Tensor, Tensor, Tensor]  # range, x_t, t, what the network should answer
+Batch = tuple[int, Tensor, Tensor, Tensor, Condition]  # range, x_t, t, what the network should answer, what it is told
 
 
 def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Objective, LiveModel]:
@@ -55,24 +58,36 @@ def _images(run: Run, live: LiveModel, compute: Compute, features: Any, what: st
     config = run.config
     # held-out images are for the report, and so is what a statistics file may be of
     training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
-    reference = reference_of(training, data_of(config, live.model.image_shape, run.log), features)
+    data = data_of(config, live.model.image_shape, run.log)
+    reference = reference_of(training, data, features)
     labels = distance_labels(
         {**config, "metrics": {**config["metrics"], "kid": True}}, features, reference, config["num_images"]
     )
+    check_sampler(config["sampler"], live.model)
+    prompts = prompts_of(config, live.model, ImageData(data.train, data.train))  # not of what the report judges by
     name = features.frechet_name if what == "frechet" else f"kid_{features.suffix}"
     if name not in labels:
         raise BadConfig(f"objective={what} needs the reference's features, which this reference does not hold")
-    return name, labels[name], ImageDistance(config, live, compute, features, reference, what)
+    return name, labels[name], ImageDistance(config, live, compute, features, reference, what, prompts)
 
 
 class ImageDistance:
     """Distance of generated images, all candidates' from the same noise, to the training images."""
 
     def __init__(
-        self, config: dict[str, Any], live: LiveModel, compute: Compute, features: Any, reference: Any, what: str
+        self,
+        config: dict[str, Any],
+        live: LiveModel,
+        compute: Compute,
+        features: Any,
+        reference: Any,
+        what: str,
+        prompts: Prompts | None = None,
     ) -> None:
+        self.prompts = prompts
         self.config, self.live, self.compute, self.features = config, live, compute, features
-        self.sampler, self.network = make(config["sampler"]), compute.network(live.model)
+        network = compute.network(live.model)
+        self.sampler, self.network = make(config["sampler"]), guided(network, live.model, config["guidance_scale"])
         self.reference = reference.features if what == "kid" else None
         self.forwards_per_image = config["sampler"].get("num_inference_steps", 1)
         self.frechet = FrechetDistance(reference.statistics, compute.device)
@@ -85,17 +100,19 @@ class ImageDistance:
         """Return the distance."""
         self.live.become(weights)
         config, model, statistics, kept = self.config, self.live.model, Statistics(), []
-        for pixels in generate(
+        for pixels in drawn(
             self.network,
-            model.scheduler_config,
-            model.image_shape,
+            model,
             self.sampler,
             config["sample_seed"],
             range(self.num_images(fraction)),
             config["batch_size"],
             self.compute.device,
+            self.prompts,
         ):
-            found = self.features(pixels)
+            found = self.features(
+                pixels if config["metrics"]["size"] is None else resized(pixels, config["metrics"]["size"])
+            )
             if self.reference is None:
                 statistics.update(found)
             else:
@@ -133,7 +150,8 @@ def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what:
     if what.startswith("loss/"):
         shares = torch.eye(len(ranges), dtype=torch.float64)[int(what[5:])]
     # not sorted: the first images, which fractions take, are no particular classes
-    triples = fixed_triples(SomeImages(images, chosen.tolist()), ranges, 1, config["sample_seed"])
+    seen = prepared(config, model, SomeImages(images, chosen.tolist()), compute.device)
+    triples = fixed_triples(seen, ranges, 1, config["sample_seed"])
     label = {
         "n": int((shares > 0).sum()) * len(chosen),
         "reference": f"{len(chosen):,} training images",
@@ -176,8 +194,8 @@ class Denoising:
         self.live.become(weights)
         total = torch.zeros(len(self.ranges), dtype=torch.float64)
         with torch.inference_mode():
-            for index, x_t, t, target in self._batches(fraction):
-                errors = (self.live.model(x_t, t) - target).square().flatten(1).mean(1)
+            for index, x_t, t, target, condition in self._batches(fraction):
+                errors = (given(self.live.model, condition)(x_t, t) - target).square().flatten(1).mean(1)
                 total[index] += float(errors.double().sum())
         return float((self.shares * total).sum()) / self.num_images(fraction)
 
@@ -188,8 +206,8 @@ class Denoising:
         model, count = self.live.model, self.num_images()
         model.requires_grad_(True).zero_grad(set_to_none=True)
         total = 0.0
-        for index, x_t, t, target in self._batches(1.0):
-            errors = (model(x_t, t) - target).square().flatten(1).mean(1)
+        for index, x_t, t, target, condition in self._batches(1.0):
+            errors = (given(model, condition)(x_t, t) - target).square().flatten(1).mean(1)
             loss = float(self.shares[index]) * errors.sum() / count
             loss.backward()
             total += float(loss.detach())
@@ -201,13 +219,13 @@ class Denoising:
         schedule, kind = self.live.model.schedule, self.live.model.prediction_type
         triples = self.triples.of(list(range(self.num_images(fraction))))
         seen = [0] * len(self.ranges)
-        for index, x_t, t, target in noised(triples, schedule, kind, self.device, self.batch_size):
+        for index, x_t, t, target, condition in noised(triples, schedule, kind, self.device, self.batch_size):
             if self.shares[index] == 0:
                 continue
             if self.answers:
                 target = self.answers[index][seen[index] : seen[index] + len(t)].to(self.device)
             seen[index] += len(t)
-            yield index, x_t, t, target
+            yield index, x_t, t, target, condition
 
     @torch.inference_mode()
     def _experts_answers(self) -> list[Tensor]:
@@ -216,6 +234,8 @@ class Denoising:
         for index in range(len(self.ranges)):
             self.live.become_expert(index)
             found.append(
-                torch.cat([self.live.model(x_t, t).cpu() for i, x_t, t, _ in self._batches(1.0) if i == index])
+                torch.cat(
+                    [given(self.live.model, c)(x_t, t).cpu() for i, x_t, t, _, c in self._batches(1.0) if i == index]
+                )
             )
         return found

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from deme import files
 from deme.config import provide, takes
-from deme.data import ImageData
+from deme.data import Images, Prepared
 from deme.errors import BadConfig, WorkFailed
 from deme.methods.affinity import LEAST_RELIABILITY, Affinity, gradient_affinity
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.ranges import TimestepRange
 from deme.runs import Run
 
 
-def ranges_of(run: Run, model: UnconditionalModel, data: ImageData, device: str) -> list[TimestepRange]:
+def ranges_of(run: Run, model: DenoisingModel, images: Images | Prepared, device: str) -> list[TimestepRange]:
     """Return the partition of [0, T) that the config names; measured gradient affinities are kept in affinity.json."""
     config = run.config
     used = config["expert"] is not None or "ranges" in takes(config["method"]) | takes(config["timesteps"])
@@ -28,7 +28,7 @@ def ranges_of(run: Run, model: UnconditionalModel, data: ImageData, device: str)
         place = run.path / "affinity.json"
         if not place.exists():
             run.log(f"measuring gradient affinity: {num_bins} bins of timesteps, {num_images} images each")
-            found = gradient_affinity(model.to(device), data.train, num_bins, num_images, seed)
+            found = gradient_affinity(model.to(device), images, num_bins, num_images, seed)
             _check_reliability(run, found)
             files.write_json(
                 place,

@@ -6,20 +6,21 @@ from typing import Any
 import torch
 
 from deme import __version__, files
-from deme.data import ImageData
+from deme.data import ImageData, SomeImages, clean
 from deme.errors import BadConfig
 from deme.inputs import content_hash
 from deme.metrics.passport import VALUE_RANGES, Verdict, judge, known_schedules, probe
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.paths import cache_of, locate
 from deme.runs import data_hash
 from deme.seeds import generator
+from deme.stages.prompted import prepared
 
 KNOWN_RAW = ("google/ddpm-cifar10-32",)  # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (METHOD 1.6)
 TABLE = ("prediction_type", "schedule", "value_range", "unexplained")
 
 
-def passport_of(config: dict[str, Any], model: UnconditionalModel, data: ImageData, device: str) -> dict[str, Any]:
+def passport_of(config: dict[str, Any], model: DenoisingModel, data: ImageData, device: str) -> dict[str, Any]:
     """Return the passport of the pretrained model that `config` names; measured once per model and data set."""
     count = config["passport"]["num_images"]
     key = files.sha256_text(
@@ -27,7 +28,7 @@ def passport_of(config: dict[str, Any], model: UnconditionalModel, data: ImageDa
     )
     place = cache_of(config) / "passports" / f"{key[:32]}.json"
     if not place.exists():
-        files.write_json(place, _measured(model, data, count, device))
+        files.write_json(place, _measured(config, model, data, device))
     path = config["model"]["path"]
     return {"model": path, **files.read_json(place), **weights_kind(path)}
 
@@ -50,14 +51,16 @@ def refuse_contradicted(passport: dict[str, Any]) -> None:
         )
 
 
-def _measured(model: UnconditionalModel, data: ImageData, count: int, device: str) -> dict[str, Any]:
+def _measured(config: dict[str, Any], model: DenoisingModel, data: ImageData, device: str) -> dict[str, Any]:
+    count = config["passport"]["num_images"]
     images = data.held_out if len(data.held_out) >= count else data.train
     count = min(count, len(images))
     chosen = torch.randperm(len(images), generator=generator("passport images", len(images)))[:count]
-    pixels = images.__getitems__(sorted(chosen.tolist()))
+    seen = prepared(config, model, SomeImages(images, sorted(chosen.tolist())), device)
+    x0, condition = clean(seen, list(range(count)))
     was_training = model.training
     model.eval().to(device)
-    fits = probe(model, known_schedules(model.schedule), pixels, device)
+    fits = probe(model, known_schedules(model.schedule), x0, device, condition=condition)
     model.train(was_training)
     verdict: Verdict = judge(fits, model.prediction_type)
 

@@ -8,24 +8,27 @@ from torch import Tensor
 from deme.config import make
 from deme.data import ImageData, batches
 from deme.data.images_as_they_are import folder_as_it_is
+from deme.data.prompts import Prompts
+from deme.data.resized import resized
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.runs import Run, say
-from deme.sampling.generate import generate
 from deme.stages.common import Compute, Loaded, base_folder, check_images, data_of, experts_of, routed, single
+from deme.stages.prompted import check_sampler, drawn, prompts_of
 
 
 @dataclass(frozen=True)
 class Source:
     """`pixels(indices)` yields those of the images 0 .. total - 1 as uint8 batches; `loaded` is what generates, if anything.
 
-    `data` is the run's data set, of the size of these images where the config leaves that open.
+    `data` is the run's data set, of the size of these images where the config leaves that open; `prompts` are what is drawn.
     """
 
-    data: ImageData
+    data: ImageData | None
     total: int
     pixels: Callable[[Sequence[int]], Iterable[Tensor]]
     loaded: Loaded | None = None
+    prompts: Prompts | None = None
 
 
 def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> Source:
@@ -36,6 +39,8 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
     config = run.config
     if config["source"] == "real":
         data = data_of(config, log=log)
+        if data is None:
+            raise BadConfig("source=real draws from the data set, and data=none\ntype: data=<option>")
         return Source(data, len(data.train), lambda indices: batches(data.train, config["batch_size"], indices))
     if config["source"] == "images":
         folder = run.one("images")
@@ -50,24 +55,29 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
         return Source(data, len(images), lambda indices: batches(images, config["batch_size"], indices))
     given = run.one("weights")
     loaded = (
-        routed(experts_of(run), compute)
+        routed(experts_of(run), compute, config["guidance_scale"])
         if config["source"] == "experts"
-        else single(weights_folder(given) if given else base_folder(config), compute)
+        else single(weights_folder(given) if given else base_folder(config), compute, config["guidance_scale"])
     )
-    data = data_of(config, loaded.model.image_shape, log)
-    check_images(data, loaded.model)
-    sampler = make(config["sampler"])
+    model = loaded.model
+    data = data_of(config, model.image_shape, log)
+    if data is not None and config["metrics"]["loss"] is not None:
+        check_images(data, model)
+    prompts = prompts_of(config, model, data)
+    check_sampler(config["sampler"], model)
+    sampler, size = make(config["sampler"]), config["metrics"]["size"]
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
-        return generate(
+        batches = drawn(
             loaded.network,
-            loaded.model.scheduler_config,
-            loaded.model.image_shape,
+            model,
             sampler,
             config["sample_seed"],
             indices,
             config["batch_size"],
             compute.device,
+            prompts,
         )
+        return batches if size is None else (resized(batch, size) for batch in batches)
 
-    return Source(data, config["num_images"], pixels, loaded)
+    return Source(data, config["num_images"], pixels, loaded, prompts)

@@ -89,9 +89,11 @@ def _train(run: Run, team: Any = None) -> None:
 
 def _prepare(run: Run, team: Any) -> Training:
     from deme.config import bind, make
+    from deme.data import start_of
     from deme.stages.common import Compute, check_images, check_training, data_of, try_optimizer
     from deme.stages.learner import method_of
     from deme.stages.partition import range_of, ranges_of
+    from deme.stages.prompted import prepared
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
@@ -99,10 +101,13 @@ def _prepare(run: Run, team: Any) -> Training:
     compute = Compute.of(config)
     model = make(config["model"])
     data = data_of(config, model.image_shape, run.log)
+    if data is None:
+        raise BadConfig("training needs images, and data=none\ntype: data=<option>")
     check_images(data, model)
-    if "path" in config["model"]:
+    images = prepared(config, model, data.train, compute.device, data, run.log)
+    if config["model"]["_target_"].endswith(".load"):
         _check_passport(run, model, data, compute.device)
-    ranges = ranges_of(run, model, data, compute.device)
+    ranges = ranges_of(run, model, images, compute.device)
     expert_range = range_of(config, ranges)
     if config["projection"]["placement"]:
         model.add_projections(config["projection"]["placement"])
@@ -116,7 +121,7 @@ def _prepare(run: Run, team: Any) -> Training:
     method.prepare(lambda: make(config["model"]), compute.device, compute.dtype)
     optimizer = bind(config["optimizer"])
     try_optimizer(optimizer)
-    compute.ready(model, data.train, config, method.teacher)
+    compute.ready(model, images, config, method.teacher)
     progress = config["progress"]
     module = DiffusionModule(
         model,
@@ -127,6 +132,7 @@ def _prepare(run: Run, team: Any) -> Training:
         seed=config["seed"],
         log_every=progress["log_every"],
         team=team,
+        start=start_of(images),
     )
     loop = Loop(
         config["num_steps"],
@@ -142,7 +148,7 @@ def _prepare(run: Run, team: Any) -> Training:
         checkpoint_every=progress["checkpoint_every"],
         log_every=progress["log_every"],
     )
-    return Training(compute, data.train, model, method, module, loop, expert_range)
+    return Training(compute, images, model, method, module, loop, expert_range)
 
 
 def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
@@ -154,11 +160,11 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
         "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
         "num_timesteps": num_timesteps,
         "num_images": len(training.images),
-        "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
+        "base": content_hash(config["model"]["path"]) if config["model"]["_target_"].endswith(".load") else None,
         "ema": module.ema is not None,
     }
     model.cpu().save(run.path / "weights" / ("ema" if module.ema is not None else "raw"), module.weights(), about)
-    grid = _preview(run, model, module, num_timesteps, expert_range, training.compute.device)
+    grid = _preview(run, training)
     if tracker is not None:
         from deme.training import wandb
 
@@ -183,17 +189,21 @@ def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
         refuse_contradicted(passport)
 
 
-def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range: Any, device: str) -> Path:
-    """Draw a sample grid; an expert answers in its range and the pretrained model elsewhere."""
+def _preview(run: Run, training: Training) -> Path:
+    """Draw a sample grid, of training captions if there are any; an expert answers in its range, the pretrained model elsewhere."""
     from deme.config import make
+    from deme.data import Captioned
+    from deme.data.prompts import held_out_prompts
     from deme.ranges import TimestepRange
     from deme.sampling.ddim import DDIM
-    from deme.sampling.generate import generate
     from deme.sampling.grid import image_grid
     from deme.sampling.routed import RoutedModel
+    from deme.stages.common import guided
+    from deme.stages.prompted import drawn
 
-    preview = run.config["progress"]["preview"]
-    model.load_state_dict(module.weights())
+    preview, model, device = run.config["progress"]["preview"], training.model, training.compute.device
+    expert_range, num_timesteps = training.range, training.model.schedule.num_timesteps
+    model.load_state_dict(training.module.weights())
     model.to(device).eval()
     network = model.forward  # not what is compiled for training: the sample has another shape
     if run.config["expert"] is not None:
@@ -201,17 +211,12 @@ def _preview(run: Run, model: Any, module: Any, num_timesteps: int, expert_range
         ranges = [TimestepRange(a, b) for a, b in ((0, low), (low, high), (high, num_timesteps)) if a < b]
         base = make(run.config["model"]).to(device)
         network = RoutedModel([model.forward if r.low == low else base for r in ranges], ranges, num_timesteps)
-    sampler = DDIM(min(preview["num_inference_steps"], num_timesteps))
-    batches = generate(
-        network,
-        model.scheduler_config,
-        model.image_shape,
-        sampler,
-        preview["seed"],
-        range(preview["num_images"]),
-        preview["num_images"],
-        device,
-    )
+    sampler, count, prompts = DDIM(min(preview["num_inference_steps"], num_timesteps)), preview["num_images"], None
+    if model.image_shape != model.noise_shape and isinstance(training.images, Captioned):
+        sampler.clip_sample = False  # latents
+        prompts = held_out_prompts(training.images)
+        network, count = guided(network, model, preview["guidance_scale"]), min(count, len(prompts))
+    batches = drawn(network, model, sampler, preview["seed"], range(count), count, device, prompts)
     path = run.path / "samples" / "grid.png"
     with files.atomic(path) as file:
         image_grid(next(batches)).save(file, format="PNG")

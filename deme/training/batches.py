@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deme.data import Croppable, Images, InMemoryImages, mirrored
+from deme.data import Croppable, Images, InMemoryImages, Prepared, mirrored
 from deme.errors import DemeError
 from deme.seeds import Rows, generator
 
@@ -80,7 +80,7 @@ class StepLoader:
     """
 
     def __init__(
-        self, images: Images, batches: StepBatches, num_workers: int = 0, device: torch.device | str = "cpu"
+        self, images: Images | Prepared, batches: StepBatches, num_workers: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         self.images, self.batches = images, batches
         self.num_workers, self.device = num_workers, torch.device(device)
@@ -88,10 +88,15 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield uint8 batches [B, C, H, W]. Raises what reading an image raises, also where another process reads it."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield uint8 batches [B, C, H, W], of prepared images their tensors by name.
+
+        Raises what reading an image raises, also where another process reads it.
+        """
         if isinstance(self.images, InMemoryImages):
             yield from self._picked()
+        elif isinstance(self.images, Prepared):
+            yield from self._read()
         else:
             for step, batch in enumerate(self._read(), self.batches.first()):
                 yield mirrored(batch, self.batches.coins(step)) if self.batches.mirror else batch
@@ -112,11 +117,16 @@ class StepLoader:
             batch = pixels.index_select(0, wanted.to(self.device, non_blocking=True))
             yield mirrored(batch, self.batches.coins(step)) if mirror and not both else batch
 
-    def _read(self) -> Iterator[Tensor]:
+    def _read(self) -> Iterator[Any]:
         reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
+        others = len(self.images) * (self.batches.mirror and isinstance(self.images, Prepared))  # their mirror images
         wanted: Any = (
-            (rows.tolist(), self.batches.positions(step) if crops else None) for step, rows in self.batches.numbered()
+            (
+                (rows + others * self.batches.coins(step) if others else rows).tolist(),
+                self.batches.positions(step) if crops else None,
+            )
+            for step, rows in self.batches.numbered()
         )
         loader = DataLoader(reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_as_it_is)
         for batch in loader:

@@ -6,14 +6,15 @@ small UNet wrong), so every run compares one batch before it trains.
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from deme.data import Images, to_float
+from deme.conditions import Condition, given, moved
+from deme.data import Images, Prepared, clean
 from deme.errors import WorkFailed
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.seeds import generator, seeded
 
 SCALE = 1024.0  # of the loss: a power of two changes no bit in bfloat16 or float32 and keeps float16 from underflow
@@ -31,6 +32,7 @@ class Batch:
     t: Tensor
     target: Tensor
     dtype: torch.dtype | None
+    condition: Condition = field(default_factory=dict)
 
     @property
     def roundoff(self) -> float:
@@ -39,19 +41,20 @@ class Batch:
 
 
 def make_batch(
-    model: UnconditionalModel, images: Images, batch_size: int, device: str, dtype: torch.dtype | None, seed: int
+    model: DenoisingModel, images: Images | Prepared, batch_size: int, device: str, dtype: torch.dtype | None, seed: int
 ) -> Batch:
     """Return a noisy batch as training has them, of draws that training does not use."""
     draw = generator("compile check", seed)
     indices = torch.randint(len(images), (batch_size,), generator=draw).tolist()
-    x0 = to_float(images.__getitems__(indices)).to(device)
+    x0, condition = clean(images, indices)
+    x0 = x0.to(device)
     eps = torch.randn(x0.shape, generator=draw).to(device)
     t = torch.randint(model.schedule.num_timesteps, (batch_size,), generator=draw).to(device)
     x_t, target = model.schedule.add_noise(x0, eps, t), model.schedule.target(model.prediction_type, x0, eps, t)
-    return Batch(x_t, t, target, dtype)
+    return Batch(x_t, t, target, dtype, moved(condition, device))
 
 
-def compile_checked(model: UnconditionalModel, batch: Batch, teacher: nn.Module | None = None) -> None:
+def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | None = None) -> None:
     """Compile the model (and a teacher) in place, which keeps the names of its weights.
 
     Raises WorkFailed if a parameter's gradient differs from eager by more than allowed, or if compiling fails. Allowed is, per
@@ -104,7 +107,7 @@ def compile_checked(model: UnconditionalModel, batch: Batch, teacher: nn.Module 
     log.info("compiled gradients agree with eager ones for %d parameters", len(expected))
 
 
-def gradients(model: UnconditionalModel, batch: Batch) -> dict[str, Tensor]:
+def gradients(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     """Return the gradient of the batch's squared error for every parameter; nothing is left in `.grad`."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     with seeded(batch.x_t.device, "compile check"):  # masks of dropout
@@ -113,10 +116,10 @@ def gradients(model: UnconditionalModel, batch: Batch) -> dict[str, Tensor]:
     return dict(zip(names, found, strict=True))
 
 
-def perturbed(model: UnconditionalModel, batch: Batch) -> dict[str, Tensor]:
+def perturbed(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     """Return the gradients where every number of the input is off by one rounding."""
     signs = torch.randint(0, 2, batch.x_t.shape, generator=generator("roundings")).to(batch.x_t) * 2 - 1
-    return gradients(model, Batch(batch.x_t * (1 + 2 * batch.roundoff * signs), batch.t, batch.target, batch.dtype))
+    return gradients(model, replace(batch, x_t=batch.x_t * (1 + 2 * batch.roundoff * signs)))
 
 
 def _answer(model: nn.Module, batch: Batch) -> Tensor:
@@ -124,5 +127,5 @@ def _answer(model: nn.Module, batch: Batch) -> Tensor:
     with contextlib.ExitStack() as stack:
         if batch.dtype is not None:
             stack.enter_context(torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False))
-        answer: Tensor = model(batch.x_t, batch.t)
+        answer: Tensor = given(model, batch.condition)(batch.x_t, batch.t)
     return answer.float()

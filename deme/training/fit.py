@@ -14,7 +14,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.loggers.logger import Logger
 
 from deme import signals
-from deme.data import Images
+from deme.data import Images, Prepared
 from deme.errors import BadConfig, WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, SaveLast
@@ -50,7 +50,12 @@ class Loop:
 
 
 def fit(
-    module: DiffusionModule, images: Images, loop: Loop, folder: Path, name: str, loggers: Sequence[Logger] = ()
+    module: DiffusionModule,
+    images: Images | Prepared,
+    loop: Loop,
+    folder: Path,
+    name: str,
+    loggers: Sequence[Logger] = (),
 ) -> int:
     """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training started from.
 

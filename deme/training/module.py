@@ -9,16 +9,18 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from deme.data import to_float
+from deme.conditions import Condition
+from deme.data import start_pixels
 from deme.errors import WorkFailed
 from deme.methods import Method
-from deme.models.unconditional import UnconditionalModel
+from deme.models.denoiser import DenoisingModel
 from deme.seeds import Rows, generator, seeded
 from deme.training.team import Team
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]  # from parameter groups
 EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
 LearningRate = Callable[[int], float]
+Start = Callable[[Any, Rows], tuple[Tensor, Condition]]
 
 
 class DiffusionModule(pl.LightningModule):
@@ -29,7 +31,7 @@ class DiffusionModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: UnconditionalModel,
+        model: DenoisingModel,
         method: Method,
         optimizer: OptimizerFactory,
         learning_rate: LearningRate,
@@ -37,6 +39,7 @@ class DiffusionModule(pl.LightningModule):
         seed: int,
         log_every: int,
         team: Team | None = None,
+        start: Start = start_pixels,
     ) -> None:
         super().__init__()
         self.model = model.train()
@@ -48,6 +51,7 @@ class DiffusionModule(pl.LightningModule):
         self._seed = seed
         self._log_every = log_every
         self.team = team
+        self._start = start  # what makes x_0 and the condition of a batch
         self._drops = any(isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules())
         self.micro_step = 0
         self._finite = torch.tensor(True)
@@ -60,15 +64,16 @@ class DiffusionModule(pl.LightningModule):
     def on_train_start(self) -> None:
         self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
 
-    def training_step(self, pixels: Tensor, batch_idx: int) -> Tensor:
-        count, (rank, size) = len(pixels), (self.team.rank, self.team.size) if self.team is not None else (0, 1)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        count = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
+        rank, size = (self.team.rank, self.team.size) if self.team is not None else (0, 1)
         draws = generator("train", self._seed, self.micro_step)
         rows = Rows(draws, count * size, rank * count, (rank + 1) * count)
         masks = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
-        x0 = to_float(pixels).contiguous()  # what compiling was told, whatever the data set's layout
+        x0, condition = self._start(batch, rows)
         with masks if self._drops else contextlib.nullcontext():
-            terms = self.method.losses(self.model, x0, rows)
+            terms = self.method.losses(self.model, x0, rows, condition)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
         if (self.trainer.global_step + 1) % self._log_every == 0:

@@ -19,7 +19,7 @@ import deme.report.model_card
 import deme.stages.measure
 import deme.training.fit
 import deme.training.module  # noqa: F401
-from deme.models.unconditional import load
+from deme.models.loading import load
 
 load("asset:digits_base")  # diffusers imports its models lazily
 torch.set_num_threads(1)

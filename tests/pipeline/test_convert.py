@@ -9,7 +9,8 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
-from deme.models.unconditional import UNET, load
+from deme.models.denoiser import UNET
+from deme.models.loading import load
 from tests.models import tiny
 from tests.original_ddpm import CIFAR, network
 from tests.pipeline.program import TINY_EXPERTS, done, run

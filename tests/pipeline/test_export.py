@@ -14,7 +14,8 @@ import yaml
 
 from deme import tensors
 from deme.data import to_uint8
-from deme.models.unconditional import PROJECTIONS, UNET, load
+from deme.models.denoiser import PROJECTIONS, UNET
+from deme.models.loading import load
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.seeds import image_generator

@@ -6,8 +6,8 @@ from diffusers import DDIMPipeline, DDIMScheduler
 
 from deme.data import to_uint8
 from deme.errors import BadConfig, WorkFailed
+from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import load
 from deme.ranges import uniform
 from deme.sampling.ddim import DDIM
 from deme.sampling.ddpm import DDPM

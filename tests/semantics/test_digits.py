@@ -12,7 +12,7 @@ from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_classifier
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
-from deme.models.unconditional import load
+from deme.models.loading import load
 from deme.paths import PACKAGE
 from deme.ranges import uniform
 

@@ -17,7 +17,8 @@ from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import find_nan, merge_folder
-from deme.models.unconditional import UNET, load
+from deme.models.denoiser import UNET
+from deme.models.loading import load
 from deme.stages.checkpoints import copy_the_rest, open_checkpoint
 from tests.models import moved, tiny
 

@@ -10,7 +10,7 @@ from deme.data import ImageData, InMemoryImages
 from deme.errors import BadConfig
 from deme.merging.plan import plan_merge
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
-from deme.models.unconditional import load
+from deme.models.loading import load
 from deme.ranges import TimestepRange, uniform
 from deme.sampling.routed import RoutedModel
 from deme.stages import objective as module

@@ -6,7 +6,7 @@ import torch
 from deme.data import every, to_float
 from deme.data.digits import load_digits
 from deme.metrics.passport import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
-from deme.models.unconditional import load
+from deme.models.loading import load
 from deme.schedule import NoiseSchedule
 from tests.models import tiny
 

@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from deme import tensors
 from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.models.denoiser import UNET
+from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import UNET, load
 from tests.models import tiny
 
 ATTENTION = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],

@@ -13,9 +13,10 @@ from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import merge_folder
+from deme.models.denoiser import PLACEMENT, PROJECTIONS, UNET
+from deme.models.loading import load
 from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import PLACEMENT, PROJECTIONS, UNET, load
 from deme.stages.checkpoints import copy_the_rest, fold_of, open_checkpoint
 from tests.models import moved, tiny
 

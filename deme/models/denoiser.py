@@ -1,0 +1,141 @@
+"""A diffusion model: a UNet of diffusers, its noise schedule, and optional channel projections.
+
+On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/, ...) that stock diffusers loads, too; projections
+lie beside the UNet in unet/projections.safetensors, their placement in unet/projections.json (paper's without it), and only
+our loader applies them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from deme import tensors
+from deme.conditions import NOTHING, Condition
+from deme.errors import BadConfig, WorkFailed
+from deme.files import read_json, write_folder, write_json, write_text
+from deme.models.checkpoint import load_into, open_weights
+from deme.models.folder import unet_folder
+from deme.models.projection import Projections
+from deme.schedule import NoiseSchedule
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+PROJECTIONS = "unet/projections.safetensors"
+PLACEMENT = "unet/projections.json"
+
+
+class DenoisingModel(nn.Module):
+    """UNet + schedule. `model(x_t [B, C, H, W], t [B], condition)` returns the network's prediction [B, C, H, W]."""
+
+    pipeline = "DDPMPipeline"  # diffusers' class that draws with it
+
+    def __init__(self, unet: Any, scheduler_config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.projections: Projections | None = None
+        self.scheduler_config = dict(scheduler_config)
+        scheduler = DDPMScheduler.from_config(self.scheduler_config)
+        self.schedule = NoiseSchedule(scheduler.alphas_cumprod)
+        self.prediction_type: str = scheduler.config["prediction_type"]
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is denoised."""
+        size = self.unet.config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.unet.config["in_channels"], height, width
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.noise_shape
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        return self.unet(x_t, t, **condition, return_dict=False)[0]
+
+    def condition(self, texts: Sequence[str]) -> Condition:
+        """Return what the network is told of prompts; most models take none."""
+        return NOTHING
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Return the images [B, C, H, W] in -1..1 of what was denoised."""
+        return x0
+
+    def add_projections(self, placement: str = "blocks") -> None:
+        """Add identity channel projections, unless there are some. Raises BadConfig if those are placed otherwise."""
+        if self.projections is None:
+            self.projections = Projections(self.unet, placement)
+        elif self.projections.placement != placement:
+            raise BadConfig(
+                f"the model has channel projections already, of the placement {self.projections.placement}\n"
+                f"type: projection={self.projections.placement}"
+            )
+
+    def fold_projections(self) -> None:
+        """Multiply foldable projections into their layers (METHOD 1.5); the model is a plain UNet then. Raises BadConfig."""
+        if self.projections is not None:
+            self.projections.fold()
+            self.projections = None
+
+    def read_weights(self, folder: Path) -> None:
+        """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
+        place = unet_folder(folder)
+        load_into(self.unet, open_weights(place))
+        projections = place / Path(PROJECTIONS).name
+        if projections.is_file() != (self.projections is not None):
+            raise WorkFailed(
+                f"{folder} {'has' if projections.is_file() else 'has no'} channel projections, unlike the model it is read into"
+            )
+        if self.projections is not None:
+            if (found := read_placement(place)) != self.projections.placement:
+                raise WorkFailed(
+                    f"{folder} has {found} projections, unlike the model it is read into ({self.projections.placement})"
+                )
+            load_into(self.projections, tensors.TensorFile(projections))
+
+    def load_weights(self, folder: Path) -> None:
+        """Read all weights of a model folder, with the projections that it has."""
+        place = unet_folder(folder)
+        if (place / Path(PROJECTIONS).name).is_file():
+            self.add_projections(read_placement(place))
+        self.read_weights(folder)
+
+    def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`."""
+
+        def fill(partial: Path) -> None:
+            self.write_configs(partial, about)
+            tensors.save(partial / UNET, _below(state, "unet."))
+            if self.projections is not None:
+                tensors.save(partial / PROJECTIONS, _below(state, "projections."))
+                write_json(partial / PLACEMENT, {"placement": self.projections.placement})
+
+        write_folder(folder, fill)
+
+    def write_configs(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write everything of a model folder but the UNet's weights."""
+        write_text(folder / "unet" / "config.json", self.unet.to_json_string())
+        write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler_config)
+        write_json(
+            folder / "model_index.json",
+            {
+                "_class_name": self.pipeline,
+                "_diffusers_version": diffusers.__version__,
+                "unet": ["diffusers", type(self.unet).__name__],
+                "scheduler": ["diffusers", "DDPMScheduler"],
+            },
+        )
+        write_json(folder / "deme.json", dict(about))
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def read_placement(unet_folder: Path) -> str:
+    """Return how the projections of a UNet folder are placed; before there was a choice, the paper's way."""
+    file = unet_folder / Path(PLACEMENT).name
+    return str(read_json(file)["placement"]) if file.is_file() else "blocks"

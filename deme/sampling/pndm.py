@@ -1,0 +1,44 @@
+"""PNDM (Liu et al. 2022) without its Runge-Kutta start, the sampler of Stable Diffusion's pipeline, through diffusers' scheduler."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import PNDMScheduler
+
+from deme.errors import BadConfig
+from deme.sampling.sampler import check_limit, check_steps
+
+
+class PNDM:
+    """Settings of a PLMS run, which calls the network once more than it has steps. `steps_offset`: 1 as Stable Diffusion's.
+
+    The last step goes to the least noise of the schedule, or with `set_alpha_to_one` to none.
+    """
+
+    def __init__(
+        self,
+        num_inference_steps: int = 25,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 1,
+        set_alpha_to_one: bool = False,
+    ) -> None:
+        check_steps(num_inference_steps, timestep_spacing)
+        if num_inference_steps < 4:
+            raise BadConfig(f"PNDM remembers four steps: sampler.num_inference_steps={num_inference_steps} is too few")
+        self.num_inference_steps = num_inference_steps
+        self.step_options: dict[str, Any] = {}
+        self.settings = {
+            "skip_prk_steps": True,
+            "timestep_spacing": timestep_spacing,
+            "steps_offset": steps_offset,
+            "set_alpha_to_one": set_alpha_to_one,
+        }
+
+    def scheduler(self, scheduler_config: Mapping[str, Any]) -> PNDMScheduler:
+        """Return diffusers' scheduler with its grid of timesteps set."""
+        scheduler = PNDMScheduler.from_config(dict(scheduler_config), **self.settings)
+        if scheduler.config["prediction_type"] == "sample":
+            raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
+        check_limit(self.num_inference_steps, scheduler)
+        scheduler.set_timesteps(self.num_inference_steps)
+        return scheduler
