@@ -1,20 +1,16 @@
 """Features of two vision transformers in Hugging Face folders: CLIP's image half and DINOv2."""
 
-import contextlib
-import warnings
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from deme import files
-from deme.errors import BadConfig, WorkFailed
 from deme.metrics.features import rgb, weights_file
+from deme.metrics.hugging_face import load_network
 
 CHUNK = 50  # images in the network at once
-ANOTHER = "type: metrics.path=<folder with config.json and model.safetensors>"
 
 
 def resized(pixels: Tensor, side: int, crop: bool) -> Tensor:
@@ -45,7 +41,7 @@ class VisionFeatures:
         architecture, self.output, width = self.network_of
         self.frechet_name = f"fd_{self.suffix}"
         place = weights_file(path, sha256)
-        self.network, config = _load(place, self.model_types, architecture)
+        self.network, config = load_network(place, self.model_types, architecture)
         self.weights = sha256 or files.sha256(place)
         self.dimension: int = getattr(config, width)
         self.side: int = config.image_size if self.crop else 224
@@ -89,41 +85,3 @@ class DinoV2Features(VisionFeatures):
     suffix, model_types, crop = "dinov2", ("dinov2",), False
     network_of = ("Dinov2Model", "pooler_output", "hidden_size")
     colours = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def _load(place: Path, model_types: tuple[str, ...], architecture: str) -> tuple[Any, Any]:
-    """Return the network and its config; a file with gaps, which transformers would fill at random, is refused."""
-    if not (place / "config.json").is_file() or not any(place.glob("model*.safetensors")):
-        raise BadConfig(f"{place} is no Hugging Face folder with config.json and model.safetensors\n{ANOTHER}")
-    model_type = files.read_json(place / "config.json").get("model_type")
-    if model_type not in model_types:
-        raise BadConfig(f"{place} holds a model of type {model_type!r}; allowed: {', '.join(model_types)}\n{ANOTHER}")
-    with warnings.catch_warnings(), contextlib.ExitStack() as after:  # silent: what matters is raised below
-        warnings.simplefilter("ignore")
-        try:
-            import transformers
-            from transformers.utils import logging
-
-            kind: Any = getattr(transformers, architecture)
-        except ImportError as error:
-            raise BadConfig(f"CLIP and DINOv2 need transformers: {error}\ntype: pip install transformers") from error
-        after.callback(logging.set_verbosity, logging.get_verbosity())
-        logging.set_verbosity_error()
-        if logging.is_progress_bar_enabled():
-            after.callback(logging.enable_progress_bar)
-        logging.disable_progress_bar()
-        how: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        try:
-            config: Any = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
-            if model_type == "clip":  # the projection is as wide as the whole model's config says
-                config.vision_config.projection_dim = config.projection_dim
-                config = config.vision_config
-            how |= {"config": config, "ignore_mismatched_sizes": True, "output_loading_info": True}
-            network, found = kind.from_pretrained(place, **how)
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WorkFailed(f"{place} cannot be read: {reason}\ncopy it again from where it came") from error
-    if lost := sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]):
-        needs = f"{len(lost)} of the {len(network.state_dict())} tensors of {architecture}, first {lost[0]}"
-        raise BadConfig(f"{place} lacks, or has in another shape, {needs}\n{ANOTHER}")
-    return network.eval().requires_grad_(False), config

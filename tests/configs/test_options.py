@@ -30,6 +30,7 @@ from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
 from tests.cifar10 import MADE, unpack
+from tests.clips import hugging_face_clip, open_clip_file
 from tests.objectives import Quadratic
 
 STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
@@ -156,6 +157,12 @@ def build_metrics(spec):
         assert extractor.name
         assert extractor.frechet_name.startswith(("fd_", "fid_"))
         assert extractor.frechet_name.endswith(extractor.suffix)
+    for one in (spec["scores"] or {}).values():
+        score = make(one).to("cpu")
+        features = score(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+        assert (features.shape, features.dtype) == ((2, score.dimension), torch.float32)
+        assert torch.isfinite(score.score(features, ["a cat", ""])).all()
+        assert score.score_name.startswith("clip_score")
     assert spec["reference"] in ("held_out", "train")
     uniform(spec["loss"]["num_ranges"], 1000)
 
@@ -212,11 +219,16 @@ def random_dinov2(place):
 @pytest.fixture
 def given(in_tmp, request, monkeypatch):
     """Values for options that must be told where something is."""
-    for option, path in (("inception768", "inception.safetensors"), ("fid", "inception.safetensors"),
-                         ("fid_pytorch", "inception.safetensors"), ("clip", "clip"),
-                         ("dinov2", "dinov2")):  # fmt: skip
+    inception, clip, open_clip = "inception.safetensors", "clip_score", "tiny.safetensors"
+    writers = {inception: random_inception, "clip": random_clip, "dinov2": random_dinov2,
+               clip: lambda place: hugging_face_clip(Path(place)), open_clip: lambda place: open_clip_file(Path(place))}  # fmt: skip
+    needed = {"inception768": [inception], "fid": [inception], "fid_pytorch": [inception], "clip": ["clip"],
+              "dinov2": ["dinov2"], "clip_score": [clip], "clip_score_open_clip": [open_clip],
+              "text_to_image": [inception, clip, open_clip]}  # fmt: skip
+    for option, places in needed.items():
         if f"metrics-{option}]" in request.node.name:
-            {"clip": random_clip, "dinov2": random_dinov2}.get(path, random_inception)(path)
+            for place in places:
+                writers[place](place)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)
     (in_tmp / "images").mkdir()
     for index, image in enumerate(pixels):
@@ -234,6 +246,14 @@ def given(in_tmp, request, monkeypatch):
         ("metrics", "fid_pytorch"): ["metrics.path=inception.safetensors"],
         ("metrics", "clip"): ["metrics.path=clip"],
         ("metrics", "dinov2"): ["metrics.path=dinov2"],
+        ("metrics", "clip_score"): [f"metrics.path={clip}"],
+        ("metrics", "clip_score_open_clip"): [f"metrics.path={open_clip}", "metrics.architecture=tiny"],
+        ("metrics", "text_to_image"): [
+            f"metrics.inception.path={inception}",
+            f"metrics.clip.path={clip}",
+            f"metrics.open_clip.path={open_clip}",
+            "metrics.open_clip.architecture=tiny",
+        ],
     }
 
 
