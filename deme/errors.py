@@ -55,6 +55,13 @@ class Interrupted(Stopped):
     exit_code = 130
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the device's or the machine's, was not enough."""
+    if isinstance(error, MemoryError) or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and any(t in str(error) for t in ("out of memory", "can't allocate memory"))
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'? " for a near miss of `given` among `allowed`, else an empty string."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

@@ -18,7 +18,7 @@ import yaml
 
 from deme import files
 from deme.checks import check_numbers
-from deme.errors import BadConfig, DemeError, Stopped, WorkFailed
+from deme.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
 from deme.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
 from deme.paths import PACKAGE
 
@@ -124,10 +124,13 @@ class Run:
                 with self._warnings_logged():
                     yield True
             except BaseException as error:
+                told = WorkFailed(_need_less_memory(self.config)) if out_of_memory(error) else error
                 with contextlib.suppress(DemeError):
                     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-                    self.write_status("preempted" if stopped else "failed", error=str(error))
-                raise
+                    self.write_status("preempted" if stopped else "failed", error=str(told))
+                if told is error:
+                    raise
+                raise told from error
             seconds = time.monotonic() - began
             weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
             self.write_status("done", weights=weights, seconds=round(seconds, 1))
@@ -273,3 +276,20 @@ def _git() -> dict[str, Any] | None:
 
         return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
     return None
+
+
+def _need_less_memory(config: Mapping[str, Any]) -> str:
+    """What to type when memory was not enough: what this run could still do with less."""
+    size, compute = config.get("batch_size") or 1, config.get("compute") or {}
+    options = []
+    if size > 1:
+        half = f"batch_size={size // 2}"
+        more = config.get("accumulate")
+        options.append(f"{half} accumulate={2 * more} (the same step, in smaller parts)" if more else half)
+    if config.get("stage") == "train" and not compute.get("gradient_checkpointing"):
+        options.append("compute.gradient_checkpointing=true")
+    if compute.get("precision") == "32-true":
+        options.append("compute.precision=bf16-mixed")
+    return (
+        f"out of memory with batch_size={size}\ntype: {', or '.join(options) or 'nothing helps here but more memory'}"
+    )

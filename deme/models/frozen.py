@@ -95,7 +95,11 @@ class FrozenEncoders:
 
         with self._loading("vae"):
             network, found = AutoencoderKL.from_pretrained(
-                self.folder / "vae", local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
+                self.folder / "vae",
+                local_files_only=True,
+                torch_dtype=torch.float32,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
             )
         self._complete("vae", found)
         return network.eval().requires_grad_(False)

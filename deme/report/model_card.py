@@ -23,6 +23,12 @@ class Exported:
     num_parameters: int
     prediction_type: str
     license: str | None
+    pipeline: str = "DDPMPipeline"
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether images are drawn from texts."""
+        return self.pipeline == "StableDiffusionPipeline"
 
 
 def model_card(record: Record, exported: Exported) -> str:
@@ -30,7 +36,7 @@ def model_card(record: Record, exported: Exported) -> str:
     by_the_method = record.kind in ("merged", "expert")
     front = {
         "library_name": "diffusers",
-        "pipeline_tag": "unconditional-image-generation",
+        "pipeline_tag": "text-to-image" if exported.takes_prompts else "unconditional-image-generation",
         "license": exported.license or "unknown",
         "tags": ["diffusers", "deme", *(["decouple-then-merge"] if by_the_method else [])],
     }
@@ -65,8 +71,9 @@ def _what(record: Record, exported: Exported) -> str:
         "pretrained": "trained from random weights",
         "model": "exported as it was found; nothing is recorded of how it was made",
     }[record.kind]
+    kind = "A text-to-image" if exported.takes_prompts else "An unconditional"
     return (
-        f"An unconditional diffusion model of {height} x {width} images with {_count(channels, 'channel')} "
+        f"{kind} diffusion model of {height} x {width} images with {_count(channels, 'channel')} "
         f"({exported.num_parameters:,} parameters, {exported.dtype}, predicts {exported.prediction_type}): {how}."
     )
 
@@ -89,6 +96,12 @@ def _snippet(record: Record, exported: Exported) -> str:
     if exported.projections == "kept":
         place = exported.called if "/" not in exported.called else f"hub:{exported.called}"
         return f'from deme.models.loading import load\n\nmodel = load("{place}")  # model(x_t, t)'
+    if exported.takes_prompts:
+        return (
+            "from diffusers import StableDiffusionPipeline\n\n"
+            f'pipeline = StableDiffusionPipeline.from_pretrained("{exported.called}")\n'
+            f'images = pipeline("{_prompt(record)}", num_inference_steps=25).images'
+        )
     samplers = [each.config.get("sampler", {}) for each in record.evaluations]
     plain = [s for s in samplers if s.get("_target_", "").endswith(".DDIM") and s.get("skip_type") == "uniform"]
     sampler: Mapping[str, Any] = plain[0] if plain else {}
@@ -107,6 +120,12 @@ def _snippet(record: Record, exported: Exported) -> str:
             f"images = pipeline(batch_size=4, num_inference_steps={sampler.get('num_inference_steps', 50)}{eta}).images",
         ]
     )
+
+
+def _prompt(record: Record) -> str:
+    """What to ask the model for in an example."""
+    digits = any("captioned_digits" in str(each.config.get("data")) for each in record.trainings)
+    return "a photo of the digit seven" if digits else "a photograph of a lighthouse at dawn"
 
 
 def _made(record: Record, exported: Exported) -> Iterable[str]:

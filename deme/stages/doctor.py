@@ -86,8 +86,11 @@ def _self_test() -> None:
 def _model(spec: dict[str, Any], model: Any) -> None:
     count = sum(parameter.numel() for parameter in model.unet.parameters())
     snr = model.schedule.snr
+    shape = str(model.image_shape)
+    if model.noise_shape != model.image_shape:
+        shape += f", denoised as latents {model.noise_shape}"
     say(
-        f"model: {spec.get('path', 'random weights')}: {type(model.unet).__name__}, {count:,} parameters, images {model.image_shape}; "
+        f"model: {spec.get('path', 'random weights')}: {type(model.unet).__name__}, {count:,} parameters, images {shape}; "
         f"predicts {model.prediction_type}, {len(snr)} timesteps, signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
     )
 

@@ -96,7 +96,14 @@ def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None
     called = config["push"] or out.name
     count = sum(value.numel() for value in state.values())
     exported = Exported(
-        called, config["dtype"], projections, model.image_shape, count, model.prediction_type, config["license"]
+        called,
+        config["dtype"],
+        projections,
+        model.image_shape,
+        count,
+        model.prediction_type,
+        config["license"],
+        model.pipeline,
     )
     card = model_card(read_record(place, str(config["run"])), exported)
 

@@ -54,8 +54,8 @@ def prompts_of(config: dict[str, Any], model: DenoisingModel, data: ImageData | 
             "this model is told what to draw, and no prompts are given\n"
             "type: prompts=captions (of the held-out images), prompts=coco, prompts=partiprompts, ..."
         )
-    prompts: Prompts = provide(spec, images=data.held_out if data is not None else None)
-    if len(prompts) < config["num_images"]:
+    prompts: Prompts = provide(spec, images=data.held_out if data is not None else None)  # what takes images says so
+    if config["num_images"] is not None and len(prompts) < config["num_images"]:
         raise BadConfig(
             f"{prompts.name} holds {len(prompts):,} prompts, num_images={config['num_images']} were asked for, one each\n"
             f"type: num_images={len(prompts)}"

@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers
+from deme.checks import check_numbers, check_scale
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.paths import locate
 from deme.runs import say
 
+DEFAULT_IMAGES = 64
+
 
 def run(config: dict[str, Any]) -> Path:
     """Draw the grid and return its path."""
     places = _places(config["run"])
-    check_numbers(config)
+    check_numbers(config if config["num_images"] is not None else {**config, "num_images": 1})
+    check_scale(config)
     out = Path(str(config["out"]))
     if out.suffix.lower() != ".png":
         raise BadConfig(f"out must name a .png file, got {config['out']}")
@@ -24,36 +27,59 @@ def run(config: dict[str, Any]) -> Path:
     from deme.config import make
     from deme.merging.plan import order_experts
     from deme.report.figures import labelled, png
-    from deme.sampling.generate import generate
+    from deme.report.prompt_grid import prompt_grid
     from deme.sampling.grid import image_grid
     from deme.stages.common import Compute, routed, single
+    from deme.stages.prompted import check_sampler, drawn, prompts_of
 
-    compute = Compute.of(config)
-    grids, shapes = [], {}
+    compute, scale = Compute.of(config), config["guidance_scale"]
+    images, shapes, prompts = {}, {}, None
     for label, folders in places.items():
-        loaded = single(folders[0], compute) if len(folders) == 1 else routed(order_experts(folders), compute)
+        loaded = (
+            single(folders[0], compute, scale) if len(folders) == 1 else routed(order_experts(folders), compute, scale)
+        )
         shapes[label] = loaded.model.image_shape
         if len(set(shapes.values())) > 1:
             raise BadConfig(f"these models do not start from the same noise, their images differ in shape: {shapes}")
-        batches = generate(
+        check_sampler(config["sampler"], loaded.model)
+        prompts = prompts_of(config, loaded.model, None)
+        count = config["num_images"] or (len(prompts) if prompts is not None else DEFAULT_IMAGES)
+        batches = drawn(
             loaded.network,
-            loaded.model.scheduler_config,
-            loaded.model.image_shape,
+            loaded.model,
             make(config["sampler"]),
             config["sample_seed"],
-            range(config["num_images"]),
+            range(count),
             config["batch_size"],
             compute.device,
+            prompts,
         )
-        grids.append((label, image_grid(torch.cat(list(batches)))))
+        images[label] = torch.cat(list(batches))
     with files.atomic(out) as file:
-        if len(grids) == 1:
-            grids[0][1].save(file, format="PNG")
+        if prompts is not None:
+            shown = {label or "images": pixels.permute(0, 2, 3, 1).numpy() for label, pixels in images.items()}
+            texts, phrases = zip(*((prompts[i].text, prompts[i].phrase) for i in range(count)), strict=True)
+            file.write(png(prompt_grid(texts, shown, phrases)))
+        elif len(images) == 1:
+            image_grid(next(iter(images.values()))).save(file, format="PNG")
         else:
-            file.write(png(labelled(grids)))
+            file.write(png(labelled([(label, image_grid(pixels)) for label, pixels in images.items()])))
+    _log(config, out)
     said = "; ".join(f"{label}: {', '.join(map(str, folders))}" for label, folders in places.items())
-    say(f"drew {config['num_images']} images of {said if len(grids) > 1 else next(iter(places.values()))[0]}: {out}")
+    say(f"drew {count} images of {said if len(images) > 1 else next(iter(places.values()))[0]}: {out}")
     return out
+
+
+def _log(config: dict[str, Any], picture: Path) -> None:
+    """Show the picture in wandb, if it is wanted."""
+    if config["logger"]["mode"] == "disabled":
+        return
+    from deme.training import wandb
+
+    folder = Path(config["paths"]["runs"], "samples", f"sample-{files.sha256(picture)[:10]}")
+    folder.mkdir(parents=True, exist_ok=True)
+    tracker = wandb.start(folder, "samples", "sample", {"picture": picture.name}, **config["logger"])
+    wandb.finish(tracker, {}, picture)
 
 
 def _places(given: Any) -> dict[str, list[Path]]:

@@ -22,7 +22,7 @@ def pixels():
 
 
 def verdict(network, schedule, pixels, prediction_type="epsilon"):
-    return judge(probe(network, known_schedules(schedule), pixels, "cpu"), prediction_type)
+    return judge(probe(network, known_schedules(schedule), to_float(pixels), "cpu"), prediction_type)
 
 
 def as_v(base):
@@ -97,10 +97,10 @@ def test_a_network_that_knows_nothing_is_not_accused(base, pixels):
 
 def test_the_unexplained_share_is_one_for_the_mean_and_zero_for_the_truth(base, pixels):
     x0 = to_float(pixels)
-    fits = probe(lambda x_t, t: torch.full_like(x_t, float(x0.mean())), known_schedules(base.schedule), pixels, "cpu")
+    fits = probe(lambda x_t, t: torch.full_like(x_t, float(x0.mean())), known_schedules(base.schedule), x0, "cpu")
     share = next(f for f in fits if f.hypothesis.prediction_type == "sample" and f.hypothesis.value_range == "-1..1")
     assert share.unexplained == pytest.approx(1, rel=1e-3)
-    fits = probe(lambda x_t, t: x0, known_schedules(base.schedule), pixels, "cpu", batch_size=len(x0))
+    fits = probe(lambda x_t, t: x0, known_schedules(base.schedule), x0, "cpu", batch_size=len(x0))
     assert fits[0].hypothesis.prediction_type == "sample"
     assert fits[0].unexplained == pytest.approx(0, abs=1e-6)
 

@@ -1,0 +1,120 @@
+"""Latents and embeddings in the cache: what they are, and that they are made again when what they follow from changes."""
+
+import pytest
+import torch
+
+from deme.data import InMemoryImages, Prepared
+from deme.data.latents import SHARD, TEXT, CachedLatents
+from deme.errors import WorkFailed
+from deme.seeds import Rows, generator
+from deme.training.batches import StepBatches, StepLoader
+
+
+class Captioned(InMemoryImages):
+    def __init__(self, pixels, captions):
+        super().__init__(pixels)
+        self._captions = captions
+
+    def captions(self, indices):
+        return [self._captions[i] for i in indices]
+
+    def content_hash(self):
+        return super().content_hash() + "|".join(self._captions)
+
+
+class Encoder:
+    """Mean: every other pixel of the first channel; deviation: 0.25; embedding: the length of the caption."""
+
+    def __init__(self, name="one"):
+        self.name, self.encoded = name, 0
+
+    def content_hash(self):
+        return self.name
+
+    def moments(self, images):
+        self.encoded += len(images)
+        mean = images[:, :1, ::2, ::2]
+        return mean, torch.full_like(mean, 0.25)
+
+    def embeddings(self, texts):
+        return torch.tensor([float(len(text)) for text in texts])[:, None, None].expand(-1, 2, 3).clone()
+
+
+@pytest.fixture
+def images():
+    pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Captioned(pixels, [f"image {'x' * i}" for i in range(10)])
+
+
+def test_moments_and_embeddings_are_those_of_the_encoder(images, tmp_path):
+    latents = CachedLatents(images, Encoder(), tmp_path)
+    assert isinstance(latents, Prepared)
+    x0, condition = latents.clean([3, 7])
+    expected = (images.pixels[[3, 7]].float() / 127.5 - 1)[:, :1, ::2, ::2]
+    torch.testing.assert_close(x0, expected, rtol=1e-3, atol=1e-3)  # kept in float16
+    assert condition[TEXT][:, 0, 0].tolist() == [len("image xxx"), len("image xxxxxxx")]
+
+
+def test_training_draws_a_latent_from_the_moments_and_leaves_captions_out(images, tmp_path):
+    latents = CachedLatents(images, Encoder(), tmp_path, caption_dropout=0.5)
+    batch = latents.__getitems__([4] * 4000)
+    x0, condition = latents.start(batch, Rows(generator("test"), 4000, 0, 4000))
+    mean = latents.clean([4])[0][0]
+    assert float((x0.mean(0) - mean).abs().max()) < 0.02
+    assert float(x0.std(0).mean()) == pytest.approx(0.25, abs=0.01)
+    dropped = (condition[TEXT][:, 0, 0] == 0).float().mean()
+    assert float(dropped) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_mirror_image_has_its_own_latent(images, tmp_path):
+    latents = CachedLatents(images, Encoder(), tmp_path, mirrored=True)
+    mirrored = latents.__getitems__([len(latents) + 2])["mean"].float()
+    expected = (images.pixels[[2]].flip(3).float() / 127.5 - 1)[:, :1, ::2, ::2]
+    torch.testing.assert_close(mirrored, expected, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(expected.flip(3), expected)  # nor is it the mirrored latent
+
+
+def test_the_loader_gives_mirror_images_by_the_steps_coins(images, tmp_path):
+    latents = CachedLatents(images, Encoder(), tmp_path, mirrored=True)
+    batches = StepBatches(len(latents), 5, 4, seed=1, mirror=True)
+    for (step, rows), batch in zip(batches.numbered(), StepLoader(latents, batches), strict=True):
+        wanted = latents.__getitems__((rows + len(latents) * batches.coins(step)).tolist())
+        assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
+
+
+def test_nothing_is_encoded_twice_and_a_lost_shard_alone_again(tmp_path):
+    many = Captioned(torch.zeros(SHARD + 5, 3, 2, 2, dtype=torch.uint8), ["a"] * (SHARD + 5))
+    first, again, after = Encoder(), Encoder(), Encoder()
+    folder = CachedLatents(many, first, tmp_path).folder
+    CachedLatents(many, again, tmp_path)
+    (folder / f"{SHARD:09d}.safetensors").unlink()
+    CachedLatents(many, after, tmp_path)
+    assert (first.encoded, again.encoded, after.encoded) == (SHARD + 5, 0, 5)
+
+
+def test_a_changed_image_caption_or_encoder_is_noticed(images, tmp_path):
+    folders = {CachedLatents(images, Encoder(), tmp_path).folder}
+    pixels = images.pixels.clone()
+    pixels[9, 2, 7, 7] ^= 1
+    captions = [*images._captions[:9], "another"]
+    for changed, encoder in (
+        (Captioned(pixels, images._captions), Encoder()),
+        (Captioned(images.pixels, captions), Encoder()),
+        (images, Encoder("two")),
+    ):
+        latents = CachedLatents(changed, encoder, tmp_path)
+        assert encoder.encoded == 10
+        folders.add(latents.folder)
+    assert len(folders) == 4
+    assert CachedLatents(Captioned(images.pixels, captions), Encoder(), tmp_path).clean([9])[1][TEXT][0, 0, 0] == 7
+
+
+def test_encoders_that_give_nan_are_refused(images, tmp_path):
+    class Broken(Encoder):
+        def moments(self, images):
+            mean, std = super().moments(images)
+            return mean * float("nan"), std
+
+    with pytest.raises(WorkFailed, match="NaN"):
+        CachedLatents(images, Broken(), tmp_path)
+    assert not list((tmp_path / "latents").rglob("0*.safetensors"))
