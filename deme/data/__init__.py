@@ -99,7 +99,10 @@ class InMemoryImages:
 
 
 class SomeImages:
-    """Images `indices` of another set."""
+    """Images `indices` of another set; `Captioned` if that is."""
+
+    def __new__(cls, images: Images | None = None, indices: Sequence[int] = ()) -> "SomeImages":  # noqa: ARG004
+        return super().__new__(SomeCaptioned if isinstance(images, Captioned) else cls)
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
         self.images, self.indices = images, list(indices)
@@ -112,6 +115,15 @@ class SomeImages:
 
     def content_hash(self) -> str:
         return _sha256(self.images.content_hash(), repr(self.indices))
+
+
+class SomeCaptioned(SomeImages):
+    """The same of captioned images."""
+
+    images: Captioned
+
+    def captions(self, indices: list[int]) -> list[str]:
+        return self.images.captions([self.indices[i] for i in indices])
 
 
 def _sha256(*parts: str | bytes) -> str:

@@ -37,6 +37,7 @@ class DatasetRows:
         if images:
             rows = rows.cast_column(self.column, datasets.Image(decode=False))
         self.rows = rows.select_columns([self.column]).with_format(None)
+        self.others = rows.remove_columns([self.column]).with_format(None)
 
     @classmethod
     def in_folder(cls, folder: Path) -> "DatasetRows":
@@ -66,6 +67,15 @@ class DatasetRows:
                 "then copy the folder and give its path"
             ) from error
         return cls(rows, path)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns but that of the images."""
+        return list(self.others.column_names)
+
+    def values(self, column: str) -> list[Any]:
+        """Return all values of one of those columns."""
+        return list(self.others[column])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,5 +1,6 @@
 """A data set out of a source of encoded images: split, decoded once or as needed, damaged images refused or left out."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -36,8 +37,9 @@ def encoded_data(
     in_memory: bool | None = None,
     cache: Path | None = None,
     say: Say = quiet,
+    left_out: Collection[int] = (),
 ) -> ImageData:
-    """Return the images of a source, a random but fixed share of them held out.
+    """Return the images of a source, a random but fixed share of them held out, those of the indices `left_out` on neither side.
 
     Raises BadConfig for a setting that is none, or if there are too few images to split.
     """
@@ -49,7 +51,7 @@ def encoded_data(
         raise BadConfig(f"data.in_memory must be null, true or false, got {in_memory!r}")
     if in_memory and rules.crop == "random":
         raise BadConfig("crop=random cuts from whole images, which are read as needed\ntype: data.in_memory=null")
-    bad = unreadable_in(source, cache, say) if corrupt == "skip" else set()
+    bad = {*left_out, *(unreadable_in(source, cache, say) if corrupt == "skip" else ())}
     sides = [[index for index in side if index not in bad] for side in split(len(source), held_out_fraction)]
     if min(map(len, sides)) < 2:
         raise BadConfig(

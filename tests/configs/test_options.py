@@ -1,6 +1,7 @@
 """Every option file and every experiment file is found by listing conf/, composed, and built on the CPU."""
 
 import inspect
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from deme import tensors
 from deme.balancing import Balancing
 from deme.balancing.equal import Equal
 from deme.config import bind, compose_stage, extractor_specs, groups, make, options, provide, takes
-from deme.data import ImageData, cifar10_files
+from deme.data import ImageData, InMemoryImages, cifar10_files
+from deme.data.captioned import CaptionedImages
 from deme.data.cifar10_files import BINARY
 from deme.errors import BadConfig
 from deme.merging.search.evaluations import Evaluations
@@ -37,6 +39,7 @@ STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
 EXPERIMENT_STAGES = {name: name for name in STAGES}  # any other experiment is one of `deme train`
 OPTIONS = [(group, option) for group in groups() if group != "experiment" for option in options(group)]
 EXPERIMENTS = options("experiment")
+AWAITED = {"prompts"}  # options that no stage takes yet
 
 EVERYTHING = TimestepRange(0, 1000)
 
@@ -188,6 +191,14 @@ def build_figure(spec):
         assert len(provide(spec, **offered).table) > 1
 
 
+def build_prompts(spec):
+    if spec:
+        images = CaptionedImages(InMemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)), ["a", "b", "c"])
+        prompts = provide(spec, images=images)
+        assert len(prompts) >= spec["per_prompt"]
+        assert all(prompt.text for prompt in prompts)
+
+
 def build_plain(spec):
     assert isinstance(spec, dict)
 
@@ -233,6 +244,12 @@ def given(in_tmp, request, monkeypatch):
     (in_tmp / "images").mkdir()
     for index, image in enumerate(pixels):
         Image.fromarray(image).save(in_tmp / "images" / f"{index}.png")
+    rows = [{"file_name": f"{index}.png", "text": f"picture {index}"} for index in range(len(pixels))]
+    (in_tmp / "images" / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (in_tmp / "captions.json").write_text(json.dumps(rows))
+    (in_tmp / "prompts.csv").write_text("prompt,evaluation_seed\na cat,3\n")
+    (in_tmp / "prompts.tsv").write_text("Prompt\tCategory\na cat\tanimals\n")
+    (in_tmp / "classes.txt").write_text("cat\ndog\n")
     monkeypatch.setattr(cifar10_files, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
     (in_tmp / "data").mkdir()
     unpack(BINARY, in_tmp / "data")
@@ -240,6 +257,12 @@ def given(in_tmp, request, monkeypatch):
         ("data", "image_folder"): ["data.path=images", "data.size=8", "data.channels=3"],
         ("data", "lsun_church"): ["data.path=images", "data.held_out_fraction=0.2"],
         ("data", "lsun_bedroom"): ["data.path=images", "data.held_out_fraction=0.2"],
+        ("data", "captioned_images"): ["data.path=images", "data.size=8", "data.held_out_fraction=0.2"],
+        ("data", "coco"): ["data.path=images", "data.captions=captions.json", "data.held_out_fraction=0.2"],
+        ("data", "laion_aesthetics"): ["data.path=images", "data.held_out_fraction=0.2"],
+        ("prompts", "coco"): ["prompts.path=prompts.csv"],
+        ("prompts", "partiprompts"): ["prompts.path=prompts.tsv"],
+        ("prompts", "imagenet"): ["prompts.path=classes.txt"],
         ("model", "diffusers"): ["model.path=asset:digits_base"],
         ("metrics", "inception768"): ["metrics.path=inception.safetensors"],
         ("metrics", "fid"): ["metrics.path=inception.safetensors"],
@@ -259,16 +282,17 @@ def given(in_tmp, request, monkeypatch):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_composed_and_built(group, option, given):
-    stage = next(s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text())
+    stages = [s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text()]
+    stage, added = (stages[0], "") if stages else ("train", "+")
     extra = ["inputs.experts=[]"] if stage in ("merge", "search") else []
-    config = compose_stage(stage, [f"{group}={option}", *given.get((group, option), []), *extra])
+    config = compose_stage(stage, [f"{added}{group}={option}", *given.get((group, option), []), *extra])
     assert group in BUILD or group in PLAIN, f"tell this test how to build the new group {group}"
     BUILD.get(group, build_plain)(config.get(group) or {})
 
 
 def test_every_group_belongs_to_a_stage():
     texts = "".join((conf_dir() / f"{stage}.yaml").read_text() for stage in STAGES)
-    assert all(f"- {group}:" in texts for group in groups())
+    assert all(f"- {group}:" in texts for group in set(groups()) - AWAITED)
 
 
 @pytest.fixture

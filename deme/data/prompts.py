@@ -1,0 +1,129 @@
+"""Prompts: the texts that images are generated from, out of a file or out of the captions of images."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from deme.data import Captioned, Images
+from deme.data.text_table import Row, Table, chosen, one_line, read_table
+from deme.errors import BadConfig
+from deme.files import sha256_text
+from deme.paths import locate
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A text; where its file has them, the seed of its image, the kind of prompt it is, and the part of it that matters."""
+
+    text: str
+    seed: int | None = None
+    category: str | None = None
+    phrase: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts in a fixed order, one for each image; `name` is what tables call them and no part of the hash."""
+
+    name: str
+    prompts: tuple[Prompt, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Prompt:
+        return self.prompts[index]
+
+    def __iter__(self) -> Iterator[Prompt]:
+        return iter(self.prompts)
+
+    def content_hash(self) -> str:
+        """Return a sha256 of every prompt and their order."""
+        return sha256_text(json.dumps([asdict(prompt) for prompt in self.prompts]))
+
+
+def load_prompts(
+    path: str,
+    column: str | None = None,
+    seed_column: str | None = None,
+    category_column: str | None = None,
+    phrase_column: str | None = None,
+    template: str = "{}",
+    num_prompts: int | None = None,
+    per_prompt: int = 1,
+) -> Prompts:
+    """Return the first `num_prompts` prompts of a txt, csv, tsv, json or jsonl file, each put into `template` for its {}.
+
+    With `per_prompt` > 1 each comes that often in a row, without the file's seeds: repeats must differ. `column` may be left out
+    where one is called prompt, caption or text. Raises BadConfig, MissingInput, WorkFailed.
+    """
+    if not isinstance(template, str) or template.count("{}") != 1:
+        raise BadConfig(
+            f"prompts.template must hold {{}} once, where the text goes, got {template!r}\n"
+            "type: 'prompts.template=\"a photo of a {}\"'"
+        )
+    place = locate(path)
+    table = read_table(place)
+    texts = table.column(column, "prompts.column")
+    seeds = _other(table, seed_column, "seed_column")
+    categories = _other(table, category_column, "category_column")
+    phrases = _other(table, phrase_column, "phrase_column")
+
+    def prompt(row: Row) -> Prompt:
+        where = f"{place}, {row.place}"
+        text = one_line(row.values.get(texts), where)
+        if not text:
+            raise BadConfig(f"{where}: the prompt is empty" + (f" (column {texts})" if texts else ""))
+        seed = None if seeds is None else _seed(row.values.get(seeds), f"{where} (column {seeds})")
+        category, phrase = (
+            None if name is None else one_line(row.values.get(name), where) or None for name in (categories, phrases)
+        )
+        return Prompt(template.replace("{}", text), seed, category, phrase)
+
+    rows = table.rows[: _number(num_prompts, len(table.rows), str(place))]
+    return _repeated(place.stem, [prompt(row) for row in rows], per_prompt)
+
+
+def held_out_prompts(images: Images, num_prompts: int | None = None, per_prompt: int = 1) -> Prompts:
+    """Return the captions of the first `num_prompts` images as prompts. Raises BadConfig if the images have none."""
+    if not isinstance(images, Captioned):
+        raise BadConfig(
+            "prompts=captions takes the captions of images, and these have none\ntype: data=captioned_images"
+        )
+    count = _number(num_prompts, len(images), "the set of images")
+    return _repeated("captions", [Prompt(text) for text in images.captions(list(range(count)))], per_prompt)
+
+
+def _other(table: Table, name: str | None, option: str) -> str | None:
+    return None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
+
+
+def _seed(value: Any, where: str) -> int:
+    digits = str(value).strip()
+    if isinstance(value, bool) or not digits.isdecimal():
+        raise BadConfig(f"{where}: a seed is a whole number, at least 0; got {value!r}")
+    return int(digits)
+
+
+def _number(num_prompts: int | None, available: int, where: str) -> int:
+    if num_prompts is None:
+        return available
+    if not _counts(num_prompts) or num_prompts > available:
+        raise BadConfig(
+            f"prompts.num_prompts must be null (all) or a whole number, at least 1 and at most {available:,}, the prompts of "
+            f"{where}; got {num_prompts!r}"
+        )
+    return num_prompts
+
+
+def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
+    if not _counts(per_prompt):
+        raise BadConfig(f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}")
+    if per_prompt > 1:
+        prompts = [replace(prompt, seed=None) for prompt in prompts for _ in range(per_prompt)]
+    return Prompts(name, tuple(prompts))
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

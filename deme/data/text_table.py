@@ -1,0 +1,154 @@
+"""Files of texts: lines, tables with a header (csv, tsv), lists of JSON (json, jsonl); each row knows where it stands."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deme.errors import BadConfig, MissingInput, WorkFailed, did_you_mean
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+TEXTS = ("prompt", "caption", "text")  # what a column of texts is called if nobody says
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: where a message says that it is, and its values by column; a text without columns lies under ""."""
+
+    place: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows, at least one, and the names of its columns: none for a list of texts."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[Row]
+
+    def column(self, given: str | None, option: str) -> str:
+        """Return the column of texts: the one that is given, or the obvious one. Raises BadConfig."""
+        return chosen(self.columns, given, option, str(self.path))
+
+
+def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -> str:
+    """Return `given`, or the only column called prompt, caption or text; "" where there are no columns.
+
+    Raises BadConfig listing the columns; `option` is what to type for another.
+    """
+    if not columns:
+        if given is not None:
+            raise BadConfig(
+                f"{where} is a list of texts without columns, {option}={given} names one\ntype: {option}=null"
+            )
+        return ""
+    listed = f"its columns: {', '.join(columns)}\ntype: {option}=<column>"
+    if given is not None:
+        if given not in columns:
+            raise BadConfig(f"{where} has no column {given!r}; {did_you_mean(str(given), columns)}{listed}")
+        return given
+    obvious = [name for name in columns if name.lower() in TEXTS]
+    if len(obvious) != 1:
+        raise BadConfig(f"{where} does not show which column holds the texts; {listed}")
+    return obvious[0]
+
+
+def one_line(value: Any, where: str) -> str:
+    """Return a text with every run of white space made one space, as CLIP's tokenizer would; "" for None. Raises BadConfig."""
+    if value is not None and not isinstance(value, str):
+        raise BadConfig(f"{where}: a text is expected, got {value!r}")
+    return " ".join((value or "").split())
+
+
+def read_table(file: Path) -> Table:
+    """Return the rows of a file. Raises BadConfig for another kind of file, WorkFailed for a damaged one, MissingInput if it
+    is empty."""
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES or not file.is_file():
+        raise BadConfig(f"{file} is none of the files of texts that can be read: {', '.join(SUFFIXES)}")
+    text = read_text(file)
+    if suffix == ".json":
+        table = _objects(file, _entries(file, text))
+    elif suffix == ".jsonl":
+        table = _objects(file, ((place, parsed(file, line, place)) for place, line in _lines(text) if line.strip()))
+    elif suffix == ".txt":
+        table = Table(file, (), [Row(place, {"": line}) for place, line in _lines(text)])
+    else:
+        table = _separated(file, text, "," if suffix == ".csv" else "\t")
+    if not table.rows:
+        raise MissingInput(f"{file} holds no texts")
+    return table
+
+
+def read_text(file: Path) -> str:
+    """Return a UTF-8 file's text, without a byte order mark. Raises WorkFailed."""
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise WorkFailed(f"{file} is not UTF-8 at byte {error.start:,}; convert it first") from error
+
+
+def parsed(file: Path, text: str, place: str = "") -> Any:
+    """Return the value of a JSON text. Raises WorkFailed naming the line."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        line = place or f"line {getattr(error, 'lineno', 1)}"
+        raise WorkFailed(f"{file}, {line}: not JSON: {getattr(error, 'msg', error)}") from error
+
+
+def _lines(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (place, line) up to the last line that is not blank."""
+    lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []
+    return ((f"line {number}", line) for number, line in enumerate(lines, 1))
+
+
+def _entries(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+    found = parsed(file, text) if text.strip() else []
+    if not isinstance(found, list):
+        raise BadConfig(f"{file} must hold a list, of texts or of objects; it holds {type(found).__name__}")
+    return ((f"entry {number}", entry) for number, entry in enumerate(found, 1))
+
+
+def _objects(file: Path, entries: Iterator[tuple[str, Any]]) -> Table:
+    rows: list[Row] = []
+    columns: dict[str, None] = {}
+    for place, entry in entries:
+        if not isinstance(entry, (str, dict)) or (rows and isinstance(entry, str) != ("" in rows[0].values)):
+            raise BadConfig(f"{file}, {place}: every entry must be a text, or every entry an object; got {entry!r:.80}")
+        rows.append(Row(place, {"": entry} if isinstance(entry, str) else entry))
+        columns.update({} if isinstance(entry, str) else dict.fromkeys(entry))
+    return Table(file, tuple(columns), rows)
+
+
+def _separated(file: Path, text: str, separator: str) -> Table:
+    """Read rows below a header. In tsv a quotation mark is text; in csv it quotes."""
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+        strict=True,
+    )
+    rows: list[Row] = []
+    columns: list[str] = []
+    line = 1
+    try:
+        for fields in reader:
+            place, line = f"line {line}", reader.line_num + 1
+            if not columns:
+                columns = [name.strip() for name in fields]
+            elif len(fields) > len(columns):
+                raise WorkFailed(
+                    f"{file}, {place}: {len(fields)} fields, the header has {len(columns)}\n"
+                    "put a text that holds the separator in quotation marks (csv)"
+                )
+            elif fields:  # no blank line
+                rows.append(Row(place, dict(zip(columns, fields, strict=False))))
+    except csv.Error as error:
+        raise WorkFailed(f"{file}, line {line}: not a table: {error}") from error
+    return Table(file, tuple(columns), rows)
