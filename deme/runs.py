@@ -25,6 +25,10 @@ from deme.paths import PACKAGE
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out", "plan", "report", "slices")
 NO_RESULT = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
+PLACES = (
+    "path",
+    "captions",
+)  # keys whose values are files and folders: what is in them counts, not what they are called
 LIBRARIES = (
     "torch",
     "pytorch-lightning",
@@ -238,9 +242,9 @@ def _identity(group: str, value: Any) -> Any:
 
 
 def _content(node: Any) -> Any:
-    """Replace every value under a key `path` by a hash of what it locates."""
+    """Replace every value under a key of PLACES by a hash of what it locates."""
     if isinstance(node, Mapping):
-        return {k: content_hash(v) if k == "path" and isinstance(v, str) else _content(v) for k, v in node.items()}
+        return {k: content_hash(v) if k in PLACES and isinstance(v, str) else _content(v) for k, v in node.items()}
     return [_content(item) for item in node] if isinstance(node, list) else node
 
 

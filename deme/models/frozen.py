@@ -87,7 +87,7 @@ class FrozenEncoders:
                 self.folder / "text_encoder", local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
         self._complete("text_encoder", found)
-        return network.eval().requires_grad_(False)
+        return network.float().eval().requires_grad_(False)
 
     @cached_property
     def _vae(self) -> Any:
@@ -97,12 +97,11 @@ class FrozenEncoders:
             network, found = AutoencoderKL.from_pretrained(
                 self.folder / "vae",
                 local_files_only=True,
-                torch_dtype=torch.float32,
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
         self._complete("vae", found)
-        return network.eval().requires_grad_(False)
+        return network.float().eval().requires_grad_(False)
 
     def _complete(self, part: str, found: Any) -> None:
         lost = sorted([*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])])

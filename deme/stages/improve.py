@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
+from deme.checks import check_scale
 from deme.config import compose_stage, extractor_specs
 from deme.errors import BadConfig
 from deme.inputs import load_yaml, read_status
@@ -16,7 +17,7 @@ from deme.runs import Run, say
 from deme.stages import stage_function
 from deme.stages.compare import difference_of, read_evaluations
 
-GROUPS = ("data", "model", "metrics", "projection", "sampler", "compute", "progress", "logger", "passport")
+GROUPS = ("data", "model", "metrics", "projection", "prompts", "sampler", "compute", "progress", "logger", "passport")
 MOST_STEPS = 20_000  # the paper's
 LEAST_STEPS = 20
 LEAST_HELD_OUT = (
@@ -46,6 +47,7 @@ def run(config: dict[str, Any]) -> Path:
 
 
 def _check(config: dict[str, Any]) -> None:
+    check_scale(config)
     seeds = config["sample_seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < SEARCH_SEED for s in seeds):
         raise BadConfig(f"sample_seeds must be a list of whole numbers below {SEARCH_SEED}, got {seeds!r}")
@@ -134,6 +136,7 @@ def _stage(run: Run, stage: str, words: list[str], **more: Any) -> Path:
     if "metrics" in shared:  # held-out images judge; a statistics file may be of others
         shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
     paths = {**run.config["paths"], "runs": str(run.path / "runs")}
+    shared |= {"guidance_scale": run.config["guidance_scale"]} if "guidance_scale" in config else {}
     settings = {**config, **shared, "suite": "improve", "paths": paths}
     settings |= {key: {**settings[key], **value} if isinstance(value, dict) else value for key, value in more.items()}
     return stage_function(stage)(settings)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deme.config import make
+from deme.config import extractor_specs, make, score_specs
 from deme.data import ImageData, batches
 from deme.data.images_as_they_are import folder_as_it_is
 from deme.data.prompts import Prompts
@@ -63,7 +63,8 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
     data = data_of(config, model.image_shape, log)
     if data is not None and config["metrics"]["loss"] is not None:
         check_images(data, model)
-    prompts = prompts_of(config, model, data)
+    draws = extractor_specs(config["metrics"]) or score_specs(config["metrics"]) or config["save_images"]
+    prompts = prompts_of(config, model, data) if draws else None
     check_sampler(config["sampler"], model)
     sampler, size = make(config["sampler"]), config["metrics"]["size"]
 
