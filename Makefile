@@ -48,7 +48,7 @@ pretrain-digits: .venv/installed
 	$(BIN)/deme train experiment=digits/pretrain
 	rm -rf deme/assets/digits_base
 	cp -r runs/digits/train/pretrain-s0-*/weights/ema deme/assets/digits_base
-	cd deme/assets && sha256sum digits_classifier.safetensors digits_base/unet/*.safetensors > SHA256SUMS
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors > SHA256SUMS
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -34,8 +34,35 @@ class DigitClassifier(nn.Module):
         return self.head(self.body(images))
 
 
+def as_digits(pixels: Tensor, who: str) -> Tensor:
+    """Return uint8 images [B, 1, 8, 8], or [B, 3, 16, 16] reduced to that by means of channels and 2 x 2 pixels, in -1..1.
+
+    Raises BadConfig, in the name of `who`, for other shapes.
+    """
+    shape = tuple(pixels.shape[1:])
+    if shape == (3, 16, 16):
+        return to_float(nn.functional.avg_pool2d(pixels.float().mean(1, keepdim=True), 2))
+    if shape != (1, 8, 8):
+        raise BadConfig(
+            f"{who} measures grey 8 x 8 images, got {shape}; it reduces 16 x 16 in colour, or choose metrics=loss"
+        )
+    return to_float(pixels)
+
+
+def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifier, str]:
+    """Return a saved classifier and the sha256 of its file. Raises BadConfig if the file holds something else."""
+    place = weights_file(path, sha256)
+    classifier = DigitClassifier().eval()
+    state = read_weights(place)
+    expected = {name: value.shape for name, value in classifier.state_dict().items()}
+    if expected != {name: value.shape for name, value in state.items()}:
+        raise BadConfig(f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
+    classifier.load_state_dict(state)
+    return classifier, files.sha256(place)
+
+
 class DigitFeatures:
-    """Map uint8 images [B, 1, 8, 8] to float32 features [B, 64] with a saved classifier."""
+    """Map uint8 images [B, 1, 8, 8], or [B, 3, 16, 16] reduced to them, to float32 features [B, 64] with a saved classifier."""
 
     name = "digit classifier, 64 penultimate activations"
     suffix = "digits"
@@ -43,14 +70,7 @@ class DigitFeatures:
     dimension = 64
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
-        place = weights_file(path, sha256)
-        self.weights = files.sha256(place)
-        self.classifier = DigitClassifier().eval()
-        state = read_weights(place)
-        expected = {name: value.shape for name, value in self.classifier.state_dict().items()}
-        if expected != {name: value.shape for name, value in state.items()}:
-            raise BadConfig(f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
-        self.classifier.load_state_dict(state)
+        self.classifier, self.weights = load_classifier(path, sha256)
         self.device = "cpu"
 
     def to(self, device: str) -> "DigitFeatures":
@@ -61,9 +81,7 @@ class DigitFeatures:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        if tuple(pixels.shape[1:]) != (1, 8, 8):
-            raise BadConfig(f"fd_digits measures grey 8 x 8 images, got {tuple(pixels.shape[1:])}; choose metrics=loss")
-        return self.classifier.body(to_float(pixels.to(self.device))).cpu()
+        return self.classifier.body(as_digits(pixels.to(self.device), self.frechet_name)).cpu()
 
 
 def train_classifier(pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500) -> DigitClassifier:

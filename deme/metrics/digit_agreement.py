@@ -1,0 +1,52 @@
+"""`digit_agreement`: how often a classifier of digits sees the digit that the text names."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deme.data.captioned_digits import digit_in
+from deme.errors import BadConfig
+from deme.metrics.digit_classifier import as_digits, load_classifier
+
+
+class DigitAgreement:
+    """Score an image 1 if the classifier's first choice is the digit in its text, else 0; features are 10 logits.
+
+    A `TextScore` of uint8 images [B, 3, 16, 16] or [B, 1, 8, 8]. The classifier was trained on the images of the training
+    split, without captions and apart from every generator. Raises BadConfig for a text that names no digit, or several.
+    """
+
+    name = "digit classifier, first of 10 logits against the digit that the text names"
+    score_name = suffix = "digit_agreement"
+    dimension = 10
+
+    def __init__(self, path: str, sha256: str | None = None) -> None:
+        self.classifier, self.weights = load_classifier(path, sha256)
+        self.device = "cpu"
+
+    def to(self, device: str) -> "DigitAgreement":
+        self.classifier.to(device)
+        self.device = device
+        return self
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.classifier(as_digits(pixels.to(self.device), self.score_name)).cpu()
+
+    def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
+        if len(features) != len(texts):
+            raise ValueError(f"{len(features)} images and {len(texts)} texts: each image has one")
+        named = [digit_in(text) for text in texts]
+        if None in named:
+            raise BadConfig(
+                f"{self.score_name} needs texts that name one digit, got {texts[named.index(None)]!r}\n"
+                "type: metrics.scores.digit_agreement=null"
+            )
+        return (features.argmax(1) == torch.tensor(named, dtype=torch.long)).double()
+
+    def mean(self, scores: Tensor) -> float:
+        return float(scores.double().mean())
+
+    def truncated(self, texts: Sequence[str]) -> int:  # noqa: ARG002 (no network reads them)
+        return 0
