@@ -161,10 +161,11 @@ def build_metrics(spec):
         assert extractor.frechet_name.endswith(extractor.suffix)
     for one in (spec["scores"] or {}).values():
         score = make(one).to("cpu")
-        features = score(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+        clip = score.score_name.startswith("clip_score")
+        assert clip or score.score_name.startswith("digit_")  # nobody takes it for CLIP
+        features = score(torch.zeros(2, *((1, 8, 8) if clip else (3, 16, 16)), dtype=torch.uint8))
         assert (features.shape, features.dtype) == ((2, score.dimension), torch.float32)
-        assert torch.isfinite(score.score(features, ["a cat", ""])).all()
-        assert score.score_name.startswith("clip_score")
+        assert torch.isfinite(score.score(features, ["a cat", ""] if clip else ["the digit two", "a handwritten one"])).all()
     assert spec["reference"] in ("held_out", "train")
     uniform(spec["loss"]["num_ranges"], 1000)
 
@@ -263,6 +264,7 @@ def given(in_tmp, request, monkeypatch):
         ("prompts", "partiprompts"): ["prompts.path=prompts.tsv"],
         ("prompts", "imagenet"): ["prompts.path=classes.txt"],
         ("model", "diffusers"): ["model.path=asset:digits_base"],
+        ("model", "text_to_image"): ["model.path=asset:captioned_digits"],
         ("metrics", "inception768"): ["metrics.path=inception.safetensors"],
         ("metrics", "fid"): ["metrics.path=inception.safetensors"],
         ("metrics", "fid_pytorch"): ["metrics.path=inception.safetensors"],
