@@ -49,6 +49,13 @@ class Pairs:
     complaints: list[str]
 
 
+def checked_dropout(share: float) -> float:
+    """Return a share of captions to leave out. Raises BadConfig unless it lies in [0, 1)."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
+        raise BadConfig(f"data.caption_dropout must be a share in [0, 1), got {share!r}")
+    return float(share)
+
+
 def load_captioned_images(
     path: str,
     captions: str | None = None,
@@ -75,12 +82,7 @@ def load_captioned_images(
         raise BadConfig(
             "data.crop=random: captioned images are encoded once, so they are cut once\ntype: data.crop=center"
         )
-    if (
-        isinstance(caption_dropout, bool)
-        or not isinstance(caption_dropout, (int, float))
-        or not 0 <= caption_dropout < 1
-    ):
-        raise BadConfig(f"data.caption_dropout must be a share in [0, 1), got {caption_dropout!r}")
+    dropout = checked_dropout(caption_dropout)
     rules = rules_of(size, channels, resize, crop)
     pairs = pairs_at(path, captions, caption_column, say)
     if pairs.complaints and corrupt != "skip":
@@ -92,7 +94,7 @@ def load_captioned_images(
         pairs.source, rules, held_out_fraction, random_flip, corrupt, in_memory, cache, say, left_out=without
     )
     train, held_out = (_with_captions(side, pairs.captions) for side in (data.train, data.held_out))
-    return replace(data, train=train, held_out=held_out, caption_dropout=float(caption_dropout))
+    return replace(data, train=train, held_out=held_out, caption_dropout=dropout)
 
 
 def _with_captions(images: Images, captions: list[str]) -> CaptionedImages:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
+from deme.data.captioned import checked_dropout
 from deme.data.digits import pixels_and_labels, split
 from deme.seeds import generator
 
@@ -61,4 +62,4 @@ def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
     templates = torch.randint(len(TEMPLATES), (len(labels),), generator=generator("captioned digits"))
     texts = [caption(*pair) for pair in zip(labels.tolist(), templates.tolist(), strict=True)]
     train, held_out = (CaptionedDigits(images[rows], [texts[i] for i in rows.tolist()]) for rows in split(labels))
-    return ImageData(train, held_out, caption_dropout=caption_dropout)
+    return ImageData(train, held_out, caption_dropout=checked_dropout(caption_dropout))

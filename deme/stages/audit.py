@@ -25,10 +25,12 @@ from deme.metrics.reference import Reference
 from deme.ranges import uniform
 from deme.runs import Run
 from deme.seeds import generator
+from deme.stages.audit_scores import audit_scores
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import Labels, distance_labels, interval, loss_labels
 from deme.stages.measure import held_out_of, loss_replicates, loss_rows
+from deme.stages.scores import parts_of, scores_of
 from deme.stages.sources import source_of
 
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
@@ -54,11 +56,13 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())
     # even batches: one of a single image takes other kernels, and in half precision other images
     run.config["batch_size"] = math.ceil(len(picks) / math.ceil(len(picks) / max(2, batch_size)))
-    again: list[list[Tensor]] = [[] for _ in extractors]
-    if extractors:
+    scores = scores_of(run.config, compute.device) if source.prompts is not None else []
+    again: list[list[Tensor]] = [[] for _ in (*extractors, *scores)]
+    if again:
         for pixels in source.pixels(picks):
-            for features, extractor in zip(again, extractors, strict=True):
-                features.append(extractor(pixels))
+            seen = [*(look(pixels) for look in extractors), *(look(pixels) for look in scores)]
+            for features, each in zip(again, seen, strict=True):
+                features.append(each)
 
     labels: Labels = {}
     for extractor, reference in zip(extractors, references, strict=True):
@@ -67,13 +71,19 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     if looked_at is not None:
         held_out = held_out_of(run.config, data, looked_at, compute.device)
         labels |= loss_labels(run.config, held_out, looked_at.model.schedule.num_timesteps)
+    for score in scores:
+        assert source.prompts is not None
+        labels |= {part.name: part.label for part in parts_of(score, source.prompts, total)}
     found = list(_labels(run, written, replicates, labels))
-    for extractor, reference, features in zip(extractors, references, again, strict=True):
+    for extractor, reference, features in zip(extractors, references, again[: len(extractors)], strict=True):
         found += _distance(run, extractor, reference, stored, torch.cat(features), picks, draw, compute)
+    for score, features in zip(scores, again[len(extractors) :], strict=True):
+        assert source.prompts is not None
+        found += audit_scores(run, score, source.prompts, stored, torch.cat(features), picks)
     if looked_at is not None:
         found += _loss(run, held_out, looked_at, stored, replicates, draw, compute)
     audited = {extractor.frechet_name for extractor in extractors} | {
-        n for n in labels if n.partition("/")[0] == "loss"
+        n for n in labels if n.partition("/")[0] in ("loss", *(score.score_name for score in scores))
     }
     rest = [*sorted(set(labels) - audited), *(f"the spread of {e.frechet_name}" for e in extractors)]
     if rest:

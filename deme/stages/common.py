@@ -110,8 +110,8 @@ def data_of(config: dict[str, Any], image_shape: Sequence[int] | None = None, lo
 
     `log` is told what the data set has to say. Raises what the data set raises.
     """
-    spec = config["data"]
-    if spec is None:
+    spec = config.get("data")
+    if not spec:
         return None
     left_open = {name for name in ("size", "channels") if name in takes(spec) and spec.get(name) is None}
     spec = {name: value for name, value in spec.items() if name not in left_open}

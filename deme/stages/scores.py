@@ -1,5 +1,7 @@
 """How well generated images show their prompts: of all, of each category of prompts, and of the phrases that prompts single out."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,37 +16,46 @@ from deme.metrics.shards import FeatureShards
 from deme.metrics.text_score import TextScore
 from deme.runs import Run
 
-Scored = dict[str, tuple[Tensor, dict[str, Any]]]  # metric -> score of each image, and what stands beside the number
+
+@dataclass(frozen=True)
+class Part:
+    """A metric: the images `rows` of an evaluation, each with its text, and what stands beside the number."""
+
+    name: str
+    rows: list[int]
+    texts: list[str]
+    label: dict[str, Any]
 
 
 def scores_of(config: dict[str, Any], device: str = "cpu") -> list[TextScore]:
     """Return the scores of `metrics.scores`. Raises BadConfig for two that would share the name of a metric."""
     found: list[TextScore] = [make(spec).to(device) for spec in score_specs(config["metrics"]).values()]
-    names = [name for score in found for name in (score.suffix, score.score_name)]
-    if any(names.count(score.score_name) > 1 + (score.suffix == score.score_name) for score in found):
-        raise BadConfig(f"two scores of metrics.scores measure the same: {', '.join(s.score_name for s in found)}")
+    names = [score.score_name for score in found]
+    if len(set(names)) < len(names):
+        raise BadConfig(f"two scores of metrics.scores measure the same: {', '.join(names)}")
     return found
 
 
-def scored(score: TextScore, features: Tensor, prompts: Prompts, total: int) -> Scored:
-    """Return the scores of images, of their features [total, dimension], for every metric that the prompts make."""
-    texts = [prompts[i].text for i in range(total)]
-    values = score.score(features, texts)
+def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
+    """Yield the metrics of a score: of all images first, then of each category and of each phrase alone."""
+    asked = [prompts[i] for i in range(total)]
     label = {
-        "n": total,
         "reference": f"{prompts.name} ({prompts.content_hash()[:8]})",
         "better": "higher",
         "implementation": f"{score.name} (weights {score.weights[:12]})",
     }
-    found: Scored = {score.score_name: (values, {**label, "truncated": score.truncated(texts)})}
-    for category in sorted({prompts[i].category for i in range(total)} - {None}, key=str):
-        rows = [i for i in range(total) if prompts[i].category == category]
-        found[f"{score.score_name}/{category}"] = (values[rows], {**label, "n": len(rows)})
-    for phrase in dict.fromkeys(prompts[i].phrase for i in range(total) if prompts[i].phrase):
-        rows = [i for i in range(total) if prompts[i].phrase == phrase]
-        alone = score.score(features[rows], [str(phrase)] * len(rows))
-        found[f"{score.score_name}/{phrase}"] = (alone, {**label, "n": len(rows), "text": phrase})
-    return found
+
+    def part(name: str, rows: list[int], texts: list[str], **more: Any) -> Part:
+        return Part(name, rows, texts, {"n": len(rows), **label, **more})
+
+    texts = [prompt.text for prompt in asked]
+    yield part(score.score_name, list(range(total)), texts, truncated=score.truncated(texts))
+    for category in sorted({prompt.category for prompt in asked if prompt.category}):
+        rows = [i for i, prompt in enumerate(asked) if prompt.category == category]
+        yield part(f"{score.score_name}/{category}", rows, [texts[i] for i in rows])
+    for phrase in dict.fromkeys(prompt.phrase for prompt in asked if prompt.phrase):
+        rows = [i for i, prompt in enumerate(asked) if prompt.phrase == phrase]
+        yield part(f"{score.score_name}/{phrase}", rows, [phrase] * len(rows), text=phrase)
 
 
 def measure_scores(
@@ -53,16 +64,21 @@ def measure_scores(
     """Return the metrics of all scores and their bootstrap replicates; every image's score is kept in moments/."""
     metrics: dict[str, dict[str, Any]] = {}
     replicates: dict[str, list[float]] = {}
-    seed, count = run.config["sample_seed"], run.config["metrics"]["replicates"]
     for score in scores:
         features = torch.cat(list(shards.read(score.suffix)))
-        found = scored(score, features, prompts, shards.total)
-        tensors.save(
-            run.path / "moments" / f"{score.suffix}_scores.safetensors", {"scores": found[score.score_name][0]}
-        )
-        for name, (values, label) in found.items():
-            metrics[name] = {"value": score.mean(values), **label}
-            replicates[name] = [
-                float(resample_counts(seed, r, len(values)).double() @ values) / len(values) for r in range(count)
-            ]
+        kept = {}
+        for part in parts_of(score, prompts, shards.total):
+            values = score.score(features[part.rows], part.texts)
+            metrics[part.name] = {"value": score.mean(values), **part.label}
+            replicates[part.name] = score_replicates(run.config, values)
+            kept[part.name] = values
+        tensors.save(run.path / "moments" / f"{score.suffix}_scores.safetensors", kept)
     return metrics, replicates
+
+
+def score_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
+    """Return the mean of resampled scores of images, a number per resample."""
+    seed, count = config["sample_seed"], len(values)
+    return [
+        float(resample_counts(seed, r, count).double() @ values) / count for r in range(config["metrics"]["replicates"])
+    ]

@@ -65,7 +65,8 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
         check_images(data, model)
     draws = extractor_specs(config["metrics"]) or score_specs(config["metrics"]) or config["save_images"]
     prompts = prompts_of(config, model, data) if draws else None
-    check_sampler(config["sampler"], model)
+    if draws:
+        check_sampler(config["sampler"], model)
     sampler, size = make(config["sampler"]), config["metrics"]["size"]
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:

@@ -13,6 +13,7 @@ from PIL import Image
 from deme import tensors
 from deme.balancing import Balancing
 from deme.balancing.equal import Equal
+from deme.conditions import given as told_with
 from deme.config import bind, compose_stage, extractor_specs, groups, make, options, provide, takes
 from deme.data import ImageData, InMemoryImages, cifar10_files
 from deme.data.captioned import CaptionedImages
@@ -22,7 +23,6 @@ from deme.merging.search.evaluations import Evaluations
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models import unconditional
-from deme.conditions import given as told_with
 from deme.models.denoiser import DenoisingModel
 from deme.paths import conf_dir, locate
 from deme.ranges import TimestepRange, check_partition, uniform
@@ -169,7 +169,9 @@ def build_metrics(spec):
         assert clip or score.score_name.startswith("digit_")  # nobody takes it for CLIP
         features = score(torch.zeros(2, *((1, 8, 8) if clip else (3, 16, 16)), dtype=torch.uint8))
         assert (features.shape, features.dtype) == ((2, score.dimension), torch.float32)
-        assert torch.isfinite(score.score(features, ["a cat", ""] if clip else ["the digit two", "a handwritten one"])).all()
+        assert torch.isfinite(
+            score.score(features, ["a cat", ""] if clip else ["the digit two", "a handwritten one"])
+        ).all()
     assert spec["reference"] in ("held_out", "train")
     uniform(spec["loss"]["num_ranges"], 1000)
 
