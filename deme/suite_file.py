@@ -24,6 +24,7 @@ SUITE_KEYS = {
     "metrics",
     "notes",
     "plan",
+    "runs_shared_with",
 }
 ROW_KEYS = {
     "name",
@@ -60,6 +61,9 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
     for key in ("finetune_seeds", "sample_seeds"):
         if not isinstance(spec[key], list) or not all(type(seed) is int for seed in spec[key]):
             raise BadConfig(f"{file}: {key} must be a list of whole numbers, got {spec[key]!r}")
+    shared = spec.get("runs_shared_with", [])
+    if not isinstance(shared, list) or not all(isinstance(place, str) for place in shared):
+        raise BadConfig(f"{file}: runs_shared_with must be a list of suites, such as [../coco], got {shared!r}")
     _check_expected(spec, file)
     _check_rows(spec, file)
     _check_base(spec, file)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deme.config import compose_stage, extractor_specs, make
+from deme.config import compose_stage, extractor_specs, make, score_specs
 from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
 from deme.inputs import read_status, weights_folder
@@ -128,13 +128,15 @@ class Node:
             ranges = config["ranges"]  # measured by gradients, or not
             affinity = 3 * ranges.get("num_bins", 0) * ranges.get("num_images", 0)
             return config["num_steps"] * config["accumulate"] * config["batch_size"] * (4 if teacher else 3) + affinity
-        steps = config.get("sampler", {}).get("num_inference_steps", 0) * config.get("num_images", 0)
+        steps = _passes_per_image(config) * config.get("num_images", 0)
         if self.stage == "search":
             images = config["objective"] in (None, "frechet", "kid") and bool(extractor_specs(config["metrics"]))
             passes = steps if images else config["num_images"] * config["metrics"]["loss"]["num_ranges"]
             passes *= 3 if config["search"]["_target_"].endswith(".GradientSearch") else 1
             return int(passes * (make(config["search"]).count(len(self.inputs["experts"])) or 0))
-        if self.stage == "merge" or config["source"] in ("real", "images") or not extractor_specs(config["metrics"]):
+        if self.stage == "merge" or config["source"] in ("real", "images"):
+            return 0
+        if not extractor_specs(config["metrics"]) and not score_specs(config["metrics"]):
             return 0  # no images are generated
         return int(steps)
 
@@ -145,6 +147,14 @@ class Node:
         return ", ".join(
             [f"{self.row} {self.stage}", *(f"{name} {value}" for name, value in parts if value is not None)]
         )
+
+
+def _passes_per_image(config: Mapping[str, Any]) -> int:
+    """What one generated image takes: guidance asks the network twice, and PNDM takes its second step twice."""
+    sampler = config.get("sampler", {})
+    calls = int(sampler.get("num_inference_steps", 0)) + str(sampler.get("_target_")).endswith(".PNDM")
+    guided = config.get("prompts") and config.get("guidance_scale") not in (None, 1)
+    return calls * (2 if guided else 1)
 
 
 @dataclass(frozen=True)
@@ -253,6 +263,17 @@ class Suite:
         for sample_seed in row.get("sample_seeds", self.spec["sample_seeds"]):
             yield node("evaluate", source, cell, *routed, sample_seed=sample_seed)
 
+    def sharing(self) -> list["Suite"]:
+        """Return the suites of the same name whose runs lie among this one's: `runs_shared_with`. Raises BadConfig."""
+        places = [self.file.parent / place for place in self.spec.get("runs_shared_with", [])]
+        found = [Suite.read(place, self.runs, self.places) for place in places]
+        if strange := [str(suite.file) for suite in found if suite.name != self.name]:
+            raise BadConfig(
+                f"{self.file}: runs_shared_with names {', '.join(strange)}, of another suite\n"
+                f"runs are shared by suite files with the same name: suite: {self.name}"
+            )
+        return found
+
     def evaluations(self, row: str) -> list[Node]:
         """Return a row's evaluate nodes."""
         return [node for node in self.nodes if node.row == row and node.stage == "evaluate"]
@@ -266,8 +287,9 @@ class Suite:
         return found
 
     def stale(self) -> list[Path]:
-        """Return finished runs of this suite that no node resolves to: made by an older config."""
-        wanted = {run.path for node in self.nodes if node.state != "lacking" and (run := node.run) is not None}
+        """Return finished runs of this suite that no node resolves to, nor one of the suites that share its runs."""
+        nodes = [node for suite in (self, *self.sharing()) for node in suite.nodes]
+        wanted = {run.path for node in nodes if node.state != "lacking" and (run := node.run) is not None}
         folders = [self.runs / self.name / stage for stage in CHAIN]
         finished = [p.parent for folder in folders for p in sorted(folder.glob("*/status.json"))]
         return [path for path in finished if path not in wanted and read_status(path).get("state") == "done"]

@@ -4,6 +4,7 @@ from typing import Any
 
 from deme.config import extractor_specs, make
 from deme.data import ImageData
+from deme.data.joined import Joined
 from deme.errors import BadConfig
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
@@ -11,7 +12,7 @@ from deme.metrics.reference import Reference, measured
 from deme.paths import cache_of, locate
 from deme.runs import say
 
-SPLITS = ("held_out", "train")
+SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}
 
 
 def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureExtractor]:
@@ -54,10 +55,10 @@ def reference_of(config: dict[str, Any], data: ImageData | None, extractor: Feat
             f"type: data=<option>, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"
         )
     split = metrics["reference"]
-    if split not in SPLITS:
+    if split not in list(SPLITS):
         raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")
-    images = data.held_out if split == "held_out" else data.train
-    what = "held-out images" if split == "held_out" else "training images"
+    images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
+    what = SPLITS[split]
     least = max(2, (metrics["nearest_k"] or 0) + 2)
     if len(images) < least:
         raise BadConfig(f"these metrics need at least {least} {what} to compare to, the data set has {len(images)}")

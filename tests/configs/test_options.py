@@ -28,7 +28,7 @@ from deme.paths import conf_dir, locate
 from deme.ranges import TimestepRange, check_partition, uniform
 from deme.schedule import NoiseSchedule
 from deme.seeds import Rows, generator
-from deme.stages.common import Compute
+from deme.stages.common import Compute, data_of
 from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
@@ -42,6 +42,7 @@ OPTIONS = [(group, option) for group in groups() if group != "experiment" for op
 EXPERIMENTS = options("experiment")
 
 EVERYTHING = TimestepRange(0, 1000)
+OPEN_CLIP = Path("open_clip_vit_g_14", "open_clip_model.safetensors")  # below models/
 
 
 def build_data(spec):
@@ -173,7 +174,8 @@ def build_metrics(spec):
             score.score(features, ["a cat", ""] if clip else ["the digit two", "a handwritten one"])
         ).all()
     assert spec["reference"] in ("held_out", "train")
-    uniform(spec["loss"]["num_ranges"], 1000)
+    if spec["loss"]:
+        uniform(spec["loss"]["num_ranges"], 1000)
 
 
 def build_compute(spec):
@@ -309,8 +311,27 @@ def places(given, in_tmp):
         shutil.copytree(in_tmp / "images", in_tmp / "data" / name)
     for name in ("ddpm_ema_cifar10", "ddpm-ema-church-256", "ddpm-ema-bedroom-256"):
         shutil.copytree(locate("asset:digits_base"), in_tmp / "models" / name)
+    shutil.copytree(in_tmp / "images", in_tmp / "data" / "laion_aes" / "preprocessed_212k")
+    shutil.copytree(locate("asset:captioned_digits"), in_tmp / "models" / "stable-diffusion-v1-4")
+    for name in ("prompts", "mscoco_val2014_30k"):
+        (in_tmp / "data" / name).mkdir()
+    (in_tmp / "data" / "mscoco_val2014_30k" / "metadata.csv").write_text("file_name,text\n1.jpg,a cat\n")
+    (in_tmp / "prompts.tsv").rename(in_tmp / "data" / "prompts" / "PartiPrompts.tsv")
+    (in_tmp / "classes.txt").rename(in_tmp / "data" / "prompts" / "imagenet_classes.txt")
+    (in_tmp / "models" / OPEN_CLIP.parent).mkdir()
+    open_clip_file(in_tmp / "models" / OPEN_CLIP)
     random_inception(in_tmp / "models" / "inception.safetensors")
     torch.save(trunk(2048).state_dict(), in_tmp / "models" / "pt_inception-2015-12-05-6726825d.pth")
+
+
+def made_small(group, spec):
+    """As an experiment has it, but for the made-up places: few images, a small CLIP."""
+    if group == "data" and "held_out_fraction" in spec:
+        return {**spec, "held_out_fraction": 0.2}
+    if group == "metrics" and spec["scores"]:
+        return {**spec, "scores": {name: {**one, **({"architecture": OPEN_CLIP.stem} if "architecture" in one else {})}
+                                   for name, one in spec["scores"].items() if one}}  # fmt: skip
+    return spec
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -324,8 +345,7 @@ def test_every_experiment_is_composed_and_built(experiment, places):
     assert first[1].startswith("# ")
     for group, build in BUILD.items():
         if config.get(group):
-            few = {"held_out_fraction": 0.2} if group == "data" and "held_out_fraction" in config[group] else {}
-            build({**config[group], **few})
+            build(made_small(group, config[group]))
     if stage == "train":
         model = make(config["model"])
         method = method_of(config["method"])
@@ -347,6 +367,10 @@ def test_a_method_brings_its_own_timesteps_and_balancing_unless_told_otherwise()
     assert chosen("method=ant", "balancing=nash_mtl") == ("StratifiedSampler", "NashMTL")
     assert chosen("method=deme", "timesteps=uniform") == ("RangeSampler", "none")
     assert chosen("experiment=digits/ant", "balancing=pcgrad") == ("StratifiedSampler", "PCGrad")
+
+
+def test_an_evaluation_can_do_without_a_data_set():
+    assert data_of(compose_stage("evaluate", ["data=none"])) is None
 
 
 def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():

@@ -148,7 +148,7 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
         (["metrics.features.digits.sha256=0123"], 2, "is not the file that was asked for: its sha256 is c6ec3b2a"),
         (["num_images=1"], 2, "deme: these metrics need at least 2 images, num_images=1 were asked for"),
         (["metrics.nearest_k=5", "num_images=6"], 2, "deme: these metrics need at least 7 images, num_images=6"),
-        (["metrics.reference=heldout"], 2, "metrics.reference must be one of held_out, train, got 'heldout'"),
+        (["metrics.reference=heldout"], 2, "metrics.reference must be one of held_out, train, all, got 'heldout'"),
         (["save_images=jpg"], 2, "save_images must be null, png or zip, got 'jpg'"),
         (["source=images"], 2, "source=images and inputs.images=<folder> go together"),
         (["source=real", "inputs.weights=deme"], 2, "source=real does not look at inputs.weights"),

@@ -1,5 +1,6 @@
 """The suites of real data sets at smoke size, on made-up files in the official layouts and with smaller networks."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def published(name):
     return files.read_json(EXPERIMENTS / name / "expected.json")["rows"]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "lsun_church", "lsun_bedroom", "ablation"])
+STABLE_DIFFUSION = ["coco", "imagenet", "partiprompts"]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "lsun_church", "lsun_bedroom", "ablation", *STABLE_DIFFUSION])
 def test_published_numbers_belong_to_rows(name):
     suite = Suite.read(EXPERIMENTS / name)
     assert suite.expected == published(name)
@@ -96,6 +100,9 @@ def test_published_numbers_are_the_papers():
     assert published("lsun_church")["deme_search"] == {"fid_pytorch": 7.27}
     assert published("lsun_bedroom")["deme_before_merge"] == {"fid_pytorch": 5.87}
     assert published("ablation")["n8_sampling_consistency_projection"] == {"fid_pytorch": 3.87}
+    assert published("coco")["deme_search"] == {"fid_pytorch": 13.06, "clip_score_open_clip": 30.11}
+    assert published("imagenet")["p2"] == {"fid_pytorch": 26.92, "clip_score_open_clip": 26.44}
+    assert published("partiprompts")["deme_before_merge"] == {"clip_score_open_clip": 30.02}
 
 
 def test_the_ablation_trains_every_combination_for_the_same_number_of_steps():
@@ -109,6 +116,77 @@ def test_the_ablation_trains_every_combination_for_the_same_number_of_steps():
         rows.setdefault((node.row, key), []).append(config["num_steps"])
     assert len(rows) == 4 + 3 * 8 == len({key for _, key in rows})
     assert {sum(steps) for steps in rows.values()} == {80_000}
+
+
+def trained_by(suite):
+    """What a suite trains, searches and merges, by all that a run id follows from, its label included."""
+    nodes = [node for node in suite.nodes if node.stage != "evaluate"]
+    return [(node.row, node.stage, node.expert, node.seed, json.dumps(node.config, sort_keys=True)) for node in nodes]
+
+
+def test_the_tables_of_stable_diffusion_share_what_is_trained_and_nothing_that_is_measured():
+    suites = {name: Suite.read(EXPERIMENTS / name) for name in STABLE_DIFFUSION}
+    first, *others = (trained_by(suite) for suite in suites.values())
+    assert others == [first, first]
+    measured = {name: suite.evaluations("deme_search")[0].config for name, suite in suites.items()}
+    assert {name: config["cell"]["prompts"] for name, config in measured.items()} == {n: n for n in suites}
+    assert [config["num_images"] for config in measured.values()] == [30_000, 50_000, 1_632]
+    assert {config["guidance_scale"] for config in measured.values()} == {7.5}
+    assert {config["sampler"]["num_inference_steps"] for config in measured.values()} == {25}
+    assert {suite.name for one in suites.values() for suite in one.sharing()} == {"stable_diffusion"}
+
+
+def test_the_ablation_of_stable_diffusion_adds_to_the_runs_of_its_table():
+    table, ablation = Suite.read(EXPERIMENTS / "coco"), Suite.read(EXPERIMENTS / "coco" / "ablation.yaml")
+    known, wanted = trained_by(table), trained_by(ablation)
+    rows = {row for row, *_ in wanted if row in {name for name, *_ in known}}
+    assert rows == {"finetune", "deme_before_merge", "deme_uniform"}
+    assert all(one in known for one in wanted if one[0] in rows)
+    steps = {}
+    for node in (node for node in ablation.nodes if node.stage == "train"):
+        config = node.config
+        key = (
+            node.row,
+            config["ranges"]["num_ranges"] if node.expert is not None else 1,
+            config["projection"]["placement"],
+        )
+        steps[key] = steps.get(key, 0) + config["num_steps"]
+    assert {key[1:] for key in steps} == {
+        (1, None),
+        (2, "blocks"),
+        (4, "blocks"),
+        (8, "blocks"),
+        (4, None),
+        (4, "foldable"),
+    }
+    assert set(steps.values()) == {80_000}
+
+
+def test_the_cost_of_images_by_prompts_counts_guidance_and_the_step_that_pndm_takes_twice():
+    (before,) = Suite.read(EXPERIMENTS / "coco").evaluations("before")
+    assert before.forwards == 30_000 * 2 * 26
+    (scored,) = Suite.read(EXPERIMENTS / "partiprompts").evaluations("before")
+    assert scored.forwards == 1_632 * 2 * 26  # scores alone need images, too
+    searches = [node for node in Suite.read(EXPERIMENTS / "coco").nodes if node.stage == "search"]
+    assert [node.forwards for node in searches] == [48 * 5_000 * 2 * 11]
+
+
+def test_runs_that_another_table_wants_are_not_stale(in_tmp):
+    row = {"name": "before", "label": "before", "evaluate": ["metrics=loss"]}
+    spec = {"suite": "both", "baseline": "before", "metrics": ["loss"], "finetune_seeds": [0], "rows": [row]}
+    for name, seed, other in (("one", 1, "two.yaml"), ("two", 2, "one.yaml")):
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({**spec, "sample_seeds": [seed], "runs_shared_with": [other]}))
+    Path("alone.yaml").write_text(yaml.safe_dump({**spec, "sample_seeds": [1]}))
+    Path("wrong.yaml").write_text(
+        yaml.safe_dump({**spec, "suite": "x", "sample_seeds": [1], "runs_shared_with": ["one.yaml"]})
+    )
+    one, two, alone, wrong = (Suite.read(Path(f"{name}.yaml")) for name in ("one", "two", "alone", "wrong"))
+    for suite in (one, two):
+        files.write_json(suite.nodes[0].run.path / "status.json", {"state": "done"})
+    assert one.stale() == two.stale() == []
+    assert alone.stale() == [two.nodes[0].run.path]
+    with pytest.raises(BadConfig, match=r"runs_shared_with names one\.yaml, of another suite"):
+        wrong.stale()
 
 
 @pytest.mark.parametrize(
@@ -131,6 +209,22 @@ def test_the_cost_of_a_forward_pass_is_what_the_suite_says(name, suite):
             network.eval()(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.long))
     said = Suite.read(EXPERIMENTS / suite).spec["plan"]["gflop_per_forward"]
     assert said == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-3)
+
+
+def test_the_cost_of_stable_diffusion_is_what_its_suites_say():
+    from diffusers import UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), torch.no_grad():
+        network = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval()  # the rest is the default
+        assert sum(weight.numel() for weight in network.parameters()) == 859_520_964
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768))
+    said = {
+        Suite.read(EXPERIMENTS / name).spec["plan"]["gflop_per_forward"]
+        for name in (*STABLE_DIFFUSION, "coco/ablation.yaml")
+    }
+    assert list(said) == [pytest.approx(counter.get_total_flops() / 1e9, rel=1e-3)]
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
@@ -178,6 +272,7 @@ SUITE = {"suite": "s", "baseline": "before", "metrics": ["loss"], "finetune_seed
         ({"base": "before"}, None, "base: before must name a row with a train stage and no other"),
         ({"base": "base", "rows": [*SUITE["rows"], {"name": "r", "label": "r", "experts_of": "base", "merge": []}]}, None,
          "experts_of and search_of cannot name the base base"),
+        ({"runs_shared_with": "../coco"}, None, "runs_shared_with must be a list of suites, such as [../coco], got '../coco'"),
         ({"finetune_seeds": 3}, None, "finetune_seeds must be a list of whole numbers, got 3"),
         ({"expected": "e.json"}, {"before": 3}, "e.json must hold {\"rows\": {<row>: {<metric>: <number>}}}"),
         ({"expected": "e.json"}, {"rows": {"before": {"loss": "4"}}}, "e.json must hold"),
