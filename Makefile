@@ -1,16 +1,24 @@
-# make demo | test | smoke | digits: each makes or reuses .venv from the versions in constraints.txt.
+# make demo | demo-text | test | smoke | digits: each makes or reuses .venv from the versions in constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo digits smoke test lint test-slow benchmarks pretrain-digits clean
+.PHONY: demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
 
 digits: .venv/installed
 	$(BIN)/deme reproduce experiments/digits jobs=$(JOBS)
+
+demo-text: .venv/installed
+	$(BIN)/deme reproduce experiments/captioned_digits/demo.yaml jobs=$(JOBS)
+	$(BIN)/deme sample "run={before: asset:captioned_digits, merged: $$(ls -d runs/captioned_digits_demo/merge/deme_uniform-*)}" \
+		prompts=digits sampler=ddim_latent guidance_scale=3 out=runs/captioned_digits_demo/results/prompts.png
+
+captioned-digits: .venv/installed
+	$(BIN)/deme reproduce experiments/captioned_digits jobs=$(JOBS)
 
 smoke: .venv/installed
 	rm -rf runs/digits_smoke
@@ -48,7 +56,13 @@ pretrain-digits: .venv/installed
 	$(BIN)/deme train experiment=digits/pretrain
 	rm -rf deme/assets/digits_base
 	cp -r runs/digits/train/pretrain-s0-*/weights/ema deme/assets/digits_base
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors > SHA256SUMS
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+
+# Makes the UNet of the shipped text-to-image pipeline again (about 15 minutes); its frozen parts: experiments/captioned_digits/make_parts.py.
+pretrain-captioned-digits: .venv/installed
+	$(BIN)/deme train experiment=captioned_digits/pretrain
+	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

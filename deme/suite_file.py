@@ -24,6 +24,7 @@ SUITE_KEYS = {
     "metrics",
     "notes",
     "plan",
+    "show_parts",
     "runs_shared_with",
 }
 ROW_KEYS = {

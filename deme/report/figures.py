@@ -43,7 +43,13 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
 def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
     """Return a figure of every row's paired difference to the baseline, a panel per metric that has any, with 95% intervals."""
     paired = {name for row in rows for name, number in row.numbers.items() if number.difference}
-    return _forest(rows, {metric: f"{metric}, difference to {baseline}" for metric in metrics if metric in paired})
+    higher = {name for row in rows for name, number in row.numbers.items() if number.about.get("better") == "higher"}
+    titles = {
+        metric: f"{metric}, difference to {baseline}" + ("\n(higher is better)" if metric in higher else "")
+        for metric in metrics
+        if metric in paired
+    }
+    return _forest(rows, titles)
 
 
 def loss_per_range(rows: Sequence[Row]) -> Figure:
@@ -67,7 +73,10 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
         panel.set_title(title, fontsize=9)
     panels[0].set_yticks(range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], fontsize=8)
     panels[0].invert_yaxis()
-    figure.supxlabel("95% intervals; lower is better: green better, red worse, grey not resolved", fontsize=8)
+    figure.supxlabel(
+        "95% intervals; lower is better where no panel says otherwise: green better, red worse, grey not resolved",
+        fontsize=8,
+    )
     figure.tight_layout()
     return figure
 

@@ -124,7 +124,7 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
         else None
     )
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
-    return Number(float(np.mean(list(values.values()))), std, len(values), about, difference)
+    return Number(float(np.mean(list(values.values()))), std, len(values), about, difference and difference.of(about))
 
 
 def _first_missing(suite: Suite, node: Node) -> Node:

@@ -1,8 +1,9 @@
-"""Paired comparisons of two rows: estimate, interval, verdict (METHOD 10). Lower is better for every metric here."""
+"""Paired comparisons of two rows: estimate, interval, verdict (METHOD 10)."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
@@ -19,13 +20,18 @@ class Difference:
     low: float
     high: float
     num_finetune_seeds: int
+    higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """better, worse or not resolved."""
-        if self.high < 0:
-            return "better"
-        return "worse" if self.low > 0 else "not resolved"
+        if self.low <= 0 <= self.high:
+            return "not resolved"
+        return "better" if (self.low > 0) == self.higher_is_better else "worse"
+
+    def of(self, about: Mapping[str, Any]) -> "Difference":
+        """Return the same of a metric, whose label says which way is better."""
+        return replace(self, higher_is_better=about.get("better") == "higher")
 
 
 def paired_difference(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from deme.report.numbers import digits_for
+from deme.report.parts import part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
 from deme.suites import Suite
@@ -32,11 +34,6 @@ def _published_cell(row: Row, metric: str) -> str:
         return ""
     value, number = row.expected[metric], row.numbers.get(metric)
     return f"{value:.2f}" + (f" ({number.mean - value:+.2f})" if number else "")
-
-
-def digits_for(value: float) -> int:
-    """Return how many decimals show four significant digits of a value like those in the column."""
-    return 2 if abs(value) >= 1 else 5
 
 
 def cells(suite: Suite, row: Row) -> list[str]:
@@ -138,33 +135,10 @@ def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] =
         titles = comparison_header(suite)
         lines += ["", "## Row against row", "", _md_row(titles), _md_row(["---"] * len(titles))]
         lines += [_md_row(comparison_cells(suite, rows, one)) for one in compared]
-    per_range = [name for row in rows for name in row.numbers if "/" in name]
-    if per_range:
-        lines += ["", *_per_range(rows, list(dict.fromkeys(per_range)))]
+    for parts in part_tables(rows):
+        lines += ["", f"## {parts.title}", "", _md_row(parts.columns), _md_row(["---"] * len(parts.columns))]
+        lines += [_md_row(line) for line in parts.lines]
     return "\n".join(lines) + "\n"
-
-
-def _per_range(rows: Sequence[Row], names: list[str]) -> list[str]:
-    about = {name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names}
-    lines = [
-        "## Loss per range of timesteps",
-        "",
-        _md_row(["row", *(f"t in {about[name].get('range', name)}" for name in names)]),
-        _md_row(["---"] * (len(names) + 1)),
-    ]
-    for row in rows:
-        texts = []
-        for name in names:
-            number = row.numbers.get(name)
-            change = (
-                f" ({number.difference.value / (number.mean - number.difference.value):+.2%}, {number.difference.verdict})"
-                if number and number.difference
-                else ""
-            )
-            texts.append(f"{number.mean:.5f}{change}" if number else "--")
-        if any(text != "--" for text in texts):
-            lines.append(_md_row([row.label, *texts]))
-    return lines
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -248,6 +222,9 @@ def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ())
     if compared:
         lines = [comparison_cells(suite, rows, one) for one in compared]
         _print("Row against row", comparison_header(suite), lines, 2)
+    if suite.spec.get("show_parts"):
+        for parts in part_tables(rows):
+            _print(parts.title, parts.columns, parts.lines, 1)
 
 
 def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> None:

@@ -11,8 +11,9 @@ from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
 from deme.inputs import is_run, load_yaml, read_status
 from deme.paths import locate
+from deme.report.numbers import digits_for
 from deme.report.statistics import Cell, Difference, paired_difference
-from deme.report.tables import difference_cells, digits_for
+from deme.report.tables import difference_cells
 from deme.runs import say
 
 Results = dict[Cell, dict[str, Any]]
@@ -87,8 +88,9 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
     num_images = about.get("num_images", about["n"])
     if {cell[0] for cell in one} == {None}:  # what was not finetuned is the baseline of the pairs
         turned = paired_difference(others, values, other_spread, spread, num_images)
-        return turned and Difference(-turned.value, -turned.high, -turned.low, turned.num_finetune_seeds)
-    return paired_difference(values, others, spread, other_spread, num_images)
+        return turned and Difference(-turned.value, -turned.high, -turned.low, turned.num_finetune_seeds).of(about)
+    found = paired_difference(values, others, spread, other_spread, num_images)
+    return found and found.of(about)
 
 
 def read_evaluations(names: Sequence[str]) -> Results:

@@ -11,8 +11,9 @@ from deme.checks import check_scale
 from deme.config import compose_stage, extractor_specs
 from deme.errors import BadConfig
 from deme.inputs import load_yaml, read_status
+from deme.report.numbers import digits_for
 from deme.report.statistics import Difference, mean_of, smallest_detectable
-from deme.report.tables import difference_cells, digits_for
+from deme.report.tables import difference_cells
 from deme.runs import Run, say
 from deme.stages import stage_function
 from deme.stages.compare import difference_of, read_evaluations

@@ -82,6 +82,10 @@ def test_the_interval_of_a_mean_is_students_where_nothing_is_skewed():
     d = mean_of(symmetric)
     assert (d.value, d.low, d.high) == pytest.approx((1.0, expected.low, expected.high))
     assert mean_of([0.25, 0.25]).verdict == "worse"
+    for label, more, less in (({"better": "higher"}, "better", "worse"), ({"better": "lower"}, "worse", "better")):
+        assert mean_of([0.25, 0.25]).of(label).verdict == more
+        assert mean_of([-0.25, -0.25]).of(label).verdict == less
+        assert mean_of([-1.0, 1.0, 0.5, -0.5]).of(label).verdict == "not resolved"
 
 
 @pytest.mark.parametrize("sign", [1, -1])
