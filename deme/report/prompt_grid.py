@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-SIDE = 2.2  # inches of an image
-TEXT = 2.4  # inches of the prompts' column
+SIDES = {True: 1.1, False: 2.2}  # inches of an image, small in pixels or not
 WIDTH = 34  # characters of a prompt's line
+LETTER = 0.07  # inches of a character
 
 
 def prompt_grid(texts: Sequence[str], images: Mapping[str, np.ndarray], phrases: Sequence[str | None] = ()) -> Figure:
@@ -16,19 +16,20 @@ def prompt_grid(texts: Sequence[str], images: Mapping[str, np.ndarray], phrases:
 
     A prompt's phrase, the part that a model is known to lose, is told below it.
     """
-    figure = Figure(figsize=(TEXT + SIDE * len(images), (SIDE + 0.08) * len(texts) + 0.4))
+    small = next(iter(images.values())).shape[1] < 128
+    side, column = SIDES[small], LETTER * min(WIDTH, max(map(len, texts))) + 0.2
+    figure = Figure(figsize=(column + side * len(images), (side + 0.08) * len(texts) + 0.4))
     axes = figure.subplots(
-        len(texts), len(images) + 1, squeeze=False, gridspec_kw={"width_ratios": [TEXT / SIDE, *[1] * len(images)]}
+        len(texts), len(images) + 1, squeeze=False, gridspec_kw={"width_ratios": [column / side, *[1] * len(images)]}
     )
     for row, text in enumerate(texts):
         axes[row][0].axis("off")
         phrase = phrases[row] if row < len(phrases) else None
         told = textwrap.fill(text, WIDTH) + (f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else "")
         axes[row][0].text(0, 0.5, told, va="center", ha="left", fontsize=8, transform=axes[row][0].transAxes)
-        for column, (label, pictures) in enumerate(images.items(), start=1):
-            axis, picture = axes[row][column], pictures[row]
+        for place, (label, pictures) in enumerate(images.items(), start=1):
+            axis, picture = axes[row][place], pictures[row]
             axis.axis("off")
-            small = picture.shape[0] < 128
             axis.imshow(
                 picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased"
             )
