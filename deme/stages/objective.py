@@ -20,6 +20,7 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
 from deme.ranges import TimestepRange, uniform
 from deme.runs import Run
+from deme.sampling.guided import Guided
 from deme.seeds import generator
 from deme.stages.common import Compute, data_of, guided
 from deme.stages.extractors import extractors_of, reference_of
@@ -89,7 +90,8 @@ class ImageDistance:
         network = compute.network(live.model)
         self.sampler, self.network = make(config["sampler"]), guided(network, live.model, config["guidance_scale"])
         self.reference = reference.features if what == "kid" else None
-        self.forwards_per_image = config["sampler"].get("num_inference_steps", 1)
+        steps = len(self.sampler.scheduler(live.model.scheduler_config).timesteps)  # PNDM takes one twice
+        self.forwards_per_image = steps * (2 if isinstance(self.network, Guided) else 1)
         self.frechet = FrechetDistance(reference.statistics, compute.device)
 
     def num_images(self, fraction: float = 1.0) -> int:
