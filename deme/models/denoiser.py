@@ -103,11 +103,14 @@ class DenoisingModel(nn.Module):
             self.add_projections(read_placement(place))
         self.read_weights(folder)
 
-    def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`."""
+    def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], links: bool = False) -> None:
+        """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`.
+
+        With `links` files of frozen parts are second names of the same bytes, where the disk can.
+        """
 
         def fill(partial: Path) -> None:
-            self.write_configs(partial, about)
+            self.write_configs(partial, about, links)
             tensors.save(partial / UNET, _below(state, "unet."))
             if self.projections is not None:
                 tensors.save(partial / PROJECTIONS, _below(state, "projections."))
@@ -115,7 +118,7 @@ class DenoisingModel(nn.Module):
 
         write_folder(folder, fill)
 
-    def write_configs(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def write_configs(self, folder: Path, about: Mapping[str, Any], links: bool = False) -> None:
         """Write everything of a model folder but the UNet's weights."""
         write_text(folder / "unet" / "config.json", self.unet.to_json_string())
         write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler_config)

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: diffusers' UNet2DConditionModel is trained, its VAE and text encoder are frozen.
 
-Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts, too, as links to the same bytes where the
-disk can: every one is a pipeline that stock diffusers loads.
+Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts, too: every one is a pipeline that stock
+diffusers loads.
 """
 
 import os
@@ -48,7 +48,7 @@ class TextToImageModel(DenoisingModel):
         """Return the images [B, 3, H, W] in -1..1 of latents."""
         return self.encoders.images(x0)
 
-    def write_configs(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def write_configs(self, folder: Path, about: Mapping[str, Any], links: bool = False) -> None:
         """Write everything of a pipeline's folder but the UNet's weights."""
         super().write_configs(folder, about)
         source = self.encoders.folder
@@ -68,7 +68,7 @@ class TextToImageModel(DenoisingModel):
         write_json(folder / "model_index.json", {**kept, **ours, "scheduler": ["diffusers", scheduler]})
         named = [name for name, value in kept.items() if isinstance(value, list) and (source / name).is_dir()]
         for part in dict.fromkeys([*PARTS, *named]):
-            shutil.copytree(source / part, folder / part, copy_function=_link)
+            shutil.copytree(source / part, folder / part, copy_function=_link if links else shutil.copyfile)
 
 
 def _link(source: str, target: str) -> None:

@@ -52,7 +52,8 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
                 f"type: num_images={len(images)}"
             )
         data = data_of(config, images.shape, log)
-        return Source(data, len(images), lambda indices: batches(images, config["batch_size"], indices))
+        size = config["metrics"]["size"]
+        return Source(data, len(images), lambda indices: _sized(batches(images, config["batch_size"], indices), size))
     given = run.one("weights")
     loaded = (
         routed(experts_of(run), compute, config["guidance_scale"])
@@ -70,7 +71,7 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
     sampler, size = make(config["sampler"]), config["metrics"]["size"]
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
-        batches = drawn(
+        drawing = drawn(
             loaded.network,
             model,
             sampler,
@@ -80,6 +81,11 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
             compute.device,
             prompts,
         )
-        return batches if size is None else (resized(batch, size) for batch in batches)
+        return _sized(drawing, size)
 
     return Source(data, config["num_images"], pixels, loaded, prompts)
+
+
+def _sized(pixels: Iterable[Tensor], size: int | None) -> Iterable[Tensor]:
+    """Batches at the size they are measured at."""
+    return pixels if size is None else (resized(batch, size) for batch in pixels)

@@ -163,7 +163,8 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
         "base": content_hash(config["model"]["path"]) if config["model"]["_target_"].endswith(".load") else None,
         "ema": module.ema is not None,
     }
-    model.cpu().save(run.path / "weights" / ("ema" if module.ema is not None else "raw"), module.weights(), about)
+    kind = "ema" if module.ema is not None else "raw"
+    model.cpu().save(run.path / "weights" / kind, module.weights(), about, links=True)
     grid = _preview(run, training)
     if tracker is not None:
         from deme.training import wandb
