@@ -1,4 +1,4 @@
-"""`deme plan`: what a table needs, before any work: state, command, cost and the smallest difference it could find."""
+"""`deme plan`: what a table needs, before any work: state, command, cost, memory and the smallest difference it could find."""
 
 from rich.console import Console
 from rich.table import Table
@@ -6,6 +6,7 @@ from rich.table import Table
 from deme.inputs import read_status
 from deme.report.statistics import smallest_detectable
 from deme.runs import say
+from deme.stages.training_memory import told
 from deme.suites import Suite
 
 
@@ -39,6 +40,8 @@ def run(suite: Suite, jobs: int = 1, tflops: float | None = None) -> int:
             else "; for hours type: tflops=<what your device does>"
         )
         say(f"that is {total:,.0f} PFLOP ({settings['gflop_per_forward']:g} GFLOP a forward pass){at}")
+    for line in told(suite):
+        say(line)
     for node in [node for node in open_nodes if node.state not in ("waiting", "lacking")][:20]:
         say(f"  {node.command}")
     waiting = sum(node.state == "waiting" for node in open_nodes)

@@ -1,0 +1,185 @@
+"""The memory that training takes, by arithmetic; activations are counted in a step that is played through without numbers.
+
+torch's fake tensors have shapes, types and storages, but no memory. So the real network is run, autocast and checkpointing
+included, and what is alive at any moment is counted: a second or two of work, whatever the batch size.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import mse_loss
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from deme.methods.deme import hold_as_cast
+
+CAST = (nn.Conv2d, nn.Linear)  # whose weights autocast keeps a copy of until the backward pass is over
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides over the memory of a training step, beside the network."""
+
+    batch_size: int  # of a forward pass
+    moments: float = 2.0  # numbers that the optimizer keeps per parameter
+    average: bool = True  # of the weights
+    dtype: torch.dtype | None = None  # what autocast casts to
+    gpu: bool = False
+    checkpointing: bool = False
+    tasks: int = 0  # whose gradients are held apart, each of its part of the batch
+    update_copies: int = 1  # copies of all parameters that are made within an update and then dropped
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes. `activations` come on top when a forward pass ends or a backward pass begins, `update` after it: never both."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    teacher: int
+    casts: int
+    activations: int
+    update: int
+
+    @property
+    def held(self) -> int:
+        """Bytes that are there all the time."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.teacher
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the worst moment of a step, from the second step on; the gradients of the last one are still there."""
+        return self.held + max(self.casts + self.activations, self.update)
+
+    def __str__(self) -> str:
+        step = {"low-precision copies": self.casts, "activations": self.activations}
+        update = {"copies within an update": self.update}
+        parts = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "average", "teacher")}
+        parts |= step if sum(step.values()) >= self.update else update
+        unit, name = (1e9, "GB") if self.peak >= 1e8 else (1e6, "MB")
+        shown = ", ".join(f"{part} {size / unit:.2g}" for part, size in parts.items() if size)
+        return f"{self.peak / unit:.2g} {name} ({shown})"
+
+
+def training_memory(
+    student: Callable[[], nn.Module],
+    teacher: Callable[[], nn.Module] | None,
+    inputs: Mapping[str, tuple[int, ...]],
+    plan: Plan,
+) -> TrainingMemory:
+    """Return what training a diffusers UNet takes; images, and the device's own libraries, come on top.
+
+    `student()` makes the UNet, with whatever else is trained as a submodule of it; `inputs` are the shapes of the UNet's
+    arguments for one image.
+    """
+    rows = math.ceil(plan.batch_size / max(1, plan.tasks))
+    with torch.device("meta"):
+        network, frozen = student().train(), teacher().eval().requires_grad_(False) if teacher is not None else None
+    if frozen is not None and plan.dtype is not None:
+        hold_as_cast(frozen, plan.dtype)
+    if plan.checkpointing:
+        network.enable_gradient_checkpointing()  # type: ignore[operator]
+    if plan.gpu and plan.dtype is not None:
+        norms_in_float32(network)
+    with FakeTensorMode():
+        for module in (network, frozen):
+            _make_fake(module)
+        most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
+    size = _bytes(network.parameters())
+    casts = _bytes(p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False)) // 2
+    casts = casts if plan.dtype is not None else 0
+    return TrainingMemory(
+        weights=size,
+        gradients=size,
+        optimizer=round(plan.moments * size),
+        average=size if plan.average else 0,
+        teacher=_bytes(frozen.parameters()) if frozen is not None else 0,
+        casts=casts,
+        activations=most - size - casts + max(0, plan.tasks - 1) * size,
+        update=max(plan.update_copies, plan.tasks + 1 if plan.tasks else 0) * size,
+    )
+
+
+def _step(
+    network: nn.Module, frozen: nn.Module | None, inputs: Mapping[str, tuple[int, ...]], rows: int, plan: Plan
+) -> None:
+    """Go forward and backward as the trainer does: the last step's gradients are dropped between the two.
+
+    The backward pass releases more than it takes, unless it computes activations again; it is played through only then.
+    """
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    batch = {name: torch.zeros(rows, *shape) for name, shape in inputs.items()}
+    with torch.autocast("cpu", plan.dtype, enabled=plan.dtype is not None):
+        prediction = network(**batch, return_dict=False)[0]
+        loss = mse_loss(prediction, torch.zeros_like(prediction))
+        if frozen is not None:
+            with torch.no_grad():
+                answer = frozen(**batch, return_dict=False)[0]
+            loss = loss + mse_loss(prediction, answer)
+    if plan.checkpointing:
+        network.zero_grad()
+        loss.backward()
+
+
+def _make_fake(module: nn.Module | None) -> None:
+    """Replace tensors on the meta device by fake ones, which behave as on a CPU: attention and autocast are chosen by device."""
+    for part in module.modules() if module is not None else ():
+        for name, p in list(part.named_parameters(recurse=False)):
+            setattr(part, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+        for name, b in list(part.named_buffers(recurse=False)):
+            part.register_buffer(name, torch.empty(b.shape, dtype=b.dtype))
+
+
+def norms_in_float32(network: nn.Module) -> None:
+    """Let normalisations see and give float32, as autocast has it on a GPU and not on a CPU."""
+    for part in network.modules():
+        if isinstance(part, (nn.GroupNorm, nn.LayerNorm)):
+            part.register_forward_pre_hook(lambda _, given: tuple(value.float() for value in given))
+
+
+def most_alive(work: Callable[[], None], modules: Iterable[nn.Module | None]) -> int:
+    """Return the most bytes of tensors that were alive at once in `work`, those of `modules` left out."""
+    known = {p.untyped_storage()._cdata for m in modules if m is not None for p in [*m.parameters(), *m.buffers()]}
+    with _Alive(known) as alive:
+        work()
+    return alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of every storage from the operation that makes it until it is released."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known = known
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # most of all calls: a fake tensor asked where it would be
+            return args[0].fake_device
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, Tensor):
+                storage = value.untyped_storage()
+                if storage._cdata not in self.known:
+                    self.known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    self.most = max(self.most, self.now)
+                    weakref.finalize(storage, self._released, storage._cdata, storage.nbytes())
+        return out
+
+    def _released(self, storage: int, size: int) -> None:
+        self.known.discard(storage)
+        self.now -= size
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
