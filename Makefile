@@ -40,6 +40,7 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_step.py --model cifar10 --precision bf16-mixed --repeats 9
 	$(BIN)/python benchmarks/train_memory.py
+	$(BIN)/python benchmarks/latent_train_step.py
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/balancing.py --model cifar10
 	$(BIN)/python benchmarks/feeding.py
