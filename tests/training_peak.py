@@ -45,7 +45,7 @@ SETTINGS = {
     "nothing": (UNet2DModel, TINY, Plan(1)),
     "weights": (UNet2DConditionModel, LARGE, Plan(2)),
     "activations": (UNet2DModel, WIDE, Plan(24)),
-    "checkpointing": (UNet2DModel, WIDE, Plan(24, checkpointing=True)),
+    "checkpointing": (UNet2DModel, WIDE, Plan(48, checkpointing=True)),
     "bf16": (UNet2DConditionModel, LARGE, Plan(2, dtype=torch.bfloat16)),
 }
 
