@@ -32,7 +32,7 @@ def fails(words, folder, code, *parts, patch=""):
     [
         (["trian"], "unknown verb 'trian'; did you mean 'train'? allowed: " + ", ".join([*STAGES, *COMMANDS])),
         (["train", "--cgf", "job"], "unknown flag --cgf; did you mean '--cfg'?"),
-        (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: captioned_images, cifar10, coco, digits, image_folder, laion_aesthetics, lsun_bedroom, lsun_church"),
+        (["train", "data=digitz"], "unknown option data=digitz; did you mean 'digits'? allowed: captioned_digits, captioned_images, cifar10, coco, digits, image_folder, laion_aesthetics, lsun_bedroom, lsun_church, none"),
         (["train", "experiment=digits/demee"], "unknown option experiment/digits=demee; did you mean 'deme'? allowed: ant, deme, evaluate,"),
         (["train", "experimnt=digits/deme"], "unknown key 'experimnt'; did you mean 'experiment'?"),
         (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps, fused"),
