@@ -1,9 +1,14 @@
 """Latents and embeddings in the cache: what they are, and that they are made again when what they follow from changes."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deme.data import InMemoryImages, Prepared
+from deme.data.captioned import load_captioned_images
 from deme.data.latents import SHARD, TEXT, CachedLatents
 from deme.errors import WorkFailed
 from deme.seeds import Rows, generator
@@ -118,3 +123,19 @@ def test_encoders_that_give_nan_are_refused(images, tmp_path):
     with pytest.raises(WorkFailed, match="NaN"):
         CachedLatents(images, Broken(), tmp_path)
     assert not list((tmp_path / "latents").rglob("0*.safetensors"))
+
+
+def test_another_crop_is_another_set_of_latents(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    for index in range(8):
+        Image.fromarray(draw.integers(0, 256, (12, 20, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    lines = (json.dumps({"file_name": f"{index}.png", "text": f"picture {index}"}) for index in range(8))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    found = []
+    for crop in ("center", "none", "center"):
+        data = load_captioned_images(str(folder), size=8, crop=crop, held_out_fraction=0.25)
+        found.append(CachedLatents(data.train, Encoder(), tmp_path / "cache"))
+    assert found[0].folder == found[2].folder != found[1].folder
+    assert not torch.equal(found[0].clean([0])[0], found[1].clean([0])[0])
