@@ -80,7 +80,7 @@ class CachedLatents:
         shard, row = self._shards[index // SHARD], index % SHARD
         shape = shard.specs[name][0][1:]
         size = math.prod(shape)
-        return shard.piece(name, row * size, (row + 1) * size).reshape(shape)
+        return shard.piece(name, row * size, (row + 1) * size).clone().reshape(shape)  # a mapping holds a descriptor
 
     def start(self, batch: dict[str, Tensor], rows: Rows) -> tuple[Tensor, Condition]:
         """Return a latent drawn from each image's moments, and the embeddings, some of them those of no caption."""
@@ -102,8 +102,9 @@ class CachedLatents:
     def _fill(self, encoder: Encoder, say: Callable[[str], None]) -> None:
         """Encode what is missing, shard by shard: a kill loses one, and several processes share them."""
         nothing = self.folder / "nothing.safetensors"
-        if not nothing.exists():
-            tensors.save(nothing, {TEXT: encoder.embeddings([""]).half().cpu()})
+        with files.locked(nothing.with_suffix(".lock"), lambda _: None):
+            if not nothing.exists():
+                tensors.save(nothing, {TEXT: encoder.embeddings([""]).half().cpu()})
         firsts, began, fresh, said = range(0, len(self), SHARD), time.monotonic(), 0, time.monotonic()
         while missing := [first for first in firsts if not self._path(first).exists()]:
             before = fresh

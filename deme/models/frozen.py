@@ -145,13 +145,13 @@ class FrozenEncoders:
         """Return how many texts are too long to be read whole."""
         return sum(len(ids) > self.max_tokens for ids in self.tokenizer(list(texts))["input_ids"]) if texts else 0
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embeddings(self, texts: Sequence[str]) -> Tensor:
         """Return the text encoder's last hidden states [B, max_tokens, width], float32, on the device."""
         embedded: Tensor = self._text_encoder.to(self.device)(self.tokens(texts).to(self.device))[0]
-        return embedded.clone()  # no inference tensor: training may keep it
+        return embedded
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation [B, C, h, w] of the scaled latents of images [B, 3, H, W] in -1..1."""
         vae, means, deviations = self._vae.to(self.device), [], []
@@ -161,7 +161,7 @@ class FrozenEncoders:
             deviations.append(posterior.std * self.scale)
         return torch.cat(means), torch.cat(deviations)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
         """Return the images [B, 3, H, W] in about -1..1 of scaled latents."""
         vae = self._vae.to(latents.device)

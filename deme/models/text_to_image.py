@@ -65,6 +65,11 @@ class TextToImageModel(DenoisingModel):
                 "requires_safety_checker": False,
             }
         scheduler = self.scheduler_config.get("_class_name", "DDPMScheduler")
+        for name, value in kept.items():
+            if isinstance(value, list) and not (source / name).is_dir():  # such as a safety checker that was left out
+                kept[name] = [None, None]
+        if kept.get("safety_checker") == [None, None]:
+            kept["requires_safety_checker"] = False
         write_json(folder / "model_index.json", {**kept, **ours, "scheduler": ["diffusers", scheduler]})
         named = [name for name, value in kept.items() if isinstance(value, list) and (source / name).is_dir()]
         for part in dict.fromkeys([*PARTS, *named]):
@@ -72,8 +77,10 @@ class TextToImageModel(DenoisingModel):
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file a second name where the disk can; copy it elsewhere."""
+    """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
     try:
+        if Path(source).suffix not in (".safetensors", ".bin"):
+            raise OSError("copied")
         os.link(Path(source).resolve(), target)
     except OSError:
         shutil.copyfile(source, target)

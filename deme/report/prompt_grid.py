@@ -26,7 +26,9 @@ def prompt_grid(texts: Sequence[str], images: Mapping[str, np.ndarray], phrases:
         axes[row][0].axis("off")
         phrase = phrases[row] if row < len(phrases) else None
         told = textwrap.fill(text, WIDTH) + (f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else "")
-        axes[row][0].text(0, 0.5, told, va="center", ha="left", fontsize=8, transform=axes[row][0].transAxes)
+        axes[row][0].text(
+            0, 0.5, told, va="center", ha="left", fontsize=8, parse_math=False, transform=axes[row][0].transAxes
+        )
         for place, (label, pictures) in enumerate(images.items(), start=1):
             axis, picture = axes[row][place], pictures[row]
             axis.axis("off")

@@ -41,14 +41,14 @@ def paired_difference(
     base_replicates: Mapping[Cell, Sequence[float]],
     num_images: int,
 ) -> Difference | None:
-    """Return row minus baseline over their common sampling seeds, or None if they have none.
+    """Return row minus baseline over their common sampling seeds, or None if they have none or are of one image.
 
     Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample n = `num_images` images,
     + variance between finetuning seeds / their number; the t quantile has Welch-Satterthwaite degrees of freedom. With one
     finetuning seed the second part is unknown, and the interval speaks of sampling alone.
     """
     pairs = [(cell, other) for cell in values for other in base if cell[1] == other[1] and other[0] in (None, cell[0])]
-    if not pairs:
+    if not pairs or num_images < 2:
         return None
     value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
     boot = np.mean([np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0)

@@ -10,7 +10,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from deme.errors import BadConfig
-from deme.sampling.sampler import check_limit, check_steps
+from deme.sampling.sampler import check_grid, check_limit, check_steps
 
 SKIPS = ("uniform", "quadratic")
 
@@ -56,6 +56,7 @@ class DDIM:
         scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
+        check_grid(scheduler)
         grid, limit = scheduler.timesteps, scheduler.config["num_train_timesteps"]
         if self.skip_type == "quadratic":
             grid = quadratic_grid(self.num_inference_steps, limit)

@@ -6,7 +6,7 @@ from typing import Any
 from diffusers import PNDMScheduler
 
 from deme.errors import BadConfig
-from deme.sampling.sampler import check_limit, check_steps
+from deme.sampling.sampler import check_grid, check_limit, check_steps
 
 
 class PNDM:
@@ -18,18 +18,17 @@ class PNDM:
     def __init__(
         self,
         num_inference_steps: int = 25,
-        timestep_spacing: str = "leading",
         steps_offset: int = 1,
         set_alpha_to_one: bool = False,
     ) -> None:
-        check_steps(num_inference_steps, timestep_spacing)
+        check_steps(num_inference_steps, "leading")
         if num_inference_steps < 4:
             raise BadConfig(f"PNDM remembers four steps: sampler.num_inference_steps={num_inference_steps} is too few")
         self.num_inference_steps = num_inference_steps
         self.step_options: dict[str, Any] = {}
         self.settings = {
             "skip_prk_steps": True,
-            "timestep_spacing": timestep_spacing,
+            "timestep_spacing": "leading",  # diffusers steps from t to t - T // S whatever the grid is
             "steps_offset": steps_offset,
             "set_alpha_to_one": set_alpha_to_one,
         }
@@ -41,4 +40,5 @@ class PNDM:
             raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
+        check_grid(scheduler)
         return scheduler

@@ -33,3 +33,13 @@ def check_limit(num_inference_steps: int, scheduler: Any) -> None:
     limit = scheduler.config["num_train_timesteps"]
     if num_inference_steps > limit:
         raise BadConfig(f"sampler.num_inference_steps={num_inference_steps} exceeds the model's {limit} timesteps")
+
+
+def check_grid(scheduler: Any) -> None:
+    """Raise BadConfig for a grid that an offset moves beyond the model's timesteps."""
+    highest, limit = int(scheduler.timesteps.max()), scheduler.config["num_train_timesteps"]
+    if highest >= limit:
+        raise BadConfig(
+            f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to t = {highest}, the model has t < {limit}\n"
+            "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
+        )

@@ -59,6 +59,12 @@ def reference_of(config: dict[str, Any], data: ImageData | None, extractor: Feat
         raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")
     images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
     what = SPLITS[split]
+    side = tuple(images.__getitems__([0]).shape[2:])
+    if metrics["size"] is not None and side != (metrics["size"], metrics["size"]):
+        raise BadConfig(
+            f"generated images are measured at {metrics['size']} x {metrics['size']}, what they are compared to is {side[0]} x {side[1]}\n"
+            f"type: data.size={metrics['size']} metrics.loss=null, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"
+        )
     least = max(2, (metrics["nearest_k"] or 0) + 2)
     if len(images) < least:
         raise BadConfig(f"these metrics need at least {least} {what} to compare to, the data set has {len(images)}")

@@ -49,6 +49,8 @@ def run(config: dict[str, Any]) -> Path:
 
 def _check(config: dict[str, Any]) -> None:
     check_scale(config)
+    if not isinstance(config["metrics"]["loss"], dict):
+        raise BadConfig("deme improve measures the held-out loss\ntype: leave out metrics.loss=null")
     seeds = config["sample_seeds"]
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and 0 <= s < SEARCH_SEED for s in seeds):
         raise BadConfig(f"sample_seeds must be a list of whole numbers below {SEARCH_SEED}, got {seeds!r}")

@@ -133,7 +133,10 @@ class ImageDistance:
 def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what: str) -> tuple[str, Any, Objective]:
     config, model, settings = run.config, live.model, run.config["metrics"]["loss"]
     num_timesteps = model.schedule.num_timesteps
-    images = data_of(config, model.image_shape, run.log).train
+    data = data_of(config, model.image_shape, run.log)
+    if data is None or settings is None:
+        raise BadConfig(f"objective={what} needs training images and metrics.loss\ntype: data=<option>, metrics=loss")
+    images = data.train
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[: config["num_images"]]
     try:
         ranges = uniform(settings["num_ranges"], num_timesteps)

@@ -60,6 +60,8 @@ def prompts_of(config: dict[str, Any], model: DenoisingModel, data: ImageData | 
             f"{prompts.name} holds {len(prompts):,} prompts, num_images={config['num_images']} were asked for, one each\n"
             f"type: num_images={len(prompts)}"
         )
+    if config["num_images"] is not None and len(prompts) > config["num_images"]:
+        say(f"  only the first {config['num_images']:,} of {len(prompts):,} prompts of {prompts.name} are drawn")
     return prompts
 
 

@@ -49,6 +49,8 @@ def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
         return Part(name, rows, texts, {"n": len(rows), **label, **more})
 
     texts = [prompt.text for prompt in asked]
+    if both := {prompt.category for prompt in asked} & {prompt.phrase for prompt in asked} - {None}:
+        raise BadConfig(f"{prompts.name} has a category and a phrase that are both called {min(map(str, both))!r}")
     yield part(score.score_name, list(range(total)), texts, truncated=score.truncated(texts))
     for category in sorted({prompt.category for prompt in asked if prompt.category}):
         rows = [i for i, prompt in enumerate(asked) if prompt.category == category]
@@ -70,7 +72,8 @@ def measure_scores(
         for part in parts_of(score, prompts, shards.total):
             values = score.score(features[part.rows], part.texts)
             metrics[part.name] = {"value": score.mean(values), **part.label}
-            replicates[part.name] = score_replicates(run.config, values)
+            if len(values) > 1:  # one image has no spread
+                replicates[part.name] = score_replicates(run.config, values)
             kept[part.name] = values
         tensors.save(run.path / "moments" / f"{score.suffix}_scores.safetensors", kept)
     return metrics, replicates

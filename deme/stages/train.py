@@ -192,6 +192,8 @@ def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
 
 def _preview(run: Run, training: Training) -> Path:
     """Draw a sample grid, of training captions if there are any; an expert answers in its range, the pretrained model elsewhere."""
+    import torch
+
     from deme.config import make
     from deme.data import Captioned
     from deme.data.prompts import held_out_prompts
@@ -217,8 +219,9 @@ def _preview(run: Run, training: Training) -> Path:
         sampler.clip_sample = False  # latents
         prompts = held_out_prompts(training.images)
         network, count = guided(network, model, preview["guidance_scale"]), min(count, len(prompts))
-    batches = drawn(network, model, sampler, preview["seed"], range(count), count, device, prompts)
+    batch = count if prompts is None else max(1, min(count, run.config["batch_size"] // 2))  # guidance takes twice
+    batches = drawn(network, model, sampler, preview["seed"], range(count), batch, device, prompts)
     path = run.path / "samples" / "grid.png"
     with files.atomic(path) as file:
-        image_grid(next(batches)).save(file, format="PNG")
+        image_grid(torch.cat(list(batches))).save(file, format="PNG")
     return path

@@ -187,6 +187,8 @@ def test_any_folder_with_captions_is_trained_on_with_mirror_images(captioned, tm
         (["evaluate", *EVALUATE, "sampler=ddim"], 2, "sampler=ddim_latent"),
         (["evaluate", *EVALUATE, "guidance_scale=0.5"], 2, "guidance_scale must be a number"),
         (["evaluate", "prompts=paper_figure"], 2, "this model takes no prompts"),
+        (["evaluate", *EVALUATE, "metrics.size=8"], 2, "generated images are measured at 8 x 8"),
+        (["evaluate", *EVALUATE, "sampler.num_inference_steps=1000"], 2, "the model has t < 1000"),
         (
             ["evaluate", *EVALUATE, "metrics=digits", "metrics.loss=null", "metrics.features=null"],
             2,
@@ -228,3 +230,20 @@ def test_another_family_is_refused_by_name(tmp_path):
     index = read_json(folder / "model_index.json")
     (folder / "model_index.json").write_text(json.dumps({**index, "text_encoder_2": ["transformers", "CLIPTextModel"]}))
     fails(["train", *TRAIN[2:], "data=captioned_digits", f"model={folder}"], tmp_path, 2, "text_encoder_2")
+
+
+def test_the_papers_prompts_are_scored_by_phrase_and_compared(made):
+    """Metrics of one image have no interval, and break nothing."""
+    (made["folder"] / "two.json").write_text(
+        json.dumps([{"prompt": f"a photo of the digit {d}", "part": f"digit {d}"} for d in ("two", "six")])
+    )
+    words = [*EVALUATE, "prompts=paper_figure", "prompts.path=two.json", "prompts.phrase_column=part", "num_images=2",
+             "metrics.features=null", "metrics.loss=null"]  # fmt: skip
+    one, other = (
+        done(["evaluate", *words, *more], made["folder"]) for more in ([], [f"inputs.weights={made['merged']}"])
+    )
+    metrics = read_json(one / "metrics.json")["metrics"]
+    assert metrics["digit_agreement/digit two"]["text"] == "digit two"
+    assert "interval" not in metrics["digit_agreement/digit two"]
+    code, text = run(["compare", str(one), str(other)], made["folder"])
+    assert code == 0, text

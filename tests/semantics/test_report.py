@@ -101,3 +101,8 @@ def test_skewed_differences_fool_it_less_than_students_t(sign):
     assert fooled["wider"] == count
     assert 0.08 < fooled["students"] / count < 0.12
     assert 0.04 < fooled["ours"] / count < 0.07
+
+
+def test_a_part_of_one_image_has_no_interval():
+    spread = {(0, 1): [2.0, 2.0]}, {(None, 1): [1.0, 1.0]}
+    assert paired_difference({(0, 1): 2.0}, {(None, 1): 1.0}, *spread, 1) is None

@@ -1,6 +1,7 @@
 """Latents and embeddings in the cache: what they are, and that they are made again when what they follow from changes."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -112,6 +113,17 @@ def test_a_changed_image_caption_or_encoder_is_noticed(images, tmp_path):
         folders.add(latents.folder)
     assert len(folders) == 4
     assert CachedLatents(Captioned(images.pixels, captions), Encoder(), tmp_path).clean([9])[1][TEXT][0, 0, 0] == 7
+
+
+def test_many_rows_need_few_descriptors(tmp_path):
+    images = Captioned(torch.zeros(300, 3, 2, 2, dtype=torch.uint8), ["a"] * 300)
+    latents = CachedLatents(images, Encoder(), tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        assert len(latents.clean(list(range(300)))[0]) == 300
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_encoders_that_give_nan_are_refused(images, tmp_path):
