@@ -203,7 +203,7 @@ def build_prompts(spec):
     if spec:
         images = CaptionedImages(InMemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)), ["a", "b", "c"])
         prompts = provide(spec, images=images)
-        assert len(prompts) >= spec["per_prompt"]
+        assert len(prompts) >= spec.get("per_prompt", 1)
         assert all(prompt.text for prompt in prompts)
 
 

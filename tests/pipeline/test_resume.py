@@ -84,7 +84,8 @@ def commands(experts):
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "ant-gradient", "evaluate", "evaluate-all", "search"]
+    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", pytest.param("ant-gradient", marks=pytest.mark.slow), "evaluate",
+             pytest.param("evaluate-all", marks=pytest.mark.slow), "search"]  # fmt: skip
 )
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]

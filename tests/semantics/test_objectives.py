@@ -50,7 +50,7 @@ def squared_errors(found, network, triples):
     """The oracle of METHOD 1.3's simple loss: mean square of prediction minus noise, [ranges, images]."""
     schedule = found.live.model.schedule
     with torch.no_grad():
-        errors = [(network(schedule.add_noise(x0, e, t), t) - e).square().mean((1, 2, 3)) for _, x0, t, e in triples]
+        errors = [(network(schedule.add_noise(x0, e, t), t) - e).square().mean((1, 2, 3)) for _, x0, t, e, _ in triples]
     return torch.stack(errors).double()
 
 
@@ -81,8 +81,8 @@ def double_inputs(objective):
     real = objective._batches
 
     def batches(fraction):
-        for index, x_t, t, target in real(fraction):
-            yield index, x_t.double(), t, target.double()
+        for index, x_t, t, target, condition in real(fraction):
+            yield index, x_t.double(), t, target.double(), condition
 
     objective._batches = batches
 
@@ -131,7 +131,7 @@ def distances(found, ends, shares):
     experts = RoutedModel([load(str(found.folder / str(i))) for i in range(2)], ranges, 1000)
     model, total = found.live.model, 0.0
     with torch.no_grad():
-        for index, x0, t, eps in found.objective.triples:
+        for index, x0, t, eps, _ in found.objective.triples:
             x_t = model.schedule.add_noise(x0, eps, t)
             total += shares[index] * (model(x_t, t) - experts(x_t, t)).square().mean()
     return total
@@ -165,8 +165,8 @@ def test_each_expert_is_right_in_its_own_range_only(search):
 def test_fractions_take_the_first_images(what, search):
     objective = search(f"objective={what}").objective
     assert [objective.num_images(f) for f in (0.01, 0.34, 0.5, 1.0)] == [1, 2, 3, 6]
-    whole = [[x, t, y] for _, x, t, y in objective._batches(1.0)]
-    firsts = [[x, t, y] for _, x, t, y in objective._batches(0.5)]
+    whole = [[x, t, y] for _, x, t, y, _ in objective._batches(1.0)]
+    firsts = [[x, t, y] for _, x, t, y, _ in objective._batches(0.5)]
     assert sum(len(x) for x, _, _ in firsts) * 2 == sum(len(x) for x, _, _ in whole)
     for (x, t, y), (a, b, c) in zip(firsts, whole[::2], strict=True):  # batches of 3, and of 4 + 2
         assert torch.equal(x, a[:3])

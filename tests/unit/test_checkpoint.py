@@ -222,7 +222,7 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        (CONFIG, {"_class_name": "UNet2DConditionModel"}, "holds a UNet2DConditionModel; model=diffusers takes a UNet2DModel"),
+        (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: UNet2DModel, UNet2DConditionModel of"),
         (CONFIG, {"num_class_embeds": 10}, r"wants class labels \(num_class_embeds=10"),
         (CONFIG, {"class_embed_type": "timestep"}, "wants class labels .*class_embed_type=timestep"),
         (CONFIG, {"out_channels": 2}, "makes 2 channels of 1: a learned variance"),

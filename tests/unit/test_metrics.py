@@ -101,7 +101,7 @@ def test_triples_are_the_same_every_time_and_stay_in_their_ranges():
     ranges = uniform(4, 1000)
     one, two = (fixed_triples(HELD_OUT, ranges, 5, seed=3) for _ in range(2))
     seen = 0
-    for (index, x0, t, eps), (_, _, t_again, eps_again) in zip(one, two, strict=True):
+    for (index, x0, t, eps, _), (_, _, t_again, eps_again, _) in zip(one, two, strict=True):
         assert torch.equal(t, t_again)
         assert torch.equal(eps, eps_again)
         assert torch.equal(x0, to_float(HELD_OUT.pixels))
@@ -109,7 +109,7 @@ def test_triples_are_the_same_every_time_and_stay_in_their_ranges():
         assert int(t.max()) < ranges[index].high
         seen += 1
     assert seen == 4 * 5
-    noises = torch.stack([eps for _, _, _, eps in one])
+    noises = torch.stack([eps for _, _, _, eps, _ in one])
     assert float(noises.mean()) == pytest.approx(0, abs=0.02)
     assert float(noises.std()) == pytest.approx(1, abs=0.02)
     assert not torch.equal(noises[0], noises[1])

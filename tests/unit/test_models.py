@@ -130,6 +130,6 @@ def test_weights_of_another_shape_are_refused(saved):
 
 def test_another_kind_of_model_is_refused(saved):
     config = saved / "unet" / "config.json"
-    config.write_text(config.read_text().replace("UNet2DModel", "UNet2DConditionModel"))
-    with pytest.raises(BadConfig, match="takes a UNet2DModel"):
+    config.write_text(config.read_text().replace("UNet2DModel", "UNet3DConditionModel"))
+    with pytest.raises(BadConfig, match="allowed: UNet2DModel"):
         load(str(saved))
