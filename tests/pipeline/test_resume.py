@@ -83,10 +83,10 @@ def commands(experts):
     }
 
 
-@pytest.mark.parametrize(
-    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", pytest.param("ant-gradient", marks=pytest.mark.slow), "evaluate",
-             pytest.param("evaluate-all", marks=pytest.mark.slow), "search"]  # fmt: skip
-)
+LONG = [pytest.param(verb, marks=pytest.mark.slow) for verb in ("ant-gradient", "evaluate-all")]
+
+
+@pytest.mark.parametrize("verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search", *LONG])
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()
