@@ -10,6 +10,7 @@ from torch import Tensor
 Condition = Mapping[str, Tensor]  # name of the network's argument -> [B, ...]
 Network = Callable[..., Tensor]  # (x_t [B, C, H, W], t [B]) or (x_t, t, condition) -> prediction [B, C, H, W]
 
+TEXT = "encoder_hidden_states"  # what a UNet2DConditionModel calls the embeddings of a text, [B, tokens, width]
 NOTHING: Condition = MappingProxyType({})
 
 

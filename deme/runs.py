@@ -25,10 +25,7 @@ from deme.paths import PACKAGE
 # These change no result, so they do not take part in a run's identity.
 NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out", "plan", "report", "slices")
 NO_RESULT = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
-PLACES = (
-    "path",
-    "captions",
-)  # keys whose values are files and folders: what is in them counts, not what they are called
+PLACES = ("path", "captions", "parts")  # keys of files and folders: what is in them counts, not what they are called
 LIBRARIES = (
     "torch",
     "pytorch-lightning",

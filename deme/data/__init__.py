@@ -71,8 +71,8 @@ class ImageData:
     Of captioned images training sees a share of `caption_dropout` without their captions: what classifier-free guidance needs.
     """
 
-    train: Any
-    held_out: Any
+    train: Images
+    held_out: Images
     random_flip: bool = False
     caption_dropout: float = 0.0
 

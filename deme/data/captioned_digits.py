@@ -1,35 +1,19 @@
 """The digits with captions: scikit-learn's images at 16 x 16 in three equal channels, each with a phrase that names its digit."""
 
-import hashlib
 import re
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
-from deme.data.captioned import checked_dropout
+from deme.data.captioned import CaptionedImages, checked_dropout
 from deme.data.digits import pixels_and_labels, split
+from deme.data.resized import resized
 from deme.seeds import generator
 
 SIDE = 16
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEMPLATES = ("a photo of the digit {}", "the digit {}", "a handwritten {}")
-
-
-class CaptionedDigits(InMemoryImages):
-    """Images that are one uint8 tensor [N, C, H, W], with a caption each."""
-
-    def __init__(self, pixels: Tensor, captions: list[str]) -> None:
-        super().__init__(pixels)
-        self._captions = captions
-
-    def captions(self, indices: list[int]) -> list[str]:
-        return [self._captions[i] for i in indices]
-
-    def content_hash(self) -> str:
-        return hashlib.sha256("\n".join([super().content_hash(), *self._captions]).encode()).hexdigest()
 
 
 def digit_in(text: str) -> int | None:
@@ -49,10 +33,7 @@ def caption(digit: int, template: int) -> str:
 
 def enlarged(pixels: Tensor) -> Tensor:
     """Return grey uint8 images [N, 1, 8, 8] as [N, 3, 16, 16]: Pillow's bicubic, whose integers are the same on every machine."""
-    whole = [
-        np.asarray(Image.fromarray(each[0].numpy()).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for each in pixels
-    ]
-    return torch.from_numpy(np.stack(whole))[:, None].repeat(1, 3, 1, 1)
+    return resized(pixels, SIDE).repeat(1, 3, 1, 1)
 
 
 def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
@@ -61,5 +42,7 @@ def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
     images = enlarged(pixels)
     templates = torch.randint(len(TEMPLATES), (len(labels),), generator=generator("captioned digits"))
     texts = [caption(*pair) for pair in zip(labels.tolist(), templates.tolist(), strict=True)]
-    train, held_out = (CaptionedDigits(images[rows], [texts[i] for i in rows.tolist()]) for rows in split(labels))
+    train, held_out = (
+        CaptionedImages(InMemoryImages(images[rows]), [texts[i] for i in rows.tolist()]) for rows in split(labels)
+    )
     return ImageData(train, held_out, caption_dropout=checked_dropout(caption_dropout))

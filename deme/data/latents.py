@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deme import files, tensors
-from deme.conditions import Condition
+from deme.conditions import TEXT, Condition
 from deme.data import Captioned, to_float
 from deme.errors import WorkFailed
 from deme.seeds import Rows
@@ -18,7 +18,6 @@ from deme.seeds import Rows
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
 PROGRESS_SECONDS = 15
-TEXT = "encoder_hidden_states"  # what the network is told
 
 
 class Encoder(Protocol):

@@ -12,7 +12,8 @@ from torch.nn.functional import normalize
 from deme import files
 from deme.data import to_float
 from deme.errors import BadConfig
-from deme.metrics.features import read_weights, weights_file
+from deme.metrics.cosine import hundred_cosines
+from deme.metrics.features import read_into, weights_file
 
 SHAPE = (3, 16, 16)
 
@@ -77,17 +78,13 @@ class CaptionMatch:
             raise BadConfig(f"{self.score_name} reads 16 x 16 images in colour, got {tuple(pixels.shape[1:])}")
         return self.network.of_images(to_float(pixels.to(self.device))).float().cpu()
 
-    @torch.inference_mode()
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        if len(features) != len(texts):
-            raise ValueError(f"{len(features)} images and {len(texts)} texts: each image has one")
-        rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        if not rows:
-            return torch.zeros(0, dtype=torch.float64)
+        return hundred_cosines(features, texts, self._embed)
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> Tensor:
         how = {"padding": "max_length", "max_length": self.length, "truncation": True, "return_tensors": "pt"}
-        tokens = self.tokenizer(list(rows), **how).input_ids.to(self.device)
-        embedded = self.network.of_texts(tokens).cpu().double()
-        return 100 * (features.double() * embedded[[rows[text] for text in texts]]).sum(1)
+        return self.network.of_texts(self.tokenizer(texts, **how).input_ids.to(self.device))
 
     def mean(self, scores: Tensor) -> float:
         return float(scores.double().mean())
@@ -107,13 +104,8 @@ def _load(place: Path) -> tuple[CaptionNetwork, Any]:
         )
     config = files.read_json(place / "config.json")
     network = CaptionNetwork(config)
-    state = read_weights(place / "model.safetensors")
-    expected = {name: value.shape for name, value in network.state_dict().items()}
-    if expected != {name: value.shape for name, value in state.items()}:
-        raise BadConfig(
-            f"{place} holds no caption network\ntype: metrics.scores.caption_match.path=asset:caption_judge"
-        )
-    network.load_state_dict(state)
+    another = "type: metrics.scores.caption_match.path=asset:caption_judge"
+    read_into(network, place / "model.safetensors", f"{place} holds no caption network\n{another}")
     from transformers import CLIPTokenizer
 
     return network.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(place, local_files_only=True)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from deme import files
 from deme.errors import BadConfig
+from deme.hugging_face import load_network, transformers_quietly, unreadable
 from deme.metrics.cosine import hundred_cosines
 from deme.metrics.features import rgb, weights_file
-from deme.metrics.hugging_face import load_network, transformers_quietly, unreadable
 
 CHUNK = 50  # images in the network at once
 SETTINGS = (

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from deme import files
 from deme.data import to_float
 from deme.errors import BadConfig
-from deme.metrics.features import read_weights, weights_file
+from deme.metrics.features import read_into, weights_file
 from deme.seeds import generator
 
 
@@ -53,11 +53,7 @@ def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifi
     """Return a saved classifier and the sha256 of its file. Raises BadConfig if the file holds something else."""
     place = weights_file(path, sha256)
     classifier = DigitClassifier().eval()
-    state = read_weights(place)
-    expected = {name: value.shape for name, value in classifier.state_dict().items()}
-    if expected != {name: value.shape for name, value in state.items()}:
-        raise BadConfig(f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
-    classifier.load_state_dict(state)
+    read_into(classifier, place, f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
     return classifier, files.sha256(place)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deme import files, tensors
 from deme.errors import BadConfig, WorkFailed
@@ -52,6 +52,14 @@ def read_weights(place: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WorkFailed(f"{place} is not a file of named tensors")
     return state
+
+
+def read_into(network: nn.Module, place: Path, otherwise: str) -> None:
+    """Give a network the weights of a file. Raises BadConfig, saying `otherwise`, for other names or shapes than its own."""
+    state = read_weights(place)
+    if {n: v.shape for n, v in network.state_dict().items()} != {n: v.shape for n, v in state.items()}:
+        raise BadConfig(otherwise)
+    network.load_state_dict(state)
 
 
 def rgb(pixels: Tensor, who: str) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from deme import files
 from deme.errors import BadConfig
+from deme.hugging_face import quietly
 from deme.metrics.cosine import hundred_cosines
 from deme.metrics.features import rgb, weights_file
-from deme.metrics.hugging_face import quietly
 from deme.metrics.open_clip_network import config_of, fill, published_of
 
 CHUNK = 50  # images in the network at once

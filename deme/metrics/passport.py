@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from deme.conditions import Condition, Network, given, moved, rows_of
+from deme.conditions import NOTHING, Condition, Network, given, moved, rows_of
 from deme.schedule import PREDICTION_TYPES, NoiseSchedule
 from deme.seeds import generator
 
@@ -17,7 +16,7 @@ LEVELS = (0.1, 10.0)  # signal variance over noise variance: where eps, x0 and v
 MARGIN = 1.2  # how much better another hypothesis must explain the images to contradict the stated one
 FEWEST = 250  # timesteps from which on the usual betas reach the noise that is asked about
 SIGNIFICANT = 5.0  # standard errors
-NOTHING = 0.45  # unexplained share from which on a model knows nothing: shrinking x_t towards the mean leaves 0.5
+KNOWS_NOTHING = 0.45  # unexplained share from which on a model knows nothing: shrinking x_t towards the mean leaves 0.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def probe(
     images: Tensor,
     device: str,
     batch_size: int = 64,
-    condition: Condition = MappingProxyType({}),
+    condition: Condition = NOTHING,
 ) -> list[Fit]:
     """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis; return the fits, best first.
 
@@ -145,7 +144,7 @@ def judge(fits: Sequence[Fit], prediction_type: str) -> Verdict:
     first_range = next(iter(VALUE_RANGES))
     stated = next(f for f in fits if f.hypothesis == Hypothesis(prediction_type, "its own", first_range))
     best = min(fits, key=lambda fit: fit.unexplained)
-    if best.unexplained > NOTHING:
+    if best.unexplained > KNOWS_NOTHING:
         return Verdict("unclear", stated, best)
     gain = stated.shares - best.shares
     error = float(gain.std()) / math.sqrt(len(gain))

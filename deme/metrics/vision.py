@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from deme import files
+from deme.hugging_face import load_network
 from deme.metrics.features import rgb, weights_file
-from deme.metrics.hugging_face import load_network
 
 CHUNK = 50  # images in the network at once
 

@@ -1,7 +1,6 @@
 """The frozen parts of a text-to-image pipeline: captions to embeddings, images to latents and back."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.errors import BadConfig, MissingInput
 from deme.files import read_json, sha256, sha256_text
+from deme.hugging_face import transformers_quietly, unreadable
 
 PARTS = ("vae", "text_encoder", "tokenizer")
 VAE_CHUNK = 8  # images in the autoencoder at once: its activations are the largest of all
@@ -72,66 +72,44 @@ class FrozenEncoders:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The tokenizer that the pipeline's index names."""
-        from transformers import CLIPTokenizer
-
-        with self._loading("tokenizer"):
-            return CLIPTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+        """CLIP's tokenizer."""
+        with self._reading("tokenizer") as (place, transformers):
+            return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True)
 
     @cached_property
     def _text_encoder(self) -> Any:
-        from transformers import CLIPTextModel
-
-        with self._loading("text_encoder"):
-            network, found = CLIPTextModel.from_pretrained(
-                self.folder / "text_encoder", local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        self._complete("text_encoder", found)
-        return network.float().eval().requires_grad_(False)
+        with self._reading("text_encoder") as (place, transformers):
+            read = transformers.CLIPTextModel.from_pretrained
+            network, found = read(place, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+        return self._complete("text_encoder", network, found)
 
     @cached_property
     def _vae(self) -> Any:
         from diffusers import AutoencoderKL
 
-        with self._loading("vae"):
-            network, found = AutoencoderKL.from_pretrained(
-                self.folder / "vae",
-                local_files_only=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-            )
-        self._complete("vae", found)
-        return network.float().eval().requires_grad_(False)
+        with self._reading("vae") as (place, _):
+            read = AutoencoderKL.from_pretrained
+            network, found = read(place, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True)
+        return self._complete("vae", network, found)
 
-    def _complete(self, part: str, found: Any) -> None:
+    @contextlib.contextmanager
+    def _reading(self, part: str) -> Iterator[tuple[Path, Any]]:
+        """Yield a part's folder and the library transformers; complaints come in one line."""
+        place = self.folder / part
+        with transformers_quietly() as transformers:
+            try:
+                yield place, transformers
+            except Exception as error:
+                raise unreadable(place, error) from error
+
+    def _complete(self, part: str, network: Any, found: Any) -> Any:
+        """Return a network that got all its weights, in float32. Raises BadConfig for one that did not."""
         lost = sorted([*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])])
         if lost := [name for name in lost if not name.endswith("position_ids")]:
             raise BadConfig(
                 f"{self.folder / part} lacks {len(lost)} tensors, first {lost[0]}\ncopy it again from where it came"
             )
-
-    @contextlib.contextmanager
-    def _loading(self, part: str) -> Iterator[None]:
-        """Silence; complaints in one line."""
-        import transformers
-
-        kept = transformers.logging.get_verbosity()
-        bars = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WorkFailed(
-                f"{self.folder / part} cannot be read: {reason}\ncopy it again from where it came"
-            ) from error
-        finally:
-            transformers.logging.set_verbosity(kept)
-            if bars:
-                transformers.utils.logging.enable_progress_bar()
+        return network.float().eval().requires_grad_(False)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Return token ids [B, max_tokens]; of a text that is too long the end is left out, not its end token."""

@@ -4,6 +4,7 @@ Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts
 diffusers loads.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,13 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from deme.conditions import Condition
+from deme.conditions import TEXT, Condition
 from deme.errors import BadConfig
 from deme.files import read_json, write_json
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_scheduler, unet_folder
 from deme.models.frozen import PARTS, FrozenEncoders
 from deme.paths import locate
-
-TEXT = "encoder_hidden_states"  # the UNet's argument
 
 
 class TextToImageModel(DenoisingModel):
@@ -78,12 +77,11 @@ class TextToImageModel(DenoisingModel):
 
 def _link(source: str, target: str) -> None:
     """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
-    try:
-        if Path(source).suffix not in (".safetensors", ".bin"):
-            raise OSError("copied")
-        os.link(Path(source).resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
+    if Path(source).suffix in (".safetensors", ".bin"):
+        with contextlib.suppress(OSError):
+            os.link(Path(source).resolve(), target)
+            return
+    shutil.copyfile(source, target)
 
 
 def load(path: str) -> TextToImageModel:
@@ -97,12 +95,12 @@ def load(path: str) -> TextToImageModel:
     return model.eval()
 
 
-def build(path: str, seed: int = 0) -> TextToImageModel:
-    """Return a pipeline of a folder whose UNet is randomly initialised, by its config: the start of pretraining."""
-    folder = locate(path)
+def build(parts: str, seed: int = 0) -> TextToImageModel:
+    """Return the frozen parts of a pipeline's folder with a randomly initialised UNet of its config: the start of pretraining."""
+    folder = locate(parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _assembled(path, folder, read_json(unet_folder(folder) / "config.json"))
+        return _assembled(parts, folder, read_json(unet_folder(folder) / "config.json"))
 
 
 def _assembled(path: str, folder: Path, unet: dict[str, Any]) -> TextToImageModel:

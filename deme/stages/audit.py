@@ -25,7 +25,7 @@ from deme.metrics.reference import Reference
 from deme.ranges import uniform
 from deme.runs import Run
 from deme.seeds import generator
-from deme.stages.audit_scores import audit_scores
+from deme.stages.audit_scores import Finding, audit_scores
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.labels import Labels, distance_labels, interval, loss_labels
@@ -36,8 +36,6 @@ from deme.stages.sources import source_of
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
 LOSS_TOLERANCE = 1e-3  # relative, per image and range
 LOSS_IMAGES = 16
-
-Finding = tuple[bool | None, str]  # holds, does not hold, or was not looked at
 
 
 def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> list[Finding]:

@@ -15,7 +15,7 @@ from deme.stages.scores import parts_of, score_replicates
 TOLERANCE = 0.05  # of a score of 0 to 100: what one grey level in a few pixels may change
 MAY_DIFFER = 0.05  # the share of images made again that may: a classifier's verdict can tip over
 
-Finding = tuple[bool | None, str]
+Finding = tuple[bool | None, str]  # holds, does not hold, or was not looked at
 
 
 def audit_scores(

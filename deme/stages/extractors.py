@@ -59,8 +59,8 @@ def reference_of(config: dict[str, Any], data: ImageData | None, extractor: Feat
         raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")
     images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
     what = SPLITS[split]
-    side = tuple(images.__getitems__([0]).shape[2:])
-    if metrics["size"] is not None and side != (metrics["size"], metrics["size"]):
+    size = metrics["size"]
+    if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
         raise BadConfig(
             f"generated images are measured at {metrics['size']} x {metrics['size']}, what they are compared to is {side[0]} x {side[1]}\n"
             f"type: data.size={metrics['size']} metrics.loss=null, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"

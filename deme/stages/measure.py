@@ -15,7 +15,7 @@ from deme import files, tensors
 from deme.data import ImageData
 from deme.errors import BadConfig
 from deme.metrics import neighbours, statistics_file
-from deme.metrics.bootstrap import resample_counts
+from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.fingerprint import fingerprints
@@ -189,10 +189,7 @@ def held_out_of(config: dict[str, Any], data: ImageData | None, loaded: Loaded, 
 
 def loss_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
     """Return the mean of resampled losses of images [M], a number per resample."""
-    seed, count = config["metrics"]["loss"]["seed"], len(values)
-    return [
-        float(resample_counts(seed, r, count).double() @ values / count) for r in range(config["metrics"]["replicates"])
-    ]
+    return resampled_means(config["metrics"]["loss"]["seed"], values, config["metrics"]["replicates"])
 
 
 def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -> dict[str, Tensor]:

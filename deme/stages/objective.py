@@ -112,9 +112,7 @@ class ImageDistance:
             self.compute.device,
             self.prompts,
         ):
-            found = self.features(
-                pixels if config["metrics"]["size"] is None else resized(pixels, config["metrics"]["size"])
-            )
+            found = self.features(resized(pixels, config["metrics"]["size"]))
             if self.reference is None:
                 statistics.update(found)
             else:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from deme.conditions import Network
-from deme.config import provide
+from deme.config import provide, takes
 from deme.data import ImageData
 from deme.data.latents import CachedLatents
 from deme.data.prompts import Prompts
@@ -54,7 +54,11 @@ def prompts_of(config: dict[str, Any], model: DenoisingModel, data: ImageData | 
             "this model is told what to draw, and no prompts are given\n"
             "type: prompts=captions (of the held-out images), prompts=coco, prompts=partiprompts, ..."
         )
-    prompts: Prompts = provide(spec, images=data.held_out if data is not None else None)  # what takes images says so
+    if data is None and "images" in takes(spec):
+        raise BadConfig(
+            "prompts=captions are those of a data set, and there is none here\ntype: prompts=<option with a file>"
+        )
+    prompts: Prompts = provide(spec, images=data.held_out if data is not None else None)
     if config["num_images"] is not None and len(prompts) < config["num_images"]:
         raise BadConfig(
             f"{prompts.name} holds {len(prompts):,} prompts, num_images={config['num_images']} were asked for, one each\n"

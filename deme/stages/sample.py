@@ -44,12 +44,11 @@ def run(config: dict[str, Any]) -> Path:
             raise BadConfig(f"these models do not start from the same noise, their images differ in shape: {shapes}")
         check_sampler(config["sampler"], loaded.model)
         prompts = prompts_of(config, loaded.model, None)
-        wanted = config["num_images"] or len(prompts or ())
-        if prompts is not None and wanted > MOST_PROMPTS:
-            raise BadConfig(
-                f"a labelled grid has room for {MOST_PROMPTS} prompts, {wanted} were asked for\ntype: num_images={MOST_PROMPTS} or fewer"
-            )
         count = config["num_images"] or (len(prompts) if prompts is not None else DEFAULT_IMAGES)
+        if prompts is not None and count > MOST_PROMPTS:
+            raise BadConfig(
+                f"a labelled grid has room for {MOST_PROMPTS} prompts, {count} were asked for\ntype: num_images={MOST_PROMPTS} or fewer"
+            )
         batches = drawn(
             loaded.network,
             loaded.model,

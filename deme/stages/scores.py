@@ -11,7 +11,7 @@ from deme import tensors
 from deme.config import make, score_specs
 from deme.data.prompts import Prompts
 from deme.errors import BadConfig
-from deme.metrics.bootstrap import resample_counts
+from deme.metrics.bootstrap import resampled_means
 from deme.metrics.shards import FeatureShards
 from deme.metrics.text_score import TextScore
 from deme.runs import Run
@@ -81,7 +81,4 @@ def measure_scores(
 
 def score_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
     """Return the mean of resampled scores of images, a number per resample."""
-    seed, count = config["sample_seed"], len(values)
-    return [
-        float(resample_counts(seed, r, count).double() @ values) / count for r in range(config["metrics"]["replicates"])
-    ]
+    return resampled_means(config["sample_seed"], values, config["metrics"]["replicates"])

@@ -88,4 +88,4 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
 
 def _sized(pixels: Iterable[Tensor], size: int | None) -> Iterable[Tensor]:
     """Batches at the size they are measured at."""
-    return pixels if size is None else (resized(batch, size) for batch in pixels)
+    return (resized(batch, size) for batch in pixels)

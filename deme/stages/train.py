@@ -105,7 +105,7 @@ def _prepare(run: Run, team: Any) -> Training:
         raise BadConfig("training needs images, and data=none\ntype: data=<option>")
     check_images(data, model)
     images = prepared(config, model, data.train, compute.device, data, run.log)
-    if config["model"]["_target_"].endswith(".load"):
+    if "path" in config["model"]:
         _check_passport(run, model, data, compute.device)
     ranges = ranges_of(run, model, images, compute.device)
     expert_range = range_of(config, ranges)
@@ -160,7 +160,7 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
         "range": [expert_range.low, expert_range.high] if config["expert"] is not None else None,
         "num_timesteps": num_timesteps,
         "num_images": len(training.images),
-        "base": content_hash(config["model"]["path"]) if config["model"]["_target_"].endswith(".load") else None,
+        "base": content_hash(config["model"]["path"]) if "path" in config["model"] else None,
         "ema": module.ema is not None,
     }
     kind = "ema" if module.ema is not None else "raw"

@@ -83,15 +83,16 @@ def _unet(spec: dict[str, Any]) -> _UNet:
     """Return what a `model` option says of its UNet. Raises MissingInput, BadConfig."""
     if "unet" in spec:
         return _UNet(KINDS[0], spec["unet"])
-    if "path" not in spec:
+    path = spec.get("path", spec.get("parts"))
+    if path is None:
         raise BadConfig(f"{spec.get('_target_')} has neither a path nor a unet")
-    place = locate(spec["path"])
+    place = locate(path)
     folder = place / "unet" if (place / "unet").is_dir() else place
     if not (folder / "config.json").is_file():
         raise MissingInput(f"{folder / 'config.json'} does not exist")
     config = files.read_json(folder / "config.json")
     if (kind := config.get("_class_name", KINDS[0])) not in KINDS:
-        raise BadConfig(f"{spec['path']} holds a {kind}")
+        raise BadConfig(f"{path} holds a {kind}")
     placement, text = folder / "projections.json", place / "text_encoder" / "config.json"
     stored = "blocks" if (folder / "projections.safetensors").is_file() else None
     stored = files.read_json(placement)["placement"] if placement.is_file() else stored

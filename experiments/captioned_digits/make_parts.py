@@ -17,8 +17,8 @@ from transformers import CLIPTokenizer
 from word_pieces import make_tokenizer
 
 from deme import files, tensors
-from deme.data import Images, every, to_float
-from deme.data.captioned_digits import CaptionedDigits, caption, digit_in, load_captioned_digits
+from deme.data import Captioned, Images, every, to_float
+from deme.data.captioned_digits import caption, digit_in, load_captioned_digits
 from deme.metrics.caption_match import CaptionNetwork
 from deme.metrics.digit_classifier import as_digits, load_classifier
 from deme.seeds import seeded
@@ -34,7 +34,7 @@ SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "bet
              "skip_prk_steps": True}  # fmt: skip
 
 
-def digits_of(images: CaptionedDigits) -> Tensor:
+def digits_of(images: Captioned) -> Tensor:
     return torch.tensor([digit_in(text) for text in images.captions(list(range(len(images))))])
 
 

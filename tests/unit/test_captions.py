@@ -300,3 +300,9 @@ def test_some_of_captioned_images_are_captioned_and_some_of_others_are_not():
     assert type(pickle.loads(pickle.dumps(SomeImages(InMemoryImages(pixels), [4])))) is SomeImages
     other = SomeImages(CaptionedImages(InMemoryImages(pixels), list("abcdf")), [4, 1, 2])
     assert other.content_hash() != some.content_hash()
+
+
+def test_the_content_hash_covers_captions_and_their_order():
+    pixels = InMemoryImages(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    hashes = {CaptionedImages(pixels, texts).content_hash() for texts in (["a", "b"], ["b", "a"], ["a b", ""])}
+    assert len(hashes) == 3

@@ -9,23 +9,15 @@ import torch
 from PIL import Image
 
 from deme.data import InMemoryImages, Prepared
-from deme.data.captioned import load_captioned_images
+from deme.data.captioned import CaptionedImages, load_captioned_images
 from deme.data.latents import SHARD, TEXT, CachedLatents
 from deme.errors import WorkFailed
 from deme.seeds import Rows, generator
 from deme.training.batches import StepBatches, StepLoader
 
 
-class Captioned(InMemoryImages):
-    def __init__(self, pixels, captions):
-        super().__init__(pixels)
-        self._captions = captions
-
-    def captions(self, indices):
-        return [self._captions[i] for i in indices]
-
-    def content_hash(self):
-        return super().content_hash() + "|".join(self._captions)
+def captioned(pixels, captions):
+    return CaptionedImages(InMemoryImages(pixels), captions)
 
 
 class Encoder:
@@ -49,14 +41,14 @@ class Encoder:
 @pytest.fixture
 def images():
     pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return Captioned(pixels, [f"image {'x' * i}" for i in range(10)])
+    return captioned(pixels, [f"image {'x' * i}" for i in range(10)])
 
 
 def test_moments_and_embeddings_are_those_of_the_encoder(images, tmp_path):
     latents = CachedLatents(images, Encoder(), tmp_path)
     assert isinstance(latents, Prepared)
     x0, condition = latents.clean([3, 7])
-    expected = (images.pixels[[3, 7]].float() / 127.5 - 1)[:, :1, ::2, ::2]
+    expected = (images.images.pixels[[3, 7]].float() / 127.5 - 1)[:, :1, ::2, ::2]
     torch.testing.assert_close(x0, expected, rtol=1e-3, atol=1e-3)  # kept in float16
     assert condition[TEXT][:, 0, 0].tolist() == [len("image xxx"), len("image xxxxxxx")]
 
@@ -75,7 +67,7 @@ def test_training_draws_a_latent_from_the_moments_and_leaves_captions_out(images
 def test_a_mirror_image_has_its_own_latent(images, tmp_path):
     latents = CachedLatents(images, Encoder(), tmp_path, mirrored=True)
     mirrored = latents.__getitems__([len(latents) + 2])["mean"].float()
-    expected = (images.pixels[[2]].flip(3).float() / 127.5 - 1)[:, :1, ::2, ::2]
+    expected = (images.images.pixels[[2]].flip(3).float() / 127.5 - 1)[:, :1, ::2, ::2]
     torch.testing.assert_close(mirrored, expected, rtol=1e-3, atol=1e-3)
     assert not torch.equal(expected.flip(3), expected)  # nor is it the mirrored latent
 
@@ -89,7 +81,7 @@ def test_the_loader_gives_mirror_images_by_the_steps_coins(images, tmp_path):
 
 
 def test_nothing_is_encoded_twice_and_a_lost_shard_alone_again(tmp_path):
-    many = Captioned(torch.zeros(SHARD + 5, 3, 2, 2, dtype=torch.uint8), ["a"] * (SHARD + 5))
+    many = captioned(torch.zeros(SHARD + 5, 3, 2, 2, dtype=torch.uint8), ["a"] * (SHARD + 5))
     first, again, after = Encoder(), Encoder(), Encoder()
     folder = CachedLatents(many, first, tmp_path).folder
     CachedLatents(many, again, tmp_path)
@@ -100,23 +92,25 @@ def test_nothing_is_encoded_twice_and_a_lost_shard_alone_again(tmp_path):
 
 def test_a_changed_image_caption_or_encoder_is_noticed(images, tmp_path):
     folders = {CachedLatents(images, Encoder(), tmp_path).folder}
-    pixels = images.pixels.clone()
+    pixels = images.images.pixels.clone()
     pixels[9, 2, 7, 7] ^= 1
     captions = [*images._captions[:9], "another"]
     for changed, encoder in (
-        (Captioned(pixels, images._captions), Encoder()),
-        (Captioned(images.pixels, captions), Encoder()),
+        (captioned(pixels, images._captions), Encoder()),
+        (captioned(images.images.pixels, captions), Encoder()),
         (images, Encoder("two")),
     ):
         latents = CachedLatents(changed, encoder, tmp_path)
         assert encoder.encoded == 10
         folders.add(latents.folder)
     assert len(folders) == 4
-    assert CachedLatents(Captioned(images.pixels, captions), Encoder(), tmp_path).clean([9])[1][TEXT][0, 0, 0] == 7
+    assert (
+        CachedLatents(captioned(images.images.pixels, captions), Encoder(), tmp_path).clean([9])[1][TEXT][0, 0, 0] == 7
+    )
 
 
 def test_many_rows_need_few_descriptors(tmp_path):
-    images = Captioned(torch.zeros(300, 3, 2, 2, dtype=torch.uint8), ["a"] * 300)
+    images = captioned(torch.zeros(300, 3, 2, 2, dtype=torch.uint8), ["a"] * 300)
     latents = CachedLatents(images, Encoder(), tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))

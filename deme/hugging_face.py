@@ -38,7 +38,7 @@ def transformers_quietly() -> Iterator[Any]:
             import transformers
             from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
         except ImportError as error:
-            raise BadConfig(f"CLIP and DINOv2 need transformers: {error}\ntype: pip install transformers") from error
+            raise BadConfig(f"these models need transformers: {error}\ntype: pip install transformers") from error
         if is_progress_bar_enabled():
             after.callback(enable_progress_bar)
         disable_progress_bar()
