@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -217,7 +218,11 @@ PLAIN = {"logger", "paths", "progress", "projection"}
 
 def random_inception(place):
     network = trunk(2048)
-    tensors.save(Path(place), {n: v for n, v in network.state_dict().items() if "num_batches" not in n})
+    tensors.save(place, {n: v for n, v in network.state_dict().items() if "num_batches" not in n})
+
+
+def random_inception_pth(place):
+    torch.save(trunk(2048).state_dict(), place)
 
 
 def random_clip(place):
@@ -235,19 +240,38 @@ def random_dinov2(place):
     Dinov2Model(config).save_pretrained(place)
 
 
+WRITERS = {"inception.safetensors": random_inception, "inception.pth": random_inception_pth, "clip": random_clip,
+           "dinov2": random_dinov2, "clip_score": hugging_face_clip, "tiny.safetensors": open_clip_file}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """``network(name, place)`` puts a random network there, by a link: each is written once, and Inception has 90 MB."""
+    root = tmp_path_factory.mktemp("networks")
+
+    def put(name, place):
+        made = root / name
+        if not made.exists():
+            WRITERS[name](made)
+        if made.is_dir():
+            shutil.copytree(made, place, copy_function=os.link)
+        else:
+            os.link(made, place)
+
+    return put
+
+
 @pytest.fixture
-def given(in_tmp, request, monkeypatch):
+def given(in_tmp, request, monkeypatch, network):
     """Values for options that must be told where something is."""
     inception, clip, open_clip = "inception.safetensors", "clip_score", "tiny.safetensors"
-    writers = {inception: random_inception, "clip": random_clip, "dinov2": random_dinov2,
-               clip: lambda place: hugging_face_clip(Path(place)), open_clip: lambda place: open_clip_file(Path(place))}  # fmt: skip
     needed = {"inception768": [inception], "fid": [inception], "fid_pytorch": [inception], "clip": ["clip"],
               "dinov2": ["dinov2"], "clip_score": [clip], "clip_score_open_clip": [open_clip],
               "text_to_image": [inception, clip, open_clip]}  # fmt: skip
     for option, places in needed.items():
         if f"metrics-{option}]" in request.node.name:
             for place in places:
-                writers[place](place)
+                network(place, place)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)
     (in_tmp / "images").mkdir()
     for index, image in enumerate(pixels):
@@ -305,7 +329,7 @@ def test_every_group_belongs_to_a_stage():
 
 
 @pytest.fixture
-def places(given, in_tmp):
+def places(given, in_tmp, network):
     """What experiments look for below data/ and models/: made-up images, a small base and a random Inception network."""
     for name in ("church_outdoor_train_lmdb", "bedroom_train_lmdb"):
         shutil.copytree(in_tmp / "images", in_tmp / "data" / name)
@@ -320,8 +344,8 @@ def places(given, in_tmp):
     (in_tmp / "classes.txt").rename(in_tmp / "data" / "prompts" / "imagenet_classes.txt")
     (in_tmp / "models" / OPEN_CLIP.parent).mkdir()
     open_clip_file(in_tmp / "models" / OPEN_CLIP)
-    random_inception(in_tmp / "models" / "inception.safetensors")
-    torch.save(trunk(2048).state_dict(), in_tmp / "models" / "pt_inception-2015-12-05-6726825d.pth")
+    network("inception.safetensors", in_tmp / "models" / "inception.safetensors")
+    network("inception.pth", in_tmp / "models" / "pt_inception-2015-12-05-6726825d.pth")
 
 
 def made_small(group, spec):
