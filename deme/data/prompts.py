@@ -24,10 +24,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in a fixed order, one for each image; `name` is what tables call them and no part of the hash."""
+    """Prompts in a fixed order, one for each image; each comes `per_prompt` times in a row.
+
+    `name` is what tables call them and no part of the hash.
+    """
 
     name: str
     prompts: tuple[Prompt, ...]
+    per_prompt: int = 1
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -122,7 +126,7 @@ def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
         raise BadConfig(f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}")
     if per_prompt > 1:
         prompts = [replace(prompt, seed=None) for prompt in prompts for _ in range(per_prompt)]
-    return Prompts(name, tuple(prompts))
+    return Prompts(name, tuple(prompts), per_prompt)
 
 
 def _counts(value: Any) -> bool:

@@ -6,10 +6,17 @@ from torch import Tensor
 from deme.seeds import generator
 
 
-def resampled_means(seed: int, values: Tensor, replicates: int) -> list[float]:
-    """Return the mean of `values` [M] in each of so many resamples."""
-    count = len(values)
-    return [float(resample_counts(seed, r, count).double() @ values / count) for r in range(replicates)]
+def resampled_means(seed: int, values: Tensor, replicates: int, groups: Tensor | None = None) -> list[float]:
+    """Return the mean of `values` [M] in each of so many resamples: of the values, or of whole `groups` of them, int64 [M]."""
+    sums, sizes = values, torch.ones_like(values)
+    if groups is not None:
+        _, places, counts = groups.unique(return_inverse=True, return_counts=True)
+        sums, sizes = (
+            torch.zeros(len(counts), dtype=values.dtype).index_add_(0, places, values),
+            counts.to(values.dtype),
+        )
+    resamples = (resample_counts(seed, r, len(sums)).to(values.dtype) for r in range(replicates))
+    return [float(counts @ sums / (counts @ sizes)) for counts in resamples]
 
 
 def resample_counts(seed: int, replicate: int, count: int) -> Tensor:

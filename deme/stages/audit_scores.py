@@ -10,7 +10,7 @@ from deme.data.prompts import Prompts
 from deme.metrics.text_score import TextScore
 from deme.runs import Run
 from deme.stages.labels import interval
-from deme.stages.scores import parts_of, score_replicates
+from deme.stages.scores import has_spread, parts_of, score_replicates
 
 TOLERANCE = 0.05  # of a score of 0 to 100: what one grey level in a few pixels may change
 MAY_DIFFER = 0.05  # the share of images made again that may: a classifier's verdict can tip over
@@ -29,7 +29,9 @@ def audit_scores(
         told = stored.get(part.name, {})
         if values is None or len(values) != len(part.rows) or abs(score.mean(values) - told.get("value", 1e9)) > 1e-9:
             wrong.append(part.name)
-        elif len(values) > 1 and told.get("interval") != interval(told["value"], score_replicates(run.config, values)):
+        elif has_spread(part) and told.get("interval") != interval(
+            told["value"], score_replicates(run.config, part, values)
+        ):
             wrong.append(f"the interval of {part.name}")
     but = f", but not {', '.join(wrong)}" if wrong else ""
     yield not wrong, f"{score.score_name}: metrics.json says what the scores of its images give{but}"

@@ -17,7 +17,7 @@ from deme.report.tables import difference_cells
 from deme.runs import say
 
 Results = dict[Cell, dict[str, Any]]
-MUST_AGREE = ("n", "reference", "implementation")
+MUST_AGREE = ("n", "prompts", "reference", "implementation")
 
 
 def run(first: Sequence[str], second: Sequence[str]) -> int:

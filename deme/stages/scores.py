@@ -19,11 +19,15 @@ from deme.runs import Run
 
 @dataclass(frozen=True)
 class Part:
-    """A metric: the images `rows` of an evaluation, each with its text, and what stands beside the number."""
+    """A metric: the images `rows` of an evaluation, each with its text, and what stands beside the number.
+
+    Images of one prompt are alike, so its interval resamples prompts, not images: `groups` [len(rows)] tells them apart.
+    """
 
     name: str
     rows: list[int]
     texts: list[str]
+    groups: Tensor
     label: dict[str, Any]
 
 
@@ -46,7 +50,9 @@ def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
     }
 
     def part(name: str, rows: list[int], texts: list[str], **more: Any) -> Part:
-        return Part(name, rows, texts, {"n": len(rows), **label, **more})
+        groups = torch.tensor(rows) // prompts.per_prompt
+        of_prompts = {"prompts": len(groups.unique())} if prompts.per_prompt > 1 else {}
+        return Part(name, rows, texts, groups, {"n": len(rows), **of_prompts, **label, **more})
 
     texts = [prompt.text for prompt in asked]
     if both := {prompt.category for prompt in asked} & {prompt.phrase for prompt in asked} - {None}:
@@ -72,13 +78,18 @@ def measure_scores(
         for part in parts_of(score, prompts, shards.total):
             values = score.score(features[part.rows], part.texts)
             metrics[part.name] = {"value": score.mean(values), **part.label}
-            if len(values) > 1:  # one image has no spread
-                replicates[part.name] = score_replicates(run.config, values)
+            if has_spread(part):
+                replicates[part.name] = score_replicates(run.config, part, values)
             kept[part.name] = values
         tensors.save(run.path / "moments" / f"{score.suffix}_scores.safetensors", kept)
     return metrics, replicates
 
 
-def score_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
-    """Return the mean of resampled scores of images, a number per resample."""
-    return resampled_means(config["sample_seed"], values, config["metrics"]["replicates"])
+def has_spread(part: Part) -> bool:
+    """Whether there is an interval: one prompt alone has none."""
+    return len(part.groups.unique()) > 1
+
+
+def score_replicates(config: dict[str, Any], part: Part, values: Tensor) -> list[float]:
+    """Return the mean score of resampled prompts, each with all its images, a number per resample."""
+    return resampled_means(config["sample_seed"], values, config["metrics"]["replicates"], part.groups)

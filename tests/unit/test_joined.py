@@ -26,7 +26,7 @@ def test_the_reference_all_is_every_image(tmp_path):
     features = DigitFeatures("asset:digits_classifier.safetensors")
     train, held_out = numbered(*range(0, 60, 2)), numbered(*range(100, 200, 5))
     config = {
-        "metrics": {"reference": "all", "statistics": {}, "kid": False, "nearest_k": None},
+        "metrics": {"reference": "all", "statistics": {}, "size": None, "kid": False, "nearest_k": None},
         "paths": {"cache": str(tmp_path)},
     }
     reference = reference_of(config, ImageData(train, held_out), features)

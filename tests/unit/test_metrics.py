@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from deme.data import InMemoryImages, to_float, to_uint8
-from deme.metrics.bootstrap import resample_counts
+from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
@@ -131,3 +131,16 @@ def test_some_images_and_small_batches_have_the_losses_of_the_whole():
 def test_replicates_of_two_models_resample_the_same_images():
     assert torch.equal(resample_counts(7, 3, 100), resample_counts(7, 3, 100))
     assert not torch.equal(resample_counts(7, 3, 100), resample_counts(7, 4, 100))
+
+
+def test_more_images_of_the_same_prompts_do_not_narrow_an_interval_that_resamples_prompts():
+    scores = torch.rand(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    repeated, groups = scores.repeat_interleave(5), torch.arange(40).repeat_interleave(5)
+    alone = torch.tensor(resampled_means(3, scores, 500))
+    torch.testing.assert_close(torch.tensor(resampled_means(3, repeated, 500, groups)), alone)
+    assert torch.tensor(resampled_means(3, repeated, 500)).std() < 0.6 * alone.std()  # 1 / sqrt(5) of it: far too sure
+
+
+def test_a_group_that_was_cut_short_counts_for_the_images_it_has():
+    scores, groups = torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64), torch.tensor([4, 4, 7])
+    assert set(resampled_means(0, scores, 50, groups)) == {2.0, 14 / 3, 10.0}
