@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -16,10 +16,10 @@ from deme.suites import Suite
 NOT_MEASURED = "Not measured yet"
 
 
-def header(suite: Suite) -> list[str]:
-    """Return the column titles."""
+def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
+    """Return the column titles of a table of these metrics."""
     columns = ["row"]
-    for metric in suite.spec["metrics"]:
+    for metric in metrics:
         columns += [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
         columns += [metric, f"difference to {suite.spec['baseline']} (95% interval)", "verdict"]
     return [*columns, "training compute"]
@@ -36,10 +36,10 @@ def _published_cell(row: Row, metric: str) -> str:
     return f"{value:.2f}" + (f" ({number.mean - value:+.2f})" if number else "")
 
 
-def cells(suite: Suite, row: Row) -> list[str]:
+def cells(suite: Suite, metrics: Sequence[str], row: Row) -> list[str]:
     """Return a row's texts, `--` for what is not measured."""
     texts = [row.label]
-    for metric in suite.spec["metrics"]:
+    for metric in metrics:
         number = row.numbers.get(metric)
         texts += [_published_cell(row, metric)] if _published(suite, metric) else []
         texts += _number_cells(number) if number else ["--", "", ""]
@@ -73,18 +73,18 @@ def _number_cells(number: Number) -> list[str]:
     return [value, *difference_cells(number.difference, places)]
 
 
-def comparison_cells(suite: Suite, rows: Sequence[Row], compared: Comparison) -> list[str]:
+def comparison_cells(metrics: Sequence[str], rows: Sequence[Row], compared: Comparison) -> list[str]:
     """Return a comparison's texts: row, other row, and a difference and a verdict per metric."""
     texts = [compared.label, compared.other]
-    for metric in suite.spec["metrics"]:
+    for metric in metrics:
         mean = next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
         texts += difference_cells(compared.differences[metric], digits_for(mean))
     return texts
 
 
-def comparison_header(suite: Suite) -> list[str]:
+def comparison_header(metrics: Sequence[str]) -> list[str]:
     """Return the column titles of the comparisons."""
-    columns = [(f"{metric}, difference (95% interval)", "verdict") for metric in suite.spec["metrics"]]
+    columns = [(f"{metric}, difference (95% interval)", "verdict") for metric in metrics]
     return ["row", "against", *(text for pair in columns for text in pair)]
 
 
@@ -101,8 +101,9 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             None,
         )
         if about:
+            images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
             lines.append(
-                f"{metric}: {about['implementation']}, n = {about['n']:,} against {about['reference']}; "
+                f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against {about['reference']}; "
                 f"{about['better']} is better."
             )
     seeds = suite.spec["finetune_seeds"]
@@ -123,18 +124,19 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
 
 def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> str:
     """Return the table, its notes, row against row, and the commands for what is missing."""
-    columns = header(suite)
+    metrics = suite.spec["metrics"]
+    columns = header(suite, metrics)
     lines = [f"# {suite.spec.get('title', suite.name)}", "", _md_row(columns), _md_row(["---"] * len(columns))]
-    lines += [_md_row(cells(suite, row)) for row in rows]
+    lines += [_md_row(cells(suite, metrics, row)) for row in rows]
     lines += ["", *(f"- {note}" for note in notes(suite, rows))]
     missing = [command for row in rows for command in row.missing]
     if missing:
         lines += ["", f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
         lines += [*dict.fromkeys(missing), "```"]
     if compared:
-        titles = comparison_header(suite)
+        titles = comparison_header(metrics)
         lines += ["", "## Row against row", "", _md_row(titles), _md_row(["---"] * len(titles))]
-        lines += [_md_row(comparison_cells(suite, rows, one)) for one in compared]
+        lines += [_md_row(comparison_cells(metrics, rows, one)) for one in compared]
     for parts in part_tables(rows):
         lines += ["", f"## {parts.title}", "", _md_row(parts.columns), _md_row(["---"] * len(parts.columns))]
         lines += [_md_row(line) for line in parts.lines]
@@ -155,8 +157,8 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
         )
         return " & ".join(escaped) + r" \\"
 
-    columns = header(suite)
-    body = [line(cells(suite, row)) for row in rows]
+    columns = header(suite, suite.spec["metrics"])
+    body = [line(cells(suite, suite.spec["metrics"], row)) for row in rows]
     return (
         "\n".join(
             [
@@ -218,19 +220,38 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
     """Print the table, and row against row, to the terminal."""
-    _print(suite.spec.get("title", suite.name), header(suite), [cells(suite, row) for row in rows], 1)
+    console = Console(width=max(Console().width, 150))
+    metrics = suite.spec["metrics"]
+
+    def results(some: Sequence[str]) -> Table:
+        lines = [cells(suite, some, row) for row in rows]
+        return _screen(suite.spec.get("title", suite.name), header(suite, some), lines, 1)
+
+    def comparisons(some: Sequence[str]) -> Table:
+        lines = [comparison_cells(some, rows, one) for one in compared]
+        return _screen("Row against row", comparison_header(some), lines, 2)
+
+    _print(console, results, metrics)
     if compared:
-        lines = [comparison_cells(suite, rows, one) for one in compared]
-        _print("Row against row", comparison_header(suite), lines, 2)
+        _print(console, comparisons, metrics)
     if suite.spec.get("show_parts"):
         for parts in part_tables(rows):
-            _print(parts.title, parts.columns, parts.lines, 1)
+            console.print(_screen(parts.title, parts.columns, parts.lines, 1))
 
 
-def _print(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> None:
+def _print(console: Console, table_of: Callable[[Sequence[str]], Table], metrics: Sequence[str]) -> None:
+    """Print one table, or one for each metric where texts would be cut off."""
+    with console.capture() as drawn:
+        console.print(table_of(metrics))
+    cut_off = "…" in drawn.get()
+    for some in [[metric] for metric in metrics] if cut_off else [metrics]:
+        console.print(table_of(some))
+
+
+def _screen(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> Table:
     screen = Table(title=title, show_lines=False)
     for index, column in enumerate(columns):
         screen.add_column(column, justify="left" if index < left else "right")
     for line in lines:
         screen.add_row(*line)
-    Console(width=max(Console().width, 150)).print(screen)
+    return screen
