@@ -135,9 +135,30 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same bytes; of what is one file under two names nothing is read."""
+    if one.samefile(other):
+        return True
+    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+
+
 def sha256_text(text: str) -> str:
     """Return the sha256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_weights(file: Path) -> bool:
+    """Whether a file of a model folder holds tensors, by its name."""
+    return file.suffix in (".safetensors", ".bin")
+
+
+def link_weights(source: str, target: str) -> None:
+    """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
+    if is_weights(Path(source)):
+        with contextlib.suppress(OSError):
+            os.link(Path(source).resolve(), target)
+            return
+    shutil.copyfile(source, target)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ import torch
 from deme import files
 from deme.errors import BadConfig, WorkFailed
 
-ANOTHER = "type: metrics.path=<folder with config.json and model.safetensors>"
+ANOTHER = (
+    "type: metrics.path=<folder with config.json and model.safetensors> (metrics.clip.path of metrics=text_to_image)"
+)
 
 
 @contextlib.contextmanager

@@ -50,9 +50,9 @@ class Pairs:
 
 
 def checked_dropout(share: float) -> float:
-    """Return a share of captions to leave out. Raises BadConfig unless it lies in [0, 1)."""
-    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share < 1:
-        raise BadConfig(f"data.caption_dropout must be a share in [0, 1), got {share!r}")
+    """Return a share of captions to leave out. Raises BadConfig unless it lies in [0, 1]."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        raise BadConfig(f"data.caption_dropout must be a share in [0, 1], got {share!r}")
     return float(share)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ class Checkpoint:
     """A model on disk as merging sees it: configs, and the headers of its weights.
 
     `parts`: the network's weights and, if it has some, its channel projections, under the names that a merge writes them to, relative
-    to `folder`. `config`: the network's. `about`: what deme.json says, {} without one. `placement`: of the projections.
+    to `folder`. `config`: the network's. `about`: what deme.json says, {} without one. `placement`: of the projections. `noise`: what
+    the scheduler's config says of the noise and of the prediction, {} without one.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     about: Mapping[str, Any]
     placement: str | None = None
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def range(self) -> TimestepRange | None:
@@ -42,11 +44,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Expert:
-    """A finetuned copy on disk and the timesteps it was finetuned for."""
+    """A finetuned copy on disk, the timesteps it was finetuned for, and the content hash of its base where that is known."""
 
     folder: Path
     range: TimestepRange
     num_timesteps: int
+    base: str | None
 
     @classmethod
     def read(cls, folder: Path) -> "Expert":
@@ -57,15 +60,18 @@ class Expert:
                 f"{folder} is no expert: its deme.json names no timestep range\n"
                 "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
             )
-        return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"])
+        return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
 
 
 def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
-    """Read the experts and sort them by range. Raises BadConfig unless they cover every timestep once."""
+    """Read the experts and sort them by range. Raises BadConfig unless they cover every timestep once and have one base."""
     experts = tuple(sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low))
     if not experts:
         raise BadConfig("the experts do not fit together: there are no experts\ngiven: none")
-    if misfit := _misfit([expert.range for expert in experts], experts[0].num_timesteps):
+    misfit = _misfit([expert.range for expert in experts], experts[0].num_timesteps)
+    if not misfit and len({expert.base for expert in experts} - {None}) > 1:
+        misfit = "the experts do not fit together: their deme.json name different bases"
+    if misfit:
         raise BadConfig(f"{misfit}\ngiven: {', '.join(map(str, folders))}")
     return experts
 
@@ -172,10 +178,12 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
-    """What keeps a model from being merged into the base: config, files, tensors."""
-    for key in sorted(base.config.keys() & model.config.keys()):
-        if (key == "_class_name" or not key.startswith("_")) and _plain(base.config[key]) != _plain(model.config[key]):
-            yield f"{model.folder} has {key}={model.config[key]} in its config.json, the base {base.config[key]}"
+    """What keeps a model from being merged into the base: configs, files, tensors."""
+    configs = (("config.json", base.config, model.config), ("scheduler_config.json", base.noise, model.noise))
+    for file, ours, theirs in configs:
+        for key in sorted(ours.keys() & theirs.keys()):
+            if (key == "_class_name" or not key.startswith("_")) and _plain(ours[key]) != _plain(theirs[key]):
+                yield f"{model.folder} has {key}={theirs[key]} in its {file}, the base {ours[key]}"
     for part in sorted(base.parts.keys() | model.parts.keys()):
         if part.name == PROJECTIONS and base.placement != model.placement:
             continue  # told once, not tensor by tensor
@@ -209,7 +217,7 @@ def _bytes(specs: Mapping[str, Spec]) -> int:
 def _with_identity(base: Checkpoint, like: Checkpoint) -> Checkpoint:
     """Return the base with an identity projection for each of another model's."""
     more = {part: Identities(found) for part, found in like.parts.items() if part.name == PROJECTIONS}
-    return Checkpoint(base.folder, {**base.parts, **more}, base.config, base.about, like.placement)
+    return replace(base, parts={**base.parts, **more}, placement=like.placement)
 
 
 class Identities:

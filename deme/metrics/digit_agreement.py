@@ -37,16 +37,20 @@ class DigitAgreement:
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         if len(features) != len(texts):
             raise ValueError(f"{len(features)} images and {len(texts)} texts: each image has one")
-        named = [digit_in(text) for text in texts]
-        if None in named:
-            raise BadConfig(
-                f"{self.score_name} needs texts that name one digit, got {texts[named.index(None)]!r}\n"
-                "type: metrics.scores.digit_agreement=null"
-            )
-        return (features.argmax(1) == torch.tensor(named, dtype=torch.long)).double()
+        return (features.argmax(1) == torch.tensor(self._named(texts), dtype=torch.long)).double()
 
     def mean(self, scores: Tensor) -> float:
         return float(scores.double().mean())
 
-    def truncated(self, texts: Sequence[str]) -> int:  # noqa: ARG002 (no network reads them)
+    def truncated(self, texts: Sequence[str]) -> int:
+        self._named(texts)  # no network reads them
         return 0
+
+    def _named(self, texts: Sequence[str]) -> list[int]:
+        digits = [digit_in(text) for text in texts]
+        if None in digits:
+            raise BadConfig(
+                f"{self.score_name} needs texts that name one digit, got {texts[digits.index(None)]!r}\n"
+                "type: metrics.scores.digit_agreement=null"
+            )
+        return [digit for digit in digits if digit is not None]

@@ -8,7 +8,10 @@ from torch import Tensor
 from deme.errors import BadConfig, did_you_mean
 from deme.metrics.features import read_weights
 
-ANOTHER = "type: metrics.path=<weights of open_clip> metrics.architecture=<ViT-g-14, ViT-H-14, ViT-B-32, ...>"
+ANOTHER = (
+    "type: metrics.path=<weights of open_clip> metrics.architecture=<ViT-g-14, ViT-H-14, ViT-B-32, ...>, or\n"
+    "metrics.open_clip.path and metrics.open_clip.architecture of metrics=text_to_image"
+)
 PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 NO_FEATURE = ("logit_scale", "logit_bias", "attn_mask", "position_ids")  # tensors that do not change a score
 
@@ -48,13 +51,13 @@ def published_of(library: Any, architecture: str, config: dict[str, Any], pretra
     if any(way != ways[0] for way in ways):
         raise BadConfig(
             f"weights of {architecture} differ in how images are prepared or in their activation: say which these are\n"
-            f"type: metrics.pretrained=<one of {', '.join(tags)}>"
+            f"type: metrics.pretrained=<one of {', '.join(tags)}> (metrics.open_clip.pretrained of metrics=text_to_image)"
         )
     preprocessing, quick_gelu = ways[0]
     if quick_gelu and not config.get("quick_gelu"):
         raise BadConfig(
             f"{pretrained or 'all weights'} of {architecture} were trained with another activation, QuickGELU\n"
-            f"type: metrics.architecture={architecture}-quickgelu"
+            f"type: metrics.architecture={architecture}-quickgelu (metrics.open_clip.architecture of metrics=text_to_image)"
         )
     return preprocessing
 

@@ -32,5 +32,8 @@ class TextScore(Protocol):
         ...
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """Return how many texts are longer than the network reads; of those the end is not seen."""
+        """Return how many texts are longer than the network reads; of those the end is not seen.
+
+        Raises BadConfig for texts that it cannot score at all: asked before images are drawn.
+        """
         ...

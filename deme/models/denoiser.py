@@ -16,15 +16,11 @@ from torch import Tensor, nn
 from deme import tensors
 from deme.conditions import NOTHING, Condition
 from deme.errors import BadConfig, WorkFailed
-from deme.files import read_json, write_folder, write_json, write_text
+from deme.files import write_folder, write_json, write_text
 from deme.models.checkpoint import load_into, open_weights
-from deme.models.folder import unet_folder
+from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections
 from deme.schedule import NoiseSchedule
-
-UNET = "unet/diffusion_pytorch_model.safetensors"
-PROJECTIONS = "unet/projections.safetensors"
-PLACEMENT = "unet/projections.json"
 
 
 class DenoisingModel(nn.Module):
@@ -84,23 +80,17 @@ class DenoisingModel(nn.Module):
         """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
         place = unet_folder(folder)
         load_into(self.unet, open_weights(place))
-        projections = place / Path(PROJECTIONS).name
-        if projections.is_file() != (self.projections is not None):
-            raise WorkFailed(
-                f"{folder} {'has' if projections.is_file() else 'has no'} channel projections, unlike the model it is read into"
-            )
+        found, ours = read_placement(place), self.projections.placement if self.projections is not None else None
+        if found != ours:
+            had, has = (f"{each} channel projections" if each else "no channel projections" for each in (found, ours))
+            raise WorkFailed(f"{folder} has {had}, the model it is read into has {has}")
         if self.projections is not None:
-            if (found := read_placement(place)) != self.projections.placement:
-                raise WorkFailed(
-                    f"{folder} has {found} projections, unlike the model it is read into ({self.projections.placement})"
-                )
-            load_into(self.projections, tensors.TensorFile(projections))
+            load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
 
     def load_weights(self, folder: Path) -> None:
         """Read all weights of a model folder, with the projections that it has."""
-        place = unet_folder(folder)
-        if (place / Path(PROJECTIONS).name).is_file():
-            self.add_projections(read_placement(place))
+        if (placement := read_placement(unet_folder(folder))) is not None:
+            self.add_projections(placement)
         self.read_weights(folder)
 
     def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], links: bool = False) -> None:
@@ -136,9 +126,3 @@ class DenoisingModel(nn.Module):
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def read_placement(unet_folder: Path) -> str:
-    """Return how the projections of a UNet folder are placed; before there was a choice, the paper's way."""
-    file = unet_folder / Path(PLACEMENT).name
-    return str(read_json(file)["placement"]) if file.is_file() else "blocks"

@@ -9,6 +9,7 @@ import diffusers
 
 from deme.errors import BadConfig, MissingInput
 from deme.files import read_json
+from deme.models.layout import NOISE, SCHEDULER, scheduler_file, unet_folder
 from deme.schedule import PREDICTION_TYPES
 
 # Samplers of a variance-preserving diffusion with betas; whichever one a folder names, its noise schedule means the same.
@@ -18,12 +19,6 @@ SCHEDULERS = [
     "DDIMParallel", "DDPMParallel",
 ]  # fmt: skip
 LEARNED = ("learned", "learned_range")
-NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-
-
-def unet_folder(folder: Path) -> Path:
-    """Return where the UNet's config and weights are: unet/, or the folder itself."""
-    return folder / "unet" if (folder / "unet").is_dir() else folder
 
 
 def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -46,9 +41,9 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
 
 def read_scheduler(path: str, folder: Path) -> dict[str, Any]:
     """Return the config of a model folder's scheduler. Raises MissingInput, BadConfig."""
-    schedulers = [p for p in (folder / "scheduler", folder) if (p / "scheduler_config.json").is_file()]
-    if not schedulers:
-        whole = (folder.parent / "scheduler" / "scheduler_config.json").is_file()
+    file = scheduler_file(folder)
+    if file is None:
+        whole = (folder.parent / "scheduler" / SCHEDULER).is_file()
         raise MissingInput(
             f"{path} has a UNet, but no noise schedule that says what it was trained for\n"
             + (
@@ -58,7 +53,7 @@ def read_scheduler(path: str, folder: Path) -> dict[str, Any]:
                 '{"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}'
             )
         )
-    return _schedule(path, read_json(schedulers[0] / "scheduler_config.json"))
+    return _schedule(path, read_json(file))
 
 
 def _weights_inside(path: str, folder: Path) -> str:

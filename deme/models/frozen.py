@@ -121,7 +121,11 @@ class FrozenEncoders:
 
     def truncated(self, texts: Sequence[str]) -> int:
         """Return how many texts are too long to be read whole."""
-        return sum(len(ids) > self.max_tokens for ids in self.tokenizer(list(texts))["input_ids"]) if texts else 0
+        return (
+            sum(len(ids) > self.max_tokens for ids in self.tokenizer(list(texts), verbose=False)["input_ids"])
+            if texts
+            else 0
+        )
 
     @torch.no_grad()
     def embeddings(self, texts: Sequence[str]) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from deme.files import read_json
 from deme.models import text_to_image, unconditional
 from deme.models.denoiser import DenoisingModel
-from deme.models.folder import unet_folder
+from deme.models.layout import unet_folder
 from deme.paths import locate
 
 

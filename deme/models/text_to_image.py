@@ -4,8 +4,6 @@ Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts
 diffusers loads.
 """
 
-import contextlib
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +15,11 @@ from torch import Tensor
 
 from deme.conditions import TEXT, Condition
 from deme.errors import BadConfig
-from deme.files import read_json, write_json
+from deme.files import link_weights, read_json, write_json
 from deme.models.denoiser import DenoisingModel
-from deme.models.folder import read_scheduler, unet_folder
+from deme.models.folder import read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders
+from deme.models.layout import unet_folder
 from deme.paths import locate
 
 
@@ -72,16 +71,7 @@ class TextToImageModel(DenoisingModel):
         write_json(folder / "model_index.json", {**kept, **ours, "scheduler": ["diffusers", scheduler]})
         named = [name for name, value in kept.items() if isinstance(value, list) and (source / name).is_dir()]
         for part in dict.fromkeys([*PARTS, *named]):
-            shutil.copytree(source / part, folder / part, copy_function=_link if links else shutil.copyfile)
-
-
-def _link(source: str, target: str) -> None:
-    """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
-    if Path(source).suffix in (".safetensors", ".bin"):
-        with contextlib.suppress(OSError):
-            os.link(Path(source).resolve(), target)
-            return
-    shutil.copyfile(source, target)
+            shutil.copytree(source / part, folder / part, copy_function=link_weights if links else shutil.copyfile)
 
 
 def load(path: str) -> TextToImageModel:

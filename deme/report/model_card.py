@@ -198,7 +198,7 @@ def _evaluation(evaluation: Evaluation) -> str:
         f"{config['num_images']:,} images from seed {config['sample_seed']}, {_call(config['sampler'])}, "
         f"{config['compute']['precision']}:",
         "",
-        "| metric | value | 95% interval over images | n | better | reference | implementation |",
+        "| metric | value | 95% interval | n | better | reference | implementation |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, metric in evaluation.metrics.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from deme.report.curves import task_weight_curves
-from deme.report.statistics import Cell, Difference, paired_difference
+from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.suites import Node, Suite, result
 
 Results = Mapping[Cell, Mapping[str, Any]]
@@ -118,7 +118,7 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
             {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
             {cell: results[cell]["replicates"][metric] for cell in values},
             {cell: one["replicates"][metric] for cell, one in others.items()},
-            about.get("num_images", about["n"]),
+            resampled_units(about),
         )
         if "std" not in about and all(metric in results[cell]["replicates"] for cell in values)
         else None

@@ -34,29 +34,34 @@ class Difference:
         return replace(self, higher_is_better=about.get("better") == "higher")
 
 
+def resampled_units(about: Mapping[str, Any]) -> int:
+    """Return how many things the bootstrap of a metric resampled, by its label: prompts of a score, else images."""
+    return int(about.get("prompts", about.get("num_images", about["n"])))
+
+
 def paired_difference(
     values: Mapping[Cell, float],
     base: Mapping[Cell, float],
     replicates: Mapping[Cell, Sequence[float]],
     base_replicates: Mapping[Cell, Sequence[float]],
-    num_images: int,
+    num_units: int,
 ) -> Difference | None:
     """Return row minus baseline over their common sampling seeds, or None if they have none or are of one image.
 
-    Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample n = `num_images` images,
+    Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample n = `num_units` images or prompts,
     + variance between finetuning seeds / their number; the t quantile has Welch-Satterthwaite degrees of freedom. With one
     finetuning seed the second part is unknown, and the interval speaks of sampling alone.
     """
     pairs = [(cell, other) for cell in values for other in base if cell[1] == other[1] and other[0] in (None, cell[0])]
-    if not pairs or num_images < 2:
+    if not pairs or num_units < 2:
         return None
     value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
     boot = np.mean([np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0)
-    sampling = float(boot.var(ddof=1)) * num_images / (num_images - 1)
+    sampling = float(boot.var(ddof=1)) * num_units / (num_units - 1)
     seeds = sorted({cell[0] for cell, _ in pairs}, key=str)
     by_seed = [np.mean([values[c] - base[o] for c, o in pairs if c[0] == seed]) for seed in seeds]
     between = float(np.var(by_seed, ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
-    half = interval_half_width(sampling, min(len(boot), num_images) - 1, between, len(seeds) - 1)
+    half = interval_half_width(sampling, min(len(boot), num_units) - 1, between, len(seeds) - 1)
     return Difference(value, value - half, value + half, len(seeds))
 
 

@@ -90,7 +90,7 @@ def comparison_header(metrics: Sequence[str]) -> list[str]:
 
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Return what the numbers mean: implementation, counts, seeds, intervals."""
-    lines = []
+    lines, scores = [], False
     for metric in suite.spec["metrics"]:
         about = next(
             (
@@ -101,6 +101,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             None,
         )
         if about:
+            scores |= "prompts" in about
             images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
             lines.append(
                 f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against {about['reference']}; "
@@ -110,7 +111,8 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     lines += [
         f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n combinations "
         "(the loss does not depend on the sampling seed).",
-        "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images "
+        "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images"
+        + (", of scores over prompts, " if scores else " ")
         + (
             "plus that between finetuning seeds."
             if len(seeds) > 1

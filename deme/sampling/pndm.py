@@ -38,6 +38,10 @@ class PNDM:
         scheduler = PNDMScheduler.from_config(dict(scheduler_config), **self.settings)
         if scheduler.config["prediction_type"] == "sample":
             raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
+        if scheduler_config.get("rescale_betas_zero_snr"):
+            raise BadConfig(
+                "PNDM has no noise schedule that ends at zero SNR, as this model's does\ntype: sampler=ddim_latent"
+            )
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
         check_grid(scheduler)

@@ -28,7 +28,7 @@ from deme.seeds import generator
 from deme.stages.audit_scores import Finding, audit_scores
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
-from deme.stages.labels import Labels, distance_labels, interval, loss_labels
+from deme.stages.labels import Labels, agree, distance_labels, interval, is_number, loss_labels, near
 from deme.stages.measure import held_out_of, loss_replicates, loss_rows
 from deme.stages.scores import parts_of, scores_of
 from deme.stages.sources import source_of
@@ -69,15 +69,13 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     if looked_at is not None:
         held_out = held_out_of(run.config, data, looked_at, compute.device)
         labels |= loss_labels(run.config, held_out, looked_at.model.schedule.num_timesteps)
-    for score in scores:
-        assert source.prompts is not None
-        labels |= {part.name: part.label for part in parts_of(score, source.prompts, total)}
+    parts = [parts_of(score, source.prompts, total) for score in scores if source.prompts is not None]
+    labels |= {part.name: part.label for each in parts for part in each}
     found = list(_labels(run, written, replicates, labels))
     for extractor, reference, features in zip(extractors, references, again[: len(extractors)], strict=True):
         found += _distance(run, extractor, reference, stored, torch.cat(features), picks, draw, compute)
-    for score, features in zip(scores, again[len(extractors) :], strict=True):
-        assert source.prompts is not None
-        found += audit_scores(run, score, source.prompts, stored, torch.cat(features), picks)
+    for score, asked, features in zip(scores, parts, again[len(extractors) :], strict=True):
+        found += audit_scores(run, score, asked, stored, torch.cat(features), picks)
     if looked_at is not None:
         found += _loss(run, held_out, looked_at, stored, replicates, draw, compute)
     audited = {extractor.frechet_name for extractor in extractors} | {
@@ -96,12 +94,12 @@ def _labels(run: Run, written: dict[str, Any], replicates: dict[str, Any], label
     wrong += [f"{name} is missing" for name in labels if name not in stored]
     for name in labels.keys() & stored.keys():
         wrong += [f"{key} of {name}" for key, value in labels[name].items() if stored[name].get(key) != value]
-        if not _is_number(stored[name].get("value")):
+        if not is_number(stored[name].get("value")):
             wrong.append(f"the value of {name} is no number")
-        elif name in replicates:
-            expected, said = interval(stored[name]["value"], replicates[name]), stored[name].get("interval")
-            if not isinstance(said, list) or not all(_near(a, b, 1e-9) for a, b in zip(expected, said, strict=False)):
-                wrong.append(f"interval of {name}")
+        elif name in replicates and not agree(
+            interval(stored[name]["value"], replicates[name]), stored[name].get("interval")
+        ):
+            wrong.append(f"interval of {name}")
     if written["cell"] != {"suite": run.config["suite"], **run.config["cell"]}:
         wrong.append("cell")
     yield not wrong, "metrics.json holds this run's metrics, labels and intervals" + _but(wrong)
@@ -135,7 +133,7 @@ def _distance(
     value = FrechetDistance(reference.statistics, compute.device)(statistics)
     said = stored.get(name, {}).get("value")
     yield (
-        _is_number(said) and _near(value, said, NUMBER_TOLERANCE),
+        is_number(said) and near(value, said, NUMBER_TOLERANCE),
         (f"{name}: the moments give {value:.6f}, metrics.json says {said} (allowed {NUMBER_TOLERANCE:g})"),
     )
     apart = differences(fingerprints(features, extractor.name), prints[picks], prints)
@@ -177,11 +175,9 @@ def _loss(
     wrong = []
     for name, values in loss_rows(losses, ranges, model.schedule.num_timesteps).items():
         said = stored.get(name, {}).get("value")
-        if not _is_number(said) or not _near(float(values.mean()), said, 1e-9):
+        if not is_number(said) or not near(float(values.mean()), said, 1e-9):
             wrong.append(name)
-        elif not all(
-            _near(a, b, 1e-9) for a, b in zip(loss_replicates(run.config, values), replicates[name], strict=False)
-        ):
+        elif not agree(loss_replicates(run.config, values), replicates[name]):
             wrong.append(f"resamples of {name}")
     yield not wrong, f"loss: metrics.json says what the losses of {losses.shape[1]} images give{_but(wrong)}"
     rows = sorted(torch.randperm(losses.shape[1], generator=draw)[:LOSS_IMAGES].tolist())
@@ -194,14 +190,6 @@ def _loss(
             f"loss: those of {len(rows)} images measured again differ by at most {apart:.1e} of their size (allowed {LOSS_TOLERANCE:g})"
         ),
     )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _near(one: float, other: float, tolerance: float) -> bool:
-    return _is_number(other) and abs(one - other) <= tolerance * max(1.0, abs(one))
 
 
 def _but(wrong: list[str]) -> str:

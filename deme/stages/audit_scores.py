@@ -6,11 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from deme import tensors
-from deme.data.prompts import Prompts
 from deme.metrics.text_score import TextScore
 from deme.runs import Run
-from deme.stages.labels import interval
-from deme.stages.scores import has_spread, parts_of, score_replicates
+from deme.stages.labels import agree, interval
+from deme.stages.scores import Part, has_spread, score_replicates
 
 TOLERANCE = 0.05  # of a score of 0 to 100: what one grey level in a few pixels may change
 MAY_DIFFER = 0.05  # the share of images made again that may: a classifier's verdict can tip over
@@ -19,25 +18,25 @@ Finding = tuple[bool | None, str]  # holds, does not hold, or was not looked at
 
 
 def audit_scores(
-    run: Run, score: TextScore, prompts: Prompts, stored: dict[str, Any], features: Tensor, picks: list[int]
+    run: Run, score: TextScore, parts: list[Part], stored: dict[str, Any], features: Tensor, picks: list[int]
 ) -> Iterator[Finding]:
     """Check a score: its numbers and intervals are those of its images' scores, and some of these can be had again."""
     file = tensors.TensorFile(run.path / "moments" / f"{score.suffix}_scores.safetensors")
     wrong = []
-    for part in parts_of(score, prompts, run.config["num_images"]):
+    for part in parts:
         values = file.read(part.name) if part.name in file.specs else None
         told = stored.get(part.name, {})
         if values is None or len(values) != len(part.rows) or abs(score.mean(values) - told.get("value", 1e9)) > 1e-9:
             wrong.append(part.name)
-        elif has_spread(part) and told.get("interval") != interval(
-            told["value"], score_replicates(run.config, part, values)
+        elif has_spread(part) and not agree(
+            interval(told["value"], score_replicates(run.config, part, values)), told.get("interval")
         ):
             wrong.append(f"the interval of {part.name}")
     but = f", but not {', '.join(wrong)}" if wrong else ""
     yield not wrong, f"{score.score_name}: metrics.json says what the scores of its images give{but}"
     if score.score_name not in file.specs:
         return
-    again = score.score(features, [prompts[i].text for i in picks])
+    again = score.score(features, [parts[0].texts[i] for i in picks])
     far = float(((again - file.read(score.score_name)[picks]).abs() > TOLERANCE).double().mean())
     yield (
         far <= MAY_DIFFER,

@@ -12,7 +12,7 @@ from deme.files import read_json
 from deme.inputs import is_run, load_yaml, read_status
 from deme.paths import locate
 from deme.report.numbers import digits_for
-from deme.report.statistics import Cell, Difference, paired_difference
+from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.report.tables import difference_cells
 from deme.runs import say
 
@@ -45,7 +45,7 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
     Console(width=max(Console().width, 120)).print(table)
     number = max(len(seeds), len(others))
     say(
-        f"Paired over sampling seeds {sorted(paired)} and the bootstrap over images"
+        f"Paired over sampling seeds {sorted(paired)} and the bootstrap over images (of scores: over prompts)"
         + (f", with the spread between {number} finetuning seeds." if number > 1 else "; one finetuning seed.")
     )
     return 0
@@ -85,11 +85,11 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
         for found in (one, other)
     )
     about = results[0]["metrics"][metric]
-    num_images = about.get("num_images", about["n"])
+    units = resampled_units(about)
     if {cell[0] for cell in one} == {None}:  # what was not finetuned is the baseline of the pairs
-        turned = paired_difference(others, values, other_spread, spread, num_images)
+        turned = paired_difference(others, values, other_spread, spread, units)
         return turned and Difference(-turned.value, -turned.high, -turned.low, turned.num_finetune_seeds).of(about)
-    found = paired_difference(values, others, spread, other_spread, num_images)
+    found = paired_difference(values, others, spread, other_spread, units)
     return found and found.of(about)
 
 

@@ -15,7 +15,7 @@ from deme.runs import LIBRARIES, say
 
 OPTIONAL = {
     "cleanfid": "FID cross-check",
-    "transformers": "metrics=clip, metrics=dinov2",
+    "transformers": "text to image; metrics=clip, dinov2, clip_score",
     "wandb": "logger=wandb",
     "open_clip": "CLIP score (text-to-image)",
     "lmdb": "data=lsun_church, lsun_bedroom as LMDB",

@@ -91,7 +91,7 @@ def _measure(run: Run) -> None:
 
 
 def summary(metrics: dict[str, dict[str, Any]]) -> str:
-    """Return the numbers in a line, with 95% bootstrap intervals over images where they are known."""
+    """Return the numbers in a line, with 95% bootstrap intervals where they are known."""
     return ", ".join(f"{name} {shown(metric)}" for name, metric in metrics.items() if "/" not in name)
 
 

@@ -1,6 +1,7 @@
 """The numbers of an evaluation, each with its count of images, its reference and its bootstrap replicates.
 
-Replicate r resamples by (seed, r, number of images) alone, so the replicates of two models from the same noise are paired.
+Replicate r resamples by (seed, r, number of images) alone, so the replicates of two models from the same noise are paired;
+of scores it resamples prompts, by (r, number of prompts) alone.
 """
 
 import json
@@ -32,7 +33,7 @@ from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
 from deme.stages.labels import NEIGHBOURS, distance_labels, interval, loss_labels
 from deme.stages.prompted import prepared
-from deme.stages.scores import measure_scores, scores_of
+from deme.stages.scores import measure_score, parts_of, scores_of
 from deme.stages.sources import source_of
 
 PROGRESS_SECONDS = 15
@@ -55,6 +56,7 @@ def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
             "type: metrics=<an option without scores>, or source=weights with a model=text_to_image"
         )
     if extractors or scores or config["save_images"]:
+        parts = [parts_of(score, source.prompts, source.total) for score in scores if source.prompts is not None]
         references = {extractor.suffix: reference_of(config, source.data, extractor) for extractor in extractors}
         shards = make_images(run, source, [*extractors, *scores])
         for extractor in extractors:
@@ -62,8 +64,8 @@ def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
             more, spread = distances(run, shards, extractor, references[extractor.suffix], compute.device)
             metrics |= more
             replicates |= spread
-        if source.prompts is not None:
-            more, spread = measure_scores(run, shards, scores, source.prompts)
+        for score, asked in zip(scores, parts, strict=True):
+            more, spread = measure_score(run, shards, score, asked)
             metrics |= more
             replicates |= spread
     if source.loaded is not None and config["metrics"]["loss"] is not None:

@@ -1,5 +1,6 @@
 """From the config of a train run to the ranges of [0, T), and to the one that it trains on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,8 +16,13 @@ from deme.ranges import TimestepRange
 from deme.runs import Run
 
 
-def ranges_of(run: Run, model: DenoisingModel, images: Images | Prepared, device: str) -> list[TimestepRange]:
-    """Return the partition of [0, T) that the config names; measured gradient affinities are kept in affinity.json."""
+def ranges_of(
+    run: Run, model: DenoisingModel, images: Callable[[], Images | Prepared], device: str
+) -> list[TimestepRange]:
+    """Return the partition of [0, T) that the config names; measured gradient affinities are kept in affinity.json.
+
+    `images` is called if they are to be measured.
+    """
     config = run.config
     used = config["expert"] is not None or "ranges" in takes(config["method"]) | takes(config["timesteps"])
     if "affinity" in takes(config["ranges"]) and not used:
@@ -28,7 +34,7 @@ def ranges_of(run: Run, model: DenoisingModel, images: Images | Prepared, device
         place = run.path / "affinity.json"
         if not place.exists():
             run.log(f"measuring gradient affinity: {num_bins} bins of timesteps, {num_images} images each")
-            found = gradient_affinity(model.to(device), images, num_bins, num_images, seed)
+            found = gradient_affinity(model.to(device), images(), num_bins, num_images, seed)
             _check_reliability(run, found)
             files.write_json(
                 place,

@@ -40,8 +40,15 @@ def scores_of(config: dict[str, Any], device: str = "cpu") -> list[TextScore]:
     return found
 
 
-def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
-    """Yield the metrics of a score: of all images first, then of each category and of each phrase alone."""
+def parts_of(score: TextScore, prompts: Prompts, total: int) -> list[Part]:
+    """Return the metrics of a score: of all images first, then of each category and of each phrase alone.
+
+    Raises BadConfig for a category and a phrase of one name, and for texts that the score cannot take.
+    """
+    return list(_parts(score, prompts, total))
+
+
+def _parts(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
     asked = [prompts[i] for i in range(total)]
     label = {
         "reference": f"{prompts.name} ({prompts.content_hash()[:8]})",
@@ -51,8 +58,7 @@ def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
 
     def part(name: str, rows: list[int], texts: list[str], **more: Any) -> Part:
         groups = torch.tensor(rows) // prompts.per_prompt
-        of_prompts = {"prompts": len(groups.unique())} if prompts.per_prompt > 1 else {}
-        return Part(name, rows, texts, groups, {"n": len(rows), **of_prompts, **label, **more})
+        return Part(name, rows, texts, groups, {"n": len(rows), "prompts": len(groups.unique()), **label, **more})
 
     texts = [prompt.text for prompt in asked]
     if both := {prompt.category for prompt in asked} & {prompt.phrase for prompt in asked} - {None}:
@@ -66,22 +72,21 @@ def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
         yield part(f"{score.score_name}/{phrase}", rows, [phrase] * len(rows), text=phrase)
 
 
-def measure_scores(
-    run: Run, shards: FeatureShards, scores: list[TextScore], prompts: Prompts
+def measure_score(
+    run: Run, shards: FeatureShards, score: TextScore, parts: list[Part]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
-    """Return the metrics of all scores and their bootstrap replicates; every image's score is kept in moments/."""
+    """Return the metrics of a score and their bootstrap replicates; every image's score is kept in moments/."""
     metrics: dict[str, dict[str, Any]] = {}
     replicates: dict[str, list[float]] = {}
-    for score in scores:
-        features = torch.cat(list(shards.read(score.suffix)))
-        kept = {}
-        for part in parts_of(score, prompts, shards.total):
-            values = score.score(features[part.rows], part.texts)
-            metrics[part.name] = {"value": score.mean(values), **part.label}
-            if has_spread(part):
-                replicates[part.name] = score_replicates(run.config, part, values)
-            kept[part.name] = values
-        tensors.save(run.path / "moments" / f"{score.suffix}_scores.safetensors", kept)
+    features = torch.cat(list(shards.read(score.suffix)))
+    kept = {}
+    for part in parts:
+        values = score.score(features[part.rows], part.texts)
+        metrics[part.name] = {"value": score.mean(values), **part.label}
+        if has_spread(part):
+            replicates[part.name] = score_replicates(run.config, part, values)
+        kept[part.name] = values
+    tensors.save(run.path / "moments" / f"{score.suffix}_scores.safetensors", kept)
     return metrics, replicates
 
 
@@ -91,5 +96,8 @@ def has_spread(part: Part) -> bool:
 
 
 def score_replicates(config: dict[str, Any], part: Part, values: Tensor) -> list[float]:
-    """Return the mean score of resampled prompts, each with all its images, a number per resample."""
-    return resampled_means(config["sample_seed"], values, config["metrics"]["replicates"], part.groups)
+    """Return the mean score of resampled prompts, each with all its images, a number per resample.
+
+    Sampling seeds draw the same prompts, so that they are resampled alike for all of them.
+    """
+    return resampled_means(0, values, config["metrics"]["replicates"], part.groups)

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,23 +105,24 @@ def _prepare(run: Run, team: Any) -> Training:
     if data is None:
         raise BadConfig("training needs images, and data=none\ntype: data=<option>")
     check_images(data, model)
-    images = prepared(config, model, data.train, compute.device, data, run.log)
     if "path" in config["model"]:
         _check_passport(run, model, data, compute.device)
-    ranges = ranges_of(run, model, images, compute.device)
+    encoded = cache(lambda: prepared(config, model, data.train, compute.device, data, run.log))  # can take hours
+    ranges = ranges_of(run, model, encoded, compute.device)
     expert_range = range_of(config, ranges)
     if config["projection"]["placement"]:
         model.add_projections(config["projection"]["placement"])
     method = method_of(run, model, ranges, expert_range)
     check_training(config, compute)
+    optimizer = bind(config["optimizer"])
+    try_optimizer(optimizer)
     if team is not None and method.whole_batch:
         raise BadConfig(
             f"{type(method).__name__} balances tasks over the whole batch, which several processes would each see a part of\n"
             "type: the same command without torchrun or srun"
         )
+    images = encoded()
     method.prepare(lambda: make(config["model"]), compute.device, compute.dtype)
-    optimizer = bind(config["optimizer"])
-    try_optimizer(optimizer)
     compute.ready(model, images, config, method.teacher)
     progress = config["progress"]
     module = DiffusionModule(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from deme import files
+from deme import __version__, files
 from deme.config import bind, make
 from deme.errors import BadConfig, DemeError, MissingInput
+from deme.models.layout import read_placement, unet_folder
 from deme.paths import cache_of, locate
 from deme.suites import Node, Suite
 
@@ -36,7 +37,9 @@ def _line(node: Node) -> str:
     config = node.config
     try:
         settings = _settings(node)
-        key = files.sha256_text(json.dumps([settings, *map(version, ("torch", "diffusers"))], sort_keys=True))
+        key = files.sha256_text(
+            json.dumps([settings, __version__, *map(version, ("torch", "diffusers"))], sort_keys=True)
+        )
         kept = cache_of(config) / "memory" / f"{key[:32]}.json"
         if not kept.is_file():
             files.write_json(kept, {"memory": str(_memory(settings))})
@@ -87,17 +90,16 @@ def _unet(spec: dict[str, Any]) -> _UNet:
     if path is None:
         raise BadConfig(f"{spec.get('_target_')} has neither a path nor a unet")
     place = locate(path)
-    folder = place / "unet" if (place / "unet").is_dir() else place
+    folder = unet_folder(place)
     if not (folder / "config.json").is_file():
         raise MissingInput(f"{folder / 'config.json'} does not exist")
     config = files.read_json(folder / "config.json")
     if (kind := config.get("_class_name", KINDS[0])) not in KINDS:
         raise BadConfig(f"{path} holds a {kind}")
-    placement, text = folder / "projections.json", place / "text_encoder" / "config.json"
-    stored = "blocks" if (folder / "projections.safetensors").is_file() else None
-    stored = files.read_json(placement)["placement"] if placement.is_file() else stored
+    text = place / "text_encoder" / "config.json"
     tokens = files.read_json(text).get("max_position_embeddings", TOKENS) if text.is_file() else TOKENS
-    return _UNet(kind, {name: value for name, value in config.items() if not name.startswith("_")}, stored, tokens)
+    words = {name: value for name, value in config.items() if not name.startswith("_")}
+    return _UNet(kind, words, read_placement(folder), tokens)
 
 
 def _memory(settings: dict[str, Any]) -> Any:

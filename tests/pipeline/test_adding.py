@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.schedule import NoiseSchedule
 from deme.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run

@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.models.loading import load
 from tests.models import tiny
 from tests.original_ddpm import CIFAR, network

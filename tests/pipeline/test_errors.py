@@ -9,7 +9,7 @@ import yaml
 
 from deme import tensors
 from deme.cli import COMMANDS, STAGES
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 WEIGHTS = f"weights/ema/{UNET}"

@@ -14,7 +14,7 @@ import yaml
 
 from deme import tensors
 from deme.data import to_uint8
-from deme.models.denoiser import PROJECTIONS, UNET
+from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate

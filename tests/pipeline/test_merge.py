@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline
 
 from deme import tensors
 from deme.files import read_json
-from deme.models.denoiser import PROJECTIONS, UNET
+from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
 from tests.pipeline.program import TINY_EXPERTS, done, run, start
 

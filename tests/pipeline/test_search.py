@@ -10,7 +10,7 @@ import yaml
 from deme import tensors
 from deme.merging.search.journal import Evaluation
 from deme.merging.similarity import block_of
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.paths import locate
 from deme.report.search import best_so_far
 from tests.pipeline.program import TINY_EXPERTS, TINY_SEARCH, done, run, start

@@ -16,7 +16,7 @@ from scipy import stats
 
 from deme import tensors
 from deme.config import options
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.ranges import uniform
 from deme.report.rows import comparisons
 from deme.suites import Suite

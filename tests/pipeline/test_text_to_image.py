@@ -12,12 +12,14 @@ from PIL import Image
 from deme.data.captioned_digits import load_captioned_digits
 from deme.files import read_json
 from deme.inputs import weights_folder
+from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import fixed_triples
 from deme.models.loading import load
 from deme.paths import locate
 from deme.ranges import uniform
 from deme.sampling.guided import Guided
 from deme.seeds import image_generator
+from deme.tensors import TensorFile
 from tests.pipeline.program import done, run
 from tests.pipeline.test_errors import fails
 
@@ -85,11 +87,24 @@ def test_an_evaluation_says_how_well_images_show_their_prompts(made):
     metrics = read_json(made["evaluated"] / "metrics.json")["metrics"]
     assert {"digit_agreement", "digit_caption_match", "fd_digits", "loss", "loss/3"} <= set(metrics)
     agreement = metrics["digit_agreement"]
-    assert (agreement["n"], agreement["better"], agreement["truncated"]) == (40, "higher", 0)
+    assert (agreement["n"], agreement["prompts"], agreement["better"], agreement["truncated"]) == (40, 40, "higher", 0)
     assert 0 <= agreement["value"] <= 1
     assert agreement["reference"].startswith("captions (")
     low, high = agreement["interval"]
     assert low <= agreement["value"] <= high
+
+
+def test_sampling_seeds_resample_their_prompts_alike(made):
+    """They draw the same prompts: the difference between prompts must not average out over them."""
+    other = done(["evaluate", f"inputs.weights={made['merged']}", *EVALUATE, "sample_seed=7"], made["folder"])
+    found = []
+    for place in (made["evaluated"], other):
+        scores = TensorFile(place / "moments" / "digit_caption_match_scores.safetensors").read("digit_caption_match")
+        told = read_json(place / "replicates.json")["digit_caption_match"]
+        counts = torch.stack([resample_counts(0, r, 40) for r in range(5)]).double()
+        assert told == pytest.approx((counts @ scores / 40).tolist())
+        found.append(scores)
+    assert not torch.equal(*found)
 
 
 def test_an_audit_of_it_holds(made):
@@ -194,12 +209,31 @@ def test_any_folder_with_captions_is_trained_on_with_mirror_images(captioned, tm
             2,
             "nothing is measured",
         ),
-        (["evaluate", *EVALUATE, "data=none", "prompts=paper_figure", "num_images=4"], 2, "data=none"),
+        (["evaluate", *EVALUATE, "data=none", "prompts=digits", "num_images=4"], 2, "data=none"),
         (["train", *TRAIN, "data.caption_dropout=1.5"], 2, "caption_dropout"),
     ],
 )
 def test_slips_get_one_message(words, code, message, tmp_path):
     fails(words, tmp_path, code, message)
+
+
+def test_what_a_run_would_stumble_over_is_told_before_anything_long(tmp_path):
+    twice = [
+        {"prompt": "the digit two", "kind": "two", "part": "six"},
+        {"prompt": "the digit six", "kind": "six", "part": "two"},
+    ]
+    (tmp_path / "twice.json").write_text(json.dumps(twice))
+    (tmp_path / "cats.json").write_text(json.dumps([{"prompt": "a cat"}, {"prompt": "a dog"}]))
+    words = [*EVALUATE, "prompts=paper_figure", "num_images=2", "metrics.features=null", "metrics.loss=null"]
+    columns = ["prompts.category_column=kind", "prompts.phrase_column=part"]
+    for more, message in (
+        (["evaluate", *words, "prompts.path=twice.json", *columns], "a category and a phrase that are both called 'six'"),
+        (["evaluate", *words, "prompts.path=cats.json", "prompts.phrase_column=null"], "needs texts that name one digit"),
+        (["train", *TRAIN, "method=deme", "paths.cache=cache"], "method=deme trains one expert per run"),
+    ):  # fmt: skip
+        text = fails(more, tmp_path, 2, message)
+        assert "2/2 images" not in text
+        assert "encoded 1438" not in text
 
 
 def test_missing_captions_and_damaged_images_are_named(captioned, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deme import tensors
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, done, run, start
 from tests.pipeline.test_resume import SLOW_STEP, results
 

@@ -15,11 +15,11 @@ from deme.merging.methods.linear import linear
 from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.merging.plan import plan_merge
+from deme.merging.plan import order_experts, plan_merge
 from deme.merging.stream import find_nan, merge_folder
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.models.loading import load
-from deme.stages.checkpoints import copy_the_rest, open_checkpoint
+from deme.stages.checkpoints import copy_the_rest, not_merged, open_checkpoint
 from tests.models import moved, tiny
 
 WEIGHTS = [0.7, -0.1, 0.4]
@@ -152,10 +152,12 @@ def test_every_mismatch_of_every_model_is_listed_at_once(folder):
     write_json(folder / "1" / "deme.json", {"range": [250, 700], "num_timesteps": 1000, "base": "another"})
     config = read_json(folder / "2" / "unet/config.json")
     write_json(folder / "2" / "unet/config.json", {**config, "layers_per_block": 7})
+    noise = read_json(folder / "1" / "scheduler/scheduler_config.json")
+    write_json(folder / "1" / "scheduler/scheduler_config.json", {**noise, "prediction_type": "v_prediction"})
     with pytest.raises(BadConfig) as told:
         planned(folder)
     lines = str(told.value).splitlines()
-    assert lines[0] == "these models cannot be merged, 6 mismatches:"
+    assert lines[0] == "these models cannot be merged, 7 mismatches:"
     for expected in (
         "the experts do not fit together: ranges [0, 300), [250, 700), [700, 1000) overlap at t = 250",
         f"{folder / '1'} was finetuned from another base: its deme.json names another, {folder / 'base'} is hash",
@@ -163,8 +165,17 @@ def test_every_mismatch_of_every_model_is_listed_at_once(folder):
         f"{folder / '0' / UNET}: conv_in.bias is [3] float32, in the base [4] float32",
         f"{folder / '0' / UNET}: extra is [2] float32, in the base missing",
         f"{folder / '2'} has layers_per_block=7 in its config.json, the base {config['layers_per_block']}",
+        f"{folder / '1'} has prediction_type=v_prediction in its scheduler_config.json, the base epsilon",
     ):
         assert any(line.startswith(expected) for line in lines), (expected, lines)
+
+
+def test_experts_of_two_bases_are_not_routed(folder):
+    places = [folder / name for name in "012"]
+    assert [expert.base for expert in order_experts(places)] == ["hash"] * 3
+    write_json(folder / "1" / "deme.json", {"range": RANGES[1], "num_timesteps": 1000, "base": "another"})
+    with pytest.raises(BadConfig, match=r"their deme.json name different bases"):
+        order_experts(places)
 
 
 def test_models_without_ranges_are_taken_in_the_given_order_but_not_some_with_and_some_without(folder):
@@ -236,6 +247,9 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
         (tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors").write_text(f"the VAE of {name}")
     assert len(list((tmp_path / "0" / "unet").glob("*.safetensors"))) > 2
     plan = planned(tmp_path, "01")
+    assert list(not_merged(plan)) == [
+        f"{tmp_path / name} has another vae than {tmp_path / 'base'}, whose vae the merge keeps" for name in "01"
+    ]
     merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5]), tmp_path / "merged")
     copy_the_rest(plan, tmp_path / "merged", with_projections=True)
     merged, *parts = (
@@ -244,7 +258,12 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
     for name, value in merged.items():
         expected = 0.25 * parts[0][name].double() + 0.25 * parts[1][name].double() + 0.5 * parts[2][name].double()
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
-    assert (tmp_path / "merged" / "vae" / "diffusion_pytorch_model.safetensors").read_text() == "the VAE of base"
+    kept = tmp_path / "merged" / "vae" / "diffusion_pytorch_model.safetensors"
+    assert kept.read_text() == "the VAE of base"
+    assert kept.samefile(tmp_path / "base" / "vae" / kept.name)  # gigabytes that every merge would hold again
+    for name in "01":
+        (tmp_path / name / "vae" / kept.name).write_text("the VAE of base")
+    assert not list(not_merged(plan))
     assert json.loads((tmp_path / "merged" / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
     UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
                 down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2).save_pretrained(tmp_path / "other" / "unet")  # fmt: skip

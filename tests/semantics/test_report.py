@@ -1,10 +1,22 @@
 """What an interval and a verdict mean."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from deme.report.statistics import interval_half_width, mean_of, paired_difference, smallest_detectable
+from deme.report.rows import Number, Row
+from deme.report.statistics import (
+    Difference,
+    interval_half_width,
+    mean_of,
+    paired_difference,
+    resampled_units,
+    smallest_detectable,
+)
+from deme.report.tables import show
+from deme.suites import Suite
 
 
 def replicates(rng, cells, shift=0.0, spread=1.0):
@@ -101,6 +113,32 @@ def test_skewed_differences_fool_it_less_than_students_t(sign):
     assert fooled["wider"] == count
     assert 0.08 < fooled["students"] / count < 0.12
     assert 0.04 < fooled["ours"] / count < 0.07
+
+
+def test_a_score_is_as_sure_as_its_prompts_are_many():
+    assert resampled_units({"n": 200, "prompts": 4}) == 4
+    assert resampled_units({"n": 11_488, "num_images": 359}) == 359
+    assert resampled_units({"n": 5000}) == 5000
+
+
+def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys):
+    about = {"n": 718, "better": "higher", "reference": "images", "implementation": "a test"}
+    names = [f"a_metric_with_a_long_name_{i}" for i in range(4)]
+
+    def shown(metrics):
+        suite = Suite(
+            Path("suite.yaml"), Path("runs"), {"suite": "s", "baseline": "before", "metrics": metrics, "rows": []}
+        )
+        numbers = {
+            name: Number(0.98781, 0.00686, 4, about, Difference(-0.00383, -0.00694, -0.00072, 2)) for name in metrics
+        }
+        show(suite, [Row("row", "DeMe merged, uniform", numbers, (), 0, None)])
+        return capsys.readouterr().out
+
+    assert shown(names).count("difference to before (95% interval)") == 4
+    assert shown(names).count("-0.00383 [-0.00694, -0.00072]") == 4
+    assert "…" not in shown(names)
+    assert shown(names[:1]).count("training compute") == 1
 
 
 def test_a_part_of_one_image_has_no_interval():

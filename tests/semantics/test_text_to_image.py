@@ -119,6 +119,11 @@ def test_guidance_raises_agreement_with_the_prompt_and_dropping_captions_lowers_
     assert dropped < 0.25  # one of ten is right by chance
 
 
+def test_a_schedule_that_diffusers_pndm_has_not_is_refused(base):
+    with pytest.raises(BadConfig, match="type: sampler=ddim_latent"):
+        PNDM(8).scheduler({**base.scheduler_config, "rescale_betas_zero_snr": True})
+
+
 @pytest.mark.parametrize("sampler", [ddim(8), PNDM(8)], ids=["ddim", "pndm"])
 def test_stock_diffusers_draws_the_same_pictures(base, tmp_path, sampler):
     """The pipeline's own loop, from our noise, guided: latents and pictures agree."""

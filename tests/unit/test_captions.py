@@ -242,8 +242,8 @@ def test_annotations_of_another_form_are_refused(change, message, tmp_path):
     [
         ({"crop": "random"}, "captioned images are encoded once, so they are cut once\ntype: data.crop=center"),
         ({"crop": "centre"}, "data.crop must be one of center, random, none"),
-        ({"caption_dropout": 1}, r"data.caption_dropout must be a share in \[0, 1\), got 1"),
-        ({"caption_dropout": "10%"}, r"data.caption_dropout must be a share in \[0, 1\), got '10%'"),
+        ({"caption_dropout": 1.5}, r"data.caption_dropout must be a share in \[0, 1\], got 1.5"),
+        ({"caption_dropout": "10%"}, r"data.caption_dropout must be a share in \[0, 1\], got '10%'"),
         ({"size": None}, "data.size must be given: .*\ntype: data.size=<value>"),
         ({"channels": None}, "data.channels must be given"),
         ({"corrupt": "ignore"}, "data.corrupt must be refuse or skip"),

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from deme import tensors
 from deme.errors import BadConfig, MissingInput, WorkFailed
-from deme.models.denoiser import UNET
+from deme.models.layout import UNET
 from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
 from tests.models import tiny

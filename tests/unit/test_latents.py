@@ -62,6 +62,8 @@ def test_training_draws_a_latent_from_the_moments_and_leaves_captions_out(images
     assert float(x0.std(0).mean()) == pytest.approx(0.25, abs=0.01)
     dropped = (condition[TEXT][:, 0, 0] == 0).float().mean()
     assert float(dropped) == pytest.approx(0.5, abs=0.03)
+    without = CachedLatents(images, Encoder(), tmp_path, caption_dropout=1.0)
+    assert not without.start(batch, Rows(generator("test"), 4000, 0, 4000))[1][TEXT].any()
 
 
 def test_a_mirror_image_has_its_own_latent(images, tmp_path):

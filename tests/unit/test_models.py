@@ -4,7 +4,7 @@ from diffusers import DDPMPipeline
 
 from deme import tensors
 from deme.errors import BadConfig, MissingInput, WorkFailed
-from deme.models.denoiser import PROJECTIONS, UNET
+from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
 from tests.models import tiny
 
