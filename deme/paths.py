@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deme.errors import MissingInput, did_you_mean
+from deme.files import is_weights
 
 PACKAGE = Path(__file__).parent
 ASSET = "asset:"
@@ -76,4 +77,4 @@ def _from_hub(path: str) -> Path:
 
 
 def _has_weights(place: Path) -> bool:
-    return any(file.suffix in (".safetensors", ".bin") for file in place.rglob("*"))
+    return any(map(is_weights, place.rglob("*")))
