@@ -11,10 +11,8 @@ def resampled_means(seed: int, values: Tensor, replicates: int, groups: Tensor |
     sums, sizes = values, torch.ones_like(values)
     if groups is not None:
         _, places, counts = groups.unique(return_inverse=True, return_counts=True)
-        sums, sizes = (
-            torch.zeros(len(counts), dtype=values.dtype).index_add_(0, places, values),
-            counts.to(values.dtype),
-        )
+        sums = torch.zeros(len(counts), dtype=values.dtype).index_add_(0, places, values)
+        sizes = counts.to(values.dtype)
     resamples = (resample_counts(seed, r, len(sums)).to(values.dtype) for r in range(replicates))
     return [float(counts @ sums / (counts @ sizes)) for counts in resamples]
 

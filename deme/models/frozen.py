@@ -121,11 +121,8 @@ class FrozenEncoders:
 
     def truncated(self, texts: Sequence[str]) -> int:
         """Return how many texts are too long to be read whole."""
-        return (
-            sum(len(ids) > self.max_tokens for ids in self.tokenizer(list(texts), verbose=False)["input_ids"])
-            if texts
-            else 0
-        )
+        found = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+        return sum(len(ids) > self.max_tokens for ids in found)
 
     @torch.no_grad()
     def embeddings(self, texts: Sequence[str]) -> Tensor:
