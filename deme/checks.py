@@ -16,6 +16,7 @@ LEAST = {
     "num_images": 1,
     "shard_size": 1,
     "seed": 0,
+    "expert": 0,
     "sample_seed": 0,
     "balancing.refresh_every": 1,
     "ranges.num_ranges": 1,
@@ -53,9 +54,13 @@ BOOLEANS = (
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
+MAPPINGS = ("cell", "metrics.loss", "passport", "progress", "progress.preview", "slices", "weights_by_name")
 OPTIONAL = (
     "metrics.size",
+    "metrics.loss",
+    "weights_by_name",
     "seed",
+    "expert",
     "steps_per_expert",
     "compute.threads",
     "data.size",
@@ -65,7 +70,16 @@ OPTIONAL = (
 
 
 def check_numbers(config: Mapping[str, Any]) -> None:
-    """Raise BadConfig unless the counts and seeds at the top of a config are whole numbers that make sense."""
+    """Raise BadConfig unless groups are groups, and counts and seeds whole numbers that make sense."""
+    for key in MAPPINGS:
+        value = _value(config, key, ...)
+        if value is not ... and not isinstance(value, Mapping) and not (key in OPTIONAL and value is None):
+            raise BadConfig(f"{key} has keys of its own, such as {key}.<name>=<value>; got {value!r}")
+    if "suite" in config and (not isinstance(config["suite"], str) or not config["suite"]):
+        raise BadConfig(f"suite must be a name, got {config['suite']!r}")
+    clip = config.get("gradient_clip")
+    if clip is not None and (type(clip) not in (int, float) or not 0 < clip < float("inf")):
+        raise BadConfig(f"gradient_clip must be a norm above 0, or null for none; got {clip!r}")
     for key, least in LEAST.items():
         value = _value(config, key, ...)
         if value is ... or (key in OPTIONAL and value is None):

@@ -118,8 +118,12 @@ class Run:
             body = yaml.safe_dump(self.config, sort_keys=False)
             files.write_text(self.path / "config.yaml", f"{_seal(self.identity, body)}\n{body}")
             files.write_json(self.path / "run.json", provenance(self))
-            self.write_status("running")
-            began = time.monotonic()
+            before, began = read_status(self.path).get("seconds", 0.0), time.monotonic()
+
+            def seconds() -> float:  # in all sittings, but for one that was killed
+                return round(before + time.monotonic() - began, 1)
+
+            self.write_status("running", seconds=before)
             try:
                 self._verify_inputs()
                 with self._warnings_logged():
@@ -128,13 +132,13 @@ class Run:
                 told = WorkFailed(_need_less_memory(self.config)) if out_of_memory(error) else error
                 with contextlib.suppress(DemeError):
                     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-                    self.write_status("preempted" if stopped else "failed", error=str(told))
+                    self.write_status("preempted" if stopped else "failed", error=str(told), seconds=seconds())
                 if told is error:
                     raise
                 raise told from error
-            seconds = time.monotonic() - began
+            spent = seconds()
             weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
-            self.write_status("done", weights=weights, seconds=round(seconds, 1))
+            self.write_status("done", weights=weights, seconds=spent)
 
     @contextlib.contextmanager
     def _warnings_logged(self) -> Iterator[None]:

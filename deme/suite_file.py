@@ -59,9 +59,13 @@ def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
         raise BadConfig(f"{file} has no rows")
     for row in spec["rows"]:
         _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
-    for key in ("finetune_seeds", "sample_seeds"):
-        if not isinstance(spec[key], list) or not all(type(seed) is int for seed in spec[key]):
-            raise BadConfig(f"{file}: {key} must be a list of whole numbers, got {spec[key]!r}")
+    seeds = [(key, spec[key]) for key in ("finetune_seeds", "sample_seeds")]
+    seeds += [
+        (f"sample_seeds of row {row['name']}", row["sample_seeds"]) for row in spec["rows"] if "sample_seeds" in row
+    ]
+    for key, given in seeds:
+        if not isinstance(given, list) or not all(type(seed) is int for seed in given):
+            raise BadConfig(f"{file}: {key} must be a list of whole numbers, got {given!r}")
     shared = spec.get("runs_shared_with", [])
     if not isinstance(shared, list) or not all(isinstance(place, str) for place in shared):
         raise BadConfig(f"{file}: runs_shared_with must be a list of suites, such as [../coco], got {shared!r}")

@@ -50,7 +50,7 @@ class Node:
     def _composed(self, words: tuple[str, ...]) -> dict[str, Any]:
         waiting = ["model.path=asset:"] if self.base is not None and self.base.state != "done" else []
         config = compose_stage(self.stage, [*words, *waiting], **self.settings)
-        if self.stage == "search" and config["sample_seed"] in self.suite.spec["sample_seeds"]:
+        if self.stage == "search" and config["sample_seed"] in self.suite.sample_seeds:
             raise BadConfig(
                 f"{self.suite.file}: row {self.row} searches with sample_seed {config['sample_seed']}, which the table "
                 "reports\nchoose a sample_seed for the search that is not among sample_seeds"
@@ -117,13 +117,13 @@ class Node:
     def forwards(self) -> int:
         """The cost of this run in forward passes of one image (a backward pass counts as two).
 
-        A finished training run says itself what it took; before that it is estimated.
+        A finished training run or search says itself what it took; before that it is estimated.
         """
         config = self.config
+        told = self.run.path / "cost.json" if self.state == "done" and self.run else None
+        if told is not None and told.exists():
+            return int(read_json(told)["forwards"])
         if self.stage == "train":
-            told = self.run.path / "cost.json" if self.state == "done" and self.run else None
-            if told is not None and told.exists():
-                return int(read_json(told)["forwards"])
             teacher = config["method"].get("consistency_weight", 0) > 0
             ranges = config["ranges"]  # measured by gradients, or not
             affinity = 3 * ranges.get("num_bins", 0) * ranges.get("num_images", 0)
@@ -189,6 +189,11 @@ class Suite:
     def rows(self) -> list[dict[str, Any]]:
         """The rows in the table's order."""
         return list(self.spec["rows"])
+
+    @property
+    def sample_seeds(self) -> set[int]:
+        """The seeds that any row is evaluated with."""
+        return {seed for row in self.rows for seed in row.get("sample_seeds", self.spec["sample_seeds"])}
 
     @property
     def results(self) -> Path:

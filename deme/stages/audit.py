@@ -22,13 +22,12 @@ from deme.metrics.fingerprint import (
 )
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.reference import Reference
-from deme.ranges import uniform
 from deme.runs import Run
 from deme.seeds import generator
 from deme.stages.audit_scores import Finding, audit_scores
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
-from deme.stages.labels import Labels, agree, distance_labels, interval, is_number, loss_labels, near
+from deme.stages.labels import Labels, agree, distance_labels, interval, is_number, loss_labels, loss_ranges, near
 from deme.stages.measure import held_out_of, loss_replicates, loss_rows
 from deme.stages.scores import parts_of, scores_of
 from deme.stages.sources import source_of
@@ -167,7 +166,7 @@ def _loss(
 ) -> Iterator[Finding]:
     settings, model = run.config["metrics"]["loss"], loaded.model
     losses = tensors.TensorFile(run.path / "moments" / "loss.safetensors").read("losses")
-    ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
+    ranges = loss_ranges(settings, model.schedule.num_timesteps)
     shape = (len(ranges), len(held_out))
     yield tuple(losses.shape) == shape, f"loss: {shape} ranges and held-out images; losses are of {tuple(losses.shape)}"
     if tuple(losses.shape) != shape:

@@ -54,7 +54,7 @@ class Compute:
         compute = config["compute"]
         if compute["accelerator"] not in ("cpu", "gpu"):
             raise BadConfig(f"compute.accelerator must be cpu or gpu, got {compute['accelerator']!r}")
-        if compute["precision"] not in PRECISIONS:
+        if compute["precision"] not in list(PRECISIONS):
             raise BadConfig(f"compute.precision must be one of {', '.join(PRECISIONS)}, got {compute['precision']!r}")
         if compute["accelerator"] == "gpu" and not torch.cuda.is_available():
             raise BadConfig("compute.accelerator=gpu, but torch sees no GPU here\ntype: compute=cpu")
@@ -153,7 +153,7 @@ def try_optimizer(factory: Callable[..., Any]) -> None:
     """Raise BadConfig if the optimizer's settings are refused, before anything starts."""
     try:
         factory([torch.nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise BadConfig(f"optimizer: {error}") from error
 
 

@@ -22,8 +22,6 @@ def run(config: dict[str, Any]) -> Path:
 def _check(config: dict[str, Any]) -> None:
     check_numbers(config)
     metrics, extractors = config["metrics"], extractor_specs(config["metrics"])
-    if metrics["loss"] is not None and not isinstance(metrics["loss"], dict):
-        raise BadConfig(f"metrics.loss must be {{num_ranges, draws, seed}} or null, got {metrics['loss']!r}")
     check_scale(config)
     if metrics["loss"] is None and not extractors and not score_specs(metrics):
         raise BadConfig(

@@ -21,7 +21,9 @@ def run(config: dict[str, Any]) -> Path:
         raise BadConfig(f"dtype must be one of {', '.join(DTYPES)}, got {config['dtype']!r}")
     if config["push"] is not None:
         push.check_name(config["push"])
-    place, out = locate(str(config["run"])), Path(str(config["out"])).expanduser()
+    if not isinstance(config["out"], str) or not config["out"]:
+        raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
+    place, out = locate(str(config["run"])), Path(config["out"]).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_of(config) / "exports" / f"{name}.lock"

@@ -30,13 +30,16 @@ TRIAL = (
     60,
 )  # optimizer steps of runs: one that pays for what only a first run does, two that tell the seconds of a step
 SEARCH_SEED = 7_000_000
+FORWARDS_PER_STEP = 4  # of an image: forward, backward (counts as two), and the teacher's
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 
 
 def run(config: dict[str, Any]) -> Path:
     """Improve unless it is done; return the folder of the improved model, or the run's if there is none."""
     _check(config)
-    folder = Run.planned(config).execute(_improve)
+    planned = Run.planned(config)
+    _check_out(config, planned.done)
+    folder = planned.execute(_improve)
     outcome = files.read_json(folder / "outcome.json")
     _tell(outcome, config)
     if not outcome["better"]:
@@ -75,11 +78,10 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig("steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>")
     if not config["model"].get("path"):
         raise BadConfig("deme improve starts from a model on disk\ntype: model=<folder or hub:owner/name>")
-    _check_out(config)
 
 
-def _check_out(config: dict[str, Any]) -> None:
-    """Before hours of work: is `out` a folder that can be written, and none that the work reads?"""
+def _check_out(config: dict[str, Any], done: bool) -> None:
+    """Before hours of work: is `out` a folder that can be written, and none that the work reads? `done`: it may have been written."""
     if not isinstance(config["out"], str) or not config["out"]:
         raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
     out = Path(config["out"]).expanduser().resolve()
@@ -90,8 +92,8 @@ def _check_out(config: dict[str, Any]) -> None:
             raise BadConfig(
                 f"out={config['out']} and {group}.path={given} lie in each other\ntype: out=<a folder of its own>"
             )
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / "deme.json").is_file())):
-        raise BadConfig(f"out={config['out']} is there and is no export\ntype: out=<another folder>")
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or done)):
+        raise BadConfig(f"out={config['out']} is there, and what it holds would be lost\ntype: out=<another folder>")
 
 
 def _improve(run: Run) -> None:
@@ -210,7 +212,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
         per_step = max((began[2] - began[1]) / (many - few), began[2] / many / 4)
         evaluation = sum(read_status(path)["seconds"] for path in evaluations)
         spent = evaluation + sum(began)
-        later = evaluation + _search_seconds(run, evaluations)
+        later = evaluation + _search_seconds(run, evaluations, per_step)
         left = 0.9 * (3600 * config["hours"] - spent - later)
         steps = min(MOST_STEPS, int(left / per_step / config["num_ranges"]))
         plan = {"seconds_per_step": per_step, "seconds_for_the_rest": spent + later, "num_steps": steps}
@@ -227,15 +229,16 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
     return int(plan["num_steps"])
 
 
-def _search_seconds(run: Run, evaluations: list[Path]) -> float:
-    """What the search will take, at the pace of the evaluations: an upper bound where the loss alone is measured."""
+def _search_seconds(run: Run, evaluations: list[Path], per_step: float) -> float:
+    """What the search will take at the most: of generated images at the pace of the evaluations, of losses at that of training."""
     config = run.config
     candidates = (round(1 / config["search"]["step"]) + 1) ** config["num_ranges"]
     evaluated = load_yaml(evaluations[0] / "config.yaml")
     images, steps = config["num_images"], evaluated["sampler"].get("num_inference_steps", 1)
-    share = config["search"]["num_images"] * min(SEARCH_STEPS, steps) / (images * steps)
     if not extractor_specs(config["metrics"]):
-        share = 0.1  # a loss takes a pass, where an evaluation takes draws x ranges of every held-out image
+        passes = candidates * config["search"]["num_images"] * evaluated["metrics"]["loss"]["num_ranges"]
+        return passes * per_step / (FORWARDS_PER_STEP * config["batch_size"])
+    share = config["search"]["num_images"] * min(SEARCH_STEPS, steps) / (images * steps)
     return candidates * share * float(read_status(evaluations[0])["seconds"])
 
 

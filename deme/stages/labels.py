@@ -9,6 +9,7 @@ from itertools import repeat
 from typing import Any
 
 from deme.data import Images
+from deme.errors import BadConfig
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import SUBSET, Reference
 from deme.ranges import TimestepRange, uniform
@@ -43,10 +44,18 @@ def distance_labels(config: dict[str, Any], extractor: FeatureExtractor, referen
     return labels
 
 
+def loss_ranges(settings: dict[str, Any], num_timesteps: int) -> list[TimestepRange]:
+    """Return the ranges that the held-out loss is told of. Raises BadConfig."""
+    try:
+        return uniform(settings["num_ranges"], num_timesteps)
+    except ValueError as error:
+        raise BadConfig(f"metrics.loss: {error}") from error
+
+
 def loss_labels(config: dict[str, Any], held_out: Images, num_timesteps: int) -> Labels:
     """Return the labels of the held-out loss, "loss" over all timesteps and "loss/i" in range i."""
     settings = config["metrics"]["loss"]
-    ranges = uniform(settings["num_ranges"], num_timesteps)
+    ranges = loss_ranges(settings, num_timesteps)
     each = settings["draws"] * len(held_out)
     labels: Labels = {}
     for name, count, where in [

@@ -25,13 +25,13 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
-from deme.ranges import TimestepRange, uniform
+from deme.ranges import TimestepRange
 from deme.runs import Run, say
 from deme.seeds import generator
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
 from deme.stages.images import make_images
-from deme.stages.labels import NEIGHBOURS, distance_labels, interval, loss_labels
+from deme.stages.labels import NEIGHBOURS, distance_labels, interval, loss_labels, loss_ranges
 from deme.stages.prompted import prepared
 from deme.stages.scores import measure_score, parts_of, scores_of
 from deme.stages.sources import source_of
@@ -55,6 +55,8 @@ def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
             "metrics.scores compare generated images to their prompts, and there are none here\n"
             "type: metrics=<an option without scores>, or source=weights with a model=text_to_image"
         )
+    if source.loaded is not None and config["metrics"]["loss"] is not None:
+        loss_ranges(config["metrics"]["loss"], source.loaded.model.schedule.num_timesteps)  # before images are drawn
     if extractors or scores or config["save_images"]:
         parts = [parts_of(score, source.prompts, source.total) for score in scores if source.prompts is not None]
         references = {extractor.suffix: reference_of(config, source.data, extractor) for extractor in extractors}
@@ -169,7 +171,7 @@ def _real(
 def _loss(run: Run, held_out: Any, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
     """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
     settings, model = run.config["metrics"]["loss"], loaded.model
-    ranges = uniform(settings["num_ranges"], model.schedule.num_timesteps)
+    ranges = loss_ranges(settings, model.schedule.num_timesteps)
     triples = fixed_triples(held_out, ranges, settings["draws"], settings["seed"])
     batch = run.config["batch_size"]
     losses = denoising_loss(loaded.exact, model.schedule, model.prediction_type, triples, device, batch)

@@ -63,6 +63,10 @@ def merge_of(config: dict[str, Any], num_experts: int, search: Path | None = Non
     settings = {key: value for key, value in config["merge"].items() if key != "_target_"}
     by_name = dict(config["weights_by_name"] or {})
     if search is not None:
+        if isinstance(config["merge"].get("weights"), list):
+            raise BadConfig(
+                f"inputs.search brings merge weights, and merge.weights={config['merge']['weights']} is given, too\ntype: one of them"
+            )
         found = found_weights(search)
         searched = found.get("merge")
         if searched is not None and _without_weights(searched) != _without_weights(config["merge"]):

@@ -18,13 +18,13 @@ from deme.metrics.denoising_loss import Triples, fixed_triples, noised
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
-from deme.ranges import TimestepRange, uniform
+from deme.ranges import TimestepRange
 from deme.runs import Run
 from deme.sampling.guided import Guided
 from deme.seeds import generator
 from deme.stages.common import Compute, data_of, guided
 from deme.stages.extractors import extractors_of, reference_of
-from deme.stages.labels import distance_labels
+from deme.stages.labels import distance_labels, loss_ranges
 from deme.stages.live import LiveModel
 from deme.stages.prompted import check_sampler, drawn, prepared, prompts_of
 
@@ -136,10 +136,7 @@ def _triples(run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what:
         raise BadConfig(f"objective={what} needs training images and metrics.loss\ntype: data=<option>, metrics=loss")
     images = data.train
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[: config["num_images"]]
-    try:
-        ranges = uniform(settings["num_ranges"], num_timesteps)
-    except ValueError as error:
-        raise BadConfig(f"metrics.loss: {error}") from error
+    ranges = loss_ranges(settings, num_timesteps)
     if what == "distillation":
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:

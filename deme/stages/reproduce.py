@@ -18,7 +18,7 @@ from deme.suites import Node, Suite
 
 
 def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
-    """Run what is missing with `jobs` processes, then write the table. Return 0, or raise the first failure at the end.
+    """Run what is missing with `jobs` processes, then write the table of what is there. Return 0, or raise the first failure.
 
     After `minutes` the work is stopped as a scheduler would stop it (exit code 75); the same command goes on.
     """
@@ -28,12 +28,20 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
         )
     done = [node for node in suite.nodes if node.state == "done"]
     say(f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already" + (", skipping those" if done else ""))
+    trouble = None
     if len(done) < len(suite.nodes):
         arguments = [[str(suite.file), str(suite.runs), *suite.places]] * (jobs - 1)
         with _limited(minutes), helpers("deme.stages.reproduce", arguments) as codes:
-            work(suite)
-        if any(codes) and any(node.state != "done" for node in suite.nodes):
+            try:
+                work(suite)
+            except DemeError as error:
+                trouble = error
+        if trouble is None and any(codes) and any(node.state != "done" for node in suite.nodes):
             raise DemeError(f"helper processes ended with exit codes {codes}; run the same command again")
+    if trouble is not None:
+        if any(node.state == "done" for node in suite.nodes if node.stage == "evaluate"):
+            table.run(suite)
+        raise trouble
     return table.run(suite)
 
 

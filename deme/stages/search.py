@@ -121,7 +121,7 @@ def _check_method(config: dict[str, Any]) -> None:
     name = method.__name__
     if method.of == "checkpoints":
         raise BadConfig(f"merge={name} wants weights of sum 1, which no search here keeps\ntype: merge=weighted_sum")
-    if method.mean and low < 0:
+    if method.mean and isinstance(low, (int, float)) and low < 0:
         raise BadConfig(f"merge={name} takes a weighted mean, and search.low={low} is negative\ntype: search.low=0")
 
 

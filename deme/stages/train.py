@@ -26,7 +26,9 @@ def run(config: dict[str, Any]) -> Path:
 
 def _run(config: dict[str, Any]) -> Path:
     if processes.world_size() == 1:
-        return Run.planned(config).execute(_train)
+        path = Run.planned(config).execute(_train)
+        _forget_checkpoint(path)
+        return path
 
     from deme.stages.common import Compute
     from deme.training.team import join
@@ -35,7 +37,7 @@ def _run(config: dict[str, Any]) -> Path:
     with team.job():
         run = Run.planned(config)
         if team.rank == 0:
-            run.execute(lambda run: _train(run, team))
+            _forget_checkpoint(run.execute(lambda run: _train(run, team)))
             team.tell("go", train=False)
             team.tell("end")
         else:
@@ -48,6 +50,11 @@ def _run(config: dict[str, Any]) -> Path:
                 _train(replace(run, mine=False), team)
             team.hear("end")
         return run.path
+
+
+def _forget_checkpoint(path: Path) -> None:
+    """Once the run is done; until then whatever stops it goes on from there."""
+    (path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
 
 
 @dataclass
@@ -174,7 +181,6 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
         wandb.finish(tracker, {}, grid)
     forwards = config["batch_size"] * config["accumulate"] * config["num_steps"] * training.method.forwards_per_step
     files.write_json(run.path / "cost.json", {"forwards": forwards + affinity_forwards(run)})
-    (run.path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
     run.log(f"trained {run.path} (from step {first})")
 
 

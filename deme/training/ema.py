@@ -1,9 +1,12 @@
 """The exponential moving average of the weights, by diffusers, with the paper's warm-up."""
 
 from collections.abc import Iterable
+from math import inf
 
 from diffusers.training_utils import EMAModel
 from torch import nn
+
+from deme.errors import BadConfig
 
 
 def warmup_ema(
@@ -12,5 +15,11 @@ def warmup_ema(
     """Return an average whose k-th update (k = 0, 1, ...) decays by min(max_decay, 1 - (1 + k / inv_gamma)^-power).
 
     diffusers counts updates from 1 and steps back by one, and its decay is 0 at k = 0, as the formula's is (METHOD 1.6).
+    Raises BadConfig.
     """
+    for name, value, most in (("max_decay", max_decay, 1.0), ("inv_gamma", inv_gamma, inf), ("power", power, inf)):
+        if type(value) not in (int, float) or not 0 < value <= most:
+            raise BadConfig(
+                f"ema.{name} must be a number above 0{f' and at most {most:g}' if most < inf else ''}, got {value!r}"
+            )
     return EMAModel(parameters, decay=max_decay, use_ema_warmup=True, inv_gamma=inv_gamma, power=power, foreach=True)

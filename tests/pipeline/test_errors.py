@@ -37,6 +37,19 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "experimnt=digits/deme"], "unknown key 'experimnt'; did you mean 'experiment'?"),
         (["train", "optimizer.lrr=1"], "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'? keys of optimizer: lr, betas, weight_decay, eps, fused"),
         (["train", "seed=[1"], "cannot read the override 'seed=[1'"),
+        (["train", "gradient_clip=-1"], "gradient_clip must be a norm above 0, or null for none; got -1"),
+        (["train", "progress.preview=null"], "progress.preview has keys of its own, such as progress.preview.<name>=<value>; got None"),
+        (["train", "passport=null"], "passport has keys of its own"),
+        (["train", "cell=null"], "cell has keys of its own"),
+        (["train", "suite=null"], "suite must be a name, got None"),
+        (["train", "compute.precision=[a]"], "compute.precision must be one of 32-true, bf16-mixed, 16-mixed, got ['a']"),
+        (["train", "ema.power=abc"], "ema.power must be a number above 0, got 'abc'"),
+        (["train", "ema.max_decay=1.5"], "ema.max_decay must be a number above 0 and at most 1, got 1.5"),
+        (["train", "optimizer.betas=[0.9]"], "optimizer: "),
+        (["train", "method=deme", "expert=1.0"], "expert must be a whole number, at least 0; got 1.0"),
+        (["merge", "inputs.experts=[asset:digits_base]", "weights_by_name=0.5"], "weights_by_name has keys of its own"),
+        (["evaluate", "metrics.loss.num_ranges=5000"], "metrics.loss: num_ranges must lie in 1..1000"),
+        (["export", "run=asset:digits_base", "out=null"], "out must be the folder to write, got None"),
         (["train", "num_steps=abc"], "num_steps must be a whole number, at least 1; got 'abc'"),
         (["train", "batch_size=0"], "batch_size must be a whole number, at least 1; got 0"),
         (["train", "data=image_folder"], "data.path must be given\ntype: data.path=<value>"),
@@ -203,6 +216,32 @@ def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):
         2,
         "deme: s.yaml: row deme_search searches with sample_seed 7000, which the table reports",
     )
+
+
+def test_a_search_with_a_seed_of_one_rows_report_is_exit_2(tmp_path):
+    suite = yaml.safe_load((Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text())
+    rows = [{**row, "sample_seeds": [7000]} if row["name"] == "deme_uniform" else row for row in suite["rows"]]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
+    fails(["plan", "s.yaml"], tmp_path, 2, "row deme_search searches with sample_seed 7000, which the table reports")
+    rows[0] = {**rows[0], "sample_seeds": "7"}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
+    fails(["plan", "s.yaml"], tmp_path, 2, "s.yaml: sample_seeds of row", "must be a list of whole numbers, got '7'")
+
+
+def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path):
+    evaluate = [*TINY_EVALUATE, "metrics=loss"]
+    rows = [
+        {"name": "before", "label": "before", "evaluate": evaluate},
+        {"name": "weights", "label": "weights", "train": ["method=reweighted", "method.merge_weights=[0,0,0,0]"], "evaluate": evaluate},
+    ]  # fmt: skip
+    head = {"suite": "s", "baseline": "before", "metrics": ["loss"], "finetune_seeds": [0], "sample_seeds": [1]}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**head, "results": "results", "rows": rows}))
+    code, text = run(["reproduce", "s.yaml"], tmp_path)
+    assert code == 2, text
+    assert "no finetuning does the same" in text.splitlines()[-1]
+    page = (tmp_path / "results" / "s.md").read_text()
+    assert "| before | 0.0" in page
+    assert "| weights | -- |" in page
 
 
 def test_a_nan_loss_is_exit_4(tmp_path):

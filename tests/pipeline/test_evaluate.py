@@ -156,7 +156,7 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
         (["sampler.clip_sample=maybe"], 2, "sampler.clip_sample must be true or false, got 'maybe'"),
         (["logger=wandb", "logger.mode=nonsense"], 2, "logger.mode must be one of disabled, offline, online, got 'nonsense'"),
         (["metrics.features=digits"], 2, "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}"),
-        (["metrics.loss=3"], 2, "metrics.loss must be {num_ranges, draws, seed} or null, got 3"),
+        (["metrics.loss=3"], 2, "metrics.loss has keys of its own, such as metrics.loss.<name>=<value>; got 3"),
         (["+metrics.statistics.digits=foo.npz"], 2, "metrics.statistics must be {<extractor>: {path: <file>.npz}}"),
         (["metrics.features.digits.path=deme/assets/digits_base/unet/diffusion_pytorch_model.safetensors"], 2, "holds no digit classifier"),
         (["data=image_folder", "data.path=pictures", "data.size=16", "data.channels=1"], 2,

@@ -69,6 +69,15 @@ def test_a_converged_model_is_not_harmed(tmp_path):
     assert "no harm done: the merged model is not better than the input in fd_digits" in text
 
 
+def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
+    (tmp_path / "better").mkdir()
+    (tmp_path / "better" / "deme.json").write_text("{}")
+    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *SMALL], tmp_path)
+    assert code == 2, text
+    assert "out=better is there, and what it holds would be lost" in text
+    assert not (tmp_path / "runs").exists()
+
+
 def test_time_that_is_too_short_is_said_before_training(tmp_path):
     small = [word for word in SMALL if not word.startswith("steps_per_expert")]
     code, text = run(

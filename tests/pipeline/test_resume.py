@@ -181,6 +181,47 @@ def test_a_stop_signal_in_the_last_step_loses_no_training(tmp_path):
     assert results(finished) == expected
 
 
+STOP_AT_THE_VERY_END = """
+import os, signal
+from deme import files
+digest = files.sha256
+def last(path):
+    if path.parent.name == "weights" and "train" in path.parts:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return digest(path)
+files.sha256 = last
+"""
+
+
+def test_killed_after_the_weights_are_written_it_goes_on_from_its_checkpoint(tmp_path):
+    words = ["train", *TINY_TRAIN]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    code, text = run(words, tmp_path, STOP_AT_THE_VERY_END)
+    assert code == -signal.SIGKILL, text
+    (killed,) = tmp_path.glob("runs/scratch/train/*")
+    assert (killed / "weights" / "ema").is_dir()
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert "(from step 9)" in text
+    assert results(killed) == expected
+    assert not (killed / "checkpoints" / "last.ckpt").exists()
+
+
+def test_the_seconds_of_a_run_are_those_of_all_its_sittings(in_tmp, monkeypatch):
+    from deme import runs
+    from deme.config import compose_stage
+
+    run, clock = runs.Run.planned(compose_stage("train", [])), iter([100.0, 130.0, 500.0, 505.0])
+    monkeypatch.setattr(runs.time, "monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt), run.owned():
+        raise KeyboardInterrupt
+    assert run.status["seconds"] == 30
+    with run.owned():
+        pass
+    assert (run.status["state"], run.status["seconds"]) == ("done", 35)
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "search"])
 def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tmp_path):
     words = commands(experts)[verb]

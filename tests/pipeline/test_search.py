@@ -273,6 +273,8 @@ def test_what_a_search_found_is_of_its_merge_and_its_models(given, tmp_path):
         ["merge", given, f"inputs.search={found}"], tmp_path, 2, f"deme: {found} looked for weights of ties "
     )
     assert "and this merge is weighted_sum\ntype: the merge=... of the search" in message
+    fails(["merge", given, "merge=ties", f"inputs.search={found}", "merge.weights=[0.9,0.1]"], tmp_path, 2,
+          "inputs.search brings merge weights, and merge.weights=[0.9, 0.1] is given, too\ntype: one of them")  # fmt: skip
     done(["merge", given, "merge=ties", f"inputs.search={found}"], tmp_path)
     best = json.loads((found / "best.json").read_text())
     (found / "best.json").write_text(json.dumps({**best, "models": best["models"][::-1]}))

@@ -143,6 +143,11 @@ def test_a_reweighted_row_trains_with_the_weights_that_the_search_found(smoke):
     found = json.loads((trained.run.path / "weighting.json").read_text())["mass"]
     assert found == pytest.approx([w / sum(inside) for w in inside])
     assert json.loads((trained.run.path / "cost.json").read_text()) == {"forwards": 4 * 16 * 3}
+    told = json.loads((search.run.path / "cost.json").read_text())
+    assert search.forwards == told["forwards"] > 0  # what it took, not the most it could take
+    (search.run.path / "cost.json").write_text(json.dumps({**told, "forwards": 7}))
+    assert search.forwards == 7
+    (search.run.path / "cost.json").write_text(json.dumps(told))
 
 
 def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
