@@ -10,15 +10,14 @@ CIFAR-10.
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from record import record
 from torch import Tensor
 from train_step import CIFAR10
 
@@ -134,11 +133,7 @@ def main() -> None:
         "ratios": {n: {"median": round(statistics.median(v), 3), "min": round(v[0], 3), "max": round(v[-1], 3)} for n, v in ratios.items()},
         "torch": torch.__version__, "threads": 1, "machine": platform.machine(),
     }  # fmt: skip
-    print(json.dumps(result, indent=1))
-    place = Path(__file__).parent / "results" / "balancing.json"
-    results = json.loads(place.read_text()) if place.exists() else {}
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps({**results, arguments.model: result}, indent=2) + "\n")
+    record("balancing", result, of=arguments.model)
 
 
 if __name__ == "__main__":

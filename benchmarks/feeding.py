@@ -10,17 +10,16 @@ no workers). Beside them stands a forward and backward pass of an 8M UNet at a b
 
 import argparse
 import io
-import json
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 import torchvision
 from PIL import Image
+from record import record
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
@@ -137,10 +136,7 @@ def main() -> None:
         "share_of_a_step": {name: round(step / (rate + step), 5) for name, rate in rates.items()},
         "torch": torch.__version__, "torchvision": torchvision.__version__, "threads": 1, "machine": platform.machine(),
     }  # fmt: skip
-    print(json.dumps(result, indent=1))
-    place = Path(__file__).parent / "results" / "feeding.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("feeding", result)
 
 
 if __name__ == "__main__":

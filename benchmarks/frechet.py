@@ -10,11 +10,11 @@ import json
 import platform
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
+from record import record
 from scipy.linalg import sqrtm
 
 from deme.metrics.frechet import FrechetDistance
@@ -86,9 +86,7 @@ def main() -> None:
         "ours_relative_error": abs(distance.of_features(few) - exact) / exact,
         "sqrtm_relative_error": abs(by_square_root(of_few, of_reference) - exact) / exact,
     }
-    print(json.dumps(result))
-    place = Path(__file__).parent / "results" / "frechet.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("frechet", result)
 
 
 if __name__ == "__main__":

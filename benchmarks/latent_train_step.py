@@ -8,7 +8,6 @@ clock on a shared machine says more about the neighbours. `python benchmarks/lat
 """
 
 import argparse
-import json
 import logging
 import platform
 import statistics
@@ -22,6 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from diffusers import UNet2DConditionModel
+from record import record
 from torch import Tensor
 
 from deme.data.latents import CachedLatents
@@ -185,10 +185,7 @@ def main() -> None:
         **summary(steps),
         "torch": torch.__version__, "machine": platform.machine(), "device": "cpu, one thread, CPU seconds",
     }  # fmt: skip
-    print(json.dumps(result, indent=1))
-    place = Path(__file__).parent / "results" / "latent_train_step.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("latent_train_step", result)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import safetensors
 import torch
 from diffusers import UNet2DModel
 from memory import peak_mb, resident_mb
+from record import record
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -180,9 +181,7 @@ def main() -> None:
         "peak_mb_above_imports": memory, "targets": TARGETS, "largest_difference": difference,
         "torch": torch.__version__, "safetensors": safetensors.__version__, "threads": 1, "machine": platform.machine(),
     }  # fmt: skip
-    print(json.dumps(result, indent=1))
-    place = Path(__file__).parent / "results" / "merge_disk.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("merge_disk", result)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ import platform
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from memory import peak_mb
+from record import record
 
 from deme.metrics.statistics import Statistics
 
@@ -56,7 +56,7 @@ def main() -> None:
         )
         result[kind] = {"mb_10k": round(few), "mb_50k": round(many), "ratio": round(many / few, 3)}
         print(json.dumps({kind: result[kind]}), flush=True)
-    (Path(__file__).parent / "results" / "moments.json").write_text(json.dumps(result, indent=2) + "\n")
+    record("moments", result)
 
 
 if __name__ == "__main__":

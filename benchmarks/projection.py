@@ -7,14 +7,13 @@ thread): wall clock on a shared machine says more about the neighbours. `--devic
 """
 
 import argparse
-import json
 import platform
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import torch
+from record import record
 from train_step import CIFAR10
 
 from deme.models.unconditional import UnconditionalModel, build
@@ -84,9 +83,7 @@ def main() -> None:
             "ratio_to_none": round(statistics.median(ratios), 4),
             "middle_half": [round(ratios[quarter], 4), round(ratios[-1 - quarter], 4)],
         }
-    print(json.dumps(result))
-    place = Path(__file__).parent / "results" / f"projection_{a.device}.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record(f"projection_{a.device}", result)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ after 1,000 changes of one weight each, with each other and with the same sum in
 
 import argparse
 import copy
-import json
 import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import torch
+from record import record
 from torch import Tensor, nn
 
 from deme.config import compose_stage, make
@@ -119,9 +118,7 @@ def main() -> None:
                                f"{CHANGES} single changes": differences(model, base, experts, weights)},
         "torch": torch.__version__, "threads": 1, "machine": platform.machine(),
     }  # fmt: skip
-    print(json.dumps(result, indent=1))
-    place = Path(__file__).parent / "results" / "remerge.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("remerge", result)
 
 
 if __name__ == "__main__":

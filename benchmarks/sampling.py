@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 from memory import peak_mb
+from record import record
 from train_step import CIFAR10
 
 from deme.data import to_uint8
@@ -170,9 +171,7 @@ def main() -> None:
                 "routed_weights_over_one_models": round((grown["routed"] - activations) / weights, 2),
                 "resident_weights_over_one_models": round((grown["resident"] - activations) / weights, 2),
             }
-    print(json.dumps(result))
-    place = Path(__file__).parent / "results" / f"sampling_{a.device}.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record(f"sampling_{a.device}", result)
 
 
 if __name__ == "__main__":

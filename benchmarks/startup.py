@@ -3,13 +3,14 @@
 `python benchmarks/startup.py` writes benchmarks/results/startup.json: medians of wall-clock seconds.
 """
 
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from record import record
 
 TRAIN = [
     "train",
@@ -40,10 +41,7 @@ def main() -> None:
             "deme train (finished run)": seconds([deme, *TRAIN], folder),
             "python -c 'import torch'": seconds([sys.executable, "-c", "import torch"], folder, 3),
         }
-    print(json.dumps(result, indent=2))
-    place = Path(__file__).parent / "results" / "startup.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("startup", result)
 
 
 if __name__ == "__main__":

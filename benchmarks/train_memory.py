@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from memory import peak_mb
+from record import record
 
 from deme.cli import main as deme
 from deme.models.unconditional import build
@@ -83,9 +84,7 @@ def main() -> None:
         "four_over_one_bf16": round((peaks["four_bf16"] - peaks["tiny"]) / (peaks["one_bf16"] - peaks["tiny"]), 3),
         "torch": torch.__version__, "machine": platform.machine(),
     }  # fmt: skip
-    print(json.dumps(result))
-    place = Path(__file__).parent / "results" / "train_memory.json"
-    place.write_text(json.dumps(result, indent=2) + "\n")
+    record("train_memory", result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ DDPM on CIFAR-10.
 import argparse
 import contextlib
 import io
-import json
 import platform
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from record import record
 
 from deme.data import InMemoryImages, to_float
 from deme.data.digits import load_digits
@@ -180,11 +180,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds",
         "avx512_bf16": a.device == "cpu" and "avx512_bf16" in Path("/proc/cpuinfo").read_text(),
     }  # fmt: skip
-    print(json.dumps(result))
-    place = Path(__file__).parent / "results" / ("train_step_cuda.json" if a.device == "cuda" else "train_step.json")
-    results = json.loads(place.read_text()) if place.exists() else {}
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps({**results, a.model: result}, indent=2) + "\n")
+    record("train_step_cuda" if a.device == "cuda" else "train_step", result, of=a.model)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ OPTIONAL = (
 )
 
 
-def check_numbers(config: Mapping[str, Any]) -> None:
+def check_values(config: Mapping[str, Any]) -> None:
     """Raise BadConfig unless groups are groups, and counts and seeds whole numbers that make sense."""
     for key in MAPPINGS:
         value = _value(config, key, ...)

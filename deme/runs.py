@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from deme import files
-from deme.checks import check_numbers
+from deme.checks import check_values
 from deme.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
 from deme.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
 from deme.paths import PACKAGE
@@ -55,7 +55,7 @@ class Run:
     @classmethod
     def planned(cls, config: dict[str, Any]) -> "Run":
         """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
-        check_numbers(config)
+        check_values(config)
         found = {name: find(value, config) for name, value in config["inputs"].items()}
         hashes = {name: [input_hash(name, path) for path in paths] for name, paths in found.items() if paths}
         identity = identity_hash(config, hashes)

@@ -27,10 +27,11 @@ from deme.seeds import generator
 from deme.stages.audit_scores import Finding, audit_scores
 from deme.stages.common import Compute, Loaded
 from deme.stages.extractors import extractors_of, reference_of
-from deme.stages.labels import Labels, agree, distance_labels, interval, is_number, loss_labels, loss_ranges, near
+from deme.stages.labels import Labels, distance_labels, interval, loss_labels, loss_ranges
 from deme.stages.measure import held_out_of, loss_replicates, loss_rows
 from deme.stages.scores import parts_of, scores_of
 from deme.stages.sources import source_of
+from deme.stages.tolerance import agree, is_number, near
 
 NUMBER_TOLERANCE = 1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
 LOSS_TOLERANCE = 1e-3  # relative, per image and range

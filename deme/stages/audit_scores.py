@@ -8,8 +8,9 @@ from torch import Tensor
 from deme import tensors
 from deme.metrics.text_score import TextScore
 from deme.runs import Run
-from deme.stages.labels import agree, interval
+from deme.stages.labels import interval
 from deme.stages.scores import Part, has_spread, score_replicates
+from deme.stages.tolerance import agree
 
 TOLERANCE = 0.05  # of a score of 0 to 100: what one grey level in a few pixels may change
 MAY_DIFFER = 0.05  # the share of images made again that may: a classifier's verdict can tip over

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import __version__, files
-from deme.checks import check_numbers
+from deme.checks import check_values
 from deme.errors import BadConfig, WorkFailed
 from deme.paths import conf_dir, locate
 from deme.runs import LIBRARIES, say
@@ -25,7 +25,7 @@ OPTIONAL = {
 
 def run(config: dict[str, Any]) -> Path:
     """Print the report; draw the data's picture and return its path, or here. Raises WorkFailed if the self test fails."""
-    check_numbers(config)
+    check_values(config)
     out = Path(str(config["out"]))
     if out.suffix.lower() != ".png":
         raise BadConfig(f"out must name a .png file, got {config['out']}")

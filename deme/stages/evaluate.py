@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers, check_scale
+from deme.checks import check_scale, check_values
 from deme.config import extractor_specs, score_specs
 from deme.errors import BadConfig
 from deme.runs import Run
@@ -20,7 +20,7 @@ def run(config: dict[str, Any]) -> Path:
 
 
 def _check(config: dict[str, Any]) -> None:
-    check_numbers(config)
+    check_values(config)
     metrics, extractors = config["metrics"], extractor_specs(config["metrics"])
     check_scale(config)
     if metrics["loss"] is None and not extractors and not score_specs(metrics):

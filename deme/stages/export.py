@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers
+from deme.checks import check_values
 from deme.errors import BadConfig, WorkFailed
 from deme.inputs import weights_folder
 from deme.paths import cache_of, locate
@@ -16,7 +16,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def run(config: dict[str, Any]) -> Path:
     """Write the folder, or leave it if it is there already, then upload it if asked for; return the folder."""
-    check_numbers(config)
+    check_values(config)
     if config["dtype"] not in DTYPES:
         raise BadConfig(f"dtype must be one of {', '.join(DTYPES)}, got {config['dtype']!r}")
     if config["push"] is not None:

@@ -3,9 +3,6 @@
 Written by `deme evaluate`; `deme verify` writes them again and compares.
 """
 
-import math
-from collections.abc import Sequence
-from itertools import repeat
 from typing import Any
 
 from deme.data import Images
@@ -78,18 +75,3 @@ def interval(value: float, replicates: list[float]) -> list[float]:
     mean = sum(replicates) / len(replicates)
     half = 1.96 * (sum((r - mean) ** 2 for r in replicates) / (len(replicates) - 1)) ** 0.5
     return [value - half, value + half]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value out of a JSON file is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def near(one: float, other: Any, tolerance: float) -> bool:
-    """Whether `other` is a number no further from `one` than that, relatively where it is large."""
-    return is_number(other) and abs(one - other) <= tolerance * max(1.0, abs(one))
-
-
-def agree(expected: Sequence[float], said: Any) -> bool:
-    """Whether numbers that were worked out again are those of a JSON file, but for the order in which they were summed."""
-    return isinstance(said, list) and len(said) == len(expected) and all(map(near, expected, said, repeat(1e-9)))

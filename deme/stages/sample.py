@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers, check_scale
+from deme.checks import check_scale, check_values
 from deme.errors import BadConfig
 from deme.inputs import weights_folder
 from deme.paths import locate
@@ -17,7 +17,7 @@ MOST_PROMPTS = 100
 def run(config: dict[str, Any]) -> Path:
     """Draw the grid and return its path."""
     places = _places(config["run"])
-    check_numbers(config if config["num_images"] is not None else {**config, "num_images": 1})
+    check_values(config if config["num_images"] is not None else {**config, "num_images": 1})
     check_scale(config)
     out = Path(str(config["out"]))
     if out.suffix.lower() != ".png":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from deme import files
-from deme.checks import check_numbers
+from deme.checks import check_values
 from deme.errors import BadConfig
 from deme.inputs import content_hash
 from deme.runs import Run, say
@@ -19,7 +19,7 @@ ENDLESS = 10**9  # evaluations of which no count and no end is told
 
 def run(config: dict[str, Any]) -> Path:
     """Search unless it is done; return the run directory."""
-    check_numbers(config)
+    check_values(config)
     if config["num_images"] < 2:
         raise BadConfig(f"the distance needs at least 2 images, num_images={config['num_images']} were asked for")
     check_slices(config)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deme import files
-from deme.checks import check_numbers
+from deme.checks import check_values
 from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
 from deme.paths import ASSET, HUB, locate
@@ -15,7 +15,7 @@ from deme.runs import Run, identity_hash, is_sealed, say, sealed_identity
 
 def run(config: dict[str, Any]) -> Path:
     """Check the run and return its directory. Raises WorkFailed naming everything that does not hold."""
-    check_numbers(config)
+    check_values(config)
     place = locate(str(config["run"]))
     audited = _finished(place.absolute())
     if config.get("compute"):

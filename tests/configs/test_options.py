@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -33,6 +32,7 @@ from deme.stages.common import Compute, data_of
 from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
+from tests.captioned import captioned_folder
 from tests.cifar10 import MADE, unpack
 from tests.clips import hugging_face_clip, open_clip_file
 from tests.objectives import Quadratic
@@ -272,12 +272,7 @@ def given(in_tmp, request, monkeypatch, network):
         if f"metrics-{option}]" in request.node.name:
             for place in places:
                 network(place, place)
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 9, 12, 3), dtype=np.uint8)
-    (in_tmp / "images").mkdir()
-    for index, image in enumerate(pixels):
-        Image.fromarray(image).save(in_tmp / "images" / f"{index}.png")
-    rows = [{"file_name": f"{index}.png", "text": f"picture {index}"} for index in range(len(pixels))]
-    (in_tmp / "images" / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    rows = captioned_folder(in_tmp / "images", 20, (9, 12), "picture {}")
     (in_tmp / "captions.json").write_text(json.dumps(rows))
     (in_tmp / "prompts.csv").write_text("prompt,evaluation_seed\na cat,3\n")
     (in_tmp / "prompts.tsv").write_text("Prompt\tCategory\na cat\tanimals\n")

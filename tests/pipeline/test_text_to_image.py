@@ -20,6 +20,7 @@ from deme.ranges import uniform
 from deme.sampling.guided import Guided
 from deme.seeds import image_generator
 from deme.tensors import TensorFile
+from tests.captioned import captioned_folder
 from tests.pipeline.program import done, run
 from tests.pipeline.test_errors import fails
 
@@ -174,12 +175,7 @@ def test_prompts_are_drawn_in_a_labelled_grid(made):
 def captioned(tmp_path):
     """A folder with images and captions."""
     folder = tmp_path / "images"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for index in range(12):
-        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    rows = [{"file_name": f"{index}.png", "text": f"the digit {index}"} for index in range(12)]
-    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    captioned_folder(folder, 12, (16, 16), "the digit {}")
     return folder
 
 

@@ -1,12 +1,9 @@
 """Latents and embeddings in the cache: what they are, and that they are made again when what they follow from changes."""
 
-import json
 import resource
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from deme.data import InMemoryImages, Prepared
 from deme.data.captioned import CaptionedImages, load_captioned_images
@@ -14,6 +11,7 @@ from deme.data.latents import SHARD, TEXT, CachedLatents
 from deme.errors import WorkFailed
 from deme.seeds import Rows, generator
 from deme.training.batches import StepBatches, StepLoader
+from tests.captioned import captioned_folder
 
 
 def captioned(pixels, captions):
@@ -135,12 +133,7 @@ def test_encoders_that_give_nan_are_refused(images, tmp_path):
 
 def test_another_crop_is_another_set_of_latents(tmp_path):
     folder = tmp_path / "images"
-    folder.mkdir()
-    draw = np.random.default_rng(0)
-    for index in range(8):
-        Image.fromarray(draw.integers(0, 256, (12, 20, 3), dtype=np.uint8)).save(folder / f"{index}.png")
-    lines = (json.dumps({"file_name": f"{index}.png", "text": f"picture {index}"}) for index in range(8))
-    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    captioned_folder(folder, 8, (12, 20), "picture {}")
     found = []
     for crop in ("center", "none", "center"):
         data = load_captioned_images(str(folder), size=8, crop=crop, held_out_fraction=0.25)
