@@ -21,18 +21,18 @@ from record import record
 from torch import Tensor
 from train_step import CIFAR10
 
-from deme.balancing import Balancing
-from deme.balancing.equal import Equal
-from deme.balancing.nash_mtl import NashMTL
-from deme.balancing.pcgrad import PCGrad
-from deme.balancing.uncertainty import Uncertainty
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import StratifiedSampler
 from deme.methods.ant import Ant
+from deme.methods.balancing import Balancing
+from deme.methods.balancing.equal import Equal
+from deme.methods.balancing.nash_mtl import NashMTL
+from deme.methods.balancing.pcgrad import PCGrad
+from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
 from deme.models.loading import load
 from deme.models.unconditional import UnconditionalModel, build
-from deme.ranges import TimestepRange, uniform
-from deme.seeds import Rows, generator
-from deme.timesteps import StratifiedSampler
 
 Step = Callable[[], None]
 EVERYTHING = TimestepRange(0, 1000)
@@ -62,7 +62,7 @@ def step_of(method: Finetune, model: UnconditionalModel, x0: Tensor) -> Step:
 
     def step() -> None:
         nonlocal count
-        rows = Rows(generator("benchmark", count), len(x0), 0, len(x0))
+        rows = ShardedRandom(generator("benchmark", count), len(x0), 0, len(x0))
         loss = torch.stack(list(method.losses(model, x0, rows).values())).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -120,13 +120,17 @@ def main() -> None:
     for repeat in range(repeats + 1):
         names = list(steps) if repeat % 2 else list(reversed(steps))
         taken = {name: seconds(steps[name], times) for name in names}
-        taken["nash_mtl"] = (taken["nash_refresh"] + (refresh - 1) * taken["nash_between"]) / refresh
+        taken["nash_mtl"] = (
+            taken["nash_refresh"] + (refresh - 1) * taken["nash_between"]
+        ) / refresh
         if repeat:  # the first round warms up, and has NashMTL's first weights
             rounds.append(taken)
             print({name: round(value * 1e3, 1) for name, value in taken.items()}, flush=True)
     for taken in rounds:
         taken["base"] = min(taken["plain"], taken["plain_again"])
-    ratios = {name: sorted(r[name] / r["base"] for r in rounds) for name in rounds[0] if name != "base"}
+    ratios = {
+        name: sorted(r[name] / r["base"] for r in rounds) for name in rounds[0] if name != "base"
+    }
     result = {
         "model": arguments.model, "tasks": k, "batch_size": batch_size, "refresh_every": refresh, "repeats": repeats,
         "plain_ms": round(statistics.median(r["base"] for r in rounds) * 1e3, 1),

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from deme.config import compose_stage, make
 from deme.data import InMemoryImages, to_float
+from deme.runs.config import compose_stage, instantiate
 from deme.training.batches import StepBatches, StepLoader
 
 COUNT, BATCH = 10_000, 128
@@ -56,7 +56,11 @@ class ThroughPillow(Dataset[Tensor]):
         self.stored = [_png(array) for array in arrays] if encode else arrays
         half = (0.5, 0.5, 0.5)
         self.transform = transforms.Compose(
-            [transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(half, half)]
+            [
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(half, half),
+            ]
         )
 
     def __len__(self) -> int:
@@ -65,7 +69,9 @@ class ThroughPillow(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         stored = self.stored[index]
         encoded = isinstance(stored, bytes)
-        return self.transform(Image.open(io.BytesIO(stored)).convert("RGB") if encoded else Image.fromarray(stored))
+        return self.transform(
+            Image.open(io.BytesIO(stored)).convert("RGB") if encoded else Image.fromarray(stored)
+        )
 
 
 def _png(array) -> bytes:  # type: ignore[no-untyped-def]
@@ -93,7 +99,7 @@ def images_per_second(feed: Callable[[], Iterable[Tensor]]) -> float:
 
 def step_images_per_second(batch_size: int = 16) -> float:
     """Images per CPU second of a forward and backward pass of the compact UNet."""
-    model = make(COMPACT).train()
+    model = instantiate(COMPACT).train()
     x0, t = torch.randn(batch_size, 3, 32, 32), torch.randint(0, 1000, (batch_size,))
     taken = []
     for _ in range(3):
@@ -109,7 +115,9 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    pixels = torch.randint(0, 256, (COUNT, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    pixels = torch.randint(
+        0, 256, (COUNT, 3, 32, 32), generator=torch.Generator().manual_seed(0)
+    ).byte()
     in_memory = StepLoader(InMemoryImages(pixels), StepBatches(COUNT, BATCH, STEPS, 0, mirror=True))
     feeds = {
         "ours": lambda: ours(in_memory),

@@ -26,7 +26,9 @@ D, FEW, REPEATS = 2048, 1000, 3
 def features(n: int, seed: int) -> torch.Tensor:
     """Correlated features with a spectrum that decays as Inception's does, and with no exact zeros."""
     g = torch.Generator().manual_seed(seed)
-    rotation, _ = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64))
+    rotation, _ = torch.linalg.qr(
+        torch.randn(D, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    )
     scales = torch.logspace(0, -1.5, D, dtype=torch.float64)
     return torch.randn(n, D, generator=g, dtype=torch.float64) * scales @ rotation + 0.1 * seed
 
@@ -44,7 +46,9 @@ def by_square_root(one: Statistics, two: Statistics) -> float:
 def by_singular_values(x: torch.Tensor, y: torch.Tensor) -> float:
     a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
     cross = torch.linalg.svdvals(a @ b.T).sum()
-    return float((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross)
+    return float(
+        (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+    )
 
 
 def timed(call):  # type: ignore[no-untyped-def]
@@ -62,8 +66,14 @@ def main() -> None:
     distance = FrechetDistance(of_reference)
     root_seconds = time.perf_counter() - began
     cases = {
-        "moments, d = 2048": (lambda: distance(of_many), lambda: by_square_root(of_many, of_reference)),
-        f"features, n = {FEW:,}": (lambda: distance.of_features(few), lambda: by_square_root(of_few, of_reference)),
+        "moments, d = 2048": (
+            lambda: distance(of_many),
+            lambda: by_square_root(of_many, of_reference),
+        ),
+        f"features, n = {FEW:,}": (
+            lambda: distance.of_features(few),
+            lambda: by_square_root(of_few, of_reference),
+        ),
     }
     result = {"torch": torch.__version__, "scipy": scipy.__version__, "machine": platform.machine(), "threads": 1,
               "repeats": REPEATS, "root_of_reference_seconds": round(root_seconds, 2)}  # fmt: skip

@@ -25,11 +25,11 @@ from record import record
 from torch import Tensor
 
 from deme.data.latents import CachedLatents
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.seeds import generator
+from deme.diffusion.timesteps import RangeSampler
 from deme.methods.finetune import Finetune
 from deme.models.denoiser import DenoisingModel
-from deme.ranges import TimestepRange
-from deme.seeds import generator
-from deme.timesteps import RangeSampler
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, make_trainer
@@ -42,7 +42,12 @@ UNET = {
     "cross_attention_dim": WIDTH, "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }  # fmt: skip
-SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
 
 
 class RandomImages:
@@ -137,12 +142,17 @@ class TimedLatents(CachedLatents):
 
 def measure(cache: Path, batch_size: int, num_steps: int) -> list[dict[str, float]]:
     """Train; return the seconds of every step but the first, by part."""
-    clock, images = Clock(), TimedLatents(RandomImages(), RandomEncoder(), cache, caption_dropout=0.1)
+    clock, images = (
+        Clock(),
+        TimedLatents(RandomImages(), RandomEncoder(), cache, caption_dropout=0.1),
+    )
     model = DenoisingModel(UNet2DConditionModel(**UNET), SCHEDULER)
     model.unet.forward = clock.timed("forward", model.unet.forward)
     method = Finetune(torch.ones(1000), RangeSampler(TimestepRange(0, 1000), 1000))
     start = clock.timed("drawing latents", images.start)
-    module = TimedModule(model, method, torch.optim.AdamW, ConstantRate(num_steps), warmup_ema, 0, 50, start=start)
+    module = TimedModule(
+        model, method, torch.optim.AdamW, ConstantRate(num_steps), warmup_ema, 0, 50, start=start
+    )
     module.clock = images.clock = clock
     loop = Loop(num_steps + 2, batch_size, 0, accelerator="cpu")
     batches = StepBatches(len(images), batch_size, num_steps + 2, 0)
@@ -155,7 +165,12 @@ def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
     inside = ("forward", "backward", "optimizer")
     outside = [step["step"] - sum(step[part] for part in inside) for step in steps]
     shares = sorted(value / step["step"] for value, step in zip(outside, steps, strict=True))
-    parts = (*inside, "reading", "drawing latents", "step")  # what of `outside` is neither: noise, loss, the trainer
+    parts = (
+        *inside,
+        "reading",
+        "drawing latents",
+        "step",
+    )  # what of `outside` is neither: noise, loss, the trainer
     return {
         "share_outside": {"median": round(statistics.median(shares), 4), "min": round(shares[0], 4), "max": round(shares[-1], 4)},
         "ms": {"outside": round(statistics.median(outside) * 1e3, 2),

@@ -32,14 +32,14 @@ from record import record
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from deme.config import compose_stage
-from deme.files import sha256_text, write_json
+from deme.builders.checkpoints import open_checkpoint
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import merge_folder
-from deme.stages.checkpoints import open_checkpoint
-from deme.tensors import Spec, TensorFile, write_stream
+from deme.runs.config import compose_stage
+from deme.system.files import sha256_text, write_json
+from deme.system.tensors import Spec, TensorFile, write_stream
 
 WEIGHTS = [0.1, 0.3, 0.5, 0.2]
 MODELS = ["base", *(f"expert{i}" for i in range(len(WEIGHTS)))]
@@ -47,7 +47,12 @@ FILE = Path("unet", "diffusion_pytorch_model.safetensors")
 PICKLE = Path("unet", "diffusion_pytorch_model.bin")
 MIB = 1 << 20
 MEMORY_FILLED = 1_500_000_000  # bytes: more than any way takes beside mapped files
-RATIOS = (("torch_files", "ours"), ("state_dicts", "ours"), ("ours", "copy"), ("state_dicts", "copy"))
+RATIOS = (
+    ("torch_files", "ours"),
+    ("state_dicts", "ours"),
+    ("ours", "copy"),
+    ("state_dicts", "copy"),
+)
 TARGETS = {"torch_files_over_ours": 8, "ours_over_copy": 1.5, "peak_mb": 64}
 
 
@@ -55,7 +60,9 @@ def make_models(root: Path) -> None:
     """Write a base and experts near it, with the UNet's names and shapes and random numbers."""
     with torch.device("meta"):
         unet = UNet2DModel(**compose_stage("train", ["model=ddpm_lsun256"])["model"]["unet"])
-    specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in unet.state_dict().items()}
+    specs = {
+        name: (tuple(tensor.shape), tensor.dtype) for name, tensor in unet.state_dict().items()
+    }
     for index, model in enumerate(MODELS):
         write_stream(root / model / FILE, specs, random_tensors(specs, index))
         torch.save(load_file(root / model / FILE), root / model / PICKLE)
@@ -80,7 +87,9 @@ def state_dicts(root: Path, out: Path) -> None:
     base, *experts = (load_file(root / model / FILE) for model in MODELS)
 
     def merged(name: str) -> Tensor:
-        return base[name] + sum(w * (expert[name] - base[name]) for w, expert in zip(WEIGHTS, experts, strict=True))
+        return base[name] + sum(
+            w * (expert[name] - base[name]) for w, expert in zip(WEIGHTS, experts, strict=True)
+        )
 
     out.joinpath(FILE).parent.mkdir(parents=True, exist_ok=True)
     save_file({name: merged(name) for name in base}, out / FILE)
@@ -90,7 +99,10 @@ def torch_files(root: Path, out: Path) -> None:
     out.joinpath(PICKLE).parent.mkdir(parents=True, exist_ok=True)
     base, *experts = (torch.load(root / model / PICKLE, weights_only=True) for model in MODELS)
     torch.save(
-        {n: b + sum(w * (e[n] - b) for w, e in zip(WEIGHTS, experts, strict=True)) for n, b in base.items()},
+        {
+            n: b + sum(w * (e[n] - b) for w, e in zip(WEIGHTS, experts, strict=True))
+            for n, b in base.items()
+        },
         out / PICKLE,
     )
 
@@ -130,8 +142,18 @@ def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
 
 
 def in_process(way: str, root: Path, *words: str) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--way", way, "--root", str(root), *words]
-    found: dict[str, float] = json.loads(subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    command = [
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--way",
+        way,
+        "--root",
+        str(root),
+        *words,
+    ]
+    found: dict[str, float] = json.loads(
+        subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    )
     return found
 
 
@@ -167,7 +189,10 @@ def main() -> None:
             found = {way: in_process(way, root) for way in order}
             if repeat:  # the first round warms up
                 rounds.append(found)
-                print({w: f"{found[w]['cpu']:.2f} s CPU, {found[w]['wall']:.2f} s" for w in WAYS}, flush=True)
+                print(
+                    {w: f"{found[w]['cpu']:.2f} s CPU, {found[w]['wall']:.2f} s" for w in WAYS},
+                    flush=True,
+                )
         difference = largest_difference(root)
         memory = {way: round(in_process(way, root, "--peak")["peak_mb"], 1) for way in WAYS}
 

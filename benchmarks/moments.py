@@ -50,7 +50,8 @@ def main() -> None:
     for kind in ("streaming", "kept"):
         few, many = (
             statistics.median(
-                float(subprocess.check_output([sys.executable, __file__, kind, str(n)])) for _ in range(REPEATS)
+                float(subprocess.check_output([sys.executable, __file__, kind, str(n)]))
+                for _ in range(REPEATS)
             )
             for n in (10_000, 50_000)
         )

@@ -58,9 +58,14 @@ def main() -> None:
     torch.manual_seed(0)
     names = ["none", "blocks", "foldable", "foldable_folded"]
     models = {name: variant(name, a.device) for name in names}
-    x_t, t = torch.randn(a.batch, 3, 32, 32, device=a.device), torch.full((a.batch,), 500, device=a.device)
+    x_t, t = (
+        torch.randn(a.batch, 3, 32, 32, device=a.device),
+        torch.full((a.batch,), 500, device=a.device),
+    )
     plain = sum(p.numel() for p in models["none"].parameters())
-    added = {name: sum(p.numel() for p in model.parameters()) - plain for name, model in models.items()}
+    added = {
+        name: sum(p.numel() for p in model.parameters()) - plain for name, model in models.items()
+    }
     times: dict[str, list[float]] = {name: [] for name in names}
     for repeat in range(a.repeats + 1):
         order = names[repeat % 4 :] + names[: repeat % 4]
@@ -74,7 +79,9 @@ def main() -> None:
         "variants": {},
     }  # fmt: skip
     for name in names:
-        ratios = sorted(mine / other for mine, other in zip(times[name], times["none"], strict=True))
+        ratios = sorted(
+            mine / other for mine, other in zip(times[name], times["none"], strict=True)
+        )
         quarter = len(ratios) // 4
         result["variants"][name] = {  # type: ignore[index]
             "parameters_added": added[name],

@@ -19,17 +19,20 @@ import torch
 from record import record
 from torch import Tensor, nn
 
-from deme.config import compose_stage, make
 from deme.merging.live import LiveMerge
+from deme.runs.config import compose_stage, instantiate
 
 COUNT, CALLS, CHANGES = 4, 5, 1000
 TARGETS = {"all_weights": 6, "one_weight": 20}
 State = Mapping[str, Tensor]
 
 
-def by_state_dicts(model: nn.Module, base: State, experts: Sequence[State], weights: Sequence[float]) -> nn.Module:
+def by_state_dicts(
+    model: nn.Module, base: State, experts: Sequence[State], weights: Sequence[float]
+) -> nn.Module:
     merged = {
-        name: tensor + sum(w * (expert[name] - tensor) for w, expert in zip(weights, experts, strict=True))
+        name: tensor
+        + sum(w * (expert[name] - tensor) for w, expert in zip(weights, experts, strict=True))
         for name, tensor in base.items()
     }
     copied = copy.deepcopy(model)
@@ -44,13 +47,16 @@ def cpu_seconds(call: Callable[[], object], calls: int) -> float:
     return (time.process_time() - began) / calls
 
 
-def differences(model: nn.Module, base: State, experts: Sequence[State], weights: Sequence[float]) -> dict[str, float]:
+def differences(
+    model: nn.Module, base: State, experts: Sequence[State], weights: Sequence[float]
+) -> dict[str, float]:
     """Largest differences of any number: ours to state dicts, and of both to the sum in float64."""
     ours, theirs = model.state_dict(), by_state_dicts(model, base, experts, weights).state_dict()
     found = {"ours_to_state_dicts": 0.0, "ours_to_float64": 0.0, "state_dicts_to_float64": 0.0}
     for name, tensor in base.items():
         exact = tensor.double() + sum(
-            w * (expert[name].double() - tensor.double()) for w, expert in zip(weights, experts, strict=True)
+            w * (expert[name].double() - tensor.double())
+            for w, expert in zip(weights, experts, strict=True)
         )
         pairs = ((ours[name], theirs[name]), (ours[name], exact), (theirs[name], exact))
         for what, (one, other) in zip(found, pairs, strict=True):
@@ -70,10 +76,11 @@ def main() -> None:
     def random_weights() -> list[float]:
         return torch.rand(COUNT, generator=generator, dtype=torch.float64).tolist()
 
-    model = make(compose_stage("train", ["model=ddpm_cifar10"])["model"]).unet.eval()
+    model = instantiate(compose_stage("train", ["model=ddpm_cifar10"])["model"]).unet.eval()
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     experts = [
-        {n: t + 0.001 * torch.randn(t.shape, generator=generator) for n, t in base.items()} for _ in range(COUNT)
+        {n: t + 0.001 * torch.randn(t.shape, generator=generator) for n, t in base.items()}
+        for _ in range(COUNT)
     ]
     live = LiveMerge(base, experts)
     live.share_with(model.state_dict(keep_vars=True))

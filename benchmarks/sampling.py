@@ -25,16 +25,16 @@ from memory import peak_mb
 from record import record
 from train_step import CIFAR10
 
+from deme.builders.models import Compute
 from deme.data import to_uint8
+from deme.diffusion.ranges import uniform
+from deme.diffusion.seeds import image_generator
 from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
 from deme.models.unconditional import UnconditionalModel, build
-from deme.ranges import uniform
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel
-from deme.seeds import image_generator
-from deme.stages.common import Compute
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 EXPERTS = 4
@@ -45,7 +45,11 @@ def sample(
 ) -> torch.Tensor:
     shape = model.image_shape
     return torch.cat(
-        list(generate(network, model.scheduler_config, shape, DDIM(steps), 0, range(count), batch, device))
+        list(
+            generate(
+                network, model.scheduler_config, shape, DDIM(steps), 0, range(count), batch, device
+            )
+        )
     )
 
 
@@ -62,7 +66,9 @@ def pipeline_of(model: UnconditionalModel, steps: int, batch: int) -> Callable[[
         generators = [
             image_generator(0, i) for i in range(batch)
         ]  # the pipeline draws an image's noise from its own, too
-        images = pipeline(batch_size=batch, generator=generators, num_inference_steps=steps, output_type="np").images
+        images = pipeline(
+            batch_size=batch, generator=generators, num_inference_steps=steps, output_type="np"
+        ).images
         return to_uint8(torch.from_numpy(images).permute(0, 3, 1, 2) * 2 - 1).reshape(shape)
 
     return call
@@ -75,7 +81,9 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
-def turns(calls: dict[str, Callable[[], torch.Tensor]], base: str, repeats: int, device: str) -> dict[str, object]:
+def turns(
+    calls: dict[str, Callable[[], torch.Tensor]], base: str, repeats: int, device: str
+) -> dict[str, object]:
     """Seconds of every call over those of `base`, in turns; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
@@ -137,16 +145,22 @@ def main() -> None:
         "torch": torch.__version__, "machine": platform.machine(),
         "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds"}  # fmt: skip
 
-    def ours(network: Network, count: int = a.batch, of: UnconditionalModel = model) -> Callable[[], torch.Tensor]:
+    def ours(
+        network: Network, count: int = a.batch, of: UnconditionalModel = model
+    ) -> Callable[[], torch.Tensor]:
         return lambda: sample(network, of, a.steps, count, a.batch, a.device)
 
     theirs = pipeline_of(model, a.steps, a.batch)
     result["same samples as the pipeline"] = bool(torch.equal(ours(model)(), theirs()))
-    result["pipeline"] = turns({"pipeline": theirs, "ours": ours(model)}, "pipeline", a.repeats, a.device)
+    result["pipeline"] = turns(
+        {"pipeline": theirs, "ours": ours(model)}, "pipeline", a.repeats, a.device
+    )
     calls = {"float32": ours(model), "bf16": ours(compute(a.device, "bf16-mixed").network(model))}
     if a.device == "cuda":
         fast = build(CIFAR10, {}, 0).eval().to(a.device)
-        calls["bf16_compile"] = ours(compute(a.device, "bf16-mixed", compiled=True).network(fast), of=fast)
+        calls["bf16_compile"] = ours(
+            compute(a.device, "bf16-mixed", compiled=True).network(fast), of=fast
+        )
     result["precision"] = turns(calls, "float32", a.repeats, a.device)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(EXPERTS):
@@ -155,7 +169,10 @@ def main() -> None:
         swapped = SwappedExperts([Path(folder, str(i)) for i in range(EXPERTS)], a.device)
         routed = RoutedModel(swapped.networks(), uniform(EXPERTS, 1000), 1000)
         result["routed"] = turns(
-            {"merged": ours(model, a.count), "routed": ours(routed, a.count)}, "merged", a.repeats, a.device
+            {"merged": ours(model, a.count), "routed": ours(routed, a.count)},
+            "merged",
+            a.repeats,
+            a.device,
         )
         if a.device == "cpu":
             words = [sys.executable, __file__, "--steps", str(a.steps), "--peak"]
@@ -168,8 +185,12 @@ def main() -> None:
             result["memory_mb"] = {
                 "weights": round(weights),
                 **{kind: round(value) for kind, value in grown.items()},
-                "routed_weights_over_one_models": round((grown["routed"] - activations) / weights, 2),
-                "resident_weights_over_one_models": round((grown["resident"] - activations) / weights, 2),
+                "routed_weights_over_one_models": round(
+                    (grown["routed"] - activations) / weights, 2
+                ),
+                "resident_weights_over_one_models": round(
+                    (grown["resident"] - activations) / weights, 2
+                ),
             }
     record(f"sampling_{a.device}", result)
 

@@ -21,7 +21,7 @@ import torch
 from memory import peak_mb
 from record import record
 
-from deme.cli import main as deme
+from deme.cli.app import main as deme
 from deme.models.unconditional import build
 
 LARGE, TINY = [128, 384, 512], [8, 8, 8]
@@ -42,8 +42,19 @@ def unet(channels: list[int]) -> dict[str, object]:
 def peak(kind: str) -> float:
     """Megabytes at the peak of this process, which runs the command in the current folder."""
     channels, experts, more = KINDS[kind]
-    words = [f"model.unet.{name}={json.dumps(value).replace(' ', '')}" for name, value in unet(channels).items()]
-    base = ["train", "-m", "method=deme", f"expert={experts}", "model=digits_unet", "batch_size=2", "num_steps=2"]
+    words = [
+        f"model.unet.{name}={json.dumps(value).replace(' ', '')}"
+        for name, value in unet(channels).items()
+    ]
+    base = [
+        "train",
+        "-m",
+        "method=deme",
+        f"expert={experts}",
+        "model=digits_unet",
+        "batch_size=2",
+        "num_steps=2",
+    ]
     progress = [
         "progress.preview.num_images=1",
         "progress.preview.num_inference_steps=1",
@@ -72,10 +83,15 @@ def main() -> None:
         for _ in range(a.repeats):
             with tempfile.TemporaryDirectory() as folder:
                 words = [sys.executable, str(Path(__file__).resolve()), "--peak", kind]
-                text = subprocess.check_output(words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                text = subprocess.check_output(
+                    words, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}
+                )
             found.append(float(text))
         peaks[kind] = statistics.median(found)
-        print(f"{kind}: {peaks[kind]:.0f} MB, {(peaks[kind] - peaks['tiny']) / size:.2f} model sizes", flush=True)
+        print(
+            f"{kind}: {peaks[kind]:.0f} MB, {(peaks[kind] - peaks['tiny']) / size:.2f} model sizes",
+            flush=True,
+        )
     result = {
         "parameters": parameters, "model_mb": round(size), "repeats": a.repeats, "must_hold_model_sizes": 6,
         "peak_mb": {kind: round(value) for kind, value in peaks.items()},

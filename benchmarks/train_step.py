@@ -25,15 +25,15 @@ import torch
 import yaml
 from record import record
 
+from deme.builders.models import Compute
 from deme.data import InMemoryImages, to_float
 from deme.data.digits import load_digits
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
 from deme.models.loading import load
 from deme.models.unconditional import UnconditionalModel, build
-from deme.paths import conf_dir
-from deme.ranges import TimestepRange
-from deme.stages.common import Compute
-from deme.timesteps import ProbabilisticSampler
+from deme.system.paths import conf_dir
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
@@ -67,17 +67,30 @@ def optimizer(parameters) -> torch.optim.AdamW:  # type: ignore[no-untyped-def]
     return torch.optim.AdamW(parameters, lr=5e-4, betas=(0.95, 0.999), weight_decay=1e-6)
 
 
-def ours(setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False) -> float:
+def ours(
+    setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False
+) -> float:
     """Seconds that `fit` takes for `num_steps`, its logging, progress and set-up included; checkpoint and compiling are not."""
-    compute = Compute("gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast)
+    compute = Compute(
+        "gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast
+    )
     method, model = DeMe(torch.ones(1000), sampler()), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
-    compute.ready(model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher)
-    module = DiffusionModule(model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50)
+    compute.prepare_for_training(
+        model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher
+    )
+    module = DiffusionModule(
+        model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50
+    )
 
     def train(steps: int, place: Path) -> None:
         loop = Loop(
-            steps, setting.batch_size, 0, precision=precision, accelerator=compute.accelerator, checkpoint_every=10**9
+            steps,
+            setting.batch_size,
+            0,
+            precision=precision,
+            accelerator=compute.accelerator,
+            checkpoint_every=10**9,
         )
         with contextlib.redirect_stdout(io.StringIO()):
             fit(module, setting.images, loop, place, "benchmark")
@@ -97,12 +110,18 @@ def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = 
     )
     ema = warmup_ema(model.parameters())
     ema.to(setting.device)
-    steps, draw, timesteps = optimizer(model.parameters()), torch.Generator().manual_seed(0), sampler()
+    steps, draw, timesteps = (
+        optimizer(model.parameters()),
+        torch.Generator().manual_seed(0),
+        sampler(),
+    )
     scaler = torch.amp.GradScaler(setting.device, enabled=dtype == torch.float16)
     alpha_bar = model.schedule.alpha_bar.float().to(setting.device)
     began = clock(setting.device)
     for _step in range(num_steps):
-        chosen = setting.images.pixels[torch.randint(len(setting.images), (setting.batch_size,), generator=draw)]
+        chosen = setting.images.pixels[
+            torch.randint(len(setting.images), (setting.batch_size,), generator=draw)
+        ]
         x0 = to_float(chosen).to(setting.device)
         t, eps = timesteps(setting.batch_size, draw), torch.randn(x0.shape, generator=draw)
         t, eps = t.to(setting.device), eps.to(setting.device)
@@ -126,19 +145,31 @@ def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = 
 
 def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
     if name == "digits":
-        return Setting(load_digits().train, lambda: load("asset:digits_base"), batch_size or 128, device)
-    pixels = torch.randint(0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+        return Setting(
+            load_digits().train, lambda: load("asset:digits_base"), batch_size or 128, device
+        )
+    pixels = torch.randint(
+        0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)
+    ).byte()
     return Setting(
-        InMemoryImages(pixels), lambda: build(CIFAR10, {}, 0), batch_size or (128 if device == "cuda" else 8), device
+        InMemoryImages(pixels),
+        lambda: build(CIFAR10, {}, 0),
+        batch_size or (128 if device == "cuda" else 8),
+        device,
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", choices=["digits", "cifar10"], default="digits")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--precision", choices=["32-true", "bf16-mixed"], default="32-true", help="on a CPU: measured, too"
+        "--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=["32-true", "bf16-mixed"],
+        default="32-true",
+        help="on a CPU: measured, too",
     )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--repeats", type=int, default=7)
@@ -161,10 +192,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(a.repeats + 1):
             names = list(calls) if repeat % 2 else list(calls)[::-1]
-            seconds = {name: calls[name](setting, num_steps, Path(folder, f"{name}{repeat}")) for name in names}
+            seconds = {
+                name: calls[name](setting, num_steps, Path(folder, f"{name}{repeat}"))
+                for name in names
+            }
             if repeat:  # the first round warms up
                 rounds.append(seconds)
-                print(", ".join(f"{n} {seconds[n] / num_steps * 1e3:.2f} ms a step" for n in calls), flush=True)
+                print(
+                    ", ".join(f"{n} {seconds[n] / num_steps * 1e3:.2f} ms a step" for n in calls),
+                    flush=True,
+                )
 
     def compared(name: str, base: str) -> dict[str, float]:
         ratios = sorted(r[name] / r[base] for r in rounds)

@@ -2,7 +2,7 @@
 
 import sys
 
-from deme.cli import main
+from deme.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

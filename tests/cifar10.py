@@ -14,7 +14,9 @@ from deme.data import cifar10_files
 from deme.data.cifar10_files import BINARY, PYTHON
 
 PER_BATCH = 6
-PIXELS = np.random.default_rng(0).integers(0, 256, (6, PER_BATCH, 3, 32, 32), dtype=np.uint8)  # the last: test images
+PIXELS = np.random.default_rng(0).integers(
+    0, 256, (6, PER_BATCH, 3, 32, 32), dtype=np.uint8
+)  # the last: test images
 TRAIN, TEST = torch.from_numpy(PIXELS[:5].reshape(-1, 3, 32, 32)), torch.from_numpy(PIXELS[5])
 
 
@@ -23,13 +25,20 @@ def batch(layout, index):
     if not layout.pickled:
         labels = np.full((PER_BATCH, 1), index, np.uint8)
         return np.concatenate([labels, rows], axis=1).tobytes()
-    data = pickle.dumps({b"data": rows, b"labels": [index] * PER_BATCH, b"batch_label": b"batch"}, protocol=2)
-    return data.replace(b"numpy._core.", b"numpy.core.")  # as numpy was called then; protocol 2 writes lines
+    data = pickle.dumps(
+        {b"data": rows, b"labels": [index] * PER_BATCH, b"batch_label": b"batch"}, protocol=2
+    )
+    return data.replace(
+        b"numpy._core.", b"numpy.core."
+    )  # as numpy was called then; protocol 2 writes lines
 
 
 def archive(layout, names):
     buffer = io.BytesIO()
-    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
         folder = tarfile.TarInfo(layout.folder)
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
@@ -42,9 +51,14 @@ def archive(layout, names):
 
 def official(layout):
     """Return the layout with the sums of the files made here, the batches, and the archive."""
-    batches = {name: batch(layout, index) for index, name in enumerate([*layout.train, layout.test])}
+    batches = {
+        name: batch(layout, index) for index, name in enumerate([*layout.train, layout.test])
+    }
     packed = archive(layout, batches)
-    sums = {name: hashlib.md5(data).hexdigest() for name, data in {layout.archive: packed, **batches}.items()}
+    sums = {
+        name: hashlib.md5(data).hexdigest()
+        for name, data in {layout.archive: packed, **batches}.items()
+    }
     return replace(layout, md5=sums), batches, packed
 
 

@@ -6,7 +6,12 @@ import string
 import torch
 from safetensors.torch import save_file
 
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 OPEN_CLIP = {
     "embed_dim": 12,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "head_width": 8, "patch_size": 8},
@@ -30,10 +35,18 @@ def tokenizer_files(place):
     """Letters, digits and "cat" as one token; return the number of tokens. The last one ends a text."""
     letters = string.ascii_lowercase + string.digits
     merges = [("a", "t</w>"), ("c", "at</w>")]
-    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    vocab = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    words = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+    ]
+    vocab = {
+        word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])
+    }
     (place / "vocab.json").write_text(json.dumps(vocab))
-    (place / "merges.txt").write_text("#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in merges))
+    (place / "merges.txt").write_text(
+        "#version: 0.2\n" + "".join(" ".join(pair) + "\n" for pair in merges)
+    )
     settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}
     (place / "tokenizer_config.json").write_text(json.dumps(settings))
     return len(vocab)
@@ -45,12 +58,20 @@ def hugging_face_clip(place):
 
     place.mkdir()
     size = tokenizer_files(place)
-    text = {**TINY, "vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "pad_token_id": size - 1}
+    text = {
+        **TINY,
+        "vocab_size": size,
+        "bos_token_id": size - 2,
+        "eos_token_id": size - 1,
+        "pad_token_id": size - 1,
+    }
     vision = {**TINY, "image_size": 32, "patch_size": 8}
     config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
     strengthen(transformers.CLIPModel(config)).save_pretrained(place)
     square = {"height": 32, "width": 32}
-    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(place)
+    transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(
+        place
+    )
     return place
 
 

@@ -6,7 +6,9 @@ import numpy as np
 class Quadratic:
     """lowest + (w - optimum)' H (w - optimum) / 2 over `total` images; a fraction adds a bias. Each image takes 0.01 s of `clock`."""
 
-    def __init__(self, optimum=(0.6, 0.1, 1.2, 0.45), curvature=None, total=100, stop_at=None, lowest=1.0):
+    def __init__(
+        self, optimum=(0.6, 0.1, 1.2, 0.45), curvature=None, total=100, stop_at=None, lowest=1.0
+    ):
         self.optimum = np.array(optimum)
         self.curvature = np.eye(len(optimum)) if curvature is None else curvature
         self.total, self.stop_at, self.lowest = total, stop_at, lowest

@@ -79,7 +79,9 @@ class OriginalDDPM(nn.Module):
                 stage.downsample = holder(conv=nn.Conv2d(width, width, 3, stride=2))
                 skips.append(width)
             self.down.append(stage)
-        self.mid = holder(block_1=Block(wide, wide, time), attn_1=Attention(wide), block_2=Block(wide, wide, time))
+        self.mid = holder(
+            block_1=Block(wide, wide, time), attn_1=Attention(wide), block_2=Block(wide, wide, time)
+        )
         for level in reversed(range(levels)):
             stage = holder(block=nn.ModuleList(), attn=nn.ModuleList())
             for _ in range(blocks + 1):
@@ -121,7 +123,9 @@ def network(seed=0, **shape):
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "norm" in name:
-                parameter.copy_(torch.randn_like(parameter) * 0.3 + (1 if name.endswith("weight") else 0))
+                parameter.copy_(
+                    torch.randn_like(parameter) * 0.3 + (1 if name.endswith("weight") else 0)
+                )
             elif parameter.ndim == 1:
                 parameter.normal_(std=0.1)
     return made.eval()

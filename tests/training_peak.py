@@ -16,10 +16,10 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from deme.data.latents import TEXT
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
-from deme.ranges import TimestepRange
-from deme.timesteps import ProbabilisticSampler
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, make_trainer
@@ -82,9 +82,13 @@ def train(network, inputs, plan, steps=2):
     method.prepare(lambda: DenoisingModel(network(), scheduler), "cpu", plan.dtype)
     images = Latents(inputs["sample"], inputs.get(TEXT))
     rate = ConstantRate(steps)
-    module = DiffusionModule(model, method, torch.optim.AdamW, rate, warmup_ema, 0, log_every=50, start=images.start)
+    module = DiffusionModule(
+        model, method, torch.optim.AdamW, rate, warmup_ema, 0, log_every=50, start=images.start
+    )
     precision = "bf16-mixed" if plan.dtype else "32-true"
-    trainer = make_trainer(Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], [], bar=False)
+    trainer = make_trainer(
+        Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], [], bar=False
+    )
     trainer.fit(module, StepLoader(images, StepBatches(len(images), plan.batch_size, steps, 0)))
     assert trainer.global_step == steps
 

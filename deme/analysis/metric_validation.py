@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deme.analysis import Analysis
 from deme.data import ImageData, Images, InMemoryImages, SomeImages, every
-from deme.errors import BadConfig
+from deme.diffusion.seeds import generator
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.frechet import FrechetDistance
@@ -22,8 +22,8 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.neighbours import precision_recall
 from deme.metrics.reference import SUBSET, Reference, measured
 from deme.metrics.statistics import Statistics
-from deme.runs import say
-from deme.seeds import generator
+from deme.runs.run import say
+from deme.system.errors import BadConfig
 
 
 def noisy(pixels: Tensor, strength: float) -> Tensor:
@@ -71,7 +71,9 @@ class Measured:
     kid_error: float
     precision: float
     recall: float
-    of_subsets: tuple[float, float, int] | None = None  # standard deviations of both over so many disjoint subsets
+    of_subsets: tuple[float, float, int] | None = (
+        None  # standard deviations of both over so many disjoint subsets
+    )
 
 
 def metric_validation(
@@ -99,7 +101,12 @@ def metric_validation(
             f"two disjoint sets of {set_size} need {2 * set_size} images, the data set has {len(images)} to train on\n"
             f"type: figure.set_size={len(images) // 2}"
         )
-    if not counts or max(*counts, altered) > set_size or min(*counts, altered) < nearest_k + 2 or set_size > SUBSET:
+    if (
+        not counts
+        or max(*counts, altered) > set_size
+        or min(*counts, altered) < nearest_k + 2
+        or set_size > SUBSET
+    ):
         raise BadConfig(
             f"figure.counts and figure.altered must lie between nearest_k + 2 = {nearest_k + 2} and figure.set_size={set_size}, "
             f"and that not above {SUBSET}"
@@ -124,9 +131,12 @@ def metric_validation(
     for kind, strengths in (("noise", noise), ("blur", blur), ("jpeg", jpeg)):
         for strength in strengths:
             changed = features_of(
-                InMemoryImages(ALTERATIONS[kind][0](originals, strength)), f"images, {kind} {strength:g}"
+                InMemoryImages(ALTERATIONS[kind][0](originals, strength)),
+                f"images, {kind} {strength:g}",
             )
-            lines.setdefault(kind, []).append((strength, judge(f"{kind} {strength:g}", _rows(changed))))
+            lines.setdefault(kind, []).append(
+                (strength, judge(f"{kind} {strength:g}", _rows(changed)))
+            )
         few.append(
             judge(f"{kind} {strength:g}", _rows(changed)[: counts[0]], _rows(changed))
         )  # what is the spread there?
@@ -137,7 +147,9 @@ def metric_validation(
 
 def _one(found: list[FeatureExtractor]) -> list[FeatureExtractor]:
     if len(found) != 1:
-        raise BadConfig(f"this figure needs a metrics option with one feature extractor, got {len(found)}")
+        raise BadConfig(
+            f"this figure needs a metrics option with one feature extractor, got {len(found)}"
+        )
     return found
 
 
@@ -146,7 +158,9 @@ def _rows(measured_set: Reference) -> Tensor:
     return measured_set.features
 
 
-def _judge(reference: Reference, replicates: int, nearest_k: int, seed: int) -> Callable[..., Measured]:
+def _judge(
+    reference: Reference, replicates: int, nearest_k: int, seed: int
+) -> Callable[..., Measured]:
     distance = FrechetDistance(reference.statistics)
     others = _rows(reference)
 
@@ -157,7 +171,9 @@ def _judge(reference: Reference, replicates: int, nearest_k: int, seed: int) -> 
 
     def judge(title: str, features: Tensor, whole: Tensor | None = None) -> Measured:
         say(f"judging {title}: {len(features)} images")
-        spread = [frechet(features, resample_counts(seed, r, len(features))) for r in range(replicates)]
+        spread = [
+            frechet(features, resample_counts(seed, r, len(features))) for r in range(replicates)
+        ]
         kid = kernel_distance(features, others)
         near = precision_recall(features, others, nearest_k)
         subsets = None
@@ -211,12 +227,26 @@ def _draw(
     counts = [row.count for row in disjoint]
     for line, (name, values, errors, truth) in enumerate(
         [
-            (extractor.frechet_name, [r.frechet for r in disjoint], [r.frechet_sd for r in disjoint], 0),
+            (
+                extractor.frechet_name,
+                [r.frechet for r in disjoint],
+                [r.frechet_sd for r in disjoint],
+                0,
+            ),
             (kid, [1e3 * r.kid for r in disjoint], [1e3 * r.kid_error for r in disjoint], 1),
         ]
     ):
         panel = panels[line][0]
-        panel.errorbar(counts, values, [1.96 * e for e in errors], fmt="o-", ms=4, lw=1.2, capsize=3, color="#1f4e79")
+        panel.errorbar(
+            counts,
+            values,
+            [1.96 * e for e in errors],
+            fmt="o-",
+            ms=4,
+            lw=1.2,
+            capsize=3,
+            color="#1f4e79",
+        )
         panel.axhline(0, color="black", lw=0.8)
         panel.set_xscale("log")
         panel.set_xticks(counts, [f"{n:,}" for n in counts], fontsize=7, rotation=30)
@@ -228,8 +258,19 @@ def _draw(
             panel = panels[line][column]
             shown = [1e3 * m.kid if truth else m.frechet for _, m in points]
             spread = [1.96 * (1e3 * m.kid_error if truth else m.frechet_sd) for _, m in points]
-            panel.errorbar(range(len(points)), shown, spread, fmt="o-", ms=4, lw=1.2, capsize=3, color="#b3541e")
-            panel.axhline(floor, color="#1f4e79", lw=1, ls="--", label=f"unaltered, {clean.count:,} images")
+            panel.errorbar(
+                range(len(points)),
+                shown,
+                spread,
+                fmt="o-",
+                ms=4,
+                lw=1.2,
+                capsize=3,
+                color="#b3541e",
+            )
+            panel.axhline(
+                floor, color="#1f4e79", lw=1, ls="--", label=f"unaltered, {clean.count:,} images"
+            )
             panel.set_xticks(range(len(points)), [f"{s:g}" for s, _ in points])
             panel.set_ylim(bottom=min(0, floor))
             panel.set_title(f"{name}\n{kind} ({ALTERATIONS[kind][1]})", fontsize=9)

@@ -6,20 +6,24 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from deme.analysis import Analysis
-from deme.errors import BadConfig
-from deme.inputs import is_run
-from deme.paths import locate
 from deme.report.curves import task_weight_curves
+from deme.runs.inputs import is_run
+from deme.system.errors import BadConfig
+from deme.system.paths import locate
 
 
 def task_weights(run: str | None) -> Analysis:
     """Draw the weight of every task over the steps of a training run; the table has the last of them."""
     if run is None:
-        raise BadConfig("this figure is of a training run with method=ant\ntype: run=<run directory>")
+        raise BadConfig(
+            "this figure is of a training run with method=ant\ntype: run=<run directory>"
+        )
     folder = locate(run)
     curves = task_weight_curves(folder)
     if not is_run(folder) or not curves:
-        raise BadConfig(f"{run} is no training run with task weights; give the directory of a run with method=ant")
+        raise BadConfig(
+            f"{run} is no training run with task weights; give the directory of a run with method=ant"
+        )
     last = [[name, f"{values[-1]:.6g}"] for name, (_, values) in curves.items()]
     return Analysis(draw({folder.name: [folder]}), [["task", "last weight"], *last])
 
@@ -31,11 +35,20 @@ def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
     for panel, (title, folders) in zip(panels, runs.items(), strict=True):
         for number, folder in enumerate(folders):
             for index, (name, (steps, values)) in enumerate(task_weight_curves(folder).items()):
-                panel.plot(steps, values, color=f"C{index}", lw=0.9, alpha=0.8, label=None if number else name)
+                panel.plot(
+                    steps,
+                    values,
+                    color=f"C{index}",
+                    lw=0.9,
+                    alpha=0.8,
+                    label=None if number else name,
+                )
         panel.set_yscale("log")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
-        panel.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4)
+        panel.legend(
+            fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4
+        )
     panels[0].set_ylabel("weight of the task's loss")
     figure.tight_layout()
     return figure

@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from deme.analysis import Analysis
-from deme.config import make, options
-from deme.errors import BadConfig, did_you_mean
-from deme.inputs import load_yaml
+from deme.diffusion.ranges import uniform
+from deme.diffusion.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
 from deme.models.denoiser import DenoisingModel
-from deme.paths import conf_dir
-from deme.ranges import uniform
-from deme.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
+from deme.runs.config import instantiate, options
+from deme.runs.inputs import load_yaml
+from deme.system.errors import BadConfig, did_you_mean
+from deme.system.paths import conf_dir
 
 KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
@@ -35,8 +35,12 @@ def weightings(
     names = known if show is None else [show] if isinstance(show, str) else list(show)
     for name in names:
         if name not in known:
-            raise BadConfig(f"unknown weighting {name!r}; {did_you_mean(name, known)}allowed: {', '.join(known)}")
-    schemes = {name: make(load_yaml(conf_dir() / "weighting" / f"{name}.yaml")) for name in names}
+            raise BadConfig(
+                f"unknown weighting {name!r}; {did_you_mean(name, known)}allowed: {', '.join(known)}"
+            )
+    schemes = {
+        name: instantiate(load_yaml(conf_dir() / "weighting" / f"{name}.yaml")) for name in names
+    }
 
     def weight(scheme: Weighting, kind: str) -> Tensor:
         try:
@@ -50,7 +54,10 @@ def weightings(
         for index, (name, scheme) in enumerate(schemes.items()):
             panel.plot(weight(scheme, kind), label=name, ls=("-", "--", ":")[index % 3], lw=1.8)
         panel.set_yscale("log")
-        panel.set_title(f"weight of the {short} loss" + (" (this model)" if kind == network.prediction_type else ""))
+        panel.set_title(
+            f"weight of the {short} loss"
+            + (" (this model)" if kind == network.prediction_type else "")
+        )
         panel.set_xlabel("timestep t (0: least noise)")
     panels[0].legend(fontsize=8, frameon=False)
     figure.tight_layout()
@@ -60,7 +67,9 @@ def weightings(
     for name, scheme in schemes.items():
         values = weight(scheme, network.prediction_type)
         if bool(torch.isfinite(values).all()):
-            shares = [f"{share:.2%}" for share in mass(values, [0, *(item.high for item in ranges)])]
+            shares = [
+                f"{share:.2%}" for share in mass(values, [0, *(item.high for item in ranges)])
+            ]
             table.append([name, f"{values.mean():.4g}", f"{values.max():.4g}", *shares])
         else:
             table.append([name, "infinite", "infinite", *["--"] * len(ranges)])

@@ -8,8 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from deme.conditions import NOTHING, Condition
-from deme.seeds import Rows
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
+from deme.diffusion.seeds import ShardedRandom
 
 
 class Images(Protocol):
@@ -42,7 +42,7 @@ class Captioned(Images, Protocol):
 
 
 @runtime_checkable
-class Prepared(Protocol):
+class EncodedDataset(Protocol):
     """Images as a network sees them, where that is more than their pixels in -1..1: their latents, and what it is told.
 
     `__getitems__` reads a batch, in another process perhaps; what it returns are tensors by name, a row per image. Indices
@@ -53,11 +53,13 @@ class Prepared(Protocol):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
 
-    def start(self, batch: dict[str, Tensor], rows: Rows) -> tuple[Tensor, Condition]:
+    def training_sample(
+        self, batch: dict[str, Tensor], draws: ShardedRandom
+    ) -> tuple[Tensor, Condition]:
         """Return x_0 [B, C, H, W] and the condition of a batch to train on, with this step's draws."""
         ...
 
-    def clean(self, indices: list[int]) -> tuple[Tensor, Condition]:
+    def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return x_0 and the condition of some images, without any draw: to judge by."""
         ...
 
@@ -149,21 +151,25 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(127.5).sub_(1)
 
 
-def clean(images: Images | Prepared, indices: list[int]) -> tuple[Tensor, Condition]:
+def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Tensor, Condition]:
     """Return x_0 [B, C, H, W] and the condition of images, as a network is to see them."""
-    if isinstance(images, Prepared):
-        return images.clean(indices)
-    return to_float(images.__getitems__(indices)), NOTHING
+    if isinstance(images, EncodedDataset):
+        return images.eval_sample(indices)
+    return to_float(images.__getitems__(indices)), EMPTY_CONDITION
 
 
-def start_pixels(batch: Tensor, rows: Rows) -> tuple[Tensor, Condition]:  # noqa: ARG001
+def training_pixels(batch: Tensor, draws: ShardedRandom) -> tuple[Tensor, Condition]:  # noqa: ARG001
     """Return x_0 and no condition of uint8 pixels to train on."""
-    return to_float(batch).contiguous(), NOTHING  # what compiling was told, whatever the data set's layout
+    return to_float(
+        batch
+    ).contiguous(), EMPTY_CONDITION  # what compiling was told, whatever the data set's layout
 
 
-def start_of(images: Images | Prepared) -> Callable[[Any, Rows], tuple[Tensor, Condition]]:
+def training_sampler(
+    images: Images | EncodedDataset,
+) -> Callable[[Any, ShardedRandom], tuple[Tensor, Condition]]:
     """Return what makes x_0 and the condition of a batch of images to train on."""
-    return images.start if isinstance(images, Prepared) else start_pixels
+    return images.training_sample if isinstance(images, EncodedDataset) else training_pixels
 
 
 def mirrored(pixels: Tensor, which: Tensor) -> Tensor:

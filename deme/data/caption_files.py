@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deme.data.text_table import one_line, parsed, read_table, read_text
-from deme.errors import BadConfig
+from deme.system.errors import BadConfig
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"
@@ -29,12 +29,16 @@ def captions_in(file: Path, column: str | None) -> Captions:
     """Return the captions of a json, jsonl, csv or tsv file. Raises BadConfig, MissingInput, WorkFailed."""
     if file.suffix.lower() == ".json" and isinstance(found := parsed(file, read_text(file)), dict):
         if column is not None:
-            raise BadConfig(f"{file} has COCO's form, without columns\ntype: data.caption_column=null")
+            raise BadConfig(
+                f"{file} has COCO's form, without columns\ntype: data.caption_column=null"
+            )
         return _coco(file, found)
     table = read_table(file)
     if FILE_NAME not in table.columns:
         listed = ", ".join(table.columns) or "none"
-        raise BadConfig(f"{file} has no column {FILE_NAME}, which says whose the caption is; its columns: {listed}")
+        raise BadConfig(
+            f"{file} has no column {FILE_NAME}, which says whose the caption is; its columns: {listed}"
+        )
     column = table.column(column, "data.caption_column")
     captions = Captions()
     for row in table.rows:
@@ -51,7 +55,10 @@ def _coco(file: Path, found: dict[str, Any]) -> Captions:
     try:
         names = {image["id"]: image["file_name"] for image in found["images"]}
         annotations = sorted(found["annotations"], key=lambda one: one["id"])
-        rows = [(str(names.get(one["image_id"], one["image_id"])), one["caption"], one["id"]) for one in annotations]
+        rows = [
+            (str(names.get(one["image_id"], one["image_id"])), one["caption"], one["id"])
+            for one in annotations
+        ]
     except (KeyError, TypeError) as error:
         raise BadConfig(
             f"{file} does not have the form of COCO's captions: {error} is not there or not of its kind\n"

@@ -15,9 +15,9 @@ from deme.data.encoded import EncodedImages, Source
 from deme.data.encoded_data import encoded_data, quiet
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import rules_of
-from deme.errors import BadConfig, MissingInput
-from deme.files import sha256_text
-from deme.paths import DATASETS, locate
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.files import sha256_text
+from deme.system.paths import DATASETS, locate
 
 
 class CaptionedImages:
@@ -86,12 +86,22 @@ def load_captioned_images(
     rules = rules_of(size, channels, resize, crop)
     pairs = pairs_at(path, captions, caption_column, say)
     if pairs.complaints and corrupt != "skip":
-        raise MissingInput(f"{pairs.complaints[0]}\nmend that, or leave them out: data.corrupt=skip")
+        raise MissingInput(
+            f"{pairs.complaints[0]}\nmend that, or leave them out: data.corrupt=skip"
+        )
     for complaint in pairs.complaints:
         say(f"{complaint}; left out")
     without = [index for index, caption in enumerate(pairs.captions) if not caption]
     data = encoded_data(
-        pairs.source, rules, held_out_fraction, random_flip, corrupt, in_memory, cache, say, left_out=without
+        pairs.source,
+        rules,
+        held_out_fraction,
+        random_flip,
+        corrupt,
+        in_memory,
+        cache,
+        say,
+        left_out=without,
     )
     train, held_out = (_with_captions(side, pairs.captions) for side in (data.train, data.held_out))
     return replace(data, train=train, held_out=held_out, caption_dropout=dropout)
@@ -112,7 +122,9 @@ def pairs_at(path: str, captions: str | None, column: str | None, say: Say) -> P
                 f"data.captions={captions} goes with a folder of images, {path} is none\ntype: data.captions=null"
             )
         return _files(folder, locate(captions), column, say)
-    for place in () if folder is None else (folder, folder / "train"):  # imagefolder's splits have metadata each
+    for place in (
+        () if folder is None else (folder, folder / "train")
+    ):  # imagefolder's splits have metadata each
         for name in METADATA:
             if (place / name).is_file():
                 return _files(place, place / name, column, say)
@@ -130,12 +142,20 @@ def pairs_at(path: str, captions: str | None, column: str | None, say: Say) -> P
 def _files(folder: Path, file: Path, column: str | None, say: Say) -> Pairs:
     source, found = ImageFiles.below(folder), captions_in(file, column)
     if found.further:
-        say(f"{found.further:,} further captions in {file} are left out: the first of each image is used")
+        say(
+            f"{found.further:,} further captions in {file} are left out: the first of each image is used"
+        )
     names = [place.relative_to(folder).as_posix() for place in source.files]
     here = set(names)
     complaints = _complaints(
-        (f"captions in {file} of images that {folder} does not hold", [n for n in found.by_name if n not in here]),
-        (f"images in {folder} without a caption in {file}", [n for n in names if n not in found.by_name]),
+        (
+            f"captions in {file} of images that {folder} does not hold",
+            [n for n in found.by_name if n not in here],
+        ),
+        (
+            f"images in {folder} without a caption in {file}",
+            [n for n in names if n not in found.by_name],
+        ),
         (f"empty captions in {file}", [n for n in names if found.by_name.get(n) == ""]),
     )
     return Pairs(source, [found.by_name.get(name, "") for name in names], complaints)

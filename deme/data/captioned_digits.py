@@ -9,7 +9,7 @@ from deme.data import ImageData, InMemoryImages
 from deme.data.captioned import CaptionedImages, checked_dropout
 from deme.data.digits import pixels_and_labels, split
 from deme.data.resized import resized
-from deme.seeds import generator
+from deme.diffusion.seeds import generator
 
 SIDE = 16
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -19,7 +19,9 @@ TEMPLATES = ("a photo of the digit {}", "the digit {}", "a handwritten {}")
 def digit_in(text: str) -> int | None:
     """Return the digit that a text names, as a word or a figure; None if it names none or several."""
     words = re.findall(r"[a-z]+|[0-9]+", text.lower())
-    found = {NUMERALS.index(word) if word in NUMERALS else int(word) for word in words if word in _NAMES}
+    found = {
+        NUMERALS.index(word) if word in NUMERALS else int(word) for word in words if word in _NAMES
+    }
     return found.pop() if len(found) == 1 else None
 
 
@@ -40,9 +42,12 @@ def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
     """Return the digits of `data=digits`, in the same split and order, with captions; never mirrored: digits are not."""
     pixels, labels = pixels_and_labels()
     images = enlarged(pixels)
-    templates = torch.randint(len(TEMPLATES), (len(labels),), generator=generator("captioned digits"))
+    templates = torch.randint(
+        len(TEMPLATES), (len(labels),), generator=generator("captioned digits")
+    )
     texts = [caption(*pair) for pair in zip(labels.tolist(), templates.tolist(), strict=True)]
     train, held_out = (
-        CaptionedImages(InMemoryImages(images[rows]), [texts[i] for i in rows.tolist()]) for rows in split(labels)
+        CaptionedImages(InMemoryImages(images[rows]), [texts[i] for i in rows.tolist()])
+        for rows in split(labels)
     )
     return ImageData(train, held_out, caption_dropout=checked_dropout(caption_dropout))

@@ -9,20 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deme import files
 from deme.data import ImageData, InMemoryImages
 from deme.data.cifar10_files import BINARY, PYTHON, Place, places
 from deme.data.decoded_once import Say
 from deme.data.encoded_data import quiet
-from deme.errors import BadConfig, MissingInput
-from deme.seeds import generator
+from deme.diffusion.seeds import generator
+from deme.system import files
+from deme.system.errors import BadConfig, MissingInput
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 
 
 def load_cifar10(
-    root: str, held_out: str | float = "test", random_flip: bool = True, download: bool = False, say: Say = quiet
+    root: str,
+    held_out: str | float = "test",
+    random_flip: bool = True,
+    download: bool = False,
+    say: Say = quiet,
 ) -> ImageData:
     """Return CIFAR-10 from what lies in `root`: an official archive, or the folder that was in one.
 
@@ -37,12 +41,16 @@ def load_cifar10(
     read = place.read([*layout.train, *([layout.test] if held_out == "test" else [])])
     parts = [_pixels(data, layout.pickled) for data in read]
     if held_out == "test":
-        return ImageData(InMemoryImages(torch.cat(parts[:-1])), InMemoryImages(parts[-1]), random_flip)
+        return ImageData(
+            InMemoryImages(torch.cat(parts[:-1])), InMemoryImages(parts[-1]), random_flip
+        )
     pixels = torch.cat(parts)
     order = torch.randperm(len(pixels), generator=generator("cifar10", len(pixels)))
     count = round(float(held_out) * len(pixels))
     if not 2 <= count <= len(pixels) - 2:
-        raise BadConfig(f"data.held_out={held_out} leaves fewer than 2 of {len(pixels):,} images on one side")
+        raise BadConfig(
+            f"data.held_out={held_out} leaves fewer than 2 of {len(pixels):,} images on one side"
+        )
     held, rest = order[:count].sort().values, order[count:].sort().values
     return ImageData(InMemoryImages(pixels[rest]), InMemoryImages(pixels[held]), random_flip)
 
@@ -59,7 +67,11 @@ def _chosen(root: Path, with_test: bool, download: bool, say: Say) -> Place:
         return _downloaded(root, say)
     if lacking:
         path, missing = next(iter(lacking.items()))
-        instead = "\nor hold out training images instead: data.held_out=0.1" if len(missing) == 1 and with_test else ""
+        instead = (
+            "\nor hold out training images instead: data.held_out=0.1"
+            if len(missing) == 1 and with_test
+            else ""
+        )
         raise MissingInput(
             f"{path} lacks {', '.join(missing)}: put {'it' if len(missing) == 1 else 'them'} there, "
             f"or {BINARY.archive} into {root.absolute()}{instead}"
@@ -74,7 +86,9 @@ def _downloaded(root: Path, say: Say) -> Place:
     """Fetch the archive by torchvision. Raises MissingInput where there is no network."""
     from torchvision.datasets import CIFAR10
 
-    with files.locked(root / ".cifar10.lock", lambda owner: say(f"{owner} is fetching CIFAR-10; waiting for it")):
+    with files.locked(
+        root / ".cifar10.lock", lambda owner: say(f"{owner} is fetching CIFAR-10; waiting for it")
+    ):
         try:
             with contextlib.redirect_stdout(None):
                 CIFAR10(str(root), download=True)
@@ -94,5 +108,7 @@ def _pixels(batch: bytes, pickled: bool) -> Tensor:
             warnings.simplefilter("ignore")  # numpy's, about names that were current in 2009
             rows = pickle.loads(batch, encoding="bytes")[b"data"]
     else:
-        rows = np.frombuffer(batch, np.uint8).reshape(-1, 1 + PIXELS)[:, 1:]  # a label before each image
+        rows = np.frombuffer(batch, np.uint8).reshape(-1, 1 + PIXELS)[
+            :, 1:
+        ]  # a label before each image
     return torch.from_numpy(np.array(rows, np.uint8)).reshape(-1, *SHAPE)

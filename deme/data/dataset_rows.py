@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from deme.data.optional import needed
-from deme.errors import BadConfig, MissingInput, WorkFailed
-from deme.paths import DATASETS
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.paths import DATASETS
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
 
@@ -29,9 +29,13 @@ class DatasetRows:
                 raise BadConfig(f"{where} has no split `train`; it has {', '.join(rows)}")
             rows = rows["train"] if "train" in rows else next(iter(rows.values()))
         images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-        named = [name for name in ("image", "img") if name in rows.features]  # bytes that nobody declared images
+        named = [
+            name for name in ("image", "img") if name in rows.features
+        ]  # bytes that nobody declared images
         if not images and not named:
-            raise BadConfig(f"{where} has no column of images; it has {', '.join(rows.features) or 'none'}")
+            raise BadConfig(
+                f"{where} has no column of images; it has {', '.join(rows.features) or 'none'}"
+            )
         self.where, self.column = where, (images or named)[0]
         self.about = f"{where} {about} {rows._fingerprint} {len(rows)}"
         if images:
@@ -49,9 +53,15 @@ class DatasetRows:
             else:
                 rows = datasets.load_dataset(str(folder.absolute()))
         except Exception as error:
-            raise WorkFailed(f"{folder} is not a data set that can be read: {_first_line(error)}") from error
+            raise WorkFailed(
+                f"{folder} is not a data set that can be read: {_first_line(error)}"
+            ) from error
         stats = ((file, file.stat()) for file in _tables(folder))
-        return cls(rows, str(folder), " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats))
+        return cls(
+            rows,
+            str(folder),
+            " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats),
+        )
 
     @classmethod
     def on_hub(cls, path: str) -> "DatasetRows":
@@ -86,7 +96,11 @@ class DatasetRows:
     def read(self, index: int) -> bytes:
         value = self.rows[index][self.column]
         if isinstance(value, dict):  # {"bytes": ..., "path": ...}, one of which may be None
-            value = value["bytes"] if value["bytes"] is not None else _file(value["path"], self.name(index))
+            value = (
+                value["bytes"]
+                if value["bytes"] is not None
+                else _file(value["path"], self.name(index))
+            )
         return b"" if value is None else bytes(value)
 
     def listing(self) -> str:
@@ -100,7 +114,9 @@ def _file(path: str | None, name: str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise MissingInput(f"{name} is the file {path}, which cannot be read: {error.strerror}") from error
+        raise MissingInput(
+            f"{name} is the file {path}, which cannot be read: {error.strerror}"
+        ) from error
 
 
 def _datasets() -> Any:

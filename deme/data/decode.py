@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from deme.errors import BadConfig, DemeError, WorkFailed, did_you_mean
+from deme.system.errors import BadConfig, DemeError, WorkFailed, did_you_mean
 
 RESIZE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -24,7 +24,9 @@ class Unreadable(WorkFailed):
     """An image that cannot be decoded."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name} is not an image that can be read: {reason}\nmove it away, or type: data.corrupt=skip")
+        super().__init__(
+            f"{name} is not an image that can be read: {reason}\nmove it away, or type: data.corrupt=skip"
+        )
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple[Any, ...]:  # it travels from processes that read
@@ -50,9 +52,7 @@ def opened(data: bytes, name: str, channels: int | None = None) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise Unreadable(name, "its format is unknown" if data else "it is empty") from error
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error, ...
         raise Unreadable(name, (str(error).splitlines() or [type(error).__name__])[0]) from error
 
 
@@ -78,10 +78,17 @@ class Rules:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise BadConfig(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")
-        for name, value, allowed in (("resize", self.resize, tuple(RESIZE)), ("crop", self.crop, CROPS)):
+        for name, value, allowed in (
+            ("resize", self.resize, tuple(RESIZE)),
+            ("crop", self.crop, CROPS),
+        ):
             if value not in allowed:
                 near = did_you_mean(str(value), allowed)
-                raise BadConfig(f"data.{name} must be one of {', '.join(allowed)}, got {value!r}; {near}".rstrip("; "))
+                raise BadConfig(
+                    f"data.{name} must be one of {', '.join(allowed)}, got {value!r}; {near}".rstrip(
+                        "; "
+                    )
+                )
 
     @property
     def how(self) -> str:
@@ -101,6 +108,7 @@ class Rules:
         if image.size != target:
             image = image.resize(target, RESIZE[self.resize])
         left, top = (
-            (side - size) // 2 if position is None else int(position * (side - size + 1)) for side in image.size
+            (side - size) // 2 if position is None else int(position * (side - size + 1))
+            for side in image.size
         )
         return pixels_of(image.crop((left, top, left + size, top + size)))

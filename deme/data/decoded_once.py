@@ -12,7 +12,7 @@ from torch import Tensor
 from deme.data import InMemoryImages
 from deme.data.decode import Unreadable
 from deme.data.encoded import EncodedImages
-from deme.errors import WorkFailed
+from deme.system.errors import WorkFailed
 
 SAY_AFTER = 5.0  # seconds, and between lines
 CHUNK = 1024  # images handed out at once: no queue as long as the data set, and a stop is heeded

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deme.data.decode import Rules, opened
-from deme.files import read_json, sha256_text, write_json
+from deme.system.files import read_json, sha256_text, write_json
 
 
 class Source(Protocol):
@@ -75,7 +75,9 @@ class ReadAsNeeded(ABC):
 class EncodedImages(ReadAsNeeded):
     """Images decoded by rules: uint8 [channels, size, size]."""
 
-    def __init__(self, source: Source, indices: Sequence[int], rules: Rules, cache: Path | None = None) -> None:
+    def __init__(
+        self, source: Source, indices: Sequence[int], rules: Rules, cache: Path | None = None
+    ) -> None:
         super().__init__(source, indices, cache)
         self.rules = rules
 
@@ -97,4 +99,6 @@ class RandomlyCropped(EncodedImages):
 
     def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
         """Return images cut at `positions` in [0, 1) along their longer side."""
-        return torch.stack([self.read(i, position) for i, position in zip(indices, positions, strict=True)])
+        return torch.stack(
+            [self.read(i, position) for i, position in zip(indices, positions, strict=True)]
+        )

@@ -10,8 +10,8 @@ from deme.data.decode import Rules
 from deme.data.decoded_once import DecodedOnce, Say
 from deme.data.encoded import EncodedImages, RandomlyCropped, Source
 from deme.data.unreadable import unreadable_in
-from deme.errors import BadConfig
-from deme.seeds import generator
+from deme.diffusion.seeds import generator
+from deme.system.errors import BadConfig
 
 IN_MEMORY_BYTES = 2**30  # without being told, no more than this is kept
 CORRUPT = ("refuse", "skip")
@@ -44,15 +44,22 @@ def encoded_data(
     Raises BadConfig for a setting that is none, or if there are too few images to split.
     """
     if not isinstance(held_out_fraction, float) or not 0 < held_out_fraction < 1:
-        raise BadConfig(f"data.held_out_fraction must lie strictly between 0 and 1, got {held_out_fraction!r}")
+        raise BadConfig(
+            f"data.held_out_fraction must lie strictly between 0 and 1, got {held_out_fraction!r}"
+        )
     if corrupt not in CORRUPT:
         raise BadConfig(f"data.corrupt must be {' or '.join(CORRUPT)}, got {corrupt!r}")
     if in_memory not in (None, True, False):
         raise BadConfig(f"data.in_memory must be null, true or false, got {in_memory!r}")
     if in_memory and rules.crop == "random":
-        raise BadConfig("crop=random cuts from whole images, which are read as needed\ntype: data.in_memory=null")
+        raise BadConfig(
+            "crop=random cuts from whole images, which are read as needed\ntype: data.in_memory=null"
+        )
     bad = {*left_out, *(unreadable_in(source, cache, say) if corrupt == "skip" else ())}
-    sides = [[index for index in side if index not in bad] for side in split(len(source), held_out_fraction)]
+    sides = [
+        [index for index in side if index not in bad]
+        for side in split(len(source), held_out_fraction)
+    ]
     if min(map(len, sides)) < 2:
         raise BadConfig(
             f"{len(source) - len(bad)} images are too few: at least 2 must be left on each side of "
@@ -67,6 +74,10 @@ def encoded_data(
 
     train, held_out = sides
     if rules.crop == "random":
-        return ImageData(RandomlyCropped(source, train, rules, cache), images(held_out, len(held_out)), random_flip)
+        return ImageData(
+            RandomlyCropped(source, train, rules, cache),
+            images(held_out, len(held_out)),
+            random_flip,
+        )
     together = len(train) + len(held_out)
     return ImageData(images(train, together), images(held_out, together), random_flip)

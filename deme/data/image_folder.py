@@ -7,7 +7,7 @@ from deme.data.decode import Rules
 from deme.data.decoded_once import Say
 from deme.data.encoded_data import encoded_data, quiet
 from deme.data.sources import source_at
-from deme.errors import BadConfig
+from deme.system.errors import BadConfig
 
 
 def load_image_folder(
@@ -29,13 +29,19 @@ def load_image_folder(
     a library to read them is missing, BadConfig if there are too few to split.
     """
     rules = rules_of(size, channels, resize, crop)
-    return encoded_data(source_at(path), rules, held_out_fraction, random_flip, corrupt, in_memory, cache, say)
+    return encoded_data(
+        source_at(path), rules, held_out_fraction, random_flip, corrupt, in_memory, cache, say
+    )
 
 
 def rules_of(size: int | None, channels: int | None, resize: str, crop: str) -> Rules:
     """Return the rules of these settings. Raises BadConfig if there was no model to give a size or channels that are None."""
     if size is None or channels is None:
-        missing = [name for name, value in (("data.size", size), ("data.channels", channels)) if value is None]
+        missing = [
+            name
+            for name, value in (("data.size", size), ("data.channels", channels))
+            if value is None
+        ]
         raise BadConfig(
             f"{', '.join(missing)} must be given: there is no model here to take it from\n"
             f"type: {' '.join(f'{name}=<value>' for name in missing)}"

@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.data.decode import Unreadable, opened, pixels_of
 from deme.data.encoded import ReadAsNeeded
 from deme.data.image_files import ImageFiles
-from deme.errors import BadConfig, WorkFailed
+from deme.system.errors import BadConfig, WorkFailed
 
 
 class ImagesAsTheyAre(ReadAsNeeded):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deme.data import Images
-from deme.files import sha256_text
+from deme.system.files import sha256_text
 
 
 class Joined:

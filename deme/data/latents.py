@@ -9,11 +9,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deme import files, tensors
-from deme.conditions import TEXT, Condition
 from deme.data import Captioned, to_float
-from deme.errors import WorkFailed
-from deme.seeds import Rows
+from deme.diffusion.conditioning import TEXT, Condition
+from deme.diffusion.seeds import ShardedRandom
+from deme.system import files, tensors
+from deme.system.errors import WorkFailed
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
@@ -52,7 +52,9 @@ class CachedLatents:
         self.folder = cache / "latents" / f"{self._hash[:32]}{'-mirrored' if mirrored else ''}"
         self._fill(encoder, say)
         self._nothing = tensors.TensorFile(self.folder / "nothing.safetensors").read(TEXT).float()
-        self._shards = [tensors.TensorFile(self._path(first)) for first in range(0, len(images), SHARD)]
+        self._shards = [
+            tensors.TensorFile(self._path(first)) for first in range(0, len(images), SHARD)
+        ]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +71,10 @@ class CachedLatents:
         mirror, at = zip(*(divmod(index, len(self)) for index in indices), strict=True)
         names = ("mean", "std")
         found = {
-            name: [self._row(f"mirrored_{name}" if m else name, i) for m, i in zip(mirror, at, strict=True)]
+            name: [
+                self._row(f"mirrored_{name}" if m else name, i)
+                for m, i in zip(mirror, at, strict=True)
+            ]
             for name in names
         }
         found[TEXT] = [self._row(TEXT, i) for i in at]
@@ -79,18 +84,22 @@ class CachedLatents:
         shard, row = self._shards[index // SHARD], index % SHARD
         shape = shard.specs[name][0][1:]
         size = math.prod(shape)
-        return shard.piece(name, row * size, (row + 1) * size).clone().reshape(shape)  # a mapping holds a descriptor
+        return (
+            shard.piece(name, row * size, (row + 1) * size).clone().reshape(shape)
+        )  # a mapping holds a descriptor
 
-    def start(self, batch: dict[str, Tensor], rows: Rows) -> tuple[Tensor, Condition]:
+    def training_sample(
+        self, batch: dict[str, Tensor], draws: ShardedRandom
+    ) -> tuple[Tensor, Condition]:
         """Return a latent drawn from each image's moments, and the embeddings, some of them those of no caption."""
         mean, text = batch["mean"].float(), batch[TEXT].float()
-        x0 = mean + batch["std"].float() * rows.normal(mean.shape[1:]).to(mean)
+        x0 = mean + batch["std"].float() * draws.normal(mean.shape[1:]).to(mean)
         if self.caption_dropout:
-            dropped = rows.coins(self.caption_dropout).to(text.device)
+            dropped = draws.coins(self.caption_dropout).to(text.device)
             text = torch.where(dropped[:, None, None], self._nothing.to(text), text)
         return x0, {TEXT: text}
 
-    def clean(self, indices: list[int]) -> tuple[Tensor, Condition]:
+    def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return the means of the latents and the embeddings."""
         batch = self.__getitems__(indices)
         return batch["mean"].float(), {TEXT: batch[TEXT].float()}
@@ -104,7 +113,12 @@ class CachedLatents:
         with files.locked(nothing.with_suffix(".lock"), lambda _: None):
             if not nothing.exists():
                 tensors.save(nothing, {TEXT: encoder.embeddings([""]).half().cpu()})
-        firsts, began, fresh, said = range(0, len(self), SHARD), time.monotonic(), 0, time.monotonic()
+        firsts, began, fresh, said = (
+            range(0, len(self), SHARD),
+            time.monotonic(),
+            0,
+            time.monotonic(),
+        )
         while missing := [first for first in firsts if not self._path(first).exists()]:
             before = fresh
             for first in missing:
@@ -114,7 +128,9 @@ class CachedLatents:
                     stop = min(first + SHARD, len(self))
                     parts: dict[str, list[Tensor]] = {}
                     for low in range(first, stop, CHUNK):
-                        for name, value in self._encoded(encoder, list(range(low, min(low + CHUNK, stop)))).items():
+                        for name, value in self._encoded(
+                            encoder, list(range(low, min(low + CHUNK, stop)))
+                        ).items():
                             parts.setdefault(name, []).append(value)
                         fresh += min(CHUNK, stop - low)
                         if (now := time.monotonic()) - said > PROGRESS_SECONDS:
@@ -122,7 +138,10 @@ class CachedLatents:
                             say(
                                 f"  encoding images and captions: {fresh / (now - began):.1f} a second, from {low} of {len(self)}"
                             )
-                    tensors.save(self._path(first), {name: torch.cat(values) for name, values in parts.items()})
+                    tensors.save(
+                        self._path(first),
+                        {name: torch.cat(values) for name, values in parts.items()},
+                    )
             if fresh == before:
                 time.sleep(0.1)  # the rest is in the hands of other processes
         if fresh:

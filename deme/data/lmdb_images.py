@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deme.data.optional import needed
-from deme.errors import MissingInput, WorkFailed
+from deme.system.errors import MissingInput, WorkFailed
 
 FILE = "data.mdb"
 
@@ -43,7 +43,9 @@ class LmdbImages:
             with _handle(self._place).begin() as transaction:
                 self.keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
         except lmdb.Error as error:
-            raise WorkFailed(f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again") from error
+            raise WorkFailed(
+                f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again"
+            ) from error
         if not self.keys:
             raise MissingInput(f"{folder / FILE} holds no images")
 

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from deme.errors import MissingInput
+from deme.system.errors import MissingInput
 
 
 def needed(name: str, what: str) -> ModuleType:

@@ -7,9 +7,9 @@ from typing import Any
 
 from deme.data import Captioned, Images
 from deme.data.text_table import Row, Table, chosen, one_line, read_table
-from deme.errors import BadConfig
-from deme.files import sha256_text
-from deme.paths import locate
+from deme.system.errors import BadConfig
+from deme.system.files import sha256_text
+from deme.system.paths import locate
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,13 @@ def load_prompts(
         where = f"{place}, {row.place}"
         text = one_line(row.values.get(texts), where)
         if not text:
-            raise BadConfig(f"{where}: the prompt is empty" + (f" (column {texts})" if texts else ""))
+            raise BadConfig(
+                f"{where}: the prompt is empty" + (f" (column {texts})" if texts else "")
+            )
         seed = None if seeds is None else _seed(row.values.get(seeds), f"{where} (column {seeds})")
         category, phrase = (
-            None if name is None else one_line(row.values.get(name), where) or None for name in (categories, phrases)
+            None if name is None else one_line(row.values.get(name), where) or None
+            for name in (categories, phrases)
         )
         return Prompt(template.replace("{}", text), seed, category, phrase)
 
@@ -89,18 +92,24 @@ def load_prompts(
     return _repeated(place.stem, [prompt(row) for row in rows], per_prompt)
 
 
-def held_out_prompts(images: Images, num_prompts: int | None = None, per_prompt: int = 1) -> Prompts:
+def held_out_prompts(
+    images: Images, num_prompts: int | None = None, per_prompt: int = 1
+) -> Prompts:
     """Return the captions of the first `num_prompts` images as prompts. Raises BadConfig if the images have none."""
     if not isinstance(images, Captioned):
         raise BadConfig(
             "prompts=captions takes the captions of images, and these have none\ntype: data=captioned_images"
         )
     count = _number(num_prompts, len(images), "the set of images")
-    return _repeated("captions", [Prompt(text) for text in images.captions(list(range(count)))], per_prompt)
+    return _repeated(
+        "captions", [Prompt(text) for text in images.captions(list(range(count)))], per_prompt
+    )
 
 
 def _other(table: Table, name: str | None, option: str) -> str | None:
-    return None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
+    return (
+        None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
+    )
 
 
 def _seed(value: Any, where: str) -> int:
@@ -123,7 +132,9 @@ def _number(num_prompts: int | None, available: int, where: str) -> int:
 
 def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
     if not _counts(per_prompt):
-        raise BadConfig(f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}")
+        raise BadConfig(
+            f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}"
+        )
     if per_prompt > 1:
         prompts = [replace(prompt, seed=None) for prompt in prompts for _ in range(per_prompt)]
     return Prompts(name, tuple(prompts), per_prompt)

@@ -15,5 +15,8 @@ def resized(pixels: Tensor, size: int | None) -> Tensor:
     if size is None:
         return pixels
     rules = Rules(size, pixels.shape[1], "bicubic", "none")
-    pictures = (image.squeeze(-1) if image.shape[-1] == 1 else image for image in pixels.permute(0, 2, 3, 1).numpy())
+    pictures = (
+        image.squeeze(-1) if image.shape[-1] == 1 else image
+        for image in pixels.permute(0, 2, 3, 1).numpy()
+    )
     return torch.stack([rules.apply(Image.fromarray(picture)) for picture in pictures])

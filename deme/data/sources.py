@@ -6,8 +6,8 @@ from deme.data.dataset_rows import DatasetRows, is_dataset
 from deme.data.encoded import Source
 from deme.data.image_files import SUFFIXES, ImageFiles
 from deme.data.lmdb_images import FILE, LmdbImages
-from deme.errors import MissingInput
-from deme.paths import DATASETS, locate
+from deme.system.errors import MissingInput
+from deme.system.paths import DATASETS, locate
 
 
 def source_at(path: str) -> Source:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deme.errors import BadConfig, MissingInput, WorkFailed, did_you_mean
+from deme.system.errors import BadConfig, MissingInput, WorkFailed, did_you_mean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 TEXTS = ("prompt", "caption", "text")  # what a column of texts is called if nobody says
@@ -50,7 +50,9 @@ def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -
     listed = f"its columns: {', '.join(columns)}\ntype: {option}=<column>"
     if given is not None:
         if given not in columns:
-            raise BadConfig(f"{where} has no column {given!r}; {did_you_mean(str(given), columns)}{listed}")
+            raise BadConfig(
+                f"{where} has no column {given!r}; {did_you_mean(str(given), columns)}{listed}"
+            )
         return given
     obvious = [name for name in columns if name.lower() in TEXTS]
     if len(obvious) != 1:
@@ -70,12 +72,17 @@ def read_table(file: Path) -> Table:
     is empty."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES or not file.is_file():
-        raise BadConfig(f"{file} is none of the files of texts that can be read: {', '.join(SUFFIXES)}")
+        raise BadConfig(
+            f"{file} is none of the files of texts that can be read: {', '.join(SUFFIXES)}"
+        )
     text = read_text(file)
     if suffix == ".json":
         table = _objects(file, _entries(file, text))
     elif suffix == ".jsonl":
-        table = _objects(file, ((place, parsed(file, line, place)) for place, line in _lines(text) if line.strip()))
+        table = _objects(
+            file,
+            ((place, parsed(file, line, place)) for place, line in _lines(text) if line.strip()),
+        )
     elif suffix == ".txt":
         table = Table(file, (), [Row(place, {"": line}) for place, line in _lines(text)])
     else:
@@ -90,7 +97,9 @@ def read_text(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise WorkFailed(f"{file} is not UTF-8 at byte {error.start:,}; convert it first") from error
+        raise WorkFailed(
+            f"{file} is not UTF-8 at byte {error.start:,}; convert it first"
+        ) from error
 
 
 def parsed(file: Path, text: str, place: str = "") -> Any:
@@ -111,7 +120,9 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
 def _entries(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     found = parsed(file, text) if text.strip() else []
     if not isinstance(found, list):
-        raise BadConfig(f"{file} must hold a list, of texts or of objects; it holds {type(found).__name__}")
+        raise BadConfig(
+            f"{file} must hold a list, of texts or of objects; it holds {type(found).__name__}"
+        )
     return ((f"entry {number}", entry) for number, entry in enumerate(found, 1))
 
 
@@ -119,8 +130,12 @@ def _objects(file: Path, entries: Iterator[tuple[str, Any]]) -> Table:
     rows: list[Row] = []
     columns: dict[str, None] = {}
     for place, entry in entries:
-        if not isinstance(entry, (str, dict)) or (rows and isinstance(entry, str) != ("" in rows[0].values)):
-            raise BadConfig(f"{file}, {place}: every entry must be a text, or every entry an object; got {entry!r:.80}")
+        if not isinstance(entry, (str, dict)) or (
+            rows and isinstance(entry, str) != ("" in rows[0].values)
+        ):
+            raise BadConfig(
+                f"{file}, {place}: every entry must be a text, or every entry an object; got {entry!r:.80}"
+            )
         rows.append(Row(place, {"": entry} if isinstance(entry, str) else entry))
         columns.update({} if isinstance(entry, str) else dict.fromkeys(entry))
     return Table(file, tuple(columns), rows)

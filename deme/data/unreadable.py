@@ -4,10 +4,10 @@ from pathlib import Path
 
 import PIL
 
-from deme import files
 from deme.data.decode import Unreadable, opened
 from deme.data.decoded_once import Say, in_threads
 from deme.data.encoded import Source
+from deme.system import files
 
 NAMED = 20  # in the log; the file in the cache names all
 
@@ -23,9 +23,14 @@ def unreadable_in(source: Source, cache: Path | None, say: Say) -> set[int]:
         found = _look(source, say)
         where = ""
     else:
-        file = cache / "unreadable" / f"{files.sha256_text(f'{PIL.__version__} {source.listing()}')[:32]}.json"
+        file = (
+            cache
+            / "unreadable"
+            / f"{files.sha256_text(f'{PIL.__version__} {source.listing()}')[:32]}.json"
+        )
         with files.locked(
-            file.with_suffix(".lock"), lambda owner: say(f"{owner} is reading the images; waiting for it")
+            file.with_suffix(".lock"),
+            lambda owner: say(f"{owner} is reading the images; waiting for it"),
         ):
             if not file.exists():
                 files.write_json(file, _look(source, say))
@@ -34,7 +39,9 @@ def unreadable_in(source: Source, cache: Path | None, say: Say) -> set[int]:
     if found:
         named = ", ".join(f"{name} ({reason})" for _, name, reason in found[:NAMED])
         more = f" and {len(found) - NAMED:,} more{where}" if len(found) > NAMED else ""
-        say(f"{len(found):,} of {len(source):,} images cannot be read and are left out: {named}{more}")
+        say(
+            f"{len(found):,} of {len(source):,} images cannot be read and are left out: {named}{more}"
+        )
     return {index for index, _, _ in found}
 
 
@@ -47,4 +54,6 @@ def _look(source: Source, say: Say) -> Verdict:
         return None
 
     errors = in_threads(look, range(len(source)), f"looking at {len(source):,} images", say)
-    return [(index, error.name, error.reason) for index, error in enumerate(errors) if error is not None]
+    return [
+        (index, error.name, error.reason) for index, error in enumerate(errors) if error is not None
+    ]

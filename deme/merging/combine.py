@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig, did_you_mean
 from deme.merging.methods import MergeMethod, Stream
 from deme.merging.methods.weighted_sum import weighted_sum
+from deme.system.errors import BadConfig, did_you_mean
 
-WORDS: dict[str, Callable[[int], float]] = {"uniform": lambda count: 1 / count, "ones": lambda _: 1.0}
+WORDS: dict[str, Callable[[int], float]] = {
+    "uniform": lambda count: 1 / count,
+    "ones": lambda _: 1.0,
+}
 """What a yaml may say instead of numbers."""
 
 ByName = Mapping[str, Any]  # glob of tensor names -> one weight for all experts, or one for each
@@ -29,7 +32,12 @@ class Merge:
     """
 
     def __init__(
-        self, method: MergeMethod, num_experts: int, weights: Any = None, by_name: ByName | None = None, **settings: Any
+        self,
+        method: MergeMethod,
+        num_experts: int,
+        weights: Any = None,
+        by_name: ByName | None = None,
+        **settings: Any,
     ) -> None:
         self.method, self.settings = method, settings
         takes = inspect.signature(method).parameters
@@ -41,7 +49,11 @@ class Merge:
             return
         self.weights = weights_of(weights, num_experts)
         self.by_name = {
-            glob: weights_of([given] * num_experts if isinstance(given, (int, float)) else given, num_experts, glob)
+            glob: weights_of(
+                [given] * num_experts if isinstance(given, (int, float)) else given,
+                num_experts,
+                glob,
+            )
             for glob, given in (by_name or {}).items()
         }
 
@@ -95,7 +107,9 @@ class Merge:
                     raise ValueError("the result is not finite")
         except (TypeError, ValueError, RuntimeError) as error:
             settings = ", ".join(f"merge.{key}={value}" for key, value in self.settings.items())
-            raise BadConfig(f"merge={self.method.__name__} cannot take {settings}: {error}") from error
+            raise BadConfig(
+                f"merge={self.method.__name__} cannot take {settings}: {error}"
+            ) from error
 
     def prepare(self, stream: Stream) -> None:
         """Let the method look at all tensors first, where it wants to."""
@@ -125,7 +139,11 @@ def weights_of(given: Any, num_experts: int, what: str = "merge.weights") -> lis
 
 
 def merge_tensor(
-    merge: Any, experts: Sequence[Tensor], base: Tensor, name: str = "", accumulate: torch.dtype = torch.float32
+    merge: Any,
+    experts: Sequence[Tensor],
+    base: Tensor,
+    name: str = "",
+    accumulate: torch.dtype = torch.float32,
 ) -> Tensor:
     """Return the merge of one tensor, in `accumulate` or better; integer tensors (counters, indices) stay the base's."""
     if not base.is_floating_point():

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-PIECE = 1 << 18  # entries of every expert that are held in float64 at a time
+CHUNK_ELEMENTS = 1 << 18  # entries of every expert that are held in float64 at a time
 
 
 def gram(experts: Sequence[Tensor], base: Tensor) -> Tensor:
     """Return the inner products [N, N] of the task vectors expert - base, subtracted and summed in float64, on the CPU."""
     flat, start = [expert.reshape(-1) for expert in experts], base.reshape(-1)
     products = torch.zeros(len(experts), len(experts), dtype=torch.float64)
-    for low in range(0, len(start), PIECE):
-        piece = slice(low, low + PIECE)
+    for low in range(0, len(start), CHUNK_ELEMENTS):
+        piece = slice(low, low + CHUNK_ELEMENTS)
         rows = torch.stack([expert[piece].double() for expert in flat]) - start[piece].double()
         products += (rows @ rows.T).cpu()
     return products

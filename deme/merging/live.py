@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.merging.combine import Merge, merge_tensor
 
 REFRESH = 64  # changes of one expert's weights, until the sum is made anew from the base
-PIECE = 1 << 20  # numbers whose products are summed in float32 before float64 takes over
+CHUNK_ELEMENTS = 1 << 20  # numbers whose products are summed in float32 before float64 takes over
 
 
 class LiveMerge:
@@ -59,20 +59,31 @@ class LiveMerge:
         new = torch.tensor(list(weights), dtype=torch.float64).reshape(self._weights.shape)
         changed = (new != self._weights).any(1).tolist()
         (experts,) = torch.where((new != self._weights).any(0))
-        if self.incremental and len(experts) == 1 and self._added + 1 < REFRESH and bool((new != 0).any()):
+        if (
+            self.incremental
+            and len(experts) == 1
+            and self._added + 1 < REFRESH
+            and bool((new != 0).any())
+        ):
             self._add(int(experts[0]), new)
             return
         if self._added:
             changed, self._added = [True] * len(changed), 0  # what was added to is made anew, too
-        for segment, row, differs in zip(self._segments, new.float().to(self.base.device), changed, strict=True):
+        for segment, row, differs in zip(
+            self._segments, new.float().to(self.base.device), changed, strict=True
+        ):
             if differs and bool((row != 0).any()):
-                torch.addmv(self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment])
+                torch.addmv(
+                    self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment]
+                )
             elif differs:  # adding 0 would lose the sign of -0
                 self.merged[segment].copy_(self.base[segment])
         self._weights = new
 
     def _add(self, expert: int, new: Tensor) -> None:
-        for segment, by in zip(self._segments, (new - self._weights)[:, expert].tolist(), strict=True):
+        for segment, by in zip(
+            self._segments, (new - self._weights)[:, expert].tolist(), strict=True
+        ):
             self.merged[segment].add_(self.vectors[expert, segment], alpha=by)
         self._weights, self._added = new, self._added + 1
 
@@ -103,7 +114,7 @@ class LiveMerge:
                 if tensors[name].data_ptr() != self.merged[place].data_ptr():
                     tensors[name].copy_(self.merged[place].reshape(shape))
 
-    def slopes(self, gradients: Mapping[str, Tensor | None]) -> list[float]:
+    def gradient(self, gradients: Mapping[str, Tensor | None]) -> list[float]:
         """Return dL/dw [blocks x N] for dL/dtheta at the merge: scalar products with the task vectors (METHOD 3.1)."""
         found = torch.zeros(len(self.blocks), len(self.vectors), dtype=torch.float64)
         for name, (place, _) in self._places.items():
@@ -112,8 +123,10 @@ class LiveMerge:
                 continue
             row = next(i for i, segment in enumerate(self._segments) if place.start < segment.stop)
             flat = gradient.detach().reshape(-1).to(self.vectors.dtype)
-            for start in range(0, len(flat), PIECE):
-                part = flat[start : start + PIECE]
+            for start in range(0, len(flat), CHUNK_ELEMENTS):
+                part = flat[start : start + CHUNK_ELEMENTS]
                 begin = place.start + start
-                found[row] += torch.mv(self.vectors[:, begin : begin + len(part)], part).double().cpu()
+                found[row] += (
+                    torch.mv(self.vectors[:, begin : begin + len(part)], part).double().cpu()
+                )
         return found.flatten().tolist()

@@ -7,7 +7,9 @@ from torch import Tensor
 
 HALF = 1 << 16  # values of half a float32
 
-Vectors = Callable[[], Iterator[Sequence[Tensor]]]  # pieces of N vectors; each call goes over all pieces again
+Vectors = Callable[
+    [], Iterator[Sequence[Tensor]]
+]  # pieces of N vectors; each call goes over all pieces again
 
 
 def num_kept(num_entries: int, share: float) -> int:
@@ -28,7 +30,10 @@ def cutoffs(vectors: Vectors, share: float) -> list[float]:
     rank = num_kept(int(upper[0].sum()), share)
     heads = [_descend(counts, rank) for counts in upper]
     lower = _count(vectors, lambda bits, i: bits[bits >> 16 == heads[i][0]] & (HALF - 1))
-    patterns = [(head << 16) + _descend(counts, left)[0] for (head, left), counts in zip(heads, lower, strict=True)]
+    patterns = [
+        (head << 16) + _descend(counts, left)[0]
+        for (head, left), counts in zip(heads, lower, strict=True)
+    ]
     return torch.tensor(patterns, dtype=torch.int32).view(torch.float32).tolist()
 
 

@@ -9,15 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig
-from deme.files import read_json
+from deme.diffusion.ranges import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.ranges import TimestepRange, check_partition
-from deme.tensors import Spec, Tensors
+from deme.system.errors import BadConfig
+from deme.system.files import read_json
+from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
 SHOWN = 20  # mismatches in a message
-PIECE = 1 << 18  # elements merged at once, where pieces may be: they stay in the processor's cache
+CHUNK_ELEMENTS = (
+    1 << 18
+)  # elements merged at once, where pieces may be: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,16 @@ class Expert:
                 f"{folder} is no expert: its deme.json names no timestep range\n"
                 "train one with: deme train method=deme ranges.num_ranges=<N> expert=<i>"
             )
-        return cls(folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base"))
+        return cls(
+            folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base")
+        )
 
 
 def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
     """Read the experts and sort them by range. Raises BadConfig unless they cover every timestep once and have one base."""
-    experts = tuple(sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low))
+    experts = tuple(
+        sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low)
+    )
     if not experts:
         raise BadConfig("the experts do not fit together: there are no experts\ngiven: none")
     misfit = _misfit([expert.range for expert in experts], experts[0].num_timesteps)
@@ -110,7 +116,11 @@ class MergePlan:
     @property
     def bytes_read(self) -> int:
         """Bytes of all weights that are read."""
-        return sum(_bytes(tensors.specs) for model in (self.base, *self.experts) for tensors in model.parts.values())
+        return sum(
+            _bytes(tensors.specs)
+            for model in (self.base, *self.experts)
+            for tensors in model.parts.values()
+        )
 
     def bytes_written(self, dtype: torch.dtype | None = None, folded: bool = False) -> int:
         """Bytes of the merged weights; with `folded` projections are not among them."""
@@ -123,7 +133,7 @@ class MergePlan:
     def memory(self, merge: Merge, accumulate: torch.dtype) -> int:
         """Bytes that merging holds at once, by arithmetic: pieces, or whole tensors where a method wants them whole."""
         largest = max(math.prod(shape) for _, _, _, (shape, _) in self.tensors())
-        at_once = min(largest, PIECE) if merge.elementwise else largest
+        at_once = min(largest, CHUNK_ELEMENTS) if merge.elementwise else largest
         return 2 * (len(self.experts) + 2) * at_once * accumulate.itemsize
 
 
@@ -157,11 +167,16 @@ def plan_merge(
         problems += _differences(base, model)
     placed = {str(model.folder): how for model in everyone if (how := model.placement)}
     if len(set(placed.values())) > 1:
-        problems += [f"{folder} has channel projections of the placement {how}" for folder, how in placed.items()]
+        problems += [
+            f"{folder} has channel projections of the placement {how}"
+            for folder, how in placed.items()
+        ]
     if problems:
         more = f"\n... and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         count = f"{len(problems)} mismatch{'es' if len(problems) > 1 else ''}"
-        raise BadConfig(f"these models cannot be merged, {count}:\n" + "\n".join(problems[:SHOWN]) + more)
+        raise BadConfig(
+            f"these models cannot be merged, {count}:\n" + "\n".join(problems[:SHOWN]) + more
+        )
     return MergePlan(base, models)
 
 
@@ -170,19 +185,31 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
     if len(without) == len(models):
         return tuple(models), []
     if without:
-        told = [f"{model.folder} names no timestep range in a deme.json, the others do" for model in without]
+        told = [
+            f"{model.folder} names no timestep range in a deme.json, the others do"
+            for model in without
+        ]
         return tuple(models), told
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
-    misfit = _misfit([model.range for model in ordered if model.range], ordered[0].about["num_timesteps"])
-    return ordered, [f"{misfit} ({', '.join(str(model.folder) for model in models)})"] if misfit else []
+    misfit = _misfit(
+        [model.range for model in ordered if model.range], ordered[0].about["num_timesteps"]
+    )
+    return ordered, [
+        f"{misfit} ({', '.join(str(model.folder) for model in models)})"
+    ] if misfit else []
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
     """What keeps a model from being merged into the base: configs, files, tensors."""
-    configs = (("config.json", base.config, model.config), ("scheduler_config.json", base.noise, model.noise))
+    configs = (
+        ("config.json", base.config, model.config),
+        ("scheduler_config.json", base.noise, model.noise),
+    )
     for file, ours, theirs in configs:
         for key in sorted(ours.keys() & theirs.keys()):
-            if (key == "_class_name" or not key.startswith("_")) and _plain(ours[key]) != _plain(theirs[key]):
+            if (key == "_class_name" or not key.startswith("_")) and _plain(ours[key]) != _plain(
+                theirs[key]
+            ):
                 yield f"{model.folder} has {key}={theirs[key]} in its {file}, the base {ours[key]}"
     for part in sorted(base.parts.keys() | model.parts.keys()):
         if part.name == PROJECTIONS and base.placement != model.placement:
@@ -216,7 +243,9 @@ def _bytes(specs: Mapping[str, Spec]) -> int:
 
 def _with_identity(base: Checkpoint, like: Checkpoint) -> Checkpoint:
     """Return the base with an identity projection for each of another model's."""
-    more = {part: Identities(found) for part, found in like.parts.items() if part.name == PROJECTIONS}
+    more = {
+        part: Identities(found) for part, found in like.parts.items() if part.name == PROJECTIONS
+    }
     return replace(base, parts={**base.parts, **more}, placement=like.placement)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deme.merging.plan import PIECE, MergePlan
+from deme.merging.plan import CHUNK_ELEMENTS, MergePlan
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SAMPLE = 1 << 16  # entries of a tensor, evenly spaced, that quantiles are taken over
@@ -43,17 +43,28 @@ def similarity(plan: MergePlan) -> list[TensorSimilarity]:
             continue
         numel, total, samples = math.prod(shape), _Sums(len(plan.experts)), []
         stride = max(1, math.ceil(numel / SAMPLE))
-        for start in range(0, numel, PIECE):
-            stop = min(start + PIECE, numel)
-            base, *experts = (m.parts[part].piece(tensor, start, stop).double() for m in (plan.base, *plan.experts))
+        for start in range(0, numel, CHUNK_ELEMENTS):
+            stop = min(start + CHUNK_ELEMENTS, numel)
+            base, *experts = (
+                m.parts[part].piece(tensor, start, stop).double()
+                for m in (plan.base, *plan.experts)
+            )
             vectors = torch.stack(experts) - base
             total.add(vectors, base)
             samples.append(vectors[:, -start % stride :: stride])
-        spread = torch.quantile(torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1).T
+        spread = torch.quantile(
+            torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1
+        ).T
         agreement = (total.agree / numel).tolist()
         found.append(
             TensorSimilarity(
-                name, block_of(name), numel, math.sqrt(total.base), total.products.tolist(), agreement, spread.tolist()
+                name,
+                block_of(name),
+                numel,
+                math.sqrt(total.base),
+                total.products.tolist(),
+                agreement,
+                spread.tolist(),
             )
         )
     return found
@@ -67,6 +78,10 @@ class _Sums:
 
     def add(self, vectors: Tensor, base: Tensor) -> None:
         self.products += vectors @ vectors.T
-        positive, negative, zero = ((vectors > 0).double(), (vectors < 0).double(), (vectors == 0).double())
+        positive, negative, zero = (
+            (vectors > 0).double(),
+            (vectors < 0).double(),
+            (vectors == 0).double(),
+        )
         self.agree += positive @ positive.T + negative @ negative.T + zero @ zero.T
         self.base += float(base.square().sum())

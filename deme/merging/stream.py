@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.errors import WorkFailed
 from deme.merging.combine import Merge, merge_tensor
-from deme.merging.plan import PIECE, PROJECTIONS, MergePlan, full_name
-from deme.tensors import Spec, is_finite, write_stream
+from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
+from deme.system.errors import WorkFailed
+from deme.system.tensors import Spec, is_finite, write_stream
 
 SHOWN = 20  # tensors in a message
 
@@ -52,10 +52,17 @@ def merge_folder(
             for name, (shape, kind) in kinds[0].items()
         }
         if fold is not None and part.name == PROJECTIONS:
-            projections |= {n: torch.cat(list(_merged(reader, part, n, merge, accumulate, whole=True))) for n in specs}
+            projections |= {
+                n: torch.cat(list(_merged(reader, part, n, merge, accumulate, whole=True)))
+                for n in specs
+            }
             continue
 
-        write_stream(folder / part, specs, _pieces(reader, part, specs, merge, accumulate, fold, projections, done))
+        write_stream(
+            folder / part,
+            specs,
+            _pieces(reader, part, specs, merge, accumulate, fold, projections, done),
+        )
     if reader.bad:
         found = list(dict.fromkeys(reader.bad))
         more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
@@ -81,7 +88,9 @@ def _pieces(
             written = piece.to(kind)
             checked = kind == piece.dtype and merge.shows_all(full_name(part, name))
             if not checked and not reader.bad and not is_finite(written):
-                reader.bad.append(f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}")
+                reader.bad.append(
+                    f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}"
+                )
             yield name, written
             done(written.nbytes)
 
@@ -91,8 +100,8 @@ def find_nan(plan: MergePlan) -> list[str]:
     reader = _Reader(plan)
     for part, name, _, (shape, _) in plan.tensors():
         numel = math.prod(shape)
-        for start in range(0, numel, PIECE):
-            reader.read(part, name, start, min(start + PIECE, numel))
+        for start in range(0, numel, CHUNK_ELEMENTS):
+            reader.read(part, name, start, min(start + CHUNK_ELEMENTS, numel))
     return list(dict.fromkeys(reader.bad))
 
 
@@ -111,8 +120,10 @@ def _merged(
     shape, _ = reader.plan.experts[0].parts[part].specs[name]
     numel = math.prod(shape)
     whole = whole or not merge.elementwise
-    step = max(1, numel) if whole else PIECE
-    shown = merge.shows_all(full_name(part, name))  # then one look at the sum does for one at every model
+    step = max(1, numel) if whole else CHUNK_ELEMENTS
+    shown = merge.shows_all(
+        full_name(part, name)
+    )  # then one look at the sum does for one at every model
     for start in range(0, numel, step):
         stop = min(start + step, numel)
         base, *experts = reader.read(part, name, start, stop, check=not shown)
@@ -123,7 +134,9 @@ def _merged(
             known = len(reader.bad)
             reader.read(part, name, start, stop)  # whose is it?
             if len(reader.bad) == known:
-                reader.bad.append(f"the merge of tensor {full_name(part, name)} is too large for {merged.dtype}")
+                reader.bad.append(
+                    f"the merge of tensor {full_name(part, name)} is too large for {merged.dtype}"
+                )
         yield merged
 
 
@@ -134,7 +147,9 @@ class _Reader:
         self.plan, self.bad = plan, list[str]()
         self._models = (plan.base, *plan.experts)
 
-    def read(self, part: Path, name: str, start: int, stop: int, check: bool = True) -> list[Tensor]:
+    def read(
+        self, part: Path, name: str, start: int, stop: int, check: bool = True
+    ) -> list[Tensor]:
         """Return a flat piece of the base and of every expert."""
         pieces = []
         for model in self._models:

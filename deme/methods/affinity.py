@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deme.conditions import given, joined, moved
-from deme.data import Images, Prepared, clean
+from deme.data import EncodedDataset, Images, eval_sample
+from deme.diffusion.conditioning import bind_condition, joined, moved
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion.seeds import generator
 from deme.methods.finetune import weighted_errors
 from deme.models.denoiser import DenoisingModel
-from deme.ranges import TimestepRange, uniform
-from deme.seeds import generator
 
 SKETCH = 1 << 16
 LEAST_RELIABILITY = 0.1
@@ -25,7 +25,12 @@ class Affinity:
 
 
 def gradient_affinity(
-    model: DenoisingModel, images: Images | Prepared, num_bins: int, num_images: int, seed: int, batch_size: int = 256
+    model: DenoisingModel,
+    images: Images | EncodedDataset,
+    num_bins: int,
+    num_images: int,
+    seed: int,
+    batch_size: int = 256,
 ) -> Affinity:
     """Measure the cosines between the loss gradients of equal bins of [0, T), float64.
 
@@ -36,7 +41,12 @@ def gradient_affinity(
     """
     bins = uniform(num_bins, model.schedule.num_timesteps)
     first, second = (
-        torch.stack([_gradient(model, images, item, num_images // 2, (seed, half), batch_size) for item in bins])
+        torch.stack(
+            [
+                _gradient(model, images, item, num_images // 2, (seed, half), batch_size)
+                for item in bins
+            ]
+        )
         for half in range(2)
     )
     inner = first @ second.T
@@ -50,7 +60,7 @@ def gradient_affinity(
 
 def _gradient(
     model: DenoisingModel,
-    images: Images | Prepared,
+    images: Images | EncodedDataset,
     item: TimestepRange,
     count: int,
     keys: tuple[int, int],
@@ -62,8 +72,13 @@ def _gradient(
     total = [torch.zeros_like(p) for p in parameters]
     for first in range(0, count, batch_size):
         pairs = -(-min(batch_size, count - first) // 2)
-        x0, condition = clean(images, torch.randint(len(images), (pairs,), generator=draw).tolist())
-        x0, network = x0.to(device), given(model, moved(joined([condition, condition]), device))
+        x0, condition = eval_sample(
+            images, torch.randint(len(images), (pairs,), generator=draw).tolist()
+        )
+        x0, network = (
+            x0.to(device),
+            bind_condition(model, moved(joined([condition, condition]), device)),
+        )
         eps = torch.randn(x0.shape, generator=noise).to(x0)
         t = torch.randint(item.low, item.high, (pairs,), generator=noise).to(device)
         x0, eps, t = torch.cat([x0, x0]), torch.cat([eps, -eps]), torch.cat([t, t])
@@ -71,7 +86,9 @@ def _gradient(
         error = weighted_errors(
             network(model.schedule.add_noise(x0, eps, t), t), target, torch.ones_like(t).to(x0)
         ).sum()
-        for sums, gradient in zip(total, torch.autograd.grad(error, parameters, materialize_grads=True), strict=True):
+        for sums, gradient in zip(
+            total, torch.autograd.grad(error, parameters, materialize_grads=True), strict=True
+        ):
             sums += gradient
     return _sketch(torch.cat([part.flatten() for part in total]).double().cpu())
 

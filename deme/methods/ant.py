@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.balancing import Balancing
-from deme.conditions import NOTHING, Condition, given, rows_of
-from deme.errors import BadConfig, WorkFailed
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition, rows_of
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.seeds import ShardedRandom
+from deme.diffusion.timesteps import StratifiedSampler, TimestepSampler
+from deme.methods.balancing import Balancing
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
-from deme.ranges import TimestepRange
-from deme.seeds import Rows
-from deme.timesteps import StratifiedSampler, TimestepSampler
+from deme.system.errors import BadConfig, WorkFailed
 
 
 class Ant(Finetune):
@@ -36,41 +36,53 @@ class Ant(Finetune):
         if balancing is None:
             raise BadConfig("method=ant needs a balancing\ntype: balancing=uncertainty")
         if not isinstance(timesteps, StratifiedSampler):
-            raise BadConfig("method=ant takes its tasks from every batch\ntype: timesteps=stratified")
+            raise BadConfig(
+                "method=ant takes its tasks from every batch\ntype: timesteps=stratified"
+            )
         if batch_size < len(ranges):
             raise BadConfig(
                 f"{len(ranges)} tasks need at least one image each, batch_size is {batch_size}\n"
                 f"type: batch_size={len(ranges)} or more, or fewer ranges"
             )
         self.ranges = tuple(ranges)
-        self.balancing = self.own = balancing
+        self.balancing = self.extra_module = balancing
         self.ends = torch.tensor([item.high for item in ranges])
         self._losses = torch.zeros(len(ranges))
 
     def losses(
-        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+        self,
+        model: DenoisingModel,
+        x0: Tensor,
+        draws: ShardedRandom,
+        condition: Condition = EMPTY_CONDITION,
     ) -> dict[str, Tensor]:
         """Return the term `balanced`."""
-        x_t, t, target, weight = self.draw(model, x0, rows)
+        x_t, t, target, weight = self.draw(model, x0, draws)
         task = torch.bucketize(t, self.ends.to(t.device), right=True)
         if self.balancing.wants_gradients():
             slices = [(task == j).nonzero().flatten() for j in range(len(self.ranges))]
             losses, gradients = task_gradients(model, x_t, t, target, weight, slices, condition)
-            self.balancing.observe(self._gram(gradients), rows.generator)
+            self.balancing.observe(self._gram(gradients), draws.generator)
             weights = self.balancing.weights().tolist()
             value = (losses * losses.new_tensor(weights)).sum()
             objective = with_gradient(value, list(model.parameters()), combine(gradients, weights))
         else:
-            errors = weighted_errors(given(model, condition)(x_t, t), target, weight)
+            errors = weighted_errors(bind_condition(model, condition)(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
-            losses = (errors[:, None] * members).sum(0) / members.sum(0)  # no matmul: autocast would round it
+            losses = (errors[:, None] * members).sum(0) / members.sum(
+                0
+            )  # no matmul: autocast would round it
             objective = self.balancing.objective(losses)
         self._losses = losses.detach()
         return {"balanced": objective}
 
     def _gram(self, gradients: Sequence[Sequence[Tensor]]) -> Tensor:
         gram = gram_matrix(gradients)
-        bad = [str(item) for item, norm in zip(self.ranges, gram.diagonal(), strict=True) if not torch.isfinite(norm)]
+        bad = [
+            str(item)
+            for item, norm in zip(self.ranges, gram.diagonal(), strict=True)
+            if not torch.isfinite(norm)
+        ]
         if bad:
             raise WorkFailed(
                 f"the gradient of the task t in {', '.join(bad)} is NaN or infinite\n"
@@ -98,13 +110,13 @@ def task_gradients(
     target: Tensor,
     weight: Tensor,
     slices: Sequence[Tensor],
-    condition: Condition = NOTHING,
+    condition: Condition = EMPTY_CONDITION,
 ) -> tuple[Tensor, list[list[Tensor]]]:
     """Return the mean weighted loss of each slice of the batch, [k], and its gradients, [k][parameters]."""
     parameters = list(model.parameters())
     losses, gradients = [], []
     for rows in slices:
-        network = given(model, rows_of(condition, rows))
+        network = bind_condition(model, rows_of(condition, rows))
         loss = weighted_errors(network(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
         gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
         losses.append(loss.detach())
@@ -113,7 +125,9 @@ def task_gradients(
 
 def gram_matrix(gradients: Sequence[Sequence[Tensor]], piece: int = 65536) -> Tensor:
     """Return the inner products of k gradients, [k, k] float64 on the CPU, summed in float64 piece by piece."""
-    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=gradients[0][0].device)
+    total = torch.zeros(
+        len(gradients), len(gradients), dtype=torch.float64, device=gradients[0][0].device
+    )
     for parts in zip(*gradients, strict=True):
         for pieces in zip(*(part.flatten().split(piece) for part in parts), strict=True):
             rows = torch.stack(pieces).double()
@@ -143,7 +157,9 @@ class _WithGradient(torch.autograd.Function):
         return (None, None, *(gradient * scale for gradient in ctx.gradients))
 
 
-def with_gradient(value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+def with_gradient(
+    value: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
     """Return a scalar equal to `value` whose gradient is `gradients`.
 
     So accumulation over batches and clipping stay the trainer's, whoever computed the gradients.

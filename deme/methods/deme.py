@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deme.conditions import NOTHING, Condition, given
-from deme.errors import BadConfig, WorkFailed
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition
+from deme.diffusion.seeds import ShardedRandom
+from deme.diffusion.timesteps import TimestepSampler
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
-from deme.seeds import Rows
-from deme.timesteps import TimestepSampler
+from deme.system.errors import BadConfig, WorkFailed
 
 
 class DeMe(Finetune):
@@ -21,16 +21,25 @@ class DeMe(Finetune):
     x_t, t and condition, and is weighted by the same w(t) (METHOD 1.3, 2.1).
     """
 
-    def __init__(self, weights: Tensor, timesteps: TimestepSampler, consistency_weight: float = 1.0) -> None:
+    def __init__(
+        self, weights: Tensor, timesteps: TimestepSampler, consistency_weight: float = 1.0
+    ) -> None:
         super().__init__(weights, timesteps)
         if consistency_weight < 0:
-            raise BadConfig(f"method.consistency_weight must not be negative, got {consistency_weight}")
+            raise BadConfig(
+                f"method.consistency_weight must not be negative, got {consistency_weight}"
+            )
         self.consistency_weight = consistency_weight
-        self.forwards_per_step = 4 if consistency_weight else 3
+        self.num_forward_passes_per_step = 4 if consistency_weight else 3
         self.teacher = None
         self._hash = ""
 
-    def prepare(self, pretrained: Callable[[], DenoisingModel], device: str, dtype: torch.dtype | None = None) -> None:
+    def prepare(
+        self,
+        pretrained: Callable[[], DenoisingModel],
+        device: str,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Load and freeze the teacher; under autocast to `dtype` its weights are held in what they would be cast to."""
         if self.consistency_weight:
             self.teacher = pretrained().to(device).eval().requires_grad_(False)
@@ -39,22 +48,30 @@ class DeMe(Finetune):
             self._hash = parameter_hash(self.teacher)
 
     def losses(
-        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+        self,
+        model: DenoisingModel,
+        x0: Tensor,
+        draws: ShardedRandom,
+        condition: Condition = EMPTY_CONDITION,
     ) -> dict[str, Tensor]:
         """Return the terms `denoising` and, with a consistency weight, `consistency`."""
-        x_t, t, target, weight = self.draw(model, x0, rows)
-        prediction = given(model, condition)(x_t, t)
+        x_t, t, target, weight = self.draw(model, x0, draws)
+        prediction = bind_condition(model, condition)(x_t, t)
         terms = {"denoising": weighted_errors(prediction, target, weight).mean()}
         if self.teacher is not None:
             with torch.no_grad():
-                answer = given(self.teacher, condition)(x_t, t)
-            terms["consistency"] = self.consistency_weight * weighted_errors(prediction, answer, weight).mean()
+                answer = bind_condition(self.teacher, condition)(x_t, t)
+            terms["consistency"] = (
+                self.consistency_weight * weighted_errors(prediction, answer, weight).mean()
+            )
         return terms
 
     def finish(self) -> None:
         """Raise WorkFailed if training touched the teacher."""
         if self.teacher is not None and parameter_hash(self.teacher) != self._hash:
-            raise WorkFailed("the frozen teacher changed during training; this is a bug, the run cannot be trusted")
+            raise WorkFailed(
+                "the frozen teacher changed during training; this is a bug, the run cannot be trusted"
+            )
 
 
 def hold_as_cast(module: nn.Module, dtype: torch.dtype) -> None:
@@ -72,5 +89,7 @@ def parameter_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()

@@ -3,37 +3,52 @@
 import torch
 from torch import Tensor
 
-from deme.conditions import NOTHING, Condition, given
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition
+from deme.diffusion.seeds import ShardedRandom
+from deme.diffusion.timesteps import TimestepSampler
 from deme.methods import Method
 from deme.models.denoiser import DenoisingModel
-from deme.seeds import Rows
-from deme.timesteps import TimestepSampler
 
 
 class Finetune(Method):
     """E w(t) ||target - network(x_t, t)||^2, mean over pixels, then weighted per sample, then mean over the batch.
 
-    `weights` [T] are those of the network's own squared error (deme.weighting.timestep_weights).
+    `weights` [T] are those of the network's own squared error (deme.diffusion.weighting.timestep_weights).
     """
 
     def __init__(self, weights: Tensor, timesteps: TimestepSampler) -> None:
         self.weights: Tensor = weights
         self.timesteps = timesteps
 
-    def draw(self, model: DenoisingModel, x0: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def draw(
+        self, model: DenoisingModel, x0: Tensor, draws: ShardedRandom
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return x_t, t, the prediction target and the weight per sample [B]."""
-        t = rows.timesteps(self.timesteps)
-        eps = rows.normal(x0.shape[1:]).to(x0)
+        t = draws.timesteps(self.timesteps)
+        eps = draws.normal(x0.shape[1:]).to(x0)
         weight = self.weights[t].to(x0)
         t = t.to(x0.device)
-        return model.schedule.add_noise(x0, eps, t), t, model.schedule.target(model.prediction_type, x0, eps, t), weight
+        return (
+            model.schedule.add_noise(x0, eps, t),
+            t,
+            model.schedule.target(model.prediction_type, x0, eps, t),
+            weight,
+        )
 
     def losses(
-        self, model: DenoisingModel, x0: Tensor, rows: Rows, condition: Condition = NOTHING
+        self,
+        model: DenoisingModel,
+        x0: Tensor,
+        draws: ShardedRandom,
+        condition: Condition = EMPTY_CONDITION,
     ) -> dict[str, Tensor]:
         """Return the term `denoising`."""
-        x_t, t, target, weight = self.draw(model, x0, rows)
-        return {"denoising": weighted_errors(given(model, condition)(x_t, t), target, weight).mean()}
+        x_t, t, target, weight = self.draw(model, x0, draws)
+        return {
+            "denoising": weighted_errors(
+                bind_condition(model, condition)(x_t, t), target, weight
+            ).mean()
+        }
 
 
 def weighted_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.timesteps import RangeSampler, TimestepSampler
 from deme.methods.finetune import Finetune
-from deme.ranges import TimestepRange
-from deme.timesteps import RangeSampler, TimestepSampler
+from deme.system.errors import BadConfig
 
 
 class Reweighted(Finetune):
@@ -27,10 +27,14 @@ class Reweighted(Finetune):
     ) -> None:
         numbers = _numbers(merge_weights, len(ranges))
         if len(numbers) != len(ranges):
-            raise BadConfig(f"method.merge_weights: {len(numbers)} numbers for {len(ranges)} ranges")
+            raise BadConfig(
+                f"method.merge_weights: {len(numbers)} numbers for {len(ranges)} ranges"
+            )
         if type(probability) not in (int, float) or not 0 <= probability <= 1:
             raise BadConfig(f"method.probability must lie in [0, 1], got {probability!r}")
-        if not isinstance(timesteps, RangeSampler) or timesteps.range != TimestepRange(0, ranges[-1].high):
+        if not isinstance(timesteps, RangeSampler) or timesteps.range != TimestepRange(
+            0, ranges[-1].high
+        ):
             raise BadConfig(
                 "method=reweighted weighs timesteps that are uniform over all of [0, T)\ntype: timesteps=uniform expert=null"
             )
@@ -46,12 +50,18 @@ class Reweighted(Finetune):
 def _numbers(merge_weights: str | Sequence[float], num_ranges: int) -> list[float]:
     if merge_weights == "uniform":
         return [1 / num_ranges] * num_ranges
-    if not isinstance(merge_weights, list) or not all(type(w) in (int, float) for w in merge_weights):
-        raise BadConfig(f"method.merge_weights must be 'uniform' or a list of numbers, got {merge_weights!r}")
+    if not isinstance(merge_weights, list) or not all(
+        type(w) in (int, float) for w in merge_weights
+    ):
+        raise BadConfig(
+            f"method.merge_weights must be 'uniform' or a list of numbers, got {merge_weights!r}"
+        )
     return merge_weights
 
 
-def merge_factor(ranges: Sequence[TimestepRange], merge_weights: Sequence[float], probability: float) -> Tensor:
+def merge_factor(
+    ranges: Sequence[TimestepRange], merge_weights: Sequence[float], probability: float
+) -> Tensor:
     """Return Lambda(t) = (1 - p) T / |R_i(t)| w_i(t) + p sum_j w_j for every timestep, [T] float64."""
     num_timesteps = ranges[-1].high
     inside = [

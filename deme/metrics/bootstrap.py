@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
-from deme.seeds import generator
+from deme.diffusion.seeds import generator
 
 
-def resampled_means(seed: int, values: Tensor, replicates: int, groups: Tensor | None = None) -> list[float]:
+def resampled_means(
+    seed: int, values: Tensor, replicates: int, groups: Tensor | None = None
+) -> list[float]:
     """Return the mean of `values` [M] in each of so many resamples: of the values, or of whole `groups` of them, int64 [M]."""
     sums, sizes = values, torch.ones_like(values)
     if groups is not None:

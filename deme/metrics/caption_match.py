@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from deme import files
 from deme.data import to_float
-from deme.errors import BadConfig
 from deme.metrics.cosine import hundred_cosines
 from deme.metrics.features import read_into, weights_file
+from deme.system import files
+from deme.system.errors import BadConfig
 
 SHAPE = (3, 16, 16)
 
@@ -26,7 +26,9 @@ class CaptionNetwork(nn.Module):
         try:
             from transformers import CLIPTextConfig, CLIPTextModelWithProjection
         except ImportError as error:
-            raise BadConfig(f"captions need transformers: {error}\ntype: pip install transformers") from error
+            raise BadConfig(
+                f"captions need transformers: {error}\ntype: pip install transformers"
+            ) from error
         self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text))
         self.image = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1),
@@ -64,7 +66,9 @@ class CaptionMatch:
         self.network, self.tokenizer = _load(place)
         self.length: int = self.network.text.config.max_position_embeddings
         self.dimension: int = self.network.text.config.projection_dim
-        self.name = f"contrastive network of captioned digits, {self.dimension} dimensions, 100 x cosine"
+        self.name = (
+            f"contrastive network of captioned digits, {self.dimension} dimensions, 100 x cosine"
+        )
         self.device = "cpu"
 
     def to(self, device: str) -> "CaptionMatch":
@@ -75,7 +79,9 @@ class CaptionMatch:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[1:]) != SHAPE:
-            raise BadConfig(f"{self.score_name} reads 16 x 16 images in colour, got {tuple(pixels.shape[1:])}")
+            raise BadConfig(
+                f"{self.score_name} reads 16 x 16 images in colour, got {tuple(pixels.shape[1:])}"
+            )
         return self.network.of_images(to_float(pixels.to(self.device))).float().cpu()
 
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
@@ -83,7 +89,12 @@ class CaptionMatch:
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
-        how = {"padding": "max_length", "max_length": self.length, "truncation": True, "return_tensors": "pt"}
+        how = {
+            "padding": "max_length",
+            "max_length": self.length,
+            "truncation": True,
+            "return_tensors": "pt",
+        }
         return self.network.of_texts(self.tokenizer(texts, **how).input_ids.to(self.device))
 
     def mean(self, scores: Tensor) -> float:
@@ -96,7 +107,11 @@ class CaptionMatch:
 
 def _load(place: Path) -> tuple[CaptionNetwork, Any]:
     """Return the network and its tokenizer. Raises BadConfig if the folder holds something else."""
-    missing = [n for n in ("config.json", "model.safetensors", "vocab.json", "merges.txt") if not (place / n).is_file()]
+    missing = [
+        n
+        for n in ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+        if not (place / n).is_file()
+    ]
     if missing:
         raise BadConfig(
             f"{place} lacks {', '.join(missing)}; it is no folder with a caption network\n"
@@ -108,4 +123,6 @@ def _load(place: Path) -> tuple[CaptionNetwork, Any]:
     read_into(network, place / "model.safetensors", f"{place} holds no caption network\n{another}")
     from transformers import CLIPTokenizer
 
-    return network.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(place, local_files_only=True)
+    return network.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(
+        place, local_files_only=True
+    )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from deme.conditions import Condition, Network, given, moved, rows_of
-from deme.data import Images, Prepared, clean
-from deme.ranges import TimestepRange
-from deme.schedule import NoiseSchedule
-from deme.seeds import generator
+from deme.data import EncodedDataset, Images, eval_sample
+from deme.diffusion.conditioning import Condition, Network, bind_condition, moved, rows_of
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion.seeds import generator
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ class Triples:
                 yield index, self.x0[rows], t[rows], eps[rows], condition
 
 
-def fixed_triples(images: Images | Prepared, ranges: Sequence[TimestepRange], draws: int, seed: int) -> Triples:
+def fixed_triples(
+    images: Images | EncodedDataset, ranges: Sequence[TimestepRange], draws: int, seed: int
+) -> Triples:
     """Draw `draws` timesteps per image and range; they depend on the seed and the shapes alone."""
-    x0, condition = clean(images, list(range(len(images))))
+    x0, condition = eval_sample(images, list(range(len(images))))
     draw = generator("triples", seed)
-    t = torch.stack([torch.randint(r.low, r.high, (draws, len(x0)), generator=draw) for r in ranges])
+    t = torch.stack(
+        [torch.randint(r.low, r.high, (draws, len(x0)), generator=draw) for r in ranges]
+    )
     return Triples(x0, t, draw.get_state(), condition=condition)
 
 
@@ -61,14 +65,26 @@ def denoising_loss(
 ) -> Tensor:
     """Return the squared error of the network's own prediction per range and image, mean over pixels and draws, [R, M]."""
     losses: list[list[Tensor]] = [[] for _ in triples.t]
-    for index, x_t, t, target, condition in noised(triples, schedule, prediction_type, device, batch_size):
-        losses[index].append((given(network, condition)(x_t, t) - target).square().flatten(1).mean(1).double())
+    for index, x_t, t, target, condition in noised(
+        triples, schedule, prediction_type, device, batch_size
+    ):
+        losses[index].append(
+            (bind_condition(network, condition)(x_t, t) - target)
+            .square()
+            .flatten(1)
+            .mean(1)
+            .double()
+        )
     draws = triples.t.shape[1]
     return torch.stack([torch.cat(errors).reshape(draws, -1).mean(0).cpu() for errors in losses])
 
 
 def noised(
-    triples: Triples, schedule: NoiseSchedule, prediction_type: str, device: torch.device | str, batch_size: int
+    triples: Triples,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    device: torch.device | str,
+    batch_size: int,
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Condition]]:
     """Yield range, x_t, t, the network's target and condition, a batch of images at a time, range by range and draw by draw."""
     for index, *whole, condition in triples:
@@ -76,4 +92,10 @@ def noised(
             rows = slice(start, start + batch_size)
             x0, t, eps = (part[rows].to(device) for part in whole)
             told = moved(rows_of(condition, rows), device)
-            yield index, schedule.add_noise(x0, eps, t), t, schedule.target(prediction_type, x0, eps, t), told
+            yield (
+                index,
+                schedule.add_noise(x0, eps, t),
+                t,
+                schedule.target(prediction_type, x0, eps, t),
+                told,
+            )

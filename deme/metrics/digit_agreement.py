@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from deme.data.captioned_digits import digit_in
-from deme.errors import BadConfig
 from deme.metrics.digit_classifier import as_digits, load_classifier
+from deme.system.errors import BadConfig
 
 
 class DigitAgreement:

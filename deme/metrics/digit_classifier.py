@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from deme import files
 from deme.data import to_float
-from deme.errors import BadConfig
+from deme.diffusion.seeds import generator
 from deme.metrics.features import read_into, weights_file
-from deme.seeds import generator
+from deme.system import files
+from deme.system.errors import BadConfig
 
 
 class DigitClassifier(nn.Module):
@@ -53,7 +53,11 @@ def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifi
     """Return a saved classifier and the sha256 of its file. Raises BadConfig if the file holds something else."""
     place = weights_file(path, sha256)
     classifier = DigitClassifier().eval()
-    read_into(classifier, place, f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor")
+    read_into(
+        classifier,
+        place,
+        f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor",
+    )
     return classifier, files.sha256(place)
 
 
@@ -80,7 +84,9 @@ class DigitFeatures:
         return self.classifier.body(as_digits(pixels.to(self.device), self.frechet_name)).cpu()
 
 
-def train_classifier(pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500) -> DigitClassifier:
+def train_classifier(
+    pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500
+) -> DigitClassifier:
     """Train on uint8 images [N, 1, 8, 8] with AdamW, lr 1e-3, batches of 128."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -6,9 +6,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from deme import files, tensors
-from deme.errors import BadConfig, WorkFailed
-from deme.paths import locate
+from deme.system import files, tensors
+from deme.system.errors import BadConfig, WorkFailed
+from deme.system.paths import locate
 
 
 class FeatureExtractor(Protocol):
@@ -48,8 +48,12 @@ def read_weights(place: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(place, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WorkFailed(f"{place} is not a file of named tensors: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WorkFailed(
+            f"{place} is not a file of named tensors: {str(error).splitlines()[0]}"
+        ) from error
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise WorkFailed(f"{place} is not a file of named tensors")
     return state
 
@@ -57,7 +61,9 @@ def read_weights(place: Path) -> dict[str, Tensor]:
 def read_into(network: nn.Module, place: Path, otherwise: str) -> None:
     """Give a network the weights of a file. Raises BadConfig, saying `otherwise`, for other names or shapes than its own."""
     state = read_weights(place)
-    if {n: v.shape for n, v in network.state_dict().items()} != {n: v.shape for n, v in state.items()}:
+    if {n: v.shape for n, v in network.state_dict().items()} != {
+        n: v.shape for n, v in state.items()
+    }:
         raise BadConfig(otherwise)
     network.load_state_dict(state)
 

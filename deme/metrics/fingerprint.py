@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from deme.diffusion.seeds import generator
 from deme.metrics.statistics import Statistics
-from deme.seeds import generator
 
 FLOOR = 1e-6  # of a fingerprint's size: what counts as its spread where all images are the same
 LENGTH = 16  # numbers per image

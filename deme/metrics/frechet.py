@@ -27,9 +27,15 @@ class FrechetDistance:
         """Return the distance of `generated` to the reference. Raises ValueError if its features have another size."""
         self._check(len(generated.mean))
         covariance = generated.covariance.to(self.device)
-        product = _lower(self.root, covariance) if self.triangular else self.root.T @ covariance @ self.root
+        product = (
+            _lower(self.root, covariance)
+            if self.triangular
+            else self.root.T @ covariance @ self.root
+        )
         eigenvalues = torch.linalg.eigvalsh(product)  # of the lower triangle
-        return self._distance(generated.mean.to(self.device), covariance.trace(), eigenvalues, generated.count - 1)
+        return self._distance(
+            generated.mean.to(self.device), covariance.trace(), eigenvalues, generated.count - 1
+        )
 
     def of_features(self, features: Tensor, counts: Tensor | None = None) -> float:
         """Return the distance of features [n, d], row i counted `counts[i]` times.
@@ -96,7 +102,9 @@ def _lower(root: Tensor, covariance: Tensor) -> Tensor:
     product = torch.zeros_like(covariance)
     for start in range(0, len(root), BLOCK):
         columns = slice(start, start + BLOCK)
-        product[start:, columns] = root[start:, start:].T @ (covariance[start:, start:] @ root[start:, columns])
+        product[start:, columns] = root[start:, start:].T @ (
+            covariance[start:, start:] @ root[start:, columns]
+        )
     return product
 
 

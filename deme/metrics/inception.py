@@ -5,12 +5,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deme import files
-from deme.errors import BadConfig, did_you_mean
 from deme.metrics.features import read_weights, rgb, weights_file
 from deme.metrics.resize import CONVENTIONS
+from deme.system import files
+from deme.system.errors import BadConfig, did_you_mean
 
-LAYERS = (64, 192, 768, 2048)  # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
+LAYERS = (
+    64,
+    192,
+    768,
+    2048,
+)  # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
 NOT_IT = "it is no Inception-v3 of FID"
 CHUNK = 50  # images in the network at once
 
@@ -66,13 +71,17 @@ class InceptionFeatures:
     needs is refused. The distance is called fid_<convention> at the paper's layer 2048, fid_inception<layer> at others.
     """
 
-    def __init__(self, path: str, convention: str = "pytorch", layer: int = 2048, sha256: str | None = None) -> None:
+    def __init__(
+        self, path: str, convention: str = "pytorch", layer: int = 2048, sha256: str | None = None
+    ) -> None:
         if convention not in CONVENTIONS:
             raise BadConfig(
                 f"unknown convention {convention!r}; {did_you_mean(convention, CONVENTIONS)}allowed: {', '.join(CONVENTIONS)}"
             )
         if layer not in LAYERS:
-            raise BadConfig(f"Inception has no layer {layer}; allowed: {', '.join(map(str, LAYERS))}")
+            raise BadConfig(
+                f"Inception has no layer {layer}; allowed: {', '.join(map(str, LAYERS))}"
+            )
         self.preprocess = CONVENTIONS[convention]
         self.dimension = layer
         inner = f"inception{layer}" + ("" if convention == "pytorch" else f"_{convention}")
@@ -101,12 +110,18 @@ def _load(place: Path, layer: int) -> nn.Sequential:
     state = read_weights(place)
     network = trunk(layer)
     counters = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
-    needed = {name: value.shape for name, value in network.state_dict().items() if name not in counters}
-    wrong = [name for name, shape in needed.items() if name not in state or state[name].shape != shape]
+    needed = {
+        name: value.shape for name, value in network.state_dict().items() if name not in counters
+    }
+    wrong = [
+        name for name, shape in needed.items() if name not in state or state[name].shape != shape
+    ]
     if wrong:
         missing = {name.split(".")[0] for name in wrong}
         fits = [
-            each for each in LAYERS if each < layer and not missing & {name for name, _ in trunk(each).named_children()}
+            each
+            for each in LAYERS
+            if each < layer and not missing & {name for name, _ in trunk(each).named_children()}
         ]
         raise BadConfig(
             f"{place} lacks {len(wrong)} of the {len(needed)} tensors that layer {layer} needs, first {wrong[0]}\n"
@@ -117,4 +132,6 @@ def _load(place: Path, layer: int) -> nn.Sequential:
             )
         )
     network.load_state_dict({name: state[name] for name in needed}, strict=False)
-    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # 1.6x faster on a CPU
+    return (
+        network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    )  # 1.6x faster on a CPU

@@ -27,14 +27,18 @@ class KernelDistance:
 def kernel_distance(features: Tensor, reference: Tensor, device: str = "cpu") -> KernelDistance:
     """Compare features [n, d] and [m, d], in float64 on `device`. Raises ValueError with fewer than two rows or NaN."""
     if len(features) < 2 or len(reference) < 2:
-        raise ValueError(f"KID needs at least 2 images on each side, got {len(features)} and {len(reference)}")
+        raise ValueError(
+            f"KID needs at least 2 images on each side, got {len(features)} and {len(reference)}"
+        )
     if features.shape[1] != reference.shape[1]:
         raise ValueError(
             f"features of {features.shape[1]} numbers, reference of {reference.shape[1]}: another extractor"
         )
     x, y = features.to(device).double(), reference.to(device).double()
     if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise ValueError("features hold NaN or infinite values; the images or the extractor are damaged")
+        raise ValueError(
+            "features hold NaN or infinite values; the images or the extractor are damaged"
+        )
     to_own, to_other = _mean_to_others(x), _means(x, y)
     reference_own, reference_other = _mean_to_others(y), _means(y, x)
     value = to_own.mean() + reference_own.mean() - 2 * to_other.mean()

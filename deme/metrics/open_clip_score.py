@@ -6,12 +6,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from deme import files
-from deme.errors import BadConfig
-from deme.hugging_face import quietly
 from deme.metrics.cosine import hundred_cosines
 from deme.metrics.features import rgb, weights_file
 from deme.metrics.open_clip_network import config_of, fill, published_of
+from deme.system import files
+from deme.system.errors import BadConfig
+from deme.system.hugging_face import quietly
 
 CHUNK = 50  # images in the network at once
 
@@ -28,11 +28,17 @@ class OpenClipScore:
     score_name = suffix = "clip_score_open_clip"
 
     def __init__(
-        self, path: str, architecture: str = "ViT-g-14", pretrained: str | None = None, sha256: str | None = None
+        self,
+        path: str,
+        architecture: str = "ViT-g-14",
+        pretrained: str | None = None,
+        sha256: str | None = None,
     ) -> None:
         place = weights_file(path, sha256)
         if place.is_dir():
-            raise BadConfig(f"{place} is a folder\ntype: metrics.path={place}/open_clip_model.safetensors, or .bin")
+            raise BadConfig(
+                f"{place} is a folder\ntype: metrics.path={place}/open_clip_model.safetensors, or .bin"
+            )
         with quietly():
             try:
                 import open_clip
@@ -67,7 +73,9 @@ class OpenClipScore:
 
         found = []
         for chunk in rgb(pixels, self.score_name).cpu().split(CHUNK):
-            pictures = [Image.fromarray(each.permute(1, 2, 0).contiguous().numpy()) for each in chunk]
+            pictures = [
+                Image.fromarray(each.permute(1, 2, 0).contiguous().numpy()) for each in chunk
+            ]
             inputs = torch.stack([self.preprocess(picture) for picture in pictures])
             found.append(self.network.encode_image(inputs.to(self.device)).float().cpu())
         return torch.cat(found)
@@ -79,7 +87,9 @@ class OpenClipScore:
         return float(scores.mean())
 
     def truncated(self, texts: Sequence[str]) -> int:
-        return sum(len(self.tokenizer.encode(text)) + 2 > self.tokenizer.context_length for text in texts)
+        return sum(
+            len(self.tokenizer.encode(text)) + 2 > self.tokenizer.context_length for text in texts
+        )
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:

@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme import files, tensors
 from deme.data import Images, batches
+from deme.diffusion.seeds import generator
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards, Say
 from deme.metrics.statistics import Statistics
-from deme.seeds import generator
+from deme.system import files, tensors
 
 SUBSET = 10_000  # images whose features are kept for KID, precision and recall
 SHARD = 1000
@@ -32,7 +32,11 @@ class Reference:
 
 def subset(shards: FeatureShards, suffix: str) -> Tensor:
     """Return the features of SUBSET images picked at random, always the same of so many, or of all if they are no more."""
-    order = torch.randperm(shards.total, generator=generator("reference", shards.total))[:SUBSET].sort().values
+    order = (
+        torch.randperm(shards.total, generator=generator("reference", shards.total))[:SUBSET]
+        .sort()
+        .values
+    )
     rows, first = [], 0
     for features in shards.read(suffix):
         rows.append(features[order[(order >= first) & (order < first + len(features))] - first])
@@ -46,7 +50,9 @@ def key(images: Images, extractor: FeatureExtractor) -> str:
     return files.sha256_text(json.dumps(parts))
 
 
-def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path, say: Say) -> Reference:
+def measured(
+    images: Images, what: str, extractor: FeatureExtractor, cache: Path, say: Say
+) -> Reference:
     """Return the reference that `images` make, from `cache` if it is there; `what` they are: "held-out images".
 
     Safe for many processes at once: one measures, the others wait. A killed measurement goes on where it was.
@@ -55,21 +61,28 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
     if not folder.exists():
         with files.locked(
-            folder.with_suffix(".lock"), lambda owner: say(f"{owner} is measuring {name}; waiting for it")
+            folder.with_suffix(".lock"),
+            lambda owner: say(f"{owner} is measuring {name}; waiting for it"),
         ):
             if not folder.exists():
                 _measure(images, name, extractor, folder, say)
-    shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)  # of a process that was killed at the end
+    shutil.rmtree(
+        folder.with_suffix(".partial"), ignore_errors=True
+    )  # of a process that was killed at the end
     kept = tensors.TensorFile(folder / "features.safetensors").read("features")
     return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
 
 
-def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path, say: Say) -> None:
+def _measure(
+    images: Images, name: str, extractor: FeatureExtractor, folder: Path, say: Say
+) -> None:
     shards = FeatureShards(folder.with_suffix(".partial"), len(images), SHARD)
     shards.fill(
         lambda indices: batches(images, BATCH, indices),
         [extractor],
-        lambda text: say(f"{extractor.suffix} features of {name}: {text}") if len(images) > SHARD else None,
+        lambda text: (
+            say(f"{extractor.suffix} features of {name}: {text}") if len(images) > SHARD else None
+        ),
     )
     statistics = Statistics()
     for features in shards.read(extractor.suffix):

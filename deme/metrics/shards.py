@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme import files, tensors
-from deme.errors import WorkFailed
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.text_score import TextScore
+from deme.system import files, tensors
+from deme.system.errors import WorkFailed
 
 Say = Callable[[str], None]
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
@@ -80,8 +80,12 @@ class FeatureShards:
                     )
                 parts[extractor.suffix].append(features)
         if count != self.count(first):
-            raise WorkFailed(f"{self.count(first)} images were asked for from number {first} on, {count} came")
-        return {suffix: torch.cat(features) for suffix, features in parts.items()} or {"count": torch.tensor([count])}
+            raise WorkFailed(
+                f"{self.count(first)} images were asked for from number {first} on, {count} came"
+            )
+        return {suffix: torch.cat(features) for suffix, features in parts.items()} or {
+            "count": torch.tensor([count])
+        }
 
     def read(self, suffix: str) -> Iterator[Tensor]:
         """Yield the features of one extractor shard by shard."""

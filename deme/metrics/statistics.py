@@ -28,7 +28,9 @@ class Statistics:
         if bool((covariance.diagonal() < 0).any()) or not torch.allclose(
             covariance, covariance.T, rtol=1e-5, atol=1e-8
         ):
-            raise ValueError("this is no covariance: it is not symmetric, or has negative variances")
+            raise ValueError(
+                "this is no covariance: it is not symmetric, or has negative variances"
+            )
         statistics = cls()
         statistics.count = count
         statistics._mean, statistics._scatter = mean.double(), covariance.double() * (count - 1)
@@ -38,7 +40,9 @@ class Statistics:
         """Add a batch [n, d]; `weights` [n] count each row that many times. Raises ValueError for NaN or another d."""
         batch = features.detach().double()
         if not bool(torch.isfinite(batch).all()):
-            raise ValueError("features hold NaN or infinite values; the images or the extractor are damaged")
+            raise ValueError(
+                "features hold NaN or infinite values; the images or the extractor are damaged"
+            )
         other = Statistics()
         other.count = len(batch) if weights is None else int(weights.sum())
         if other.count:
@@ -57,11 +61,15 @@ class Statistics:
         if self._mean is None or self._scatter is None:
             self._mean, self._scatter = other._mean, other._scatter.clone()
         elif len(self._mean) != len(other._mean):
-            raise ValueError(f"features of {len(other._mean)} numbers cannot join those of {len(self._mean)}")
+            raise ValueError(
+                f"features of {len(other._mean)} numbers cannot join those of {len(self._mean)}"
+            )
         else:
             total = self.count + other.count
             delta = other._mean - self._mean
-            self._scatter.add_(other._scatter).addr_(delta, delta, alpha=self.count * other.count / total)
+            self._scatter.add_(other._scatter).addr_(
+                delta, delta, alpha=self.count * other.count / total
+            )
             self._mean = self._mean + delta * (other.count / total)
         self.count += other.count
         return self

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deme import files, tensors
-from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.statistics import Statistics
+from deme.system import files, tensors
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 
 def save(path: Path, statistics: Statistics) -> None:
@@ -69,7 +69,9 @@ def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
         mean, covariance = torch.from_numpy(held["mu"]), torch.from_numpy(held["sigma"])
     except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise WorkFailed(f"{path} is no statistics file with mu and sigma: {error}") from error
-    said = f"{held['extractor']}, weights {str(held['weights'])[:12]}" if "extractor" in held else None
+    said = (
+        f"{held['extractor']}, weights {str(held['weights'])[:12]}" if "extractor" in held else None
+    )
     needed = f"{extractor.name}, weights {extractor.weights[:12]}"
     if (said is not None and said != needed) or mean.shape != (extractor.dimension,):
         raise BadConfig(
@@ -82,4 +84,7 @@ def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
     except ValueError as error:
         raise WorkFailed(f"{path}: {error}") from error
     images = f"{count:,} images" if count else "an unstated number of images"
-    return statistics, f"{images} ({path.name} {files.sha256(path)[:8]}{'' if said else ', extractor not stated'})"
+    return (
+        statistics,
+        f"{images} ({path.name} {files.sha256(path)[:8]}{'' if said else ', extractor not stated'})",
+    )

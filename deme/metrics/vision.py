@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from deme import files
-from deme.hugging_face import load_network
 from deme.metrics.features import rgb, weights_file
+from deme.system import files
+from deme.system.hugging_face import load_network
 
 CHUNK = 50  # images in the network at once
 
@@ -20,9 +20,15 @@ def resized(pixels: Tensor, side: int, crop: bool) -> Tensor:
     8 bits after each; rounded once, black and white edges are 31 levels off. The middle is torchvision's, as OpenAI's CLIP's.
     """
     height, width = pixels.shape[2:]
-    size = tuple(side * length // min(height, width) for length in (height, width)) if crop else (side, side)
+    size = (
+        tuple(side * length // min(height, width) for length in (height, width))
+        if crop
+        else (side, side)
+    )
     for step in ((height, size[1]), size):
-        exact = interpolate(pixels.float(), size=step, mode="bicubic", align_corners=False, antialias=True)
+        exact = interpolate(
+            pixels.float(), size=step, mode="bicubic", align_corners=False, antialias=True
+        )
         pixels = (exact + 0.5).floor().clamp(0, 255)
     top, left = (round((length - side) / 2) for length in size)
     return pixels[:, :, top : top + side, left : left + side]
@@ -33,9 +39,13 @@ class VisionFeatures:
 
     suffix: str
     model_types: tuple[str, ...]  # what config.json may say
-    network_of: tuple[str, str, str]  # transformers' class, the output that is the feature, config's name of its size
+    network_of: tuple[
+        str, str, str
+    ]  # transformers' class, the output that is the feature, config's name of its size
     crop: bool
-    colours: tuple[tuple[float, float, float], tuple[float, float, float]]  # mean and standard deviation
+    colours: tuple[
+        tuple[float, float, float], tuple[float, float, float]
+    ]  # mean and standard deviation
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
         architecture, self.output, width = self.network_of
@@ -59,8 +69,12 @@ class VisionFeatures:
     def __call__(self, pixels: Tensor) -> Tensor:
         mean, std = torch.tensor(self.colours, device=self.network.device).view(2, 3, 1, 1)
         chunks = rgb(pixels, self.frechet_name).split(CHUNK)
-        inputs = ((resized(c.to(mean.device), self.side, self.crop) / 255 - mean) / std for c in chunks)
-        return torch.cat([self.network(pixel_values=each)[self.output].float().cpu() for each in inputs])
+        inputs = (
+            (resized(c.to(mean.device), self.side, self.crop) / 255 - mean) / std for c in chunks
+        )
+        return torch.cat(
+            [self.network(pixel_values=each)[self.output].float().cpu() for each in inputs]
+        )
 
 
 class ClipFeatures(VisionFeatures):

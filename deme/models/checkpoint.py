@@ -6,16 +6,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig, MissingInput, WorkFailed
-from deme.files import read_json
 from deme.models.pickles import read_pickle
-from deme.tensors import Spec, TensorFile, Tensors, check_finite
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.files import read_json
+from deme.system.tensors import Spec, TensorFile, Tensors, check_finite
 
 NAME = "diffusion_pytorch_model"
 POINTER = b"version https://git-lfs"
 
 OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
-NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # diffusers 0.18
+NEW_NAMES = {
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+}  # diffusers 0.18
 LINEAR = re.compile(r".*attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
@@ -54,13 +59,17 @@ def _open(file: Path) -> Tensors:
     if file.is_file():
         with open(file, "rb") as opened:
             if opened.read(len(POINTER)) == POINTER:
-                raise MissingInput(f"{file} is git-lfs's pointer to a file, not the file\ntype: git lfs pull")
+                raise MissingInput(
+                    f"{file} is git-lfs's pointer to a file, not the file\ntype: git lfs pull"
+                )
     return TensorFile(file) if file.suffix == ".safetensors" else _unpickled(file)
 
 
 def _unpickled(path: Path) -> Tensors:
     state = read_pickle(path)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
         raise WorkFailed(f"{path} is not a file of named tensors")
     return StateDict(path, state)
 
@@ -71,7 +80,9 @@ class StateDict:
     def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
         self.path = path
         self._state = state
-        self.specs: dict[str, Spec] = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+        self.specs: dict[str, Spec] = {
+            name: (tuple(value.shape), value.dtype) for name, value in state.items()
+        }
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
@@ -90,8 +101,12 @@ class Shards:
         index = read_json(path)
         places = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(places, dict):
-            raise WorkFailed(f"{path} is damaged: it has no weight_map\ncopy it again from where it came")
-        files = {name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))}
+            raise WorkFailed(
+                f"{path} is damaged: it has no weight_map\ncopy it again from where it came"
+            )
+        files = {
+            name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))
+        }
         self._files: dict[str, Tensors] = {tensor: files[name] for tensor, name in places.items()}
         missing = [tensor for tensor, file in self._files.items() if tensor not in file.specs]
         if missing:
@@ -99,7 +114,9 @@ class Shards:
                 f"{self._files[missing[0]].path} lacks {missing[0]}, which {path.name} says it holds\n"
                 "copy the folder again from where it came"
             )
-        self.specs: dict[str, Spec] = {tensor: file.specs[tensor] for tensor, file in self._files.items()}
+        self.specs: dict[str, Spec] = {
+            tensor: file.specs[tensor] for tensor, file in self._files.items()
+        }
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
@@ -146,8 +163,16 @@ def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.js
     found = {name: shape for name, (shape, _) in file.specs.items()}
     if expected != found:
         wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
-        shown = ", ".join(f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})" for n in wrong[:3])
-        raise WorkFailed(f"{file.path} does not fit {what}: {len(wrong)} tensors differ, first {shown}")
+        shown = ", ".join(
+            f"{n} (expected {expected.get(n, 'none')}, found {found.get(n, 'none')})"
+            for n in wrong[:3]
+        )
+        raise WorkFailed(
+            f"{file.path} does not fit {what}: {len(wrong)} tensors differ, first {shown}"
+        )
     with torch.no_grad():
-        for name, value in module.state_dict().items():  # one tensor at a time: no second copy in memory
+        for (
+            name,
+            value,
+        ) in module.state_dict().items():  # one tensor at a time: no second copy in memory
             value.copy_(file.read(name))

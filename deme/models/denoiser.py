@@ -13,14 +13,14 @@ import diffusers
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from deme import tensors
-from deme.conditions import NOTHING, Condition
-from deme.errors import BadConfig, WorkFailed
-from deme.files import write_folder, write_json, write_text
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
+from deme.diffusion.schedule import NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections
-from deme.schedule import NoiseSchedule
+from deme.system import tensors
+from deme.system.errors import BadConfig, WorkFailed
+from deme.system.files import write_folder, write_json, write_text
 
 
 class DenoisingModel(nn.Module):
@@ -49,12 +49,12 @@ class DenoisingModel(nn.Module):
         """Channels, height and width of an image."""
         return self.noise_shape
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         return self.unet(x_t, t, **condition, return_dict=False)[0]
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """Return what the network is told of prompts; most models take none."""
-        return NOTHING
+        return EMPTY_CONDITION
 
     def decode(self, x0: Tensor) -> Tensor:
         """Return the images [B, C, H, W] in -1..1 of what was denoised."""
@@ -80,9 +80,15 @@ class DenoisingModel(nn.Module):
         """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
         place = unet_folder(folder)
         load_into(self.unet, open_weights(place))
-        found, ours = read_placement(place), self.projections.placement if self.projections is not None else None
+        found, ours = (
+            read_placement(place),
+            self.projections.placement if self.projections is not None else None,
+        )
         if found != ours:
-            had, has = (f"{each} channel projections" if each else "no channel projections" for each in (found, ours))
+            had, has = (
+                f"{each} channel projections" if each else "no channel projections"
+                for each in (found, ours)
+            )
             raise WorkFailed(f"{folder} has {had}, the model it is read into has {has}")
         if self.projections is not None:
             load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
@@ -93,7 +99,13 @@ class DenoisingModel(nn.Module):
             self.add_projections(placement)
         self.read_weights(folder)
 
-    def save(self, folder: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], links: bool = False) -> None:
+    def save(
+        self,
+        folder: Path,
+        state: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        links: bool = False,
+    ) -> None:
         """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`.
 
         With `links` files of frozen parts are second names of the same bytes, where the disk can.
@@ -125,4 +137,6 @@ class DenoisingModel(nn.Module):
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }

@@ -7,10 +7,10 @@ from typing import Any
 
 import diffusers
 
-from deme.errors import BadConfig, MissingInput
-from deme.files import read_json
+from deme.diffusion.schedule import PREDICTION_TYPES
 from deme.models.layout import NOISE, SCHEDULER, scheduler_file, unet_folder
-from deme.schedule import PREDICTION_TYPES
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.files import read_json
 
 # Samplers of a variance-preserving diffusion with betas; whichever one a folder names, its noise schedule means the same.
 SCHEDULERS = [
@@ -26,13 +26,16 @@ def read_configs(path: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any
 
     Raises MissingInput for what is not there, BadConfig for another pipeline, architecture, diffusion or prediction type.
     """
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = (
+        read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    )
     _check_pipeline(path, index)
     config = unet_folder(folder) / "config.json"
     if not config.is_file():
         raise MissingInput(
             f"{path} is not a diffusers model folder: it needs unet/config.json and "
-            "scheduler/scheduler_config.json (or both files at its top)" + _weights_inside(path, folder)
+            "scheduler/scheduler_config.json (or both files at its top)"
+            + _weights_inside(path, folder)
         )
     unet = read_json(config)
     _check_unet(path, unet)
@@ -62,7 +65,9 @@ def _weights_inside(path: str, folder: Path) -> str:
 
 
 def _check_pipeline(path: str, index: Mapping[str, Any]) -> None:
-    parts = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[-1]}
+    parts = {
+        name: value[1] for name, value in index.items() if isinstance(value, list) and value[-1]
+    }
     others = {name: kind for name, kind in parts.items() if name not in ("unet", "scheduler")}
     if others:
         raise BadConfig(
@@ -94,7 +99,9 @@ def _check_unet(path: str, config: Mapping[str, Any]) -> None:
             "only time_embedding_type=positional, with timesteps 0 .. T-1, can be trained here"
         )
     if config.get("sample_size") is None:
-        raise BadConfig(f"{path} does not say which images it makes\nset sample_size in its config.json, such as 32")
+        raise BadConfig(
+            f"{path} does not say which images it makes\nset sample_size in its config.json, such as 32"
+        )
 
 
 def _defaults(kind: str) -> dict[str, Any]:
@@ -114,7 +121,9 @@ def _schedule(path: str, config: dict[str, Any]) -> dict[str, Any]:
             f"allowed: {', '.join(SCHEDULERS)} (each with Scheduler at its end)"
         )
     if config.get("use_flow_sigmas"):
-        raise BadConfig(f"{path} has a {kind} with use_flow_sigmas: flow matching, which cannot be trained here")
+        raise BadConfig(
+            f"{path} has a {kind} with use_flow_sigmas: flow matching, which cannot be trained here"
+        )
     if config.get("predict_epsilon") is False:  # how diffusers before 0.9 said it
         config = {**config, "prediction_type": config.get("prediction_type") or "sample"}
     config = {**_defaults(kind), **config}
@@ -124,8 +133,12 @@ def _schedule(path: str, config: dict[str, Any]) -> dict[str, Any]:
             f"{path} has a scheduler with prediction_type={prediction!r}; allowed: {', '.join(PREDICTION_TYPES)}"
         )
     if config.get("variance_type") in LEARNED:
-        raise BadConfig(f"{path} has a scheduler with variance_type={config['variance_type']}; a fixed one is allowed")
+        raise BadConfig(
+            f"{path} has a scheduler with variance_type={config['variance_type']}; a fixed one is allowed"
+        )
     betas, steps = config.get("trained_betas"), config.get("num_train_timesteps", 1000)
     if betas is not None and len(betas) != steps:
-        raise BadConfig(f"{path} has a scheduler with {len(betas)} trained_betas for num_train_timesteps={steps}")
+        raise BadConfig(
+            f"{path} has a scheduler with {len(betas)} trained_betas for num_train_timesteps={steps}"
+        )
     return config

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig, MissingInput
-from deme.files import read_json, sha256, sha256_text
-from deme.hugging_face import transformers_quietly, unreadable
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.files import read_json, sha256, sha256_text
+from deme.system.hugging_face import transformers_quietly, unreadable
 
 PARTS = ("vae", "text_encoder", "tokenizer")
 VAE_CHUNK = 8  # images in the autoencoder at once: its activations are the largest of all
@@ -55,7 +55,12 @@ class FrozenEncoders:
     @property
     def max_tokens(self) -> int:
         """How many tokens of a text are read, beginning and end included; longer ones are cut before the end token."""
-        return int(min(self.tokenizer.model_max_length, self._config("text_encoder")["max_position_embeddings"]))
+        return int(
+            min(
+                self.tokenizer.model_max_length,
+                self._config("text_encoder")["max_position_embeddings"],
+            )
+        )
 
     @property
     def width(self) -> int:
@@ -80,7 +85,9 @@ class FrozenEncoders:
     def _text_encoder(self) -> Any:
         with self._reading("text_encoder") as (place, transformers):
             read = transformers.CLIPTextModel.from_pretrained
-            network, found = read(place, local_files_only=True, dtype=torch.float32, output_loading_info=True)
+            network, found = read(
+                place, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
         return self._complete("text_encoder", network, found)
 
     @cached_property
@@ -89,7 +96,9 @@ class FrozenEncoders:
 
         with self._reading("vae") as (place, _):
             read = AutoencoderKL.from_pretrained
-            network, found = read(place, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True)
+            network, found = read(
+                place, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
         return self._complete("vae", network, found)
 
     @contextlib.contextmanager
@@ -104,7 +113,9 @@ class FrozenEncoders:
 
     def _complete(self, part: str, network: Any, found: Any) -> Any:
         """Return a network that got all its weights, in float32. Raises BadConfig for one that did not."""
-        lost = sorted([*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])])
+        lost = sorted(
+            [*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])]
+        )
         if lost := [name for name in lost if not name.endswith("position_ids")]:
             raise BadConfig(
                 f"{self.folder / part} lacks {len(lost)} tensors, first {lost[0]}\ncopy it again from where it came"
@@ -114,7 +125,11 @@ class FrozenEncoders:
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Return token ids [B, max_tokens]; of a text that is too long the end is left out, not its end token."""
         found = self.tokenizer(
-            list(texts), padding="max_length", max_length=self.max_tokens, truncation=True, return_tensors="pt"
+            list(texts),
+            padding="max_length",
+            max_length=self.max_tokens,
+            truncation=True,
+            return_tensors="pt",
         )
         ids: Tensor = found["input_ids"]
         return ids
@@ -144,7 +159,12 @@ class FrozenEncoders:
     def images(self, latents: Tensor) -> Tensor:
         """Return the images [B, 3, H, W] in about -1..1 of scaled latents."""
         vae = self._vae.to(latents.device)
-        return torch.cat([vae.decode(part / self.scale, return_dict=False)[0] for part in latents.split(VAE_CHUNK)])
+        return torch.cat(
+            [
+                vae.decode(part / self.scale, return_dict=False)[0]
+                for part in latents.split(VAE_CHUNK)
+            ]
+        )
 
     def release(self) -> None:
         """Forget the networks; they are loaded again when they are asked for."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deme.files import read_json
+from deme.system.files import read_json
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
@@ -35,4 +35,6 @@ def read_noise(folder: Path) -> dict[str, Any]:
     """Return what a model folder's scheduler says, in so many words, of the noise and of what the network predicts of it."""
     file = scheduler_file(folder)
     told = read_json(file) if file is not None else {}
-    return {key: told[key] for key in (*NOISE, "trained_betas", "rescale_betas_zero_snr") if key in told}
+    return {
+        key: told[key] for key in (*NOISE, "trained_betas", "rescale_betas_zero_snr") if key in told
+    }

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from deme.files import read_json
 from deme.models import text_to_image, unconditional
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import unet_folder
-from deme.paths import locate
+from deme.system.files import read_json
+from deme.system.paths import locate
 
 
 def load(path: str) -> DenoisingModel:

@@ -10,10 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from deme.errors import BadConfig, WorkFailed
+from deme.system.errors import BadConfig, WorkFailed
 
 State = Mapping[str, Tensor]
-SIZES = {4: 32, 6: 256}  # resolutions -> pixels of CIFAR-10's and LSUN's networks; the weights do not know theirs
+SIZES = {
+    4: 32,
+    6: 256,
+}  # resolutions -> pixels of CIFAR-10's and LSUN's networks; the weights do not know theirs
 GROUPS = 32
 UNUSED = {"logvar"}  # a parameter of DDIM's `bayesian` models that their network does not use
 
@@ -28,7 +31,9 @@ BLOCK = {
 }  # norm1, conv1, norm2 and conv2 keep their names
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 PARTS = {"block": ("resnets", BLOCK), "attn": ("attentions", ATTENTION)}
-LEVEL = re.compile(r"(down|up)\.(\d+)\.(?:(block|attn)\.(\d+)\.(\w+)|(down|up)sample\.conv)\.(weight|bias)")
+LEVEL = re.compile(
+    r"(down|up)\.(\d+)\.(?:(block|attn)\.(\d+)\.(\w+)|(down|up)sample\.conv)\.(weight|bias)"
+)
 
 
 def is_original(state: object) -> bool:
@@ -36,7 +41,8 @@ def is_original(state: object) -> bool:
     return (
         isinstance(state, Mapping)
         and all(isinstance(value, Tensor) for value in state.values())
-        and {"temb.dense.0.weight", "conv_in.weight"} <= {str(name).removeprefix("module.") for name in state}
+        and {"temb.dense.0.weight", "conv_in.weight"}
+        <= {str(name).removeprefix("module.") for name in state}
     )
 
 
@@ -51,10 +57,17 @@ def pick(checkpoint: Any, ema: bool | None = None) -> tuple[State, bool | None]:
         return checkpoint, ema
     parts: dict[Any, Any] = {}
     if isinstance(checkpoint, list | tuple):
-        parts = {("model", "ema")[min(i, 1)]: part for i, part in enumerate(p for p in checkpoint if is_original(p))}
+        parts = {
+            ("model", "ema")[min(i, 1)]: part
+            for i, part in enumerate(p for p in checkpoint if is_original(p))
+        }
     elif isinstance(checkpoint, Mapping):
         parts = {name: part for name, part in checkpoint.items() if is_original(part)}
-    if isinstance(checkpoint, Mapping) and len(parts) == 1 and "ema" not in str(next(iter(parts))).lower():
+    if (
+        isinstance(checkpoint, Mapping)
+        and len(parts) == 1
+        and "ema" not in str(next(iter(parts))).lower()
+    ):
         return next(iter(parts.values())), ema
     averaged = [part for name, part in parts.items() if "ema" in str(name).lower()]
     raw = [part for name, part in parts.items() if "ema" not in str(name).lower()]
@@ -117,7 +130,9 @@ def _config(state: State, size: int | None) -> dict[str, Any]:
         base, in_channels = state["conv_in.weight"].shape[:2]
         out_channels = len(state["conv_out.weight"])
     except KeyError as error:
-        raise WorkFailed(f"{error.args[0]} is missing: not a whole checkpoint of the original DDPM layout") from error
+        raise WorkFailed(
+            f"{error.args[0]} is missing: not a whole checkpoint of the original DDPM layout"
+        ) from error
     blocks = {_count(state, rf"down\.{level}\.block\.(\d+)\.") for level in range(levels)}
     attention = [f"down.{level}.attn.0.q.weight" in state for level in range(levels)]
     problems = [
@@ -127,15 +142,26 @@ def _config(state: State, size: int | None) -> dict[str, Any]:
             any(width % GROUPS for width in widths),
             f"widths {widths} are no multiples of {GROUPS}, the groups of its norms",
         ),
-        (out_channels != in_channels, f"it makes {out_channels} channels of {in_channels}: a learned variance"),
-        (any("conv_shortcut" in name for name in state), "its shortcuts are 3x3 convolutions (conv_shortcut)"),
-        (levels > 1 and "down.0.downsample.conv.weight" not in state, "it resizes without convolutions"),
+        (
+            out_channels != in_channels,
+            f"it makes {out_channels} channels of {in_channels}: a learned variance",
+        ),
+        (
+            any("conv_shortcut" in name for name in state),
+            "its shortcuts are 3x3 convolutions (conv_shortcut)",
+        ),
+        (
+            levels > 1 and "down.0.downsample.conv.weight" not in state,
+            "it resizes without convolutions",
+        ),
     ]
     for wrong, why in problems:
         if wrong:
             raise BadConfig(f"this network cannot be a UNet2DModel: {why}")
     if size is None and levels not in SIZES:
-        raise BadConfig(f"a network of {levels} resolutions may make images of any size\ntype: size=<pixels>")
+        raise BadConfig(
+            f"a network of {levels} resolutions may make images of any size\ntype: size=<pixels>"
+        )
     return {
         "sample_size": SIZES[levels] if size is None else size,
         "in_channels": in_channels,
@@ -143,7 +169,9 @@ def _config(state: State, size: int | None) -> dict[str, Any]:
         "layers_per_block": blocks.pop(),
         "block_out_channels": widths,
         "down_block_types": ["AttnDownBlock2D" if here else "DownBlock2D" for here in attention],
-        "up_block_types": ["AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)],
+        "up_block_types": [
+            "AttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)
+        ],
         "attention_head_dim": None,  # one head
         "norm_eps": 1e-6,
         "downsample_padding": 0,  # after one more row below and column to the right

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deme.errors import BadConfig
+from deme.system.errors import BadConfig
 
 PLACEMENTS = ("blocks", "foldable")
 
@@ -31,7 +31,11 @@ class ChannelProjection(nn.Module):
 
     def after_layer(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Forward hook: project what a convolution [B, C, H, W] or a linear layer [..., C] gives."""
-        return nn.functional.linear(output, self.weight[:, :, 0, 0]) if isinstance(layer, nn.Linear) else self(output)
+        return (
+            nn.functional.linear(output, self.weight[:, :, 0, 0])
+            if isinstance(layer, nn.Linear)
+            else self(output)
+        )
 
 
 class Projections(nn.ModuleDict):
@@ -40,7 +44,9 @@ class Projections(nn.ModuleDict):
     def __init__(self, unet: Any, placement: str) -> None:
         super().__init__()
         if placement not in PLACEMENTS:
-            raise BadConfig(f"projection.placement must be null, {' or '.join(PLACEMENTS)}; got {placement!r}")
+            raise BadConfig(
+                f"projection.placement must be null, {' or '.join(PLACEMENTS)}; got {placement!r}"
+            )
         self.placement = placement
         found = _blocks(unet) if placement == "blocks" else _layers(unet)
         self._hooked: dict[str, Any] = {}
@@ -67,7 +73,9 @@ class Projections(nn.ModuleDict):
         Raises BadConfig for the paper's placement: what follows a block starts with a normalisation or reads the skip, too.
         """
         if self.placement != "foldable":
-            raise BadConfig(f"projections of the placement {self.placement} are no part of another layer")
+            raise BadConfig(
+                f"projections of the placement {self.placement} are no part of another layer"
+            )
         for name, layer in self._hooked.items():
             projection = self.get_parameter(f"{name}.weight")
             for tensor in layer.parameters(recurse=False):
@@ -93,7 +101,9 @@ def _blocks(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
     """Name, module and channels of every block: down_0 .. down_{D-1}, mid, up_0 .. up_{D-1}."""
     widths = list(unet.config["block_out_channels"])
     middle = widths[-1:] if unet.mid_block is not None else []
-    for (name, block), width in zip(_named_blocks(unet), [*widths, *middle, *reversed(widths)], strict=True):
+    for (name, block), width in zip(
+        _named_blocks(unet), [*widths, *middle, *reversed(widths)], strict=True
+    ):
         yield name, block, width
 
 
@@ -108,7 +118,9 @@ def _layers(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
         ends = [("resnet", getattr(list(block.resnets)[-1], "conv2", None))]
         for i, attention in enumerate(getattr(block, "attentions", None) or []):
             output = getattr(attention, "to_out", None)
-            ends.append((f"attention_{i}", output[0] if output else getattr(attention, "proj_out", None)))
+            ends.append(
+                (f"attention_{i}", output[0] if output else getattr(attention, "proj_out", None))
+            )
         for i, sampler in enumerate(_samplers(block)):
             ends.append((f"sampler_{i}", getattr(sampler, "conv", getattr(sampler, "conv2", None))))
         for name, layer in ends:
@@ -119,4 +131,7 @@ def _layers(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
 
 
 def _samplers(block: Any) -> list[nn.Module]:
-    return [*(getattr(block, "downsamplers", None) or []), *(getattr(block, "upsamplers", None) or [])]
+    return [
+        *(getattr(block, "downsamplers", None) or []),
+        *(getattr(block, "upsamplers", None) or []),
+    ]

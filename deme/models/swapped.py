@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deme.conditions import NOTHING, Condition, Network, given
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load
 
@@ -27,9 +27,9 @@ class SwappedExperts:
         return [self._network(index, answer or self.model) for index in range(len(self.folders))]
 
     def _network(self, index: int, answer: Network) -> Network:
-        def network(x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+        def network(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
             self._bring(index)
-            return given(answer, condition)(x_t, t)
+            return bind_condition(answer, condition)(x_t, t)
 
         return network
 

@@ -13,14 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from deme.conditions import TEXT, Condition
-from deme.errors import BadConfig
-from deme.files import link_weights, read_json, write_json
+from deme.diffusion.conditioning import TEXT, Condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders
 from deme.models.layout import unet_folder
-from deme.paths import locate
+from deme.system.errors import BadConfig
+from deme.system.files import link_weights, read_json, write_json
+from deme.system.paths import locate
 
 
 class TextToImageModel(DenoisingModel):
@@ -28,7 +28,9 @@ class TextToImageModel(DenoisingModel):
 
     pipeline = "StableDiffusionPipeline"
 
-    def __init__(self, unet: Any, scheduler_config: Mapping[str, Any], encoders: FrozenEncoders) -> None:
+    def __init__(
+        self, unet: Any, scheduler_config: Mapping[str, Any], encoders: FrozenEncoders
+    ) -> None:
         super().__init__(unet, scheduler_config)
         self.encoders = encoders
 
@@ -36,7 +38,11 @@ class TextToImageModel(DenoisingModel):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         _, height, width = self.noise_shape
-        return self.encoders.num_channels, height * self.encoders.factor, width * self.encoders.factor
+        return (
+            self.encoders.num_channels,
+            height * self.encoders.factor,
+            width * self.encoders.factor,
+        )
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """Return the embeddings of prompts."""
@@ -50,7 +56,11 @@ class TextToImageModel(DenoisingModel):
         """Write everything of a pipeline's folder but the UNet's weights."""
         super().write_configs(folder, about)
         source = self.encoders.folder
-        index = read_json(source / "model_index.json") if (source / "model_index.json").is_file() else {}
+        index = (
+            read_json(source / "model_index.json")
+            if (source / "model_index.json").is_file()
+            else {}
+        )
         ours = read_json(folder / "model_index.json")
         kept = {name: value for name, value in index.items() if name not in ("unet", "scheduler")}
         if not kept:
@@ -64,14 +74,26 @@ class TextToImageModel(DenoisingModel):
             }
         scheduler = self.scheduler_config.get("_class_name", "DDPMScheduler")
         for name, value in kept.items():
-            if isinstance(value, list) and not (source / name).is_dir():  # such as a safety checker that was left out
+            if (
+                isinstance(value, list) and not (source / name).is_dir()
+            ):  # such as a safety checker that was left out
                 kept[name] = [None, None]
         if kept.get("safety_checker") == [None, None]:
             kept["requires_safety_checker"] = False
-        write_json(folder / "model_index.json", {**kept, **ours, "scheduler": ["diffusers", scheduler]})
-        named = [name for name, value in kept.items() if isinstance(value, list) and (source / name).is_dir()]
+        write_json(
+            folder / "model_index.json", {**kept, **ours, "scheduler": ["diffusers", scheduler]}
+        )
+        named = [
+            name
+            for name, value in kept.items()
+            if isinstance(value, list) and (source / name).is_dir()
+        ]
         for part in dict.fromkeys([*PARTS, *named]):
-            shutil.copytree(source / part, folder / part, copy_function=link_weights if links else shutil.copyfile)
+            shutil.copytree(
+                source / part,
+                folder / part,
+                copy_function=link_weights if links else shutil.copyfile,
+            )
 
 
 def load(path: str) -> TextToImageModel:
@@ -111,9 +133,13 @@ def _assembled(path: str, folder: Path, unet: dict[str, Any]) -> TextToImageMode
 
 def check_family(path: str, folder: Path, unet: Mapping[str, Any]) -> None:
     """Raise BadConfig unless a folder is Stable Diffusion 1.x or 2.x: one text encoder, nothing else that the UNet is told."""
-    index = read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    index = (
+        read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    )
     others = [
-        name for name in ("text_encoder_2", "transformer", "image_encoder", "prior") if index.get(name, [None])[-1]
+        name
+        for name in ("text_encoder_2", "transformer", "image_encoder", "prior")
+        if index.get(name, [None])[-1]
     ]
     if others or unet.get("addition_embed_type") is not None:
         parts = f" with {', '.join(others)}" if others else ""
@@ -128,7 +154,9 @@ def check_family(path: str, folder: Path, unet: Mapping[str, Any]) -> None:
             "they must be equal"
         )
     if unet.get("class_embed_type") is not None or unet.get("num_class_embeds") is not None:
-        raise BadConfig(f"{path} has a UNet that wants class labels beside texts, which cannot be trained here")
+        raise BadConfig(
+            f"{path} has a UNet that wants class labels beside texts, which cannot be trained here"
+        )
     if unet.get("sample_size") is None:
         raise BadConfig(
             f"{path} does not say which images it makes\nset sample_size in its unet/config.json, such as 64"

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from deme.errors import BadConfig
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
-from deme.paths import locate
+from deme.system.errors import BadConfig
+from deme.system.paths import locate
 
 
 class UnconditionalModel(DenoisingModel):
@@ -33,9 +33,13 @@ def load(path: str) -> UnconditionalModel:
     return model.eval()
 
 
-def build(unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0) -> UnconditionalModel:
+def build(
+    unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0
+) -> UnconditionalModel:
     """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of diffusers' classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet2DModel(**{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()})
+        network = UNet2DModel(
+            **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()}
+        )
     return UnconditionalModel(network, json.loads(DDPMScheduler(**scheduler).to_json_string()))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deme.files import read_json, read_jsonl
+from deme.system.files import read_json, read_jsonl
 
 
 def task_weight_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
@@ -12,4 +12,7 @@ def task_weight_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]
         return {}
     ranges = read_json(folder / "weighting.json")["ranges"]
     steps = [line["step"] for line in lines]
-    return {f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines]) for j, item in enumerate(ranges)}
+    return {
+        f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines])
+        for j, item in enumerate(ranges)
+    }

@@ -43,9 +43,15 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
 def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
     """Return a figure of every row's paired difference to the baseline, a panel per metric that has any, with 95% intervals."""
     paired = {name for row in rows for name, number in row.numbers.items() if number.difference}
-    higher = {name for row in rows for name, number in row.numbers.items() if number.about.get("better") == "higher"}
+    higher = {
+        name
+        for row in rows
+        for name, number in row.numbers.items()
+        if number.about.get("better") == "higher"
+    }
     titles = {
-        metric: f"{metric}, difference to {baseline}" + ("\n(higher is better)" if metric in higher else "")
+        metric: f"{metric}, difference to {baseline}"
+        + ("\n(higher is better)" if metric in higher else "")
         for metric in metrics
         if metric in paired
     }
@@ -55,12 +61,21 @@ def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> F
 def loss_per_range(rows: Sequence[Row]) -> Figure:
     """Return a figure of each row's held-out loss relative to the baseline, a panel per range, with 95% intervals."""
     names = sorted({name for row in rows for name in row.numbers if name.startswith("loss/")})
-    where = {n: next(row.numbers[n].about.get("range", n) for row in rows if n in row.numbers) for n in names}
-    return _forest(rows, {name: f"held-out loss (%)\nt in {where[name]}" for name in names}, percent=True)
+    where = {
+        n: next(row.numbers[n].about.get("range", n) for row in rows if n in row.numbers)
+        for n in names
+    }
+    return _forest(
+        rows, {name: f"held-out loss (%)\nt in {where[name]}" for name in names}, percent=True
+    )
 
 
 def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = False) -> Figure:
-    shown = [row for row in rows if any(name in row.numbers and row.numbers[name].difference for name in titles)]
+    shown = [
+        row
+        for row in rows
+        if any(name in row.numbers and row.numbers[name].difference for name in titles)
+    ]
     figure = Figure(figsize=(3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown)))
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
@@ -68,10 +83,17 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
         for place, row in enumerate(shown):
             if (number := row.numbers.get(name)) and (d := number.difference):
                 scale = 100 / (number.mean - d.value) if percent else 1.0
-                intervals[place] = (scale * d.low, scale * d.value, scale * d.high, COLOURS[d.verdict])
+                intervals[place] = (
+                    scale * d.low,
+                    scale * d.value,
+                    scale * d.high,
+                    COLOURS[d.verdict],
+                )
         _draw_intervals(panel, intervals)
         panel.set_title(title, fontsize=9)
-    panels[0].set_yticks(range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], fontsize=8)
+    panels[0].set_yticks(
+        range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], fontsize=8
+    )
     panels[0].invert_yaxis()
     figure.supxlabel(
         "95% intervals; lower is better where no panel says otherwise: green better, red worse, grey not resolved",

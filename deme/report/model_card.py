@@ -36,7 +36,9 @@ def model_card(record: Record, exported: Exported) -> str:
     by_the_method = record.kind in ("merged", "expert")
     front = {
         "library_name": "diffusers",
-        "pipeline_tag": "text-to-image" if exported.takes_prompts else "unconditional-image-generation",
+        "pipeline_tag": "text-to-image"
+        if exported.takes_prompts
+        else "unconditional-image-generation",
         "license": exported.license or "unknown",
         "tags": ["diffusers", "deme", *(["decouple-then-merge"] if by_the_method else [])],
     }
@@ -103,9 +105,15 @@ def _snippet(record: Record, exported: Exported) -> str:
             'images = pipeline("a photo of a cat", num_inference_steps=25).images'
         )
     samplers = [each.config.get("sampler", {}) for each in record.evaluations]
-    plain = [s for s in samplers if s.get("_target_", "").endswith(".DDIM") and s.get("skip_type") == "uniform"]
+    plain = [
+        s
+        for s in samplers
+        if s.get("_target_", "").endswith(".DDIM") and s.get("skip_type") == "uniform"
+    ]
     sampler: Mapping[str, Any] = plain[0] if plain else {}
-    dtype = "" if exported.dtype == "float32" else ", torch_dtype=torch.float32"  # the pipeline cannot return bfloat16
+    dtype = (
+        "" if exported.dtype == "float32" else ", torch_dtype=torch.float32"
+    )  # the pipeline cannot return bfloat16
     eta = f", eta={sampler['eta']}" if sampler.get("eta") else ""
     return "\n".join(
         [
@@ -128,9 +136,13 @@ def _made(record: Record, exported: Exported) -> Iterable[str]:
         yield f"Base: `{record.base or 'unknown'}`{known}"
     ranges = [each.about.get("range") for each in record.trainings]
     if any(ranges):
-        yield "Ranges of timesteps: " + ", ".join("all" if r is None else f"[{r[0]}, {r[1]})" for r in ranges)
+        yield "Ranges of timesteps: " + ", ".join(
+            "all" if r is None else f"[{r[0]}, {r[1]})" for r in ranges
+        )
     if record.kind == "merged":
-        yield "Merge weights, low noise first: " + ", ".join(f"{weight:.6g}" for weight in record.about["weights"])
+        yield "Merge weights, low noise first: " + ", ".join(
+            f"{weight:.6g}" for weight in record.about["weights"]
+        )
     if record.merge:
         yield f"Merge: {_call({k: v for k, v in record.merge['merge'].items() if k != 'weights'})}"
     settings = [_settings(each.config, each.about) for each in record.trainings]
@@ -143,10 +155,14 @@ def _made(record: Record, exported: Exported) -> Iterable[str]:
         yield "Channel projections: multiplied into their layers"
     if record.made:
         versions = [
-            f"{name} {record.made['versions'][name]}" for name in SHOWN_VERSIONS if name in record.made["versions"]
+            f"{name} {record.made['versions'][name]}"
+            for name in SHOWN_VERSIONS
+            if name in record.made["versions"]
         ]
         git = record.made.get("git")
-        commit = f", commit `{git['commit']}`{' with changes' if git['dirty'] else ''}" if git else ""
+        commit = (
+            f", commit `{git['commit']}`{' with changes' if git['dirty'] else ''}" if git else ""
+        )
         yield f"Software: deme {record.made['deme']}{commit}, {', '.join(versions)}, Python {record.made['python']}"
     yield f"{'Run' if record.made else 'Exported from'}: `{record.name}`, weights sha256 `{record.weights}`"
 
@@ -178,7 +194,9 @@ def _data_name(data: Mapping[str, Any]) -> str:
 
 def _call(spec: Mapping[str, Any]) -> str:
     """Return a config with `_target_` as a call: AdamW(lr=1e-4). Paths are left out."""
-    given = ", ".join(f"{key}={value}" for key, value in spec.items() if key not in ("_target_", "path", "root"))
+    given = ", ".join(
+        f"{key}={value}" for key, value in spec.items() if key not in ("_target_", "path", "root")
+    )
     return f"{spec.get('_target_', '').rpartition('.')[2]}({given})"
 
 
@@ -203,9 +221,14 @@ def _evaluation(evaluation: Evaluation) -> str:
     ]
     for name, metric in evaluation.metrics.items():
         if "/" not in name:
-            interval = "[{:.4g}, {:.4g}]".format(*metric["interval"]) if "interval" in metric else ""
+            interval = (
+                "[{:.4g}, {:.4g}]".format(*metric["interval"]) if "interval" in metric else ""
+            )
             cells = [name, f"{metric['value']:.4g}", interval, f"{metric['n']:,}"]
-            cells += [str(metric.get(key, "")).replace("|", "\\|") for key in ("better", "reference", "implementation")]
+            cells += [
+                str(metric.get(key, "")).replace("|", "\\|")
+                for key in ("better", "reference", "implementation")
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

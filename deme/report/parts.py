@@ -26,9 +26,14 @@ def part_tables(rows: Sequence[Row]) -> list[PartTable]:
 
 
 def _table(rows: Sequence[Row], metric: str, names: list[str]) -> PartTable:
-    about = {name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names}
+    about = {
+        name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names
+    }
     if metric == "loss":
-        title, columns = "Loss per range of timesteps", [f"t in {about[name].get('range', name)}" for name in names]
+        title, columns = (
+            "Loss per range of timesteps",
+            [f"t in {about[name].get('range', name)}" for name in names],
+        )
     else:
         title = f"{metric} by kind of prompt"
         columns = [f"{name.partition('/')[2]} (n = {about[name]['n']:,})" for name in names]

@@ -11,7 +11,9 @@ WIDTH = 34  # characters of a prompt's line
 LETTER = 0.07  # inches of a character
 
 
-def prompt_grid(texts: Sequence[str], images: Mapping[str, np.ndarray], phrases: Sequence[str | None] = ()) -> Figure:
+def prompt_grid(
+    texts: Sequence[str], images: Mapping[str, np.ndarray], phrases: Sequence[str | None] = ()
+) -> Figure:
     """Return a figure with a line per prompt and a column per model: uint8 images [prompts, H, W, C] by the model's label.
 
     A prompt's phrase, the part that a model is known to lose, is told below it.
@@ -20,24 +22,45 @@ def prompt_grid(texts: Sequence[str], images: Mapping[str, np.ndarray], phrases:
     side, column = SIDES[small], LETTER * min(WIDTH, max(map(len, texts))) + 0.2
     figure = Figure(figsize=(column + side * len(images), (side + 0.08) * len(texts) + 0.4))
     axes = figure.subplots(
-        len(texts), len(images) + 1, squeeze=False, gridspec_kw={"width_ratios": [column / side, *[1] * len(images)]}
+        len(texts),
+        len(images) + 1,
+        squeeze=False,
+        gridspec_kw={"width_ratios": [column / side, *[1] * len(images)]},
     )
     for row, text in enumerate(texts):
         axes[row][0].axis("off")
         phrase = phrases[row] if row < len(phrases) else None
-        told = textwrap.fill(text, WIDTH) + (f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else "")
+        told = textwrap.fill(text, WIDTH) + (
+            f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else ""
+        )
         axes[row][0].text(
-            0, 0.5, told, va="center", ha="left", fontsize=8, parse_math=False, transform=axes[row][0].transAxes
+            0,
+            0.5,
+            told,
+            va="center",
+            ha="left",
+            fontsize=8,
+            parse_math=False,
+            transform=axes[row][0].transAxes,
         )
         for place, (label, pictures) in enumerate(images.items(), start=1):
             axis, picture = axes[row][place], pictures[row]
             axis.axis("off")
             axis.imshow(
-                picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased"
+                picture.squeeze(),
+                cmap="gray",
+                vmin=0,
+                vmax=255,
+                interpolation="nearest" if small else "antialiased",
             )
             if row == 0:
                 axis.set_title(textwrap.fill(label, 26), fontsize=9)
     figure.subplots_adjust(
-        left=0.02, right=0.995, top=1 - 0.34 / figure.get_figheight(), bottom=0.01, wspace=0.03, hspace=0.03
+        left=0.02,
+        right=0.995,
+        top=1 - 0.34 / figure.get_figheight(),
+        bottom=0.01,
+        wspace=0.03,
+        hspace=0.03,
     )
     return figure

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deme import files
-from deme.inputs import is_run, load_yaml, read_status, weights_folder
+from deme.runs.inputs import is_run, load_yaml, read_status, weights_folder
+from deme.system import files
 
 Json = Mapping[str, Any]
 
@@ -78,7 +78,16 @@ def read_record(place: Path, called: str) -> Record:
     run = place if is_run(place) else folder.parent.parent
     about = files.read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
     if folder.parent.name != "weights" or not is_run(run):
-        return Record(public_name(called) or place.resolve().name, files.sha256(folder), about, {}, {}, (), (), ())
+        return Record(
+            public_name(called) or place.resolve().name,
+            files.sha256(folder),
+            about,
+            {},
+            {},
+            (),
+            (),
+            (),
+        )
     config, made = load_yaml(run / "config.yaml"), files.read_json(run / "run.json")
     weights = str(read_status(run)["weights"][folder.name])
     trainings, lost, merge = [], [], {}
@@ -95,13 +104,24 @@ def read_record(place: Path, called: str) -> Record:
                 trainings.append(Training(load_yaml(expert / "config.yaml"), beside))
     trainings.sort(key=lambda each: each.about.get("range") or [0])
     return Record(
-        run.name, weights, about, merge, made, tuple(trainings), tuple(lost), tuple(_evaluations(run, weights))
+        run.name,
+        weights,
+        about,
+        merge,
+        made,
+        tuple(trainings),
+        tuple(lost),
+        tuple(_evaluations(run, weights)),
     )
 
 
 def _found(named: str, run: Path, made: Json) -> Path | None:
     """Return a run that another one named as its input: where it was, or beside the other one."""
-    for place in (Path(named), Path(made.get("directory", "."), named), run.parent.parent / "train" / Path(named).name):
+    for place in (
+        Path(named),
+        Path(made.get("directory", "."), named),
+        run.parent.parent / "train" / Path(named).name,
+    ):
         if (place / "config.yaml").is_file() and read_status(place).get("state") == "done":
             return place
     return None
@@ -110,6 +130,15 @@ def _found(named: str, run: Path, made: Json) -> Path | None:
 def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
     """Yield the finished evaluations of the same suite that took exactly these weights."""
     for folder in sorted((run.parent.parent / "evaluate").glob("*")):
-        finished = read_status(folder).get("state") == "done" and (folder / "metrics.json").is_file()
-        if finished and weights in files.read_json(folder / "run.json")["inputs"].get("weights", {}).values():
-            yield Evaluation(load_yaml(folder / "config.yaml"), files.read_json(folder / "metrics.json")["metrics"])
+        finished = (
+            read_status(folder).get("state") == "done" and (folder / "metrics.json").is_file()
+        )
+        if (
+            finished
+            and weights
+            in files.read_json(folder / "run.json")["inputs"].get("weights", {}).values()
+        ):
+            yield Evaluation(
+                load_yaml(folder / "config.yaml"),
+                files.read_json(folder / "metrics.json")["metrics"],
+            )

@@ -9,10 +9,10 @@ import numpy as np
 
 from deme.report.curves import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
-from deme.suites import Node, Suite, result
+from deme.runs.suite import Node, Suite, result
 
 Results = Mapping[Cell, Mapping[str, Any]]
-NOTHING: Results = {}
+EMPTY_CONDITION: Results = {}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,13 @@ def table_rows(suite: Suite) -> list[Row]:
         numbers = {
             metric: number
             for metric in _metrics(suite, results)
-            if (number := _number(metric, results[name], results[baseline] if name != baseline else NOTHING))
+            if (
+                number := _number(
+                    metric,
+                    results[name],
+                    results[baseline] if name != baseline else EMPTY_CONDITION,
+                )
+            )
             is not None
         }
         open_nodes = [node for node in evaluations if node.state != "done"]
@@ -61,7 +67,18 @@ def table_rows(suite: Suite) -> list[Row]:
         grid = grids[0] if grids else None
         compute = _compute(suite, evaluations)
         expected = suite.expected.get(name, {})
-        rows.append(Row(name, spec["label"], numbers, missing, compute, grid, expected, _balanced(suite, name)))
+        rows.append(
+            Row(
+                name,
+                spec["label"],
+                numbers,
+                missing,
+                compute,
+                grid,
+                expected,
+                _balanced(suite, name),
+            )
+        )
     return rows
 
 
@@ -80,8 +97,13 @@ def comparisons(suite: Suite) -> list[Comparison]:
     labels = {row["name"]: row["label"] for row in suite.rows}
     found = []
     for name, other in suite.spec.get("comparisons", []):
-        numbers = {metric: _number(metric, results[name], results[other]) for metric in suite.spec["metrics"]}
-        differences = {metric: number.difference if number else None for metric, number in numbers.items()}
+        numbers = {
+            metric: _number(metric, results[name], results[other])
+            for metric in suite.spec["metrics"]
+        }
+        differences = {
+            metric: number.difference if number else None for metric, number in numbers.items()
+        }
         found.append(Comparison(labels[name], labels[other], differences))
     return found
 
@@ -100,14 +122,22 @@ def _results(suite: Suite) -> dict[str, Results]:
 
 def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
     wanted = list(suite.spec["metrics"])
-    found = {metric for row in results.values() for one in row.values() for metric in one["metrics"]}
-    return wanted + sorted(metric for metric in found if "/" in metric and metric.split("/")[0] in wanted)
+    found = {
+        metric for row in results.values() for one in row.values() for metric in one["metrics"]
+    }
+    return wanted + sorted(
+        metric for metric in found if "/" in metric and metric.split("/")[0] in wanted
+    )
 
 
 def _number(metric: str, results: Results, base: Results) -> Number | None:
     if metric.partition("/")[0] == "loss":  # on fixed triples: sampling seeds do not change it
         results = {cell: results[cell] for cell in results if cell[1] == min(c[1] for c in results)}
-    values = {cell: one["metrics"][metric]["value"] for cell, one in results.items() if metric in one["metrics"]}
+    values = {
+        cell: one["metrics"][metric]["value"]
+        for cell, one in results.items()
+        if metric in one["metrics"]
+    }
     if not values:
         return None
     about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
@@ -124,7 +154,13 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
         else None
     )
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
-    return Number(float(np.mean(list(values.values()))), std, len(values), about, difference and difference.of(about))
+    return Number(
+        float(np.mean(list(values.values()))),
+        std,
+        len(values),
+        about,
+        difference and difference.of(about),
+    )
 
 
 def _first_missing(suite: Suite, node: Node) -> Node:
@@ -134,10 +170,16 @@ def _first_missing(suite: Suite, node: Node) -> Node:
 def _compute(suite: Suite, evaluations: list[Node]) -> int:
     """What finetuning took; the base, which all rows share, apart."""
     nodes = suite.ancestors(evaluations[0]) if evaluations else []
-    return sum(node.forwards for node in nodes if node.row != suite.spec.get("base"))
+    return sum(node.num_forward_passes for node in nodes if node.row != suite.spec.get("base"))
 
 
 def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:
-    trained = [node for node in suite.nodes if node.row == row and node.stage == "train" and node.state == "done"]
-    folders = [node.run.path for node in trained if node.config["balancing"] and node.run is not None]
+    trained = [
+        node
+        for node in suite.nodes
+        if node.row == row and node.stage == "train" and node.state == "done"
+    ]
+    folders = [
+        node.run.path for node in trained if node.config["balancing"] and node.run is not None
+    ]
     return tuple(folder for folder in folders if task_weight_curves(folder))

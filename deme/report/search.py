@@ -19,7 +19,14 @@ def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
             best.append(min(one.score, best[-1] if best else one.score))
     figure = Figure(figsize=(6.4, 4.0))
     axis = figure.subplots()
-    axis.plot([x for x, _ in points], [y for _, y in points], ".", color="#9a9a9a", markersize=4, label="evaluated")
+    axis.plot(
+        [x for x, _ in points],
+        [y for _, y in points],
+        ".",
+        color="#9a9a9a",
+        markersize=4,
+        label="evaluated",
+    )
     axis.step([x for x, _ in points], best, where="post", color="#1a7f37", label="best so far")
     low, high = min(best), sorted(y for _, y in points)[int(0.9 * (len(points) - 1))]
     if high > low:
@@ -50,12 +57,16 @@ def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False)
     for panel in panels.flat[len(planes) :]:
         panel.axis("off")
-    known = sorted(score for plane in planes for row in plane.scores for score in row if score < float("inf"))
+    known = sorted(
+        score for plane in planes for row in plane.scores for score in row if score < float("inf")
+    )
     low, high = (known[0], known[len(known) // 2]) if known else (0.0, 0.0)
     levels = [low + (high - low) * i / 12 for i in range(13)] if high > low else None
     drawn = None
     for panel, plane in zip(panels.flat, planes, strict=False):
-        drawn = panel.contourf(plane.axis, plane.axis, plane.scores, levels=levels, extend="max", cmap="viridis")
+        drawn = panel.contourf(
+            plane.axis, plane.axis, plane.scores, levels=levels, extend="max", cmap="viridis"
+        )
         panel.plot(*plane.best, "*", color="#c62828", markersize=11)
         panel.set_xlabel(f"weight of expert {plane.experts[0]}", fontsize=8)
         panel.set_ylabel(f"weight of expert {plane.experts[1]}", fontsize=8)

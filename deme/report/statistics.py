@@ -52,11 +52,18 @@ def paired_difference(
     + variance between finetuning seeds / their number; the t quantile has Welch-Satterthwaite degrees of freedom. With one
     finetuning seed the second part is unknown, and the interval speaks of sampling alone.
     """
-    pairs = [(cell, other) for cell in values for other in base if cell[1] == other[1] and other[0] in (None, cell[0])]
+    pairs = [
+        (cell, other)
+        for cell in values
+        for other in base
+        if cell[1] == other[1] and other[0] in (None, cell[0])
+    ]
     if not pairs or num_units < 2:
         return None
     value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
-    boot = np.mean([np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0)
+    boot = np.mean(
+        [np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0
+    )
     sampling = float(boot.var(ddof=1)) * num_units / (num_units - 1)
     seeds = sorted({cell[0] for cell, _ in pairs}, key=str)
     by_seed = [np.mean([values[c] - base[o] for c, o in pairs if c[0] == seed]) for seed in seeds]
@@ -73,7 +80,11 @@ def mean_of(differences: Sequence[float]) -> Difference:
     the removal of skewness by transformation", 1992) in 5.5%; 2.5% are meant.
     """
     x = np.asarray(differences, dtype=np.float64)
-    value, error, t = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x)), float(stdtrit(len(x) - 1, 0.975))
+    value, error, t = (
+        float(x.mean()),
+        float(x.std(ddof=1)) / math.sqrt(len(x)),
+        float(stdtrit(len(x) - 1, 0.975)),
+    )
     if error == 0:
         return Difference(value, value, value, 1)
     skewness = float(((x - value) ** 3).mean() / x.std() ** 3) / math.sqrt(len(x))
@@ -108,5 +119,8 @@ def smallest_detectable(
     """
     sampling, between = sampling_sd**2 / num_sample_seeds, finetune_sd**2 / num_finetune_seeds
     total = sampling + between
-    df = total**2 / (sampling**2 / 199 + (between**2 / (num_finetune_seeds - 1) if num_finetune_seeds > 1 else 0.0))
+    df = total**2 / (
+        sampling**2 / 199
+        + (between**2 / (num_finetune_seeds - 1) if num_finetune_seeds > 1 else 0.0)
+    )
     return float(stdtrit(df, 0.975) + stdtrit(df, 0.8)) * math.sqrt(total)

@@ -11,7 +11,7 @@ from deme.report.numbers import digits_for
 from deme.report.parts import part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
-from deme.suites import Suite
+from deme.runs.suite import Suite
 
 NOT_MEASURED = "Not measured yet"
 
@@ -20,7 +20,9 @@ def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
     """Return the column titles of a table of these metrics."""
     columns = ["row"]
     for metric in metrics:
-        columns += [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
+        columns += (
+            [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
+        )
         columns += [metric, f"difference to {suite.spec['baseline']} (95% interval)", "verdict"]
     return [*columns, "training compute"]
 
@@ -52,7 +54,9 @@ def _count(number: int) -> str:
 
 def _verdict(difference: Difference) -> str:
     claim = difference.verdict != "not resolved"
-    return difference.verdict + (" (1 seed)" if claim and difference.num_finetune_seeds == 1 else "")
+    return difference.verdict + (
+        " (1 seed)" if claim and difference.num_finetune_seeds == 1 else ""
+    )
 
 
 def difference_cells(difference: Difference | None, places: int) -> list[str]:
@@ -73,7 +77,9 @@ def _number_cells(number: Number) -> list[str]:
     return [value, *difference_cells(number.difference, places)]
 
 
-def comparison_cells(metrics: Sequence[str], rows: Sequence[Row], compared: Comparison) -> list[str]:
+def comparison_cells(
+    metrics: Sequence[str], rows: Sequence[Row], compared: Comparison
+) -> list[str]:
     """Return a comparison's texts: row, other row, and a difference and a verdict per metric."""
     texts = [compared.label, compared.other]
     for metric in metrics:
@@ -128,19 +134,35 @@ def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] =
     """Return the table, its notes, row against row, and the commands for what is missing."""
     metrics = suite.spec["metrics"]
     columns = header(suite, metrics)
-    lines = [f"# {suite.spec.get('title', suite.name)}", "", _md_row(columns), _md_row(["---"] * len(columns))]
+    lines = [
+        f"# {suite.spec.get('title', suite.name)}",
+        "",
+        _md_row(columns),
+        _md_row(["---"] * len(columns)),
+    ]
     lines += [_md_row(cells(suite, metrics, row)) for row in rows]
     lines += ["", *(f"- {note}" for note in notes(suite, rows))]
     missing = [command for row in rows for command in row.missing]
     if missing:
-        lines += ["", f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", "", "```"]
+        lines += [
+            "",
+            f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:",
+            "",
+            "```",
+        ]
         lines += [*dict.fromkeys(missing), "```"]
     if compared:
         titles = comparison_header(metrics)
         lines += ["", "## Row against row", "", _md_row(titles), _md_row(["---"] * len(titles))]
         lines += [_md_row(comparison_cells(metrics, rows, one)) for one in compared]
     for parts in part_tables(rows):
-        lines += ["", f"## {parts.title}", "", _md_row(parts.columns), _md_row(["---"] * len(parts.columns))]
+        lines += [
+            "",
+            f"## {parts.title}",
+            "",
+            _md_row(parts.columns),
+            _md_row(["---"] * len(parts.columns)),
+        ]
         lines += [_md_row(line) for line in parts.lines]
     return "\n".join(lines) + "\n"
 
@@ -154,7 +176,11 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
 
     def line(texts: Sequence[str]) -> str:
         escaped = (
-            t.replace("%", r"\%").replace("&", r"\&").replace("#", r"\#").replace("_", r"\_").replace("±", r"$\pm$")
+            t.replace("%", r"\%")
+            .replace("&", r"\&")
+            .replace("#", r"\#")
+            .replace("_", r"\_")
+            .replace("±", r"$\pm$")
             for t in texts
         )
         return " & ".join(escaped) + r" \\"
@@ -241,7 +267,9 @@ def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ())
             console.print(_screen(parts.title, parts.columns, parts.lines, 1))
 
 
-def _print(console: Console, table_of: Callable[[Sequence[str]], Table], metrics: Sequence[str]) -> None:
+def _print(
+    console: Console, table_of: Callable[[Sequence[str]], Table], metrics: Sequence[str]
+) -> None:
     """Print one table, or one for each metric where texts would be cut off."""
     with console.capture() as drawn:
         console.print(table_of(metrics))

@@ -14,7 +14,9 @@ def told(models: Sequence[str], tensors: Tensors) -> list[str]:
     total = _summed(tensors)
     base = math.sqrt(sum(one["base_norm"] ** 2 for one in tensors))
     norms = [math.sqrt(total["products"][i][i]) for i in range(len(models))]
-    relative = ", ".join(f"{norm / base:.2%} ({model})" for model, norm in zip(models, norms, strict=True))
+    relative = ", ".join(
+        f"{norm / base:.2%} ({model})" for model, norm in zip(models, norms, strict=True)
+    )
     lines = [f"length of the task vectors, of the base's: {relative}"]
     pairs = [(i, j) for i in range(len(models)) for j in range(i)]
     if pairs and min(norms) > 0:
@@ -38,7 +40,8 @@ def _summed(tensors: Tensors) -> dict[str, list[list[float]]]:
     return {
         "products": [[sum(one["products"][i][j] for one in tensors) for j in both] for i in both],
         "agreement": [
-            [sum(one["count"] * one["agreement"][i][j] for one in tensors) / count for j in both] for i in both
+            [sum(one["count"] * one["agreement"][i][j] for one in tensors) / count for j in both]
+            for i in both
         ],
     }
 
@@ -53,19 +56,29 @@ def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
     panels = figure.subplots(len(models), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for index, (panel, model) in enumerate(zip(panels, models, strict=True)):
         boxes = [
-            dict(zip(("whislo", "q1", "med", "q3", "whishi"), one["quantiles"][index], strict=True)) for one in layers
+            dict(zip(("whislo", "q1", "med", "q3", "whishi"), one["quantiles"][index], strict=True))
+            for one in layers
         ]
-        panel.bxp(boxes, positions=range(len(layers)), widths=0.7, showfliers=False, medianprops={"color": "#c62828"})
+        panel.bxp(
+            boxes,
+            positions=range(len(layers)),
+            widths=0.7,
+            showfliers=False,
+            medianprops={"color": "#c62828"},
+        )
         panel.set_ylabel(f"{model}\nentries", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.grid(axis="y", alpha=0.3)
     firsts = [i for i, one in enumerate(layers) if i == 0 or one["block"] != layers[i - 1]["block"]]
-    panels[-1].set_xticks(firsts, [layers[i]["block"] for i in firsts], rotation=60, ha="right", fontsize=7)
+    panels[-1].set_xticks(
+        firsts, [layers[i]["block"] for i in firsts], rotation=60, ha="right", fontsize=7
+    )
     for panel in panels:
         for first in firsts[1:]:
             panel.axvline(first - 0.5, color="#bbbbbb", linewidth=0.6)
     panels[0].set_title(
-        "entries of the task vectors, expert minus base, layer by layer (5, 25, 50, 75, 95%)", fontsize=9
+        "entries of the task vectors, expert minus base, layer by layer (5, 25, 50, 75, 95%)",
+        fontsize=9,
     )
     figure.tight_layout()
     return figure

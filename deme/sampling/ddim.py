@@ -9,8 +9,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from deme.errors import BadConfig
 from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.system.errors import BadConfig
 
 SKIPS = ("uniform", "quadratic")
 
@@ -37,7 +37,9 @@ class DDIM:
         if not 0 <= eta <= 1:
             raise BadConfig(f"sampler.eta must lie between 0 and 1, got {eta}")
         if skip_type not in SKIPS:
-            raise BadConfig(f"sampler.skip_type must be one of {', '.join(SKIPS)}, got {skip_type!r}")
+            raise BadConfig(
+                f"sampler.skip_type must be one of {', '.join(SKIPS)}, got {skip_type!r}"
+            )
         self.num_inference_steps = num_inference_steps
         self.step_options = {"eta": eta} if eta else {}
         self.skip_type = skip_type
@@ -81,7 +83,13 @@ class GridDDIMScheduler(DDIMScheduler):
     """DDIM from each timestep of a grid to the grid's next; diffusers steps from t to t - T // S whatever the grid is."""
 
     def step(
-        self, model_output: Tensor, timestep: int, sample: Tensor, eta: float = 0.0, generator: Any = None, **_: Any
+        self,
+        model_output: Tensor,
+        timestep: int,
+        sample: Tensor,
+        eta: float = 0.0,
+        generator: Any = None,
+        **_: Any,
     ) -> DDIMSchedulerOutput:
         """Return the sample at the grid's next timestep (eqs. 12 and 16); eps is not recomputed from a clipped x_0."""
         later = self.timesteps[self.timesteps < timestep]
@@ -97,8 +105,12 @@ class GridDDIMScheduler(DDIMScheduler):
             x0, eps = alpha * sample - sigma * model_output, alpha * model_output + sigma * sample
         if self.config["clip_sample"]:
             x0 = x0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
-        noise = eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)).sqrt()
+        noise = (
+            eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)).sqrt()
+        )
         following = alpha_bar_next.sqrt() * x0 + (1 - alpha_bar_next - noise**2).sqrt() * eps
         if eta > 0:
-            following = following + noise * randn_tensor(sample.shape, generator, sample.device, sample.dtype)
+            following = following + noise * randn_tensor(
+                sample.shape, generator, sample.device, sample.dtype
+            )
         return DDIMSchedulerOutput(prev_sample=following, pred_original_sample=x0)

@@ -5,8 +5,8 @@ from typing import Any
 
 from diffusers import DDPMScheduler
 
-from deme.errors import BadConfig
 from deme.sampling.sampler import check_limit, check_steps
+from deme.system.errors import BadConfig
 
 VARIANCES = ("fixed_small", "fixed_large")
 
@@ -34,7 +34,9 @@ class DDPM:
 
     def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDPMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        scheduler = DDPMScheduler.from_config(dict(scheduler_config), steps_offset=0, **self.settings)
+        scheduler = DDPMScheduler.from_config(
+            dict(scheduler_config), steps_offset=0, **self.settings
+        )
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
         return scheduler

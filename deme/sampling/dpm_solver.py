@@ -5,14 +5,16 @@ from typing import Any
 
 from diffusers import DPMSolverMultistepScheduler
 
-from deme.errors import BadConfig
 from deme.sampling.sampler import check_limit, check_steps
+from deme.system.errors import BadConfig
 
 
 class DPMSolver:
     """Settings of a deterministic DPM-Solver++ run of order 1, 2 or 3; order 1 is DDIM without clipping."""
 
-    def __init__(self, num_inference_steps: int = 20, order: int = 2, timestep_spacing: str = "trailing") -> None:
+    def __init__(
+        self, num_inference_steps: int = 20, order: int = 2, timestep_spacing: str = "trailing"
+    ) -> None:
         check_steps(num_inference_steps, timestep_spacing)
         if order not in (1, 2, 3):
             raise BadConfig(f"sampler.order must be 1, 2 or 3, got {order}")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.conditions import NOTHING, Condition, Network, given, moved
 from deme.data import to_uint8
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, moved
+from deme.diffusion.seeds import image_generator
 from deme.sampling.routed import RoutedModel
 from deme.sampling.sampler import Sampler
-from deme.seeds import image_generator
 
 
 class _Batch:
@@ -36,11 +36,15 @@ class _Batch:
             self.options["generator"] = generators
 
     def advance(self, network: Network, timesteps: Sequence[int]) -> None:
-        network = given(network, self.condition)
+        network = bind_condition(network, self.condition)
         for t in timesteps:
             model_input = self.scheduler.scale_model_input(self.images, t)
-            prediction = network(model_input, torch.full((len(self.images),), t, device=self.device))
-            self.images = self.scheduler.step(prediction, t, self.images, **self.options).prev_sample
+            prediction = network(
+                model_input, torch.full((len(self.images),), t, device=self.device)
+            )
+            self.images = self.scheduler.step(
+                prediction, t, self.images, **self.options
+            ).prev_sample
 
 
 @torch.inference_mode()
@@ -53,7 +57,7 @@ def generate(
     indices: Sequence[int],
     batch_size: int,
     device: torch.device | str = "cpu",
-    conditions: Callable[[Sequence[int]], Condition] = lambda _: NOTHING,
+    conditions: Callable[[Sequence[int]], Condition] = lambda _: EMPTY_CONDITION,
     decode: Callable[[Tensor], Tensor] = lambda x0: x0,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from diffusers import PNDMScheduler
 
-from deme.errors import BadConfig
 from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.system.errors import BadConfig
 
 
 class PNDM:
@@ -23,7 +23,9 @@ class PNDM:
     ) -> None:
         check_steps(num_inference_steps, "leading")
         if num_inference_steps < 4:
-            raise BadConfig(f"PNDM remembers four steps: sampler.num_inference_steps={num_inference_steps} is too few")
+            raise BadConfig(
+                f"PNDM remembers four steps: sampler.num_inference_steps={num_inference_steps} is too few"
+            )
         self.num_inference_steps = num_inference_steps
         self.step_options: dict[str, Any] = {}
         self.settings = {

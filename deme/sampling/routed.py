@@ -6,14 +6,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.conditions import NOTHING, Condition, Network, given, rows_of
-from deme.ranges import TimestepRange, check_partition
+from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, rows_of
+from deme.diffusion.ranges import TimestepRange, check_partition
 
 
 class RoutedModel:
     """Route by the timestep itself, never by its place in the sampler's list (METHOD 1.8)."""
 
-    def __init__(self, networks: Sequence[Network], ranges: Sequence[TimestepRange], num_timesteps: int) -> None:
+    def __init__(
+        self, networks: Sequence[Network], ranges: Sequence[TimestepRange], num_timesteps: int
+    ) -> None:
         check_partition(ranges, num_timesteps)
         if len(networks) != len(ranges):
             raise ValueError(f"{len(networks)} experts for {len(ranges)} ranges")
@@ -25,17 +27,21 @@ class RoutedModel:
         owners = torch.bucketize(torch.tensor(timesteps), self.ends, right=True).tolist()
         return [
             [t for t, _ in run]
-            for _, run in itertools.groupby(zip(timesteps, owners, strict=True), lambda pair: pair[1])
+            for _, run in itertools.groupby(
+                zip(timesteps, owners, strict=True), lambda pair: pair[1]
+            )
         ]
 
-    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = NOTHING) -> Tensor:
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         """Return the prediction for `x_t` [B, ...] at timesteps `t` [B]; images of one range go through in one batch."""
         owner = torch.bucketize(t.cpu(), self.ends, right=True)
         present = owner.unique().tolist()
         if len(present) == 1:
-            return given(self.networks[present[0]], condition)(x_t, t)
+            return bind_condition(self.networks[present[0]], condition)(x_t, t)
         out = torch.empty_like(x_t)
         for index in present:
             rows = (owner == index).nonzero().flatten().to(x_t.device)
-            out[rows] = given(self.networks[index], rows_of(condition, rows))(x_t[rows], t[rows])
+            out[rows] = bind_condition(self.networks[index], rows_of(condition, rows))(
+                x_t[rows], t[rows]
+            )
         return out

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from deme.errors import BadConfig
+from deme.system.errors import BadConfig
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -23,16 +23,22 @@ class Sampler(Protocol):
 def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
     """Raise BadConfig for settings that no model could be sampled with."""
     if num_inference_steps < 1:
-        raise BadConfig(f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}")
+        raise BadConfig(
+            f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}"
+        )
     if timestep_spacing not in SPACINGS:
-        raise BadConfig(f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}")
+        raise BadConfig(
+            f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}"
+        )
 
 
 def check_limit(num_inference_steps: int, scheduler: Any) -> None:
     """Raise BadConfig for more steps than the model has timesteps."""
     limit = scheduler.config["num_train_timesteps"]
     if num_inference_steps > limit:
-        raise BadConfig(f"sampler.num_inference_steps={num_inference_steps} exceeds the model's {limit} timesteps")
+        raise BadConfig(
+            f"sampler.num_inference_steps={num_inference_steps} exceeds the model's {limit} timesteps"
+        )
 
 
 def check_grid(scheduler: Any) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deme.data import Croppable, Images, InMemoryImages, Prepared, mirrored
-from deme.errors import DemeError
-from deme.seeds import Rows, generator
+from deme.data import Croppable, EncodedDataset, Images, InMemoryImages, mirrored
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.system.errors import DemeError
 
 TWICE_BYTES = 2**28  # a set in memory no larger than this has its mirror images beside it
 
@@ -54,7 +54,9 @@ class StepBatches:
                 needed, place = divmod(start + self.batch_size - left, self.num_images)
                 if needed != epoch:
                     epoch = needed
-                    order = torch.randperm(self.num_images, generator=generator("epoch", self.seed, epoch))
+                    order = torch.randperm(
+                        self.num_images, generator=generator("epoch", self.seed, epoch)
+                    )
                 parts.append(order[place : place + left])
                 left -= len(parts[-1])
             yield step, parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -67,9 +69,14 @@ class StepBatches:
         """Return which of this process's images micro-step `step` mirrors, booleans [batch_size]."""
         return self._rows("mirror", step).coins(0.5)
 
-    def _rows(self, what: str, step: int) -> Rows:
+    def _rows(self, what: str, step: int) -> ShardedRandom:
         start = self.rank * self.batch_size
-        return Rows(generator(what, self.seed, step), self.world_size * self.batch_size, start, start + self.batch_size)
+        return ShardedRandom(
+            generator(what, self.seed, step),
+            self.world_size * self.batch_size,
+            start,
+            start + self.batch_size,
+        )
 
 
 class StepLoader:
@@ -80,7 +87,11 @@ class StepLoader:
     """
 
     def __init__(
-        self, images: Images | Prepared, batches: StepBatches, num_workers: int = 0, device: torch.device | str = "cpu"
+        self,
+        images: Images | EncodedDataset,
+        batches: StepBatches,
+        num_workers: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.images, self.batches = images, batches
         self.num_workers, self.device = num_workers, torch.device(device)
@@ -95,7 +106,7 @@ class StepLoader:
         """
         if isinstance(self.images, InMemoryImages):
             yield from self._picked()
-        elif isinstance(self.images, Prepared):
+        elif isinstance(self.images, EncodedDataset):
             yield from self._read()
         else:
             for step, batch in enumerate(self._read(), self.batches.first()):
@@ -111,7 +122,9 @@ class StepLoader:
 
     def _picked(self) -> Iterator[Tensor]:
         (pixels, count), mirror = self._pixels, self.batches.mirror
-        both = len(pixels) > count  # picking a mirror image costs nothing, mirroring one as much as all the rest
+        both = (
+            len(pixels) > count
+        )  # picking a mirror image costs nothing, mirroring one as much as all the rest
         for step, rows in self.batches.numbered():
             wanted = rows + count * self.batches.coins(step) if both else rows
             batch = pixels.index_select(0, wanted.to(self.device, non_blocking=True))
@@ -120,7 +133,9 @@ class StepLoader:
     def _read(self) -> Iterator[Any]:
         reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
-        others = len(self.images) * (self.batches.mirror and isinstance(self.images, Prepared))  # their mirror images
+        others = len(self.images) * (
+            self.batches.mirror and isinstance(self.images, EncodedDataset)
+        )  # their mirror images
         wanted: Any = (
             (
                 (rows + others * self.batches.coins(step) if others else rows).tolist(),
@@ -128,7 +143,9 @@ class StepLoader:
             )
             for step, rows in self.batches.numbered()
         )
-        loader = DataLoader(reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_as_it_is)
+        loader = DataLoader(
+            reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_as_it_is
+        )
         for batch in loader:
             if isinstance(batch, DemeError):
                 raise batch
@@ -151,7 +168,11 @@ class _Reader:
     def __getitems__(self, wanted: tuple[list[int], list[float] | None]) -> Tensor | DemeError:
         indices, positions = wanted
         try:
-            return self.images.__getitems__(indices) if positions is None else self.images.cropped(indices, positions)
+            return (
+                self.images.__getitems__(indices)
+                if positions is None
+                else self.images.cropped(indices, positions)
+            )
         except DemeError as error:
             return error
 

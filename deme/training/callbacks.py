@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from deme import signals
-from deme.errors import Stopped
-from deme.files import atomic
+from deme.system import signals
+from deme.system.errors import Stopped
+from deme.system.files import atomic
 from deme.training.jsonl_logger import JsonlLogger
 from deme.training.module import DiffusionModule
 
@@ -18,7 +18,9 @@ from deme.training.module import DiffusionModule
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints whole or not at all."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         with atomic(Path(path)) as file:
             torch.save(checkpoint, file)
 
@@ -43,7 +45,9 @@ class SaveLast(pl.Callback):
             if signal.getsignal(signal.SIGINT) is signals.receive:
                 signal.signal(signum, signals.receive)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+    ) -> None:
         assert isinstance(pl_module, DiffusionModule)
         if pl_module.micro_step % trainer.accumulate_grad_batches:
             return  # gradients of an unfinished step are in no checkpoint

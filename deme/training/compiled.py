@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from deme.conditions import Condition, given, moved
-from deme.data import Images, Prepared, clean
-from deme.errors import WorkFailed
+from deme.data import EncodedDataset, Images, eval_sample
+from deme.diffusion.conditioning import Condition, bind_condition, moved
+from deme.diffusion.seeds import generator, seeded
 from deme.models.denoiser import DenoisingModel
-from deme.seeds import generator, seeded
+from deme.system.errors import WorkFailed
 
 SCALE = 1024.0  # of the loss: a power of two changes no bit in bfloat16 or float32 and keeps float16 from underflow
 NOISE = 6.0  # times what rounding alone changes; right compiled gradients differ by 0.4 to 2.6 times that
@@ -41,16 +41,24 @@ class Batch:
 
 
 def make_batch(
-    model: DenoisingModel, images: Images | Prepared, batch_size: int, device: str, dtype: torch.dtype | None, seed: int
+    model: DenoisingModel,
+    images: Images | EncodedDataset,
+    batch_size: int,
+    device: str,
+    dtype: torch.dtype | None,
+    seed: int,
 ) -> Batch:
     """Return a noisy batch as training has them, of draws that training does not use."""
     draw = generator("compile check", seed)
     indices = torch.randint(len(images), (batch_size,), generator=draw).tolist()
-    x0, condition = clean(images, indices)
+    x0, condition = eval_sample(images, indices)
     x0 = x0.to(device)
     eps = torch.randn(x0.shape, generator=draw).to(device)
     t = torch.randint(model.schedule.num_timesteps, (batch_size,), generator=draw).to(device)
-    x_t, target = model.schedule.add_noise(x0, eps, t), model.schedule.target(model.prediction_type, x0, eps, t)
+    x_t, target = (
+        model.schedule.add_noise(x0, eps, t),
+        model.schedule.target(model.prediction_type, x0, eps, t),
+    )
     return Batch(x_t, t, target, dtype, moved(condition, device))
 
 
@@ -118,7 +126,9 @@ def gradients(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
 
 def perturbed(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     """Return the gradients where every number of the input is off by one rounding."""
-    signs = torch.randint(0, 2, batch.x_t.shape, generator=generator("roundings")).to(batch.x_t) * 2 - 1
+    signs = (
+        torch.randint(0, 2, batch.x_t.shape, generator=generator("roundings")).to(batch.x_t) * 2 - 1
+    )
     return gradients(model, replace(batch, x_t=batch.x_t * (1 + 2 * batch.roundoff * signs)))
 
 
@@ -126,6 +136,8 @@ def _answer(model: nn.Module, batch: Batch) -> Tensor:
     """Call the network in the very state of torch that training calls it in: another one would be compiled again."""
     with contextlib.ExitStack() as stack:
         if batch.dtype is not None:
-            stack.enter_context(torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False))
-        answer: Tensor = given(model, batch.condition)(batch.x_t, batch.t)
+            stack.enter_context(
+                torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False)
+            )
+        answer: Tensor = bind_condition(model, batch.condition)(batch.x_t, batch.t)
     return answer.float()

@@ -6,20 +6,34 @@ from math import inf
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from deme.errors import BadConfig
+from deme.system.errors import BadConfig
 
 
 def warmup_ema(
-    parameters: Iterable[nn.Parameter], max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float = 0.75
+    parameters: Iterable[nn.Parameter],
+    max_decay: float = 0.9999,
+    inv_gamma: float = 1.0,
+    power: float = 0.75,
 ) -> EMAModel:
     """Return an average whose k-th update (k = 0, 1, ...) decays by min(max_decay, 1 - (1 + k / inv_gamma)^-power).
 
     diffusers counts updates from 1 and steps back by one, and its decay is 0 at k = 0, as the formula's is (METHOD 1.6).
     Raises BadConfig.
     """
-    for name, value, most in (("max_decay", max_decay, 1.0), ("inv_gamma", inv_gamma, inf), ("power", power, inf)):
+    for name, value, most in (
+        ("max_decay", max_decay, 1.0),
+        ("inv_gamma", inv_gamma, inf),
+        ("power", power, inf),
+    ):
         if type(value) not in (int, float) or not 0 < value <= most:
             raise BadConfig(
                 f"ema.{name} must be a number above 0{f' and at most {most:g}' if most < inf else ''}, got {value!r}"
             )
-    return EMAModel(parameters, decay=max_decay, use_ema_warmup=True, inv_gamma=inv_gamma, power=power, foreach=True)
+    return EMAModel(
+        parameters,
+        decay=max_decay,
+        use_ema_warmup=True,
+        inv_gamma=inv_gamma,
+        power=power,
+        foreach=True,
+    )

@@ -6,22 +6,24 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 
-from deme import signals
-from deme.data import Images, Prepared
-from deme.errors import BadConfig, WorkFailed
+from deme.data import EncodedDataset, Images
+from deme.system import signals
+from deme.system.errors import BadConfig, WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, SaveLast
+from deme.training.distributed import Team
 from deme.training.jsonl_logger import JsonlLogger
 from deme.training.module import DiffusionModule
 from deme.training.progress import progress
-from deme.training.team import Team
 
 ABOUT_ITSELF = (
     ".*num_workers.*",
@@ -49,9 +51,14 @@ class Loop:
     log_every: int = 50
 
 
+def training_logger(run: Any) -> WandbLogger:
+    """Return Lightning's logger for an open run of wandb."""
+    return WandbLogger(experiment=run)
+
+
 def fit(
     module: DiffusionModule,
-    images: Images | Prepared,
+    images: Images | EncodedDataset,
     loop: Loop,
     folder: Path,
     name: str,
@@ -71,14 +78,19 @@ def fit(
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     curve = JsonlLogger(folder / "metrics.jsonl")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its notices on devices, tips and max_steps
+    logging.getLogger("pytorch_lightning").setLevel(
+        logging.WARNING
+    )  # its notices on devices, tips and max_steps
     with warnings.catch_warnings():
         for text in ABOUT_ITSELF:
             warnings.filterwarnings("ignore", text)
         save = SaveLast(checkpoint, loop.checkpoint_every, curve, loop.log_every)
         first = rank == 0
         trainer = make_trainer(
-            loop, [curve, *loggers] if first else [], [save, progress(name)] if first else [save], bar=first
+            loop,
+            [curve, *loggers] if first else [],
+            [save, progress(name)] if first else [save],
+            bar=first,
         )
         batches = StepBatches(
             len(images),
@@ -97,7 +109,9 @@ def fit(
             start_together(team, first_step)
         loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
         with signals.graceful():
-            trainer.fit(module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None)
+            trainer.fit(
+                module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
+            )
             stop = save.stopped or signals.pending()
             if trainer.global_step >= trainer.max_steps:
                 stop = None  # the weights are written first; the signal stays pending
@@ -122,7 +136,9 @@ def start_together(team: Team, first_step: int) -> None:
         )
 
 
-def make_trainer(loop: Loop, loggers: list[Logger], callbacks: list[pl.Callback], bar: bool = True) -> pl.Trainer:
+def make_trainer(
+    loop: Loop, loggers: list[Logger], callbacks: list[pl.Callback], bar: bool = True
+) -> pl.Trainer:
     """Return Lightning's trainer of one process and one device, wherever it runs. Raises BadConfig for what it refuses."""
     try:
         return pl.Trainer(
@@ -154,7 +170,9 @@ def step_of(checkpoint: Path) -> int:
     if not checkpoint.exists():
         return 0
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        return int(
+            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        )
     except Exception as error:
         raise WorkFailed(
             f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\ndelete it to train from the start"

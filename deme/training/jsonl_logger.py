@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 
-from deme.files import append_line, read_jsonl, write_jsonl
+from deme.system.files import append_line, read_jsonl, write_jsonl
 
 
 class JsonlLogger(Logger):

@@ -18,4 +18,8 @@ class CosineRate(ConstantRate):
     """Warm-up, and half a cosine from 1 at step 0 to 0 at `num_steps`."""
 
     def __call__(self, step: int) -> float:
-        return super().__call__(step) * 0.5 * (1 + math.cos(math.pi * min(step, self.num_steps) / self.num_steps))
+        return (
+            super().__call__(step)
+            * 0.5
+            * (1 + math.cos(math.pi * min(step, self.num_steps) / self.num_steps))
+        )

@@ -19,7 +19,10 @@ from torch.utils._pytree import tree_iter
 
 from deme.methods.deme import hold_as_cast
 
-CAST = (nn.Conv2d, nn.Linear)  # whose weights autocast keeps a copy of until the backward pass is over
+CAST = (
+    nn.Conv2d,
+    nn.Linear,
+)  # whose weights autocast keeps a copy of until the backward pass is over
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Plan:
     gpu: bool = False
     checkpointing: bool = False
     tasks: int = 0  # whose gradients are held apart, each of its part of the batch
-    update_copies: int = 1  # copies of all parameters that are made within an update and then dropped
+    update_copies: int = (
+        1  # copies of all parameters that are made within an update and then dropped
+    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,10 @@ class TrainingMemory:
     def __str__(self) -> str:
         step = {"low-precision copies": self.casts, "activations": self.activations}
         update = {"copies within an update": self.update}
-        parts = {name: getattr(self, name) for name in ("weights", "gradients", "optimizer", "average", "teacher")}
+        parts = {
+            name: getattr(self, name)
+            for name in ("weights", "gradients", "optimizer", "average", "teacher")
+        }
         parts |= step if sum(step.values()) >= self.update else update
         unit, name = (1e9, "GB") if self.peak >= 1e8 else (1e6, "MB")
         shown = ", ".join(f"{part} {size / unit:.2g}" for part, size in parts.items() if size)
@@ -82,7 +90,10 @@ def training_memory(
     """
     rows = math.ceil(plan.batch_size / max(1, plan.tasks))
     with torch.device("meta"):
-        network, frozen = student().train(), teacher().eval().requires_grad_(False) if teacher is not None else None
+        network, frozen = (
+            student().train(),
+            teacher().eval().requires_grad_(False) if teacher is not None else None,
+        )
     if frozen is not None and plan.dtype is not None:
         hold_as_cast(frozen, plan.dtype)
     if plan.checkpointing:
@@ -94,7 +105,10 @@ def training_memory(
             _make_fake(module)
         most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
     size = _bytes(network.parameters())
-    casts = _bytes(p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False)) // 2
+    casts = (
+        _bytes(p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False))
+        // 2
+    )
     casts = casts if plan.dtype is not None else 0
     return TrainingMemory(
         weights=size,
@@ -109,7 +123,11 @@ def training_memory(
 
 
 def _step(
-    network: nn.Module, frozen: nn.Module | None, inputs: Mapping[str, tuple[int, ...]], rows: int, plan: Plan
+    network: nn.Module,
+    frozen: nn.Module | None,
+    inputs: Mapping[str, tuple[int, ...]],
+    rows: int,
+    plan: Plan,
 ) -> None:
     """Go forward and backward as the trainer does: the last step's gradients are dropped between the two.
 
@@ -134,7 +152,11 @@ def _make_fake(module: nn.Module | None) -> None:
     """Replace tensors on the meta device by fake ones, which behave as on a CPU: attention and autocast are chosen by device."""
     for part in module.modules() if module is not None else ():
         for name, p in list(part.named_parameters(recurse=False)):
-            setattr(part, name, nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad))
+            setattr(
+                part,
+                name,
+                nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad),
+            )
         for name, b in list(part.named_buffers(recurse=False)):
             part.register_buffer(name, torch.empty(b.shape, dtype=b.dtype))
 
@@ -148,7 +170,12 @@ def norms_in_float32(network: nn.Module) -> None:
 
 def most_alive(work: Callable[[], None], modules: Iterable[nn.Module | None]) -> int:
     """Return the most bytes of tensors that were alive at once in `work`, those of `modules` left out."""
-    known = {p.untyped_storage()._cdata for m in modules if m is not None for p in [*m.parameters(), *m.buffers()]}
+    known = {
+        p.untyped_storage()._cdata
+        for m in modules
+        if m is not None
+        for p in [*m.parameters(), *m.buffers()]
+    }
     with _Alive(known) as alive:
         work()
     return alive.most
@@ -163,7 +190,9 @@ class _Alive(TorchDispatchMode):
         self.now = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.prim.device.default:  # most of all calls: a fake tensor asked where it would be
+        if (
+            func is torch.ops.prim.device.default
+        ):  # most of all calls: a fake tensor asked where it would be
             return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):

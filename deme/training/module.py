@@ -9,18 +9,18 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from deme.conditions import Condition
-from deme.data import start_pixels
-from deme.errors import WorkFailed
+from deme.data import training_pixels
+from deme.diffusion.conditioning import Condition
+from deme.diffusion.seeds import ShardedRandom, generator, seeded
 from deme.methods import Method
 from deme.models.denoiser import DenoisingModel
-from deme.seeds import Rows, generator, seeded
-from deme.training.team import Team
+from deme.system.errors import WorkFailed
+from deme.training.distributed import Team
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]  # from parameter groups
 EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
 LearningRate = Callable[[int], float]
-Start = Callable[[Any, Rows], tuple[Tensor, Condition]]
+Start = Callable[[Any, ShardedRandom], tuple[Tensor, Condition]]
 
 
 class DiffusionModule(pl.LightningModule):
@@ -39,12 +39,12 @@ class DiffusionModule(pl.LightningModule):
         seed: int,
         log_every: int,
         team: Team | None = None,
-        start: Start = start_pixels,
+        start: Start = training_pixels,
     ) -> None:
         super().__init__()
         self.model = model.train()
         self.method = method
-        self.own = method.own  # registered: on this device, in the checkpoint
+        self.extra_module = method.extra_module  # registered: on this device, in the checkpoint
         self.ema = ema(model.parameters()) if ema is not None else None
         self._optimizer = optimizer
         self._learning_rate = learning_rate
@@ -52,7 +52,9 @@ class DiffusionModule(pl.LightningModule):
         self._log_every = log_every
         self.team = team
         self._start = start  # what makes x_0 and the condition of a batch
-        self._drops = any(isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules())
+        self._drops = any(
+            isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules()
+        )
         self.micro_step = 0
         self._finite = torch.tensor(True)
 
@@ -67,13 +69,13 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         count = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
         rank, size = (self.team.rank, self.team.size) if self.team is not None else (0, 1)
-        draws = generator("train", self._seed, self.micro_step)
-        rows = Rows(draws, count * size, rank * count, (rank + 1) * count)
+        shared = generator("train", self._seed, self.micro_step)
+        draws = ShardedRandom(shared, count * size, rank * count, (rank + 1) * count)
         masks = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
-        x0, condition = self._start(batch, rows)
+        x0, condition = self._start(batch, draws)
         with masks if self._drops else contextlib.nullcontext():
-            terms = self.method.losses(self.model, x0, rows, condition)
+            terms = self.method.losses(self.model, x0, draws, condition)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
         if (self.trainer.global_step + 1) % self._log_every == 0:
@@ -113,7 +115,9 @@ class DiffusionModule(pl.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self._optimizer([{"params": list(self.model.parameters())}, *self.method.groups()])
+        optimizer = self._optimizer(
+            [{"params": list(self.model.parameters())}, *self.method.groups()]
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

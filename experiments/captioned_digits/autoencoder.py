@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from deme.data import to_float, to_uint8
-from deme.seeds import generator, seeded
+from deme.diffusion.seeds import generator, seeded
 
 KL = 1e-3  # against the squared error, both as means
 STEPS, BATCH = 1500, 32
@@ -25,7 +25,11 @@ def train_autoencoder(pixels: Tensor, seed: int = 0) -> AutoencoderKL:
         x = images[torch.randint(len(images), (BATCH,), generator=draw)]
         posterior = vae.encode(x).latent_dist
         again = vae.decode(posterior.sample(draw)).sample
-        loss = mse_loss(again, x) + 0.1 * l1_loss(again, x) + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = (
+            mse_loss(again, x)
+            + 0.1 * l1_loss(again, x)
+            + KL * posterior.kl().mean() / posterior.mean[0].numel()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -7,8 +7,8 @@ from transformers import CLIPTokenizer
 
 from deme.data import to_float
 from deme.data.captioned_digits import NUMERALS, TEMPLATES
+from deme.diffusion.seeds import generator, seeded
 from deme.metrics.caption_match import CaptionNetwork
-from deme.seeds import generator, seeded
 
 PHRASES = (*TEMPLATES, "{}", "the number {}", "a picture of the number {}", "an image of a handwritten {}",
            "a photo of a {}", "the digit {} written by hand")  # fmt: skip
@@ -23,7 +23,9 @@ def text_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
             "pad_token_id": tokenizer.pad_token_id, **ends}  # fmt: skip
 
 
-def train_contrastive(pixels: Tensor, labels: Tensor, tokenizer: CLIPTokenizer, seed: int) -> CaptionNetwork:
+def train_contrastive(
+    pixels: Tensor, labels: Tensor, tokenizer: CLIPTokenizer, seed: int
+) -> CaptionNetwork:
     """Train on images [N, 3, 16, 16] (uint8) of digits [N]; captions are any phrase, the digit a word or a figure.
 
     A group holds one image of every digit, so that no negative of InfoNCE is right by chance.
@@ -32,7 +34,9 @@ def train_contrastive(pixels: Tensor, labels: Tensor, tokenizer: CLIPTokenizer, 
         network = CaptionNetwork(text_config(tokenizer))
     names = [*NUMERALS, *map(str, range(10))]
     texts = [phrase.format(name) for name in names for phrase in PHRASES]
-    tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.view(2, 10, len(PHRASES), -1)
+    tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.view(
+        2, 10, len(PHRASES), -1
+    )
     images = to_float(pixels)
     members = [(labels == digit).nonzero().flatten() for digit in range(10)]
     draw = generator("captions of digits", seed)
@@ -40,7 +44,9 @@ def train_contrastive(pixels: Tensor, labels: Tensor, tokenizer: CLIPTokenizer, 
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     right = torch.arange(10).expand(GROUPS, 10)
     for _ in range(STEPS):
-        rows = torch.stack([m[torch.randint(len(m), (GROUPS,), generator=draw)] for m in members], 1)
+        rows = torch.stack(
+            [m[torch.randint(len(m), (GROUPS,), generator=draw)] for m in members], 1
+        )
         figure = (torch.rand(GROUPS, 10, generator=draw) < 0.2).long()
         phrase = torch.randint(len(PHRASES), (GROUPS, 10), generator=draw)
         shown = network.of_images(images[rows.flatten()]).view(GROUPS, 10, -1)

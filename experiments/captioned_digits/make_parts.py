@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 from word_pieces import make_tokenizer
 
-from deme import files, tensors
 from deme.data import Captioned, Images, every, to_float
 from deme.data.captioned_digits import caption, digit_in, load_captioned_digits
+from deme.diffusion.seeds import seeded
 from deme.metrics.caption_match import CaptionNetwork
 from deme.metrics.digit_classifier import as_digits, load_classifier
-from deme.seeds import seeded
+from deme.system import files, tensors
 
 CONDITIONS, JUDGES = 0, 1  # seeds of the two contrastive networks
 # attention_head_dim is the number of heads, a name that diffusers keeps (see UNet2DConditionModel.__init__)
@@ -56,7 +56,9 @@ def write_pipeline(folder: Path, vae: AutoencoderKL, network: CaptionNetwork) ->
     for file in (folder / "tokenizer").iterdir():
         file.unlink()
     make_tokenizer(folder / "tokenizer")
-    weights = {f"text_model.{name}": value for name, value in network.text.text_model.state_dict().items()}
+    weights = {
+        f"text_model.{name}": value for name, value in network.text.text_model.state_dict().items()
+    }
     tensors.save(folder / "text_encoder" / "model.safetensors", weights)
 
 
@@ -68,15 +70,24 @@ def write_judge(folder: Path, network: CaptionNetwork) -> None:
 
 @torch.inference_mode()
 def report(
-    held_out: Images, digits: Tensor, vae: AutoencoderKL, networks: list[CaptionNetwork], tokenizer: CLIPTokenizer
+    held_out: Images,
+    digits: Tensor,
+    vae: AutoencoderKL,
+    networks: list[CaptionNetwork],
+    tokenizer: CLIPTokenizer,
 ) -> None:
     pixels = every(held_out)
     classifier, _ = load_classifier("asset:digits_classifier.safetensors")
     seen, again = (
-        classifier(as_digits(images, "make_parts")).argmax(1) for images in (pixels, reconstructed(vae, pixels))
+        classifier(as_digits(images, "make_parts")).argmax(1)
+        for images in (pixels, reconstructed(vae, pixels))
     )
-    print(f"{len(pixels)} held-out images: the classifier is right in {(seen == digits).float().mean():.3f}")
-    print(f"autoencoder: {(seen == again).float().mean():.3f} keep their digit, scaling {vae.config.scaling_factor}")
+    print(
+        f"{len(pixels)} held-out images: the classifier is right in {(seen == digits).float().mean():.3f}"
+    )
+    print(
+        f"autoencoder: {(seen == again).float().mean():.3f} keep their digit, scaling {vae.config.scaling_factor}"
+    )
     texts = [caption(digit, 0) for digit in range(10)]
     tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
     for what, network in zip(("text encoder", "judge"), networks, strict=True):
@@ -85,7 +96,9 @@ def report(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pipeline", type=Path, help="folder to write, or to replace")
     parser.add_argument("judge", type=Path, help="folder to write, or to replace")
     asked = parser.parse_args()

@@ -9,8 +9,8 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from deme import files
 from deme.data.captioned_digits import NUMERALS, TEMPLATES
+from deme.system import files
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 16  # positions of the text encoder, START and END among them
@@ -36,12 +36,25 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write a tokenizer to `folder`, readable by transformers 4 and 5 and offline, and return it as read from there."""
     merges = merges_of(WORDS)
     letters = sorted(ByteLevel.alphabet())
-    symbols = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), START, END]
+    symbols = [
+        *letters,
+        *(f"{letter}</w>" for letter in letters),
+        *map("".join, merges),
+        START,
+        END,
+    ]
     vocabulary = {symbol: number for number, symbol in enumerate(dict.fromkeys(symbols))}
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, **special}
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": LENGTH,
+        "do_lower_case": True,
+        **special,
+    }
     files.write_text(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False) + "\n")
-    files.write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n")
+    files.write_text(
+        folder / "merges.txt", "\n".join(["#version: 0.2", *map(" ".join, merges)]) + "\n"
+    )
     files.write_json(folder / "tokenizer_config.json", settings)
     files.write_json(folder / "special_tokens_map.json", special)
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

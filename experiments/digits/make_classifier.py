@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from deme import tensors
 from deme.data import to_float
 from deme.data.digits import pixels_and_labels, split
 from deme.metrics.digit_classifier import train_classifier
+from deme.system import tensors
 
 
 def main() -> None:

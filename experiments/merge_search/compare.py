@@ -15,9 +15,9 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib.figure import Figure
 
-from deme import files
 from deme.report.statistics import paired_difference
-from deme.suites import Suite, result
+from deme.runs.suite import Suite, result
+from deme.system import files
 
 HERE = Path(__file__).parent
 METRIC = "fd_digits"
@@ -70,10 +70,14 @@ def told(d):
 
 
 def main():
-    suite = Suite.read(HERE / "suite.yaml", Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs"))
+    suite = Suite.read(
+        HERE / "suite.yaml", Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs")
+    )
     uniform = measured(suite, "uniform")
     by_strategy = {
-        name: {cell: value for i in SEEDS for cell, value in measured(suite, f"{name}_{i}", i).items()}
+        name: {
+            cell: value for i in SEEDS for cell, value in measured(suite, f"{name}_{i}", i).items()
+        }
         for name in STRATEGIES
     }
     searches = {name: [history(suite, f"{name}_{i}") for i in SEEDS] for name in STRATEGIES}
@@ -111,17 +115,35 @@ def main():
             for (rows, _), goal in zip(searches[name], goals, strict=True)
         ]
         comparable = name not in ("loss", "distil")
-        until = ", ".join("never" if r is None else f"{r:,}" for r in reached) if comparable else "another objective"
+        until = (
+            ", ".join("never" if r is None else f"{r:,}" for r in reached)
+            if comparable
+            else "another objective"
+        )
         lines.append(
             f"| {label} | {evaluations:,.0f} | {images:,.0f} | {forwards / 1e6:.2f}M | {mean:.2f} | {told(to_uniform)} | "
             f"{told(to_grid) if to_grid else '-- | --'} | {until} |"
         )
         other = [to_grid.value, to_grid.low, to_grid.high] if to_grid else ["", "", ""]
         table.append(
-            [name, evaluations, images, forwards, mean, to_uniform.value, to_uniform.low, to_uniform.high, *other]
+            [
+                name,
+                evaluations,
+                images,
+                forwards,
+                mean,
+                to_uniform.value,
+                to_uniform.low,
+                to_uniform.high,
+                *other,
+            ]
         )
     about = []
-    for row, label in (("before", "before finetuning"), ("routed", "unmerged experts"), ("uniform", "uniform merge")):
+    for row, label in (
+        ("before", "before finetuning"),
+        ("routed", "unmerged experts"),
+        ("uniform", "uniform merge"),
+    ):
         values = [value for value, _, _ in measured(suite, row).values()]
         about.append(f"{label} {sum(values) / len(values):.2f}")
     count = f"{next(iter(uniform.values()))[2]:,} images by {len(uniform)} sampling seeds"
@@ -149,8 +171,17 @@ def curves(searches, by_strategy, uniform):
         if name not in ("loss", "distil"):
             for i, (rows, _) in enumerate(searches[name]):
                 goal = best_so_far(searches["grid"][i][0])[-1][1]
-                x, y = zip(*((images, best - goal) for images, best in best_so_far(rows)), strict=True)
-                left.step(x, y, where="post", color=colour, linewidth=1, label=STRATEGIES[name] if i == 0 else None)
+                x, y = zip(
+                    *((images, best - goal) for images, best in best_so_far(rows)), strict=True
+                )
+                left.step(
+                    x,
+                    y,
+                    where="post",
+                    color=colour,
+                    linewidth=1,
+                    label=STRATEGIES[name] if i == 0 else None,
+                )
         cost = sum(c["forwards"] for _, c in searches[name]) / len(searches[name])
         d = difference(by_strategy[name], uniform)
         right.errorbar(

@@ -9,11 +9,35 @@ PACKAGE = Path(__file__).parents[2] / "deme"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 GROUND = {"errors", "files", "paths", "processes", "signals"}  # standard library only
-PURE = {"schedule", "conditions", "ranges", "clustering", "timesteps", "seeds", "weighting", "balancing"}
+PURE = {
+    "schedule",
+    "conditions",
+    "ranges",
+    "clustering",
+    "timesteps",
+    "seeds",
+    "weighting",
+    "balancing",
+}
 COMPONENTS = {"data", "models", "merging", "sampling", "metrics", "tensors", "hugging_face"}
 LEARNING = {"methods", "training"}
-RUNS = {"checks", "config", "inputs", "runs", "suite_file", "suites", "stages", "report", "analysis", "cli"}
-LAYER = {name: level for level, names in enumerate((GROUND, PURE, COMPONENTS, LEARNING, RUNS)) for name in names}
+RUNS = {
+    "checks",
+    "config",
+    "inputs",
+    "runs",
+    "suite_file",
+    "suites",
+    "stages",
+    "report",
+    "analysis",
+    "cli",
+}
+LAYER = {
+    name: level
+    for level, names in enumerate((GROUND, PURE, COMPONENTS, LEARNING, RUNS))
+    for name in names
+}
 
 
 def part(file: Path) -> str:
@@ -28,14 +52,16 @@ def imports(file: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relatively"
             found.append(node.module)
-            if node.module in ("deme", "deme.stages", "deme.report", "deme.training"):
+            if node.module in ("deme", "deme.commands", "deme.report", "deme.training"):
                 found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
 def inner(file: Path) -> set[str]:
     parts = {name.split(".")[1] for name in imports(file) if name.startswith("deme.")}
-    return {name for name in parts if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()}
+    return {
+        name for name in parts if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
+    }
 
 
 def outer(file: Path) -> set[str]:
@@ -43,8 +69,15 @@ def outer(file: Path) -> set[str]:
 
 
 def top_level_imports(file: Path) -> set[str]:
-    body = [node for node in ast.parse(file.read_text()).body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return {(node.names[0].name if isinstance(node, ast.Import) else node.module or "").split(".")[0] for node in body}
+    body = [
+        node
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    return {
+        (node.names[0].name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+        for node in body
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
@@ -53,7 +86,9 @@ def test_imports_point_downwards(file):
         return
     assert part(file) in LAYER, f"say in which layer {part(file)} is"
     for other in inner(file):
-        assert LAYER[other] <= LAYER[part(file)], f"{file.name} (layer {LAYER[part(file)]}) imports deme.{other}"
+        assert LAYER[other] <= LAYER[part(file)], (
+            f"{file.name} (layer {LAYER[part(file)]}) imports deme.{other}"
+        )
 
 
 def test_ground_needs_the_standard_library_alone_and_mathematics_torch():
@@ -61,7 +96,9 @@ def test_ground_needs_the_standard_library_alone_and_mathematics_torch():
 
     for file in FILES:
         if part(file) in GROUND:
-            hub = {"huggingface_hub"} if file.stem == "paths" else set()  # only when a path names it
+            hub = (
+                {"huggingface_hub"} if file.stem == "paths" else set()
+            )  # only when a path names it
             assert outer(file) <= hub | set(sys.stdlib_module_names)
             assert top_level_imports(file) - {"deme"} <= set(sys.stdlib_module_names)
         if part(file) in PURE:
@@ -91,7 +128,8 @@ def test_tables_and_decisions_need_no_torch():
     light = [
         f
         for f in FILES
-        if part(f) in {*GROUND, "checks", "config", "inputs", "runs", "suite_file", "suites", "report", "cli"}
+        if part(f)
+        in {*GROUND, "checks", "config", "inputs", "runs", "suite_file", "suites", "report", "cli"}
     ]
     heavy = (
         "common",
@@ -113,7 +151,13 @@ def test_tables_and_decisions_need_no_torch():
     )
     light += [f for f in FILES if part(f) == "stages" and f.stem not in heavy]
     for file in light:
-        assert not top_level_imports(file) & {"torch", "diffusers", "pytorch_lightning", "sklearn", "wandb"}, file
+        assert not top_level_imports(file) & {
+            "torch",
+            "diffusers",
+            "pytorch_lightning",
+            "sklearn",
+            "wandb",
+        }, file
 
 
 def test_files_are_short_enough_to_hold_in_your_head():
@@ -125,6 +169,10 @@ def test_files_are_short_enough_to_hold_in_your_head():
 def test_every_package_is_in_the_wheel():
     import tomllib
 
-    listed = set(tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    listed = set(
+        tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"][
+            "packages"
+        ]
+    )
     found = {".".join(("deme", *f.parent.relative_to(PACKAGE).parts)) for f in FILES}
     assert listed == found | {"deme.conf", "deme.assets"}

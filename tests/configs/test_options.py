@@ -10,26 +10,35 @@ import pytest
 import torch
 from PIL import Image
 
-from deme import tensors
-from deme.balancing import Balancing
-from deme.balancing.equal import Equal
-from deme.conditions import given as told_with
-from deme.config import bind, compose_stage, extractor_specs, groups, make, options, provide, takes
+from deme.builders.models import Compute, data_of
 from deme.data import ImageData, InMemoryImages, cifar10_files
 from deme.data.captioned import CaptionedImages
 from deme.data.cifar10_files import BINARY
-from deme.errors import BadConfig
+from deme.diffusion.conditioning import bind_condition as told_with
+from deme.diffusion.ranges import TimestepRange, check_partition, uniform
+from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
 from deme.merging.search.evaluations import Evaluations
+from deme.methods.balancing import Balancing
+from deme.methods.balancing.equal import Equal
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models import unconditional
 from deme.models.denoiser import DenoisingModel
-from deme.paths import conf_dir, locate
-from deme.ranges import TimestepRange, check_partition, uniform
-from deme.schedule import NoiseSchedule
-from deme.seeds import Rows, generator
-from deme.stages.common import Compute, data_of
-from deme.timesteps import RangeSampler, StratifiedSampler
+from deme.runs.config import (
+    accepted_arguments,
+    compose_stage,
+    extractor_specs,
+    groups,
+    instantiate,
+    instantiate_with,
+    options,
+    partial,
+)
+from deme.system import tensors
+from deme.system.errors import BadConfig
+from deme.system.paths import conf_dir, locate
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
 from tests.captioned import captioned_folder
@@ -39,7 +48,9 @@ from tests.objectives import Quadratic
 
 STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
 EXPERIMENT_STAGES = {name: name for name in STAGES}  # any other experiment is one of `deme train`
-OPTIONS = [(group, option) for group in groups() if group != "experiment" for option in options(group)]
+OPTIONS = [
+    (group, option) for group in groups() if group != "experiment" for option in options(group)
+]
 EXPERIMENTS = options("experiment")
 
 EVERYTHING = TimestepRange(0, 1000)
@@ -47,44 +58,54 @@ OPEN_CLIP = Path("open_clip_vit_g_14", "open_clip_model.safetensors")  # below m
 
 
 def build_data(spec):
-    assert not spec or isinstance(make(spec), ImageData)
+    assert not spec or isinstance(instantiate(spec), ImageData)
 
 
 def build_model(spec):
-    model = make(spec)
+    model = instantiate(spec)
     assert isinstance(model, DenoisingModel)
     with torch.no_grad():
         channels, height, width = model.noise_shape
-        x_t = torch.zeros(2, channels, min(height, 32), min(width, 32))  # any size will do: 256 x 256 takes a minute
+        x_t = torch.zeros(
+            2, channels, min(height, 32), min(width, 32)
+        )  # any size will do: 256 x 256 takes a minute
         told = model.condition(["the digit one", ""])
         assert told_with(model, told)(x_t, torch.tensor([0, 999])).shape == x_t.shape
 
 
 def method_of(spec):
     ranges = uniform(4, 1000)
-    timesteps = StratifiedSampler(EVERYTHING, ranges) if "balancing" in takes(spec) else RangeSampler(EVERYTHING, 1000)
+    timesteps = (
+        StratifiedSampler(EVERYTHING, ranges)
+        if "balancing" in accepted_arguments(spec)
+        else RangeSampler(EVERYTHING, 1000)
+    )
     offered = {"timesteps": timesteps, "ranges": ranges, "balancing": Equal(4)}
-    return provide(spec, weights=torch.ones(1000), batch_size=8, **offered)
+    return instantiate_with(spec, weights=torch.ones(1000), batch_size=8, **offered)
 
 
 def build_method(spec):
     method = method_of(spec)
-    assert method.forwards_per_step >= 3
+    assert method.num_forward_passes_per_step >= 3
     model = unconditional.build({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
                    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
                    "layers_per_block": 1, "add_attention": False}, {}, 0)  # fmt: skip
     method.prepare(lambda: model, "cpu")
-    terms = method.losses(model, torch.zeros(8, 1, 4, 4), Rows(generator("build"), 8, 0, 8))
+    terms = method.losses(
+        model, torch.zeros(8, 1, 4, 4), ShardedRandom(generator("build"), 8, 0, 8)
+    )
     assert all(term.shape == () and bool(torch.isfinite(term)) for term in terms.values())
 
 
 def build_balancing(spec):
     if not spec:
         return
-    balancing = make(spec, num_tasks=3)
+    balancing = instantiate(spec, num_tasks=3)
     assert isinstance(balancing, Balancing)
     if balancing.wants_gradients():
-        balancing.observe(torch.tensor([[1.0, -0.5, 0], [-0.5, 4.0, 1], [0, 1, 1]]).double(), generator("build"))
+        balancing.observe(
+            torch.tensor([[1.0, -0.5, 0], [-0.5, 4.0, 1], [0, 1, 1]]).double(), generator("build")
+        )
     assert balancing.weights().shape == (3,)
     assert bool((balancing.weights() > 0).all())
     losses = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
@@ -94,14 +115,16 @@ def build_balancing(spec):
 
 def build_weighting(spec):
     snr = NoiseSchedule.linear().snr
-    weight = make(spec)(snr)
+    weight = instantiate(spec)(snr)
     assert weight.shape == snr.shape
     assert bool(torch.isfinite(weight).all())
     assert bool((weight >= 0).all())
 
 
 def build_timesteps(spec):
-    sampler = provide(spec, timestep_range=EVERYTHING, num_timesteps=1000, ranges=uniform(4, 1000))
+    sampler = instantiate_with(
+        spec, timestep_range=EVERYTHING, num_timesteps=1000, ranges=uniform(4, 1000)
+    )
     t = sampler(64, torch.Generator().manual_seed(0))
     assert t.shape == (64,)
 
@@ -110,21 +133,23 @@ def build_ranges(spec):
     def affinity(num_bins, num_images, seed):
         return torch.eye(num_bins, dtype=torch.float64)
 
-    ranges = provide(spec, num_timesteps=1000, schedule=NoiseSchedule.linear(), affinity=affinity)
+    ranges = instantiate_with(
+        spec, num_timesteps=1000, schedule=NoiseSchedule.linear(), affinity=affinity
+    )
     check_partition(ranges, 1000)
 
 
 def build_ema(spec):
     if spec:
-        assert bind(spec)([torch.nn.Parameter(torch.zeros(2))]).shadow_params
+        assert partial(spec)([torch.nn.Parameter(torch.zeros(2))]).shadow_params
 
 
 def build_optimizer(spec):
-    assert isinstance(bind(spec)([torch.nn.Parameter(torch.zeros(2))]), torch.optim.Optimizer)
+    assert isinstance(partial(spec)([torch.nn.Parameter(torch.zeros(2))]), torch.optim.Optimizer)
 
 
 def build_learning_rate(spec):
-    factors = [make(spec, num_steps=100)(step) for step in range(100)]
+    factors = [instantiate(spec, num_steps=100)(step) for step in range(100)]
     assert all(0 <= f <= 1 for f in factors)
 
 
@@ -132,10 +157,17 @@ def build_merge(spec):
     experts, base = [torch.ones(3), -2 * torch.ones(3)], torch.zeros(3)
     words = {"uniform": [0.5, 0.5], "ones": [1.0, 1.0]}
     if "weights" in spec:
-        spec = {**spec, "weights": words[spec["weights"]] if isinstance(spec["weights"], str) else [0.5, 0.5]}
-    combine = bind(spec)
+        spec = {
+            **spec,
+            "weights": words[spec["weights"]] if isinstance(spec["weights"], str) else [0.5, 0.5],
+        }
+    combine = partial(spec)
     method = combine.func
-    given = method.prepare(lambda: iter([("tensor", experts, base)]), **combine.keywords) if method.prepare else {}
+    given = (
+        method.prepare(lambda: iter([("tensor", experts, base)]), **combine.keywords)
+        if method.prepare
+        else {}
+    )
     if method.named:
         given["name"] = "tensor"
     merged = combine(experts, base, **given)
@@ -144,7 +176,10 @@ def build_merge(spec):
 
 
 def build_search(spec):
-    search, evaluations = make(spec), Evaluations(Quadratic((0.4, 0.6)), Path("evaluations.jsonl"))
+    search, evaluations = (
+        instantiate(spec),
+        Evaluations(Quadratic((0.4, 0.6)), Path("evaluations.jsonl")),
+    )
     search.run(evaluations, [0.5, 0.5])
     assert 0 < len(evaluations.history) <= search.count(2)
     assert evaluations.best.score < 1.05
@@ -152,13 +187,13 @@ def build_search(spec):
 
 def build_sampler(spec):
     again = spec["_target_"].endswith("PNDM")  # its second step is taken twice
-    timesteps = make(spec).scheduler({"_class_name": "DDPMScheduler"}).timesteps
+    timesteps = instantiate(spec).scheduler({"_class_name": "DDPMScheduler"}).timesteps
     assert len(timesteps) == spec["num_inference_steps"] + again
 
 
 def build_metrics(spec):
     for one in extractor_specs(spec).values():
-        extractor = make(one).to("cpu")
+        extractor = instantiate(one).to("cpu")
         features = extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)
         assert features.dtype == torch.float32
@@ -166,7 +201,7 @@ def build_metrics(spec):
         assert extractor.frechet_name.startswith(("fd_", "fid_"))
         assert extractor.frechet_name.endswith(extractor.suffix)
     for one in (spec["scores"] or {}).values():
-        score = make(one).to("cpu")
+        score = instantiate(one).to("cpu")
         clip = score.score_name.startswith("clip_score")
         assert clip or score.score_name.startswith("digit_")  # nobody takes it for CLIP
         features = score(torch.zeros(2, *((1, 8, 8) if clip else (3, 16, 16)), dtype=torch.uint8))
@@ -182,12 +217,14 @@ def build_metrics(spec):
 def build_compute(spec):
     if spec["accelerator"] == "cpu" or torch.cuda.is_available():
         compute = Compute.of({"compute": spec})
-        make_trainer(Loop(1, 1, 0, accelerator=compute.accelerator, precision=compute.precision), [], [])
+        make_trainer(
+            Loop(1, 1, 0, accelerator=compute.accelerator, precision=compute.precision), [], []
+        )
 
 
 def build_figure(spec):
-    wanted = inspect.signature(bind(spec)).parameters
-    digits = make({"_target_": "deme.data.digits.load_digits"})
+    wanted = inspect.signature(partial(spec)).parameters
+    digits = instantiate({"_target_": "deme.data.digits.load_digits"})
     extractor = DigitFeatures("asset:digits_classifier.safetensors")
     offered = {"model": lambda: unconditional.load("asset:digits_base"), "run": None, "data": lambda: digits,
                "extractors": lambda: [extractor], "cache": Path("cache")}  # fmt: skip
@@ -195,15 +232,17 @@ def build_figure(spec):
         spec = {**spec, "set_size": 100, "counts": [50, 100], "altered": 50, "replicates": 5}
     if "run" in wanted:
         with pytest.raises(BadConfig, match="type: run="):
-            provide(spec, **offered)
+            instantiate_with(spec, **offered)
     else:
-        assert len(provide(spec, **offered).table) > 1
+        assert len(instantiate_with(spec, **offered).table) > 1
 
 
 def build_prompts(spec):
     if spec:
-        images = CaptionedImages(InMemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)), ["a", "b", "c"])
-        prompts = provide(spec, images=images)
+        images = CaptionedImages(
+            InMemoryImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8)), ["a", "b", "c"]
+        )
+        prompts = instantiate_with(spec, images=images)
         assert len(prompts) >= spec.get("per_prompt", 1)
         assert all(prompt.text for prompt in prompts)
 
@@ -212,7 +251,11 @@ def build_plain(spec):
     assert isinstance(spec, dict)
 
 
-BUILD = {name.removeprefix("build_"): function for name, function in globals().items() if name.startswith("build_")}
+BUILD = {
+    name.removeprefix("build_"): function
+    for name, function in globals().items()
+    if name.startswith("build_")
+}
 PLAIN = {"logger", "paths", "progress", "projection"}
 
 
@@ -236,7 +279,9 @@ def random_clip(place):
 def random_dinov2(place):
     from transformers import Dinov2Config, Dinov2Model
 
-    config = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(place)
 
 
@@ -284,8 +329,16 @@ def given(in_tmp, request, monkeypatch, network):
         ("data", "image_folder"): ["data.path=images", "data.size=8", "data.channels=3"],
         ("data", "lsun_church"): ["data.path=images", "data.held_out_fraction=0.2"],
         ("data", "lsun_bedroom"): ["data.path=images", "data.held_out_fraction=0.2"],
-        ("data", "captioned_images"): ["data.path=images", "data.size=8", "data.held_out_fraction=0.2"],
-        ("data", "coco"): ["data.path=images", "data.captions=captions.json", "data.held_out_fraction=0.2"],
+        ("data", "captioned_images"): [
+            "data.path=images",
+            "data.size=8",
+            "data.held_out_fraction=0.2",
+        ],
+        ("data", "coco"): [
+            "data.path=images",
+            "data.captions=captions.json",
+            "data.held_out_fraction=0.2",
+        ],
         ("data", "laion_aesthetics"): ["data.path=images", "data.held_out_fraction=0.2"],
         ("prompts", "coco"): ["prompts.path=prompts.csv"],
         ("prompts", "partiprompts"): ["prompts.path=prompts.tsv"],
@@ -298,7 +351,10 @@ def given(in_tmp, request, monkeypatch, network):
         ("metrics", "clip"): ["metrics.path=clip"],
         ("metrics", "dinov2"): ["metrics.path=dinov2"],
         ("metrics", "clip_score"): [f"metrics.path={clip}"],
-        ("metrics", "clip_score_open_clip"): [f"metrics.path={open_clip}", "metrics.architecture=tiny"],
+        ("metrics", "clip_score_open_clip"): [
+            f"metrics.path={open_clip}",
+            "metrics.architecture=tiny",
+        ],
         ("metrics", "text_to_image"): [
             f"metrics.inception.path={inception}",
             f"metrics.clip.path={clip}",
@@ -310,10 +366,14 @@ def given(in_tmp, request, monkeypatch, network):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_is_composed_and_built(group, option, given):
-    stages = [s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text()]
+    stages = [
+        s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text()
+    ]
     stage, added = (stages[0], "") if stages else ("train", "+")
     extra = ["inputs.experts=[]"] if stage in ("merge", "search") else []
-    config = compose_stage(stage, [f"{added}{group}={option}", *given.get((group, option), []), *extra])
+    config = compose_stage(
+        stage, [f"{added}{group}={option}", *given.get((group, option), []), *extra]
+    )
     assert group in BUILD or group in PLAIN, f"tell this test how to build the new group {group}"
     BUILD.get(group, build_plain)(config.get(group) or {})
 
@@ -334,7 +394,9 @@ def places(given, in_tmp, network):
     shutil.copytree(locate("asset:captioned_digits"), in_tmp / "models" / "stable-diffusion-v1-4")
     for name in ("prompts", "mscoco_val2014_30k"):
         (in_tmp / "data" / name).mkdir()
-    (in_tmp / "data" / "mscoco_val2014_30k" / "metadata.csv").write_text("file_name,text\n1.jpg,a cat\n")
+    (in_tmp / "data" / "mscoco_val2014_30k" / "metadata.csv").write_text(
+        "file_name,text\n1.jpg,a cat\n"
+    )
     (in_tmp / "prompts.tsv").rename(in_tmp / "data" / "prompts" / "PartiPrompts.tsv")
     (in_tmp / "classes.txt").rename(in_tmp / "data" / "prompts" / "imagenet_classes.txt")
     (in_tmp / "models" / OPEN_CLIP.parent).mkdir()
@@ -366,10 +428,12 @@ def test_every_experiment_is_composed_and_built(experiment, places):
         if config.get(group):
             build(made_small(group, config[group]))
     if stage == "train":
-        model = make(config["model"])
+        model = instantiate(config["model"])
         method = method_of(config["method"])
-        rate = make(config["learning_rate"], num_steps=config["num_steps"])
-        module = DiffusionModule(model, method, bind(config["optimizer"]), rate, bind(config["ema"]), 0, 1)
+        rate = instantiate(config["learning_rate"], num_steps=config["num_steps"])
+        module = DiffusionModule(
+            model, method, partial(config["optimizer"]), rate, partial(config["ema"]), 0, 1
+        )
         assert module.weights().keys() == model.state_dict().keys()
 
 
@@ -377,7 +441,8 @@ def test_a_method_brings_its_own_timesteps_and_balancing_unless_told_otherwise()
     def chosen(*overrides):
         config = compose_stage("train", list(overrides))
         return tuple(
-            (config[group] or {}).get("_target_", "none").rpartition(".")[2] for group in ("timesteps", "balancing")
+            (config[group] or {}).get("_target_", "none").rpartition(".")[2]
+            for group in ("timesteps", "balancing")
         )
 
     assert chosen() == ("RangeSampler", "none")
@@ -401,14 +466,20 @@ def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():
 
 
 def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
-    from deme.runs import Run
+    from deme.runs.run import Run
 
     def run_id(*overrides):
         return Run.planned(compose_stage("train", list(overrides))).path.name
 
     base = run_id()
     assert (
-        run_id("optimizer.lr=5e-5", "paths.runs=elsewhere", "logger=wandb", "progress.log_every=7", "suite=other")
+        run_id(
+            "optimizer.lr=5e-5",
+            "paths.runs=elsewhere",
+            "logger=wandb",
+            "progress.log_every=7",
+            "suite=other",
+        )
         == base
     )
     assert run_id("method=deme", "expert=0") != base
@@ -418,7 +489,7 @@ def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
 
 
 def test_where_data_lies_and_how_it_is_read_changes_no_run_id(in_tmp):
-    from deme.runs import Run
+    from deme.runs.run import Run
 
     def run_id(*overrides):
         return Run.planned(compose_stage("train", ["data=cifar10", *overrides])).path.name
@@ -434,8 +505,8 @@ def test_where_data_lies_and_how_it_is_read_changes_no_run_id(in_tmp):
 def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
     import shutil
 
-    from deme.paths import locate
-    from deme.runs import Run
+    from deme.runs.run import Run
+    from deme.system.paths import locate
 
     shutil.copytree(locate("asset:digits_base"), in_tmp / "model")
 
@@ -453,7 +524,7 @@ def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
 
 
 def test_a_run_id_follows_the_bytes_of_a_data_folder(in_tmp):
-    from deme.runs import Run
+    from deme.runs.run import Run
 
     def run_id(path):
         words = ["data=image_folder", f"data.path={path}", "data.size=8", "data.channels=1"]
@@ -470,11 +541,13 @@ def test_a_run_id_follows_the_bytes_of_a_data_folder(in_tmp):
 def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
     import shutil
 
-    from deme.paths import locate
-    from deme.runs import Run
+    from deme.runs.run import Run
+    from deme.system.paths import locate
 
     def run_id(path):
-        return Run.planned(compose_stage("train", ["model=diffusers", f"model.path={path}"])).path.name
+        return Run.planned(
+            compose_stage("train", ["model=diffusers", f"model.path={path}"])
+        ).path.name
 
     for name in ("one", "two"):
         shutil.copytree(locate("asset:digits_base"), in_tmp / name)

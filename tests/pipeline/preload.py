@@ -12,11 +12,11 @@ import diffusers  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import torch
 
-import deme.cli
-import deme.config
+import deme.cli.app
+import deme.evaluation.measure
 import deme.metrics.digit_classifier
 import deme.report.model_card
-import deme.stages.measure
+import deme.runs.config
 import deme.training.fit
 import deme.training.module  # noqa: F401
 from deme.models.loading import load

@@ -17,7 +17,12 @@ TINY_TRAIN = ["num_steps=12", "batch_size=16", "progress.log_every=1", "progress
 TINY_EXPERTS = ["method=deme", "ranges.num_ranges=2", *TINY_TRAIN]
 TINY_EVALUATE = ["num_images=200", "batch_size=25", "shard_size=50", "sampler.num_inference_steps=4",
                  "metrics.replicates=10", "metrics.loss.draws=2"]  # fmt: skip
-TINY_SEARCH = ["num_images=50", "batch_size=50", "search.step=0.25", "sampler.num_inference_steps=2"]
+TINY_SEARCH = [
+    "num_images=50",
+    "batch_size=50",
+    "search.step=0.25",
+    "sampler.num_inference_steps=2",
+]
 
 
 def _child(words: list[str], folder: str, out: str, patch: str) -> None:
@@ -29,7 +34,7 @@ def _child(words: list[str], folder: str, out: str, patch: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1)
     if patch:
         exec(patch, {})
-    from deme.cli import main
+    from deme.cli.app import main
 
     code = main(words)
     sys.stdout.flush()
@@ -83,5 +88,10 @@ def done(words: list[str], folder: Path) -> Path:
     """Run, require success, and return the run directory of the last line that names one."""
     code, text = run(words, folder)
     assert code == 0, text
-    runs = [word.rstrip(":,") for line in text.splitlines() for word in line.split() if word.startswith("runs/")]
+    runs = [
+        word.rstrip(":,")
+        for line in text.splitlines()
+        for word in line.split()
+        if word.startswith("runs/")
+    ]
     return folder / runs[-1] if runs else folder

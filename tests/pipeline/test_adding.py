@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from deme.diffusion.schedule import NoiseSchedule
 from deme.models.layout import UNET
-from deme.schedule import NoiseSchedule
-from deme.tensors import TensorFile
+from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -46,7 +46,9 @@ def train(folder, *words):
 
 
 def test_a_weighting(examples):
-    run_dir, _ = train(examples, "weighting=soft_min_snr", "weighting.gamma=2", "loss_weight.normalize=true")
+    run_dir, _ = train(
+        examples, "weighting=soft_min_snr", "weighting.gamma=2", "loss_weight.normalize=true"
+    )
     eps_weight = 2 / (NoiseSchedule.linear().snr + 2)
     shares = (eps_weight.view(4, 250).sum(1) / eps_weight.sum()).tolist()
     found = json.loads((run_dir / "weighting.json").read_text())
@@ -64,7 +66,10 @@ def test_a_balancing(examples):
 
 def test_a_method(examples):
     _, lines = train(examples, "method=absolute")
-    assert all(math.isfinite(line["loss/absolute"]) and line["loss"] == line["loss/absolute"] for line in lines)
+    assert all(
+        math.isfinite(line["loss/absolute"]) and line["loss"] == line["loss/absolute"]
+        for line in lines
+    )
 
 
 def test_a_merge_method(examples):
@@ -73,9 +78,15 @@ def test_a_merge_method(examples):
         assert code == 0, text
     experts = sorted(examples.glob("runs/scratch/train/deme-*"))
     given = f"inputs.experts=[{experts[0]},{experts[1]}]"
-    code, text = run(["merge", "merge=median", given, f"--config-dir={examples / 'conf'}"], examples, INSTALLED_HERE)
+    code, text = run(
+        ["merge", "merge=median", given, f"--config-dir={examples / 'conf'}"],
+        examples,
+        INSTALLED_HERE,
+    )
     assert code == 0, text
     (merged,) = examples.glob("runs/scratch/merge/*/weights/merged")
-    one, two, found = (TensorFile(f / UNET).read_all() for f in (*(e / "weights/ema" for e in experts), merged))
+    one, two, found = (
+        TensorFile(f / UNET).read_all() for f in (*(e / "weights/ema" for e in experts), merged)
+    )
     assert all(torch.equal(found[name], torch.minimum(one[name], two[name])) for name in found)
     assert any(not torch.equal(found[name], one[name]) for name in found)

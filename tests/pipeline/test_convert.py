@@ -27,16 +27,26 @@ def checkpoint(tmp_path):
 
 
 def answers(original, folder):
-    x_t, t = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)), torch.tensor([10, 600])
+    x_t, t = (
+        torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2)),
+        torch.tensor([10, 600]),
+    )
     with torch.no_grad():
-        return original(x_t, t), load(str(folder))(x_t, t), DDPMPipeline.from_pretrained(folder).unet(x_t, t).sample
+        return (
+            original(x_t, t),
+            load(str(folder))(x_t, t),
+            DDPMPipeline.from_pretrained(folder).unet(x_t, t).sample,
+        )
 
 
 def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tmp_path):
     file, model, average = checkpoint
     code, text = run(["convert", "ckpt.pth", "out=ema"], tmp_path)
     assert code == 0, text
-    assert "converted ckpt.pth (a moving average) to ema\nuse it with: model=diffusers model.path=ema" in text
+    assert (
+        "converted ckpt.pth (a moving average) to ema\nuse it with: model=diffusers model.path=ema"
+        in text
+    )
     original, ours, stock = answers(average, tmp_path / "ema")
     torch.testing.assert_close(ours, original, rtol=0, atol=5e-6)
     assert torch.equal(ours, stock)
@@ -49,10 +59,13 @@ def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tm
     assert (code, "ema is ckpt.pth, converted before" in text) == (0, True)
     assert (tmp_path / "ema" / UNET).stat().st_mtime_ns == before
 
-    code, text = run(["convert", "ckpt.pth", "out=ema", "ema=false"], tmp_path)  # the other half is something else
+    code, text = run(
+        ["convert", "ckpt.pth", "out=ema", "ema=false"], tmp_path
+    )  # the other half is something else
     assert (code, "ema exists and is something else\ndelete it" in text) == (2, True)
     code, text = run(
-        ["convert", "ckpt.pth", "out=raw", "ema=false", "beta_schedule=scaled_linear", "size=16"], tmp_path
+        ["convert", "ckpt.pth", "out=raw", "ema=false", "beta_schedule=scaled_linear", "size=16"],
+        tmp_path,
     )
     assert code == 0, text
     assert "raw weights, no moving average" in text
@@ -78,15 +91,27 @@ def test_a_bare_state_dict_is_what_it_is_told_to_be(tmp_path):
         ([], 2, "deme convert takes one checkpoint and a folder to write"),
         (["good.pth"], 2, "deme convert takes one checkpoint and a folder to write"),
         (["good.pth", "out=x", "sise=3"], 2, "unknown option 'sise'; did you mean 'size'?"),
-        (["good.pth", "out=x", "size=big"], 2, "size must be a positive whole number of pixels, got 'big'"),
+        (
+            ["good.pth", "out=x", "size=big"],
+            2,
+            "size must be a positive whole number of pixels, got 'big'",
+        ),
         (["good.pth", "out=x", "ema=yes"], 2, "ema must be true or false, got 'yes'"),
-        (["good.pth", "out=x", "beta_schedule=quad"], 2, "beta_schedule must be one of linear, scaled_linear"),
+        (
+            ["good.pth", "out=x", "beta_schedule=quad"],
+            2,
+            "beta_schedule must be one of linear, scaled_linear",
+        ),
         (["good.pth", "out=."], 2, ". exists and is something else"),
         (["gone.pth", "out=x"], 3, "gone.pth does not exist"),
         ([".", "out=x"], 3, "is a folder; deme convert takes the file of a checkpoint"),
         (["good.pth", "out=x"], 4, "good.pth: no weights of the original DDPM layout in it"),
         (["cut.pth", "out=x"], 4, "cut.pth is damaged, or no file that torch.save wrote"),
-        (["part.pth", "out=x"], 4, "part.pth does not fit the network that its shapes are of: 1 tensors differ"),
+        (
+            ["part.pth", "out=x"],
+            4,
+            "part.pth does not fit the network that its shapes are of: 1 tensors differ",
+        ),
     ],
 )
 def test_what_cannot_be_converted(tmp_path, words, code, message):
@@ -114,7 +139,12 @@ def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
     base = tmp_path / "base"
     model.save(base, model.state_dict(), {})
     state = {name: value.half() for name, value in load_file(base / UNET).items()}
-    for new, old in ((".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")):
+    for new, old in (
+        (".to_q.", ".query."),
+        (".to_k.", ".key."),
+        (".to_v.", ".value."),
+        (".to_out.0.", ".proj_attn."),
+    ):
         state = {name.replace(new, old): value for name, value in state.items()}
     shutil.move(base / "unet/config.json", base / "config.json")
     shutil.move(base / "scheduler/scheduler_config.json", base / "scheduler_config.json")
@@ -128,10 +158,15 @@ def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
         done(["train", f"expert={index}", *given, *TINY_EXPERTS, "num_steps=2"], tmp_path)
     experts = sorted(tmp_path.glob("runs/scratch/train/*"))
     assert len(experts) == 2
-    done(["merge", *given, f"inputs.experts=[{experts[0]},{experts[1]}]", "merge.weights=[0.5,2.0]"], tmp_path)
+    done(
+        ["merge", *given, f"inputs.experts=[{experts[0]},{experts[1]}]", "merge.weights=[0.5,2.0]"],
+        tmp_path,
+    )
     (merged,) = tmp_path.glob("runs/scratch/merge/*/weights/merged")
     start = load(str(base)).state_dict()
-    one, two, found = (load(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged))
+    one, two, found = (
+        load(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged)
+    )
     for name, value in found.items():
         expected = start[name] + 0.5 * (one[name] - start[name]) + 2.0 * (two[name] - start[name])
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deme import tensors
-from deme.cli import COMMANDS, STAGES
+from deme.cli.app import COMMANDS, STAGES
 from deme.models.layout import UNET
+from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 WEIGHTS = f"weights/ema/{UNET}"
@@ -157,7 +157,9 @@ def test_a_missing_input_is_exit_3(words, message, tmp_path):
 
 def test_a_suite_with_a_slip_is_exit_2(tmp_path):
     (tmp_path / "s.yaml").write_text("suite: s\nrowz: []\n")
-    fails(["plan", "s.yaml"], tmp_path, 2, "deme: unknown key 'rowz' in s.yaml; did you mean 'rows'?")
+    fails(
+        ["plan", "s.yaml"], tmp_path, 2, "deme: unknown key 'rowz' in s.yaml; did you mean 'rows'?"
+    )
     (tmp_path / "s.yaml").write_text("suite: [\n")
     fails(["plan", "s.yaml"], tmp_path, 2, "deme: s.yaml is not valid YAML")
 
@@ -166,8 +168,14 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
     ("rows", "message"),
     [
         ("[]", "s.yaml has no rows"),
-        ("[{name: a, label: A, evaluate: []}, {name: a, label: B}]", "two rows of s.yaml have the same name"),
-        ("[{name: a, label: A, evaluate: }]", "s.yaml, row a: evaluate must be a list of overrides"),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: a, label: B}]",
+            "two rows of s.yaml have the same name",
+        ),
+        (
+            "[{name: a, label: A, evaluate: }]",
+            "s.yaml, row a: evaluate must be a list of overrides",
+        ),
         ("[{name: a, label: A}]", "s.yaml: the baseline a needs an evaluate stage"),
         (
             "[{name: a, label: A, evaluate: []}, {name: b, label: B, experts_of: a}]",
@@ -181,12 +189,18 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
             "[{name: a, label: A, evaluate: [], train: [], search: []}, {name: b, label: B, search_of: a}]",
             "s.yaml, row b: search_of needs a train stage",
         ),
-        ("[{name: a, label: A, evaluate: [], search: []}]", "s.yaml, row a: search needs experts: a train stage"),
+        (
+            "[{name: a, label: A, evaluate: [], search: []}]",
+            "s.yaml, row a: search needs experts: a train stage",
+        ),
         (
             "[{name: a, label: A, evaluate: []}, {name: b, label: B, train: [], search: [], search_of: b}]",
             "rows b wait for each other",
         ),
-        ("[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: [a]}]", "search_of: ['a'] is no row"),
+        (
+            "[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: [a]}]",
+            "search_of: ['a'] is no row",
+        ),
         (
             "[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: c}]",
             "row b of s.yaml: search_of: c is no row; rows: a, b",
@@ -204,11 +218,18 @@ def test_a_suite_with_a_slip_is_exit_2(tmp_path):
 def test_rows_that_cannot_be_are_exit_2(rows, message, tmp_path):
     head = "suite: s\nbaseline: a\nmetrics: [loss]\nfinetune_seeds: [0]\nsample_seeds: [1]\n"
     (tmp_path / "s.yaml").write_text(f"{head}rows: {rows}\n")
-    fails(["plan", "s.yaml"], tmp_path, 2, f"deme: {message}" if message.startswith(("s.yaml", "two")) else message)
+    fails(
+        ["plan", "s.yaml"],
+        tmp_path,
+        2,
+        f"deme: {message}" if message.startswith(("s.yaml", "two")) else message,
+    )
 
 
 def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):
-    suite = yaml.safe_load((Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text())
+    suite = yaml.safe_load(
+        (Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text()
+    )
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "sample_seeds": [100, 7000]}))
     fails(
         ["plan", "s.yaml"],
@@ -219,13 +240,29 @@ def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):
 
 
 def test_a_search_with_a_seed_of_one_rows_report_is_exit_2(tmp_path):
-    suite = yaml.safe_load((Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text())
-    rows = [{**row, "sample_seeds": [7000]} if row["name"] == "deme_uniform" else row for row in suite["rows"]]
+    suite = yaml.safe_load(
+        (Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text()
+    )
+    rows = [
+        {**row, "sample_seeds": [7000]} if row["name"] == "deme_uniform" else row
+        for row in suite["rows"]
+    ]
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
-    fails(["plan", "s.yaml"], tmp_path, 2, "row deme_search searches with sample_seed 7000, which the table reports")
+    fails(
+        ["plan", "s.yaml"],
+        tmp_path,
+        2,
+        "row deme_search searches with sample_seed 7000, which the table reports",
+    )
     rows[0] = {**rows[0], "sample_seeds": "7"}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
-    fails(["plan", "s.yaml"], tmp_path, 2, "s.yaml: sample_seeds of row", "must be a list of whole numbers, got '7'")
+    fails(
+        ["plan", "s.yaml"],
+        tmp_path,
+        2,
+        "s.yaml: sample_seeds of row",
+        "must be a list of whole numbers, got '7'",
+    )
 
 
 def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path):
@@ -234,7 +271,13 @@ def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path
         {"name": "before", "label": "before", "evaluate": evaluate},
         {"name": "weights", "label": "weights", "train": ["method=reweighted", "method.merge_weights=[0,0,0,0]"], "evaluate": evaluate},
     ]  # fmt: skip
-    head = {"suite": "s", "baseline": "before", "metrics": ["loss"], "finetune_seeds": [0], "sample_seeds": [1]}
+    head = {
+        "suite": "s",
+        "baseline": "before",
+        "metrics": ["loss"],
+        "finetune_seeds": [0],
+        "sample_seeds": [1],
+    }
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**head, "results": "results", "rows": rows}))
     code, text = run(["reproduce", "s.yaml"], tmp_path)
     assert code == 2, text
@@ -246,7 +289,13 @@ def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path
 
 def test_a_nan_loss_is_exit_4(tmp_path):
     words = ["train", *TINY_TRAIN, "optimizer.lr=1e30"]
-    fails(words, tmp_path, 4, "deme: the loss became NaN or infinite by step ", "try a smaller optimizer.lr")
+    fails(
+        words,
+        tmp_path,
+        4,
+        "deme: the loss became NaN or infinite by step ",
+        "try a smaller optimizer.lr",
+    )
     (status,) = tmp_path.glob("runs/*/*/*/status.json")
     assert json.loads(status.read_text())["state"] == "failed"
 
@@ -306,7 +355,11 @@ def test_every_mismatch_is_listed_at_once(experts, tmp_path):
     code, text = run(["merge", given(experts[0], broken)], tmp_path)
     assert code == 2
     assert "these models cannot be merged, 3 mismatches:" in text
-    for tensor, found in (("conv_in.weight", "missing"), ("conv_in.bias", "[3] float32"), ("extra", "[3] float32")):
+    for tensor, found in (
+        ("conv_in.weight", "missing"),
+        ("conv_in.bias", "[3] float32"),
+        ("extra", "[3] float32"),
+    ):
         assert f"broken/{UNET}: {tensor} is {found}, in the base " in text
 
 
@@ -327,14 +380,22 @@ def test_merging_into_another_base_is_exit_2(experts, tmp_path):
 
 
 def test_missing_damaged_or_nan_weights(experts, tmp_path):
-    missing, damaged, nan = (copied(experts[1], tmp_path / name) for name in ("missing", "damaged", "nan"))
+    missing, damaged, nan = (
+        copied(experts[1], tmp_path / name) for name in ("missing", "damaged", "nan")
+    )
     (missing / UNET).unlink()
     fails(
-        ["evaluate", f"inputs.weights={missing}", *TINY_EVALUATE], tmp_path, 3, f"deme: {missing / UNET} does not exist"
+        ["evaluate", f"inputs.weights={missing}", *TINY_EVALUATE],
+        tmp_path,
+        3,
+        f"deme: {missing / UNET} does not exist",
     )
     (damaged / UNET).write_bytes((damaged / UNET).read_bytes()[:5000])
     fails(
-        ["evaluate", f"inputs.weights={damaged}", *TINY_EVALUATE], tmp_path, 4, f"deme: {damaged / UNET} is damaged: "
+        ["evaluate", f"inputs.weights={damaged}", *TINY_EVALUATE],
+        tmp_path,
+        4,
+        f"deme: {damaged / UNET} is damaged: ",
     )
     state = tensors.TensorFile(nan / UNET).read_all()
     state["conv_in.bias"][0] = float("nan")
@@ -396,7 +457,12 @@ def test_weights_changed_after_their_run_finished_are_exit_4(experts, tmp_path):
 def test_an_unfinished_run_is_no_input(experts, tmp_path):
     run_dir = Path(shutil.copytree(experts[0], tmp_path / "run"))
     (run_dir / "status.json").write_text('{"state": "running"}')
-    fails(["evaluate", f"inputs.weights={run_dir}"], tmp_path, 3, f"deme: {run_dir} is not finished (state: running)")
+    fails(
+        ["evaluate", f"inputs.weights={run_dir}"],
+        tmp_path,
+        3,
+        f"deme: {run_dir} is not finished (state: running)",
+    )
 
 
 def test_a_run_directory_of_another_config_is_exit_2(tmp_path):
@@ -404,7 +470,12 @@ def test_a_run_directory_of_another_config_is_exit_2(tmp_path):
     frozen = yaml.safe_load((run_dir / "config.yaml").read_text())
     (run_dir / "config.yaml").write_text(yaml.safe_dump({**frozen, "batch_size": 17}))
     before = (run_dir / WEIGHTS).read_bytes()
-    fails(["train", *TINY_TRAIN], tmp_path, 2, f"deme: {run_dir.relative_to(tmp_path)} holds the run of another config")
+    fails(
+        ["train", *TINY_TRAIN],
+        tmp_path,
+        2,
+        f"deme: {run_dir.relative_to(tmp_path)} holds the run of another config",
+    )
     (run_dir / "config.yaml").write_text("{")  # nor a cut one
     fails(["train", *TINY_TRAIN], tmp_path, 2, "holds the run of another config")
     assert (run_dir / WEIGHTS).read_bytes() == before
@@ -413,10 +484,21 @@ def test_a_run_directory_of_another_config_is_exit_2(tmp_path):
 def test_a_damaged_status_or_checkpoint_is_exit_4(tmp_path):
     run_dir = done(["train", *TINY_TRAIN], tmp_path)
     (run_dir / "status.json").write_text('{"state": "run')
-    fails(["train", *TINY_TRAIN], tmp_path, 4, f"deme: {run_dir.relative_to(tmp_path)}/status.json is damaged")
+    fails(
+        ["train", *TINY_TRAIN],
+        tmp_path,
+        4,
+        f"deme: {run_dir.relative_to(tmp_path)}/status.json is damaged",
+    )
     (run_dir / "status.json").write_text('{"state": "preempted"}')
     (run_dir / "checkpoints" / "last.ckpt").write_bytes(b"cut")
-    fails(["train", *TINY_TRAIN], tmp_path, 4, "last.ckpt is damaged: ", "delete it to train from the start")
+    fails(
+        ["train", *TINY_TRAIN],
+        tmp_path,
+        4,
+        "last.ckpt is damaged: ",
+        "delete it to train from the start",
+    )
 
 
 def test_a_path_that_cannot_be_written_is_exit_74(tmp_path):
@@ -443,7 +525,13 @@ FULL = "no space left on the disk while writing "
 
 @pytest.mark.parametrize(
     "name",
-    [".config.yaml.tmp", ".run.json.tmp", ".status.json.tmp", "checkpoints/.last.ckpt.tmp", "samples/.grid.png.tmp"],
+    [
+        ".config.yaml.tmp",
+        ".run.json.tmp",
+        ".status.json.tmp",
+        "checkpoints/.last.ckpt.tmp",
+        "samples/.grid.png.tmp",
+    ],
 )
 def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, tmp_path):
     words = ["train", *TINY_TRAIN]
@@ -467,14 +555,14 @@ def full(handle, data):
 """
 FULL_JOURNAL = (
     ENOSPC
-    + "import deme.files; deme.files.os.write = lambda h, d: full(h, d) if b'loss' in d or b'score' in d else real(h, d)"
+    + "import deme.system.files; deme.system.files.os.write = lambda h, d: full(h, d) if b'loss' in d or b'score' in d else real(h, d)"
 )
 FULL_WEIGHTS = (
     ENOSPC
     + """
-import deme.tensors
+import deme.system.tensors
 from contextlib import contextmanager
-atomic = deme.tensors.atomic
+atomic = deme.system.tensors.atomic
 class Disk:
     def __init__(self, file): self.file, self.left = file, 20_000
     def write(self, data):
@@ -485,7 +573,7 @@ class Disk:
 def small(path):
     with atomic(path) as file:
         yield Disk(file)
-deme.tensors.atomic = small
+deme.system.tensors.atomic = small
 """
 )
 
@@ -511,7 +599,13 @@ def test_a_full_disk_while_evaluating_merging_or_searching_is_exit_74(experts, t
         f"deme: {FULL}runs/scratch/evaluate/",
         patch=FULL_WEIGHTS.replace("20_000", "20"),
     )
-    fails(["merge", given(*experts)], tmp_path, 74, f"deme: {FULL}runs/scratch/merge/", patch=FULL_WEIGHTS)
+    fails(
+        ["merge", given(*experts)],
+        tmp_path,
+        74,
+        f"deme: {FULL}runs/scratch/merge/",
+        patch=FULL_WEIGHTS,
+    )
     search = [
         "search",
         given(*experts),
@@ -530,5 +624,8 @@ def test_one_failing_job_of_a_sweep_decides_the_exit_code_and_the_others_run(tmp
     assert code == 2
     assert "deme: expert=9: with 2 ranges it must lie in 0..1" in text
     assert "Traceback" not in text
-    finished = [json.loads(p.read_text())["state"] for p in tmp_path.glob("runs/scratch/train/*/status.json")]
+    finished = [
+        json.loads(p.read_text())["state"]
+        for p in tmp_path.glob("runs/scratch/train/*/status.json")
+    ]
     assert sorted(finished) == ["done", "done", "failed"]

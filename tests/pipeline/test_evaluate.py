@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from deme import tensors
 from deme.data.digits import load_digits
+from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run, start
 
 SLOW_IMAGES = """
 import time
-import deme.stages.sources as sources
+import deme.evaluation.sources as sources
 real = sources.drawn
 def slow(*args):
     for batch in real(*args):
@@ -42,19 +42,40 @@ def metrics(run_dir: Path) -> dict:
 def honest(tmp_path_factory):
     """The base, evaluated with everything, images kept as a zip file."""
     folder = tmp_path_factory.mktemp("honest")
-    words = ["evaluate", *TINY_EVALUATE, "metrics.kid=true", "metrics.nearest_k=3", "save_images=zip"]
+    words = [
+        "evaluate",
+        *TINY_EVALUATE,
+        "metrics.kid=true",
+        "metrics.nearest_k=3",
+        "save_images=zip",
+    ]
     return done(words, folder), words
 
 
 def test_every_number_says_what_it_is(honest):
     found = metrics(honest[0])
-    names = {"fd_digits", "kid_digits", "precision_digits", "recall_digits", "density_digits", "coverage_digits"}
+    names = {
+        "fd_digits",
+        "kid_digits",
+        "precision_digits",
+        "recall_digits",
+        "density_digits",
+        "coverage_digits",
+    }
     assert {name for name in found if "/" not in name} == names | {"loss"}
     for name in names:
         assert found[name]["n"] == 200
-        assert found[name]["reference"] == f"359 held-out images ({load_digits().held_out.content_hash()[:8]})"
-        assert "digit classifier, 64 penultimate activations (weights " in found[name]["implementation"]
-        assert found[name]["better"] == ("lower" if name in ("fd_digits", "kid_digits") else "higher")
+        assert (
+            found[name]["reference"]
+            == f"359 held-out images ({load_digits().held_out.content_hash()[:8]})"
+        )
+        assert (
+            "digit classifier, 64 penultimate activations (weights "
+            in found[name]["implementation"]
+        )
+        assert found[name]["better"] == (
+            "lower" if name in ("fd_digits", "kid_digits") else "higher"
+        )
     assert found["kid_digits"]["standard_error"] > 0
     low, high = found["fd_digits"]["interval"]
     assert low < found["fd_digits"]["value"] < high
@@ -92,7 +113,10 @@ def test_saved_images_are_exactly_those_measured(honest, tmp_path):
     with zipfile.ZipFile(run_dir / "samples/images.zip") as archive:
         assert archive.namelist() == [p.name for p in pictures]
         for picture in pictures[::20]:
-            with Image.open(picture) as one, Image.open(io.BytesIO(archive.read(picture.name))) as other:
+            with (
+                Image.open(picture) as one,
+                Image.open(io.BytesIO(archive.read(picture.name))) as other,
+            ):
                 assert np.array_equal(np.asarray(one), np.asarray(other))
                 assert one.size == (8, 8)
     folder = ["evaluate", "source=images", f"inputs.images={as_files}/samples/images", *TINY_EVALUATE, "num_images=200",
@@ -111,7 +135,13 @@ def test_images_of_two_sizes_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     for index, size in enumerate([(8, 8), (8, 8), (9, 8)]):
         Image.new("L", size).save(tmp_path / "folder" / f"{index}.png")
-    words = ["evaluate", "source=images", "inputs.images=folder", "num_images=3", "metrics.replicates=2"]
+    words = [
+        "evaluate",
+        "source=images",
+        "inputs.images=folder",
+        "num_images=3",
+        "metrics.replicates=2",
+    ]
     code, text = run(words, tmp_path)
     assert code == 2
     assert "2.png has 9 x 8 pixels, " in text
@@ -135,10 +165,14 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
     assert code == 2
     assert "KID, precision and recall need images to compare to" in text
     np.savez(tmp_path / "other.npz", mu=np.zeros(2048), sigma=np.eye(2048))
-    code, text = run(["evaluate", *TINY_EVALUATE, "+metrics.statistics.digits.path=other.npz"], tmp_path)
+    code, text = run(
+        ["evaluate", *TINY_EVALUATE, "+metrics.statistics.digits.path=other.npz"], tmp_path
+    )
     assert code == 2
     assert "other.npz holds statistics of another extractor: 2048 numbers per image" in text
-    code, text = run(["evaluate", *TINY_EVALUATE, "+metrics.statistics.digit.path=other.npz"], tmp_path)
+    code, text = run(
+        ["evaluate", *TINY_EVALUATE, "+metrics.statistics.digit.path=other.npz"], tmp_path
+    )
     assert "metrics.statistics names digit; extractors here: digits" in text
 
 
@@ -189,13 +223,17 @@ def test_colour_images_for_a_grey_extractor_are_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     for index in range(3):
         Image.new("RGB", (8, 8)).save(tmp_path / "folder" / f"{index}.png")
-    code, text = run(["evaluate", "source=images", "inputs.images=folder", "num_images=3"], tmp_path)
+    code, text = run(
+        ["evaluate", "source=images", "inputs.images=folder", "num_images=3"], tmp_path
+    )
     assert code == 2
     assert "fd_digits measures grey 8 x 8 images, got (3, 8, 8)" in text
 
 
 def test_several_models_are_drawn_from_the_same_noise(tmp_path):
-    experts = [done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=2"], tmp_path) for i in (0, 1)]
+    experts = [
+        done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=2"], tmp_path) for i in (0, 1)
+    ]
     given = f"{{before: asset:digits_base, routed: [{experts[0]},{experts[1]}], expert 0: {experts[0]}}}"
     quick = ["num_images=9", "sampler.num_inference_steps=5"]
     code, text = run(["sample", f"run={given}", *quick], tmp_path)
@@ -218,12 +256,27 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     state = tensors.TensorFile(weights).read_all()
     tensors.save(weights, {name: value * 0.99 for name, value in state.items()})
     more = ["metrics.kid=true", "metrics.nearest_k=3"]
-    every = ["evaluate", "-m", *TINY_EVALUATE, *more, "sample_seed=0,1", "inputs.weights=null,model"]
+    every = [
+        "evaluate",
+        "-m",
+        *TINY_EVALUATE,
+        *more,
+        "sample_seed=0,1",
+        "inputs.weights=null,model",
+    ]
     code, text = run(every, tmp_path)
     assert code == 0, text
-    found = [tmp_path / line.split(": ")[0].split()[1] for line in text.splitlines() if line.startswith("evaluated ")]
+    found = [
+        tmp_path / line.split(": ")[0].split()[1]
+        for line in text.splitlines()
+        if line.startswith("evaluated ")
+    ]
     assert len(found) == 4
-    one = [p for p in found if yaml.safe_load((p / "config.yaml").read_text())["inputs"]["weights"] is None]
+    one = [
+        p
+        for p in found
+        if yaml.safe_load((p / "config.yaml").read_text())["inputs"]["weights"] is None
+    ]
     two = [p for p in found if p not in one]
     words = [",".join(str(p.relative_to(tmp_path)) for p in each) for each in (two, one)]
     code, text = run(["compare", *words], tmp_path)
@@ -233,7 +286,9 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     assert f"{means[0] - means[1]:+.2f} [" in line
     assert "Paired over sampling seeds [0, 1]" in text
     code, turned = run(["compare", *words[::-1]], tmp_path)
-    assert f"{means[1] - means[0]:+.2f} [" in next(line for line in turned.splitlines() if "fd_digits" in line)
+    assert f"{means[1] - means[0]:+.2f} [" in next(
+        line for line in turned.splitlines() if "fd_digits" in line
+    )
     assert "precision_digits" in text
     other = done(["evaluate", *TINY_EVALUATE, "num_images=100"], tmp_path)
     code, text = run(["compare", str(other), str(one[0])], tmp_path)
@@ -276,11 +331,21 @@ def test_half_precision_samples_other_images_but_the_loss_stays_exact(honest, tm
 def test_more_than_8_bits_are_refused_and_changed_pictures_measured_again(tmp_path):
     (tmp_path / "folder").mkdir()
     for index in range(4):
-        Image.fromarray(np.full((8, 8), 40 * index, np.uint8)).save(tmp_path / "folder" / f"{index}.bmp")
-    words = ["evaluate", "source=images", "inputs.images=folder", "num_images=4", "metrics.replicates=5"]
+        Image.fromarray(np.full((8, 8), 40 * index, np.uint8)).save(
+            tmp_path / "folder" / f"{index}.bmp"
+        )
+    words = [
+        "evaluate",
+        "source=images",
+        "inputs.images=folder",
+        "num_images=4",
+        "metrics.replicates=5",
+    ]
     first = done(words, tmp_path)
     for index in range(4):  # other pictures in files of the same names and sizes
-        Image.fromarray(np.full((8, 8), 255 - 20 * index, np.uint8)).save(tmp_path / "folder" / f"{index}.bmp")
+        Image.fromarray(np.full((8, 8), 255 - 20 * index, np.uint8)).save(
+            tmp_path / "folder" / f"{index}.bmp"
+        )
     again = done(words, tmp_path)
     assert again != first
     assert metrics(again)["fd_digits"]["value"] != metrics(first)["fd_digits"]["value"]
@@ -291,7 +356,7 @@ def test_more_than_8_bits_are_refused_and_changed_pictures_measured_again(tmp_pa
 
 
 CRASH = """
-import deme.stages.images as images
+import deme.evaluation.images as images
 def crash(run):
     images.shards_of(run, 0).path(0).unlink()
     import os
@@ -307,12 +372,14 @@ def crash(folder, ignore_errors=False):
     for picture in sorted(folder.iterdir())[50:]:
         picture.unlink()
     os._exit(9)
-import deme.stages.images
-deme.stages.images.shutil.rmtree = crash
+import deme.evaluation.images
+deme.evaluation.images.shutil.rmtree = crash
 """
 
 
-@pytest.mark.parametrize("patch", [CRASH, CRASH_ZIP], ids=["while clearing", "while deleting pictures"])
+@pytest.mark.parametrize(
+    "patch", [CRASH, CRASH_ZIP], ids=["while clearing", "while deleting pictures"]
+)
 def test_a_kill_at_the_end_loses_no_saved_image_and_no_number(patch, honest, tmp_path):
     run_dir, words = honest
     code, _ = run(words, tmp_path, patch)
@@ -327,10 +394,10 @@ def test_a_kill_at_the_end_loses_no_saved_image_and_no_number(patch, honest, tmp
 def test_a_failing_tracker_does_not_cost_the_images(tmp_path):
     words = ["evaluate", *TINY_EVALUATE, "logger=wandb"]
     patch = """
-import deme.training.wandb
+import deme.runs.tracking
 def start(*_, **__):
     raise OSError("no network")
-deme.training.wandb.start = start
+deme.runs.tracking.start = start
 """
     assert run(words, tmp_path, patch)[0] == 1
     code, text = run(words, tmp_path)

@@ -9,12 +9,12 @@ import torch
 import yaml
 from PIL import Image
 
-from deme import files, tensors
 from deme.data.cifar10_files import BINARY
-from deme.errors import BadConfig, MissingInput
 from deme.metrics.inception import trunk
-from deme.paths import PACKAGE
-from deme.suites import Suite
+from deme.runs.suite import Suite
+from deme.system import files, tensors
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.paths import PACKAGE
 from tests.cifar10 import unpack
 from tests.pipeline.program import TINY_EVALUATE, TINY_TRAIN, done, run
 
@@ -29,7 +29,9 @@ def places(tmp_path):
     (tmp_path / "data").mkdir()
     unpack(BINARY, tmp_path / "data", without=["test_batch.bin"])
     (tmp_path / "models").mkdir()
-    state = {name: value for name, value in trunk(768).state_dict().items() if "num_batches" not in name}
+    state = {
+        name: value for name, value in trunk(768).state_dict().items() if "num_batches" not in name
+    }
     tensors.save(tmp_path / "models" / "inception.safetensors", state)
     return tmp_path
 
@@ -38,7 +40,9 @@ def with_a_smaller_network(suite, folder):
     spec = yaml.safe_load((EXPERIMENTS / suite / "smoke.yaml").read_text())
     spec["rows"][0]["train"] += SMALLER
     for stage in ("train", "evaluate"):  # of the 30 made-up images, so that there are 6
-        spec["common"][stage] = [word.replace("held_out=0.001", "held_out=0.2") for word in spec["common"][stage]]
+        spec["common"][stage] = [
+            word.replace("held_out=0.001", "held_out=0.2") for word in spec["common"][stage]
+        ]
     place = folder / f"{suite}.yaml"
     place.write_text(yaml.safe_dump(spec))
     return place
@@ -55,7 +59,10 @@ def test_the_smoke_suite_pretrains_finetunes_merges_and_evaluates(suite, places)
     passports = list(places.glob(f"runs/{spec['suite']}/train/*/passport.json"))
     trained = list(places.glob(f"runs/{spec['suite']}/train/*/weights"))
     assert len(passports) == len(trained) - 1  # all but the base, which starts from nothing
-    bases = {files.read_json(p / "deme.json")["base"] for p in places.glob(f"runs/{spec['suite']}/train/*/weights/*")}
+    bases = {
+        files.read_json(p / "deme.json")["base"]
+        for p in places.glob(f"runs/{spec['suite']}/train/*/weights/*")
+    }
     assert len(bases - {None}) == 1  # and all from the one that was pretrained
     code, text = run(["plan", str(place)], places, PRETEND)
     assert code == 0, text
@@ -67,7 +74,9 @@ def test_the_files_that_are_missing_are_named_by_plan_and_by_reproduce(tmp_path)
     assert code == 0, text
     assert "hours at 100 TFLOP/s" in text
     assert "runs cannot start: models/ddpm_ema_cifar10 does not exist" in text
-    code, text = run(["reproduce", str(EXPERIMENTS / "cifar10"), f"paths.models={tmp_path}/mine"], tmp_path)
+    code, text = run(
+        ["reproduce", str(EXPERIMENTS / "cifar10"), f"paths.models={tmp_path}/mine"], tmp_path
+    )
     assert code == 3, text
     assert f"deme: {tmp_path}/mine/ddpm_ema_cifar10 does not exist" in text
 
@@ -88,11 +97,13 @@ def published(name):
 STABLE_DIFFUSION = ["coco", "imagenet", "partiprompts"]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "lsun_church", "lsun_bedroom", "ablation", *STABLE_DIFFUSION])
+@pytest.mark.parametrize(
+    "name", ["cifar10", "lsun_church", "lsun_bedroom", "ablation", *STABLE_DIFFUSION]
+)
 def test_published_numbers_belong_to_rows(name):
     suite = Suite.read(EXPERIMENTS / name)
     assert suite.expected == published(name)
-    assert all(node.forwards >= 0 for node in suite.nodes if node.stage != "search")
+    assert all(node.num_forward_passes >= 0 for node in suite.nodes if node.stage != "search")
 
 
 def test_published_numbers_are_the_papers():
@@ -121,7 +132,10 @@ def test_the_ablation_trains_every_combination_for_the_same_number_of_steps():
 def trained_by(suite):
     """What a suite trains, searches and merges, by all that a run id follows from, its label included."""
     nodes = [node for node in suite.nodes if node.stage != "evaluate"]
-    return [(node.row, node.stage, node.expert, node.seed, json.dumps(node.config, sort_keys=True)) for node in nodes]
+    return [
+        (node.row, node.stage, node.expert, node.seed, json.dumps(node.config, sort_keys=True))
+        for node in nodes
+    ]
 
 
 def test_the_tables_of_stable_diffusion_share_what_is_trained_and_nothing_that_is_measured():
@@ -129,15 +143,22 @@ def test_the_tables_of_stable_diffusion_share_what_is_trained_and_nothing_that_i
     first, *others = (trained_by(suite) for suite in suites.values())
     assert others == [first, first]
     measured = {name: suite.evaluations("deme_search")[0].config for name, suite in suites.items()}
-    assert {name: config["cell"]["prompts"] for name, config in measured.items()} == {n: n for n in suites}
+    assert {name: config["cell"]["prompts"] for name, config in measured.items()} == {
+        n: n for n in suites
+    }
     assert [config["num_images"] for config in measured.values()] == [30_000, 50_000, 1_632]
     assert {config["guidance_scale"] for config in measured.values()} == {7.5}
     assert {config["sampler"]["num_inference_steps"] for config in measured.values()} == {25}
-    assert {suite.name for one in suites.values() for suite in one.sharing()} == {"stable_diffusion"}
+    assert {suite.name for one in suites.values() for suite in one.sharing()} == {
+        "stable_diffusion"
+    }
 
 
 def test_the_ablation_of_stable_diffusion_adds_to_the_runs_of_its_table():
-    table, ablation = Suite.read(EXPERIMENTS / "coco"), Suite.read(EXPERIMENTS / "coco" / "ablation.yaml")
+    table, ablation = (
+        Suite.read(EXPERIMENTS / "coco"),
+        Suite.read(EXPERIMENTS / "coco" / "ablation.yaml"),
+    )
     known, wanted = trained_by(table), trained_by(ablation)
     rows = {row for row, *_ in wanted if row in {name for name, *_ in known}}
     assert rows == {"finetune", "deme_before_merge", "deme_uniform"}
@@ -164,23 +185,35 @@ def test_the_ablation_of_stable_diffusion_adds_to_the_runs_of_its_table():
 
 def test_the_cost_of_images_by_prompts_counts_guidance_and_the_step_that_pndm_takes_twice():
     (before,) = Suite.read(EXPERIMENTS / "coco").evaluations("before")
-    assert before.forwards == 30_000 * 2 * 26
+    assert before.num_forward_passes == 30_000 * 2 * 26
     (scored,) = Suite.read(EXPERIMENTS / "partiprompts").evaluations("before")
-    assert scored.forwards == 1_632 * 2 * 26  # scores alone need images, too
+    assert scored.num_forward_passes == 1_632 * 2 * 26  # scores alone need images, too
     searches = [node for node in Suite.read(EXPERIMENTS / "coco").nodes if node.stage == "search"]
-    assert [node.forwards for node in searches] == [48 * 5_000 * 2 * 11]
+    assert [node.num_forward_passes for node in searches] == [48 * 5_000 * 2 * 11]
 
 
 def test_runs_that_another_table_wants_are_not_stale(in_tmp):
     row = {"name": "before", "label": "before", "evaluate": ["metrics=loss"]}
-    spec = {"suite": "both", "baseline": "before", "metrics": ["loss"], "finetune_seeds": [0], "rows": [row]}
+    spec = {
+        "suite": "both",
+        "baseline": "before",
+        "metrics": ["loss"],
+        "finetune_seeds": [0],
+        "rows": [row],
+    }
     for name, seed, other in (("one", 1, "two.yaml"), ("two", 2, "one.yaml")):
-        Path(f"{name}.yaml").write_text(yaml.safe_dump({**spec, "sample_seeds": [seed], "runs_shared_with": [other]}))
+        Path(f"{name}.yaml").write_text(
+            yaml.safe_dump({**spec, "sample_seeds": [seed], "runs_shared_with": [other]})
+        )
     Path("alone.yaml").write_text(yaml.safe_dump({**spec, "sample_seeds": [1]}))
     Path("wrong.yaml").write_text(
-        yaml.safe_dump({**spec, "suite": "x", "sample_seeds": [1], "runs_shared_with": ["one.yaml"]})
+        yaml.safe_dump(
+            {**spec, "suite": "x", "sample_seeds": [1], "runs_shared_with": ["one.yaml"]}
+        )
     )
-    one, two, alone, wrong = (Suite.read(Path(f"{name}.yaml")) for name in ("one", "two", "alone", "wrong"))
+    one, two, alone, wrong = (
+        Suite.read(Path(f"{name}.yaml")) for name in ("one", "two", "alone", "wrong")
+    )
     for suite in (one, two):
         files.write_json(suite.nodes[0].run.path / "status.json", {"state": "done"})
     assert one.stale() == two.stale() == []
@@ -191,18 +224,25 @@ def test_runs_that_another_table_wants_are_not_stale(in_tmp):
 
 @pytest.mark.parametrize(
     ("name", "suite"),
-    [("ddpm_cifar10", "cifar10"), ("ddpm_lsun256", "lsun_church"), ("ddpm_compact", "cifar10_compact")],
+    [
+        ("ddpm_cifar10", "cifar10"),
+        ("ddpm_lsun256", "lsun_church"),
+        ("ddpm_compact", "cifar10_compact"),
+    ],
 )
 def test_the_cost_of_a_forward_pass_is_what_the_suite_says(name, suite):
     from diffusers import UNet2DModel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from deme.config import compose_stage
+    from deme.runs.config import compose_stage
 
     unet = compose_stage("train", [f"model={name}"])["model"]["unet"]
     with torch.device("meta"):
         network = UNet2DModel(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in unet.items()}
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in unet.items()
+            }
         )
         size = unet["sample_size"]
         with FlopCounterMode(display=False) as counter:
@@ -216,10 +256,14 @@ def test_the_cost_of_stable_diffusion_is_what_its_suites_say():
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad():
-        network = UNet2DConditionModel(sample_size=64, cross_attention_dim=768).eval()  # the rest is the default
+        network = UNet2DConditionModel(
+            sample_size=64, cross_attention_dim=768
+        ).eval()  # the rest is the default
         assert sum(weight.numel() for weight in network.parameters()) == 859_520_964
         with FlopCounterMode(display=False) as counter:
-            network(torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768))
+            network(
+                torch.zeros(1, 4, 64, 64), torch.zeros(1, dtype=torch.long), torch.zeros(1, 77, 768)
+            )
     said = {
         Suite.read(EXPERIMENTS / name).spec["plan"]["gflop_per_forward"]
         for name in (*STABLE_DIFFUSION, "coco/ablation.yaml")
@@ -231,7 +275,9 @@ def test_the_cost_of_stable_diffusion_is_what_its_suites_say():
 def test_images_of_another_size_and_channel_count_take_one_override_each(mode, channels, tmp_path):
     (tmp_path / "mine").mkdir()
     for index in range(40):
-        Image.effect_noise((14, 20), 40 + index).convert(mode).save(tmp_path / "mine" / f"{index}.png")
+        Image.effect_noise((14, 20), 40 + index).convert(mode).save(
+            tmp_path / "mine" / f"{index}.png"
+        )
     small = [word for word in TINY_TRAIN if not word.startswith("num_steps")]
     words = ["data=mine/", "passport.num_images=16", "compute.threads=1"]
     unet = ["model=digits_unet", "model.unet.sample_size=12", f"model.unet.in_channels={channels}"]
@@ -249,14 +295,20 @@ def test_images_of_another_size_and_channel_count_take_one_override_each(mode, c
 
 
 def test_a_run_stands_for_its_weights_and_a_folder_for_an_option(tmp_path):
-    base = done(["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=2"], tmp_path)
+    base = done(
+        ["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=2"], tmp_path
+    )
     run_dir = base.relative_to(tmp_path)
     words = ["data=digits", *TINY_TRAIN, "num_steps=1", "passport.num_images=16"]
     one = done(["train", f"model={run_dir}", *words], tmp_path)
-    code, text = run(["train", "model=diffusers", f"model.path={run_dir}/weights/ema", *words], tmp_path)
+    code, text = run(
+        ["train", "model=diffusers", f"model.path={run_dir}/weights/ema", *words], tmp_path
+    )
     assert code == 0, text
     assert f"done already: {one.relative_to(tmp_path)}" in text
-    code, text = run(["train", "model=diffusers", f"model.path={run_dir}", *words, "seed=5"], tmp_path)
+    code, text = run(
+        ["train", "model=diffusers", f"model.path={run_dir}", *words, "seed=5"], tmp_path
+    )
     assert code == 3, text
     assert f"it is a run; type: model.path={run_dir}/weights/ema" in text
 
@@ -306,6 +358,9 @@ def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_pat
     assert "its weights fit epsilon" in text
     assert "if you know better, type: passport.contradicted=train" in text
     code, text = run([*words, "passport.contradicted=mend"], tmp_path)
-    assert (code, "passport.contradicted must be refuse or train, got 'mend'" in text) == (2, True), text
+    assert (code, "passport.contradicted must be refuse or train, got 'mend'" in text) == (
+        2,
+        True,
+    ), text
     trained = done([*words, "passport.contradicted=train"], tmp_path)
     assert files.read_json(trained / "passport.json")["verdict"] == "contradicted"

@@ -12,13 +12,13 @@ import pytest
 import torch
 import yaml
 
-from deme import tensors
 from deme.data import to_uint8
+from deme.diffusion.seeds import image_generator
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
-from deme.seeds import image_generator
+from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 from tests.pipeline.test_errors import fails
 
@@ -32,7 +32,9 @@ def made(tmp_path_factory):
     experts = [done(["train", f"expert={i}", *FOLDABLE], folder) for i in (0, 1)]
     given = f"inputs.experts=[{','.join(str(e.relative_to(folder)) for e in experts)}]"
     merged = done(["merge", given, "merge.weights=[0.7,0.4]"], folder)
-    evaluated = done(["evaluate", f"inputs.weights={merged.relative_to(folder)}", *TINY_EVALUATE], folder)
+    evaluated = done(
+        ["evaluate", f"inputs.weights={merged.relative_to(folder)}", *TINY_EVALUATE], folder
+    )
     return {"folder": folder, "experts": experts, "merged": merged, "evaluated": evaluated}
 
 
@@ -77,7 +79,10 @@ def unfolded(experts, merged):
     model.add_projections("foldable")
     base, states = model.state_dict(), [expert.state_dict() for expert in experts]
     model.load_state_dict(
-        {n: base[n] + sum(w * (s[n] - base[n]) for w, s in zip(weights, states, strict=True)) for n in base}
+        {
+            n: base[n] + sum(w * (s[n] - base[n]) for w, s in zip(weights, states, strict=True))
+            for n in base
+        }
     )
     return model
 
@@ -87,9 +92,20 @@ def test_stock_diffusers_without_deme_draws_the_same_images(made, tmp_path):
     assert "(projections folded)" in text
     assert not (tmp_path / "model" / PROJECTIONS).exists()
     seeds = [image_generator(5, i).initial_seed() for i in range(6)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "HF_HUB_OFFLINE": "1"
+    }
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", WITHOUT_DEME, "model", json.dumps(seeds), "theirs.npy"],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            WITHOUT_DEME,
+            "model",
+            json.dumps(seeds),
+            "theirs.npy",
+        ],
         cwd=tmp_path,
         env=environment,
         check=True,
@@ -101,12 +117,16 @@ def test_stock_diffusers_without_deme_draws_the_same_images(made, tmp_path):
     eye = torch.eye(model.projections["mid_resnet"].weight.shape[0])[:, :, None, None]
     assert (model.projections["mid_resnet"].weight - eye).abs().max() > 1e-3
     scheduler = DDIM(10).scheduler(model.scheduler_config)
-    images = torch.stack([torch.randn(model.image_shape, generator=image_generator(5, i)) for i in range(6)])
+    images = torch.stack(
+        [torch.randn(model.image_shape, generator=image_generator(5, i)) for i in range(6)]
+    )
     with torch.no_grad():
         for t in scheduler.timesteps.tolist():
             images = scheduler.step(model(images, torch.full((6,), t)), t, images).prev_sample
     torch.testing.assert_close(theirs, (images / 2 + 0.5).clamp(0, 1), rtol=0, atol=1e-5)
-    ours = next(generate(model, model.scheduler_config, model.image_shape, DDIM(10), 5, range(6), 6))
+    ours = next(
+        generate(model, model.scheduler_config, model.image_shape, DDIM(10), 5, range(6), 6)
+    )
     assert (ours.int() - to_uint8(theirs * 2 - 1).int()).abs().max() <= 1
 
 
@@ -163,7 +183,9 @@ def test_the_snippet_of_the_card_runs(made, tmp_path):
     text = (tmp_path / "model" / "README.md").read_text()
     snippet = text.split("```python\n")[1].split("```")[0]
     subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"{snippet}assert len(images) == 4"], cwd=tmp_path, check=True
+        [sys.executable, "-W", "ignore", "-c", f"{snippet}assert len(images) == 4"],
+        cwd=tmp_path,
+        check=True,
     )
     assert "rounded to bfloat16" in text
 
@@ -171,7 +193,10 @@ def test_the_snippet_of_the_card_runs(made, tmp_path):
 def test_an_expert_says_for_which_timesteps_it_is(made, tmp_path):
     export(made["experts"][1], tmp_path / "expert")
     text = (tmp_path / "expert" / "README.md").read_text()
-    assert "> **Note.** This is an expert: it is trained for the timesteps t in [500, 1000) of 1000 only." in text
+    assert (
+        "> **Note.** This is an expert: it is trained for the timesteps t in [500, 1000) of 1000 only."
+        in text
+    )
     assert "No finished evaluation of these weights was found" in text
 
 
@@ -197,7 +222,9 @@ def test_a_model_folder_and_a_plain_finetuning_are_exported_as_such(tmp_path):
     text = (tmp_path / "tuned" / "README.md").read_text()
     assert "finetuned from `asset:digits_base`" in text
     assert "CVPR" not in text
-    before, after = (tensors.TensorFile(f / UNET).read_all() for f in (tuned / "weights/ema", tmp_path / "tuned"))
+    before, after = (
+        tensors.TensorFile(f / UNET).read_all() for f in (tuned / "weights/ema", tmp_path / "tuned")
+    )
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -205,7 +232,9 @@ def test_a_model_folder_and_a_plain_finetuning_are_exported_as_such(tmp_path):
 def test_weights_are_rounded_after_folding(dtype, made, tmp_path):
     export(made["merged"], tmp_path / "full")
     export(made["merged"], tmp_path / "half", f"dtype={dtype}")
-    full, half = (tensors.TensorFile(tmp_path / name / UNET).read_all() for name in ("full", "half"))
+    full, half = (
+        tensors.TensorFile(tmp_path / name / UNET).read_all() for name in ("full", "half")
+    )
     assert all(torch.equal(half[name], full[name].to(getattr(torch, dtype))) for name in full)
 
 
@@ -231,7 +260,10 @@ def test_kept_projections_are_whole_and_the_card_warns(papers, tmp_path):
     assert "Stock diffusers ignores them" in text
     assert 'model = load("model")' in text
     again, model = load(str(tmp_path / "model")), load(str(papers / "weights" / "ema"))
-    x_t, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([5, 900])
+    x_t, t = (
+        torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([5, 900]),
+    )
     with torch.no_grad():
         assert torch.equal(again(x_t, t), model(x_t, t))
 
@@ -243,7 +275,13 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
     assert before == {p: p.read_bytes() for p in (tmp_path / "model").rglob("*") if p.is_file()}
 
     words = ["export", "run=asset:digits_base"]
-    fails([*words, "out=model"], tmp_path, 2, "deme: model holds the export of another model", "overwrite=true")
+    fails(
+        [*words, "out=model"],
+        tmp_path,
+        2,
+        "deme: model holds the export of another model",
+        "overwrite=true",
+    )
     (tmp_path / "model" / "README.md").write_text("my own words")
     (tmp_path / "model" / "notes.txt").write_text("mine")
     same = ["export", f"run={made['merged']}", "out=model"]
@@ -256,7 +294,13 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
     shutil.rmtree(tmp_path / "data")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "photo.png").write_text("precious")
-    fails([*words, "out=data"], tmp_path, 2, "deme: data is there and is no export", "overwrite=true to replace it")
+    fails(
+        [*words, "out=data"],
+        tmp_path,
+        2,
+        "deme: data is there and is no export",
+        "overwrite=true to replace it",
+    )
     for out in (
         ".",
         "..",
@@ -272,16 +316,31 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
             "holds the model itself or the folder you are in",
         )
     (tmp_path / "clone" / ".git").mkdir(parents=True)
-    fails([*words, "out=clone", "overwrite=true"], tmp_path, 2, "out=clone is a file, a link or a git repository")
+    fails(
+        [*words, "out=clone", "overwrite=true"],
+        tmp_path,
+        2,
+        "out=clone is a file, a link or a git repository",
+    )
     (tmp_path / "link").symlink_to("data")
-    fails([*words, "out=link", "overwrite=true"], tmp_path, 2, "out=link is a file, a link or a git repository")
+    fails(
+        [*words, "out=link", "overwrite=true"],
+        tmp_path,
+        2,
+        "out=link is a file, a link or a git repository",
+    )
     assert (tmp_path / "data" / "photo.png").read_text() == "precious"
     assert load(str(made["merged"] / "weights" / "merged"))
 
 
 def test_other_slips_are_one_message_each(made, tmp_path):
     base = ["export", "run=asset:digits_base", "out=model"]
-    fails([*base, "dtype=float8"], tmp_path, 2, "deme: dtype must be one of float32, float16, bfloat16, got 'float8'")
+    fails(
+        [*base, "dtype=float8"],
+        tmp_path,
+        2,
+        "deme: dtype must be one of float32, float16, bfloat16, got 'float8'",
+    )
     fails([*base, "dry_run=1"], tmp_path, 2, "deme: dry_run must be true or false, got 1")
     for name in ("digits", "a/b/c", "../x", "5"):
         fails([*base, f"push={name}"], tmp_path, 2, "deme: push takes <owner>/<name>, got ")
@@ -294,7 +353,12 @@ def test_other_slips_are_one_message_each(made, tmp_path):
     )
     fails(["export", "run=nowhere", "out=model"], tmp_path, 3, "deme: nowhere does not exist")
     (tmp_path / "file").write_text("")
-    fails(["export", "run=asset:digits_base", "out=file/model"], tmp_path, 74, "deme: cannot write file/model")
+    fails(
+        ["export", "run=asset:digits_base", "out=file/model"],
+        tmp_path,
+        74,
+        "deme: cannot write file/model",
+    )
     large = Path(shutil.copytree(made["experts"][0] / "weights" / "raw", tmp_path / "large"))
     state = tensors.TensorFile(large / UNET).read_all()
     state["conv_in.bias"][0] = 1e6
@@ -331,9 +395,18 @@ def test_a_push_says_what_it_would_do_unless_told_to_do_it(made, tmp_path):
     assert code == 0, text
     assert "would upload 6 files, " in text
     assert "to someone/digits (made as a private repository if it is not there)" in text
-    for name in ("README.md", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json", UNET):
+    for name in (
+        "README.md",
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        UNET,
+    ):
         assert f"  {name}\n" in text
-    assert f"deme export run={made['merged']} out=model dtype=float16 push=someone/digits dry_run=false" in text
+    assert (
+        f"deme export run={made['merged']} out=model dtype=float16 push=someone/digits dry_run=false"
+        in text
+    )
     assert not (tmp_path / "calls.json").exists()
 
     code, text = run([*words, "dry_run=false", "private=false"], tmp_path, FAKE_HUB)
@@ -355,4 +428,6 @@ def test_an_upload_that_fails_is_one_message_and_leaves_the_export(made, tmp_pat
         patch=NO_TOKEN,
     )
     assert load(str(tmp_path / "model")).projections is None
-    fails(words, tmp_path, 4, "model is not uploaded to someone/digits: ")  # offline: HF_HUB_OFFLINE=1 in the tests
+    fails(
+        words, tmp_path, 4, "model is not uploaded to someone/digits: "
+    )  # offline: HF_HUB_OFFLINE=1 in the tests

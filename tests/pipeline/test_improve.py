@@ -35,7 +35,9 @@ def outcome(folder):
 def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained, tmp_path):
     words = ["improve", f"model={undertrained}", "data=digits", "out=better", *SMALL]
     program = start(words, tmp_path)
-    program.wait_for(lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/*/weights/ema")))
+    program.wait_for(
+        lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/*/weights/ema"))
+    )
     program.signal(signal.SIGKILL)
     program.wait()
     assert not (tmp_path / "better").exists()
@@ -54,11 +56,21 @@ def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained
     before = (tmp_path / "better" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     code, text = run(words, tmp_path)
     assert code == 0, text
-    assert (tmp_path / "better" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
+    assert (
+        tmp_path / "better" / "unet" / "diffusion_pytorch_model.safetensors"
+    ).read_bytes() == before
 
 
 def test_a_converged_model_is_not_harmed(tmp_path):
-    words = ["improve", "model=asset:digits_base", "data=digits", "metrics=digits", "out=better", *SMALL, "lr=5e-3"]
+    words = [
+        "improve",
+        "model=asset:digits_base",
+        "data=digits",
+        "metrics=digits",
+        "out=better",
+        *SMALL,
+        "lr=5e-3",
+    ]
     code, text = run([*words, "search.step=1.0", "sample_seeds=[0]"], tmp_path)
     assert code == 0, text
     found = outcome(tmp_path)
@@ -72,7 +84,9 @@ def test_a_converged_model_is_not_harmed(tmp_path):
 def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
     (tmp_path / "better").mkdir()
     (tmp_path / "better" / "deme.json").write_text("{}")
-    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *SMALL], tmp_path)
+    code, text = run(
+        ["improve", "model=asset:digits_base", "data=digits", "out=better", *SMALL], tmp_path
+    )
     assert code == 2, text
     assert "out=better is there, and what it holds would be lost" in text
     assert not (tmp_path / "runs").exists()
@@ -81,7 +95,8 @@ def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
 def test_time_that_is_too_short_is_said_before_training(tmp_path):
     small = [word for word in SMALL if not word.startswith("steps_per_expert")]
     code, text = run(
-        ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"], tmp_path
+        ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"],
+        tmp_path,
     )
     assert code == 2, text
     assert "deme: hours=0.0001 leaves time for 0 steps an expert" in text
@@ -91,8 +106,18 @@ def test_time_that_is_too_short_is_said_before_training(tmp_path):
 def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
     """An hour is time for far more than the most steps, of which there are fewer here."""
     small = [word for word in SMALL if not word.startswith("steps_per_expert")]
-    words = ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "search.step=1.0", "hours=1"]
-    code, text = run(words, tmp_path, "import deme.stages.improve as stage; stage.MOST_STEPS = 60")
+    words = [
+        "improve",
+        "model=asset:digits_base",
+        "data=digits",
+        "out=better",
+        *small,
+        "search.step=1.0",
+        "hours=1",
+    ]
+    code, text = run(
+        words, tmp_path, "import deme.commands.improve as stage; stage.MOST_STEPS = 60"
+    )
     assert code == 0, text
     (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")
     found = json.loads(plan.read_text())
@@ -111,7 +136,9 @@ def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
     ],
 )  # fmt: skip
 def test_slips(words, message, tmp_path):
-    code, text = run(["improve", "model=asset:digits_base", "data=digits", "out=better", *words], tmp_path)
+    code, text = run(
+        ["improve", "model=asset:digits_base", "data=digits", "out=better", *words], tmp_path
+    )
     assert code == 2, text
     assert f"deme: {message}" in text
     assert "Traceback" not in text

@@ -7,10 +7,10 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 
-from deme import tensors
-from deme.files import read_json
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
+from deme.system import tensors
+from deme.system.files import read_json
 from tests.pipeline.program import TINY_EXPERTS, done, run, start
 
 SLOW = """
@@ -25,7 +25,9 @@ s._Reader.read = slow
 
 
 def trained(folder, *words):
-    return [done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=2", *words], folder) for i in (0, 1)]
+    return [
+        done(["train", f"expert={i}", *TINY_EXPERTS, "num_steps=2", *words], folder) for i in (0, 1)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,10 @@ def test_a_plan_says_what_it_takes_and_writes_nothing(experts, tmp_path):
     code, text = run(["merge", given(experts), "plan=true"], tmp_path)
     assert code == 0, text
     size = (experts[0] / "weights/ema" / UNET).stat().st_size / 1e6
-    assert f"weighted_sum, weights [0.5, 0.5]: 104 tensors, {3 * size:.1f} MB to read, {size:.1f} MB to write" in text
+    assert (
+        f"weighted_sum, weights [0.5, 0.5]: 104 tensors, {3 * size:.1f} MB to read, {size:.1f} MB to write"
+        in text
+    )
     assert "t in [0, 500)" in text
     assert not (tmp_path / "runs").exists()
     merged = done(["merge", given(experts)], tmp_path)
@@ -49,10 +54,14 @@ def test_a_plan_says_what_it_takes_and_writes_nothing(experts, tmp_path):
     assert f"it will be {merged.relative_to(tmp_path)} (done already)" in text
 
 
-def test_a_killed_merge_leaves_no_half_file_and_is_made_whole_by_the_same_command(experts, tmp_path):
+def test_a_killed_merge_leaves_no_half_file_and_is_made_whole_by_the_same_command(
+    experts, tmp_path
+):
     words = ["merge", given(experts), "merge=ties"]
     program = start(words, tmp_path, SLOW)
-    program.wait_for(lambda: any(p.stat().st_size for p in tmp_path.glob("runs/*/*/*/weights/.*/unet/.*")))
+    program.wait_for(
+        lambda: any(p.stat().st_size for p in tmp_path.glob("runs/*/*/*/weights/.*/unet/.*"))
+    )
     program.kill()
     (run_dir,) = tmp_path.glob("runs/scratch/merge/*")
     assert not (run_dir / "weights/merged").exists()
@@ -60,7 +69,9 @@ def test_a_killed_merge_leaves_no_half_file_and_is_made_whole_by_the_same_comman
     done(words, tmp_path)
     (tmp_path / "other").mkdir()
     undisturbed = done(words, tmp_path / "other")
-    assert (run_dir / "weights/merged" / UNET).read_bytes() == (undisturbed / "weights/merged" / UNET).read_bytes()
+    assert (run_dir / "weights/merged" / UNET).read_bytes() == (
+        undisturbed / "weights/merged" / UNET
+    ).read_bytes()
     assert [p.name for p in (run_dir / "weights").iterdir()] == ["merged"]
 
 
@@ -72,7 +83,9 @@ def test_the_report_tells_how_the_task_vectors_lie(experts, tmp_path):
     one, two = (tensors.TensorFile(e / "weights/ema" / UNET).read_all() for e in experts)
     assert [row["name"] for row in found["tensors"]] == sorted(one)
     for row in found["tensors"]:
-        vectors = np.stack([(e[row["name"]] - base[row["name"]]).double().flatten().numpy() for e in (one, two)])
+        vectors = np.stack(
+            [(e[row["name"]] - base[row["name"]]).double().flatten().numpy() for e in (one, two)]
+        )
         np.testing.assert_allclose(row["products"], vectors @ vectors.T, rtol=1e-5, atol=1e-12)
         agree = (np.sign(vectors[0]) == np.sign(vectors[1])).mean()
         assert row["agreement"][0][1] == pytest.approx(agree)
@@ -80,7 +93,10 @@ def test_the_report_tells_how_the_task_vectors_lie(experts, tmp_path):
         np.testing.assert_allclose(row["quantiles"], quantiles, rtol=1e-5, atol=1e-9)
     whole = [torch.cat([(e[n] - base[n]).flatten() for n in one]) for e in (one, two)]
     cosine = float(torch.nn.functional.cosine_similarity(*whole, dim=0))
-    assert f"cosines between them: {cosine:.3f}; entries of equal sign: " in (merged / "log.txt").read_text()
+    assert (
+        f"cosines between them: {cosine:.3f}; entries of equal sign: "
+        in (merged / "log.txt").read_text()
+    )
     assert (merged / "task_vectors.png").stat().st_size > 10_000
 
 
@@ -91,7 +107,10 @@ def test_foldable_projections_are_folded_and_stock_diffusers_draws_the_same(tmp_
     assert not (folder / PROJECTIONS).with_suffix(".json").exists()
     assert "stock diffusers loads the result" in (merged / "log.txt").read_text()
     stock, ours = DDPMPipeline.from_pretrained(folder).unet, load(str(folder))
-    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    x, t = (
+        torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([3, 900]),
+    )
     with torch.no_grad():
         assert torch.equal(stock(x, t).sample, ours(x, t))
 
@@ -101,7 +120,9 @@ def test_projections_of_the_papers_placement_stay_and_the_log_says_what_they_nee
     assert (merged / "weights/merged" / PROJECTIONS).exists()
     assert read_json(merged / "weights/merged/unet/projections.json") == {"placement": "blocks"}
     assert "only deme's loader applies them" in (merged / "log.txt").read_text()
-    names = [row["name"] for row in json.loads((merged / "task_vectors.json").read_text())["tensors"]]
+    names = [
+        row["name"] for row in json.loads((merged / "task_vectors.json").read_text())["tensors"]
+    ]
     assert "projections.down_0.weight" in names
 
 
@@ -112,11 +133,17 @@ def test_slips_are_told(experts, tmp_path):
         (["plan=1"], "plan must be true or false, got 1"),
         (["merge=model_stock", "+merge.weights=[1,1]"], "merge=model_stock takes no weights"),
         (["merge=ties", "merge.density=2"], "merge.density=2 is not the share of entries to keep"),
-        (["weights_by_name={donw_blocks.*: 0.3}"], "weights_by_name: no tensor is called donw_blocks.*; "),
+        (
+            ["weights_by_name={donw_blocks.*: 0.3}"],
+            "weights_by_name: no tensor is called donw_blocks.*; ",
+        ),
         (["weights_by_name={mid_block.*: [1]}"], "mid_block.* needs 2 finite numbers"),
         (["merge=linear", "merge.weights=[0.5,0.6]"], "sum"),
         (["merge=linear", "merge.weights=[0.5,0.6]", "plan=true"], "sum"),
-        (["merge=ties", "merge.weights=[-1,1]", "plan=true"], "merge.weights must be 0 or more; got [-1.0, 1.0]"),
+        (
+            ["merge=ties", "merge.weights=[-1,1]", "plan=true"],
+            "merge.weights must be 0 or more; got [-1.0, 1.0]",
+        ),
         (["merge=ties", "merge.density=abc"], "merge=ties cannot take merge.density=abc, "),
         (["merge=dare", "merge.drop=null"], "merge=dare cannot take merge.drop=None, "),
         (["merge=slerp", "merge.scale=nan"], "the result is not finite"),
@@ -124,5 +151,8 @@ def test_slips_are_told(experts, tmp_path):
         code, text = run(["merge", given(experts), *words], tmp_path)
         assert (code, message in text, "Traceback" in text) == (2, True, False), text
     code, text = run(["merge", "inputs.experts=[]"], tmp_path)
-    assert (code, "there is nothing to merge: inputs.experts names no models" in text) == (2, True), text
+    assert (code, "there is nothing to merge: inputs.experts names no models" in text) == (
+        2,
+        True,
+    ), text
     assert not list(tmp_path.glob("runs/*/merge/*/weights/merged"))

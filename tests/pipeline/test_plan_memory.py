@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deme import files
-from deme.stages import training_memory
-from deme.suites import Suite
+from deme.builders import memory
+from deme.runs.suite import Suite
+from deme.system import files
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS = ["data=digits", "compute=cpu"]
@@ -22,11 +22,13 @@ def lines(rows, place, **more):
         "sample_seeds": [1],
         **more,
     }
-    rows = [{"name": name, "label": name, "train": [*WORDS, *words]} for name, words in rows.items()]
+    rows = [
+        {"name": name, "label": name, "train": [*WORDS, *words]} for name, words in rows.items()
+    ]
     (place / "s.yaml").write_text(
         yaml.safe_dump({**spec, "rows": [*rows, {"name": "before", "label": "b", "evaluate": []}]})
     )
-    return list(training_memory.told(Suite.read(place / "s.yaml", place / "runs")))
+    return list(memory.told(Suite.read(place / "s.yaml", place / "runs")))
 
 
 def test_trainings_that_take_the_same_are_one_line_and_a_teacher_is_another(in_tmp):
@@ -52,12 +54,15 @@ def test_options_of_compute_are_told(in_tmp):
 
 def test_it_is_kept_by_content(in_tmp, monkeypatch):
     before = lines({"finetune": ["batch_size=31"]}, in_tmp)
-    monkeypatch.setattr(training_memory, "_memory", lambda settings: pytest.fail("worked out twice"))
+    monkeypatch.setattr(memory, "_memory", lambda settings: pytest.fail("worked out twice"))
     assert lines({"finetune": ["batch_size=31"]}, in_tmp) == before
 
 
 def test_a_base_that_is_not_trained_yet_is_known_by_its_config(in_tmp):
-    rows = {"base": ["model=ddpm_compact", "method=pretrain"], "deme": ["method=deme", "expert=0", "projection=blocks"]}
+    rows = {
+        "base": ["model=ddpm_compact", "method=pretrain"],
+        "deme": ["method=deme", "expert=0", "projection=blocks"],
+    }
     base, deme = lines(rows, in_tmp, base="base")
     assert "(weights 0.036, " in base  # 4 bytes x 8,952,067
     assert "(weights 0.036, " in deme
@@ -65,12 +70,16 @@ def test_a_base_that_is_not_trained_yet_is_known_by_its_config(in_tmp):
 
 
 def test_a_model_that_is_not_here_or_that_none_can_be_made_of_is_unknown(in_tmp):
-    (line,) = training_memory.told(Suite.read(EXPERIMENTS / "lsun_church", in_tmp))
-    assert line.startswith("training memory: unknown: models/ddpm-ema-church-256 is not here: finetune, ")
+    (line,) = memory.told(Suite.read(EXPERIMENTS / "lsun_church", in_tmp))
+    assert line.startswith(
+        "training memory: unknown: models/ddpm-ema-church-256 is not here: finetune, "
+    )
     files.write_json(Path("other/unet/config.json"), {"_class_name": "UNet3DConditionModel"})
     (line,) = lines({"finetune": ["model=diffusers", "model.path=other"]}, in_tmp)
     assert "unknown: other holds a UNet3DConditionModel: finetune" in line
-    (line,) = lines({"finetune": ["model=digits_unet", "model.unet.block_out_channels=[8]"]}, in_tmp)
+    (line,) = lines(
+        {"finetune": ["model=digits_unet", "model.unet.block_out_channels=[8]"]}, in_tmp
+    )
     assert line.startswith("training memory: unknown: Must provide the same number of")
 
 

@@ -10,11 +10,25 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, TINY_TRAIN, done, run, start
+from tests.pipeline.program import (
+    TINY_EVALUATE,
+    TINY_EXPERTS,
+    TINY_SEARCH,
+    TINY_TRAIN,
+    done,
+    run,
+    start,
+)
 
 RESULTS = ("metrics.json", "replicates.json", "metrics.jsonl", "evaluations.jsonl", "best.json")
 # New weights at batches 0, 5 and 10; checkpoints after 3, 6 and 9 steps: the weights of between are in the checkpoint.
-ANT_NASH = ["method=ant", "balancing=nash_mtl", "balancing.refresh_every=5", "ranges=log_snr", *TINY_TRAIN]
+ANT_NASH = [
+    "method=ant",
+    "balancing=nash_mtl",
+    "balancing.refresh_every=5",
+    "ranges=log_snr",
+    *TINY_TRAIN,
+]
 DROPOUT = ["model=digits_unet", "+model.unet.dropout=0.1", "accumulate=2", "learning_rate=cosine"]
 SLOW_STEP = """
 import time
@@ -27,7 +41,11 @@ DiffusionModule.training_step = lambda *args: (time.sleep(0.05), step(*args))[1]
 def results(run_dir: Path) -> dict[str, bytes]:
     files = [run_dir / name for name in RESULTS] + sorted(run_dir.glob("weights/**/*.safetensors"))
     files += sorted(run_dir.glob("moments/*")) + sorted(run_dir.glob("samples/[!.]*"))
-    return {str(file.relative_to(run_dir)): timeless(file.read_bytes()) for file in files if file.exists()}
+    return {
+        str(file.relative_to(run_dir)): timeless(file.read_bytes())
+        for file in files
+        if file.exists()
+    }
 
 
 def timeless(content: bytes) -> bytes:
@@ -65,9 +83,21 @@ def commands(experts):
             "optimizer.fused=true",
             *TINY_EXPERTS,
         ],
-        "ant-uw": ["train", "method=ant", "balancing=uncertainty", "ranges.num_ranges=5", *TINY_TRAIN],
+        "ant-uw": [
+            "train",
+            "method=ant",
+            "balancing=uncertainty",
+            "ranges.num_ranges=5",
+            *TINY_TRAIN,
+        ],
         "ant-nash": ["train", *ANT_NASH, "accumulate=2", "balancing.refresh_every=7"],
-        "ant-gradient": ["train", *ANT_NASH, "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=2048"],
+        "ant-gradient": [
+            "train",
+            *ANT_NASH,
+            "ranges=gradient",
+            "ranges.num_bins=4",
+            "ranges.num_images=2048",
+        ],
         "evaluate": ["evaluate", "source=experts", given, *TINY_EVALUATE],
         "evaluate-all": [
             "evaluate",
@@ -86,7 +116,9 @@ def commands(experts):
 LONG = [pytest.param(verb, marks=pytest.mark.slow) for verb in ("ant-gradient", "evaluate-all")]
 
 
-@pytest.mark.parametrize("verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search", *LONG])
+@pytest.mark.parametrize(
+    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search", *LONG]
+)
 def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()
@@ -128,7 +160,10 @@ def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, more, tm
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path, SLOW_STEP)
     program.wait_for(
-        lambda: any(len(p.read_text().splitlines()) > step for p in tmp_path.glob("runs/*/*/*/metrics.jsonl"))
+        lambda: any(
+            len(p.read_text().splitlines()) > step
+            for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
+        )
     )
     program.kill()
     code, text = run(words, tmp_path)
@@ -139,14 +174,19 @@ def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, more, tm
 
 
 @pytest.mark.parametrize(
-    ("signum", "code", "state"), [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "preempted")]
+    ("signum", "code", "state"),
+    [(signal.SIGTERM, 75, "preempted"), (signal.SIGINT, 130, "preempted")],
 )
 def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code, state, tmp_path):
     words = ["train", *TINY_TRAIN, "progress.checkpoint_every=1000"]
     (tmp_path / "a").mkdir()
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path, SLOW_STEP)
-    program.wait_for(lambda: any(p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    program.wait_for(
+        lambda: any(
+            p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
+        )
+    )
     program.signal(signum)
     assert program.wait() == code
     assert "the same command goes on from here" in program.text
@@ -183,7 +223,7 @@ def test_a_stop_signal_in_the_last_step_loses_no_training(tmp_path):
 
 STOP_AT_THE_VERY_END = """
 import os, signal
-from deme import files
+from deme.system import files
 digest = files.sha256
 def last(path):
     if path.parent.name == "weights" and "train" in path.parts:
@@ -209,15 +249,15 @@ def test_killed_after_the_weights_are_written_it_goes_on_from_its_checkpoint(tmp
 
 
 def test_the_seconds_of_a_run_are_those_of_all_its_sittings(in_tmp, monkeypatch):
-    from deme import runs
-    from deme.config import compose_stage
+    from deme.runs import run as module
+    from deme.runs.config import compose_stage
 
-    run, clock = runs.Run.planned(compose_stage("train", [])), iter([100.0, 130.0, 500.0, 505.0])
-    monkeypatch.setattr(runs.time, "monotonic", lambda: next(clock))
-    with pytest.raises(KeyboardInterrupt), run.owned():
+    run, clock = module.Run.planned(compose_stage("train", [])), iter([100.0, 130.0, 500.0, 505.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt), run.acquire():
         raise KeyboardInterrupt
     assert run.status["seconds"] == 30
-    with run.owned():
+    with run.acquire():
         pass
     assert (run.status["state"], run.status["seconds"]) == ("done", 35)
 
@@ -230,7 +270,8 @@ def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tm
     program = start(words, tmp_path)
     program.wait_for(
         lambda: (
-            list(tmp_path.glob("runs/*/*/*/samples/features*")) or list(tmp_path.glob("runs/*/*/*/evaluations.jsonl"))
+            list(tmp_path.glob("runs/*/*/*/samples/features*"))
+            or list(tmp_path.glob("runs/*/*/*/evaluations.jsonl"))
         )
     )
     program.signal(signal.SIGINT)
@@ -257,7 +298,10 @@ def test_two_identical_commands_at_once_do_the_work_once(tmp_path):
 def test_a_finished_run_is_skipped_and_a_spelled_out_default_is_the_same_run(tmp_path):
     first = done(["train", *TINY_TRAIN], tmp_path)
     before = results(first)
-    code, text = run(["train", *TINY_TRAIN, "optimizer.lr=0.00005", "progress.log_every=5", "suite=scratch"], tmp_path)
+    code, text = run(
+        ["train", *TINY_TRAIN, "optimizer.lr=0.00005", "progress.log_every=5", "suite=scratch"],
+        tmp_path,
+    )
     assert code == 0
     assert "done already" in text
     assert results(first) == before

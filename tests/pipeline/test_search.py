@@ -7,19 +7,19 @@ import pytest
 import torch
 import yaml
 
-from deme import tensors
 from deme.merging.search.journal import Evaluation
 from deme.merging.similarity import block_of
 from deme.models.layout import UNET
-from deme.paths import locate
 from deme.report.search import best_so_far
+from deme.system import tensors
+from deme.system.paths import locate
 from tests.pipeline.program import TINY_EXPERTS, TINY_SEARCH, done, run, start
 
 LOSS = ["objective=loss", "num_images=12", "batch_size=12"]
 IMAGES, RANGES = 12, 4  # of LOSS
 SLOW = """
 import time
-from deme.stages.objective import Denoising
+from deme.evaluation.objective import Denoising
 real = Denoising.value
 def value(self, *asked):
     time.sleep(0.1)
@@ -56,7 +56,9 @@ def journal(run_dir):
 
 
 def untimed(run_dir):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in journal(run_dir)]
+    return [
+        {key: value for key, value in row.items() if key != "seconds"} for row in journal(run_dir)
+    ]
 
 
 def read(run_dir, name):
@@ -84,14 +86,23 @@ def test_it_writes_the_best_weights_with_their_cost(searched):
     images = sum(row["images"] for row in rows)
     assert images == IMAGES * len(rows)
     seconds = pytest.approx(sum(row["seconds"] for row in rows), abs=0.051)
-    assert cost == {"evaluations": len(rows), "images": images, "seconds": seconds, "forwards": images * RANGES}
+    assert cost == {
+        "evaluations": len(rows),
+        "images": images,
+        "seconds": seconds,
+        "num_forward_passes": images * RANGES,
+    }
     metrics = read(searched, "metrics.json")
     assert metrics["cell"]["method"] == "searched"
     (found,) = metrics["metrics"].values()
     assert list(metrics["metrics"]) == ["loss"]
     assert found["value"] == best["score"]
     assert found["n"] == IMAGES * RANGES
-    assert (found["weights"], found["evaluations"], found["images"]) == (best["weights"], len(rows), images)
+    assert (found["weights"], found["evaluations"], found["images"]) == (
+        best["weights"],
+        len(rows),
+        images,
+    )
     assert (searched / "best_so_far.png").read_bytes().endswith(b"IEND\xaeB`\x82")
     assert read(searched, "status.json")["state"] == "done"
 
@@ -100,7 +111,16 @@ def test_best_yaml_and_inputs_search_give_the_same_merge(searched, given, tmp_pa
     (tmp_path / "conf/experiment").mkdir(parents=True)
     (tmp_path / "conf/experiment/found.yaml").write_text((searched / "best.yaml").read_text())
     one = done(["merge", given, f"inputs.search={searched}"], tmp_path)
-    two = done(["merge", given, "experiment=found", f"--config-dir={tmp_path / 'conf'}", "cell.method=found"], tmp_path)
+    two = done(
+        [
+            "merge",
+            given,
+            "experiment=found",
+            f"--config-dir={tmp_path / 'conf'}",
+            "cell.method=found",
+        ],
+        tmp_path,
+    )
     assert one != two
     weights = read(searched, "best.json")["weights"]
     about = [read(each, "weights/merged/deme.json") for each in (one, two)]
@@ -114,7 +134,9 @@ def test_killed_in_the_middle_it_goes_on_as_if_undisturbed(searched, given, tmp_
     expected = untimed(searched)
     for stop in (1, 9):
         program = start(words, tmp_path, SLOW)
-        program.wait_for(lambda n=stop: any(len(journal(p.parent)) >= n for p in tmp_path.glob("runs/*/*/*/ev*")))
+        program.wait_for(
+            lambda n=stop: any(len(journal(p.parent)) >= n for p in tmp_path.glob("runs/*/*/*/ev*"))
+        )
         program.kill()
         (run_dir,) = tmp_path.glob("runs/scratch/search/*")
         before = (run_dir / "evaluations.jsonl").read_bytes()
@@ -138,24 +160,36 @@ def test_a_budget_is_kept_and_said(given, tmp_path):
     assert read(run_dir, "cost.json")["images"] == 48
     assert read(run_dir, "best.json")["score"] == best_of(journal(run_dir))["score"]
     message = fails(
-        [*words, "max_images=5"], tmp_path, 2, "deme: the budget ends before any merge was scored on all images"
+        [*words, "max_images=5"],
+        tmp_path,
+        2,
+        "deme: the budget ends before any merge was scored on all images",
     )
     assert "0 of 5 images are used, the next evaluation takes 12\ntype: a larger one" in message
 
 
 def test_a_search_by_gradient_counts_its_backward_passes(given, searched, tmp_path):
-    run_dir = done(["search", given, "search=gradient", *LOSS, "search.max_evaluations=6"], tmp_path)
+    run_dir = done(
+        ["search", given, "search=gradient", *LOSS, "search.max_evaluations=6"], tmp_path
+    )
     rows = journal(run_dir)
     assert 1 < len(rows) <= 6
     assert all(len(row["gradient"]) == 2 for row in rows)
-    assert read(run_dir, "cost.json")["forwards"] == 3 * IMAGES * RANGES * len(rows)
+    assert read(run_dir, "cost.json")["num_forward_passes"] == 3 * IMAGES * RANGES * len(rows)
     start_score = journal(searched)[0]["score"]
     assert rows[0]["score"] == pytest.approx(start_score, rel=1e-5)
     assert read(run_dir, "best.json")["score"] < start_score
 
 
 def test_blocks_have_weights_that_merge_applies(given, experts, tmp_path):
-    words = ["search", given, "search=gradient", *LOSS, "granularity=block", "search.max_evaluations=3"]
+    words = [
+        "search",
+        given,
+        "search=gradient",
+        *LOSS,
+        "granularity=block",
+        "search.max_evaluations=3",
+    ]
     run_dir = done(words, tmp_path)
     best = read(run_dir, "best.json")
     by_name, flat = best["weights_by_name"], best_of(journal(run_dir))["weights"]
@@ -169,7 +203,11 @@ def test_blocks_have_weights_that_merge_applies(given, experts, tmp_path):
     assert {f"{block_of(name)}.*" for name in base} == by_name.keys()
     for name, value in merged.items():
         a, b = by_name[f"{block_of(name)}.*"]
-        exact = base[name].double() + a * (low[name].double() - base[name]) + b * (high[name].double() - base[name])
+        exact = (
+            base[name].double()
+            + a * (low[name].double() - base[name])
+            + b * (high[name].double() - base[name])
+        )
         torch.testing.assert_close(value, exact.float(), rtol=1e-5, atol=1e-6)
 
 
@@ -185,7 +223,10 @@ def test_another_merge_method_is_searched_over_its_weights(given, tmp_path):
 
 
 def test_rungs_prune(given, tmp_path):
-    run_dir = done(["search", given, "search=grid", "search.step=0.5", *LOSS, "rungs=[0.5,1]", "keep=0.3"], tmp_path)
+    run_dir = done(
+        ["search", given, "search=grid", "search.step=0.5", *LOSS, "rungs=[0.5,1]", "keep=0.3"],
+        tmp_path,
+    )
     rows = journal(run_dir)
     halves, whole = ([row for row in rows if row["fraction"] == f] for f in (0.5, 1))
     assert len(halves) == 9
@@ -198,11 +239,18 @@ def test_rungs_prune(given, tmp_path):
 
 @pytest.mark.parametrize("what", ["frechet", "kid"])
 def test_a_search_over_generated_images(what, given, tmp_path):
-    words = ["search", given, *TINY_SEARCH, "search.step=1", "metrics.statistics={}", f"objective={what}"]
+    words = [
+        "search",
+        given,
+        *TINY_SEARCH,
+        "search.step=1",
+        "metrics.statistics={}",
+        f"objective={what}",
+    ]
     run_dir = done(words, tmp_path)
     rows = journal(run_dir)
     assert len({row["score"] for row in rows}) == 4
-    assert read(run_dir, "cost.json")["forwards"] == 4 * 50 * 2
+    assert read(run_dir, "cost.json")["num_forward_passes"] == 4 * 50 * 2
     (name,) = read(run_dir, "metrics.json")["metrics"]
     assert name == {"frechet": "fd_digits", "kid": "kid_digits"}[what]
 
@@ -256,10 +304,11 @@ def test_a_slip_is_exit_2_with_one_clear_message(words, parts, given, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("granularity", "told"), [("model", "1/4 evaluations, best "), ("tensor", "1/? evaluations, best ")]
+    ("granularity", "told"),
+    [("model", "1/4 evaluations, best "), ("tensor", "1/? evaluations, best ")],
 )
 def test_progress_says_what_is_left_unless_there_is_no_end(granularity, told, given, tmp_path):
-    always = "import deme.stages.search as stage; stage.SAY_AFTER = -1"
+    always = "import deme.commands.search as stage; stage.SAY_AFTER = -1"
     words = ["search", given, "search.step=1", *LOSS, f"granularity={granularity}", "max_images=24"]
     code, text = run(words, tmp_path, always)
     assert code == 0, text
@@ -268,9 +317,15 @@ def test_progress_says_what_is_left_unless_there_is_no_end(granularity, told, gi
 
 
 def test_what_a_search_found_is_of_its_merge_and_its_models(given, tmp_path):
-    found = done(["search", given, "search=grid", "search.step=1", "search.high=1", "merge=ties", *LOSS], tmp_path)
+    found = done(
+        ["search", given, "search=grid", "search.step=1", "search.high=1", "merge=ties", *LOSS],
+        tmp_path,
+    )
     message = fails(
-        ["merge", given, f"inputs.search={found}"], tmp_path, 2, f"deme: {found} looked for weights of ties "
+        ["merge", given, f"inputs.search={found}"],
+        tmp_path,
+        2,
+        f"deme: {found} looked for weights of ties ",
     )
     assert "and this merge is weighted_sum\ntype: the merge=... of the search" in message
     fails(["merge", given, "merge=ties", f"inputs.search={found}", "merge.weights=[0.9,0.1]"], tmp_path, 2,

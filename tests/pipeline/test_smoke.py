@@ -14,12 +14,12 @@ import yaml
 from nbclient import NotebookClient
 from scipy import stats
 
-from deme import tensors
-from deme.config import options
+from deme.diffusion.ranges import uniform
 from deme.models.layout import UNET
-from deme.ranges import uniform
 from deme.report.rows import comparisons
-from deme.suites import Suite
+from deme.runs.config import options
+from deme.runs.suite import Suite
+from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -70,7 +70,10 @@ def test_a_run_directory_describes_itself(smoke):
             assert (folder / "samples" / "grid.png").exists()
             assert not list(folder.glob("samples/features*"))
         if folder.parent.name == "train":
-            steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            steps = [
+                json.loads(line)["step"]
+                for line in (folder / "metrics.jsonl").read_text().splitlines()
+            ]
             assert steps == [0, 1, 2, 3]
             assert not (folder / "checkpoints" / "last.ckpt").exists()
 
@@ -80,12 +83,16 @@ def test_named_loss_terms_are_logged_and_sum_to_the_loss(smoke):
     assert len(curves) == 2
     for line in "".join(p.read_text() for p in curves).splitlines():
         row = json.loads(line)
-        assert row["loss"] == pytest.approx(row["loss/denoising"] + row["loss/consistency"], rel=1e-5)
+        assert row["loss"] == pytest.approx(
+            row["loss/denoising"] + row["loss/consistency"], rel=1e-5
+        )
 
 
 def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
     before = {
-        p: p.stat().st_mtime_ns for p in smoke.glob("runs/digits_smoke/*/*/*") if p.is_file() and p.name != ".lock"
+        p: p.stat().st_mtime_ns
+        for p in smoke.glob("runs/digits_smoke/*/*/*")
+        if p.is_file() and p.name != ".lock"
     }
     code, text = run(["reproduce", str(SMOKE)], smoke)
     assert code == 0
@@ -142,30 +149,43 @@ def test_a_reweighted_row_trains_with_the_weights_that_the_search_found(smoke):
     inside = [0.7 * 2 * w + 0.3 * sum(best) for w in best]  # Lambda(t) below and above T / 2
     found = json.loads((trained.run.path / "weighting.json").read_text())["mass"]
     assert found == pytest.approx([w / sum(inside) for w in inside])
-    assert json.loads((trained.run.path / "cost.json").read_text()) == {"forwards": 4 * 16 * 3}
+    assert json.loads((trained.run.path / "cost.json").read_text()) == {
+        "num_forward_passes": 4 * 16 * 3
+    }
     told = json.loads((search.run.path / "cost.json").read_text())
-    assert search.forwards == told["forwards"] > 0  # what it took, not the most it could take
-    (search.run.path / "cost.json").write_text(json.dumps({**told, "forwards": 7}))
-    assert search.forwards == 7
+    assert (
+        search.num_forward_passes == told["num_forward_passes"] > 0
+    )  # what it took, not the most it could take
+    (search.run.path / "cost.json").write_text(json.dumps({**told, "num_forward_passes": 7}))
+    assert search.num_forward_passes == 7
     (search.run.path / "cost.json").write_text(json.dumps(told))
 
 
 def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
     suite = Suite.read(SMOKE, smoke / "runs")
     (compared,) = comparisons(suite)
-    one, other = (suite.evaluations(name)[0].run.path for name in ("deme_search", "reweighted_search"))
+    one, other = (
+        suite.evaluations(name)[0].run.path for name in ("deme_search", "reweighted_search")
+    )
     assert compared.differences["recall_digits"] is None  # it has no bootstrap replicates
     for metric in ("fd_digits", "kid_digits", "loss"):
         difference = compared.differences[metric]
-        found = [json.loads((p / "metrics.json").read_text())["metrics"][metric] for p in (one, other)]
+        found = [
+            json.loads((p / "metrics.json").read_text())["metrics"][metric] for p in (one, other)
+        ]
         values = [each["value"] for each in found]
         num_images = found[0].get("num_images", found[0]["n"])
         assert difference.value == pytest.approx(values[0] - values[1])
         pairs = [json.loads((p / "replicates.json").read_text())[metric] for p in (one, other)]
         spread = np.std(np.subtract(*pairs), ddof=1) * (num_images / (num_images - 1)) ** 0.5
-        assert (difference.high - difference.low) / 2 == pytest.approx(stats.t.ppf(0.975, 19) * spread)
+        assert (difference.high - difference.low) / 2 == pytest.approx(
+            stats.t.ppf(0.975, 19) * spread
+        )
     page = (smoke / "runs/digits_smoke/results/digits_smoke.md").read_text()
-    assert f"| {compared.label} | {compared.other} | {compared.differences['fd_digits'].value:+.2f} [" in page
+    assert (
+        f"| {compared.label} | {compared.other} | {compared.differences['fd_digits'].value:+.2f} ["
+        in page
+    )
 
 
 def test_task_weights_are_logged_and_drawn(smoke):
@@ -175,13 +195,18 @@ def test_task_weights_are_logged_and_drawn(smoke):
     s = [line["log_variance/0"] for line in lines]
     assert s == sorted(s, reverse=True)  # the loss is far below its variance
     assert s[0] > s[-1]
-    assert all(line["task_weight/0"] * 2 * 3 == pytest.approx(math.exp(-line["log_variance/0"])) for line in lines)
+    assert all(
+        line["task_weight/0"] * 2 * 3 == pytest.approx(math.exp(-line["log_variance/0"]))
+        for line in lines
+    )
     code, text = run(["analyze", "figure=task_weights", f"run={run_dir}", "out=w.png"], smoke)
     assert code == 0, text
     assert (smoke / "w.png").stat().st_size > 10_000
     table = (smoke / "w.csv").read_text().splitlines()
     assert table[0] == "task,last weight"
-    assert [line.rpartition(",")[0].strip('"') for line in table[1:]] == [f"t in {r}" for r in uniform(3, 1000)]
+    assert [line.rpartition(",")[0].strip('"') for line in table[1:]] == [
+        f"t in {r}" for r in uniform(3, 1000)
+    ]
     assert float(table[1].rpartition(",")[2]) == pytest.approx(lines[-1]["task_weight/0"], rel=1e-5)
 
 
@@ -194,23 +219,41 @@ def test_the_curves_of_all_weightings_are_drawn(tmp_path):
     (snr_plus_one,) = [line for line in lines if line[0] == "snr_plus_one"]
     assert snr_plus_one[1] == "1312"
     assert snr_plus_one[-1] == "98.29%"
-    code, text = run(["analyze", "figure.show=[p2]", "figure.normalize=true", "model=digits_unet"], tmp_path)
+    code, text = run(
+        ["analyze", "figure.show=[p2]", "figure.normalize=true", "model=digits_unet"], tmp_path
+    )
     assert code == 0, text
     assert (tmp_path / "weightings.csv").read_text().splitlines()[1].startswith("p2,1,")
 
 
 def test_a_sweep_over_weightings_by_hand(tmp_path):
-    words = ["train", "-m", "weighting=snr_plus_one,truncated_snr,min_snr,p2", *TINY_EXPERTS[2:], "num_steps=2"]
+    words = [
+        "train",
+        "-m",
+        "weighting=snr_plus_one,truncated_snr,min_snr,p2",
+        *TINY_EXPERTS[2:],
+        "num_steps=2",
+    ]
     code, text = run(words, tmp_path)
     assert code == 0, text
-    cells = [yaml.safe_load(f.read_text())["cell"] for f in tmp_path.glob("runs/scratch/train/*/config.yaml")]
-    assert sorted(cell["weighting"] for cell in cells) == ["min_snr", "p2", "snr_plus_one", "truncated_snr"]
+    cells = [
+        yaml.safe_load(f.read_text())["cell"]
+        for f in tmp_path.glob("runs/scratch/train/*/config.yaml")
+    ]
+    assert sorted(cell["weighting"] for cell in cells) == [
+        "min_snr",
+        "p2",
+        "snr_plus_one",
+        "truncated_snr",
+    ]
     assert text.count("98.29% in [750, 1000)") + text.count("98.33% in [750, 1000)") == 2
     assert run(words, tmp_path)[1].count("done already") == 4
 
 
 def test_the_log_says_where_the_weight_lies_as_drawn(tmp_path):
-    code, text = run(["train", "method=ant", "ranges=log_snr", *TINY_EXPERTS[2:], "num_steps=1"], tmp_path)
+    code, text = run(
+        ["train", "method=ant", "ranges=log_snr", *TINY_EXPERTS[2:], "num_steps=1"], tmp_path
+    )
     assert code == 0, text
     assert "loss weight of uniform timesteps: 22.10% in [0, 221)" in text
     assert "loss weight of timesteps as drawn: 25.0" in text
@@ -230,7 +273,7 @@ def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
     affinity = json.loads((run_dir / "affinity.json").read_text())
     assert len(affinity["cosines"]) == len(affinity["reliability"]) == 5
     assert "of 5 bins are known well enough" in (run_dir / "log.txt").read_text()
-    cost = json.loads((run_dir / "cost.json").read_text())["forwards"]
+    cost = json.loads((run_dir / "cost.json").read_text())["num_forward_passes"]
     assert cost == 3 * 12 * 16 + 3 * 5 * 2048
     ranges = json.loads((run_dir / "weighting.json").read_text())["ranges"]
     assert len(ranges) == 3
@@ -244,16 +287,30 @@ def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
 def test_by_hand_the_same_runs_result(tmp_path):
     """train -m, merge, evaluate find each other by what they are called, and reproduce then finds them all done."""
     suite = yaml.safe_load(SMOKE.read_text())
-    suite["rows"] = [row for row in suite["rows"] if row["name"] in ("deme_before_merge", "deme_search", "before")]
+    suite["rows"] = [
+        row
+        for row in suite["rows"]
+        if row["name"] in ("deme_before_merge", "deme_search", "before")
+    ]
     del suite["comparisons"]
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite))
     nodes = Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes
-    common = [w for w in next(n for n in nodes if n.stage == "train").overrides if not w.startswith("expert=")]
+    common = [
+        w
+        for w in next(n for n in nodes if n.stage == "train").overrides
+        if not w.startswith("expert=")
+    ]
     code, text = run(["train", "-m", *common, "expert=0,1"], tmp_path)
     assert code == 0, text
     assert text.count("trained runs/digits_smoke/train/deme-e") == 2
     code, text = run(
-        ["merge", "experiment=digits/merge", "suite=digits_smoke", "inputs.experts.cell.num_ranges=2"], tmp_path
+        [
+            "merge",
+            "experiment=digits/merge",
+            "suite=digits_smoke",
+            "inputs.experts.cell.num_ranges=2",
+        ],
+        tmp_path,
     )
     assert code == 0, text
     assert "merged 2 models by weighted_sum with weights [0.5, 0.5]" in text
@@ -283,7 +340,10 @@ UnconditionalModel.forward = forward
 
 
 def test_wandb_is_a_mirror_offline(tmp_path):
-    run_dir = done(["train", "logger=wandb", *TINY_EXPERTS, "expert=0", "num_steps=2", "suite=mirror"], tmp_path)
+    run_dir = done(
+        ["train", "logger=wandb", *TINY_EXPERTS, "expert=0", "num_steps=2", "suite=mirror"],
+        tmp_path,
+    )
     assert list((run_dir / "wandb").glob("offline-run-*/*.wandb"))
     assert (run_dir / "metrics.jsonl").exists()
     evaluated = done(["evaluate", "logger=wandb", *TINY_EVALUATE, "suite=mirror"], tmp_path)
@@ -297,7 +357,9 @@ def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
 
     (tmp_path / "images").mkdir()
     for index, pixels in enumerate(load_digits().train.pixels[:60]):
-        Image.fromarray(pixels[0].numpy()).resize((16, 12)).save(tmp_path / "images" / f"{index}.png")
+        Image.fromarray(pixels[0].numpy()).resize((16, 12)).save(
+            tmp_path / "images" / f"{index}.png"
+        )
     shutil.copytree(REPOSITORY / "deme/assets/digits_base", tmp_path / "model")
     own = [
         "model=diffusers",
@@ -308,11 +370,17 @@ def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
     code, text = run(["train", "-m", *own, *TINY_EXPERTS, "expert=range(2)"], tmp_path)
     assert code == 0, text
     runs = ",".join(str(p) for p in sorted(tmp_path.glob("runs/scratch/train/*")))
-    merged = done(["merge", "model=diffusers", "model.path=model", f"inputs.experts=[{runs}]"], tmp_path)
-    code, text = run(["evaluate", *own, "metrics=loss", f"inputs.weights={merged}", *TINY_EVALUATE], tmp_path)
+    merged = done(
+        ["merge", "model=diffusers", "model.path=model", f"inputs.experts=[{runs}]"], tmp_path
+    )
+    code, text = run(
+        ["evaluate", *own, "metrics=loss", f"inputs.weights={merged}", *TINY_EVALUATE], tmp_path
+    )
     assert code == 0, text
     assert "loss 0." in text
-    code, text = run(["sample", f"run={merged}", "num_images=4", "sampler.num_inference_steps=2"], tmp_path)
+    code, text = run(
+        ["sample", f"run={merged}", "num_images=4", "sampler.num_inference_steps=2"], tmp_path
+    )
     assert code == 0, text
     assert (tmp_path / "grid.png").exists()
     assert (merged / "weights/merged" / UNET).exists()
@@ -320,18 +388,24 @@ def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
 
 def test_the_notebook_runs_and_is_committed_without_outputs(smoke):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+    assert all(
+        not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells
+    )
     environment = {"DEME_SUITE": str(SMOKE), "DEME_RUNS": str(smoke / "runs")}
     os.environ.update(environment)
     try:
-        client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
+        client = NotebookClient(
+            notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+        )
         client.execute()
     finally:
         for name in environment:
             del os.environ[name]
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    assert any("DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs)
+    assert any(
+        "DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs
+    )
 
 
 def test_images_of_another_kind_train_with_damaged_ones_left_out_and_random_crops(tmp_path):
@@ -352,7 +426,10 @@ def test_images_of_another_kind_train_with_damaged_ones_left_out_and_random_crop
     ]
     code, text = run(words, tmp_path)
     assert code == 4, text
-    assert "07.webp is not an image that can be read: it is empty\nmove it away, or type: data.corrupt=skip" in text
+    assert (
+        "07.webp is not an image that can be read: it is empty\nmove it away, or type: data.corrupt=skip"
+        in text
+    )
     assert "Traceback" not in text
     trained = done([*words, "data.corrupt=skip"], tmp_path)  # grey and 8 x 8, as the model
     assert (

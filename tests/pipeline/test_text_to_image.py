@@ -10,16 +10,16 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from deme.data.captioned_digits import load_captioned_digits
-from deme.files import read_json
-from deme.inputs import weights_folder
+from deme.diffusion.ranges import uniform
+from deme.diffusion.seeds import image_generator
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import fixed_triples
 from deme.models.loading import load
-from deme.paths import locate
-from deme.ranges import uniform
-from deme.sampling.guided import Guided
-from deme.seeds import image_generator
-from deme.tensors import TensorFile
+from deme.runs.inputs import weights_folder
+from deme.sampling.guided import ClassifierFreeGuidance
+from deme.system.files import read_json
+from deme.system.paths import locate
+from deme.system.tensors import TensorFile
 from tests.captioned import captioned_folder
 from tests.pipeline.program import done, run
 from tests.pipeline.test_errors import fails
@@ -35,21 +35,41 @@ EVALUATE = [*BASE, "metrics=captioned_digits", "prompts=captions", "sampler=ddim
 def made(tmp_path_factory):
     """Two experts with foldable projections, their merge, and an evaluation of it."""
     folder = tmp_path_factory.mktemp("text")
-    words = [*TRAIN, "method=deme", "ranges.num_ranges=2", "projection=foldable", "ema=none", "optimizer.lr=2e-3"]
+    words = [
+        *TRAIN,
+        "method=deme",
+        "ranges.num_ranges=2",
+        "projection=foldable",
+        "ema=none",
+        "optimizer.lr=2e-3",
+    ]
     experts = [done(["train", f"expert={i}", *words], folder) for i in (0, 1)]
     given = f"inputs.experts=[{','.join(map(str, experts))}]"
-    merged = done(["merge", "model=captioned_digits_base", given, "merge.weights=[0.7,0.4]"], folder)
+    merged = done(
+        ["merge", "model=captioned_digits_base", given, "merge.weights=[0.7,0.4]"], folder
+    )
     evaluated = done(["evaluate", f"inputs.weights={merged}", *EVALUATE], folder)
     routed = done(["evaluate", "source=experts", given, *EVALUATE], folder)
-    return {"folder": folder, "experts": experts, "merged": merged, "evaluated": evaluated, "routed": routed}
+    return {
+        "folder": folder,
+        "experts": experts,
+        "merged": merged,
+        "evaluated": evaluated,
+        "routed": routed,
+    }
 
 
 def test_every_weights_folder_is_a_whole_pipeline(made):
     for run_folder in (*made["experts"], made["merged"]):
         folder = weights_folder(run_folder)
-        assert {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} <= {p.name for p in folder.iterdir()}
+        assert {"vae", "text_encoder", "tokenizer", "unet", "scheduler"} <= {
+            p.name for p in folder.iterdir()
+        }
         theirs = folder / "vae" / "diffusion_pytorch_model.safetensors"
-        assert theirs.read_bytes() == (locate("asset:captioned_digits") / "vae" / theirs.name).read_bytes()
+        assert (
+            theirs.read_bytes()
+            == (locate("asset:captioned_digits") / "vae" / theirs.name).read_bytes()
+        )
 
 
 def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made):
@@ -67,11 +87,17 @@ def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made
     texts = ["a photo of the digit seven", "the digit two"]
     noise = torch.stack([torch.randn(4, 8, 8, generator=image_generator(3, i)) for i in range(2)])
     theirs = stock(
-        texts, latents=noise, num_inference_steps=5, guidance_scale=2.0, height=16, width=16, output_type="pt"
+        texts,
+        latents=noise,
+        num_inference_steps=5,
+        guidance_scale=2.0,
+        height=16,
+        width=16,
+        output_type="pt",
     ).images
 
     ours = load(str(weights_folder(made["merged"])))  # merged from experts that had projections
-    network = Guided(ours, 2.0, ours.condition([""]))
+    network = ClassifierFreeGuidance(ours, 2.0, ours.condition([""]))
     scheduler, x = DDIMScheduler.from_config(ours.scheduler_config), noise
     scheduler.set_timesteps(5)
     with torch.no_grad():
@@ -80,7 +106,10 @@ def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made
         pictures = (ours.decode(x) / 2 + 0.5).clamp(0, 1)
     assert float((pictures - theirs).abs().max()) < 1e-4
     base = load("asset:captioned_digits")
-    moved = max(float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), base.parameters(), strict=True))
+    moved = max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(ours.parameters(), base.parameters(), strict=True)
+    )
     assert moved > 1e-3
 
 
@@ -88,7 +117,12 @@ def test_an_evaluation_says_how_well_images_show_their_prompts(made):
     metrics = read_json(made["evaluated"] / "metrics.json")["metrics"]
     assert {"digit_agreement", "digit_caption_match", "fd_digits", "loss", "loss/3"} <= set(metrics)
     agreement = metrics["digit_agreement"]
-    assert (agreement["n"], agreement["prompts"], agreement["better"], agreement["truncated"]) == (40, 40, "higher", 0)
+    assert (agreement["n"], agreement["prompts"], agreement["better"], agreement["truncated"]) == (
+        40,
+        40,
+        "higher",
+        0,
+    )
     assert 0 <= agreement["value"] <= 1
     assert agreement["reference"].startswith("captions (")
     low, high = agreement["interval"]
@@ -97,10 +131,14 @@ def test_an_evaluation_says_how_well_images_show_their_prompts(made):
 
 def test_sampling_seeds_resample_their_prompts_alike(made):
     """They draw the same prompts: the difference between prompts must not average out over them."""
-    other = done(["evaluate", f"inputs.weights={made['merged']}", *EVALUATE, "sample_seed=7"], made["folder"])
+    other = done(
+        ["evaluate", f"inputs.weights={made['merged']}", *EVALUATE, "sample_seed=7"], made["folder"]
+    )
     found = []
     for place in (made["evaluated"], other):
-        scores = TensorFile(place / "moments" / "digit_caption_match_scores.safetensors").read("digit_caption_match")
+        scores = TensorFile(place / "moments" / "digit_caption_match_scores.safetensors").read(
+            "digit_caption_match"
+        )
         told = read_json(place / "replicates.json")["digit_caption_match"]
         counts = torch.stack([resample_counts(0, r, 40) for r in range(5)]).double()
         assert told == pytest.approx((counts @ scores / 40).tolist())
@@ -114,7 +152,9 @@ def test_an_audit_of_it_holds(made):
 
 
 def test_routed_and_merged_models_start_from_the_same_noise_and_triples(made):
-    one, other = (read_json(made[name] / "metrics.json")["metrics"] for name in ("evaluated", "routed"))
+    one, other = (
+        read_json(made[name] / "metrics.json")["metrics"] for name in ("evaluated", "routed")
+    )
     assert one["loss"]["reference"] == other["loss"]["reference"]
     assert one["loss"]["value"] != other["loss"]["value"]
 
@@ -122,7 +162,8 @@ def test_routed_and_merged_models_start_from_the_same_noise_and_triples(made):
 def test_the_held_out_loss_is_of_latents_and_captions(made):
     """An oracle of a few lines: the same triples, the base's own VAE and text encoder, plain eps."""
     evaluated = done(
-        ["evaluate", "metrics=loss", "metrics.loss.draws=1", "metrics.replicates=5", *BASE], made["folder"]
+        ["evaluate", "metrics=loss", "metrics.loss.draws=1", "metrics.replicates=5", *BASE],
+        made["folder"],
     )
     base, held_out = load("asset:captioned_digits"), load_captioned_digits().held_out
     rows = list(range(len(held_out)))
@@ -143,15 +184,29 @@ def test_the_held_out_loss_is_of_latents_and_captions(made):
     for _, _, t, eps, _ in fixed_triples(Shaped(), ranges, 1, 0):
         alpha_bar = base.schedule.alpha_bar[t].float()[:, None, None, None]
         with torch.no_grad():
-            answer = base(alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps, t, {"encoder_hidden_states": text})
+            answer = base(
+                alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps,
+                t,
+                {"encoder_hidden_states": text},
+            )
         total += float((answer - eps).square().mean()) / len(ranges)
-    assert read_json(evaluated / "metrics.json")["metrics"]["loss"]["value"] == pytest.approx(total, rel=1e-4)
+    assert read_json(evaluated / "metrics.json")["metrics"]["loss"]["value"] == pytest.approx(
+        total, rel=1e-4
+    )
 
 
 def test_weights_are_searched_by_the_loss_of_latents(made):
     given = f"inputs.experts=[{','.join(map(str, made['experts']))}]"
     found = done(
-        ["search", given, *BASE, "metrics=loss", "search=gradient", "search.max_evaluations=3", "num_images=20"],
+        [
+            "search",
+            given,
+            *BASE,
+            "metrics=loss",
+            "search=gradient",
+            "search.max_evaluations=3",
+            "num_images=20",
+        ],
         made["folder"],
     )
     assert len(read_json(found / "best.json")["weights"]) == 2
@@ -193,8 +248,16 @@ def test_any_folder_with_captions_is_trained_on_with_mirror_images(captioned, tm
     ("words", "code", "message"),
     [
         (["train", *TRAIN[2:], "model=captioned_digits_base", "data=digits"], 2, "no captions"),
-        (["evaluate", *[w for w in EVALUATE if w != "prompts=captions"]], 2, "no prompts are given"),
-        (["evaluate", *EVALUATE, "num_images=400"], 2, "holds 359 prompts, num_images=400 were asked for"),
+        (
+            ["evaluate", *[w for w in EVALUATE if w != "prompts=captions"]],
+            2,
+            "no prompts are given",
+        ),
+        (
+            ["evaluate", *EVALUATE, "num_images=400"],
+            2,
+            "holds 359 prompts, num_images=400 were asked for",
+        ),
         (["evaluate", *EVALUATE, "sampler=ddim"], 2, "sampler=ddim_latent"),
         (["evaluate", *EVALUATE, "guidance_scale=0.5"], 2, "guidance_scale must be a number"),
         (["evaluate", "prompts=paper_figure"], 2, "this model takes no prompts"),
@@ -220,7 +283,13 @@ def test_what_a_run_would_stumble_over_is_told_before_anything_long(tmp_path):
     ]
     (tmp_path / "twice.json").write_text(json.dumps(twice))
     (tmp_path / "cats.json").write_text(json.dumps([{"prompt": "a cat"}, {"prompt": "a dog"}]))
-    words = [*EVALUATE, "prompts=paper_figure", "num_images=2", "metrics.features=null", "metrics.loss=null"]
+    words = [
+        *EVALUATE,
+        "prompts=paper_figure",
+        "num_images=2",
+        "metrics.features=null",
+        "metrics.loss=null",
+    ]
     columns = ["prompts.category_column=kind", "prompts.phrase_column=part"]
     for more, message in (
         (["evaluate", *words, "prompts.path=twice.json", *columns], "a category and a phrase that are both called 'six'"),
@@ -250,7 +319,11 @@ def test_running_out_of_memory_names_what_helps(tmp_path):
     code, text = run(["train", *TRAIN], tmp_path, patch=patch)
     assert code == 4
     assert "out of memory with batch_size=8" in text
-    for option in ("batch_size=4 accumulate=2", "compute.gradient_checkpointing=true", "compute.precision=bf16-mixed"):
+    for option in (
+        "batch_size=4 accumulate=2",
+        "compute.gradient_checkpointing=true",
+        "compute.precision=bf16-mixed",
+    ):
         assert option in text
     assert "Traceback" not in text
 
@@ -258,19 +331,29 @@ def test_running_out_of_memory_names_what_helps(tmp_path):
 def test_another_family_is_refused_by_name(tmp_path):
     folder = shutil.copytree(locate("asset:captioned_digits"), tmp_path / "xl")
     index = read_json(folder / "model_index.json")
-    (folder / "model_index.json").write_text(json.dumps({**index, "text_encoder_2": ["transformers", "CLIPTextModel"]}))
-    fails(["train", *TRAIN[2:], "data=captioned_digits", f"model={folder}"], tmp_path, 2, "text_encoder_2")
+    (folder / "model_index.json").write_text(
+        json.dumps({**index, "text_encoder_2": ["transformers", "CLIPTextModel"]})
+    )
+    fails(
+        ["train", *TRAIN[2:], "data=captioned_digits", f"model={folder}"],
+        tmp_path,
+        2,
+        "text_encoder_2",
+    )
 
 
 def test_the_papers_prompts_are_scored_by_phrase_and_compared(made):
     """Metrics of one image have no interval, and break nothing."""
     (made["folder"] / "two.json").write_text(
-        json.dumps([{"prompt": f"a photo of the digit {d}", "part": f"digit {d}"} for d in ("two", "six")])
+        json.dumps(
+            [{"prompt": f"a photo of the digit {d}", "part": f"digit {d}"} for d in ("two", "six")]
+        )
     )
     words = [*EVALUATE, "prompts=paper_figure", "prompts.path=two.json", "prompts.phrase_column=part", "num_images=2",
              "metrics.features=null", "metrics.loss=null"]  # fmt: skip
     one, other = (
-        done(["evaluate", *words, *more], made["folder"]) for more in ([], [f"inputs.weights={made['merged']}"])
+        done(["evaluate", *words, *more], made["folder"])
+        for more in ([], [f"inputs.weights={made['merged']}"])
     )
     metrics = read_json(one / "metrics.json")["metrics"]
     assert metrics["digit_agreement/digit two"]["text"] == "digit two"

@@ -7,16 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from deme import tensors
 from deme.models.layout import UNET
+from deme.system import tensors
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, done, run, start
 from tests.pipeline.test_resume import SLOW_STEP, results
 
-WORDS = ["train", "method=deme", "expert=1", "projection=blocks", "accumulate=2", "learning_rate=cosine", *TINY_EXPERTS]
+WORDS = [
+    "train",
+    "method=deme",
+    "expert=1",
+    "projection=blocks",
+    "accumulate=2",
+    "learning_rate=cosine",
+    *TINY_EXPERTS,
+]
 
 
 def environment(rank, port, size=2):
-    given = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    given = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     return f"import os\nos.environ.update({ ({name: str(value) for name, value in given.items()})!r})\n"
 
 
@@ -25,7 +39,9 @@ def pair(words, folder, patch="", second=""):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder.mkdir(exist_ok=True)
-    return [start(words, folder, environment(rank, port) + patch + second * rank) for rank in range(2)]
+    return [
+        start(words, folder, environment(rank, port) + patch + second * rank) for rank in range(2)
+    ]
 
 
 def codes(programs):
@@ -48,12 +64,19 @@ def test_two_processes_train_the_run_that_one_process_trains(undisturbed, tmp_pa
     two, text = undisturbed
     one = done(WORDS, tmp_path)
     assert one.name == two.name
-    assert {p.relative_to(one) for p in one.rglob("*")} == {p.relative_to(two) for p in two.rglob("*")}
+    assert {p.relative_to(one) for p in one.rglob("*")} == {
+        p.relative_to(two) for p in two.rglob("*")
+    }
     for name in (UNET, "unet/projections.safetensors"):
-        a, b = (tensors.TensorFile(folder / "weights/ema" / name).read_all() for folder in (one, two))
+        a, b = (
+            tensors.TensorFile(folder / "weights/ema" / name).read_all() for folder in (one, two)
+        )
         for key, value in a.items():
             assert float((value - b[key]).norm()) <= 1e-5 * float(value.norm()), key
-    curves = [[json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()] for d in (one, two)]
+    curves = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (one, two)
+    ]
     for rows in zip(*curves, strict=True):
         assert rows[1] == pytest.approx(rows[0], rel=1e-3, abs=1e-7)
     assert text.count("12 steps of 32 images in 2 processes") == 1
@@ -63,7 +86,11 @@ def test_two_processes_train_the_run_that_one_process_trains(undisturbed, tmp_pa
 
 def test_two_killed_processes_go_on_bit_for_bit(undisturbed, tmp_path):
     programs = pair(WORDS, tmp_path, SLOW_STEP)
-    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 5 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    programs[0].wait_for(
+        lambda: any(
+            p.read_text().count("\n") > 5 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
+        )
+    )
     for program in programs:
         program.kill()
     run_dir, text = trained(WORDS, tmp_path)
@@ -76,7 +103,11 @@ def test_two_killed_processes_go_on_bit_for_bit(undisturbed, tmp_path):
 def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path):
     words = [*WORDS, "progress.checkpoint_every=1000"]
     programs = pair(words, tmp_path, SLOW_STEP)
-    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    programs[0].wait_for(
+        lambda: any(
+            p.read_text().count("\n") > 3 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
+        )
+    )
     programs[1].signal(signal.SIGTERM)
     found, text = codes(programs)
     assert found == [75, 75], text
@@ -90,7 +121,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_is_heard_while_the_other_is_not_there_yet(rank, tmp_path):
-    say = "import deme.training.team as t\nreal = t._store\ndef told(world): print('joining', flush=True); return real(world)\nt._store = told\n"
+    say = "import deme.training.distributed as t\nreal = t._store\ndef told(world): print('joining', flush=True); return real(world)\nt._store = told\n"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -104,7 +135,11 @@ def test_a_signal_is_heard_while_the_other_is_not_there_yet(rank, tmp_path):
 
 def test_a_lost_process_ends_the_other_with_one_message(tmp_path):
     programs = pair(WORDS, tmp_path, SLOW_STEP)
-    programs[0].wait_for(lambda: any(p.read_text().count("\n") > 1 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")))
+    programs[0].wait_for(
+        lambda: any(
+            p.read_text().count("\n") > 1 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
+        )
+    )
     programs[1].kill()
     assert programs[0].wait(60) == 4, programs[0].text
     assert "deme: another process of this run ended or cannot be reached" in programs[0].text
@@ -128,9 +163,15 @@ def test_what_one_process_cannot_do_all_say(tmp_path):
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_process_that_fails_before_training_does_not_leave_the_other_waiting(fails, tmp_path):
-    broken = "import deme.stages.common as c\nfrom deme.errors import MissingInput\ndef no(*a): raise MissingInput('no disk here')\nc.check_images = no\n"
+    broken = "import deme.builders.models as c\nfrom deme.system.errors import MissingInput\ndef no(*a): raise MissingInput('no disk here')\nc.check_images = no\n"
     programs = pair(
-        WORDS, tmp_path, *(("", broken) if fails else (f"if os.environ['RANK'] == '0':\n exec({broken!r}, {{}})\n",))
+        WORDS,
+        tmp_path,
+        *(
+            ("", broken)
+            if fails
+            else (f"if os.environ['RANK'] == '0':\n exec({broken!r}, {{}})\n",)
+        ),
     )
     found, text = codes(programs)
     assert found == [3, 3], text
@@ -144,7 +185,10 @@ def test_a_sweep_of_two_processes_trains_every_job_together(tmp_path):
     found, text = codes(pair(words, tmp_path))
     assert found == [2, 2], text
     assert text.count("trained runs/") == 2
-    finished = [json.loads(p.read_text())["state"] for p in tmp_path.glob("runs/scratch/train/*/status.json")]
+    finished = [
+        json.loads(p.read_text())["state"]
+        for p in tmp_path.glob("runs/scratch/train/*/status.json")
+    ]
     assert sorted(finished) == ["done", "done", "failed"]
 
 

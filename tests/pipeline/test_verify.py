@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
-from deme import files, tensors
 from deme.metrics import statistics_file
 from deme.metrics.statistics import Statistics
-from deme.paths import PACKAGE
-from deme.runs import identity_hash
+from deme.runs.run import identity_hash
+from deme.system import files, tensors
+from deme.system.paths import PACKAGE
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
 WEIGHTS = "weights/ema/unet/diffusion_pytorch_model.safetensors"
@@ -24,12 +24,28 @@ def honest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("honest")
     trained = done(["train", *TINY_TRAIN], folder)
     one = done(
-        ["evaluate", f"inputs.weights={trained.relative_to(folder)}", "metrics.kid=true", *TINY_EVALUATE], folder
+        [
+            "evaluate",
+            f"inputs.weights={trained.relative_to(folder)}",
+            "metrics.kid=true",
+            *TINY_EVALUATE,
+        ],
+        folder,
     )
-    experts = [done(["train", f"expert={i}", *TINY_EXPERTS], folder).relative_to(folder) for i in (0, 1)]
+    experts = [
+        done(["train", f"expert={i}", *TINY_EXPERTS], folder).relative_to(folder) for i in (0, 1)
+    ]
     given = f"inputs.experts=[{experts[0]},{experts[1]}]"
     two = done(
-        ["evaluate", "source=experts", given, *TINY_EVALUATE, "sampler=ddpm", "sampler.num_inference_steps=20"], folder
+        [
+            "evaluate",
+            "source=experts",
+            given,
+            *TINY_EVALUATE,
+            "sampler=ddpm",
+            "sampler.num_inference_steps=20",
+        ],
+        folder,
     )
     return folder, trained.relative_to(folder), one.relative_to(folder), two.relative_to(folder)
 
@@ -57,19 +73,26 @@ def test_an_honest_run_passes_whoever_made_its_images(honest):
         assert "64 images made again differ by" in text
         assert text.count("  ok ") >= 7
         assert not failed(text)
-    assert "note    these do not follow from moments: kid_digits, the spread of fd_digits" in verify(folder, one)[1]
+    assert (
+        "note    these do not follow from moments: kid_digits, the spread of fd_digits"
+        in verify(folder, one)[1]
+    )
 
 
 def test_it_passes_from_another_directory_and_with_any_batch(honest, tmp_path):
     folder, _, one, _ = honest
-    code, text = run(["verify", f"run={folder / one}", "num_images=65", "batch_size=64", "compute=cpu"], tmp_path)
+    code, text = run(
+        ["verify", f"run={folder / one}", "num_images=65", "batch_size=64", "compute=cpu"], tmp_path
+    )
     assert code == 0, text
     assert verify(folder, one, "num_images=1")[0] == 0
 
 
 def test_other_images_are_picked_every_time(honest):
     texts = {
-        run(["verify", f"run={honest[2]}", "num_images=5"], honest[0])[1].split("images made again")[1]
+        run(["verify", f"run={honest[2]}", "num_images=5"], honest[0])[1].split(
+            "images made again"
+        )[1]
         for _ in range(3)
     }
     assert len(texts) > 1
@@ -114,12 +137,19 @@ def reseal(run_dir: Path, **changes):
     inputs = json.loads((run_dir / "run.json").read_text())["inputs"]
     hashes = {name: list(places.values()) for name, places in inputs.items() if places}
     body = yaml.safe_dump(config, sort_keys=False)
-    file.write_text(f"# deme run {identity_hash(config, hashes)}, frozen as {files.sha256_text(body)}\n{body}")
+    file.write_text(
+        f"# deme run {identity_hash(config, hashes)}, frozen as {files.sha256_text(body)}\n{body}"
+    )
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"sample_seed": 1}, {"sampler__num_inference_steps": 5}, {"sampler__eta": 0.5}, {"sampler__clip_sample": False}],
+    [
+        {"sample_seed": 1},
+        {"sampler__num_inference_steps": 5},
+        {"sampler__eta": 0.5},
+        {"sampler__clip_sample": False},
+    ],
     ids=str,
 )
 def test_an_altered_seed_or_sampler_fails_even_under_a_new_seal(changes, copy):
@@ -140,7 +170,9 @@ def test_a_base_altered_a_little_fails(honest, tmp_path):
     tensors.save(weights, {name: value * (1 + 1e-5) for name, value in state.items()})
     code, text = verify(tmp_path, run_dir)
     assert code == 4
-    assert any("model, data, weights of the metrics and all settings" in line for line in failed(text))
+    assert any(
+        "model, data, weights of the metrics and all settings" in line for line in failed(text)
+    )
 
 
 def test_an_edited_config_fails_by_its_seal(copy):
@@ -191,7 +223,9 @@ def test_an_altered_cell_missing_metric_or_resamples_of_the_loss_fail(copy):
     file.write_text(json.dumps({**before, "cell": {**before["cell"], "method": "deme_merged"}}))
     assert [LABELS in line for line in failed(verify(folder, one)[1])] == [True]
     file.write_text(
-        json.dumps({**before, "metrics": {k: v for k, v in before["metrics"].items() if k != "kid_digits"}})
+        json.dumps(
+            {**before, "metrics": {k: v for k, v in before["metrics"].items() if k != "kid_digits"}}
+        )
     )
     assert "kid_digits is missing" in failed(verify(folder, one)[1])[0]
     file.write_text(json.dumps(before))
@@ -205,7 +239,9 @@ def test_cut_files_fail_with_a_message(name, copy):
     folder, _, one, _ = copy
     file = folder / one / f"moments/{name}.safetensors"
     found = tensors.TensorFile(file).read_all()
-    key, cut = ("losses", (slice(None), slice(10))) if name == "loss" else ("fingerprints", slice(100))
+    key, cut = (
+        ("losses", (slice(None), slice(10))) if name == "loss" else ("fingerprints", slice(100))
+    )
     tensors.save(file, {**found, key: found[key][cut]})
     code, text = verify(folder, one)
     assert code == 4
@@ -222,14 +258,17 @@ def test_moments_bent_to_fit_a_better_number_fail(copy):
     from deme.metrics.digit_classifier import DigitFeatures
     from deme.metrics.frechet import FrechetDistance
 
-    real = Statistics().update(DigitFeatures("asset:digits_classifier.safetensors")(every(load_digits().held_out)))
+    real = Statistics().update(
+        DigitFeatures("asset:digits_classifier.safetensors")(every(load_digits().held_out))
+    )
     bent = Statistics.given(moments.count, 0.9 * moments.mean + 0.1 * real.mean, moments.covariance)
     statistics_file.save(file, bent)
     path = folder / one / "metrics.json"
     stored = json.loads(path.read_text())
     better = FrechetDistance(real)(bent)
     low, high = (
-        end + better - stored["metrics"]["fd_digits"]["value"] for end in stored["metrics"]["fd_digits"]["interval"]
+        end + better - stored["metrics"]["fd_digits"]["value"]
+        for end in stored["metrics"]["fd_digits"]["interval"]
     )
     stored["metrics"]["fd_digits"] |= {"value": better, "interval": [low, high]}
     path.write_text(json.dumps(stored))
@@ -243,7 +282,9 @@ def test_fingerprints_bent_to_fit_the_moments_fail(copy):
     file = folder / one / "moments/digits_fingerprints.safetensors"
     prints = tensors.TensorFile(file).read("fingerprints")
     order = torch.randperm(len(prints), generator=torch.Generator().manual_seed(0))
-    tensors.save(file, {"fingerprints": prints[order]})  # the same moments, of images in another order
+    tensors.save(
+        file, {"fingerprints": prints[order]}
+    )  # the same moments, of images in another order
     code, text = verify(folder, one)
     assert code == 4
     (line,) = failed(text)

@@ -44,7 +44,11 @@ def installed(tmp_path_factory):
 def deme(installed, folder, *words):
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "deme", *words], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "deme", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -58,7 +62,10 @@ def test_it_holds_the_options_the_base_and_the_licence(installed):
     ):
         assert (installed / name).is_file(), name
     assert list(installed.glob("deme_diffusion-*.dist-info/licenses/LICENSE"))
-    assert "deme = deme.cli:main" in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    assert (
+        "deme = deme.cli.app:main"
+        in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
+    )
     assert not (installed / "tests").exists()
 
 
@@ -67,8 +74,24 @@ def test_doctor_and_a_smoke_train_run_from_an_empty_directory(installed, tmp_pat
     assert doctor.returncode == 0, doctor.stderr
     assert f"configuration: {installed}/deme/conf" in doctor.stdout
     assert "recognises noise" in doctor.stdout
-    train = deme(installed, tmp_path, "train", "experiment=digits/deme", "expert=3", "num_steps=2", "batch_size=8")
+    train = deme(
+        installed,
+        tmp_path,
+        "train",
+        "experiment=digits/deme",
+        "expert=3",
+        "num_steps=2",
+        "batch_size=8",
+    )
     assert train.returncode == 0, train.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["runs"]
-    again = deme(installed, tmp_path, "train", "experiment=digits/deme", "expert=3", "num_steps=2", "batch_size=8")
+    again = deme(
+        installed,
+        tmp_path,
+        "train",
+        "experiment=digits/deme",
+        "expert=3",
+        "num_steps=2",
+        "batch_size=8",
+    )
     assert again.stdout.startswith("done already: runs/digits/train/deme-e3-s0-")

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from deme import files
-from deme.errors import BadConfig, WorkFailed
 from deme.metrics.clip_score import ClipScore
 from deme.metrics.open_clip_network import config_of, published_of
 from deme.metrics.open_clip_score import OpenClipScore
+from deme.system import files
+from deme.system.errors import BadConfig, WorkFailed
 from tests.clips import OPEN_CLIP, hugging_face_clip, open_clip_file
 from tests.reference.test_vision import pictures
 
@@ -147,7 +147,9 @@ def test_it_is_open_clip_and_a_negative_mean_stays_one(root, positive):
         theirs = directly(file, pixels, TEXTS)
     torch.testing.assert_close(found, theirs, rtol=0, atol=1e-4)
     assert found.dtype == torch.float64
-    assert score.mean(found) == pytest.approx(plain) == pytest.approx(float(theirs.mean()), abs=1e-4)
+    assert (
+        score.mean(found) == pytest.approx(plain) == pytest.approx(float(theirs.mean()), abs=1e-4)
+    )
     assert (score.mean(found) > 0) == positive
 
 
@@ -190,7 +192,9 @@ def test_a_score_depends_on_its_own_image_and_text_alone(root, kind):
     score, pixels = make(kind, root), pictures(36, 44, count=53)
     texts = [f"{'cat ' * (index % 9)}{index}" for index in range(53)]
     together = score.score(score(pixels), texts)
-    apart = torch.cat([score.score(score(image[None]), [text]) for image, text in zip(pixels, texts, strict=True)])
+    apart = torch.cat(
+        [score.score(score(image[None]), [text]) for image, text in zip(pixels, texts, strict=True)]
+    )
     torch.testing.assert_close(together, apart, rtol=0, atol=2e-4)
     grey = pictures(28, 28, count=3, channels=1)
     assert torch.equal(score(grey), score(grey.expand(-1, 3, -1, -1)))
@@ -201,7 +205,11 @@ def test_a_score_depends_on_its_own_image_and_text_alone(root, kind):
 @BOTH
 def test_what_it_says_of_itself(root, kind):
     score = make(kind, root)
-    assert score.score_name == score.suffix == {ClipScore: "clip_score", OpenClipScore: "clip_score_open_clip"}[kind]
+    assert (
+        score.score_name
+        == score.suffix
+        == {ClipScore: "clip_score", OpenClipScore: "clip_score_open_clip"}[kind]
+    )
     assert score(pictures(20, 20, count=2)).shape == (2, score.dimension) == (2, 12)
     assert "texts of 77 tokens" in score.name
     place = root / ("hf" if kind is ClipScore else "tiny.safetensors")
@@ -212,7 +220,9 @@ def test_what_it_says_of_itself(root, kind):
     assert kind(str(place), **more, sha256=score.weights).name == score.name
     with pytest.raises(BadConfig, match=r"its sha256 is .*, expected 0000"):
         kind(str(place), **more, sha256="0000")
-    with pytest.raises(BadConfig, match=rf"{score.score_name} measures uint8 images \[B, 1 or 3, H, W\]"):
+    with pytest.raises(
+        BadConfig, match=rf"{score.score_name} measures uint8 images \[B, 1 or 3, H, W\]"
+    ):
         score(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
 
 
@@ -240,7 +250,9 @@ def broken(root, tmp_path):
 @pytest.mark.parametrize("name", ["text_projection.weight", "text_model.final_layer_norm.bias"])
 def test_gaps_in_the_weights_are_refused(broken, name):
     tensors = load_file(broken / "model.safetensors")
-    save_file({**tensors, name: torch.ones(5)}, broken / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {**tensors, name: torch.ones(5)}, broken / "model.safetensors", metadata={"format": "pt"}
+    )
     message = rf"lacks, or has in another shape, 1 of the \d+ tensors of CLIPModel, first {name}\ntype: metrics.path="
     with pytest.raises(BadConfig, match=message):
         ClipScore(str(broken))
@@ -279,14 +291,21 @@ def test_a_folder_that_a_processor_saved_is_read(broken, root):
     for name in ("vocab.json", "merges.txt"):
         (broken / name).unlink()
     score, pixels = ClipScore(str(broken)), pictures(40, 30)
-    torch.testing.assert_close(score.score(score(pixels), TEXTS), (o := make(ClipScore, root)).score(o(pixels), TEXTS))
+    torch.testing.assert_close(
+        score.score(score(pixels), TEXTS), (o := make(ClipScore, root)).score(o(pixels), TEXTS)
+    )
 
 
 def test_a_tokenizer_of_another_network_is_refused(broken):
     vocab = json.loads((broken / "vocab.json").read_text())
     last = max(vocab, key=vocab.__getitem__)
-    (broken / "vocab.json").write_text(json.dumps({**vocab, "more</w>": vocab[last], last: vocab[last] + 1}))
-    with pytest.raises(BadConfig, match=r"has 77 tokens and ends texts with number 76; the network knows 76 and looks"):
+    (broken / "vocab.json").write_text(
+        json.dumps({**vocab, "more</w>": vocab[last], last: vocab[last] + 1})
+    )
+    with pytest.raises(
+        BadConfig,
+        match=r"has 77 tokens and ends texts with number 76; the network knows 76 and looks",
+    ):
         ClipScore(str(broken))
 
 
@@ -301,10 +320,17 @@ def test_the_end_token_of_old_configs_is_the_highest_number(broken, root):
 
 def test_the_vision_half_alone_is_refused(tmp_path):
     config = transformers.CLIPVisionConfig(
-        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
     )
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
-    with pytest.raises(BadConfig, match="holds a model of type 'clip_vision_model'; allowed: clip\n"):
+    with pytest.raises(
+        BadConfig, match="holds a model of type 'clip_vision_model'; allowed: clip\n"
+    ):
         ClipScore(str(tmp_path))
 
 
@@ -312,15 +338,14 @@ def test_the_vision_half_alone_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["text_projection", "visual.transformer.resblocks.1.ln_2.bias", "visual.positional_embedding"]
+    "name",
+    ["text_projection", "visual.transformer.resblocks.1.ln_2.bias", "visual.positional_embedding"],
 )
 def test_gaps_in_a_file_of_open_clip_are_refused(root, tmp_path, name):
     """open_clip itself would stretch the position embedding."""
     tensors = load_file(root / "tiny.safetensors")
     wrong = {**tensors, name: torch.ones(5, 16)}
-    message = (
-        rf"holds no tiny: it lacks, or has in another shape, 1 of its \d+ tensors, first {name}\ntype: metrics.path="
-    )
+    message = rf"holds no tiny: it lacks, or has in another shape, 1 of its \d+ tensors, first {name}\ntype: metrics.path="
     for state in (wrong, {key: value for key, value in tensors.items() if key != name}):
         save_file(state, tmp_path / "a.safetensors")
         with pytest.raises(BadConfig, match=message):
@@ -331,7 +356,10 @@ def test_another_architecture_is_refused_even_if_all_it_needs_is_there(root, tmp
     shallow = {**OPEN_CLIP, "vision_cfg": {**OPEN_CLIP["vision_cfg"], "layers": 1}}
     (tmp_path / "shallow.json").write_text(json.dumps(shallow))
     open_clip.add_model_config(tmp_path / "shallow.json")
-    with pytest.raises(BadConfig, match=r"holds no shallow: it has 12 that it does not know, first visual.transformer"):
+    with pytest.raises(
+        BadConfig,
+        match=r"holds no shallow: it has 12 that it does not know, first visual.transformer",
+    ):
         OpenClipScore(str(root / "tiny.safetensors"), "shallow")
 
 
@@ -376,21 +404,26 @@ def test_images_are_prepared_as_the_published_weights_want_them():
     assert published("ViT-H-14-quickgelu", "dfn5b")["resize_mode"] == "squash"
     assert published("ViT-S-32") == {}  # none are published
     with pytest.raises(
-        BadConfig, match=r"ViT-L-14 differ in .*\ntype: metrics.pretrained=<one of openai, .*laion2b_s32b"
+        BadConfig,
+        match=r"ViT-L-14 differ in .*\ntype: metrics.pretrained=<one of openai, .*laion2b_s32b",
     ):
         published("ViT-L-14")
     with pytest.raises(
-        BadConfig, match=r"openai of ViT-L-14 .* QuickGELU\ntype: metrics.architecture=ViT-L-14-quickgelu"
+        BadConfig,
+        match=r"openai of ViT-L-14 .* QuickGELU\ntype: metrics.architecture=ViT-L-14-quickgelu",
     ):
         published("ViT-L-14", "openai")
-    with pytest.raises(BadConfig, match=r"no weights 'laion2b_s34b' of ViT-g-14; did you mean 'laion2b_s34b_b88k'"):
+    with pytest.raises(
+        BadConfig, match=r"no weights 'laion2b_s34b' of ViT-g-14; did you mean 'laion2b_s34b_b88k'"
+    ):
         published("ViT-g-14", "laion2b_s34b")
 
 
 def test_without_the_libraries_it_says_what_to_type(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(
-        BadConfig, match=r"clip_score_open_clip needs open_clip: .*\ntype: pip install 'deme-diffusion\[text\]'"
+        BadConfig,
+        match=r"clip_score_open_clip needs open_clip: .*\ntype: pip install 'deme-diffusion\[text\]'",
     ):
         make(OpenClipScore, root)
     monkeypatch.setitem(sys.modules, "transformers", None)

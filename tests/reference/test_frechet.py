@@ -24,7 +24,9 @@ def test_equals_clean_fids():
 
         x, y = sets()
         a, b = Statistics().update(x), Statistics().update(y)
-        expected = frechet_distance(a.mean.numpy(), a.covariance.numpy(), b.mean.numpy(), b.covariance.numpy())
+        expected = frechet_distance(
+            a.mean.numpy(), a.covariance.numpy(), b.mean.numpy(), b.covariance.numpy()
+        )
     assert FrechetDistance(b)(a) == pytest.approx(expected, rel=1e-9)
 
 
@@ -41,7 +43,9 @@ def svd_reference(x, y):
     """tr (S1 S2)^(1/2) is the sum of the singular values of X1 X2^T, centred rows over sqrt(n - 1): nothing is squared."""
     a, b = ((z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y))
     cross = torch.linalg.svdvals(a @ b.T).sum()
-    return float((x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross)
+    return float(
+        (x.mean(0) - y.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+    )
 
 
 @pytest.mark.parametrize("n", [10, 60, 127])
@@ -70,7 +74,9 @@ def test_counted_rows_are_repeated_rows():
     distance = FrechetDistance(Statistics().update(y))
     repeated = x.repeat_interleave(counts, 0)
     assert distance.of_features(x, counts) == pytest.approx(svd_reference(repeated, y), rel=1e-9)
-    assert distance(Statistics().update(x, counts)) == pytest.approx(svd_reference(repeated, y), rel=1e-7)
+    assert distance(Statistics().update(x, counts)) == pytest.approx(
+        svd_reference(repeated, y), rel=1e-7
+    )
 
 
 def test_closed_form_gaussians_with_correlations():
@@ -118,7 +124,8 @@ def test_features_of_another_extractor_are_refused():
     x, y = sets(50, 8)
     distance = FrechetDistance(Statistics().update(y))
     with pytest.raises(
-        ValueError, match="features of 7 numbers have no distance to a reference of 8: another extractor"
+        ValueError,
+        match="features of 7 numbers have no distance to a reference of 8: another extractor",
     ):
         distance(Statistics().update(x[:, :7]))
     with pytest.raises(ValueError, match="another extractor"):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from deme import files, tensors
-from deme.errors import BadConfig, WorkFailed
 from deme.metrics import resize
 from deme.metrics.inception import InceptionFeatures, trunk
+from deme.system import files, tensors
+from deme.system.errors import BadConfig, WorkFailed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # clean-fid and torch-fidelity import deprecated things
@@ -24,7 +24,12 @@ SIZES = [(32, 32), (64, 48), (320, 400)]
 def pictures(height=32, width=32, count=3, channels=3):
     """Smooth random pictures, so that resizing means something."""
     small = torch.rand(count, channels, 5, 5, generator=torch.Generator().manual_seed(0)) * 255
-    return torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic").clamp(0, 255).round().byte()
+    return (
+        torch.nn.functional.interpolate(small, size=(height, width), mode="bicubic")
+        .clamp(0, 255)
+        .round()
+        .byte()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,9 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize(("mode", "ours"), [("clean", resize.clean), ("legacy_pytorch", resize.pytorch)])
+@pytest.mark.parametrize(
+    ("mode", "ours"), [("clean", resize.clean), ("legacy_pytorch", resize.pytorch)]
+)
 def test_resizing_equals_clean_fids(mode, ours, height, width):
     pixels = pictures(height, width)
     resizer = build_resizer(mode)
@@ -76,7 +83,9 @@ def test_tensorflow_1_resize_takes_neighbours_from_the_upper_left(height, width)
 def test_the_tensorflow_convention_equals_torch_fidelitys(weights, layer):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        theirs = FeatureExtractorInceptionV3("inception", [str(layer)], str(weights / "inception.pth"))
+        theirs = FeatureExtractorInceptionV3(
+            "inception", [str(layer)], str(weights / "inception.pth")
+        )
     pixels = pictures()
     found = InceptionFeatures(str(weights / "inception.pth"), "tf", layer)(pixels)
     assert found.shape == (3, layer)
@@ -112,7 +121,10 @@ def test_conventions_differ_and_say_so(weights):
     assert not torch.allclose(found[1], found[2], rtol=1e-3)
     small = InceptionFeatures(str(weights / "inception.safetensors"), "pytorch", 768)
     assert (small.frechet_name, small.suffix) == ("fid_inception768", "inception768")
-    assert InceptionFeatures(str(weights / "inception.safetensors"), "tf", 64).frechet_name == "fid_inception64_tf"
+    assert (
+        InceptionFeatures(str(weights / "inception.safetensors"), "tf", 64).frechet_name
+        == "fid_inception64_tf"
+    )
 
 
 def test_grey_images_are_shown_as_rgb_and_chunks_do_not_matter(weights):
@@ -128,10 +140,14 @@ def test_a_file_that_lacks_what_the_layer_needs_is_refused_not_filled(weights, t
     part = {name: value for name, value in state.items() if not name.startswith(("Mixed_7", "fc"))}
     tensors.save(tmp_path / "part.safetensors", part)
     with pytest.raises(
-        BadConfig, match=r"lacks 120 of the \d+ tensors that layer 2048 needs, first Mixed_7a.*\n.*layer=768"
+        BadConfig,
+        match=r"lacks 120 of the \d+ tensors that layer 2048 needs, first Mixed_7a.*\n.*layer=768",
     ):
         InceptionFeatures(str(tmp_path / "part.safetensors"))
-    assert InceptionFeatures(str(tmp_path / "part.safetensors"), layer=768)(pictures()).shape == (3, 768)
+    assert InceptionFeatures(str(tmp_path / "part.safetensors"), layer=768)(pictures()).shape == (
+        3,
+        768,
+    )
     tensors.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
     with pytest.raises(BadConfig, match="it is no Inception-v3 of FID"):
         InceptionFeatures(str(tmp_path / "other.safetensors"), layer=64)
@@ -139,16 +155,21 @@ def test_a_file_that_lacks_what_the_layer_needs_is_refused_not_filled(weights, t
 
 def test_wrong_files_settings_and_images_are_refused(weights, tmp_path):
     good = str(weights / "inception.safetensors")
-    with pytest.raises(BadConfig, match=f"its sha256 is {files.sha256(Path(good))}, expected {'0' * 64}"):
+    with pytest.raises(
+        BadConfig, match=f"its sha256 is {files.sha256(Path(good))}, expected {'0' * 64}"
+    ):
         InceptionFeatures(good, layer=64, sha256="0" * 64)
-    assert InceptionFeatures(good, layer=64, sha256=files.sha256(Path(good))).weights == files.sha256(Path(good))
+    assert InceptionFeatures(
+        good, layer=64, sha256=files.sha256(Path(good))
+    ).weights == files.sha256(Path(good))
     with pytest.raises(BadConfig, match="unknown convention 'cleen'; did you mean 'clean'"):
         InceptionFeatures(good, "cleen")
     with pytest.raises(BadConfig, match="Inception has no layer 100; allowed: 64, 192, 768, 2048"):
         InceptionFeatures(good, layer=100)
     extractor = InceptionFeatures(good, layer=64)
     with pytest.raises(
-        BadConfig, match=r"fid_inception64 measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, 4, 8, 8\)"
+        BadConfig,
+        match=r"fid_inception64 measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, 4, 8, 8\)",
     ):
         extractor(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
     with pytest.raises(BadConfig, match="got float32"):
@@ -167,11 +188,15 @@ def test_from_images_to_distance_equals_torchmetrics(weights):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = str(weights / "inception.pth")
-        theirs = FrechetInceptionDistance(feature=64, feature_extractor_weights_path=path, antialias=False)
+        theirs = FrechetInceptionDistance(
+            feature=64, feature_extractor_weights_path=path, antialias=False
+        )
     theirs.set_dtype(torch.float64)
     real, fake = pictures(32, 32, 90), 255 - pictures(32, 32, 80).flip(3)
     theirs.update(real, real=True)
     theirs.update(fake, real=False)
     features = InceptionFeatures(path, "tf", 64)
     distance = FrechetDistance(Statistics().update(features(real)))
-    assert distance(Statistics().update(features(fake))) == pytest.approx(float(theirs.compute()), rel=1e-5)
+    assert distance(Statistics().update(features(fake))) == pytest.approx(
+        float(theirs.compute()), rel=1e-5
+    )

@@ -4,14 +4,17 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from deme.errors import BadConfig, WorkFailed
 from deme.models.original_ddpm import convert, pick, rename
+from deme.system.errors import BadConfig, WorkFailed
 from tests.original_ddpm import CIFAR, LSUN, network
 
 SHAPES = {
     "cifar": (CIFAR, 32),
     "lsun": (LSUN, 64),
-    "grey": ({"base": 32, "multipliers": (1, 2), "attention": (0, 1), "blocks": 3, "channels": 1}, 16),
+    "grey": (
+        {"base": 32, "multipliers": (1, 2), "attention": (0, 1), "blocks": 3, "channels": 1},
+        16,
+    ),
 }
 
 
@@ -21,7 +24,9 @@ def both(shape, size, **other):
     config, state = convert(original.state_dict(), size)
     converted = UNet2DModel(**config | other).eval()
     converted.load_state_dict(state, strict=True)
-    x_t = torch.randn(2, config["in_channels"], size, size, generator=torch.Generator().manual_seed(1))
+    x_t = torch.randn(
+        2, config["in_channels"], size, size, generator=torch.Generator().manual_seed(1)
+    )
     t = torch.tensor([3, 871])
     with torch.no_grad():
         return original(x_t, t), converted(x_t, t).sample
@@ -31,7 +36,9 @@ def both(shape, size, **other):
 def test_the_converted_network_answers_as_the_original(name):
     expected, found = both(*SHAPES[name])
     assert float(expected.std()) > 0.1
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-6)  # float32 rounds either by 1e-6 to 2e-6
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=5e-6
+    )  # float32 rounds either by 1e-6 to 2e-6
 
 
 @pytest.mark.parametrize(
@@ -49,8 +56,13 @@ def test_the_architecture_is_told_from_the_shapes():
     assert config["sample_size"] == 256
     assert config["block_out_channels"] == [32, 32, 64, 64, 128, 128]
     assert config["layers_per_block"] == 2
-    assert [kind.startswith("Attn") for kind in config["down_block_types"]] == [False] * 4 + [True, False]
-    assert [kind.startswith("Attn") for kind in config["up_block_types"]] == [False, True] + [False] * 4
+    assert [kind.startswith("Attn") for kind in config["down_block_types"]] == [False] * 4 + [
+        True,
+        False,
+    ]
+    assert [kind.startswith("Attn") for kind in config["up_block_types"]] == [False, True] + [
+        False
+    ] * 4
     assert convert(network(**CIFAR).state_dict())[0]["sample_size"] == 32
     assert convert(network(**CIFAR).state_dict(), size=48)[0]["sample_size"] == 48
 
@@ -58,7 +70,7 @@ def test_the_architecture_is_told_from_the_shapes():
 @pytest.mark.parametrize("option", ["ddpm_cifar10", "ddpm_lsun256"])
 def test_the_published_networks_are_the_options_of_the_same_name(option, in_tmp):
     """Names, shapes and every setting but dropout, which no checkpoint shows."""
-    from deme.config import compose_stage
+    from deme.runs.config import compose_stage
     from tests.original_ddpm import OriginalDDPM
 
     shape = {"ddpm_cifar10": CIFAR, "ddpm_lsun256": LSUN}[option]
@@ -67,13 +79,17 @@ def test_the_published_networks_are_the_options_of_the_same_name(option, in_tmp)
         unet = UNet2DModel(**config)
     spec = compose_stage("train", [f"model={option}"])["model"]["unet"]
     assert {key: spec[key] for key in spec if key != "dropout"} == config
-    assert {n: v.shape for n, v in unet.state_dict().items()} == {n: v.shape for n, v in state.items()}
+    assert {n: v.shape for n, v in unet.state_dict().items()} == {
+        n: v.shape for n, v in state.items()
+    }
 
 
 def test_names_of_data_parallel_and_unused_parameters():
     state = network(**CIFAR).state_dict()
     config, expected = convert(state)
-    again, found = convert({f"module.{name}": value for name, value in state.items()} | {"logvar": torch.zeros(1000)})
+    again, found = convert(
+        {f"module.{name}": value for name, value in state.items()} | {"logvar": torch.zeros(1000)}
+    )
     assert again == config
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -130,9 +146,19 @@ def test_the_moving_average_is_picked_where_there_is_one(checkpoint, ema, index,
             BadConfig,
             "0 parts of it could be the moving average; it holds model",
         ),
-        (lambda raw, ema: {"ema_1": ema, "ema_2": ema}, None, BadConfig, "2 parts of it could be the moving average"),
+        (
+            lambda raw, ema: {"ema_1": ema, "ema_2": ema},
+            None,
+            BadConfig,
+            "2 parts of it could be the moving average",
+        ),
         (lambda raw, ema: {"ema": ema}, False, BadConfig, "0 parts of it could be the weights"),
-        (lambda raw, ema: {"conv.weight": torch.zeros(1)}, None, WorkFailed, "no weights of the original DDPM layout"),
+        (
+            lambda raw, ema: {"conv.weight": torch.zeros(1)},
+            None,
+            WorkFailed,
+            "no weights of the original DDPM layout",
+        ),
         (lambda raw, ema: 3, None, WorkFailed, "no weights of the original DDPM layout"),
     ],
 )
@@ -148,11 +174,27 @@ def without(state, name):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda s: s | {"down.0.extra.weight": torch.zeros(1)}, WorkFailed, r"down\.0\.extra\.weight is not a name of"),
+        (
+            lambda s: s | {"down.0.extra.weight": torch.zeros(1)},
+            WorkFailed,
+            r"down\.0\.extra\.weight is not a name of",
+        ),
         (lambda s: without(s, "conv_out.weight"), WorkFailed, r"conv_out\.weight is missing"),
-        (lambda s: without(s, "down.0.downsample.conv.weight"), BadConfig, "resizes without convolutions"),
-        (lambda s: s | {"conv_out.weight": torch.zeros(6, 32, 3, 3)}, BadConfig, "6 channels of 3: a learned variance"),
-        (lambda s: s | {"down.1.block.0.conv_shortcut.weight": torch.zeros(1)}, BadConfig, "3x3 convolutions"),
+        (
+            lambda s: without(s, "down.0.downsample.conv.weight"),
+            BadConfig,
+            "resizes without convolutions",
+        ),
+        (
+            lambda s: s | {"conv_out.weight": torch.zeros(6, 32, 3, 3)},
+            BadConfig,
+            "6 channels of 3: a learned variance",
+        ),
+        (
+            lambda s: s | {"down.1.block.0.conv_shortcut.weight": torch.zeros(1)},
+            BadConfig,
+            "3x3 convolutions",
+        ),
         (
             lambda s: s | {"down.3.block.2.conv1.weight": torch.zeros(1)},
             BadConfig,
@@ -163,7 +205,11 @@ def without(state, name):
             BadConfig,
             "another width than conv_in",
         ),
-        (lambda s: s | {"down.1.block.0.conv1.weight": torch.zeros(48, 32, 3, 3)}, BadConfig, "no multiples of 32"),
+        (
+            lambda s: s | {"down.1.block.0.conv1.weight": torch.zeros(48, 32, 3, 3)},
+            BadConfig,
+            "no multiples of 32",
+        ),
     ],
 )
 def test_other_networks_are_refused(change, error, message):
@@ -173,6 +219,8 @@ def test_other_networks_are_refused(change, error, message):
 
 def test_a_network_of_another_depth_must_be_told_its_size():
     state = network(base=32, multipliers=(1, 1, 1), attention=()).state_dict()
-    with pytest.raises(BadConfig, match="3 resolutions may make images of any size\ntype: size=<pixels>"):
+    with pytest.raises(
+        BadConfig, match="3 resolutions may make images of any size\ntype: size=<pixels>"
+    ):
         convert(state)
     assert convert(state, 28)[0]["sample_size"] == 28

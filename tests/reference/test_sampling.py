@@ -4,30 +4,36 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 
+from deme.builders.models import Compute
 from deme.data import to_uint8
-from deme.errors import BadConfig, WorkFailed
+from deme.diffusion.ranges import uniform
+from deme.diffusion.seeds import image_generator
 from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
-from deme.ranges import uniform
 from deme.sampling.ddim import DDIM
 from deme.sampling.ddpm import DDPM
 from deme.sampling.dpm_solver import DPMSolver
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel
-from deme.seeds import image_generator
-from deme.stages.common import Compute
+from deme.system.errors import BadConfig, WorkFailed
 from tests.models import tiny
 
 
 def images(network, model, sampler, batch_size=64, n=10, first=0):
     indices = range(first, first + n)
     return torch.cat(
-        list(generate(network, model.scheduler_config, model.image_shape, sampler, 5, indices, batch_size))
+        list(
+            generate(
+                network, model.scheduler_config, model.image_shape, sampler, 5, indices, batch_size
+            )
+        )
     )
 
 
 def noise(count, shape, seed=5):
-    return torch.stack([torch.randn(shape, generator=image_generator(seed, i)) for i in range(count)])
+    return torch.stack(
+        [torch.randn(shape, generator=image_generator(seed, i)) for i in range(count)]
+    )
 
 
 def test_images_equal_diffusers_pipeline_bit_for_bit(monkeypatch):
@@ -35,9 +41,12 @@ def test_images_equal_diffusers_pipeline_bit_for_bit(monkeypatch):
     pipeline = DDIMPipeline(model.unet, DDIMScheduler.from_config(model.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     monkeypatch.setattr(
-        "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda shape, **_: noise(shape[0], shape[1:])
+        "diffusers.pipelines.ddim.pipeline_ddim.randn_tensor",
+        lambda shape, **_: noise(shape[0], shape[1:]),
     )
-    theirs = torch.from_numpy(pipeline(batch_size=10, num_inference_steps=10, output_type="np").images)
+    theirs = torch.from_numpy(
+        pipeline(batch_size=10, num_inference_steps=10, output_type="np").images
+    )
     assert torch.equal(images(model, model, DDIM(10)), to_uint8(theirs.permute(0, 3, 1, 2) * 2 - 1))
 
 
@@ -82,7 +91,8 @@ def quarters(steps):
 
 
 @pytest.mark.parametrize(
-    ("steps", "spacing"), [(s, "leading") for s in (4, 8, 10, 20, 25, 50, 100)] + [(20, "trailing"), (100, "trailing")]
+    ("steps", "spacing"),
+    [(s, "leading") for s in (4, 8, 10, 20, 25, 50, 100)] + [(20, "trailing"), (100, "trailing")],
 )
 def test_routing_by_t_equals_index_quarters_where_steps_divide_t(steps, spacing):
     by_t, by_index, _ = routes(steps, spacing)
@@ -90,7 +100,8 @@ def test_routing_by_t_equals_index_quarters_where_steps_divide_t(steps, spacing)
 
 
 @pytest.mark.parametrize(
-    ("steps", "spacing"), [(12, "leading"), (16, "leading"), (10, "trailing"), (25, "trailing"), (50, "trailing")]
+    ("steps", "spacing"),
+    [(12, "leading"), (16, "leading"), (10, "trailing"), (25, "trailing"), (50, "trailing")],
 )
 def test_routing_by_t_is_not_index_quarters_elsewhere_and_is_right(steps, spacing):
     by_t, by_index, log = routes(steps, spacing)
@@ -99,7 +110,9 @@ def test_routing_by_t_is_not_index_quarters_elsewhere_and_is_right(steps, spacin
 
 
 def test_a_mixed_batch_is_split_by_range():
-    routed = RoutedModel([lambda x, t, i=i: torch.full_like(x, i) for i in range(4)], uniform(4, 1000), 1000)
+    routed = RoutedModel(
+        [lambda x, t, i=i: torch.full_like(x, i) for i in range(4)], uniform(4, 1000), 1000
+    )
     t = torch.tensor([0, 249, 250, 999, 500, 749])
     assert routed(torch.zeros(6, 1, 2, 2), t)[:, 0, 0, 0].tolist() == [0, 0, 1, 3, 2, 2]
 
@@ -168,7 +181,9 @@ def test_our_step_to_the_next_timestep_is_diffusers_where_the_grid_is_even(predi
     for t in theirs.timesteps.tolist():
         x, prediction = torch.randn(2, 3, 1, 4, 4, generator=draw)
         steps = [
-            s.step(prediction, t, x, eta=eta, generator=torch.Generator().manual_seed(t)).prev_sample
+            s.step(
+                prediction, t, x, eta=eta, generator=torch.Generator().manual_seed(t)
+            ).prev_sample
             for s in (ours, theirs)
         ]
         torch.testing.assert_close(*steps, rtol=1e-5, atol=1e-5)
@@ -210,11 +225,15 @@ def test_the_quadratic_grid_is_the_authors():
 
     config = tiny().scheduler_config
     for steps in (10, 20, 50):
-        expected = sorted({int(s) for s in np.linspace(0, np.sqrt(1000 * 0.8), steps) ** 2}, reverse=True)
+        expected = sorted(
+            {int(s) for s in np.linspace(0, np.sqrt(1000 * 0.8), steps) ** 2}, reverse=True
+        )
         assert DDIM(steps, skip_type="quadratic").scheduler(config).timesteps.tolist() == expected
 
 
-@pytest.mark.parametrize("sampler", [DDIM(5, eta=0.5), DDPM(20), DPMSolver(5)], ids=["ddim", "ddpm", "dpm-solver++"])
+@pytest.mark.parametrize(
+    "sampler", [DDIM(5, eta=0.5), DDPM(20), DPMSolver(5)], ids=["ddim", "ddpm", "dpm-solver++"]
+)
 def test_noise_of_the_steps_belongs_to_the_image_not_to_its_batch(sampler):
     model = tiny(num_timesteps=20)
     whole = images(model, model, sampler, 64, 20).int()
@@ -232,11 +251,23 @@ def test_noise_of_the_steps_belongs_to_the_image_not_to_its_batch(sampler):
     [
         (lambda: DDIM(0), "sampler.num_inference_steps must be at least 1, got 0"),
         (lambda: DDIM(eta=1.5), "sampler.eta must lie between 0 and 1, got 1.5"),
-        (lambda: DDIM(skip_type="quad"), "sampler.skip_type must be one of uniform, quadratic, got 'quad'"),
-        (lambda: DDPM(timestep_spacing="even"), "must be one of leading, trailing, linspace, got 'even'"),
-        (lambda: DDPM(variance_type="learned"), "must be null or one of fixed_small, fixed_large, got 'learned'"),
+        (
+            lambda: DDIM(skip_type="quad"),
+            "sampler.skip_type must be one of uniform, quadratic, got 'quad'",
+        ),
+        (
+            lambda: DDPM(timestep_spacing="even"),
+            "must be one of leading, trailing, linspace, got 'even'",
+        ),
+        (
+            lambda: DDPM(variance_type="learned"),
+            "must be null or one of fixed_small, fixed_large, got 'learned'",
+        ),
         (lambda: DPMSolver(order=4), "sampler.order must be 1, 2 or 3, got 4"),
-        (lambda: DDPM(1001).scheduler(tiny().scheduler_config), "exceeds the model's 1000 timesteps"),
+        (
+            lambda: DDPM(1001).scheduler(tiny().scheduler_config),
+            "exceeds the model's 1000 timesteps",
+        ),
     ],
 )
 def test_impossible_samplers_are_refused(make, message):
@@ -265,7 +296,9 @@ def test_swapped_experts_give_the_images_of_resident_ones_with_a_swap_per_range(
         before = swapped.num_swaps
         found = images(routed, swapped.model, sampler, batch_size=3, n=10)
         assert torch.equal(found, images(resident, swapped.model, sampler, batch_size=3, n=10))
-        assert swapped.num_swaps - before <= 4  # the last sweep ended with expert 0; then 3, 2, 1, 0
+        assert (
+            swapped.num_swaps - before <= 4
+        )  # the last sweep ended with expert 0; then 3, 2, 1, 0
 
 
 def test_a_batch_sweep_of_n_experts_costs_n_minus_1_swaps(experts):
@@ -285,14 +318,25 @@ def test_an_expert_of_another_shape_is_refused(experts, tmp_path):
     projected.add_projections()
     projected.save(tmp_path / "projected", projected.state_dict(), {})
     with pytest.raises(
-        WorkFailed, match="has blocks channel projections, the model it is read into has no channel projections"
+        WorkFailed,
+        match="has blocks channel projections, the model it is read into has no channel projections",
     ):
-        SwappedExperts([experts[0], tmp_path / "projected"]).networks()[1](torch.zeros(1, 1, 8, 8), torch.tensor([0]))
+        SwappedExperts([experts[0], tmp_path / "projected"]).networks()[1](
+            torch.zeros(1, 1, 8, 8), torch.tensor([0])
+        )
 
 
 def compute(**settings):
     return Compute.of(
-        {"compute": {"accelerator": "cpu", "precision": "32-true", "threads": 1, "compile": False, **settings}}
+        {
+            "compute": {
+                "accelerator": "cpu",
+                "precision": "32-true",
+                "threads": 1,
+                "compile": False,
+                **settings,
+            }
+        }
     )
 
 
@@ -305,7 +349,9 @@ def test_half_precision_changes_images_a_little_and_weights_not_at_all():
     assert float(torch.corrcoef(torch.stack([exact.flatten(), half.flatten()]))[0, 1]) > 0.99
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert (
-        compute(precision="bf16-mixed").network(model)(torch.zeros(1, 1, 8, 8), torch.tensor([3])).dtype
+        compute(precision="bf16-mixed")
+        .network(model)(torch.zeros(1, 1, 8, 8), torch.tensor([3]))
+        .dtype
         == torch.float32
     )
 
@@ -315,11 +361,18 @@ def test_a_compiled_network_gives_the_same_images_and_keeps_plain_names(experts)
     model = load("asset:digits_base")
     exact = images(model, model, DDIM(5), n=20).int()
     names = list(model.state_dict())
-    found = images(compute(compile=True).network(load("asset:digits_base")), model, DDIM(5), n=20).int()
+    found = images(
+        compute(compile=True).network(load("asset:digits_base")), model, DDIM(5), n=20
+    ).int()
     assert int((exact - found).abs().max()) <= 1
     assert list(model.state_dict()) == names
     swapped = SwappedExperts(experts)  # weights brought in after compiling count
-    routed = RoutedModel(swapped.networks(compute(compile=True).network(swapped.model)), uniform(4, 1000), 1000)
+    routed = RoutedModel(
+        swapped.networks(compute(compile=True).network(swapped.model)), uniform(4, 1000), 1000
+    )
     resident = RoutedModel([load(str(folder)) for folder in experts], uniform(4, 1000), 1000)
-    difference = images(routed, swapped.model, DDIM(8)).int() - images(resident, swapped.model, DDIM(8)).int()
+    difference = (
+        images(routed, swapped.model, DDIM(8)).int()
+        - images(resident, swapped.model, DDIM(8)).int()
+    )
     assert int(difference.abs().max()) <= 1

@@ -9,15 +9,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from deme import files
-from deme.errors import BadConfig, WorkFailed
 from deme.metrics.vision import ClipFeatures, DinoV2Features, resized
+from deme.system import files
+from deme.system.errors import BadConfig, WorkFailed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what transformers imports may be deprecated
     transformers = pytest.importorskip("transformers")
 
-TINY = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 # Pillow counts in whole numbers and torch in floats, so some halves are rounded the other way: up to 1.1% of the pixels are one
 # level off, a few two. In features, measured: at most 0.012 of a feature's spread between images, 0 where nothing is resized;
@@ -36,15 +41,23 @@ def strong(model):
 
 
 def clip_vision(side=224):
-    config = transformers.CLIPVisionConfig(**TINY, image_size=side, patch_size=side // 7, projection_dim=12)
+    config = transformers.CLIPVisionConfig(
+        **TINY, image_size=side, patch_size=side // 7, projection_dim=12
+    )
     return strong(transformers.CLIPVisionModelWithProjection(config))
 
 
 def clip_whole():
-    vision = {**TINY, "image_size": 64, "patch_size": 16}  # its own projection_dim, 512, means nothing here
+    vision = {
+        **TINY,
+        "image_size": 64,
+        "patch_size": 16,
+    }  # its own projection_dim, 512, means nothing here
     text = {**TINY, "vocab_size": 50}
     return strong(
-        transformers.CLIPModel(transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+        transformers.CLIPModel(
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+        )
     )
 
 
@@ -67,10 +80,18 @@ def pictures(height, width, count=6, channels=3):
     rng = np.random.default_rng(0)
     found = []
     for index in range(count):
-        coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, channels), dtype=np.uint8).squeeze()
-        smooth = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
+        coarse = rng.integers(
+            0, 256, (height // 8 + 2, width // 8 + 2, channels), dtype=np.uint8
+        ).squeeze()
+        smooth = np.asarray(
+            Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR)
+        )
         noise = rng.integers(0, 256, smooth.shape, dtype=np.uint8)
-        found.append([smooth, noise, 255 * (smooth > 128).astype(np.uint8)][index % 3].reshape(height, width, channels))
+        found.append(
+            [smooth, noise, 255 * (smooth > 128).astype(np.uint8)][index % 3].reshape(
+                height, width, channels
+            )
+        )
     return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -81,7 +102,11 @@ def as_pil(pixels):
 def expected(model, processor, pixels):
     with torch.no_grad():
         output = model(pixel_values=processor(as_pil(pixels), return_tensors="pt")["pixel_values"])
-    return output.last_hidden_state[:, 0] if isinstance(model, transformers.Dinov2Model) else output.image_embeds
+    return (
+        output.last_hidden_state[:, 0]
+        if isinstance(model, transformers.Dinov2Model)
+        else output.image_embeds
+    )
 
 
 def error(ours, theirs):
@@ -95,7 +120,9 @@ def pil_processor(name):
 
 
 def clip_processor(side):
-    return pil_processor("CLIPImageProcessor")(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return pil_processor("CLIPImageProcessor")(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
 
 
 # Pillow 13 resizes some tall images down before across, and then rounds otherwise: none of these, and no square one.
@@ -105,8 +132,12 @@ SIZES = [(32, 32), (300, 300), (224, 224), (280, 260), (64, 92), (150, 500)]
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_resizing_is_pillows(size):
     pixels = pictures(*size)
-    theirs = [np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in as_pil(pixels)]
-    difference = (resized(pixels, 224, crop=False) - torch.from_numpy(np.stack(theirs)).permute(0, 3, 1, 2)).abs()
+    theirs = [
+        np.asarray(image.resize((224, 224), Image.Resampling.BICUBIC)) for image in as_pil(pixels)
+    ]
+    difference = (
+        resized(pixels, 224, crop=False) - torch.from_numpy(np.stack(theirs)).permute(0, 3, 1, 2)
+    ).abs()
     assert float(difference.max()) <= 2
     assert float((difference > 0).float().mean()) < 0.01
 
@@ -118,7 +149,9 @@ def test_cropping_is_torchvisions(size):
     bicubic = transforms.InterpolationMode.BICUBIC
     reference = transforms.Compose([transforms.Resize(224, bicubic), transforms.CenterCrop(224)])
     pixels = pictures(*size)
-    theirs = torch.from_numpy(np.stack([np.asarray(reference(image)) for image in as_pil(pixels)])).permute(0, 3, 1, 2)
+    theirs = torch.from_numpy(
+        np.stack([np.asarray(reference(image)) for image in as_pil(pixels)])
+    ).permute(0, 3, 1, 2)
     difference = (resized(pixels, 224, crop=True) - theirs).abs()
     assert float(difference.max()) <= 2
     assert float((difference > 0).float().mean()) < 0.02
@@ -128,7 +161,10 @@ def test_cropping_is_torchvisions(size):
 def test_clip_is_transformers_processor_and_model(folders, size):
     pixels = pictures(*size)
     model = transformers.CLIPVisionModelWithProjection.from_pretrained(folders / "vision")
-    ours, theirs = ClipFeatures(str(folders / "vision"))(pixels), expected(model, clip_processor(224), pixels)
+    ours, theirs = (
+        ClipFeatures(str(folders / "vision"))(pixels),
+        expected(model, clip_processor(224), pixels),
+    )
     assert (ours.shape, ours.dtype, ours.device.type) == ((6, 12), torch.float32, "cpu")
     assert error(ours, theirs) < TOLERANCE
 
@@ -150,7 +186,10 @@ def test_dinov2_is_transformers_processor_and_model(folders, size):
     colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     square = {"height": 224, "width": 224}
     processor = pil_processor("BitImageProcessor")(size=square, do_center_crop=False, **colours)
-    ours, theirs = DinoV2Features(str(folders / "dinov2"))(pixels), expected(model, processor, pixels)
+    ours, theirs = (
+        DinoV2Features(str(folders / "dinov2"))(pixels),
+        expected(model, processor, pixels),
+    )
     assert (ours.shape, ours.dtype, ours.device.type) == ((6, 16), torch.float32, "cpu")
     assert error(ours, theirs) < TOLERANCE
 
@@ -170,8 +209,15 @@ def test_grey_is_rgb_and_chunks_are_single_images(folders, kind, folder):
 @pytest.mark.parametrize(("kind", "folder"), BOTH)
 def test_what_it_says_of_itself(folders, kind, folder):
     features = kind(str(folders / folder))
-    assert features.weights == files.sha256(folders / folder) == kind(str(folders / folder), features.weights).weights
-    assert (features.suffix, features.frechet_name) in {("clip", "fd_clip"), ("dinov2", "fd_dinov2")}
+    assert (
+        features.weights
+        == files.sha256(folders / folder)
+        == kind(str(folders / folder), features.weights).weights
+    )
+    assert (features.suffix, features.frechet_name) in {
+        ("clip", "fd_clip"),
+        ("dinov2", "fd_dinov2"),
+    }
     assert f"{features.dimension}; Pillow's bicubic to 224 x 224" in features.name
     assert features.to("cpu") is features
     assert not features.network.training
@@ -201,7 +247,9 @@ def test_loading_is_silent_leaves_the_seed_alone_and_is_float32(folders, tmp_pat
     [(ClipFeatures, "dinov2", "clip, clip_vision_model"), (DinoV2Features, "clip", "dinov2")],
 )
 def test_another_kind_of_model_is_refused(folders, kind, folder, allowed):
-    with pytest.raises(BadConfig, match=f"a model of type '{folder}'; allowed: {allowed}\ntype: metrics.path="):
+    with pytest.raises(
+        BadConfig, match=f"a model of type '{folder}'; allowed: {allowed}\ntype: metrics.path="
+    ):
         kind(str(folders / folder))
 
 
@@ -227,14 +275,22 @@ def test_missing_and_misshapen_tensors_are_refused(folders, tmp_path, kind, fold
     with pytest.raises(BadConfig, match=message):
         kind(damaged(folders / folder, tmp_path, lambda tensors: tensors.pop(name)))
     with pytest.raises(BadConfig, match=message):
-        kind(damaged(folders / folder, tmp_path, lambda tensors: tensors.update({name: torch.ones(5)})))
+        kind(
+            damaged(
+                folders / folder, tmp_path, lambda tensors: tensors.update({name: torch.ones(5)})
+            )
+        )
 
 
 def test_incomplete_and_cut_folders_are_refused(folders, tmp_path):
-    with pytest.raises(BadConfig, match=r"is no Hugging Face folder with config\.json and model\.safetensors"):
+    with pytest.raises(
+        BadConfig, match=r"is no Hugging Face folder with config\.json and model\.safetensors"
+    ):
         ClipFeatures(str(tmp_path))
     path = damaged(folders / "vision", tmp_path, lambda tensors: None)
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-10])
+    (tmp_path / "model.safetensors").write_bytes(
+        (tmp_path / "model.safetensors").read_bytes()[:-10]
+    )
     with pytest.raises(WorkFailed, match=r"cannot be read: .*\ncopy it again"):
         ClipFeatures(path)
 
@@ -246,7 +302,8 @@ def test_another_sha256_and_four_channels_are_refused(folders, kind, folder):
         kind(path, "0000")
     for channels in (2, 4):
         with pytest.raises(
-            BadConfig, match=rf"fd_\w+ measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, {channels}, 8, 8\)"
+            BadConfig,
+            match=rf"fd_\w+ measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, {channels}, 8, 8\)",
         ):
             kind(path)(torch.zeros(2, channels, 8, 8, dtype=torch.uint8))
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from deme.data import InMemoryImages
+from deme.diffusion.schedule import NoiseSchedule
 from deme.methods import affinity
 from deme.methods.affinity import gradient_affinity
-from deme.schedule import NoiseSchedule
 
 T = 40
 
@@ -29,7 +29,9 @@ class TwoHalves(nn.Module):
 
 @pytest.fixture
 def images():
-    return InMemoryImages(torch.randint(0, 256, (200, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte())
+    return InMemoryImages(
+        torch.randint(0, 256, (200, 1, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
+    )
 
 
 def test_known_directions_are_found(images):
@@ -57,7 +59,12 @@ def test_it_is_a_function_of_the_seed_and_a_sketch_keeps_it(images, monkeypatch)
 def plain_cosine(model, images, **settings):
     """What one estimate per bin would say: the mistake that halves are there for."""
     bins = affinity.uniform(settings["num_bins"], T)
-    one = torch.stack([affinity._gradient(model, images, item, settings["num_images"], (0, 0), 64) for item in bins])
+    one = torch.stack(
+        [
+            affinity._gradient(model, images, item, settings["num_images"], (0, 0), 64)
+            for item in bins
+        ]
+    )
     one = one / one.norm(dim=1, keepdim=True)
     return one @ one.T
 
@@ -76,14 +83,18 @@ class Noisy(nn.Module):
 
     def forward(self, x_t, t):
         return (
-            (self.signal * self.common + self.many.view(1, 4, 4)) * x_t.sign() * (x_t.flatten(1)[:, :1, None, None] > 0)
+            (self.signal * self.common + self.many.view(1, 4, 4))
+            * x_t.sign()
+            * (x_t.flatten(1)[:, :1, None, None] > 0)
         )
 
 
 def test_noise_does_not_pull_the_cosine_to_zero(images):
     """Halves against the truth from many images, where one estimate per bin falls short of it."""
     settings = {"num_bins": 4, "num_images": 32}
-    truth = gradient_affinity(Noisy(0.1), images, num_bins=4, num_images=100_000, seed=9, batch_size=5000).cosines
+    truth = gradient_affinity(
+        Noisy(0.1), images, num_bins=4, num_images=100_000, seed=9, batch_size=5000
+    ).cosines
     found = torch.stack(
         [gradient_affinity(Noisy(0.1), images, **settings, seed=seed).cosines for seed in range(20)]
     ).mean(0)

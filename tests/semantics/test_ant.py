@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from deme.balancing.equal import Equal
-from deme.balancing.nash_mtl import NashMTL
-from deme.balancing.pcgrad import PCGrad
-from deme.balancing.uncertainty import Uncertainty
-from deme.errors import BadConfig, WorkFailed
+from deme.diffusion.ranges import TimestepRange, from_boundaries, uniform
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
 from deme.methods.ant import Ant, combine, gram_matrix, task_gradients, with_gradient
+from deme.methods.balancing.equal import Equal
+from deme.methods.balancing.nash_mtl import NashMTL
+from deme.methods.balancing.pcgrad import PCGrad
+from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
-from deme.ranges import TimestepRange, from_boundaries, uniform
-from deme.seeds import Rows, generator
-from deme.timesteps import RangeSampler, StratifiedSampler
+from deme.system.errors import BadConfig, WorkFailed
 from tests.models import tiny
 
 T = 20
@@ -30,7 +30,7 @@ def images(n=11):
 
 
 def rows(n=11):
-    return Rows(generator("ant"), n, 0, n)
+    return ShardedRandom(generator("ant"), n, 0, n)
 
 
 def flat(gradients):
@@ -59,7 +59,9 @@ def test_slice_gradients_are_the_full_gradients_of_the_task_losses(k):
     method = ant(Equal(k), k)
     losses, expected = full_task_gradients(method, model)
     x_t, t, target, weight = method.draw(model, images(), rows())
-    slices = [torch.tensor([i for i, s in enumerate(t.tolist()) if s in item]) for item in method.ranges]
+    slices = [
+        torch.tensor([i for i, s in enumerate(t.tolist()) if s in item]) for item in method.ranges
+    ]
     found_losses, found = task_gradients(model, x_t, t, target, weight, slices)
     torch.testing.assert_close(found_losses, losses.detach())
     for one, other in zip(found, expected, strict=True):
@@ -70,7 +72,9 @@ def test_slice_gradients_are_the_full_gradients_of_the_task_losses(k):
     torch.testing.assert_close(flat(combine(found, weights)), torch.tensor(weights).double() @ gram)
 
 
-@pytest.mark.parametrize("balancing", [Equal, Uncertainty, NashMTL, PCGrad], ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    "balancing", [Equal, Uncertainty, NashMTL, PCGrad], ids=lambda b: b.__name__
+)
 def test_the_step_is_the_weighted_sum_of_the_full_task_gradients(balancing):
     model = tiny(num_timesteps=T).double()
     method = ant(balancing(3))
@@ -141,7 +145,9 @@ def test_a_task_whose_gradient_is_not_finite_is_named(bad):
     weights = ONES.clone()
     weights[8:] = bad
     method = ant(NashMTL(2), k=2, batch_size=4, weights=weights)
-    with pytest.raises(WorkFailed, match=r"the gradient of the task t in \[10, 20\) is NaN or infinite"):
+    with pytest.raises(
+        WorkFailed, match=r"the gradient of the task t in \[10, 20\) is NaN or infinite"
+    ):
         method.losses(model, images(4).float(), rows(4))
 
 
@@ -166,7 +172,9 @@ def test_what_ant_cannot_do_is_said():
         Ant(ONES, StratifiedSampler(EVERYTHING, ranges), ranges, Equal(5), 4)
 
 
-@pytest.mark.parametrize(("n", "counts"), [(12, {3}), (13, {3, 4}), (15, {3, 4}), (4, {1}), (3, {0, 1})])
+@pytest.mark.parametrize(
+    ("n", "counts"), [(12, {3}), (13, {3, 4}), (15, {3, 4}), (4, {1}), (3, {0, 1})]
+)
 def test_stratified_timesteps_share_the_batch_and_every_part_of_it(n, counts):
     ranges = from_boundaries([0, 2, 5, 11, 20], T)
     draw = StratifiedSampler(EVERYTHING, ranges)

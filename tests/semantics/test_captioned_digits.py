@@ -9,13 +9,17 @@ import torch
 from deme.data import Captioned, every, to_float, to_uint8
 from deme.data.captioned_digits import NUMERALS, TEMPLATES, caption, digit_in, load_captioned_digits
 from deme.data.digits import load_digits, pixels_and_labels, split
-from deme.errors import BadConfig
 from deme.metrics.caption_match import CaptionMatch
 from deme.metrics.digit_agreement import DigitAgreement
 from deme.metrics.digit_classifier import DigitFeatures, as_digits, load_classifier
-from deme.paths import locate
+from deme.system.errors import BadConfig
+from deme.system.paths import locate
 
-CLASSIFIER, JUDGE, PIPELINE = "asset:digits_classifier.safetensors", "asset:caption_judge", "asset:captioned_digits"
+CLASSIFIER, JUDGE, PIPELINE = (
+    "asset:digits_classifier.safetensors",
+    "asset:caption_judge",
+    "asset:captioned_digits",
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +42,17 @@ def pipeline():
 def test_captions_name_the_digits_of_their_images(held_out):
     _, texts, digits = held_out
     assert [digit_in(text) for text in texts] == digits.tolist()
-    assert {text.replace(NUMERALS[d], "{}") for text, d in zip(texts, digits.tolist(), strict=True)} == set(TEMPLATES)
+    assert {
+        text.replace(NUMERALS[d], "{}") for text, d in zip(texts, digits.tolist(), strict=True)
+    } == set(TEMPLATES)
     data = load_captioned_digits()
     assert isinstance(data.train, Captioned)
-    assert (len(data.train), len(data.held_out), data.random_flip, data.caption_dropout) == (1438, 359, False, 0.1)
+    assert (len(data.train), len(data.held_out), data.random_flip, data.caption_dropout) == (
+        1438,
+        359,
+        False,
+        0.1,
+    )
 
 
 def test_enlarged_images_are_the_digits_that_are_held_out_without_captions(held_out):
@@ -51,7 +62,10 @@ def test_enlarged_images_are_the_digits_that_are_held_out_without_captions(held_
     difference = as_digits(held_out[0], "test") - to_float(small)
     assert difference.abs().mean() < 0.1
     assert (
-        torch.corrcoef(torch.stack([as_digits(held_out[0], "test").flatten(), to_float(small).flatten()]))[0, 1] > 0.97
+        torch.corrcoef(
+            torch.stack([as_digits(held_out[0], "test").flatten(), to_float(small).flatten()])
+        )[0, 1]
+        > 0.97
     )
 
 
@@ -64,14 +78,18 @@ def test_a_prompt_names_one_digit_or_none(text, digit):
     assert digit_in(text) == digit
 
 
-@pytest.mark.parametrize(("kind", "path", "near"), [(DigitAgreement, CLASSIFIER, 0.9), (CaptionMatch, JUDGE, 60)])
+@pytest.mark.parametrize(
+    ("kind", "path", "near"), [(DigitAgreement, CLASSIFIER, 0.9), (CaptionMatch, JUDGE, 60)]
+)
 def test_true_captions_score_high_and_those_of_other_digits_low(kind, path, near, held_out):
     judge = kind(path)
     pixels, texts, digits = held_out
     features = judge(pixels)
     assert (features.shape, features.dtype) == ((359, judge.dimension), torch.float32)
     true = judge.score(features, texts)
-    wrong = judge.score(features, [caption((d + 1 + i % 9) % 10, i % 3) for i, d in enumerate(digits.tolist())])
+    wrong = judge.score(
+        features, [caption((d + 1 + i % 9) % 10, i % 3) for i, d in enumerate(digits.tolist())]
+    )
     assert true.dtype == torch.float64
     assert judge.mean(true) > near
     assert judge.mean(wrong) < 0.1 * near
@@ -86,7 +104,9 @@ def test_the_judge_ranks_the_right_caption_first(template, held_out):
     pixels, _, digits = held_out
     judge = CaptionMatch(JUDGE)
     features = judge(pixels)
-    scores = torch.stack([judge.score(features, [caption(digit, template)] * 359) for digit in range(10)], 1)
+    scores = torch.stack(
+        [judge.score(features, [caption(digit, template)] * 359) for digit in range(10)], 1
+    )
     assert (scores.argmax(1) == digits).double().mean() > 0.8
     assert scores.abs().max() <= 100 + 1e-4
 
@@ -104,7 +124,9 @@ def test_the_judge_is_not_the_text_encoder(pipeline):
     judge = CaptionMatch(JUDGE).network.text.text_model.state_dict()
     encoder = pipeline.text_encoder.state_dict()
     assert judge.keys() == encoder.keys()
-    assert not any(torch.equal(judge[name], encoder[name]) for name in judge if "position_ids" not in name)
+    assert not any(
+        torch.equal(judge[name], encoder[name]) for name in judge if "position_ids" not in name
+    )
 
 
 def test_scores_refuse_what_they_cannot_judge(tmp_path):
@@ -142,7 +164,9 @@ def test_the_tokenizer_knows_words_spells_others_and_cuts(pipeline):
     unknown = tokenizer("zebra 狐", add_special_tokens=False).input_ids
     assert len(unknown) == 5 + 3  # bytes
     assert tokenizer.eos_token_id not in unknown
-    cut = tokenizer(["x" * 40, ""], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    cut = tokenizer(
+        ["x" * 40, ""], padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
     assert cut.shape == (2, 16)
     assert cut[:, -1].tolist() == [tokenizer.eos_token_id] * 2
     assert tokenizer.model_max_length == pipeline.text_encoder.config.max_position_embeddings == 16
@@ -156,7 +180,9 @@ def test_the_autoencoder_keeps_digits_and_scales_latents(pipeline, held_out):
     assert posterior.mean.shape == (359, 4, 8, 8)
     seen = [classifier(as_digits(images, "test")).argmax(1) for images in (held_out[0], again)]
     assert (seen[0] == seen[1]).double().mean() >= 0.95
-    latents = pipeline.vae.config.scaling_factor * posterior.sample(torch.Generator().manual_seed(0))
+    latents = pipeline.vae.config.scaling_factor * posterior.sample(
+        torch.Generator().manual_seed(0)
+    )
     assert abs(float(latents.std()) - 1) < 0.05
 
 
@@ -175,5 +201,11 @@ def test_the_pipeline_loads_in_stock_diffusers_and_guides_by_text(pipeline):
     index = json.loads((locate(PIPELINE) / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert (
-        sum(f.stat().st_size for name in (PIPELINE, JUDGE) for f in locate(name).rglob("*") if f.is_file()) < 1_500_000
+        sum(
+            f.stat().st_size
+            for name in (PIPELINE, JUDGE)
+            for f in locate(name).rglob("*")
+            if f.is_file()
+        )
+        < 1_500_000
     )

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from deme.data import InMemoryImages
-from deme.errors import WorkFailed
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.timesteps import RangeSampler
 from deme.methods.deme import DeMe, parameter_hash
-from deme.ranges import TimestepRange
-from deme.timesteps import RangeSampler
+from deme.system.errors import WorkFailed
 from deme.training.compiled import compile_checked, gradients, make_batch
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
 from tests.models import tiny
 
-IMAGES = InMemoryImages(torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+IMAGES = InMemoryImages(
+    torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+)
 
 
 def batch_of(model, dtype=None):
@@ -54,7 +56,9 @@ def test_a_wrong_gradient_is_refused_and_named(dtype, wrong, compiling):
     with pytest.raises(WorkFailed) as refused:
         compile_checked(model, batch_of(model, dtype))
     text = str(refused.value)
-    assert f"differ from eager ones for 1 of {total} parameters with torch {torch.__version__}" in text
+    assert (
+        f"differ from eager ones for 1 of {total} parameters with torch {torch.__version__}" in text
+    )
     assert "worst unet.conv_in.weight: off by" in text
     assert text.endswith("type: compute.compile=false")
 
@@ -68,7 +72,11 @@ def test_a_tenth_of_a_gradient_is_noticed_in_float32(compiling):
 
 def test_a_wrong_teacher_and_a_failing_compiler_are_refused(compiling):
     teacher = tiny(1).requires_grad_(False)
-    compiling(lambda model: model.register_forward_hook(lambda m, i, o: 1.5 * o) if model is teacher else None)
+    compiling(
+        lambda model: (
+            model.register_forward_hook(lambda m, i, o: 1.5 * o) if model is teacher else None
+        )
+    )
     model = tiny().train()
     with pytest.raises(WorkFailed, match="compiled teacher answers otherwise"):
         compile_checked(model, batch_of(model), teacher)
@@ -78,7 +86,8 @@ def test_a_wrong_teacher_and_a_failing_compiler_are_refused(compiling):
 
     compiling(fail)
     with pytest.raises(
-        WorkFailed, match=r"torch.compile failed here with torch .*: no compiler\ntype: compute.compile=false"
+        WorkFailed,
+        match=r"torch.compile failed here with torch .*: no compiler\ntype: compute.compile=false",
     ):
         compile_checked(model, batch_of(model))
 

@@ -8,13 +8,13 @@ import torch
 
 from deme.data import every, to_float
 from deme.data.digits import load_digits, pixels_and_labels, split
+from deme.diffusion.ranges import uniform
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_classifier
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
 from deme.models.loading import load
-from deme.paths import PACKAGE
-from deme.ranges import uniform
+from deme.system.paths import PACKAGE
 
 FEATURES = "asset:digits_classifier.safetensors"
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from deme.errors import BadConfig
-from deme.stages.common import Compute, check_training
+from deme.builders.models import Compute, check_training
+from deme.system.errors import BadConfig
 
 GPU16 = Compute("gpu", "16-mixed", "cuda:0")
 

@@ -21,12 +21,20 @@ def peaks(*names):
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-m", "tests.training_peak", *names]
     text = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
-    return {name: took for line in text.splitlines() if line.startswith("{") for name, took in json.loads(line).items()}
+    return {
+        name: took
+        for line in text.splitlines()
+        if line.startswith("{")
+        for name, took in json.loads(line).items()
+    }
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="resident memory is read from Linux's /proc"
+)
 @pytest.mark.parametrize(
-    "names", [("weights",), pytest.param(("activations", "checkpointing", "bf16"), marks=pytest.mark.slow)]
+    "names",
+    [("weights",), pytest.param(("activations", "checkpointing", "bf16"), marks=pytest.mark.slow)],
 )
 def test_two_steps_of_training_take_what_is_told_within_15_percent(names):
     for name, took in peaks(*names).items():
@@ -36,7 +44,9 @@ def test_two_steps_of_training_take_what_is_told_within_15_percent(names):
 def test_the_settings_are_a_large_network_and_large_activations():
     weights, activations = (training_peak.told(name) for name in ("weights", "activations"))
     assert weights.weights / 4 == pytest.approx(1e8, rel=0.1)
-    assert weights.peak == 7 * weights.weights  # + gradients, two moments, average, teacher, the average's differences
+    assert (
+        weights.peak == 7 * weights.weights
+    )  # + gradients, two moments, average, teacher, the average's differences
     assert activations.activations > 10 * activations.held
 
 
@@ -55,7 +65,9 @@ def test_what_is_alive_is_counted_to_the_byte():
     x = torch.zeros(5, 8)
 
     def work():
-        hidden = network[1](network[0](x))  # no gradient: the first output is gone when the third is made
+        hidden = network[1](
+            network[0](x)
+        )  # no gradient: the first output is gone when the third is made
         network[2](hidden)
 
     with torch.no_grad():
@@ -77,8 +89,12 @@ def test_the_sums_are_those_of_the_options():
     )
     assert plain.held == 5 * size
     activation = rows * 8 * 4
-    assert plain.activations == pytest.approx(5 * activation, rel=0.01)  # batch, three outputs, target
-    low = training_memory(make, make, inputs, Plan(rows, moments=0, average=False, dtype=torch.bfloat16))
+    assert plain.activations == pytest.approx(
+        5 * activation, rel=0.01
+    )  # batch, three outputs, target
+    low = training_memory(
+        make, make, inputs, Plan(rows, moments=0, average=False, dtype=torch.bfloat16)
+    )
     assert (low.optimizer, low.average, low.teacher, low.casts) == (0, 0, size // 2, size // 2)
     tasks = training_memory(make, None, inputs, Plan(rows, tasks=5))
     assert tasks.activations - 4 * size == pytest.approx(plain.activations / 5, rel=0.01)
@@ -103,7 +119,11 @@ def test_memory_grows_with_the_batch_and_shrinks_with_checkpointing_and_low_prec
     one = activations(16)
     assert activations(32) == pytest.approx(2 * one, rel=0.02)
     assert activations(16, checkpointing=True) < 0.9 * one
-    assert activations(16, dtype=torch.bfloat16) < activations(16, dtype=torch.bfloat16, gpu=True) < one  # norms
+    assert (
+        activations(16, dtype=torch.bfloat16)
+        < activations(16, dtype=torch.bfloat16, gpu=True)
+        < one
+    )  # norms
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -6,9 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DConditionModel, UNet2DModel
 
-from deme import tensors
-from deme.errors import BadConfig, WorkFailed
-from deme.files import read_json, write_json
+from deme.builders.checkpoints import copy_the_rest, not_merged, open_checkpoint
 from deme.merging import stream
 from deme.merging.combine import Merge, weights_of
 from deme.merging.methods.linear import linear
@@ -19,7 +17,9 @@ from deme.merging.plan import order_experts, plan_merge
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import UNET
 from deme.models.loading import load
-from deme.stages.checkpoints import copy_the_rest, not_merged, open_checkpoint
+from deme.system import tensors
+from deme.system.errors import BadConfig, WorkFailed
+from deme.system.files import read_json, write_json
 from tests.models import moved, tiny
 
 WEIGHTS = [0.7, -0.1, 0.4]
@@ -39,7 +39,10 @@ def folder(tmp_path):
 
 def planned(folder, names="012", base="base", **more):
     return plan_merge(
-        open_checkpoint(folder / base), [open_checkpoint(folder / name) for name in names], "hash", **more
+        open_checkpoint(folder / base),
+        [open_checkpoint(folder / name) for name in names],
+        "hash",
+        **more,
     )
 
 
@@ -55,8 +58,13 @@ def rewritten(folder, **replaced):
 
 
 def exact(folder, weights=WEIGHTS, names="012"):
-    base, *experts = ({n: v.double() for n, v in state(folder / name).items()} for name in ("base", *names))
-    return {n: base[n] + sum(w * (e[n] - base[n]) for w, e in zip(weights, experts, strict=True)) for n in base}
+    base, *experts = (
+        {n: v.double() for n, v in state(folder / name).items()} for name in ("base", *names)
+    )
+    return {
+        n: base[n] + sum(w * (e[n] - base[n]) for w, e in zip(weights, experts, strict=True))
+        for n in base
+    }
 
 
 @pytest.mark.parametrize("piece", [7, 64, 1 << 18])
@@ -111,7 +119,9 @@ def test_a_base_in_half_precision_has_experts_in_single(folder):
 def test_values_too_large_for_the_precision_on_disk_are_refused(folder):
     rewritten(folder / "0", conv_in_bias=torch.full_like(state(folder / "0")["conv_in.bias"], 1e6))
     with pytest.raises(WorkFailed, match=r"tensor conv_in.bias is too large for float16"):
-        merge_folder(planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged", dtype=torch.float16)
+        merge_folder(
+            planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged", dtype=torch.float16
+        )
 
 
 def test_weights_by_name_hold_for_the_tensors_that_match_last(folder):
@@ -121,20 +131,36 @@ def test_weights_by_name_hold_for_the_tensors_that_match_last(folder):
     merge_folder(planned(folder), merge, folder / "merged")
     found, kinds = state(folder / "merged"), set()
     for name, value in found.items():
-        kind = "first" if name.startswith("down_blocks.0.") else "down" if name.startswith("down_blocks.") else "rest"
+        kind = (
+            "first"
+            if name.startswith("down_blocks.0.")
+            else "down"
+            if name.startswith("down_blocks.")
+            else "rest"
+        )
         weights = {"first": [1, 0, 0], "down": [0.3] * 3, "rest": WEIGHTS}[kind]
         kinds.add(kind)
-        torch.testing.assert_close(value.double(), exact(folder, weights)[name], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            value.double(), exact(folder, weights)[name], rtol=1e-6, atol=1e-7
+        )
     assert kinds == {"first", "down", "rest"}
-    with pytest.raises(BadConfig, match=r"no tensor is called downblocks.0\*; .*names begin with conv_in"):
+    with pytest.raises(
+        BadConfig, match=r"no tensor is called downblocks.0\*; .*names begin with conv_in"
+    ):
         Merge(weighted_sum, 3, WEIGHTS, {"downblocks.0*": 1}).check_names(planned(folder).names())
 
 
 def test_ties_thresholds_are_those_of_the_whole_model(folder):
     merge_folder(
-        planned(folder), Merge(ties, 3, "uniform", density=0.3), folder / "merged", torch.float64, torch.float64
+        planned(folder),
+        Merge(ties, 3, "uniform", density=0.3),
+        folder / "merged",
+        torch.float64,
+        torch.float64,
     )
-    base, *experts = ({n: v.double() for n, v in state(folder / name).items()} for name in ("base", *"012"))
+    base, *experts = (
+        {n: v.double() for n, v in state(folder / name).items()} for name in ("base", *"012")
+    )
     vectors = [torch.cat([(e[n] - base[n]).flatten() for n in base]) for e in experts]
     kept = []
     for vector in vectors:
@@ -149,11 +175,16 @@ def test_ties_thresholds_are_those_of_the_whole_model(folder):
 
 def test_every_mismatch_of_every_model_is_listed_at_once(folder):
     rewritten(folder / "0", conv_in_weight=None, conv_in_bias=torch.zeros(3), extra=torch.zeros(2))
-    write_json(folder / "1" / "deme.json", {"range": [250, 700], "num_timesteps": 1000, "base": "another"})
+    write_json(
+        folder / "1" / "deme.json", {"range": [250, 700], "num_timesteps": 1000, "base": "another"}
+    )
     config = read_json(folder / "2" / "unet/config.json")
     write_json(folder / "2" / "unet/config.json", {**config, "layers_per_block": 7})
     noise = read_json(folder / "1" / "scheduler/scheduler_config.json")
-    write_json(folder / "1" / "scheduler/scheduler_config.json", {**noise, "prediction_type": "v_prediction"})
+    write_json(
+        folder / "1" / "scheduler/scheduler_config.json",
+        {**noise, "prediction_type": "v_prediction"},
+    )
     with pytest.raises(BadConfig) as told:
         planned(folder)
     lines = str(told.value).splitlines()
@@ -173,15 +204,21 @@ def test_every_mismatch_of_every_model_is_listed_at_once(folder):
 def test_experts_of_two_bases_are_not_routed(folder):
     places = [folder / name for name in "012"]
     assert [expert.base for expert in order_experts(places)] == ["hash"] * 3
-    write_json(folder / "1" / "deme.json", {"range": RANGES[1], "num_timesteps": 1000, "base": "another"})
+    write_json(
+        folder / "1" / "deme.json", {"range": RANGES[1], "num_timesteps": 1000, "base": "another"}
+    )
     with pytest.raises(BadConfig, match=r"their deme.json name different bases"):
         order_experts(places)
 
 
-def test_models_without_ranges_are_taken_in_the_given_order_but_not_some_with_and_some_without(folder):
+def test_models_without_ranges_are_taken_in_the_given_order_but_not_some_with_and_some_without(
+    folder,
+):
     for name in "01":
         (folder / name / "deme.json").unlink()
-    with pytest.raises(BadConfig, match=r"2 mismatches:\n.*0 names no timestep range in a deme.json, the others do"):
+    with pytest.raises(
+        BadConfig, match=r"2 mismatches:\n.*0 names no timestep range in a deme.json, the others do"
+    ):
         planned(folder)
     (folder / "2" / "deme.json").unlink()
     assert [model.folder.name for model in planned(folder, "201").experts] == ["2", "0", "1"]
@@ -192,12 +229,18 @@ def test_models_without_ranges_are_taken_in_the_given_order_but_not_some_with_an
 
 def test_checkpoints_of_one_range_are_combined_linearly(folder):
     for name in "012":
-        write_json(folder / name / "deme.json", {"range": [0, 300], "num_timesteps": 1000, "base": name})
+        write_json(
+            folder / name / "deme.json", {"range": [0, 300], "num_timesteps": 1000, "base": name}
+        )
     plan = planned(folder, of_checkpoints=True)
     merge_folder(plan, Merge(linear, 3, [0.5, 0.75, -0.25]), folder / "merged")
     states = [state(folder / name) for name in "012"]
     for name, value in state(folder / "merged").items():
-        expected = 0.5 * states[0][name].double() + 0.75 * states[1][name].double() - 0.25 * states[2][name].double()
+        expected = (
+            0.5 * states[0][name].double()
+            + 0.75 * states[1][name].double()
+            - 0.25 * states[2][name].double()
+        )
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
 
 
@@ -218,7 +261,11 @@ def test_every_nan_is_named_and_nothing_is_written_of_it(folder):
 def test_costs_are_told_from_headers(folder):
     plan = planned(folder)
     size = sum(v.nbytes for v in state(folder / "base").values())
-    assert (plan.bytes_read, plan.bytes_written(), plan.bytes_written(torch.float16)) == (4 * size, size, size // 2)
+    assert (plan.bytes_read, plan.bytes_written(), plan.bytes_written(torch.float16)) == (
+        4 * size,
+        size,
+        size // 2,
+    )
 
 
 def test_a_merged_folder_is_a_stock_pipeline(folder):
@@ -226,7 +273,10 @@ def test_a_merged_folder_is_a_stock_pipeline(folder):
     merge_folder(plan, Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
     copy_the_rest(plan, folder / "merged", with_projections=True)
     pipeline, ours = DDPMPipeline.from_pretrained(folder / "merged"), load(str(folder / "merged"))
-    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 900])
+    x, t = (
+        torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([3, 900]),
+    )
     with torch.no_grad():
         assert torch.equal(pipeline.unet(x, t).sample, ours(x, t))
 
@@ -244,33 +294,49 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
         write_json(tmp_path / name / "model_index.json", {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"],
                                                           "vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None]})  # fmt: skip
         (tmp_path / name / "vae").mkdir()
-        (tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors").write_text(f"the VAE of {name}")
+        (tmp_path / name / "vae" / "diffusion_pytorch_model.safetensors").write_text(
+            f"the VAE of {name}"
+        )
     assert len(list((tmp_path / "0" / "unet").glob("*.safetensors"))) > 2
     plan = planned(tmp_path, "01")
     assert list(not_merged(plan)) == [
-        f"{tmp_path / name} has another vae than {tmp_path / 'base'}, whose vae the merge keeps" for name in "01"
+        f"{tmp_path / name} has another vae than {tmp_path / 'base'}, whose vae the merge keeps"
+        for name in "01"
     ]
     merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5]), tmp_path / "merged")
     copy_the_rest(plan, tmp_path / "merged", with_projections=True)
     merged, *parts = (
-        UNet2DConditionModel.from_pretrained(tmp_path / n / "unet").state_dict() for n in ("merged", "base", "0", "1")
+        UNet2DConditionModel.from_pretrained(tmp_path / n / "unet").state_dict()
+        for n in ("merged", "base", "0", "1")
     )
     for name, value in merged.items():
-        expected = 0.25 * parts[0][name].double() + 0.25 * parts[1][name].double() + 0.5 * parts[2][name].double()
+        expected = (
+            0.25 * parts[0][name].double()
+            + 0.25 * parts[1][name].double()
+            + 0.5 * parts[2][name].double()
+        )
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
     kept = tmp_path / "merged" / "vae" / "diffusion_pytorch_model.safetensors"
     assert kept.read_text() == "the VAE of base"
-    assert kept.samefile(tmp_path / "base" / "vae" / kept.name)  # gigabytes that every merge would hold again
+    assert kept.samefile(
+        tmp_path / "base" / "vae" / kept.name
+    )  # gigabytes that every merge would hold again
     for name in "01":
         (tmp_path / name / "vae" / kept.name).write_text("the VAE of base")
     assert not list(not_merged(plan))
-    assert json.loads((tmp_path / "merged" / "model_index.json").read_text())["vae"] == ["diffusers", "AutoencoderKL"]
+    assert json.loads((tmp_path / "merged" / "model_index.json").read_text())["vae"] == [
+        "diffusers",
+        "AutoencoderKL",
+    ]
     UNet2DModel(sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
                 down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2).save_pretrained(tmp_path / "other" / "unet")  # fmt: skip
     with pytest.raises(
-        BadConfig, match=r"other has _class_name=UNet2DModel in its config.json, the base UNet2DConditionModel"
+        BadConfig,
+        match=r"other has _class_name=UNet2DModel in its config.json, the base UNet2DConditionModel",
     ):
-        plan_merge(open_checkpoint(tmp_path / "base"), [open_checkpoint(tmp_path / "other")], "hash")
+        plan_merge(
+            open_checkpoint(tmp_path / "base"), [open_checkpoint(tmp_path / "other")], "hash"
+        )
 
 
 def test_transformers_are_merged_too(tmp_path):
@@ -280,9 +346,15 @@ def test_transformers_are_merged_too(tmp_path):
     model = DiTTransformer2DModel(num_attention_heads=2, attention_head_dim=4, in_channels=4, num_layers=2, sample_size=8, num_embeds_ada_norm=10,
                                   norm_num_groups=4)  # fmt: skip
     for name in ("base", "0", "1"):
-        moved(model, ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(tmp_path / name)  # a bare network
+        moved(model, ord(name[0]), 0.0 if name == "base" else 0.02).save_pretrained(
+            tmp_path / name
+        )  # a bare network
     plan = planned(tmp_path, "01")
-    merge_folder(plan, Merge(weighted_sum, 2, [0.25, 0.5], {"transformer_blocks.1.*": 0}), tmp_path / "merged")
+    merge_folder(
+        plan,
+        Merge(weighted_sum, 2, [0.25, 0.5], {"transformer_blocks.1.*": 0}),
+        tmp_path / "merged",
+    )
     copy_the_rest(plan, tmp_path / "merged", with_projections=True)
     merged, *parts = (
         DiTTransformer2DModel.from_pretrained(tmp_path / n).state_dict()
@@ -297,7 +369,10 @@ def test_transformers_are_merged_too(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([0.1], r"merge.weights needs 3 finite numbers, one per expert from low to high noise; got 1: \[0.1\]"),
+        (
+            [0.1],
+            r"merge.weights needs 3 finite numbers, one per expert from low to high noise; got 1: \[0.1\]",
+        ),
         ([0.1, float("nan"), 1], "needs 3 finite numbers"),
         ("equal", "merge.weights must be 'uniform' or 'ones' or a list of numbers, got 'equal'"),
         ([True, 1, 1], "must be 'uniform' or 'ones'"),

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from deme.errors import BadConfig
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import ProbabilisticSampler, RangeSampler
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.methods.deme import DeMe, parameter_hash
 from deme.methods.finetune import Finetune
 from deme.methods.reweighted import Reweighted, merge_factor
-from deme.ranges import TimestepRange, uniform
-from deme.schedule import NoiseSchedule
-from deme.seeds import Rows, generator
-from deme.timesteps import ProbabilisticSampler, RangeSampler
+from deme.system.errors import BadConfig
 from tests.models import tiny
 
 T = 8
@@ -27,7 +27,9 @@ class FixedRows:
     def __init__(self, t):
         self.t = torch.tensor(t)
         g = torch.Generator().manual_seed(1)
-        self.x0, self.eps = (torch.randn(T, 1, 8, 8, generator=g, dtype=torch.float64)[self.t] for _ in range(2))
+        self.x0, self.eps = (
+            torch.randn(T, 1, 8, 8, generator=g, dtype=torch.float64)[self.t] for _ in range(2)
+        )
 
     def timesteps(self, sampler):
         return self.t
@@ -61,16 +63,24 @@ def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, proj
         # inside: 1/2 * 1/4 + 1/2 * 1/8 = 3/16, outside 1/16: three copies and one of the timesteps
         t = [t for t in range(T) for _ in range(3 if t in inside else 1)]
         experts.append(stepped(model, gradient(method, model, t)))
-    merged = [weighted_sum(e, p.detach(), weights) for p, *e in zip(model.parameters(), *experts, strict=True)]
+    merged = [
+        weighted_sum(e, p.detach(), weights)
+        for p, *e in zip(model.parameters(), *experts, strict=True)
+    ]
 
     factor = torch.tensor(
-        [0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)], dtype=torch.float64
+        [0.5 * 2 * weights[int(t >= T // 2)] + 0.5 * sum(weights) for t in range(T)],
+        dtype=torch.float64,
     )
     torch.testing.assert_close(merge_factor(uniform(2, T), weights, 0.5), factor)
     reweighted = Finetune(factor, RangeSampler(TimestepRange(0, T), T))
     expected = stepped(model, gradient(reweighted, model, list(range(T))))
-    change = torch.cat([(m - p.detach()).flatten() for m, p in zip(merged, model.parameters(), strict=True)])
-    wanted = torch.cat([(e - p.detach()).flatten() for e, p in zip(expected, model.parameters(), strict=True)])
+    change = torch.cat(
+        [(m - p.detach()).flatten() for m, p in zip(merged, model.parameters(), strict=True)]
+    )
+    wanted = torch.cat(
+        [(e - p.detach()).flatten() for e, p in zip(expected, model.parameters(), strict=True)]
+    )
     assert float(wanted.norm()) > 0
     assert float((change - wanted).norm() / wanted.norm()) < 1e-10
 
@@ -94,7 +104,9 @@ def test_the_factor_of_the_church_weights_and_of_unequal_ranges():
 )
 def test_a_reweighting_that_cannot_be_is_refused(merge_weights, probability, message):
     with pytest.raises(BadConfig, match=message):
-        Reweighted(ONES, RangeSampler(TimestepRange(0, T), T), uniform(2, T), merge_weights, probability)
+        Reweighted(
+            ONES, RangeSampler(TimestepRange(0, T), T), uniform(2, T), merge_weights, probability
+        )
 
 
 class LinearModel(nn.Module):
@@ -120,7 +132,7 @@ def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, sha
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5 / (1 + consistency))
     for step in range(400):
         draws = generator("toy", step)
-        rows = Rows(draws, 4096, 0, 4096)
+        rows = ShardedRandom(draws, 4096, 0, 4096)
         x0 = torch.randn(4096, 1, generator=generator("x0", step), dtype=torch.float64)
         for group in optimizer.param_groups:
             group["lr"] = 2.0 / (1 + consistency) / (1 + step / 10)
@@ -139,7 +151,10 @@ def test_consistency_has_no_gradient_at_the_start():
     rows = FixedRows(list(range(T)))
     terms = method.losses(model, rows.x0, rows)
     assert terms["consistency"].item() == 0
-    assert all(float(g.abs().max()) == 0 for g in torch.autograd.grad(terms["consistency"], list(model.parameters())))
+    assert all(
+        float(g.abs().max()) == 0
+        for g in torch.autograd.grad(terms["consistency"], list(model.parameters()))
+    )
 
 
 def test_the_teacher_has_no_projections_and_a_touched_teacher_is_noticed():

@@ -19,7 +19,11 @@ STRENGTHS = {"noise": (10, 30, 90), "blur": (0.3, 0.6, 1.2), "jpeg": (90, 40, 5)
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()
-    return DigitFeatures("asset:digits_classifier.safetensors"), every(data.train), every(data.held_out)
+    return (
+        DigitFeatures("asset:digits_classifier.safetensors"),
+        every(data.train),
+        every(data.held_out),
+    )
 
 
 @pytest.mark.parametrize("kind", STRENGTHS)
@@ -47,7 +51,10 @@ def test_alterations_do_what_their_names_say():
     assert int(blurred[0, 0, 7, 7]) == pytest.approx(255 / (2 * np.pi), abs=3)
     checks = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 255
     rough = checks.byte().expand(1, 3, 16, 16)
-    errors = [float((ALTERATIONS["jpeg"][0](rough, q).float() - rough.float()).abs().mean()) for q in (95, 5)]
+    errors = [
+        float((ALTERATIONS["jpeg"][0](rough, q).float() - rough.float()).abs().mean())
+        for q in (95, 5)
+    ]
     assert errors[0] < errors[1]
     assert ALTERATIONS["jpeg"][0](rough[:, :1], 95).shape == (1, 1, 16, 16)
 
@@ -72,5 +79,7 @@ def test_a_set_recalls_and_covers_itself_and_too_few_are_refused(digits):
     reference = features(held_out)
     itself = precision_recall(reference, reference, 3)
     assert (itself["precision"], itself["recall"], itself["coverage"]) == (1, 1, 1)
-    with pytest.raises(ValueError, match="with 5 neighbours need 7 images on each side, got 6 and 359"):
+    with pytest.raises(
+        ValueError, match="with 5 neighbours need 7 images on each side, got 6 and 359"
+    ):
         precision_recall(reference[:6], reference, 5)

@@ -5,27 +5,31 @@ import types
 import pytest
 import torch
 
-from deme.config import compose_stage
+from deme.builders.checkpoints import open_checkpoint
 from deme.data import ImageData, InMemoryImages
-from deme.errors import BadConfig
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.evaluation import objective as module
+from deme.evaluation.objective import ImageDistance, objective_of
 from deme.merging.plan import plan_merge
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.models.loading import load
-from deme.ranges import TimestepRange, uniform
+from deme.runs.config import compose_stage
 from deme.sampling.routed import RoutedModel
-from deme.stages import objective as module
-from deme.stages.checkpoints import open_checkpoint
-from deme.stages.objective import ImageDistance, objective_of
+from deme.system.errors import BadConfig
 from tests.models import moved, tiny
 
-PIXELS = torch.randint(0, 256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+PIXELS = torch.randint(
+    0, 256, (6, 1, 8, 8), generator=torch.Generator().manual_seed(3), dtype=torch.uint8
+)
 RANGES = [TimestepRange(0, 500), TimestepRange(500, 1000)]
 
 
 @pytest.fixture
 def search(tmp_path, monkeypatch):
     """Make the objective of two experts, moved off one base by `seeds`, on six images."""
-    monkeypatch.setattr(module, "data_of", lambda *_: ImageData(InMemoryImages(PIXELS), InMemoryImages(PIXELS[:2])))
+    monkeypatch.setattr(
+        module, "data_of", lambda *_: ImageData(InMemoryImages(PIXELS), InMemoryImages(PIXELS[:2]))
+    )
 
     def make(*overrides, seeds=(1, 2), projection=None, ranges=RANGES):
         base = tiny()
@@ -34,14 +38,27 @@ def search(tmp_path, monkeypatch):
             model = tiny()
             if projection:
                 model.add_projections(projection)
-            about = {"range": ranges and [ranges[index].low, ranges[index].high], "num_timesteps": 1000, "base": "hash"}
+            about = {
+                "range": ranges and [ranges[index].low, ranges[index].high],
+                "num_timesteps": 1000,
+                "base": "hash",
+            }
             moved(model, seed, 0.05).save(tmp_path / str(index), model.state_dict(), about)
         experts = [open_checkpoint(tmp_path / str(index)) for index in range(len(seeds))]
         plan = plan_merge(open_checkpoint(tmp_path / "base"), experts, "hash")
-        words = ["inputs.experts=[]", "num_images=6", "batch_size=4", "metrics=loss", "objective=loss", *overrides]
+        words = [
+            "inputs.experts=[]",
+            "num_images=6",
+            "batch_size=4",
+            "metrics=loss",
+            "objective=loss",
+            *overrides,
+        ]
         run = types.SimpleNamespace(config=compose_stage("search", words), log=print)
         name, label, objective, live = objective_of(run, plan)
-        return types.SimpleNamespace(name=name, label=label, objective=objective, live=live, folder=tmp_path)
+        return types.SimpleNamespace(
+            name=name, label=label, objective=objective, live=live, folder=tmp_path
+        )
 
     return make
 
@@ -50,7 +67,10 @@ def squared_errors(found, network, triples):
     """The oracle of METHOD 1.3's simple loss: mean square of prediction minus noise, [ranges, images]."""
     schedule = found.live.model.schedule
     with torch.no_grad():
-        errors = [(network(schedule.add_noise(x0, e, t), t) - e).square().mean((1, 2, 3)) for _, x0, t, e, _ in triples]
+        errors = [
+            (network(schedule.add_noise(x0, e, t), t) - e).square().mean((1, 2, 3))
+            for _, x0, t, e, _ in triples
+        ]
     return torch.stack(errors).double()
 
 
@@ -59,7 +79,10 @@ def squared_errors(found, network, triples):
 @pytest.mark.parametrize("what", ["loss", "distillation", "loss/1"])
 def test_the_gradient_is_that_of_finite_differences(what, granularity, projection, search):
     found = search(
-        f"objective={what}", f"granularity={granularity}", "metrics.loss.num_ranges=2", projection=projection
+        f"objective={what}",
+        f"granularity={granularity}",
+        "metrics.loss.num_ranges=2",
+        projection=projection,
     )
     found.live.model.double()  # the merge is float32, whose rounding the steps stay above
     objective, blocks = found.objective, found.live.live.blocks
@@ -72,7 +95,10 @@ def test_the_gradient_is_that_of_finite_differences(what, granularity, projectio
     for index in range(len(weights)):
         low, high = ([w + s * h * (i == index) for i, w in enumerate(weights)] for s in (-1, 1))
         difference = (objective.value(high) - objective.value(low)) / (2 * h)
-        assert slopes[index] == pytest.approx(difference, rel=2e-3, abs=1e-5), (index, blocks[index // 2])
+        assert slopes[index] == pytest.approx(difference, rel=2e-3, abs=1e-5), (
+            index,
+            blocks[index // 2],
+        )
     assert max(map(abs, slopes)) > 1e-3
 
 
@@ -98,9 +124,11 @@ def test_the_loss_is_that_of_evaluation_on_the_same_triples(granularity, search)
     assert value == pytest.approx(float(squared_errors(found, model, triples).mean()), rel=1e-6)
     again = fixed_triples(InMemoryImages(PIXELS), uniform(4, 1000), 1, 5)
     assert torch.equal(triples.t, again.t)
-    assert sorted(map(tuple, triples.x0.flatten(1).tolist())) == sorted(map(tuple, again.x0.flatten(1).tolist()))
+    assert sorted(map(tuple, triples.x0.flatten(1).tolist())) == sorted(
+        map(tuple, again.x0.flatten(1).tolist())
+    )
     assert found.label["n"] == 24
-    assert found.objective.forwards_per_image == 4
+    assert found.objective.num_forward_passes_per_image == 4
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -115,11 +143,15 @@ def test_the_loss_of_one_range_weighs_it_alone(index, search):
     asked, model = [], found.live.model
     model.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
     found.objective.value([0.2, 0.9])
-    assert sum(asked) == 6 * found.objective.forwards_per_image == 6, "other ranges cost nothing"
+    assert sum(asked) == 6 * found.objective.num_forward_passes_per_image == 6, (
+        "other ranges cost nothing"
+    )
 
 
 def test_ranges_count_by_their_share_of_timesteps(search):
-    found = search("objective=distillation", ranges=[TimestepRange(0, 200), TimestepRange(200, 1000)])
+    found = search(
+        "objective=distillation", ranges=[TimestepRange(0, 200), TimestepRange(200, 1000)]
+    )
     assert found.objective.value([0.5, 0.5]) == pytest.approx(
         float(distances(found, [200, 1000], [0.2, 0.8])), rel=1e-5
     )
@@ -205,26 +237,42 @@ def test_the_same_weights_have_the_same_score_whatever_came_before(what, merge, 
 def test_the_gradient_leaves_no_gradients_and_batches_do_not_matter(search):
     found = search("batch_size=2")
     value, slopes = found.objective.gradient([0.4, 0.4])
-    assert all(tensor.grad is None and not tensor.requires_grad for tensor in found.live.tensors.values())
+    assert all(
+        tensor.grad is None and not tensor.requires_grad for tensor in found.live.tensors.values()
+    )
     other, others = search("batch_size=6").objective.gradient([0.4, 0.4])
-    assert (value, slopes) == (pytest.approx(other, rel=1e-5), pytest.approx(others, rel=1e-4, abs=1e-6))
+    assert (value, slopes) == (
+        pytest.approx(other, rel=1e-5),
+        pytest.approx(others, rel=1e-4, abs=1e-6),
+    )
 
 
 def test_objectives_without_a_gradient_say_so(search):
     distance = ImageDistance.__new__(ImageDistance)
-    with pytest.raises(BadConfig, match=r"a distance of images has no gradient here\ntype: objective=loss or "):
+    with pytest.raises(
+        BadConfig, match=r"a distance of images has no gradient here\ntype: objective=loss or "
+    ):
         distance.gradient([0.5, 0.5])
     found = search("merge=ties")
-    with pytest.raises(BadConfig, match=r"merge=ties has no gradient by its weights here\ntype: merge=weighted_sum"):
+    with pytest.raises(
+        BadConfig, match=r"merge=ties has no gradient by its weights here\ntype: merge=weighted_sum"
+    ):
         found.objective.gradient([0.5, 0.5])
 
 
 def test_what_cannot_be_is_refused(search):
-    with pytest.raises(BadConfig, match=r"objective must be frechet, kid, loss, distillation, loss/0, .*; got 'los'"):
+    with pytest.raises(
+        BadConfig,
+        match=r"objective must be frechet, kid, loss, distillation, loss/0, .*; got 'los'",
+    ):
         search("objective=los")
-    with pytest.raises(BadConfig, match=r"objective=distillation needs experts whose deme\.json names"):
+    with pytest.raises(
+        BadConfig, match=r"objective=distillation needs experts whose deme\.json names"
+    ):
         search("objective=distillation", ranges=None)
-    with pytest.raises(BadConfig, match=r"granularity must be one of model, block, tensor; got 'layer'"):
+    with pytest.raises(
+        BadConfig, match=r"granularity must be one of model, block, tensor; got 'layer'"
+    ):
         search("granularity=layer")
     with pytest.raises(BadConfig, match="objective=frechet needs a feature extractor"):
         search("objective=frechet")
@@ -234,7 +282,8 @@ def test_what_cannot_be_is_refused(search):
 
 def test_the_chosen_images_are_of_the_training_set_and_follow_from_the_seed(search):
     few = [
-        sorted(map(tuple, pixels_of(search("num_images=3", f"sample_seed={s}").objective).tolist())) for s in (1, 1, 2)
+        sorted(map(tuple, pixels_of(search("num_images=3", f"sample_seed={s}").objective).tolist()))
+        for s in (1, 1, 2)
     ]
     everyone = set(map(tuple, PIXELS.flatten(1).tolist()))
     assert few[0] == few[1] != few[2]

@@ -5,9 +5,9 @@ import torch
 
 from deme.data import every, to_float
 from deme.data.digits import load_digits
-from deme.metrics.passport import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
+from deme.diffusion.schedule import NoiseSchedule
 from deme.models.loading import load
-from deme.schedule import NoiseSchedule
+from deme.models.probe import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
 from tests.models import tiny
 
 
@@ -22,7 +22,9 @@ def pixels():
 
 
 def verdict(network, schedule, pixels, prediction_type="epsilon"):
-    return judge(probe(network, known_schedules(schedule), to_float(pixels), "cpu"), prediction_type)
+    return judge(
+        probe(network, known_schedules(schedule), to_float(pixels), "cpu"), prediction_type
+    )
 
 
 def as_v(base):
@@ -63,7 +65,9 @@ def test_a_true_config_fits(base, pixels):
     [(as_v, "epsilon", "v_prediction"), (as_sample, "epsilon", "sample"), (lambda b: b, "v_prediction", "epsilon"),
      (as_v, "sample", "v_prediction"), (as_sample, "v_prediction", "sample")],
 )  # fmt: skip
-def test_a_wrong_prediction_type_is_contradicted_by_the_right_one(network, stated, true, base, pixels):
+def test_a_wrong_prediction_type_is_contradicted_by_the_right_one(
+    network, stated, true, base, pixels
+):
     found = verdict(network(base), base.schedule, pixels, stated)
     assert found.state == "contradicted"
     assert found.best.hypothesis.prediction_type == true
@@ -97,8 +101,17 @@ def test_a_network_that_knows_nothing_is_not_accused(base, pixels):
 
 def test_the_unexplained_share_is_one_for_the_mean_and_zero_for_the_truth(base, pixels):
     x0 = to_float(pixels)
-    fits = probe(lambda x_t, t: torch.full_like(x_t, float(x0.mean())), known_schedules(base.schedule), x0, "cpu")
-    share = next(f for f in fits if f.hypothesis.prediction_type == "sample" and f.hypothesis.value_range == "-1..1")
+    fits = probe(
+        lambda x_t, t: torch.full_like(x_t, float(x0.mean())),
+        known_schedules(base.schedule),
+        x0,
+        "cpu",
+    )
+    share = next(
+        f
+        for f in fits
+        if f.hypothesis.prediction_type == "sample" and f.hypothesis.value_range == "-1..1"
+    )
     assert share.unexplained == pytest.approx(1, rel=1e-3)
     fits = probe(lambda x_t, t: x0, known_schedules(base.schedule), x0, "cpu", batch_size=len(x0))
     assert fits[0].hypothesis.prediction_type == "sample"
@@ -109,7 +122,9 @@ def test_schedules_are_those_of_diffusers(base):
     from diffusers import DDPMScheduler
 
     cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double()
-    scaled = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod.double()
+    scaled = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
+    ).alphas_cumprod.double()
     torch.testing.assert_close(cosine_schedule(1000).alpha_bar, cosine, rtol=1e-3, atol=1e-6)
     torch.testing.assert_close(scaled_linear_schedule(1000).alpha_bar, scaled, rtol=1e-3, atol=1e-6)
     assert "linear" not in known_schedules(NoiseSchedule.linear())

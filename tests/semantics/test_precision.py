@@ -3,20 +3,22 @@
 import pytest
 import torch
 
+from deme.builders.models import Compute
 from deme.data import InMemoryImages
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.seeds import ShardedRandom, generator, seeded
+from deme.diffusion.timesteps import RangeSampler
 from deme.methods.deme import DeMe, hold_as_cast, parameter_hash
 from deme.methods.finetune import Finetune
-from deme.ranges import TimestepRange
-from deme.seeds import Rows, generator, seeded
-from deme.stages.common import Compute
-from deme.timesteps import RangeSampler
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
 from tests.models import tiny
 
-IMAGES = InMemoryImages(torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+IMAGES = InMemoryImages(
+    torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+)
 TIMESTEPS = RangeSampler(TimestepRange(0, 1000), 1000)
 ATTENTION = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
              "attention_head_dim": 4, "add_attention": True}  # fmt: skip
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 def trained(tmp_path, model=None, method=None, fused=None, compute=None, **loop):
     model, method = model or tiny(**ATTENTION), method or Finetune(torch.ones(1000), TIMESTEPS)
     if compute is not None:
-        compute.ready(model, IMAGES, {"batch_size": 6, "seed": 0}, method.teacher)
+        compute.prepare_for_training(model, IMAGES, {"batch_size": 6, "seed": 0}, method.teacher)
 
     def optimizer(groups):
         return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
@@ -39,7 +41,9 @@ def trained(tmp_path, model=None, method=None, fused=None, compute=None, **loop)
 def distance(one, other):
     names = one.model.state_dict().keys()
     assert names == tiny(**ATTENTION).state_dict().keys()  # plain ones
-    a, b = (torch.cat([m.model.state_dict()[name].flatten() for name in names]) for m in (one, other))
+    a, b = (
+        torch.cat([m.model.state_dict()[name].flatten() for name in names]) for m in (one, other)
+    )
     return float((a - b).norm() / b.norm())
 
 
@@ -63,11 +67,20 @@ def test_a_low_precision_teacher_gives_the_losses_and_gradients_of_a_full_one():
         method, model = DeMe(torch.ones(1000), TIMESTEPS), tiny(1)
         method.prepare(tiny, "cpu", dtype)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-            terms = method.losses(model, torch.zeros(4, 1, 8, 8), Rows(generator("rows"), 4, 0, 4))
+            terms = method.losses(
+                model, torch.zeros(4, 1, 8, 8), ShardedRandom(generator("rows"), 4, 0, 4)
+            )
         sum(terms.values()).backward()
         assert float(terms["consistency"].detach()) > 0
         assert all(term.dtype == torch.float32 for term in terms.values())
-        found.append(torch.cat([terms["consistency"].detach()[None], *(p.grad.flatten() for p in model.parameters())]))
+        found.append(
+            torch.cat(
+                [
+                    terms["consistency"].detach()[None],
+                    *(p.grad.flatten() for p in model.parameters()),
+                ]
+            )
+        )
         method.finish()
     assert torch.equal(*found)
 
@@ -85,9 +98,19 @@ def test_in_mixed_precision_weights_averages_and_optimizer_are_float32(tmp_path)
     method.finish()
     full = trained(tmp_path / "f32")
     checkpoint = torch.load(tmp_path / "bf16" / "checkpoints" / "last.ckpt", weights_only=True)
-    moments = [v for state in checkpoint["optimizer_states"][0]["state"].values() for v in state.values() if v.ndim]
+    moments = [
+        v
+        for state in checkpoint["optimizer_states"][0]["state"].values()
+        for v in state.values()
+        if v.ndim
+    ]
     assert len(moments) == 2 * len(list(module.model.parameters()))
-    for values in (module.model.parameters(), module.ema.shadow_params, module.weights().values(), moments):
+    for values in (
+        module.model.parameters(),
+        module.ema.shadow_params,
+        module.weights().values(),
+        moments,
+    ):
         assert {value.dtype for value in values} == {torch.float32}
     assert 0 < distance(module, full) < 5e-2
 
@@ -95,13 +118,17 @@ def test_in_mixed_precision_weights_averages_and_optimizer_are_float32(tmp_path)
 def test_recomputed_activations_change_no_bit(tmp_path):
     kept = trained(tmp_path / "kept", model=tiny(dropout=0.1, **ATTENTION))
     compute = Compute("cpu", "32-true", "cpu", gradient_checkpointing=True)
-    recomputed = trained(tmp_path / "recomputed", model=tiny(dropout=0.1, **ATTENTION), compute=compute)
+    recomputed = trained(
+        tmp_path / "recomputed", model=tiny(dropout=0.1, **ATTENTION), compute=compute
+    )
     assert recomputed.model.unet.is_gradient_checkpointing
     assert distance(recomputed, kept) == 0
 
 
 @pytest.mark.parametrize(
-    "more", [{"compute": Compute("cpu", "32-true", "cpu", channels_last=True)}, {"fused": True}], ids=str
+    "more",
+    [{"compute": Compute("cpu", "32-true", "cpu", channels_last=True)}, {"fused": True}],
+    ids=str,
 )
 def test_memory_format_and_fused_steps_change_rounding_alone(more, tmp_path):
     plain, other = trained(tmp_path / "plain"), trained(tmp_path / "other", **more)

@@ -16,7 +16,7 @@ from deme.report.statistics import (
     smallest_detectable,
 )
 from deme.report.tables import show
-from deme.suites import Suite
+from deme.runs.suite import Suite
 
 
 def replicates(rng, cells, shift=0.0, spread=1.0):
@@ -52,7 +52,12 @@ def test_half_width_is_the_t_quantile_of_a_single_component():
 
 
 def test_no_common_sampling_seed_gives_no_difference():
-    assert paired_difference({(0, 1): 1.0}, {(None, 2): 1.0}, {(0, 1): [1.0, 2]}, {(None, 2): [1.0, 2]}, 5000) is None
+    assert (
+        paired_difference(
+            {(0, 1): 1.0}, {(None, 2): 1.0}, {(0, 1): [1.0, 2]}, {(None, 2): [1.0, 2]}, 5000
+        )
+        is None
+    )
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():
@@ -82,7 +87,9 @@ def test_few_resampled_images_widen_the_interval_as_students_t_does():
     x, count = rng.normal(size=12), 20_000
     means = x[rng.integers(0, len(x), (count, len(x)))].mean(1)
     cell, base = (0, 1), {(None, 1): 0.0}
-    d = paired_difference({cell: x.mean()}, base, {cell: means}, {(None, 1): np.zeros(count)}, len(x))
+    d = paired_difference(
+        {cell: x.mean()}, base, {cell: means}, {(None, 1): np.zeros(count)}, len(x)
+    )
     expected = stats.ttest_1samp(x, 0).confidence_interval(0.95)
     assert (d.low, d.high) == pytest.approx((expected.low, expected.high), rel=0.02)
 
@@ -94,7 +101,10 @@ def test_the_interval_of_a_mean_is_students_where_nothing_is_skewed():
     d = mean_of(symmetric)
     assert (d.value, d.low, d.high) == pytest.approx((1.0, expected.low, expected.high))
     assert mean_of([0.25, 0.25]).verdict == "worse"
-    for label, more, less in (({"better": "higher"}, "better", "worse"), ({"better": "lower"}, "worse", "better")):
+    for label, more, less in (
+        ({"better": "higher"}, "better", "worse"),
+        ({"better": "lower"}, "worse", "better"),
+    ):
         assert mean_of([0.25, 0.25]).of(label).verdict == more
         assert mean_of([-0.25, -0.25]).of(label).verdict == less
         assert mean_of([-1.0, 1.0, 0.5, -0.5]).of(label).verdict == "not resolved"
@@ -127,10 +137,13 @@ def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys):
 
     def shown(metrics):
         suite = Suite(
-            Path("suite.yaml"), Path("runs"), {"suite": "s", "baseline": "before", "metrics": metrics, "rows": []}
+            Path("suite.yaml"),
+            Path("runs"),
+            {"suite": "s", "baseline": "before", "metrics": metrics, "rows": []},
         )
         numbers = {
-            name: Number(0.98781, 0.00686, 4, about, Difference(-0.00383, -0.00694, -0.00072, 2)) for name in metrics
+            name: Number(0.98781, 0.00686, 4, about, Difference(-0.00383, -0.00694, -0.00072, 2))
+            for name in metrics
         }
         show(suite, [Row("row", "DeMe merged, uniform", numbers, (), 0, None)])
         return capsys.readouterr().out

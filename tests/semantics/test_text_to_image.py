@@ -8,25 +8,25 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
-from deme.conditions import given, moved, rows_of
+from deme.builders.prompts import generate_images
 from deme.data.captioned_digits import load_captioned_digits
 from deme.data.prompts import Prompt, Prompts
-from deme.errors import BadConfig, MissingInput
+from deme.diffusion.conditioning import bind_condition, moved, rows_of
+from deme.diffusion.ranges import TimestepRange
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import RangeSampler
+from deme.diffusion.weighting import timestep_weights
+from deme.diffusion.weighting.min_snr import MinSNR
 from deme.methods.finetune import Finetune
 from deme.metrics.digit_agreement import DigitAgreement
 from deme.models.frozen import FrozenEncoders
 from deme.models.loading import load
 from deme.models.text_to_image import TEXT, TextToImageModel
-from deme.paths import locate
-from deme.ranges import TimestepRange
 from deme.sampling.ddim import DDIM
-from deme.sampling.guided import Guided
+from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.pndm import PNDM
-from deme.seeds import Rows, generator
-from deme.stages.prompted import drawn
-from deme.timesteps import RangeSampler
-from deme.weighting import timestep_weights
-from deme.weighting.min_snr import MinSNR
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.paths import locate
 from tests.models import moved as finetuned
 
 BASE = "asset:captioned_digits"
@@ -76,17 +76,29 @@ class AsV(nn.Module):
 def test_eps_and_v_of_one_model_have_equal_losses(base):
     base = load(BASE).double()
     as_v = TextToImageModel(
-        AsV(base.unet, base.schedule), {**base.scheduler_config, "prediction_type": "v_prediction"}, base.encoders
+        AsV(base.unet, base.schedule),
+        {**base.scheduler_config, "prediction_type": "v_prediction"},
+        base.encoders,
     )
     draw = torch.Generator().manual_seed(0)
     x0 = torch.randn(16, 4, 8, 8, generator=draw, dtype=torch.float64)
-    condition = {TEXT: base.condition([f"the digit {name}" for name in (*DIGITS, *DIGITS)[:16]])[TEXT].double()}
+    condition = {
+        TEXT: base.condition([f"the digit {name}" for name in (*DIGITS, *DIGITS)[:16]])[
+            TEXT
+        ].double()
+    }
     losses = []
     for model in (base, as_v):
         weights = timestep_weights(MinSNR(gamma=5.0), model.schedule.snr, model.prediction_type)
         method = Finetune(weights, RangeSampler(TimestepRange(0, 1000), 1000))
         with torch.no_grad():
-            losses.append(float(method.losses(model, x0, Rows(generator("v"), 16, 0, 16), condition)["denoising"]))
+            losses.append(
+                float(
+                    method.losses(model, x0, ShardedRandom(generator("v"), 16, 0, 16), condition)[
+                        "denoising"
+                    ]
+                )
+            )
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
     assert losses[0] > 0
 
@@ -94,9 +106,12 @@ def test_eps_and_v_of_one_model_have_equal_losses(base):
 def test_guidance_is_the_difference_to_no_prompt(base):
     draw = torch.Generator().manual_seed(0)
     x_t, t = torch.randn(3, 4, 8, 8, generator=draw), torch.tensor([10, 500, 900])
-    condition, nothing = base.condition(["the digit one", "a handwritten two", "the digit nine"]), base.condition([""])
+    condition, nothing = (
+        base.condition(["the digit one", "a handwritten two", "the digit nine"]),
+        base.condition([""]),
+    )
     with torch.no_grad():
-        found = Guided(base, 4.0, nothing)(x_t, t, condition)
+        found = ClassifierFreeGuidance(base, 4.0, nothing)(x_t, t, condition)
         told = base(x_t, t, condition)
         without = base(x_t, t, {TEXT: nothing[TEXT].expand(3, -1, -1)})
     torch.testing.assert_close(found, without + 4 * (told - without), rtol=1e-4, atol=1e-5)
@@ -104,8 +119,14 @@ def test_guidance_is_the_difference_to_no_prompt(base):
 
 
 def agreement(base, texts, scale, wanted, seed=0):
-    network = Guided(base, scale, base.condition([""])) if scale != 1 else base
-    images = torch.cat(list(drawn(network, base, ddim(10), seed, range(len(texts)), 100, "cpu", asked(texts))))
+    network = ClassifierFreeGuidance(base, scale, base.condition([""])) if scale != 1 else base
+    images = torch.cat(
+        list(
+            generate_images(
+                network, base, ddim(10), seed, range(len(texts)), 100, "cpu", asked(texts)
+            )
+        )
+    )
     judge = DigitAgreement("asset:digits_classifier.safetensors")
     return float(judge.score(judge(images), wanted).mean())
 
@@ -133,16 +154,35 @@ def test_stock_diffusers_draws_the_same_pictures(base, tmp_path, sampler):
     stock.set_progress_bar_config(disable=True)
     stock.scheduler = sampler.scheduler(model.scheduler_config)
     texts = ["a photo of the digit seven", "the digit two", "a handwritten five"]
-    from deme.seeds import image_generator
+    from deme.diffusion.seeds import image_generator
 
-    noise = torch.stack([torch.randn(model.noise_shape, generator=image_generator(5, i)) for i in range(3)])
+    noise = torch.stack(
+        [torch.randn(model.noise_shape, generator=image_generator(5, i)) for i in range(3)]
+    )
     theirs = stock(
-        texts, latents=noise, num_inference_steps=8, guidance_scale=3.0, height=16, width=16, output_type="pt"
+        texts,
+        latents=noise,
+        num_inference_steps=8,
+        guidance_scale=3.0,
+        height=16,
+        width=16,
+        output_type="pt",
     ).images
     seen = []
     decode = model.decode
     model.decode = lambda x0: seen.append(decode(x0)) or seen[-1]
-    list(drawn(Guided(model, 3.0, model.condition([""])), model, sampler, 5, range(3), 3, "cpu", asked(texts)))
+    list(
+        generate_images(
+            ClassifierFreeGuidance(model, 3.0, model.condition([""])),
+            model,
+            sampler,
+            5,
+            range(3),
+            3,
+            "cpu",
+            asked(texts),
+        )
+    )
     ours = (seen[0] / 2 + 0.5).clamp(0, 1)
     assert float((ours - theirs).abs().max()) < 1e-4
     assert float(theirs.std()) > 0.1
@@ -150,15 +190,15 @@ def test_stock_diffusers_draws_the_same_pictures(base, tmp_path, sampler):
 
 def test_a_prompts_own_seed_is_its_noise(base):
     prompts = Prompts("seeds", tuple(Prompt("the digit two", seed=s) for s in (7, 8, 7)))
-    images = next(iter(drawn(base, base, ddim(3), 0, range(3), 3, "cpu", prompts)))
+    images = next(iter(generate_images(base, base, ddim(3), 0, range(3), 3, "cpu", prompts)))
     assert torch.equal(images[0], images[2])
     assert not torch.equal(images[0], images[1])
 
 
 def test_images_do_not_depend_on_the_batch(base):
     prompts = asked([f"the digit {name}" for name in DIGITS[:5]])
-    whole = torch.cat(list(drawn(base, base, ddim(3), 0, range(5), 5, "cpu", prompts)))
-    parts = torch.cat(list(drawn(base, base, ddim(3), 0, range(5), 2, "cpu", prompts)))
+    whole = torch.cat(list(generate_images(base, base, ddim(3), 0, range(5), 5, "cpu", prompts)))
+    parts = torch.cat(list(generate_images(base, base, ddim(3), 0, range(5), 2, "cpu", prompts)))
     assert int((whole.int() - parts.int()).abs().max()) <= 1
 
 
@@ -185,7 +225,7 @@ def test_conditions_of_rows():
     assert rows_of(condition, [2, 0])[TEXT].tolist() == [[4, 5], [0, 1]]
     assert moved(condition, "cpu")[TEXT] is condition[TEXT]
     network = len
-    assert given(network, {}) is network  # what is told nothing is called as ever
+    assert bind_condition(network, {}) is network  # what is told nothing is called as ever
 
 
 def edited(folder, part, **more):
@@ -194,8 +234,12 @@ def edited(folder, part, **more):
 
 
 def test_other_families_are_refused(folder):
-    edited(folder, "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"])
-    with pytest.raises(BadConfig, match=r"text_encoder_2; text to image takes Stable Diffusion 1.x and 2.x"):
+    edited(
+        folder, "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]
+    )
+    with pytest.raises(
+        BadConfig, match=r"text_encoder_2; text to image takes Stable Diffusion 1.x and 2.x"
+    ):
         load(str(folder))
 
 
@@ -203,7 +247,11 @@ def test_other_families_are_refused(folder):
     ("part", "change", "message"),
     [
         ("unet/config.json", {"in_channels": 9}, "9 channels in and 4 out"),
-        ("unet/config.json", {"cross_attention_dim": 64}, "embeddings of length 64 and a text encoder that gives 32"),
+        (
+            "unet/config.json",
+            {"cross_attention_dim": 64},
+            "embeddings of length 64 and a text encoder that gives 32",
+        ),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "Stable Diffusion 1.x and 2.x"),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type='flow'"),
     ],

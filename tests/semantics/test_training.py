@@ -3,26 +3,30 @@
 import pytest
 import torch
 
-from deme.balancing.pcgrad import PCGrad
-from deme.balancing.uncertainty import Uncertainty
 from deme.data import InMemoryImages, to_float
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
 from deme.methods.ant import Ant
+from deme.methods.balancing.pcgrad import PCGrad
+from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
-from deme.ranges import TimestepRange, uniform
-from deme.seeds import Rows, generator
-from deme.timesteps import RangeSampler, StratifiedSampler
 from deme.training.batches import StepBatches
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
 from tests.models import tiny
 
-IMAGES = InMemoryImages(torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+IMAGES = InMemoryImages(
+    torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+)
 
 
 def ant(balancing):
     ranges = uniform(3, 1000)
-    return Ant(torch.ones(1000), StratifiedSampler(TimestepRange(0, 1000), ranges), ranges, balancing, 6)
+    return Ant(
+        torch.ones(1000), StratifiedSampler(TimestepRange(0, 1000), ranges), ranges, balancing, 6
+    )
 
 
 def train(method, tmp_path, **loop):
@@ -31,7 +35,9 @@ def train(method, tmp_path, **loop):
     )
     before = [p.detach().clone() for p in module.model.parameters()]
     fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
-    return torch.cat([(b - p.detach()).flatten() for b, p in zip(before, module.model.parameters(), strict=True)])
+    return torch.cat(
+        [(b - p.detach()).flatten() for b, p in zip(before, module.model.parameters(), strict=True)]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
@@ -44,7 +50,9 @@ def test_the_models_gradient_is_clipped_and_what_the_method_learns_is_not(tmp_pa
     torch.testing.assert_close(step / step.norm(), whole / whole.norm(), rtol=1e-3, atol=1e-5)
     losses = torch.tensor([clipped.report()[f"task_loss/{j}"] for j in range(3)])
     learned = clipped.balancing.log_variance.detach()
-    torch.testing.assert_close(learned, -0.025 * 0.5 * (1 - losses / 3))  # its own rate, the whole gradient
+    torch.testing.assert_close(
+        learned, -0.025 * 0.5 * (1 - losses / 3)
+    )  # its own rate, the whole gradient
     assert torch.equal(learned, free.balancing.log_variance.detach())
 
 
@@ -55,7 +63,7 @@ def test_combined_gradients_accumulate_as_the_mean_over_batches(tmp_path):
     for k, batch in enumerate(StepBatches(len(IMAGES), 6, 2, 0)):
         model.zero_grad()
         x0 = to_float(IMAGES.__getitems__(batch))
-        rows = Rows(generator("train", 0, k), 6, 0, 6)
+        rows = ShardedRandom(generator("train", 0, k), 6, 0, 6)
         ant(PCGrad(3)).losses(model, x0, rows)["balanced"].backward()
         expected.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     torch.testing.assert_close(found, sum(expected) / 2, rtol=1e-3, atol=1e-6)

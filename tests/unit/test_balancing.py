@@ -6,10 +6,10 @@ import pytest
 import torch
 import torchjd.aggregation as torchjd
 
-from deme.balancing.equal import Equal
-from deme.balancing.nash_mtl import LARGEST, NashMTL, bargain
-from deme.balancing.pcgrad import PCGrad
-from deme.balancing.uncertainty import Uncertainty
+from deme.methods.balancing.equal import Equal
+from deme.methods.balancing.nash_mtl import LARGEST, NashMTL, bargain
+from deme.methods.balancing.pcgrad import PCGrad
+from deme.methods.balancing.uncertainty import Uncertainty
 
 
 def gradients(k, condition, seed):
@@ -20,7 +20,11 @@ def gradients(k, condition, seed):
         first[:, 0] = torch.rand(k, generator=g, dtype=torch.float64) + 0.1
     left = torch.linalg.qr(first).Q
     right = torch.linalg.qr(torch.randn(k, k, generator=g, dtype=torch.float64)).Q
-    sizes = torch.logspace(0, math.log10(condition) / 2, k, dtype=torch.float64) if k > 1 else torch.ones(1).double()
+    sizes = (
+        torch.logspace(0, math.log10(condition) / 2, k, dtype=torch.float64)
+        if k > 1
+        else torch.ones(1).double()
+    )
     return left @ torch.diag(sizes) @ right
 
 
@@ -41,7 +45,9 @@ def test_nash_solves_its_equation_and_scales(k, condition):
         assert float((gram @ found.alpha - 1 / found.alpha).abs().max()) < 1e-10
         assert found.residual < 1e-10
         for c in (1e-6, 7.0, 1e6):
-            torch.testing.assert_close(bargain(c**2 * gram).alpha, found.alpha / c, rtol=1e-7, atol=0)
+            torch.testing.assert_close(
+                bargain(c**2 * gram).alpha, found.alpha / c, rtol=1e-7, atol=0
+            )
 
 
 def test_nash_scales_task_by_task():
@@ -49,7 +55,9 @@ def test_nash_scales_task_by_task():
     gram = gradients(4, 100.0, 1)
     gram = gram @ gram.T
     c = torch.tensor([1e-20, 1.0, 1e10, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(bargain(c[:, None] * gram * c).alpha * c, bargain(gram).alpha, rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        bargain(c[:, None] * gram * c).alpha * c, bargain(gram).alpha, rtol=1e-9, atol=0
+    )
 
 
 @pytest.mark.parametrize("cosine", [0.99, 0.5, 0.0, -0.5, -0.999999])
@@ -58,7 +66,9 @@ def test_nash_of_two_tasks_in_closed_form(cosine, lengths):
     """beta (1 + cos) = 1 / beta, so alpha_j = 1 / (|g_j| sqrt(1 + cos)): both tasks gain the same."""
     length = torch.tensor(lengths, dtype=torch.float64)
     gram = torch.tensor([[1, cosine], [cosine, 1]], dtype=torch.float64) * length[:, None] * length
-    torch.testing.assert_close(bargain(gram).alpha, 1 / length / math.sqrt(1 + cosine), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        bargain(gram).alpha, 1 / length / math.sqrt(1 + cosine), rtol=1e-9, atol=0
+    )
 
 
 def test_nash_update_has_norm_one_over_root_k():
@@ -74,7 +84,9 @@ def test_nash_agrees_with_torchjd(k):
     """TorchJD's fair resource allocation with alpha = 1 is proportional fairness: the same equation, another solver."""
     for seed in range(4):
         g = torch.randn(k, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        torch.testing.assert_close(bargain(g @ g.T).alpha @ g, torchjd.FairGrad(alpha=1.0)(g), rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(
+            bargain(g @ g.T).alpha @ g, torchjd.FairGrad(alpha=1.0)(g), rtol=1e-6, atol=1e-8
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +109,9 @@ def test_nash_of_gradients_that_cancel_is_capped_says_so_and_harms_nobody(g, cap
     assert bool((found.alpha > 0).all())
     assert float((found.alpha * length).max()) <= LARGEST * (1 + 1e-12)
     assert found.residual < 1e-8
-    gain = (g @ (found.alpha @ g)) / length  # along each task's direction, where an uncapped solution has 1 / beta
+    gain = (
+        g @ (found.alpha @ g)
+    ) / length  # along each task's direction, where an uncapped solution has 1 / beta
     assert float(gain.min()) > -1e-3
     nash = NashMTL(len(g))
     for _ in range(2):
@@ -204,8 +218,12 @@ def test_uncertainty_rests_where_every_task_weighs_the_same():
         optimizer.zero_grad()
         uncertainty.objective(losses).backward()
         optimizer.step()
-    torch.testing.assert_close(uncertainty.log_variance.detach(), (losses / 3).log(), rtol=0, atol=0.02)
-    torch.testing.assert_close(uncertainty.weights().detach() * losses, torch.full((3,), 0.5), rtol=0.03, atol=0)
+    torch.testing.assert_close(
+        uncertainty.log_variance.detach(), (losses / 3).log(), rtol=0, atol=0.02
+    )
+    torch.testing.assert_close(
+        uncertainty.weights().detach() * losses, torch.full((3,), 0.5), rtol=0.03, atol=0
+    )
 
 
 def test_uncertainty_objective_is_the_published_one():

@@ -12,7 +12,7 @@ from PIL import Image
 from deme.data import Captioned, InMemoryImages, SomeImages, every
 from deme.data.captioned import CaptionedImages, load_captioned_images
 from deme.data.image_folder import load_image_folder
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 NAMES = [f"{index:02d}.png" for index in range(20)]
 TEXTS = {name: f"a picture, number {index}" for index, name in enumerate(NAMES)}
@@ -39,7 +39,9 @@ def write_jsonl(folder, texts=TEXTS, column="text"):
 
 def write_csv(folder):
     with open(write_images(folder) / "metadata.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("file_name", "size", "Caption"), *((n, 13, t) for n, t in TEXTS.items())])
+        csv.writer(file).writerows(
+            [("file_name", "size", "Caption"), *((n, 13, t) for n, t in TEXTS.items())]
+        )
     return {"path": str(folder)}
 
 
@@ -50,10 +52,13 @@ def write_train(folder):
 
 
 def coco(texts=TEXTS, more=()):
-    images = [{"id": 500 - index, "file_name": name, "width": 13} for index, name in enumerate(NAMES)]
+    images = [
+        {"id": 500 - index, "file_name": name, "width": 13} for index, name in enumerate(NAMES)
+    ]
     ids = {image["file_name"]: image["id"] for image in images}
     rows = [
-        {"image_id": ids[name], "id": number, "caption": text} for number, (name, text) in enumerate(texts.items(), 100)
+        {"image_id": ids[name], "id": number, "caption": text}
+        for number, (name, text) in enumerate(texts.items(), 100)
     ]
     return {"info": {}, "images": images, "annotations": [*more, *reversed(rows)]}
 
@@ -66,7 +71,9 @@ def write_coco(folder, **changes):
 
 def write_elsewhere(folder):
     file = folder.with_name(f"{folder.name}.tsv")
-    file.write_text("file_name\tcaption\n" + "".join(f"./{name}\t{text}\n" for name, text in TEXTS.items()))
+    file.write_text(
+        "file_name\tcaption\n" + "".join(f"./{name}\t{text}\n" for name, text in TEXTS.items())
+    )
     return {"path": str(write_images(folder)), "captions": str(file)}
 
 
@@ -92,7 +99,9 @@ def load(words, **settings):
 def pairs(images):
     return [
         (bytes(pixels.numpy().tobytes()), caption)
-        for pixels, caption in zip(every(images), images.captions(list(range(len(images)))), strict=True)
+        for pixels, caption in zip(
+            every(images), images.captions(list(range(len(images)))), strict=True
+        )
     ]
 
 
@@ -109,10 +118,17 @@ def test_every_form_gives_the_pairs_and_the_split_of_the_folder(write, in_memory
     for found, expected in ((data.train, plain.train), (data.held_out, plain.held_out)):
         assert isinstance(found, Captioned)
         assert torch.equal(every(found), every(expected))
-        assert found.captions(list(range(len(found)))) == [TEXTS[NAMES[index]] for index in expected.indices]
-        assert found.captions([2, 0, 2]) == [TEXTS[NAMES[expected.indices[index]]] for index in (2, 0, 2)]
+        assert found.captions(list(range(len(found)))) == [
+            TEXTS[NAMES[index]] for index in expected.indices
+        ]
+        assert found.captions([2, 0, 2]) == [
+            TEXTS[NAMES[expected.indices[index]]] for index in (2, 0, 2)
+        ]
     (tmp_path / "other").mkdir()
-    assert data.train.content_hash() == load(write_jsonl(tmp_path / "other" / "place")).train.content_hash()
+    assert (
+        data.train.content_hash()
+        == load(write_jsonl(tmp_path / "other" / "place")).train.content_hash()
+    )
 
 
 def test_the_hash_covers_pixels_rules_and_captions(tmp_path):
@@ -122,8 +138,24 @@ def test_the_hash_covers_pixels_rules_and_captions(tmp_path):
         return load(words, **settings).train.content_hash()
 
     first = content()
-    assert first == content(random_flip=False) == content(caption_dropout=0.5) == content(cache=tmp_path / "cache")
-    assert len({first, content(size=9), content(crop="none"), content(channels=1), content(resize="box")}) == 5
+    assert (
+        first
+        == content(random_flip=False)
+        == content(caption_dropout=0.5)
+        == content(cache=tmp_path / "cache")
+    )
+    assert (
+        len(
+            {
+                first,
+                content(size=9),
+                content(crop="none"),
+                content(channels=1),
+                content(resize="box"),
+            }
+        )
+        == 5
+    )
     write_jsonl(tmp_path / "images", {**TEXTS, NAMES[0]: "another", NAMES[1]: "another"})
     assert content() != first
     write_jsonl(tmp_path / "images")
@@ -151,7 +183,11 @@ def test_the_first_caption_of_an_image_is_used_and_the_others_are_counted(tmp_pa
 
 
 def test_white_space_is_one_space(tmp_path):
-    data = load(write_jsonl(tmp_path / "images", {name: f" {text}\n\n too " for name, text in TEXTS.items()}))
+    data = load(
+        write_jsonl(
+            tmp_path / "images", {name: f" {text}\n\n too " for name, text in TEXTS.items()}
+        )
+    )
     assert data.held_out.captions([0])[0].endswith(" too")
     assert "\n" not in data.held_out.captions([0])[0]
     assert "  " not in data.held_out.captions([0])[0]
@@ -180,7 +216,11 @@ def test_what_does_not_pair_up_is_refused_or_left_out(texts, message, tmp_path):
     whole = load(write_jsonl(tmp_path / "images"))  # the split of those that stay is the same
     gone = {name for name in NAMES if not (texts.get(name) or "").strip()}
     for side in ("train", "held_out"):
-        kept = [pair for pair in pairs(getattr(whole, side)) if pair[1] not in {TEXTS[name] for name in gone}]
+        kept = [
+            pair
+            for pair in pairs(getattr(whole, side))
+            if pair[1] not in {TEXTS[name] for name in gone}
+        ]
         assert pairs(getattr(data, side)) == kept
 
 
@@ -188,14 +228,20 @@ def test_rows_without_a_caption_are_named(tmp_path):
     captions = [None if index in (4, 6) else f"row {index}" for index in range(20)]
     rows_of(write_images(tmp_path / "files"), captions).save_to_disk(tmp_path / "rows")
     words = {"path": str(tmp_path / "rows")}
-    with pytest.raises(MissingInput, match=r"empty captions in .*rows: 2, the first: .*rows, row 4\n"):
+    with pytest.raises(
+        MissingInput, match=r"empty captions in .*rows: 2, the first: .*rows, row 4\n"
+    ):
         load(words)
     data = load(words, corrupt="skip")
     assert len(data.train) + len(data.held_out) == 18
     with pytest.raises(BadConfig, match=r"rows, row 0 \(column label\): a text is expected, got 0"):
         load(words, caption_column="label")
-    rows_of(tmp_path / "files", captions).select_columns(["image"]).save_to_disk(tmp_path / "images_alone")
-    with pytest.raises(BadConfig, match=r"images_alone has no column of captions, only that of the images, image"):
+    rows_of(tmp_path / "files", captions).select_columns(["image"]).save_to_disk(
+        tmp_path / "images_alone"
+    )
+    with pytest.raises(
+        BadConfig, match=r"images_alone has no column of captions, only that of the images, image"
+    ):
         load({"path": str(tmp_path / "images_alone")})
 
 
@@ -259,7 +305,8 @@ def test_settings_that_are_none_are_refused(settings, message, tmp_path):
 def test_files_and_columns_that_are_not_there_are_named(tmp_path):
     folder = write_images(tmp_path / "images")
     with pytest.raises(
-        MissingInput, match=r"holds no captions: neither metadata.jsonl nor metadata.csv, .*\ntype: data.captions="
+        MissingInput,
+        match=r"holds no captions: neither metadata.jsonl nor metadata.csv, .*\ntype: data.captions=",
     ):
         load({"path": str(folder)})
     with pytest.raises(MissingInput, match=r"none.json does not exist"):
@@ -268,10 +315,15 @@ def test_files_and_columns_that_are_not_there_are_named(tmp_path):
     coco_file = write_coco(tmp_path / "images")["captions"]
     with pytest.raises(MissingInput, match=r"empty holds no images"):
         load({"path": str(tmp_path / "empty"), "captions": coco_file})
-    with pytest.raises(BadConfig, match=r"has COCO's form, without columns\ntype: data.caption_column=null"):
+    with pytest.raises(
+        BadConfig, match=r"has COCO's form, without columns\ntype: data.caption_column=null"
+    ):
         load({"path": str(folder), "captions": coco_file, "caption_column": "caption"})
     write_jsonl(folder, column="words")
-    with pytest.raises(BadConfig, match=r"does not show which column holds the texts; its columns: file_name, words"):
+    with pytest.raises(
+        BadConfig,
+        match=r"does not show which column holds the texts; its columns: file_name, words",
+    ):
         load({"path": str(folder)})
     assert len(load({"path": str(folder), "caption_column": "words"}).train) == 15
     (folder / "metadata.jsonl").write_text(jsonl([{"image": "00.png", "text": "a"}]))
@@ -304,5 +356,8 @@ def test_some_of_captioned_images_are_captioned_and_some_of_others_are_not():
 
 def test_the_content_hash_covers_captions_and_their_order():
     pixels = InMemoryImages(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
-    hashes = {CaptionedImages(pixels, texts).content_hash() for texts in (["a", "b"], ["b", "a"], ["a b", ""])}
+    hashes = {
+        CaptionedImages(pixels, texts).content_hash()
+        for texts in (["a", "b"], ["b", "a"], ["a b", ""])
+    }
     assert len(hashes) == 3

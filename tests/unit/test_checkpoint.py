@@ -18,11 +18,11 @@ from diffusers import (
 )
 from safetensors.torch import load_file, save_file
 
-from deme import tensors
-from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.models.layout import UNET
 from deme.models.loading import load
 from deme.models.swapped import SwappedExperts
+from deme.system import tensors
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.models import tiny
 
 ATTENTION = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
@@ -102,7 +102,9 @@ def test_half_precision_becomes_single_exactly(saved, name):
     (saved / UNET).unlink()
     save_file(half, saved / "unet" / name)
     found = load(str(saved)).unet.state_dict()
-    assert all(v.dtype == torch.float32 and torch.equal(v, half[k].float()) for k, v in found.items())
+    assert all(
+        v.dtype == torch.float32 and torch.equal(v, half[k].float()) for k, v in found.items()
+    )
 
 
 def test_one_of_several_variants_must_be_chosen(saved):
@@ -110,7 +112,10 @@ def test_one_of_several_variants_must_be_chosen(saved):
         shutil.copy(saved / UNET, saved / "unet" / f"{STEM}.{variant}.safetensors")
     load(str(saved))
     (saved / UNET).unlink()
-    with pytest.raises(BadConfig, match=r"several variants .* diffusion_pytorch_model\.non_ema\.safetensors\nrename"):
+    with pytest.raises(
+        BadConfig,
+        match=r"several variants .* diffusion_pytorch_model\.non_ema\.safetensors\nrename",
+    ):
         load(str(saved))
 
 
@@ -147,7 +152,9 @@ def test_attention_names_before_0_18_mean_what_diffusers_makes_of_them(saved, mo
         pickled(old, saved)
     else:
         save_file(old, saved / UNET, metadata={"format": "pt"})
-    stock = UNet2DModel.from_pretrained(saved, subfolder="unet", use_safetensors=kind == "safetensors").eval()
+    stock = UNet2DModel.from_pretrained(
+        saved, subfolder="unet", use_safetensors=kind == "safetensors"
+    ).eval()
     found = answer(load(str(saved)))
     assert torch.equal(found, answer(stock))
     assert torch.equal(found, answer(model))
@@ -178,19 +185,34 @@ SCHEDULES = {
     "linear": {"beta_start": 2e-4, "beta_end": 0.015},
     "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
-    "trained": {"trained_betas": torch.linspace(1e-4, 0.1, 200).tolist(), "num_train_timesteps": 200},
+    "trained": {
+        "trained_betas": torch.linspace(1e-4, 0.1, 200).tolist(),
+        "num_train_timesteps": 200,
+    },
     "zero_snr": {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
     "sample": {"prediction_type": "sample"},
 }
-CLASSES = [DDPMScheduler, DDIMScheduler, PNDMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler]
+CLASSES = [
+    DDPMScheduler,
+    DDIMScheduler,
+    PNDMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+]
 
 
 UNKNOWN = {PNDMScheduler: ("zero_snr", "sample")}  # what a scheduler's config cannot say
-PAIRS = [(kind, name) for kind in CLASSES for name in SCHEDULES if name not in UNKNOWN.get(kind, ())]
+PAIRS = [
+    (kind, name) for kind in CLASSES for name in SCHEDULES if name not in UNKNOWN.get(kind, ())
+]
 
 
-@pytest.mark.parametrize(("kind", "name"), PAIRS, ids=lambda value: getattr(value, "__name__", value))
-def test_the_noise_schedule_is_the_folders_own_whatever_scheduler_it_names(saved, tmp_path, kind, name):
+@pytest.mark.parametrize(
+    ("kind", "name"), PAIRS, ids=lambda value: getattr(value, "__name__", value)
+)
+def test_the_noise_schedule_is_the_folders_own_whatever_scheduler_it_names(
+    saved, tmp_path, kind, name
+):
     scheduler = kind(**SCHEDULES[name])
     shutil.rmtree(saved / "scheduler")
     scheduler.save_pretrained(saved / "scheduler")
@@ -202,12 +224,18 @@ def test_the_noise_schedule_is_the_folders_own_whatever_scheduler_it_names(saved
         if name == "zero_snr" and kind in (DPMSolverMultistepScheduler, EulerDiscreteScheduler):
             expected[-1] = 0  # these two sample from 2^-24 instead
         assert torch.equal(model.schedule.alpha_bar, expected)
-        assert model.prediction_type == scheduler.config["prediction_type"] == again.config["prediction_type"]
+        assert (
+            model.prediction_type
+            == scheduler.config["prediction_type"]
+            == again.config["prediction_type"]
+        )
     assert torch.equal(again.alphas_cumprod.double(), first.schedule.alpha_bar)
 
 
 def test_predict_epsilon_false_is_a_network_that_predicts_images(saved):
-    set_config(saved / "scheduler/scheduler_config.json", predict_epsilon=False, prediction_type=None)
+    set_config(
+        saved / "scheduler/scheduler_config.json", predict_epsilon=False, prediction_type=None
+    )
     assert load(str(saved)).prediction_type == "sample"
 
 
@@ -249,10 +277,14 @@ def test_other_models_are_refused_by_name(saved, file, values, message):
 
 
 def test_a_unet_without_a_schedule_says_what_to_put_where(saved):
-    with pytest.raises(MissingInput, match=rf"no noise schedule .*\ntype: model\.path={re.escape(str(saved))}"):
+    with pytest.raises(
+        MissingInput, match=rf"no noise schedule .*\ntype: model\.path={re.escape(str(saved))}"
+    ):
         load(str(saved / "unet"))
     shutil.rmtree(saved / "scheduler")
-    with pytest.raises(MissingInput, match=r"no noise schedule .*\nput the scheduler_config\.json .* into it"):
+    with pytest.raises(
+        MissingInput, match=r"no noise schedule .*\nput the scheduler_config\.json .* into it"
+    ):
         load(str(saved))
     (saved / "scheduler_config.json").write_text('{"beta_schedule": "linear"}')
     load(str(saved))
@@ -262,7 +294,9 @@ def test_tensors_that_do_not_fit_are_named(saved):
     state = weights(saved)
     del state["conv_in.bias"]
     pickled(state, saved)
-    with pytest.raises(WorkFailed, match=r"does not fit its config\.json: 1 tensors differ, first conv_in\.bias"):
+    with pytest.raises(
+        WorkFailed, match=r"does not fit its config\.json: 1 tensors differ, first conv_in\.bias"
+    ):
         load(str(saved))
 
 
@@ -282,7 +316,9 @@ class Code:
 
 def test_a_pickle_that_holds_code_is_refused_and_not_run(saved, capsys):
     pickled({"conv_in.bias": Code()}, saved)
-    with pytest.raises(WorkFailed, match=r"more than tensors, .*Unsupported global: GLOBAL print .*\nwhere you"):
+    with pytest.raises(
+        WorkFailed, match=r"more than tensors, .*Unsupported global: GLOBAL print .*\nwhere you"
+    ):
         load(str(saved))
     (saved / "unet" / f"{STEM}.bin").write_bytes(pickle.dumps({"conv_in.bias": Code()}))
     with pytest.raises(WorkFailed, match="more than tensors"):
@@ -294,7 +330,10 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(saved, capsys):
     ("change", "message"),
     [
         (lambda state: [*state.values()], "is not a file of named tensors"),
-        (lambda state: {**state, "conv_in.bias": torch.full((4,), float("inf"))}, r"conv_in\.bias .* infinite"),
+        (
+            lambda state: {**state, "conv_in.bias": torch.full((4,), float("inf"))},
+            r"conv_in\.bias .* infinite",
+        ),
     ],
 )
 def test_a_pickle_of_something_else_is_refused(saved, change, message):
@@ -304,7 +343,9 @@ def test_a_pickle_of_something_else_is_refused(saved, change, message):
 
 
 def test_a_pointer_of_git_lfs_is_no_weights(saved):
-    (saved / UNET).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 143000000\n")
+    (saved / UNET).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 143000000\n"
+    )
     with pytest.raises(MissingInput, match="git lfs pull"):
         load(str(saved))
 

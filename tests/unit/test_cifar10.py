@@ -9,7 +9,7 @@ import torch
 from deme.data import cifar10, cifar10_files
 from deme.data.cifar10 import load_cifar10
 from deme.data.cifar10_files import BINARY, PYTHON
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.cifar10 import MADE, TEST, TRAIN, archive, unpack
 
 
@@ -47,12 +47,14 @@ def test_a_share_of_the_training_images_is_held_out_and_needs_no_test_images(lay
 
 def test_what_is_missing_is_named_with_its_place(tmp_path):
     with pytest.raises(
-        MissingInput, match=r"put cifar-10-binary.tar.gz or cifar-10-python.tar.gz there.*\n.*data.download=true"
+        MissingInput,
+        match=r"put cifar-10-binary.tar.gz or cifar-10-python.tar.gz there.*\n.*data.download=true",
     ):
         load_cifar10(str(tmp_path))
     unpack(BINARY, tmp_path, without=["test_batch.bin"])
     with pytest.raises(
-        MissingInput, match=r"cifar-10-batches-bin lacks test_batch.bin: put it there.*\n.*data.held_out=0.1"
+        MissingInput,
+        match=r"cifar-10-batches-bin lacks test_batch.bin: put it there.*\n.*data.held_out=0.1",
     ):
         load_cifar10(str(tmp_path))
     (tmp_path / PYTHON.archive).write_bytes(MADE[PYTHON.folder][2])  # has all that the folder lacks
@@ -60,7 +62,8 @@ def test_what_is_missing_is_named_with_its_place(tmp_path):
     (tmp_path / PYTHON.archive).unlink()
     (tmp_path / BINARY.folder / "data_batch_3.bin").unlink()
     with pytest.raises(
-        MissingInput, match=r"lacks data_batch_3.bin: put it there, or cifar-10-binary.tar.gz into [^\n]*$"
+        MissingInput,
+        match=r"lacks data_batch_3.bin: put it there, or cifar-10-binary.tar.gz into [^\n]*$",
     ):
         load_cifar10(str(tmp_path), 0.1)
 
@@ -74,7 +77,8 @@ def test_a_wrong_or_truncated_archive_is_refused_by_its_md5(layout, damage, tmp_
     (tmp_path / layout.archive).write_bytes(wrong)
     found, expected = hashlib.md5(wrong).hexdigest(), MADE[layout.folder][0].md5[layout.archive]
     with pytest.raises(
-        WorkFailed, match=f"{layout.archive} is not the official file: its md5 is {found}, expected {expected}"
+        WorkFailed,
+        match=f"{layout.archive} is not the official file: its md5 is {found}, expected {expected}",
     ):
         load_cifar10(str(tmp_path))
 
@@ -112,7 +116,9 @@ def test_the_sums_are_those_that_torchvision_knows():
     assert known == PYTHON.md5
 
 
-def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network(tmp_path, monkeypatch):
+def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network(
+    tmp_path, monkeypatch
+):
     import torchvision.datasets
 
     def no_network(root, download):
@@ -120,7 +126,8 @@ def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", no_network)
     with pytest.raises(
-        MissingInput, match=r"CIFAR-10 cannot be fetched: no route to host\nput cifar-10-binary.tar.gz or"
+        MissingInput,
+        match=r"CIFAR-10 cannot be fetched: no route to host\nput cifar-10-binary.tar.gz or",
     ) as caught:
         load_cifar10(str(tmp_path / "new"), download=True)
     assert str(tmp_path / "new") in str(caught.value)
@@ -131,5 +138,7 @@ def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fetch)
     monkeypatch.setattr(cifar10, "PYTHON", MADE[PYTHON.folder][0])
     assert torch.equal(load_cifar10(str(tmp_path / "new"), download=True).train.pixels, TRAIN)
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", no_network)  # it is there: nothing is fetched
+    monkeypatch.setattr(
+        torchvision.datasets, "CIFAR10", no_network
+    )  # it is there: nothing is fetched
     assert torch.equal(load_cifar10(str(tmp_path / "new"), download=True).held_out.pixels, TEST)

@@ -5,12 +5,14 @@ import itertools
 import pytest
 import torch
 
-from deme.clustering import by_affinity, by_log_snr, interval_clustering
-from deme.ranges import check_partition, uniform
-from deme.schedule import NoiseSchedule
+from deme.diffusion.clustering import by_affinity, by_log_snr, interval_clustering
+from deme.diffusion.ranges import check_partition, uniform
+from deme.diffusion.schedule import NoiseSchedule
 
 LINEAR = NoiseSchedule.linear()
-SCALED_LINEAR = NoiseSchedule((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0))
+SCALED_LINEAR = NoiseSchedule(
+    (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+)
 
 
 def boundaries(ranges):
@@ -39,7 +41,9 @@ def distance(levels):
 
 
 def cost(matrix, edges):
-    return sum(float(matrix[(low + high) // 2, low:high].sum()) for low, high in itertools.pairwise(edges))
+    return sum(
+        float(matrix[(low + high) // 2, low:high].sum()) for low, high in itertools.pairwise(edges)
+    )
 
 
 def test_equal_ranges_are_the_best_by_timestep_and_raw_snr_degenerates():
@@ -53,12 +57,16 @@ def test_equal_ranges_are_the_best_by_timestep_and_raw_snr_degenerates():
 @pytest.mark.parametrize("k", range(1, 8))
 def test_dynamic_programming_is_as_good_as_trying_everything(k):
     for seed in range(5):
-        matrix = torch.randn(7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        matrix = torch.randn(
+            7, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         found = interval_clustering(matrix, k)
         assert found[0] == 0
         assert found[-1] == 7
         assert len(found) == k + 1
-        tried = [cost(matrix, (0, *inner, 7)) for inner in itertools.combinations(range(1, 7), k - 1)]
+        tried = [
+            cost(matrix, (0, *inner, 7)) for inner in itertools.combinations(range(1, 7), k - 1)
+        ]
         assert cost(matrix, found) == pytest.approx(min(tried))
 
 

@@ -15,7 +15,7 @@ from deme.data.decode import RESIZE, Rules, Unreadable, opened
 from deme.data.encoded import EncodedImages, RandomlyCropped
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 
 def picture(width, height, bands=3, seed=0):
@@ -80,7 +80,10 @@ def test_every_format_in_grey_and_colour(suffix, bands, tmp_path):
     (tmp_path / f"x.{suffix}").write_bytes(encoded(image, suffix))
     (tmp_path / f"y.{suffix.upper()}").write_bytes(encoded(image, suffix))
     with Image.open(tmp_path / f"x.{suffix}") as stored:
-        expected = {channels: as_tensor(stored.convert("L" if channels == 1 else "RGB")) for channels in (1, 3)}
+        expected = {
+            channels: as_tensor(stored.convert("L" if channels == 1 else "RGB"))
+            for channels in (1, 3)
+        }
     for channels in (1, 3):
         found = of(tmp_path, Rules(8, channels)).__getitems__([0, 1])
         assert torch.equal(found, torch.stack([expected[channels]] * 2))
@@ -122,7 +125,8 @@ def test_settings_that_are_none_are_refused(rules, message, folder):
 def test_a_folder_without_images_says_what_it_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
-        MissingInput, match=r"holds no images \(.png, .jpg, .jpeg, .bmp, .webp\), no LMDB \(data.mdb\) and no"
+        MissingInput,
+        match=r"holds no images \(.png, .jpg, .jpeg, .bmp, .webp\), no LMDB \(data.mdb\) and no",
     ):
         load_image_folder(str(tmp_path), 8, 3)
 
@@ -225,7 +229,8 @@ def test_a_damaged_image_is_named_when_it_is_read(folder):
         (13, ""),
     ):
         with pytest.raises(
-            Unreadable, match=f"{images.source.files[index].name} is not an image that can be read: .*{reason}"
+            Unreadable,
+            match=f"{images.source.files[index].name} is not an image that can be read: .*{reason}",
         ) as caught:
             images.__getitems__([0, index, 1])
         assert str(caught.value).endswith("move it away, or type: data.corrupt=skip")
@@ -243,7 +248,8 @@ def test_damaged_images_are_counted_when_all_are_decoded(folder):
     assert len(message) == 2
     assert message[1] == "move them away, or type: data.corrupt=skip"
     held = sum(
-        Path(data.held_out.images.source.name(i)).stem in {n[:2] for n in names} for i in data.held_out.images.indices
+        Path(data.held_out.images.source.name(i)).stem in {n[:2] for n in names}
+        for i in data.held_out.images.indices
     )
     assert message[0].startswith(f"{5 - held} of 18 images cannot be read: ")
     assert message[0].endswith(".png, ...")
@@ -257,7 +263,14 @@ def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monk
 
     def load(cache=tmp_path / "cache"):
         return load_image_folder(
-            str(folder), 8, 3, held_out_fraction=0.5, corrupt="skip", in_memory=in_memory, cache=cache, say=said.append
+            str(folder),
+            8,
+            3,
+            held_out_fraction=0.5,
+            corrupt="skip",
+            in_memory=in_memory,
+            cache=cache,
+            say=said.append,
         )
 
     data = load()
@@ -287,7 +300,13 @@ def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(folder
         (folder / f"bad{index}.png").write_bytes(b"")
     said = []
     load_image_folder(
-        str(folder), 8, 3, held_out_fraction=0.5, corrupt="skip", cache=tmp_path / "cache", say=said.append
+        str(folder),
+        8,
+        3,
+        held_out_fraction=0.5,
+        corrupt="skip",
+        cache=tmp_path / "cache",
+        say=said.append,
     )
     (verdict,) = (tmp_path / "cache" / "unreadable").glob("*.json")
     assert f" and 10 more; all of them: {verdict}" in said[0]
@@ -295,14 +314,18 @@ def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(folder
 
 
 def test_only_what_crops_at_random_is_croppable(folder):
-    random, centre = (load_image_folder(str(folder), 8, 3, crop=crop) for crop in ("random", "center"))
+    random, centre = (
+        load_image_folder(str(folder), 8, 3, crop=crop) for crop in ("random", "center")
+    )
     assert isinstance(random.train, Croppable)
     assert not isinstance(random.held_out, Croppable)
     assert not isinstance(centre.train, Croppable)
     assert torch.equal(every(random.train), every(centre.train))
     assert torch.equal(every(random.held_out), every(centre.held_out))
     images = of(folder, Rules(8, crop="random"), RandomlyCropped)
-    assert torch.equal(images.cropped([3, 4], [0.5, 0.5]), images.__getitems__([3, 4]))  # 12 x 8: five places
+    assert torch.equal(
+        images.cropped([3, 4], [0.5, 0.5]), images.__getitems__([3, 4])
+    )  # 12 x 8: five places
     assert not torch.equal(images.cropped([3, 4], [0.0, 0.99]), images.__getitems__([3, 4]))
 
 
@@ -311,7 +334,10 @@ def test_decoding_that_takes_long_says_how_far_it_is(folder, monkeypatch):
     monkeypatch.setattr(decoded_once, "CHUNK", 7)
     said = []
     every(load_image_folder(str(folder), 8, 3, say=said.append).train)
-    assert [text.split(",")[0] for text in said] == ["  decoding 18 images: 7/18", "  decoding 18 images: 14/18"]
+    assert [text.split(",")[0] for text in said] == [
+        "  decoding 18 images: 7/18",
+        "  decoding 18 images: 14/18",
+    ]
 
 
 def test_a_photograph_is_turned_upright(tmp_path):
@@ -325,9 +351,16 @@ def test_a_photograph_is_turned_upright(tmp_path):
 
 def test_colours_of_16_bits_are_refused(tmp_path):
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # one pixel, 16 bits, RGB
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 7)) + chunk(b"IEND", b"")
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 7))
+        + chunk(b"IEND", b"")
+    )
     with pytest.raises(BadConfig, match="deep has more than 8 bits a channel"):
         opened(png, "deep", 3)

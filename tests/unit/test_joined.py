@@ -2,15 +2,17 @@
 
 import torch
 
+from deme.builders.metrics import reference_of
 from deme.data import ImageData, InMemoryImages
 from deme.data.joined import Joined
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.stages.extractors import reference_of
 
 
 def numbered(*numbers):
     return InMemoryImages(
-        torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
+        torch.tensor(numbers, dtype=torch.uint8)[:, None, None, None]
+        .expand(-1, 1, 8, 8)
+        .contiguous()
     )
 
 
@@ -26,7 +28,13 @@ def test_the_reference_all_is_every_image(tmp_path):
     features = DigitFeatures("asset:digits_classifier.safetensors")
     train, held_out = numbered(*range(0, 60, 2)), numbered(*range(100, 200, 5))
     config = {
-        "metrics": {"reference": "all", "statistics": {}, "size": None, "kid": False, "nearest_k": None},
+        "metrics": {
+            "reference": "all",
+            "statistics": {},
+            "size": None,
+            "kid": False,
+            "nearest_k": None,
+        },
         "paths": {"cache": str(tmp_path)},
     }
     reference = reference_of(config, ImageData(train, held_out), features)

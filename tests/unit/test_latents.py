@@ -5,11 +5,11 @@ import resource
 import pytest
 import torch
 
-from deme.data import InMemoryImages, Prepared
+from deme.data import EncodedDataset, InMemoryImages
 from deme.data.captioned import CaptionedImages, load_captioned_images
 from deme.data.latents import SHARD, TEXT, CachedLatents
-from deme.errors import WorkFailed
-from deme.seeds import Rows, generator
+from deme.diffusion.seeds import ShardedRandom, generator
+from deme.system.errors import WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from tests.captioned import captioned_folder
 
@@ -33,19 +33,25 @@ class Encoder:
         return mean, torch.full_like(mean, 0.25)
 
     def embeddings(self, texts):
-        return torch.tensor([float(len(text)) for text in texts])[:, None, None].expand(-1, 2, 3).clone()
+        return (
+            torch.tensor([float(len(text)) for text in texts])[:, None, None]
+            .expand(-1, 2, 3)
+            .clone()
+        )
 
 
 @pytest.fixture
 def images():
-    pixels = torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     return captioned(pixels, [f"image {'x' * i}" for i in range(10)])
 
 
 def test_moments_and_embeddings_are_those_of_the_encoder(images, tmp_path):
     latents = CachedLatents(images, Encoder(), tmp_path)
-    assert isinstance(latents, Prepared)
-    x0, condition = latents.clean([3, 7])
+    assert isinstance(latents, EncodedDataset)
+    x0, condition = latents.eval_sample([3, 7])
     expected = (images.images.pixels[[3, 7]].float() / 127.5 - 1)[:, :1, ::2, ::2]
     torch.testing.assert_close(x0, expected, rtol=1e-3, atol=1e-3)  # kept in float16
     assert condition[TEXT][:, 0, 0].tolist() == [len("image xxx"), len("image xxxxxxx")]
@@ -54,14 +60,16 @@ def test_moments_and_embeddings_are_those_of_the_encoder(images, tmp_path):
 def test_training_draws_a_latent_from_the_moments_and_leaves_captions_out(images, tmp_path):
     latents = CachedLatents(images, Encoder(), tmp_path, caption_dropout=0.5)
     batch = latents.__getitems__([4] * 4000)
-    x0, condition = latents.start(batch, Rows(generator("test"), 4000, 0, 4000))
-    mean = latents.clean([4])[0][0]
+    x0, condition = latents.training_sample(batch, ShardedRandom(generator("test"), 4000, 0, 4000))
+    mean = latents.eval_sample([4])[0][0]
     assert float((x0.mean(0) - mean).abs().max()) < 0.02
     assert float(x0.std(0).mean()) == pytest.approx(0.25, abs=0.01)
     dropped = (condition[TEXT][:, 0, 0] == 0).float().mean()
     assert float(dropped) == pytest.approx(0.5, abs=0.03)
     without = CachedLatents(images, Encoder(), tmp_path, caption_dropout=1.0)
-    assert not without.start(batch, Rows(generator("test"), 4000, 0, 4000))[1][TEXT].any()
+    assert not without.training_sample(batch, ShardedRandom(generator("test"), 4000, 0, 4000))[1][
+        TEXT
+    ].any()
 
 
 def test_a_mirror_image_has_its_own_latent(images, tmp_path):
@@ -105,7 +113,10 @@ def test_a_changed_image_caption_or_encoder_is_noticed(images, tmp_path):
         folders.add(latents.folder)
     assert len(folders) == 4
     assert (
-        CachedLatents(captioned(images.images.pixels, captions), Encoder(), tmp_path).clean([9])[1][TEXT][0, 0, 0] == 7
+        CachedLatents(captioned(images.images.pixels, captions), Encoder(), tmp_path).eval_sample(
+            [9]
+        )[1][TEXT][0, 0, 0]
+        == 7
     )
 
 
@@ -115,7 +126,7 @@ def test_many_rows_need_few_descriptors(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        assert len(latents.clean(list(range(300)))[0]) == 300
+        assert len(latents.eval_sample(list(range(300)))[0]) == 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -139,4 +150,4 @@ def test_another_crop_is_another_set_of_latents(tmp_path):
         data = load_captioned_images(str(folder), size=8, crop=crop, held_out_fraction=0.25)
         found.append(CachedLatents(data.train, Encoder(), tmp_path / "cache"))
     assert found[0].folder == found[2].folder != found[1].folder
-    assert not torch.equal(found[0].clean([0])[0], found[1].clean([0])[0])
+    assert not torch.equal(found[0].eval_sample([0])[0], found[1].eval_sample([0])[0])

@@ -29,7 +29,11 @@ def models(num_experts=3, seed=0):
     base["steps"] = torch.tensor(7)
     experts = []
     for _ in range(num_experts):
-        expert = {k: v + 0.3 * torch.randn(v.shape, generator=g) for k, v in base.items() if v.is_floating_point()}
+        expert = {
+            k: v + 0.3 * torch.randn(v.shape, generator=g)
+            for k, v in base.items()
+            if v.is_floating_point()
+        }
         experts.append({**expert, "steps": torch.tensor(100)})
     return base, experts
 
@@ -52,7 +56,8 @@ def same_bits(found, expected):
 def oracle(base, experts, weights):
     """base + sum w tau in float64, one weight an expert."""
     return {
-        n: base[n].double() + sum(w * (e[n].double() - base[n].double()) for w, e in zip(weights, experts, strict=True))
+        n: base[n].double()
+        + sum(w * (e[n].double() - base[n].double()) for w, e in zip(weights, experts, strict=True))
         for n in SHAPES
     }
 
@@ -64,7 +69,9 @@ def bound(base, experts, weights):
         * UNIT
         * (
             base[n].abs()
-            + sum(abs(w) * (e[n].abs() + base[n].abs()) for w, e in zip(weights, experts, strict=True)).double()
+            + sum(
+                abs(w) * (e[n].abs() + base[n].abs()) for w, e in zip(weights, experts, strict=True)
+            ).double()
         )
         for n in SHAPES
     }
@@ -92,12 +99,18 @@ def test_and_so_are_those_of_one_block_while_others_have_weights():
     assert not torch.equal(found["down.0.bias"], base["down.0.bias"])
 
 
-@pytest.mark.parametrize("weights", [[0.3, 0.5, 0.2], [1.0, 1.0, 1.0], [-0.2, 2.0, 0.0], [0.0, 1.0, 0.0]])
+@pytest.mark.parametrize(
+    "weights", [[0.3, 0.5, 0.2], [1.0, 1.0, 1.0], [-0.2, 2.0, 0.0], [0.0, 1.0, 0.0]]
+)
 def test_it_is_the_weighted_sum_to_rounding(weights):
     base, experts = models()
     live = LiveMerge(base, experts)
     live.merge(weights)
-    found, exact, error = merged(live), oracle(base, experts, weights), bound(base, experts, weights)
+    found, exact, error = (
+        merged(live),
+        oracle(base, experts, weights),
+        bound(base, experts, weights),
+    )
     for name in SHAPES:
         assert ((found[name].double() - exact[name]).abs() <= error[name]).all(), name
         other = weighted_sum([expert[name] for expert in experts], base[name], weights)
@@ -118,7 +131,11 @@ def test_blocks_have_weights_of_their_own():
 def test_no_rounding_is_left_from_what_was_merged_before():
     """A thousand changes of single weights: bit for bit the merge of a new start, so a killed search goes on as if undisturbed."""
     base, experts = models()
-    live, g, weights = LiveMerge(base, experts), torch.Generator().manual_seed(1), [0.25, 0.25, 0.25]
+    live, g, weights = (
+        LiveMerge(base, experts),
+        torch.Generator().manual_seed(1),
+        [0.25, 0.25, 0.25],
+    )
     for step in range(1000):
         index = int(torch.randint(3, (), generator=g))
         weights[index] = round(float(torch.rand((), generator=g)) * 2.2 - 0.2, 3)
@@ -139,9 +156,16 @@ def test_a_model_that_shares_it_changes_with_it_and_nothing_is_copied():
     live.share_with(tensors)
     place = live.merged.untyped_storage().data_ptr()
     assert all(tensor.untyped_storage().data_ptr() == place for tensor in tensors.values())
-    x, t = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3, 700])
+    x, t = (
+        torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([3, 700]),
+    )
     with torch.no_grad():
-        for weights, model in (([0.0, 0.0], models[0]), ([1.0, 0.0], models[1]), ([0.0, 1.0], models[2])):
+        for weights, model in (
+            ([0.0, 0.0], models[0]),
+            ([1.0, 0.0], models[1]),
+            ([0.0, 1.0], models[2]),
+        ):
             live.merge(weights)
             torch.testing.assert_close(shown(x, t), model(x, t), rtol=1e-4, atol=1e-5)
         live.write_into(tensors)
@@ -149,7 +173,9 @@ def test_a_model_that_shares_it_changes_with_it_and_nothing_is_copied():
 
 
 def test_write_into_reaches_tensors_that_were_moved():
-    models = [tiny(seed, block_out_channels=[8, 8], in_channels=3, out_channels=3) for seed in range(2)]
+    models = [
+        tiny(seed, block_out_channels=[8, 8], in_channels=3, out_channels=3) for seed in range(2)
+    ]
     base, expert = (dict(model.named_parameters()) for model in models)
     live, shown = LiveMerge(base, [expert]), copy.deepcopy(models[0])
     live.share_with(dict(shown.named_parameters()))
@@ -181,12 +207,16 @@ def test_slopes_are_autograds(blockwise, monkeypatch):
         whole[name].retain_grad()
     sum((tensor.sin() * (tensor + 1) ** 2).sum() for tensor in whole.values()).backward()
     gradients = {name: tensor.grad.float() for name, tensor in whole.items()}
-    gradients["down.0.weight"] = gradients["down.0.weight"].contiguous(memory_format=torch.channels_last)
-    slopes = live.slopes(gradients)
+    gradients["down.0.weight"] = gradients["down.0.weight"].contiguous(
+        memory_format=torch.channels_last
+    )
+    slopes = live.gradient_of_weights(gradients)
     assert slopes == pytest.approx(weights.grad.tolist(), rel=1e-5)
-    monkeypatch.setattr("deme.merging.live.PIECE", 7)
-    assert live.slopes(gradients) == pytest.approx(slopes, rel=1e-5)
-    without = live.slopes({**gradients, "mid.bias": None, "mid.weight": None, "down.0.bias": None})
+    monkeypatch.setattr("deme.merging.live.CHUNK_ELEMENTS", 7)
+    assert live.gradient_of_weights(gradients) == pytest.approx(slopes, rel=1e-5)
+    without = live.gradient_of_weights(
+        {**gradients, "mid.bias": None, "mid.weight": None, "down.0.bias": None}
+    )
     assert without != pytest.approx(slopes, rel=1e-2)
 
 
@@ -209,7 +239,9 @@ def test_any_method_merges_tensor_by_tensor_and_the_weighted_sum_is_exact_afterw
     live.merge_by(Merge(ties, 3, [1.0, 0.5, 0.0], density=0.4, trim="tensor"))
     found = merged(live)
     for name in SHAPES:
-        other = ties([e[name] for e in experts], base[name], [1.0, 0.5, 0.0], density=0.4, trim="tensor")
+        other = ties(
+            [e[name] for e in experts], base[name], [1.0, 0.5, 0.0], density=0.4, trim="tensor"
+        )
         torch.testing.assert_close(found[name], other, rtol=1e-4, atol=1e-5)
     assert not same_bits(found, expected)
     live.merge(weights)
@@ -226,7 +258,10 @@ def test_an_incremental_merge_drifts_no_further_than_its_bound_and_starts_anew()
         weights[step % 3] = float(2.2 * torch.rand((), generator=draw) - 0.2)
         live.merge(weights)
         fresh.merge(weights)
-        largest = max(float((base[n].abs() + 4 * sum((e[n] - base[n]).abs() for e in experts)).max()) for n in SHAPES)
+        largest = max(
+            float((base[n].abs() + 4 * sum((e[n] - base[n]).abs() for e in experts)).max())
+            for n in SHAPES
+        )
         error = float((live.merged - fresh.merged).abs().max())
         assert error <= REFRESH * 2 * UNIT * largest
         made_anew += torch.equal(live.merged, fresh.merged)

@@ -26,7 +26,9 @@ def source(tmp_path):
 
 
 def batches_of(first=0, rank=0, world_size=1, batch_size=4, num_steps=9):
-    return StepBatches(COUNT, batch_size, num_steps, seed=3, first=lambda: first, rank=rank, world_size=world_size)
+    return StepBatches(
+        COUNT, batch_size, num_steps, seed=3, first=lambda: first, rank=rank, world_size=world_size
+    )
 
 
 def loaded(images, num_workers=0, **which):
@@ -41,7 +43,11 @@ def randomly_cropped(source):
 def test_every_way_of_feeding_gives_the_images_of_the_step(source, num_workers):
     encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
     expected = [encoded.__getitems__(indices) for indices in batches_of()]
-    for images in (encoded, DecodedOnce(encoded, quiet), InMemoryImages(encoded.__getitems__(list(range(COUNT))))):
+    for images in (
+        encoded,
+        DecodedOnce(encoded, quiet),
+        InMemoryImages(encoded.__getitems__(list(range(COUNT)))),
+    ):
         loader = StepLoader(images, batches_of(), num_workers)
         assert len(loader) == 9
         for _ in range(2):  # again from the start
@@ -76,14 +82,18 @@ def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatc
         monkeypatch.setattr("deme.training.batches.TWICE_BYTES", 0)
 
     def mirrored_at(first=0, seed=3, **which):
-        batches = StepBatches(COUNT, which.pop("batch_size", 4), 40, seed, lambda: first, mirror=True, **which)
+        batches = StepBatches(
+            COUNT, which.pop("batch_size", 4), 40, seed, lambda: first, mirror=True, **which
+        )
         return list(StepLoader(images, batches))
 
     plain = list(StepLoader(images, StepBatches(COUNT, 4, 40, 3)))
     whole = mirrored_at()
     coins = [StepBatches(COUNT, 4, 40, 3, mirror=True).coins(step) for step in range(40)]
     for batch, unchanged, which in zip(whole, plain, coins, strict=True):
-        assert torch.equal(batch, torch.where(which[:, None, None, None], unchanged.flip(3), unchanged))
+        assert torch.equal(
+            batch, torch.where(which[:, None, None, None], unchanged.flip(3), unchanged)
+        )
     assert 55 < int(torch.cat(coins).sum()) < 105  # of 160 fair coins: four standard deviations
     assert all(torch.equal(a, b) for a, b in zip(mirrored_at(first=7), whole[7:], strict=True))
     ranks = [mirrored_at(rank=rank, world_size=2, batch_size=2) for rank in (0, 1)]
@@ -120,9 +130,9 @@ def test_pixels_are_moved_to_the_device_once():
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers, tmp_path):
+    from deme.diffusion.ranges import TimestepRange
+    from deme.diffusion.timesteps import RangeSampler
     from deme.methods.finetune import Finetune
-    from deme.ranges import TimestepRange
-    from deme.timesteps import RangeSampler
     from deme.training.fit import Loop, fit
     from deme.training.learning_rate import ConstantRate
     from deme.training.module import DiffusionModule
@@ -146,11 +156,13 @@ def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers
     ("count", "batch_size", "world_size"), [(10, 4, 1), (10, 4, 2), (3, 8, 1), (5, 5, 3), (1, 2, 2)]
 )
 def test_batches_are_consecutive_pieces_of_seeded_permutations(count, batch_size, world_size):
-    from deme.seeds import generator
+    from deme.diffusion.seeds import generator
 
     steps, stream = 6, []
     while len(stream) < steps * batch_size * world_size:
-        stream += torch.randperm(count, generator=generator("epoch", 3, len(stream) // count)).tolist()
+        stream += torch.randperm(
+            count, generator=generator("epoch", 3, len(stream) // count)
+        ).tolist()
     for rank in range(world_size):
         found = list(StepBatches(count, batch_size, steps, 3, rank=rank, world_size=world_size))
         starts = [(step * world_size + rank) * batch_size for step in range(steps)]
@@ -162,6 +174,8 @@ def test_mirroring_bytes_is_mirroring_images():
 
     pixels = torch.randint(0, 256, (9, 3, 5, 7), generator=torch.Generator().manual_seed(0)).byte()
     before, which = pixels.clone(), torch.arange(9) % 3 == 0
-    expected = torch.where(which[:, None, None, None], (pixels / 127.5 - 1).flip(3), pixels / 127.5 - 1)
+    expected = torch.where(
+        which[:, None, None, None], (pixels / 127.5 - 1).flip(3), pixels / 127.5 - 1
+    )
     assert torch.equal(to_float(mirrored(pixels, which)), expected)
     assert torch.equal(pixels, before)

@@ -7,10 +7,9 @@ import pytest
 import torch
 import yaml
 
-from deme.errors import BadConfig
 from deme.merging import methods
 from deme.merging.combine import merge_tensor
-from deme.merging.geometry import PIECE, gram
+from deme.merging.geometry import CHUNK_ELEMENTS, gram
 from deme.merging.magnitudes import cutoffs
 from deme.merging.methods.dare import dare
 from deme.merging.methods.linear import linear
@@ -18,11 +17,17 @@ from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.slerp import slerp, spherical_mean
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.paths import conf_dir
+from deme.system.errors import BadConfig
+from deme.system.paths import conf_dir
 
 FILES = sorted(Path(methods.__file__).parent.glob("[!_]*.py"))
-METHODS = {f.stem: getattr(importlib.import_module(f"deme.merging.methods.{f.stem}"), f.stem) for f in FILES}
-OPTIONS = {f.stem: yaml.safe_load(f.read_text()) for f in sorted((conf_dir() / "merge").glob("*.yaml"))}
+METHODS = {
+    f.stem: getattr(importlib.import_module(f"deme.merging.methods.{f.stem}"), f.stem)
+    for f in FILES
+}
+OPTIONS = {
+    f.stem: yaml.safe_load(f.read_text()) for f in sorted((conf_dir() / "merge").glob("*.yaml"))
+}
 
 float64 = {"rtol": 1e-12, "atol": 1e-13}
 
@@ -31,7 +36,10 @@ def tensors(n=4, shape=(5, 7), dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
     base = torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
     common = torch.randn(shape, generator=g, dtype=torch.float64)
-    changes = [0.1 * (i + 1) * (common + torch.randn(shape, generator=g, dtype=torch.float64)) for i in range(n)]
+    changes = [
+        0.1 * (i + 1) * (common + torch.randn(shape, generator=g, dtype=torch.float64))
+        for i in range(n)
+    ]
     return [base + change.to(dtype) for change in changes], base
 
 
@@ -50,7 +58,9 @@ def from_vectors(*vectors):
 
 
 def apply(method, experts, base, **scalars):
-    prepared = method.prepare(lambda: iter([("a", experts, base)]), **scalars) if method.prepare else {}
+    prepared = (
+        method.prepare(lambda: iter([("a", experts, base)]), **scalars) if method.prepare else {}
+    )
     return method(experts, base, **scalars, **prepared, **({"name": "a"} if method.named else {}))
 
 
@@ -70,7 +80,9 @@ def test_a_method_is_described_and_has_an_option(name):
     assert isinstance(method.named, bool)
     assert method.named == ("name" in inspect.signature(method).parameters)
     assert method.of in ("experts", "checkpoints")
-    assert any(spec["_target_"] == f"deme.merging.methods.{name}.{name}" for spec in OPTIONS.values())
+    assert any(
+        spec["_target_"] == f"deme.merging.methods.{name}.{name}" for spec in OPTIONS.values()
+    )
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -100,7 +112,10 @@ def test_the_order_of_the_experts_does_not_matter(name):
     takes = "weights" in inspect.signature(method).parameters
     one = apply(method, experts, base, **({"weights": weights} if takes else {}))
     other = apply(
-        method, [experts[i] for i in order], base, **({"weights": [weights[i] for i in order]} if takes else {})
+        method,
+        [experts[i] for i in order],
+        base,
+        **({"weights": [weights[i] for i in order]} if takes else {}),
     )
     torch.testing.assert_close(one, other, **float64)
     assert not torch.equal(one, base)
@@ -127,7 +142,9 @@ def test_float32_stays_float32_and_close_to_float64(name):
 def test_experts_that_never_moved_give_the_base(name):
     _, base = tensors()
     takes = "weights" in inspect.signature(METHODS[name]).parameters
-    merged = apply(METHODS[name], [base.clone()] * 2, base, **({"weights": [0.25, 0.75]} if takes else {}))
+    merged = apply(
+        METHODS[name], [base.clone()] * 2, base, **({"weights": [0.25, 0.75]} if takes else {})
+    )
     torch.testing.assert_close(merged, base, **float64)
 
 
@@ -159,7 +176,9 @@ def test_uniform_is_the_mean_of_the_experts_and_sum_the_sum_of_their_task_vector
     experts, base = tensors()
     assert OPTIONS["uniform"]["weights"] == "uniform"
     assert OPTIONS["sum"]["weights"] == "ones"
-    torch.testing.assert_close(weighted_sum(experts, base, [0.25] * 4), torch.stack(experts).mean(0), **float64)
+    torch.testing.assert_close(
+        weighted_sum(experts, base, [0.25] * 4), torch.stack(experts).mean(0), **float64
+    )
     total = base + torch.stack([e - base for e in experts]).sum(0)
     torch.testing.assert_close(weighted_sum(experts, base, [1.0] * 4), total, **float64)
 
@@ -188,12 +207,19 @@ def test_ties_trims_elects_and_averages(weights, density):
 
 
 def test_ties_keeps_the_largest_entries_of_the_whole_model():
-    sizes = {"small": ((40, 5), 0.01), "big": ((9,), 3.0), "empty": ((0,), 1.0), "middle": ((7, 8, 3), 0.2)}
+    sizes = {
+        "small": ((40, 5), 0.01),
+        "big": ((9,), 3.0),
+        "empty": ((0,), 1.0),
+        "middle": ((7, 8, 3), 0.2),
+    }
     model = {}
     for seed, (name, (shape, size)) in enumerate(sizes.items()):
         experts, base = tensors(3, shape, torch.float32, seed)
         model[name] = ([base + size * (e - base) for e in experts], base)
-    given = ties.prepare(lambda: ((n, *both) for n, both in model.items()), weights=[1.0] * 3, density=0.3, scale=1.0)
+    given = ties.prepare(
+        lambda: ((n, *both) for n, both in model.items()), weights=[1.0] * 3, density=0.3, scale=1.0
+    )
     vectors = np.concatenate([task_vectors(*both) for both in model.values()], axis=1)
     assert vectors.shape[1] == 377
     cut = np.sort(np.abs(vectors), axis=1)[:, -113]  # 0.3 * 377 = 113.1
@@ -202,17 +228,24 @@ def test_ties_keeps_the_largest_entries_of_the_whole_model():
         expected = ties_oracle(task_vectors(experts, base), np.ones(3), cut)
         merged = ties(experts, base, [1.0] * 3, 0.3, **given)
         np.testing.assert_allclose(change(merged, base), expected, rtol=1e-4, atol=1e-6)
-    assert np.count_nonzero(change(ties(*model["big"], [1.0] * 3, 0.3, **given), model["big"][1])) == 9
+    assert (
+        np.count_nonzero(change(ties(*model["big"], [1.0] * 3, 0.3, **given), model["big"][1])) == 9
+    )
     assert ties.prepare(lambda: iter([]), density=0.3, trim="tensor") == {}
 
 
 def test_cutoffs_tell_neighbouring_floats_apart():
-    ladder = (torch.arange(1000, dtype=torch.int32) + 0x3F7FFE0C).view(torch.float32)  # 500 floats on each side of 1
+    ladder = (torch.arange(1000, dtype=torch.int32) + 0x3F7FFE0C).view(
+        torch.float32
+    )  # 500 floats on each side of 1
     shuffled = ladder[torch.randperm(1000, generator=torch.Generator().manual_seed(0))]
     signed = shuffled * torch.tensor([1.0, -1.0]).repeat(500)
     for kept in (1, 2, 499, 500, 501, 999, 1000):
         assert (
-            cutoffs(lambda: iter([[signed[:300], -signed[:300]], [signed[300:], -signed[300:]]]), kept / 1000)
+            cutoffs(
+                lambda: iter([[signed[:300], -signed[:300]], [signed[300:], -signed[300:]]]),
+                kept / 1000,
+            )
             == [float(ladder[-kept])] * 2
         )
 
@@ -222,13 +255,24 @@ def test_ties_keeps_all_entries_that_equal_the_last_kept_and_at_least_one():
     for trim in ("tensor", "model"):
         merged = apply(ties, experts, base, weights=[1.0], density=0.4, trim=trim)
         assert merged.tolist() == [3, -2, 2, 2, 0]
-        assert apply(ties, experts, base, weights=[1.0], density=0.01, trim=trim).tolist() == [3, 0, 0, 0, 0]
-        assert apply(ties, experts, base, weights=[1.0], density=1.0, trim=trim).tolist() == experts[0].tolist()
+        assert apply(ties, experts, base, weights=[1.0], density=0.01, trim=trim).tolist() == [
+            3,
+            0,
+            0,
+            0,
+            0,
+        ]
+        assert (
+            apply(ties, experts, base, weights=[1.0], density=1.0, trim=trim).tolist()
+            == experts[0].tolist()
+        )
 
 
 def test_ties_at_density_one_with_agreeing_signs_is_the_mean():
     experts, base = tensors()
-    experts = [base + (e - base).abs() * torch.tensor([1.0, -1, 1, -1, 1])[:, None] for e in experts]
+    experts = [
+        base + (e - base).abs() * torch.tensor([1.0, -1, 1, -1, 1])[:, None] for e in experts
+    ]
     merged = apply(ties, experts, base, weights=[0.25] * 4, density=1.0)
     torch.testing.assert_close(merged, torch.stack(experts).mean(0), **float64)
 
@@ -257,8 +301,14 @@ def test_dare_without_dropping_is_the_weighted_sum():
 def test_dare_is_unbiased():
     experts, base = tensors()
     weights, drop, count = [0.3, -0.2, 1.1, 0.5], 0.7, 400
-    mean = torch.stack([dare(experts, base, weights, drop, seed, name="a") for seed in range(count)]).mean(0)
-    spread = sum((w * (e - base)) ** 2 for w, e in zip(weights, experts, strict=True)) * drop / (1 - drop)
+    mean = torch.stack(
+        [dare(experts, base, weights, drop, seed, name="a") for seed in range(count)]
+    ).mean(0)
+    spread = (
+        sum((w * (e - base)) ** 2 for w, e in zip(weights, experts, strict=True))
+        * drop
+        / (1 - drop)
+    )
     score = (mean - weighted_sum(experts, base, weights)) / (spread / count).sqrt()
     assert float(score.abs().max()) < 4
     assert float(score.std()) == pytest.approx(1, abs=4 / (2 * score.numel()) ** 0.5)
@@ -268,7 +318,9 @@ def test_dare_drops_the_share_it_says_and_rescales_the_rest():
     experts, base = tensors(1, (100, 100))
     merged = dare(experts, base, [1.0], drop=0.2, name="a")
     dropped = merged == base
-    torch.testing.assert_close(merged[~dropped], (base + (experts[0] - base) / 0.8)[~dropped], **float64)
+    torch.testing.assert_close(
+        merged[~dropped], (base + (experts[0] - base) / 0.8)[~dropped], **float64
+    )
     assert abs(int(dropped.sum()) - 2000) < 4 * (10_000 * 0.2 * 0.8) ** 0.5
 
 
@@ -284,7 +336,9 @@ def test_dares_masks_follow_from_seed_name_and_position_alone():
     assert torch.equal(mask(), mask())
     assert torch.equal(mask(), mask(dtype=torch.float32))
     assert not any(torch.equal(mask(), other) for other in (mask(seed=1), mask(name="b")))
-    two = [(dare([experts[0]] * 2, base, w, 0.5, name="a") == base) for w in ([1.0, 0.0], [0.0, 1.0])]
+    two = [
+        (dare([experts[0]] * 2, base, w, 0.5, name="a") == base) for w in ([1.0, 0.0], [0.0, 1.0])
+    ]
     assert torch.equal(two[0], mask())
     assert not torch.equal(two[1], mask())
 
@@ -327,14 +381,18 @@ def test_slerp_of_more_is_where_the_tangents_to_all_directions_cancel(n):
 
 def test_slerp_of_equal_weights_on_orthogonal_axes_is_the_diagonal():
     experts, base = from_vectors(*np.eye(5))
-    np.testing.assert_allclose(slerp(experts, base, [3.0] * 5).numpy(), np.full(5, 5**-0.5), rtol=1e-12)
+    np.testing.assert_allclose(
+        slerp(experts, base, [3.0] * 5).numpy(), np.full(5, 5**-0.5), rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("tilt", [0.0, 1e-12, 1e-8, 1e-4])
 def test_slerp_of_nearly_parallel_vectors_is_their_mean(tilt):
     experts, base = from_vectors([1.0, 0.0], [3.0, 3 * tilt], [2.0, -tilt])
     merged = slerp(experts, base, [0.2, 0.3, 0.5])
-    np.testing.assert_allclose(merged.numpy(), [2.1, 2.1 * (0.3 - 0.25) * tilt], rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(
+        merged.numpy(), [2.1, 2.1 * (0.3 - 0.25) * tilt], rtol=1e-7, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize(
@@ -343,8 +401,16 @@ def test_slerp_of_nearly_parallel_vectors_is_their_mean(tilt):
         ([[2.0, 0.0], [-2.0, 0.0]], [0.5, 0.5], [0.0, 0.0]),  # opposite
         ([[2.0, 0.0], [-2.0, 1e-9]], [0.75, 0.25], [1.0, 2.5e-10]),  # as good as opposite
         ([[1.0, 0.0], [-1.0, 0.026]], [0.505, 0.495], [0.01, 0.01287]),
-        ([[0.96, 0.28], [0.96, -0.28], [-1.0, 0.0]], [0.45, 0.45, 0.1], [0.764, 0.0]),  # one opposite the others' mean
-        ([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]], [1.0, 1.0, 1.0], [0.0, 0.0]),  # three that cancel
+        (
+            [[0.96, 0.28], [0.96, -0.28], [-1.0, 0.0]],
+            [0.45, 0.45, 0.1],
+            [0.764, 0.0],
+        ),  # one opposite the others' mean
+        (
+            [[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]],
+            [1.0, 1.0, 1.0],
+            [0.0, 0.0],
+        ),  # three that cancel
         ([[0.0, 4.0], [0.0, 0.0]], [0.25, 0.75], [0.0, 1.0]),  # zero: shorter, not turned
         ([[0.0, 0.0], [0.0, 0.0]], [0.25, 0.75], [0.0, 0.0]),
         ([[1.0, 0.0], [0.0, 0.0]], [0.0, 1.0], [0.0, 0.0]),  # the only one that moved has no weight
@@ -352,7 +418,9 @@ def test_slerp_of_nearly_parallel_vectors_is_their_mean(tilt):
 )
 def test_slerp_without_a_direction_is_the_weighted_mean(vectors, weights, expected):
     experts, base = from_vectors(*vectors)
-    np.testing.assert_allclose(slerp(experts, base, weights).numpy(), expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(
+        slerp(experts, base, weights).numpy(), expected, rtol=1e-12, atol=1e-15
+    )
 
 
 def test_slerp_of_vectors_all_around_has_bounded_coefficients():
@@ -360,7 +428,9 @@ def test_slerp_of_vectors_all_around_has_bounded_coefficients():
     for n, size in [(3, 2), (4, 2), (4, 3), (8, 3)] * 200:
         units = random.standard_normal((n, size))
         units = torch.tensor(units / np.linalg.norm(units, axis=1, keepdims=True))
-        mean = spherical_mean((units @ units.T).clamp(-1, 1), torch.tensor(random.dirichlet(np.ones(n))))
+        mean = spherical_mean(
+            (units @ units.T).clamp(-1, 1), torch.tensor(random.dirichlet(np.ones(n)))
+        )
         if mean is not None:
             found += 1
             assert float((mean @ units).norm()) == pytest.approx(1, abs=1e-9)
@@ -375,7 +445,9 @@ def test_slerp_far_apart_is_no_less_exact_in_float32():
     merged = merge_tensor(lambda e, b, _: slerp(e, b, [0.5, 0.5]), experts, base)
     one, two = task_vectors([e.double() for e in experts], base.double())
     assert -0.9995 < one @ two / np.linalg.norm(one) / np.linalg.norm(two) < -0.95
-    np.testing.assert_allclose(merged.numpy().ravel(), base.numpy().ravel() + slerp_of_two(one, two, 0.5), atol=2e-6)
+    np.testing.assert_allclose(
+        merged.numpy().ravel(), base.numpy().ravel() + slerp_of_two(one, two, 0.5), atol=2e-6
+    )
 
 
 # Model Stock
@@ -400,7 +472,12 @@ def test_model_stock_of_equal_experts_is_their_mean_and_of_unrelated_ones_the_ba
     experts, base = tensors(1)
     torch.testing.assert_close(model_stock(experts * 3, base), experts[0], **float64)
     opposed = [[1.0, 0], [-0.5, 0.9]], [[1.0, 2], [-1, -2]]
-    for vectors in ([[2.0, 0, 0], [0, 1.0, 0], [0, 0, 3.0]], *opposed, [[1.0, 2], [0, 0]], [[0.0], [0]]):
+    for vectors in (
+        [[2.0, 0, 0], [0, 1.0, 0], [0, 0, 3.0]],
+        *opposed,
+        [[1.0, 2], [0, 0]],
+        [[0.0], [0]],
+    ):
         unrelated, zeros = from_vectors(*vectors)
         assert torch.equal(model_stock(unrelated, zeros), zeros)
 
@@ -412,7 +489,7 @@ def test_model_stock_needs_two_experts():
 
 
 def test_inner_products_of_big_float32_tensors_are_those_of_float64():
-    experts, base = tensors(2, (3 * PIECE + 5,), torch.float32)
+    experts, base = tensors(2, (3 * CHUNK_ELEMENTS + 5,), torch.float32)
     vectors = np.stack([e.numpy().astype(np.float64) - base.numpy() for e in experts])
     np.testing.assert_allclose(gram(experts, base).numpy(), vectors @ vectors.T, rtol=1e-12)
     assert gram([base, base], base).tolist() == [[0, 0], [0, 0]]

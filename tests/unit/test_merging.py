@@ -42,7 +42,9 @@ def test_it_is_the_papers_sum_of_task_vectors():
     experts, base = tensors(dtype=torch.float64)
     weights = [0.1, 0.1, 0.2, 0.5]
     expected = base + sum(w * (e - base) for w, e in zip(weights, experts, strict=True))
-    torch.testing.assert_close(weighted_sum(experts, base, weights), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        weighted_sum(experts, base, weights), expected, rtol=1e-12, atol=1e-13
+    )
 
 
 def test_projections_merge_to_the_identity_plus_weighted_changes():
@@ -78,7 +80,9 @@ def test_grid_holds_every_combination_once():
     assert GridSearch(0, 1, 0.1).values == pytest.approx([i / 10 for i in range(11)])
 
 
-@pytest.mark.parametrize("arguments", [{"step": 0}, {"low": 2}, {"step": -1}, {"high": float("inf")}])
+@pytest.mark.parametrize(
+    "arguments", [{"step": 0}, {"low": 2}, {"step": -1}, {"high": float("inf")}]
+)
 def test_impossible_grids_are_refused(arguments):
     with pytest.raises(ValueError, match="low <= high and step > 0"):
         GridSearch(**arguments)

@@ -3,16 +3,18 @@ import pytest
 import torch
 
 from deme.data import InMemoryImages, to_float, to_uint8
+from deme.diffusion.ranges import uniform
+from deme.diffusion.schedule import NoiseSchedule
 from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
-from deme.ranges import uniform
-from deme.schedule import NoiseSchedule
 
 
 def features(n=500, d=6, seed=0, offset=0.0):
-    return offset + torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return offset + torch.randn(
+        n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def test_statistics_equal_numpys():
@@ -38,7 +40,9 @@ def test_weights_count_rows_several_times():
     counts = resample_counts(0, 0, 40)
     assert int(counts.sum()) == 40
     repeated = x.repeat_interleave(counts, 0)
-    torch.testing.assert_close(Statistics().update(x, counts).covariance, Statistics().update(repeated).covariance)
+    torch.testing.assert_close(
+        Statistics().update(x, counts).covariance, Statistics().update(repeated).covariance
+    )
 
 
 def test_too_few_or_nan_features_are_refused():
@@ -70,7 +74,9 @@ def test_distance_is_symmetric_and_grows_with_noise():
     x, y = features(seed=1), 1.5 * features(seed=2)
     a, b = Statistics().update(x), Statistics().update(y)
     assert FrechetDistance(a)(b) == pytest.approx(FrechetDistance(b)(a), rel=1e-9)
-    noisy = [FrechetDistance(a)(Statistics().update(x + s * features(seed=3))) for s in (0.1, 0.5, 1.0)]
+    noisy = [
+        FrechetDistance(a)(Statistics().update(x + s * features(seed=3))) for s in (0.1, 0.5, 1.0)
+    ]
     assert noisy == sorted(noisy)
 
 
@@ -81,7 +87,9 @@ def test_uint8_round_trip_and_rounding():
 
 
 SCHEDULE = NoiseSchedule.linear()
-HELD_OUT = InMemoryImages(torch.randint(0, 256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+HELD_OUT = InMemoryImages(
+    torch.randint(0, 256, (20, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+)
 
 
 def test_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_is_one():
@@ -123,9 +131,13 @@ def test_some_images_and_small_batches_have_the_losses_of_the_whole():
         return x_t * (t / 1000)[:, None, None, None]
 
     whole = denoising_loss(network, SCHEDULE, "epsilon", triples)
-    torch.testing.assert_close(denoising_loss(network, SCHEDULE, "epsilon", triples, batch_size=7), whole)
+    torch.testing.assert_close(
+        denoising_loss(network, SCHEDULE, "epsilon", triples, batch_size=7), whole
+    )
     rows = [1, 5, 19]
-    torch.testing.assert_close(denoising_loss(network, SCHEDULE, "epsilon", triples.of(rows)), whole[:, rows])
+    torch.testing.assert_close(
+        denoising_loss(network, SCHEDULE, "epsilon", triples.of(rows)), whole[:, rows]
+    )
 
 
 def test_replicates_of_two_models_resample_the_same_images():
@@ -138,7 +150,9 @@ def test_more_images_of_the_same_prompts_do_not_narrow_an_interval_that_resample
     repeated, groups = scores.repeat_interleave(5), torch.arange(40).repeat_interleave(5)
     alone = torch.tensor(resampled_means(3, scores, 500))
     torch.testing.assert_close(torch.tensor(resampled_means(3, repeated, 500, groups)), alone)
-    assert torch.tensor(resampled_means(3, repeated, 500)).std() < 0.6 * alone.std()  # 1 / sqrt(5) of it: far too sure
+    assert (
+        torch.tensor(resampled_means(3, repeated, 500)).std() < 0.6 * alone.std()
+    )  # 1 / sqrt(5) of it: far too sure
 
 
 def test_a_group_that_was_cut_short_counts_for_the_images_it_has():

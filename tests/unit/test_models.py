@@ -2,21 +2,26 @@ import pytest
 import torch
 from diffusers import DDPMPipeline
 
-from deme import tensors
-from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load
+from deme.system import tensors
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.models import tiny
 
 
 def batch(model, n=3):
     g = torch.Generator().manual_seed(0)
-    return torch.randn(n, *model.image_shape, generator=g), torch.randint(0, 1000, (n,), generator=g)
+    return torch.randn(n, *model.image_shape, generator=g), torch.randint(
+        0, 1000, (n,), generator=g
+    )
 
 
 @pytest.mark.parametrize("attention", [False, True])
 def test_identity_projections_change_no_bit_and_no_skip_tensor(attention):
-    kinds = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    kinds = {
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    }
     model = tiny(add_attention=attention, attention_head_dim=4, **(kinds if attention else {}))
     skips = []
     for block in model.unet.down_blocks:
@@ -32,7 +37,9 @@ def test_identity_projections_change_no_bit_and_no_skip_tensor(attention):
             projection.weight.mul_(2)
         assert not torch.equal(model(x_t, t), before)
     assert all(
-        torch.equal(a, b) for one, two in zip(plain, projected, strict=True) for a, b in zip(one, two, strict=True)
+        torch.equal(a, b)
+        for one, two in zip(plain, projected, strict=True)
+        for a, b in zip(one, two, strict=True)
     )
     # the first block's own skips do not see its projection; the second block's input does
     assert all(torch.equal(a, b) for a, b in zip(plain[0], skips[0], strict=True))
@@ -77,14 +84,16 @@ def test_we_load_what_stock_diffusers_saves(tmp_path):
     model = tiny()
     from diffusers import DDPMScheduler
 
-    DDPMPipeline(model.unet, DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012)).save_pretrained(
-        tmp_path / "m"
-    )
+    DDPMPipeline(
+        model.unet, DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012)
+    ).save_pretrained(tmp_path / "m")
     again = load(str(tmp_path / "m"))
     x_t, t = batch(model)
     with torch.no_grad():
         assert torch.equal(again(x_t, t), model(x_t, t))
-    assert again.schedule.alpha_bar[-1] > model.schedule.alpha_bar[-1]  # the checkpoint's schedule, not a default
+    assert (
+        again.schedule.alpha_bar[-1] > model.schedule.alpha_bar[-1]
+    )  # the checkpoint's schedule, not a default
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import fnmatch
 import huggingface_hub
 import pytest
 
-from deme.errors import MissingInput
-from deme.inputs import content_hash
-from deme.paths import locate
+from deme.runs.inputs import content_hash
+from deme.system.errors import MissingInput
+from deme.system.paths import locate
 
 
 class Hub:
@@ -46,7 +46,12 @@ def fetched(made):
 
 
 def test_pickles_are_fetched_only_when_there_are_no_safetensors(hub):
-    both = ["config.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.safetensors", "training.bin"]
+    both = [
+        "config.json",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.safetensors",
+        "training.bin",
+    ]
     made = hub(both)
     locate("hub:somebody/both")
     assert fetched(made) == ["config.json", "diffusion_pytorch_model.safetensors"]
@@ -55,7 +60,9 @@ def test_pickles_are_fetched_only_when_there_are_no_safetensors(hub):
     assert len(made.asked) == 1  # in the cache
 
 
-@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.bin"])
+@pytest.mark.parametrize(
+    "name", ["diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.bin"]
+)
 def test_a_repository_of_pickles(hub, name):
     made = hub(["config.json", name, "optimizer.bin"])
     locate("hub:somebody/old")
@@ -70,7 +77,8 @@ def test_a_cache_of_configs_alone_is_not_the_model(hub):
     made.cache.mkdir()
     (made.cache / "config.json").write_text("{}")
     with pytest.raises(
-        MissingInput, match=r"cannot be downloaded: no network\nwhere there is a network, type: hf download"
+        MissingInput,
+        match=r"cannot be downloaded: no network\nwhere there is a network, type: hf download",
     ):
         locate("hub:somebody/half")
 

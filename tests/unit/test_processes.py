@@ -2,12 +2,18 @@
 
 import pytest
 
-from deme import processes
-from deme.processes import World, first_host
+from deme.system import processes
+from deme.system.processes import World, first_host
 
 SRUN = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "gpu[07-10],x1",
         "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "2"}  # fmt: skip
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}
+TORCHRUN = {
+    "RANK": "3",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "MASTER_ADDR": "10.0.0.1",
+    "MASTER_PORT": "1234",
+}
 
 
 def world_of(monkeypatch, env):
@@ -23,8 +29,17 @@ def world_of(monkeypatch, env):
     [
         {},
         {**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"},
-        {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "1"},  # a batch script's own
-        {**SRUN, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # an interactive allocation's shell
+        {
+            "SLURM_NTASKS": "8",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_JOB_ID": "1",
+        },  # a batch script's own
+        {
+            **SRUN,
+            "SLURM_STEP_NUM_TASKS": "1",
+            "SLURM_PROCID": "0",
+        },  # an interactive allocation's shell
     ],
     ids=["nothing", "torchrun of one", "batch script of eight tasks", "srun of one"],
 )

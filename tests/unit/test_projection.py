@@ -6,9 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from deme import tensors
-from deme.errors import BadConfig, WorkFailed
-from deme.files import write_json
+from deme.builders.checkpoints import copy_the_rest, fold_of, open_checkpoint
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
@@ -17,7 +15,9 @@ from deme.models.layout import PLACEMENT, PROJECTIONS, UNET
 from deme.models.loading import load
 from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
-from deme.stages.checkpoints import copy_the_rest, fold_of, open_checkpoint
+from deme.system import tensors
+from deme.system.errors import BadConfig, WorkFailed
+from deme.system.files import write_json
 from tests.models import moved, tiny
 
 CIFAR10 = {
@@ -31,7 +31,11 @@ LSUN = {
     "down_block_types": ["DownBlock2D"] * 4 + ["AttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "AttnUpBlock2D"] + ["UpBlock2D"] * 4,
 }  # fmt: skip
-SD = {"block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8, "cross_attention_dim": 768}
+SD = {
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
 
 SMALL = {"norm_num_groups": 4, "sample_size": 16}
 SHAPES = {
@@ -93,7 +97,9 @@ def test_folding_changes_the_weights_and_not_the_output(name):
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_projection_is_used_and_learns_with_and_without_gradient_checkpointing(name, placement):
+def test_every_projection_is_used_and_learns_with_and_without_gradient_checkpointing(
+    name, placement
+):
     gradients = []
     for checkpointing in (False, True):
         unet = network(name)
@@ -130,7 +136,9 @@ def test_the_papers_placement_is_not_folded():
 
 @pytest.mark.parametrize("placement", ["block", True, None])
 def test_an_unknown_placement_is_refused(placement):
-    with pytest.raises(BadConfig, match=r"projection\.placement must be null, blocks or foldable; got "):
+    with pytest.raises(
+        BadConfig, match=r"projection\.placement must be null, blocks or foldable; got "
+    ):
         Projections(network("cifar10"), placement)
 
 
@@ -147,10 +155,14 @@ def test_sizes_are_the_papers(kind, config, unet, blocks, share, foldable):
     with torch.device("meta"):
         model = kind(**config)
         added = {placement: Projections(model, placement) for placement in PLACEMENTS}
-    count = {placement: sum(p.numel() for p in each.parameters()) for placement, each in added.items()}
+    count = {
+        placement: sum(p.numel() for p in each.parameters()) for placement, each in added.items()
+    }
     assert sum(p.numel() for p in model.parameters()) == unet
     assert count["blocks"] == blocks
-    assert 100 * blocks / (unet + blocks) == pytest.approx(share, abs=0.5 * 10 ** -(4 if share == 1.0609 else 2))
+    assert 100 * blocks / (unet + blocks) == pytest.approx(
+        share, abs=0.5 * 10 ** -(4 if share == 1.0609 else 2)
+    )
     assert len(added["foldable"]) == foldable
     widths = [p.weight.shape[0] for p in added["foldable"].values()]
     assert count["foldable"] == sum(width**2 for width in widths) > blocks
@@ -179,7 +191,9 @@ def test_a_folder_remembers_the_placement(placement, tmp_path):
     assert torch.equal(prediction(again), prediction(model))
     again.add_projections(placement)
     other = next(p for p in PLACEMENTS if p != placement)
-    with pytest.raises(BadConfig, match=f"has channel projections already, of the placement {placement}"):
+    with pytest.raises(
+        BadConfig, match=f"has channel projections already, of the placement {placement}"
+    ):
         again.add_projections(other)
 
 
@@ -209,7 +223,8 @@ def test_weights_are_not_read_into_another_placement(tmp_path):
         model = projected(placement)
         model.save(tmp_path / placement, model.state_dict(), {})
     with pytest.raises(
-        WorkFailed, match="foldable has foldable channel projections, the model it is read into has blocks"
+        WorkFailed,
+        match="foldable has foldable channel projections, the model it is read into has blocks",
     ):
         load(str(tmp_path / "blocks")).read_weights(tmp_path / "foldable")
 
@@ -226,7 +241,11 @@ def saved_experts(folder, placements, base_placement=None):
 
 
 def planned(folder):
-    return plan_merge(open_checkpoint(folder / "base"), [open_checkpoint(folder / name) for name in ("0", "1")], "hash")
+    return plan_merge(
+        open_checkpoint(folder / "base"),
+        [open_checkpoint(folder / name) for name in ("0", "1")],
+        "hash",
+    )
 
 
 def merged_by(plan, weights, folder, fold=None):
@@ -243,8 +262,13 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
     merged = merged_by(plan, weights, tmp_path / "merged")
     assert merged.projections.placement == "foldable"
     key, name = "down_blocks.0.resnets.0.conv2.weight", "down_0_resnet.weight"
-    base, one, two = (tensors.TensorFile(tmp_path / f / UNET).read(key).double() for f in ("base", "0", "1"))
-    p, q = (tensors.TensorFile(tmp_path / f / PROJECTIONS).read(name)[:, :, 0, 0].double() for f in ("0", "1"))
+    base, one, two = (
+        tensors.TensorFile(tmp_path / f / UNET).read(key).double() for f in ("base", "0", "1")
+    )
+    p, q = (
+        tensors.TensorFile(tmp_path / f / PROJECTIONS).read(name)[:, :, 0, 0].double()
+        for f in ("0", "1")
+    )
     eye = torch.eye(len(p)).double()
     layer = base + 0.7 * (one - base) + 0.4 * (two - base)
     matrix = eye + 0.7 * (p - eye) + 0.4 * (q - eye)
@@ -253,7 +277,9 @@ def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
     assert merged.projections is None
     torch.testing.assert_close(prediction(merged), before, rtol=0, atol=1e-5)
     found = merged.unet.state_dict()[key]
-    torch.testing.assert_close(found, torch.einsum("oc,cikl->oikl", matrix, layer).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.einsum("oc,cikl->oikl", matrix, layer).float(), rtol=1e-5, atol=1e-6
+    )
     at_once = merged_by(plan, weights, tmp_path / "folded", fold_of(plan))
     assert at_once.projections is None
     torch.testing.assert_close(prediction(at_once), before, rtol=0, atol=1e-5)

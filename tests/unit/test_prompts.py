@@ -9,7 +9,7 @@ import torch
 from deme.data import InMemoryImages
 from deme.data.captioned import CaptionedImages
 from deme.data.prompts import Prompt, Prompts, held_out_prompts, load_prompts
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 TEXTS = ['a "red" cube', "two cats, asleep", "ein Hund, süß"]
 OBJECTS = [{"prompt": text, "kind": "x", "seed": 10 + index} for index, text in enumerate(TEXTS)]
@@ -35,7 +35,11 @@ def write(folder, name, content):
 def test_every_kind_of_file_gives_the_same_texts(name, tmp_path):
     prompts = load_prompts(write(tmp_path, name, FILES[name]))
     assert [prompt.text for prompt in prompts] == TEXTS
-    assert list(prompts) == [prompts[index] for index in range(len(prompts))] == [Prompt(text) for text in TEXTS]
+    assert (
+        list(prompts)
+        == [prompts[index] for index in range(len(prompts))]
+        == [Prompt(text) for text in TEXTS]
+    )
     assert prompts.name == name.rpartition(".")[0]
 
 
@@ -43,7 +47,10 @@ def test_columns_fill_a_prompt(tmp_path):
     rows = 'image_id,prompt,evaluation_seed,kind,part\n07,"a cat, asleep",41337,animals,asleep\n08,a red cube, 5,, \n'
     named = {"seed_column": "evaluation_seed", "category_column": "kind", "phrase_column": "part"}
     prompts = load_prompts(write(tmp_path, "x.csv", rows), **named)
-    assert list(prompts) == [Prompt("a cat, asleep", 41337, "animals", "asleep"), Prompt("a red cube", 5)]
+    assert list(prompts) == [
+        Prompt("a cat, asleep", 41337, "animals", "asleep"),
+        Prompt("a red cube", 5),
+    ]
     path = write(tmp_path, "x.json", json.dumps(OBJECTS))
     assert [p.seed for p in load_prompts(path, seed_column="seed")] == [10, 11, 12]
     assert [p.text for p in load_prompts(path, column="kind")] == ["x"] * 3
@@ -62,7 +69,9 @@ def test_the_template_takes_the_text_and_nothing_else(tmp_path):
 
 def test_the_first_prompts_come_repeated_in_a_row_and_then_without_seeds(tmp_path):
     path = write(tmp_path, "x.json", json.dumps(OBJECTS))
-    prompts = load_prompts(path, seed_column="seed", category_column="kind", num_prompts=2, per_prompt=3)
+    prompts = load_prompts(
+        path, seed_column="seed", category_column="kind", num_prompts=2, per_prompt=3
+    )
     assert list(prompts) == [Prompt(text, None, "x") for text in TEXTS[:2] for _ in range(3)]
     assert list(load_prompts(path, seed_column="seed", num_prompts=1)) == [Prompt(TEXTS[0], 10)]
     for wrong in (0, 4, 1.5, True):

@@ -1,6 +1,6 @@
 import pytest
 
-from deme.ranges import TimestepRange, check_partition, uniform
+from deme.diffusion.ranges import TimestepRange, check_partition, uniform
 
 
 @pytest.mark.parametrize("num_ranges", [1, 2, 3, 4, 7, 8, 999, 1000])
@@ -12,7 +12,12 @@ def test_partition_covers_every_timestep_once(num_ranges):
 
 
 def test_four_ranges_are_the_papers():
-    assert [str(r) for r in uniform(4, 1000)] == ["[0, 250)", "[250, 500)", "[500, 750)", "[750, 1000)"]
+    assert [str(r) for r in uniform(4, 1000)] == [
+        "[0, 250)",
+        "[250, 500)",
+        "[500, 750)",
+        "[750, 1000)",
+    ]
 
 
 @pytest.mark.parametrize(

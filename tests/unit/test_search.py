@@ -6,8 +6,6 @@ import math
 import numpy as np
 import pytest
 
-from deme.config import compose_stage, make, options
-from deme.errors import BadConfig, WorkFailed
 from deme.merging.search import evaluations as module
 from deme.merging.search.cma_es import CMAESSearch
 from deme.merging.search.coordinate import CoordinateSearch
@@ -15,6 +13,8 @@ from deme.merging.search.evaluations import BudgetSpent, Evaluations
 from deme.merging.search.gradient import GradientSearch
 from deme.merging.search.grid import GridSearch
 from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
+from deme.runs.config import compose_stage, instantiate, options
+from deme.system.errors import BadConfig, WorkFailed
 from tests.objectives import Quadratic, curved
 
 LOW, HIGH = -0.2, 2.0
@@ -29,7 +29,7 @@ def name_of(search):
 
 
 def option(name):
-    return make(compose_stage("search", [f"search={name}", "inputs.experts=[]"])["search"])
+    return instantiate(compose_stage("search", [f"search={name}", "inputs.experts=[]"])["search"])
 
 
 @pytest.fixture
@@ -75,7 +75,9 @@ def test_one_round_of_the_surrogate_finds_the_optimum_of_a_quadratic(on, eigenva
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("eigenvalues", [(1, 1, 1, 1), (0.1, 1, 3, 10)])
-def test_the_gradient_finds_the_optimum_of_a_quadratic_in_less_than_20_evaluations(on, eigenvalues, seed):
+def test_the_gradient_finds_the_optimum_of_a_quadratic_in_less_than_20_evaluations(
+    on, eigenvalues, seed
+):
     evaluations = on(Quadratic(INSIDE, curved(eigenvalues, seed)))
     GradientSearch().run(evaluations, START)
     assert evaluations.best.weights == pytest.approx(INSIDE, rel=0, abs=1e-6)
@@ -106,7 +108,12 @@ def test_each_sweep_spans_one_spacing_of_the_former_to_both_sides_inside_the_box
     objective = Quadratic((2.3,))
     CoordinateSearch(0, 4, points=5, sweeps=3).run(on(objective, "inner.jsonl"), [3.0])
     asked = [weights[0] for weights in objective.asked]
-    assert asked[5:] == [1.5, 2.5, 2.25, 2.75]  # 1, 2 and 3 are known; spacing 0.5 around 2.5: 2, 2.25, 2.5, 2.75, 3
+    assert asked[5:] == [
+        1.5,
+        2.5,
+        2.25,
+        2.75,
+    ]  # 1, 2 and 3 are known; spacing 0.5 around 2.5: 2, 2.25, 2.5, 2.75, 3
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -131,7 +138,9 @@ def test_no_vector_leaves_the_box_and_the_search_ends_at_its_edge(on, search, st
     search.run(evaluations, start)
     assert all(LOW <= w <= HIGH for weights in objective.asked for w in weights)
     assert len(objective.asked) <= search.count(4)
-    tolerance = {"SurrogateSearch": 1e-9, "GradientSearch": 1e-6, "CoordinateSearch": 0.0044}.get(name_of(search), 0.6)
+    tolerance = {"SurrogateSearch": 1e-9, "GradientSearch": 1e-6, "CoordinateSearch": 0.0044}.get(
+        name_of(search), 0.6
+    )
     assert evaluations.best.weights == pytest.approx((HIGH, 0.5, LOW, 0.25), rel=0, abs=tolerance)
 
 
@@ -150,10 +159,16 @@ def test_the_surrogates_points_determine_every_quadratic_wherever_the_box_ends()
 def test_the_regularised_minimum_stays_where_there_is_no_slope_and_follows_it_where_there_is():
     edge = np.full(2, 4.0)
     curvature = np.diag([-1.0, 2.0])
-    np.testing.assert_allclose(minimum(np.array([0.0, -1.0]), curvature, -edge, edge, 1e-3), [0, 0.5], atol=1e-9)
-    np.testing.assert_allclose(minimum(np.array([0.1, -1.0]), curvature, -edge, edge, 1e-3), [-4, 0.5], atol=1e-9)
+    np.testing.assert_allclose(
+        minimum(np.array([0.0, -1.0]), curvature, -edge, edge, 1e-3), [0, 0.5], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        minimum(np.array([0.1, -1.0]), curvature, -edge, edge, 1e-3), [-4, 0.5], atol=1e-9
+    )
     # with ridge 1 the flat direction has the largest curvature, 2: a step of 0.1 / 2
-    np.testing.assert_allclose(minimum(np.array([0.1, -1.0]), curvature, -edge, edge, 1.0), [-0.05, 0.5], atol=1e-9)
+    np.testing.assert_allclose(
+        minimum(np.array([0.1, -1.0]), curvature, -edge, edge, 1.0), [-0.05, 0.5], atol=1e-9
+    )
     np.testing.assert_array_equal(minimum(np.zeros(2), np.zeros((2, 2)), -edge, edge, 1e-3), [0, 0])
 
 
@@ -175,7 +190,8 @@ def test_a_model_that_misleads_quarters_the_step(on):
     objective = Wave((0.0,))
     SurrogateSearch(rounds=2).run(on(objective), [0.6])
     spread = [
-        max(w[0] for w in points) - min(w[0] for w in points) for points in (objective.asked[:3], objective.asked[4:6])
+        max(w[0] for w in points) - min(w[0] for w in points)
+        for points in (objective.asked[:3], objective.asked[4:6])
     ]
     scores = [math.cos(9 * w[0]) for w in objective.asked]
     assert min(scores[:3]) <= scores[3], "the model did not mislead"
@@ -183,7 +199,9 @@ def test_a_model_that_misleads_quarters_the_step(on):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_search_killed_at_any_evaluation_writes_the_journal_of_an_undisturbed_one(on, journal, name):
+def test_a_search_killed_at_any_evaluation_writes_the_journal_of_an_undisturbed_one(
+    on, journal, name
+):
     whole = Quadratic((0.6, 1.3), curved((0.5, 3), 0))
     option(name).run(on(whole, "whole.jsonl"), START[:2])
     expected = (journal.parent / "whole.jsonl").read_bytes()
@@ -360,14 +378,19 @@ def test_what_is_not_finite_is_stored_as_null_replayed_as_infinite_and_never_the
         evaluations = on(Told([math.nan, -math.inf, 3.0]))
         assert [evaluations([float(i)]) for i in range(3)] == [math.inf, math.inf, 3]
         assert evaluations.best.weights == (2,)
-        rows = [json.loads(line, parse_constant=pytest.fail) for line in journal.read_text().splitlines()]
+        rows = [
+            json.loads(line, parse_constant=pytest.fail)
+            for line in journal.read_text().splitlines()
+        ]
         assert [row["score"] for row in rows] == [None, None, 3]
     for _ in range(2):
         evaluations = on(Broken((0.0, 0.0)), "slopes.jsonl")
         score, slope = evaluations.gradient([0.0, 0.0])
         assert score == math.inf
         np.testing.assert_array_equal(slope, [math.nan, 1])
-        with pytest.raises(WorkFailed, match="no merge weights have a finite score on all images: 1 evaluations"):
+        with pytest.raises(
+            WorkFailed, match="no merge weights have a finite score on all images: 1 evaluations"
+        ):
             evaluations.best  # noqa: B018
     assert json.loads((journal.parent / "slopes.jsonl").read_text())["gradient"] == [None, 1]
 
@@ -420,14 +443,21 @@ def test_an_objective_without_a_gradient_says_so(on):
 
 
 @pytest.mark.parametrize(
-    "change", [{"total": 50}, {"start": [0.3] * 4}, {"search": SurrogateSearch(step=0.2)}, {"search": GradientSearch()}]
+    "change",
+    [
+        {"total": 50},
+        {"start": [0.3] * 4},
+        {"search": SurrogateSearch(step=0.2)},
+        {"search": GradientSearch()},
+    ],
 )
 def test_the_journal_of_another_search_is_refused_and_kept(on, journal, change):
     SurrogateSearch(rounds=1).run(on(Quadratic()), START)
     before = journal.read_bytes()
     evaluations = on(Quadratic(total=change.get("total", 100)))
     with pytest.raises(
-        WorkFailed, match=r"is of another search: its line \d+ is .* on 100 images, this search asks for"
+        WorkFailed,
+        match=r"is of another search: its line \d+ is .* on 100 images, this search asks for",
     ):
         change.get("search", SurrogateSearch(rounds=1)).run(evaluations, change.get("start", START))
     assert journal.read_bytes() == before
@@ -480,7 +510,9 @@ def test_impossible_rungs_and_budgets_are_refused(on, settings):
         on(Quadratic(), **settings)
 
 
-@pytest.mark.parametrize("search", [CMAESSearch(population=4), CMAESSearch(population=100), *STRATEGIES], ids=name_of)
+@pytest.mark.parametrize(
+    "search", [CMAESSearch(population=4), CMAESSearch(population=100), *STRATEGIES], ids=name_of
+)
 def test_one_weight_can_be_searched(on, search):
     evaluations = on(Quadratic((0.3,)))
     search.run(evaluations, [0.25])

@@ -1,6 +1,6 @@
 import torch
 
-from deme.seeds import Rows, generator, image_generator
+from deme.diffusion.seeds import ShardedRandom, generator, image_generator
 
 
 def test_an_images_noise_depends_on_seed_and_index_alone():
@@ -14,7 +14,7 @@ def test_an_images_noise_depends_on_seed_and_index_alone():
 
 def test_two_processes_see_the_rows_that_one_would():
     def draws(total, start, stop):
-        rows = Rows(generator("train", 0, 5), total, start, stop)
+        rows = ShardedRandom(generator("train", 0, 5), total, start, stop)
         t = rows.timesteps(lambda n, g: torch.randint(0, 1000, (n,), generator=g))
         return t, rows.normal((1, 8, 8)), rows.coins(0.5)
 

@@ -8,17 +8,26 @@ import numpy as np
 import pytest
 import torch
 
-from deme import files, tensors
 from deme.data import InMemoryImages, SomeImages, batches
-from deme.errors import BadConfig, MissingInput, WorkFailed
 from deme.metrics import reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.metrics.fingerprint import DRIFT_TOLERANCE, LENGTH, differences, drift, fingerprints, moments_error
+from deme.metrics.fingerprint import (
+    DRIFT_TOLERANCE,
+    LENGTH,
+    differences,
+    drift,
+    fingerprints,
+    moments_error,
+)
 from deme.metrics.reference import measured
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
+from deme.system import files, tensors
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
-IMAGES = InMemoryImages(torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte())
+IMAGES = InMemoryImages(
+    torch.randint(0, 256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+)
 
 
 class Means:
@@ -92,7 +101,9 @@ def test_two_processes_share_the_shards(tmp_path):
         worker.join()
     assert sum(seen) == 50
     assert min(seen) > 0
-    torch.testing.assert_close(torch.cat(list(FeatureShards(tmp_path, 50, 5).read("means"))), Means()(IMAGES.pixels))
+    torch.testing.assert_close(
+        torch.cat(list(FeatureShards(tmp_path, 50, 5).read("means"))), Means()(IMAGES.pixels)
+    )
 
 
 def test_a_helper_stops_when_the_work_is_finished_and_cleared_away(tmp_path):
@@ -106,7 +117,9 @@ def test_nan_features_and_wrong_counts_are_refused(tmp_path):
         def __call__(self, pixels):
             return super().__call__(pixels) * float("nan")
 
-    with pytest.raises(WorkFailed, match="row means: NaN or infinite features among images 0 to 14"):
+    with pytest.raises(
+        WorkFailed, match="row means: NaN or infinite features among images 0 to 14"
+    ):
         FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()], silent)
     with pytest.raises(WorkFailed, match="15 images were asked for from number 0 on, 14 came"):
         FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()], silent)
@@ -119,12 +132,16 @@ def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch
     first = measured(IMAGES, "images", means, tmp_path, silent)
     assert first.name == f"50 images ({IMAGES.content_hash()[:8]})"
     assert first.statistics.count == means.seen == 50
-    torch.testing.assert_close(first.statistics.covariance, torch.cov(Means()(IMAGES.pixels).double().T))
+    torch.testing.assert_close(
+        first.statistics.covariance, torch.cov(Means()(IMAGES.pixels).double().T)
+    )
     torch.testing.assert_close(first.features, Means()(IMAGES.pixels))
     copy = InMemoryImages(IMAGES.pixels.clone())
     again = measured(copy, "images", means, tmp_path, silent)
     assert means.seen == 50
-    torch.testing.assert_close(again.statistics.covariance, first.statistics.covariance, rtol=1e-14, atol=0)
+    torch.testing.assert_close(
+        again.statistics.covariance, first.statistics.covariance, rtol=1e-14, atol=0
+    )
     copy.pixels[0, 0, 0, 0] += 1
     measured(copy, "images", means, tmp_path, silent)
     assert means.seen == 100
@@ -194,7 +211,10 @@ def test_statistics_survive_their_file_bit_for_bit_but_for_the_scale(tmp_path):
 
 
 def test_files_of_pytorch_fid_and_clean_fid_are_read_and_ours_by_them(tmp_path):
-    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
+    one, means = (
+        Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))),
+        Means(),
+    )
     np.savez(tmp_path / "theirs.npz", mu=one.mean.numpy(), sigma=one.covariance.numpy())
     two, origin = statistics_file.load_npz(tmp_path / "theirs.npz", means)
     torch.testing.assert_close(two.covariance, one.covariance, rtol=1e-14, atol=0)
@@ -210,22 +230,31 @@ def test_files_of_pytorch_fid_and_clean_fid_are_read_and_ours_by_them(tmp_path):
 
 
 def test_statistics_of_another_extractor_or_other_weights_are_refused(tmp_path):
-    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
+    one, means = (
+        Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))),
+        Means(),
+    )
     statistics_file.save_npz(tmp_path / "ours.npz", one, means, "40 images")
     for attribute, value in (("name", "column means"), ("weights", "1" * 64)):
         other = Means()
         setattr(other, attribute, value)
         with pytest.raises(
-            BadConfig, match=r"statistics of another extractor: row means, weights 000000000000\nneeded: "
+            BadConfig,
+            match=r"statistics of another extractor: row means, weights 000000000000\nneeded: ",
         ):
             statistics_file.load_npz(tmp_path / "ours.npz", other)
     np.savez(tmp_path / "small.npz", mu=np.zeros(7), sigma=np.eye(7))
-    with pytest.raises(BadConfig, match=r"small.npz holds statistics of another extractor: 7 numbers per image"):
+    with pytest.raises(
+        BadConfig, match=r"small.npz holds statistics of another extractor: 7 numbers per image"
+    ):
         statistics_file.load_npz(tmp_path / "small.npz", means)
 
 
 def test_damaged_statistics_files_are_refused(tmp_path):
-    one, means = Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))), Means()
+    one, means = (
+        Statistics().update(torch.randn(40, 8, generator=torch.Generator().manual_seed(1))),
+        Means(),
+    )
     mean, covariance = one.mean.numpy(), one.covariance.numpy()
     with pytest.raises(MissingInput, match=r"none.npz is not there"):
         statistics_file.load_npz(tmp_path / "none.npz", means)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.config import compose_stage, make
 from deme.data import every
 from deme.data.dataset_rows import DatasetRows
 from deme.data.decode import Unreadable
@@ -19,7 +18,8 @@ from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
 from deme.data.lmdb_images import LmdbImages
 from deme.data.sources import source_at
-from deme.errors import BadConfig, MissingInput, WorkFailed
+from deme.runs.config import compose_stage, instantiate
+from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 datasets = pytest.importorskip("datasets")
 lmdb = pytest.importorskip("lmdb")
@@ -38,7 +38,10 @@ IMAGES = [encoded(index) for index in range(12)]
 
 def write_lmdb(folder, images=IMAGES):
     folder.mkdir()
-    with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+    with (
+        lmdb.open(str(folder), map_size=2**24) as environment,
+        environment.begin(write=True) as transaction,
+    ):
         for index, data in reversed(list(enumerate(images))):
             transaction.put(f"{index:040x}".encode(), data)
     return folder
@@ -53,9 +56,15 @@ def write_files(folder):
 
 def rows(images=IMAGES, column="image", kind=None):
     kind = kind or datasets.Image()
-    values = [{"bytes": data, "path": None} for data in images] if isinstance(kind, datasets.Image) else images
+    values = (
+        [{"bytes": data, "path": None} for data in images]
+        if isinstance(kind, datasets.Image)
+        else images
+    )
     features = datasets.Features({"label": datasets.Value("int32"), column: kind})
-    return datasets.Dataset.from_dict({"label": [0] * len(images), column: values}, features=features)
+    return datasets.Dataset.from_dict(
+        {"label": [0] * len(images), column: values}, features=features
+    )
 
 
 def write_saved(folder):
@@ -114,7 +123,9 @@ def test_every_form_is_recognised_and_gives_the_same_images(write, tmp_path):
     assert source.listing() == source_at(str(place)).listing()
     assert str(place) in source.name(3)
     one = load_image_folder(str(place), 8, 3, crop="center", held_out_fraction=0.25)
-    other = load_image_folder(str(write_files(tmp_path / "files")), 8, 3, crop="center", held_out_fraction=0.25)
+    other = load_image_folder(
+        str(write_files(tmp_path / "files")), 8, 3, crop="center", held_out_fraction=0.25
+    )
     assert one.train.content_hash() == other.train.content_hash()
     assert torch.equal(every(one.train), every(other.train))
     assert torch.equal(every(one.held_out), every(other.held_out))
@@ -144,37 +155,56 @@ def test_a_source_is_read_in_other_processes(write, method, tmp_path):
 
 def test_lsun_is_cropped_at_random_and_not_mirrored(tmp_path):
     write_lmdb(tmp_path / "church")
-    words = ["data=lsun_church", f"data.path={tmp_path}/church", "data.size=8", "data.held_out_fraction=0.25"]
-    data = make(compose_stage("train", words)["data"])
+    words = [
+        "data=lsun_church",
+        f"data.path={tmp_path}/church",
+        "data.size=8",
+        "data.held_out_fraction=0.25",
+    ]
+    data = instantiate(compose_stage("train", words)["data"])
     assert not data.random_flip
     with Image.open(io.BytesIO(IMAGES[data.train.indices[0]])) as image:
         resized = image.resize((11, 8), Image.Resampling.BILINEAR)
     left = np.asarray(resized.crop((0, 0, 8, 8)))
-    assert torch.equal(data.train.cropped([0], [0.0])[0], torch.from_numpy(left.copy()).permute(2, 0, 1))
+    assert torch.equal(
+        data.train.cropped([0], [0.0])[0], torch.from_numpy(left.copy()).permute(2, 0, 1)
+    )
 
 
 def test_a_damaged_entry_is_named(tmp_path):
     images = [*IMAGES[:3], IMAGES[3][:100], b"", *IMAGES[5:]]
     place = write_lmdb(tmp_path / "church", images)
-    stream = load_image_folder(str(place), 8, 3, in_memory=False, held_out_fraction=0.25, crop="center")
+    stream = load_image_folder(
+        str(place), 8, 3, in_memory=False, held_out_fraction=0.25, crop="center"
+    )
     with pytest.raises(Unreadable, match=f"church, key {3:040x} is not an image"):
         stream.train.open(3)
     said = []
-    data = load_image_folder(str(place), 8, 3, crop="random", held_out_fraction=0.25, corrupt="skip", say=said.append)
+    data = load_image_folder(
+        str(place), 8, 3, crop="random", held_out_fraction=0.25, corrupt="skip", say=said.append
+    )
     assert len(data.train) + len(data.held_out) == 10
     assert f"2 of 12 images cannot be read and are left out: {place}, key {3:040x} (" in said[0]
     rows(images).save_to_disk(tmp_path / "saved")
-    with pytest.raises(Unreadable, match="saved, row 4 is not an image that can be read: it is empty"):
-        load_image_folder(str(tmp_path / "saved"), 8, 3, crop="center", held_out_fraction=0.25).train.images.open(4)
+    with pytest.raises(
+        Unreadable, match="saved, row 4 is not an image that can be read: it is empty"
+    ):
+        load_image_folder(
+            str(tmp_path / "saved"), 8, 3, crop="center", held_out_fraction=0.25
+        ).train.images.open(4)
 
 
 def test_what_is_no_source_says_so(tmp_path):
     write_lmdb(tmp_path / "church_outdoor_train_lmdb")
-    with pytest.raises(MissingInput, match=r"did you mean data.path=.*/church_outdoor_train_lmdb\?"):
+    with pytest.raises(
+        MissingInput, match=r"did you mean data.path=.*/church_outdoor_train_lmdb\?"
+    ):
         source_at(str(tmp_path))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "data.mdb").write_bytes(b"x" * 9000)
-    with pytest.raises(WorkFailed, match=r"data.mdb is not an LMDB that can be read: .*\nunpack it again"):
+    with pytest.raises(
+        WorkFailed, match=r"data.mdb is not an LMDB that can be read: .*\nunpack it again"
+    ):
         source_at(str(tmp_path / "broken"))
     write_lmdb(tmp_path / "empty", [])
     with pytest.raises(MissingInput, match="holds no images"):
@@ -196,7 +226,9 @@ def test_a_data_set_of_the_hub_without_a_network_says_what_to_type():
     assert lines[0].startswith(
         "datasets:nobody/nothing@main is not in the cache of data sets and cannot be downloaded: "
     )
-    assert lines[1].startswith("where there is a network, type: hf download --repo-type dataset nobody/nothing ")
+    assert lines[1].startswith(
+        "where there is a network, type: hf download --repo-type dataset nobody/nothing "
+    )
 
 
 @pytest.mark.parametrize(("library", "write"), [("lmdb", write_lmdb), ("datasets", write_saved)])
@@ -204,6 +236,7 @@ def test_a_library_that_is_not_there_is_named(library, write, tmp_path, monkeypa
     place = write(tmp_path / "place")
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(
-        MissingInput, match=rf"the library `{library}`, .* is not installed\ntype: pip install 'deme-diffusion\[lsun\]'"
+        MissingInput,
+        match=rf"the library `{library}`, .* is not installed\ntype: pip install 'deme-diffusion\[lsun\]'",
     ):
         source_at(str(place))

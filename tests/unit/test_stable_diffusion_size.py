@@ -14,7 +14,12 @@ UNET = {
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"], "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "cross_attention_dim": 768, "attention_head_dim": 8,
 }  # fmt: skip
-SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+}
 PUBLISHED = 859_520_964  # trainable parameters of CompVis/stable-diffusion-v1-4's UNet
 PROJECTED = 9_216_000
 CHANNELS = [320, 640, 1280, 1280, 1280, 1280, 1280, 640, 320]  # down blocks, mid, up blocks
@@ -60,12 +65,18 @@ def test_foldable_projections_are_one_per_layer_that_ends_a_branch(model):
     assert len(projections) == attentions + resnets + samplers
     state = {name: tuple(value.shape) for name, value in model.unet.state_dict().items()}
     folded = projections.folds_into(model.unet)
-    assert all(state[tensor][0] == len(projections.get_parameter(name)) for tensor, name in folded.items())
+    assert all(
+        state[tensor][0] == len(projections.get_parameter(name)) for tensor, name in folded.items()
+    )
 
 
 @pytest.mark.parametrize("placement", ["blocks", "foldable"])
 def test_a_latent_a_timestep_and_a_text_go_through_it(model, placement):
     model.add_projections(placement)
     text = {"encoder_hidden_states": torch.zeros(2, 77, 768, device="meta")}
-    answer = model(torch.zeros(2, 4, 64, 64, device="meta"), torch.zeros(2, dtype=torch.long, device="meta"), text)
+    answer = model(
+        torch.zeros(2, 4, 64, 64, device="meta"),
+        torch.zeros(2, dtype=torch.long, device="meta"),
+        text,
+    )
     assert answer.shape == (2, 4, 64, 64)

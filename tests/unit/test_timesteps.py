@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from deme.ranges import TimestepRange, uniform
-from deme.timesteps import ProbabilisticSampler, RangeSampler
+from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion.timesteps import ProbabilisticSampler, RangeSampler
 
 
 def generator(seed=0):
@@ -33,7 +33,9 @@ def test_antithetic_timesteps_mirror_each_other_within_the_range():
 @pytest.mark.parametrize("granularity", ["sample", "batch"])
 @pytest.mark.parametrize("antithetic", [True, False])
 @pytest.mark.parametrize(("num_ranges", "p"), [(4, 0.3), (8, 0.3), (4, 0.0), (4, 1.0), (2, 0.7)])
-def test_share_inside_the_range_is_one_minus_p_plus_p_over_n(num_ranges, p, antithetic, granularity):
+def test_share_inside_the_range_is_one_minus_p_plus_p_over_n(
+    num_ranges, p, antithetic, granularity
+):
     inside = uniform(num_ranges, 1000)[1]
     sampler = ProbabilisticSampler(inside, 1000, p, granularity, antithetic)
     draws = generator()

@@ -3,20 +3,25 @@
 import pytest
 import torch
 
-from deme.config import compose_stage, make, options
-from deme.schedule import NoiseSchedule
-from deme.weighting import mass, prediction_weight, timestep_weights
-from deme.weighting.constant import Constant
-from deme.weighting.constant_native import ConstantNative
-from deme.weighting.min_snr import MinSNR
-from deme.weighting.p2 import P2
-from deme.weighting.snr_plus_one import SNRPlusOne
-from deme.weighting.truncated_snr import TruncatedSNR
+from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion.weighting import mass, prediction_weight, timestep_weights
+from deme.diffusion.weighting.constant import Constant
+from deme.diffusion.weighting.constant_native import ConstantNative
+from deme.diffusion.weighting.min_snr import MinSNR
+from deme.diffusion.weighting.p2 import P2
+from deme.diffusion.weighting.snr_plus_one import SNRPlusOne
+from deme.diffusion.weighting.truncated_snr import TruncatedSNR
+from deme.runs.config import compose_stage, instantiate, options
 
 LINEAR = NoiseSchedule.linear()
-SCALED_LINEAR = NoiseSchedule((1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0))
+SCALED_LINEAR = NoiseSchedule(
+    (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+)
 KINDS = ("epsilon", "sample", "v_prediction")
-SCHEMES = [make(compose_stage("train", [f"weighting={name}"])["weighting"]) for name in options("weighting")]
+SCHEMES = [
+    instantiate(compose_stage("train", [f"weighting={name}"])["weighting"])
+    for name in options("weighting")
+]
 
 
 def eps_weight(weighting, schedule=LINEAR):
@@ -28,13 +33,18 @@ def eps_weight(weighting, schedule=LINEAR):
 def test_the_weighted_loss_is_the_same_whatever_is_predicted(weighting, schedule):
     if getattr(weighting, "native", False):
         for kind in KINDS:
-            assert torch.equal(prediction_weight(weighting, schedule.snr, kind), torch.ones(1000, dtype=torch.float64))
+            assert torch.equal(
+                prediction_weight(weighting, schedule.snr, kind),
+                torch.ones(1000, dtype=torch.float64),
+            )
         return
     g = torch.Generator().manual_seed(0)
     t = torch.arange(1000)
     x0, eps, guess = (torch.randn(1000, 3, generator=g, dtype=torch.float64) for _ in range(3))
     x_t = schedule.add_noise(x0, eps, t)
-    x0_guess = schedule.v_to_x0(guess, x_t, t)  # any prediction of x0, and the same one as eps and as v
+    x0_guess = schedule.v_to_x0(
+        guess, x_t, t
+    )  # any prediction of x0, and the same one as eps and as v
     eps_guess = schedule.v_to_eps(guess, x_t, t)
     losses = {}
     for kind, prediction in (("epsilon", eps_guess), ("sample", x0_guess), ("v_prediction", guess)):
@@ -64,16 +74,22 @@ def test_reference_weights_of_the_eps_loss(weighting, expected):
 def test_reference_means_and_quartiles():
     snr_plus_one = eps_weight(SNRPlusOne())
     assert float(snr_plus_one.mean()) == pytest.approx(1312, rel=1e-3)
-    assert snr_plus_one.view(4, 250).mean(1).tolist() == pytest.approx([1.27, 5.19, 83.4, 5159], rel=0.01)
+    assert snr_plus_one.view(4, 250).mean(1).tolist() == pytest.approx(
+        [1.27, 5.19, 83.4, 5159], rel=0.01
+    )
     assert mass(snr_plus_one, [0, 250, 500, 750, 1000])[3] == pytest.approx(0.983, abs=5e-4)
     assert float(eps_weight(MinSNR()).mean()) == pytest.approx(0.913, abs=5e-4)
     assert float(eps_weight(P2()).mean()) == pytest.approx(0.724, abs=5e-4)
     scaled = eps_weight(SNRPlusOne(), SCALED_LINEAR)
-    assert [float(scaled[t]) for t in (250, 500, 750, 999)] == pytest.approx([1.48, 3.62, 17.8, 214.6], rel=0.01)
+    assert [float(scaled[t]) for t in (250, 500, 750, 999)] == pytest.approx(
+        [1.48, 3.62, 17.8, 214.6], rel=0.01
+    )
     assert float(scaled.mean()) == pytest.approx(21.3, rel=0.01)
 
 
-@pytest.mark.parametrize(("schedule", "at_five", "at_one"), [(LINEAR, 130, 259), (SCALED_LINEAR, 147, 354)])
+@pytest.mark.parametrize(
+    ("schedule", "at_five", "at_one"), [(LINEAR, 130, 259), (SCALED_LINEAR, 147, 354)]
+)
 def test_snr_crossings(schedule, at_five, at_one):
     assert [int((schedule.snr >= level).sum()) for level in (5, 1)] == [at_five, at_one]
 
@@ -82,7 +98,9 @@ def test_v_prediction_min_snr_divides_by_snr_plus_one():
     """The disputed one: min(SNR, gamma) / (SNR + 1), no 1 added above."""
     weight = prediction_weight(MinSNR(5), LINEAR.snr, "v_prediction")
     torch.testing.assert_close(weight, LINEAR.snr.clamp_max(5) / (LINEAR.snr + 1))
-    torch.testing.assert_close(prediction_weight(SNRPlusOne(), LINEAR.snr, "v_prediction"), torch.ones(1000).double())
+    torch.testing.assert_close(
+        prediction_weight(SNRPlusOne(), LINEAR.snr, "v_prediction"), torch.ones(1000).double()
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,9 +125,13 @@ def test_limits_at_snr_zero_and_infinity(weighting, at_zero, at_infinity):
 
 def test_an_infinite_weight_is_refused_unless_capped():
     snr = torch.tensor([10.0, 1.0, 0.0])
-    with pytest.raises(ValueError, match=r"(?s)SNRPlusOne is infinite for epsilon at t = 2.*loss_weight.max=1000"):
+    with pytest.raises(
+        ValueError, match=r"(?s)SNRPlusOne is infinite for epsilon at t = 2.*loss_weight.max=1000"
+    ):
         timestep_weights(SNRPlusOne(), snr, "epsilon")
-    assert timestep_weights(SNRPlusOne(), snr, "epsilon", max_weight=50).tolist() == pytest.approx([1.1, 2, 50])
+    assert timestep_weights(SNRPlusOne(), snr, "epsilon", max_weight=50).tolist() == pytest.approx(
+        [1.1, 2, 50]
+    )
     assert timestep_weights(SNRPlusOne(), snr, "v_prediction").tolist() == [1, 1, 1]
 
 

@@ -14,7 +14,9 @@ Function = TypeVar("Function", bound=MergeMethod)
 Stream = Callable[
     [], Iterator[tuple[str, Sequence[Tensor], Tensor]]
 ]  # name, experts, base; one tensor in memory at a time
-Prepare = Callable[..., dict[str, Any]]  # (stream, **scalars) -> further keyword arguments of the method
+Prepare = Callable[
+    ..., dict[str, Any]
+]  # (stream, **scalars) -> further keyword arguments of the method
 
 
 def merge_method(
@@ -34,7 +36,13 @@ def merge_method(
     """
 
     def mark(function: Function) -> Function:
-        for name, value in {"paper": paper, "elementwise": elementwise, "named": named, "of": of, "mean": mean}.items():
+        for name, value in {
+            "paper": paper,
+            "elementwise": elementwise,
+            "named": named,
+            "of": of,
+            "mean": mean,
+        }.items():
             setattr(function, name, value)
         function.prepare = prepare  # type: ignore[attr-defined]
         return function

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig
+from deme.diffusion.seeds import generator
 from deme.merging.methods import merge_method
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.seeds import generator
+from deme.system.errors import BadConfig
 
 
 @merge_method(paper="arXiv 2311.03099", elementwise=False, named=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from deme.errors import BadConfig
 from deme.merging.methods import merge_method
+from deme.system.errors import BadConfig
 
 ROUNDING = 1e-6  # by which the sum of weights may miss 1
 

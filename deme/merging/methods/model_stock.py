@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from deme.errors import BadConfig
 from deme.merging.geometry import cosines_of, displace, gram
 from deme.merging.methods import merge_method
+from deme.system.errors import BadConfig
 
 
 @merge_method(paper="arXiv 2403.19522", elementwise=False)

@@ -5,20 +5,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig
 from deme.merging.geometry import cosines_of, displace, gram
 from deme.merging.methods import merge_method
+from deme.system.errors import BadConfig
 
-OPPOSITE = -0.9995  # cosine below which two directions have no way between them that rounding would not choose
+OPPOSITE = (
+    -0.9995
+)  # cosine below which two directions have no way between them that rounding would not choose
 VANISHING = 1e-2  # length of a mean of unit vectors below which it has no direction
 TOLERANCE = 1e-8  # last step, radians
 MOST_ITERATIONS = 100  # of a few numbers each: see spherical_mean
 
 
 @merge_method(
-    paper="Shoemake 1985 (two vectors); Buss and Fillmore 2001, algorithm A1 (more)", elementwise=False, mean=True
+    paper="Shoemake 1985 (two vectors); Buss and Fillmore 2001, algorithm A1 (more)",
+    elementwise=False,
+    mean=True,
 )
-def slerp(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], scale: float = 1.0) -> Tensor:
+def slerp(
+    experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], scale: float = 1.0
+) -> Tensor:
     """Return base + scale * length * direction: weighted means over experts of the task vectors' lengths and directions.
 
     The direction is the spherical mean (`spherical_mean`) of the unit task vectors of one tensor; for two it is slerp with
@@ -27,7 +33,9 @@ def slerp(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], sca
     are divided by their sum; if all are 0, the base comes back. Raises BadConfig for negative weights.
     """
     if min(weights) < 0:
-        raise BadConfig(f"slerp takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}")
+        raise BadConfig(
+            f"slerp takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}"
+        )
     shares = torch.tensor(weights, dtype=torch.float64)
     shares = shares / shares.sum().clamp_min(torch.finfo(torch.float64).tiny)
     products = gram(experts, base)
@@ -35,7 +43,9 @@ def slerp(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], sca
     pointing = (lengths > 0) & (shares > 0)
     if not bool(pointing.any()):
         return base
-    direction = spherical_mean(cosines_of(products)[pointing][:, pointing], shares[pointing] / shares[pointing].sum())
+    direction = spherical_mean(
+        cosines_of(products)[pointing][:, pointing], shares[pointing] / shares[pointing].sum()
+    )
     coefficients = shares.clone()
     if direction is not None:
         coefficients[pointing] = shares @ lengths * direction / lengths[pointing]

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.errors import BadConfig
 from deme.merging.magnitudes import cutoffs, keep
 from deme.merging.methods import Stream, merge_method
+from deme.system.errors import BadConfig
 
 TRIMS = ("model", "tensor")
 
@@ -20,10 +20,16 @@ def whole_model_thresholds(
     _check(density, trim)
     if trim == "tensor":
         return {}
-    return {"thresholds": cutoffs(lambda: ([e - base for e in experts] for _, experts, base in stream()), density)}
+    return {
+        "thresholds": cutoffs(
+            lambda: ([e - base for e in experts] for _, experts, base in stream()), density
+        )
+    }
 
 
-@merge_method(paper="arXiv 2306.01708", elementwise=False, prepare=whole_model_thresholds, mean=True)
+@merge_method(
+    paper="arXiv 2306.01708", elementwise=False, prepare=whole_model_thresholds, mean=True
+)
 def ties(
     experts: Sequence[Tensor],
     base: Tensor,
@@ -42,7 +48,9 @@ def ties(
     """
     _check(density, trim)
     if min(weights) < 0:
-        raise BadConfig(f"ties takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}")
+        raise BadConfig(
+            f"ties takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}"
+        )
     vectors = [expert - base for expert in experts]
     if trim == "tensor":
         thresholds = cutoffs(lambda: iter([vectors]), density)

@@ -13,7 +13,9 @@ def weighted_sum(experts: Sequence[Tensor], base: Tensor, weights: Sequence[floa
 
     Terms of weight 0 are left out, so that w = 0 gives the base and a one-hot w = 1 its expert, bit for bit.
     """
-    terms = [(w, t) for w, t in ((1 - sum(weights), base), *zip(weights, experts, strict=True)) if w != 0]
+    terms = [
+        (w, t) for w, t in ((1 - sum(weights), base), *zip(weights, experts, strict=True)) if w != 0
+    ]
     if not terms:
         return base
     (first, tensor), *others = terms

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 class Objective(Protocol):
     """What is minimised, as a function of merge weights (a flat vector). Deterministic: the same weights, the same score."""
 
-    forwards_per_image: int
+    num_forward_passes_per_image: int
     """Passes of the network that an image of `value` takes."""
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:

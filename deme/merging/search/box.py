@@ -4,9 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-DECIMALS = (
-    10  # of proposed weights: linear algebra that rounds differently on another machine still proposes the same ones
-)
+DECIMALS = 10  # of proposed weights: linear algebra that rounds differently on another machine still proposes the same ones
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,9 @@ class Box:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"a search needs finite low < high, got low={self.low} high={self.high}")
+            raise ValueError(
+                f"a search needs finite low < high, got low={self.low} high={self.high}"
+            )
 
     def nearest(self, vector: Iterable[float]) -> list[float]:
         """Return the nearest vector in the box, rounded to `DECIMALS`."""

@@ -37,11 +37,18 @@ class CMAESSearch:
             raise ValueError(f"sigma must be positive, got {sigma}")
         check_at_least("max_evaluations", max_evaluations, 1)
         if population is not None:
-            check_at_least("population", population, 4)  # two parents at least, or the covariance cannot adapt
+            check_at_least(
+                "population", population, 4
+            )  # two parents at least, or the covariance cannot adapt
         check_at_least("seed", seed, 0)
         if seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, got {seed}")
-        self.sigma, self.max_evaluations, self.population, self.seed = sigma, max_evaluations, population, seed
+        self.sigma, self.max_evaluations, self.population, self.seed = (
+            sigma,
+            max_evaluations,
+            population,
+            seed,
+        )
 
     def count(self, num_weights: int) -> int:  # noqa: ARG002
         """Return `max_evaluations`."""
@@ -52,7 +59,9 @@ class CMAESSearch:
         mean = self.box.nearest(start)
         evaluations(mean)
         bounds = np.array([[self.box.low, self.box.high]] * len(mean))
-        distribution = CMA(np.array(mean), self.sigma, bounds, seed=self.seed, population_size=self.population)
+        distribution = CMA(
+            np.array(mean), self.sigma, bounds, seed=self.seed, population_size=self.population
+        )
         generation: list[tuple[np.ndarray, float]] = []
         for _ in range(self.max_evaluations - 1):
             weights = self.box.nearest(distribution.ask())

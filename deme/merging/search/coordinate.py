@@ -17,7 +17,9 @@ class CoordinateSearch:
     value, inside the box. The search ends after `sweeps`: where a sweep changes nothing, a finer one may.
     """
 
-    def __init__(self, low: float = -0.2, high: float = 2.0, points: int = 11, sweeps: int = 3) -> None:
+    def __init__(
+        self, low: float = -0.2, high: float = 2.0, points: int = 11, sweeps: int = 3
+    ) -> None:
         self.box = Box(low, high)
         check_at_least("points", points, 4)  # with three, a sweep has the spacing of the former one
         check_at_least("sweeps", sweeps, 1)

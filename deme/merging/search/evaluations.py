@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 
-from deme.errors import BadConfig, WorkFailed
 from deme.merging.search import Objective
 from deme.merging.search.journal import Evaluation, Journal
+from deme.system.errors import BadConfig, WorkFailed
 
 
 class BudgetSpent(Exception):
@@ -36,10 +36,14 @@ class Evaluations:
         told: Callable[[Evaluation], None] = lambda _: None,
     ) -> None:
         if not isinstance(rungs, Sequence) or not rungs or not all(map(_is_positive, rungs)):
-            raise BadConfig(f"rungs must be ascending fractions of the images that end in 1, got {rungs}")
+            raise BadConfig(
+                f"rungs must be ascending fractions of the images that end in 1, got {rungs}"
+            )
         self.rungs = [float(rung) for rung in rungs]
         if sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1:
-            raise BadConfig(f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}")
+            raise BadConfig(
+                f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}"
+            )
         if not _is_positive(keep) or keep > 1:
             raise BadConfig(f"keep must lie in (0, 1], got {keep}")
         for name, limit in (("max_images", max_images), ("max_seconds", max_seconds)):
@@ -98,10 +102,14 @@ class Evaluations:
         places = max(1, math.floor(self.keep * len(rivals) + 1e-9))
         return math.isfinite(score) and sum(rival < score for rival in rivals) < places
 
-    def _evaluate(self, weights: tuple[float, ...], fraction: float, with_gradient: bool = False) -> Evaluation:
+    def _evaluate(
+        self, weights: tuple[float, ...], fraction: float, with_gradient: bool = False
+    ) -> Evaluation:
         images = self.objective.num_images(fraction)
         if self.max_images is not None and self.images + images > self.max_images:
-            raise BudgetSpent(f"{self.images} of {self.max_images} images are used, the next evaluation takes {images}")
+            raise BudgetSpent(
+                f"{self.images} of {self.max_images} images are used, the next evaluation takes {images}"
+            )
         if self.max_seconds is not None and self.seconds >= self.max_seconds:
             raise BudgetSpent(f"{self.seconds:.0f} of {self.max_seconds} seconds are used")
         stored = self._journal.stored(weights, fraction, images, with_gradient)
@@ -113,7 +121,9 @@ class Evaluations:
             self.told(evaluation)
         return evaluation
 
-    def _measure(self, weights: tuple[float, ...], fraction: float, images: int, with_gradient: bool) -> Evaluation:
+    def _measure(
+        self, weights: tuple[float, ...], fraction: float, images: int, with_gradient: bool
+    ) -> Evaluation:
         began, gradient = monotonic(), None
         if with_gradient:
             score, slopes = self.objective.gradient(list(weights))

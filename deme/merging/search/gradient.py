@@ -56,4 +56,6 @@ class GradientSearch:
         bounds = [(self.box.low, self.box.high)] * len(first)
         options = {"gtol": SLOPE, "ftol": GAIN, "maxiter": self.max_evaluations}
         with contextlib.suppress(_Enough):
-            minimize(score_and_slope, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+            minimize(
+                score_and_slope, first, jac=True, method="L-BFGS-B", bounds=bounds, options=options
+            )

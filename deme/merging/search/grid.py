@@ -12,8 +12,12 @@ class GridSearch:
 
     def __init__(self, low: float = 0.0, high: float = 1.0, step: float = 0.25) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and 0 < step < math.inf and high >= low):
-            raise ValueError(f"a grid needs low <= high and step > 0, got low={low} high={high} step={step}")
-        self.values = [min(low + i * step, high) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
+            raise ValueError(
+                f"a grid needs low <= high and step > 0, got low={low} high={high} step={step}"
+            )
+        self.values = [
+            min(low + i * step, high) for i in range(math.floor((high - low) / step + 1e-9) + 1)
+        ]
 
     def count(self, num_weights: int) -> int:
         """Return how many vectors the grid has."""

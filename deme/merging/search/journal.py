@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deme import files
-from deme.errors import WorkFailed
+from deme.system import files
+from deme.system.errors import WorkFailed
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,24 @@ class Evaluation:
             "images": self.images,
             "seconds": self.seconds,
         }
-        return row if self.gradient is None else {**row, "gradient": [_finite_or_none(g) for g in self.gradient]}
+        return (
+            row
+            if self.gradient is None
+            else {**row, "gradient": [_finite_or_none(g) for g in self.gradient]}
+        )
 
     @classmethod
     def of_row(cls, row: dict[str, Any]) -> "Evaluation":
         """Read a line of the journal."""
-        gradient = tuple(math.nan if g is None else float(g) for g in row["gradient"]) if "gradient" in row else None
+        gradient = (
+            tuple(math.nan if g is None else float(g) for g in row["gradient"])
+            if "gradient" in row
+            else None
+        )
         score = math.inf if row["score"] is None else float(row["score"])
-        return cls(tuple(row["weights"]), score, row["fraction"], row["images"], row["seconds"], gradient)
+        return cls(
+            tuple(row["weights"]), score, row["fraction"], row["images"], row["seconds"], gradient
+        )
 
 
 class Journal:
@@ -49,7 +59,9 @@ class Journal:
             rows = files.read_jsonl(path)
             self._stored = [Evaluation.of_row(row) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
-            raise WorkFailed(f"{path} is damaged or of another search\ndelete it and run again") from error
+            raise WorkFailed(
+                f"{path} is damaged or of another search\ndelete it and run again"
+            ) from error
         files.write_jsonl(path, rows)  # without a last line that a kill has cut
         self._used = 0
 

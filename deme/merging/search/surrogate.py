@@ -25,11 +25,18 @@ class SurrogateSearch:
     """
 
     def __init__(
-        self, low: float = -0.2, high: float = 2.0, step: float = 0.3, rounds: int = 3, ridge: float = 1e-3
+        self,
+        low: float = -0.2,
+        high: float = 2.0,
+        step: float = 0.3,
+        rounds: int = 3,
+        ridge: float = 1e-3,
     ) -> None:
         self.box = Box(low, high)
         if not 0 < step <= (high - low) / 3:
-            raise ValueError(f"step must lie in (0, (high - low) / 3 = {(high - low) / 3:.4g}], got {step}")
+            raise ValueError(
+                f"step must lie in (0, (high - low) / 3 = {(high - low) / 3:.4g}], got {step}"
+            )
         check_at_least("rounds", rounds, 1)
         if not 0 < ridge <= 1:
             raise ValueError(f"ridge must lie in (0, 1], got {ridge}")
@@ -50,11 +57,15 @@ class SurrogateSearch:
             offsets = (np.array(points) - centre) / step
             slope, curvature = fit(offsets, np.array(scores))
             room = (np.array([[self.box.low], [self.box.high]]) - centre) / step
-            move = minimum(slope, curvature, room[0].clip(-REACH), room[1].clip(max=REACH), self.ridge)
+            move = minimum(
+                slope, curvature, room[0].clip(-REACH), room[1].clip(max=REACH), self.ridge
+            )
             proposed = self.box.nearest(np.array(centre) + step * move)
             verified = evaluations(proposed)
             best = min(range(len(points)), key=scores.__getitem__)
-            centre, step = (proposed, step / 2) if verified < scores[best] else (points[best], step / 4)
+            centre, step = (
+                (proposed, step / 2) if verified < scores[best] else (points[best], step / 4)
+            )
 
 
 def design(box: Box, centre: Sequence[float], step: float) -> list[list[float]]:
@@ -70,7 +81,10 @@ def design(box: Box, centre: Sequence[float], step: float) -> list[list[float]]:
     for x, sign, axis in zip(centre, signs, eye, strict=True):
         both = sign > 0 and x - step >= box.low - tolerance
         moves += [sign * axis, -axis if both else 2 * sign * axis]
-    moves += [signs[i] * eye[i] + signs[j] * eye[j] for i, j in itertools.combinations(range(len(centre)), 2)]
+    moves += [
+        signs[i] * eye[i] + signs[j] * eye[j]
+        for i, j in itertools.combinations(range(len(centre)), 2)
+    ]
     return [box.nearest(np.array(centre) + step * move) for move in moves]
 
 
@@ -87,7 +101,9 @@ def fit(offsets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return solution[1 : 1 + size], curvature
 
 
-def minimum(slope: np.ndarray, curvature: np.ndarray, low: np.ndarray, high: np.ndarray, ridge: float) -> np.ndarray:
+def minimum(
+    slope: np.ndarray, curvature: np.ndarray, low: np.ndarray, high: np.ndarray, ridge: float
+) -> np.ndarray:
     """Return the minimum [N] of g'u + u'H*u/2 over low <= u <= high, with H* the regularised curvature H.
 
     H* is H with each eigenvalue below `ridge` times the largest |eigenvalue| or |slope| raised to it. So a clearly convex model is

@@ -1,7 +1,0 @@
-"""Equal weights: the mean of the task losses, the control for every other balancing."""
-
-from deme.balancing import Balancing
-
-
-class Equal(Balancing):
-    """Weight 1 / k for each of the k tasks."""

@@ -1,0 +1,1 @@
+"""Configuration to objects: builders/x.py makes what x/ holds."""

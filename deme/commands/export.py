@@ -1,0 +1,136 @@
+"""`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging Face Hub."""
+
+from pathlib import Path
+from typing import Any
+
+from deme.commands import hub_upload
+from deme.runs.checks import check_values
+from deme.runs.inputs import weights_folder
+from deme.runs.run import say
+from deme.system import files
+from deme.system.errors import BadConfig, WorkFailed
+from deme.system.paths import cache_of, locate
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def run(config: dict[str, Any]) -> Path:
+    """Write the folder, or leave it if it is there already, then upload it if asked for; return the folder."""
+    check_values(config)
+    if config["dtype"] not in DTYPES:
+        raise BadConfig(f"dtype must be one of {', '.join(DTYPES)}, got {config['dtype']!r}")
+    if config["push"] is not None:
+        hub_upload.check_name(config["push"])
+    if not isinstance(config["out"], str) or not config["out"]:
+        raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
+    place, out = locate(str(config["run"])), Path(config["out"]).expanduser()
+    source = weights_folder(place)
+    name = files.sha256_text(str(out.resolve()))[:32]
+    lock = cache_of(config) / "exports" / f"{name}.lock"
+    with files.locked(lock, lambda owner: say(f"{owner} is exporting to {out}; waiting for it")):
+        _check_out(out, source, files.sha256(source), config["overwrite"])
+        _write(config, place, source, out)
+    if config["push"] is not None:
+        hub_upload.push(out, config)
+    return out
+
+
+def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
+    """Raise BadConfig if writing `out` would destroy anything but an untouched export of the same weights."""
+    whole, inside = out.resolve(), source.resolve()
+    if (
+        any(kept == whole or whole in kept.parents for kept in (Path.cwd(), inside))
+        or inside in whole.parents
+    ):
+        raise BadConfig(
+            f"out={out} holds the model itself or the folder you are in\ntype: out=<a folder of its own>"
+        )
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir() or out.is_symlink() or (out / ".git").exists():
+        raise BadConfig(
+            f"out={out} is a file, a link or a git repository\ntype: out=<a folder of its own>"
+        )
+    if overwrite:
+        return
+    told = files.read_json(out / "deme.json") if (out / "deme.json").is_file() else {}
+    written = told.get("export", {}).get("files")
+    if written is None:
+        raise BadConfig(
+            f"{out} is there and is no export\ntype: out=<another folder>, or overwrite=true to replace it"
+        )
+    if told["export"]["of"] != content:
+        raise BadConfig(
+            f"{out} holds the export of another model\ntype: out=<another folder>, or overwrite=true to replace it"
+        )
+    changed = [n for n, h in _hashes(out).items() if written.get(n) != h] + [
+        n for n in written if not (out / n).exists()
+    ]
+    if changed:
+        raise BadConfig(
+            f"{out} was changed since it was exported: {', '.join(sorted(changed)[:3])}\n"
+            "type: out=<another folder>, or overwrite=true to lose these changes"
+        )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: files.sha256(path) for name, path in found.items() if name != "deme.json"}
+
+
+def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None:
+    import torch
+
+    from deme.models.loading import load
+    from deme.report.model_card import Exported, model_card
+    from deme.report.records import read_record
+
+    model = load(str(source))
+    about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
+    projections = (
+        about.get("projections") or "none"
+    )  # a merge has multiplied foldable ones into their layers
+    if model.projections is not None:
+        projections = "kept" if config["keep_projections"] else "folded"
+        if projections == "folded" and model.projections.placement != "foldable":
+            raise BadConfig(
+                f"{place} has channel projections in the paper's placement, which only deme's loader applies: stock diffusers would "
+                "ignore them and draw other images\ntype: keep_projections=true for a folder that needs deme (its card says so),\n"
+                "or train with projection=foldable, which exports to a stock checkpoint"
+            )
+        if projections == "folded":
+            model.fold_projections()
+    dtype: torch.dtype = getattr(torch, config["dtype"])
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+    }
+    if large := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise WorkFailed(
+            f"{large[0]} has values too large for {config['dtype']}\ntype: dtype=bfloat16"
+        )
+    called = config["push"] or out.name
+    count = sum(value.numel() for value in state.values())
+    exported = Exported(
+        called,
+        config["dtype"],
+        projections,
+        model.image_shape,
+        count,
+        model.prediction_type,
+        config["license"],
+        model.pipeline,
+    )
+    card = model_card(read_record(place, str(config["run"])), exported)
+
+    def fill(partial: Path) -> None:
+        model.save(partial, state, about)
+        files.write_text(partial / "README.md", card)
+        told = {"of": files.sha256(source), "dtype": config["dtype"], "projections": projections}
+        files.write_json(
+            partial / "deme.json", {**about, "export": {**told, "files": _hashes(partial)}}
+        )
+
+    files.write_folder(out, fill)
+    folded = " (projections folded)" if projections == "folded" else ""
+    say(f"exported {place} to {out}{folded}; read its README.md before you share it")

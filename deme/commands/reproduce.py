@@ -1,0 +1,110 @@
+"""`deme reproduce`: run what a table lacks, stage by stage, then write the table. Several processes may share the work."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from deme.commands import stage_function, table
+from deme.runs.run import say
+from deme.runs.suite import Node, Suite
+from deme.system import files
+from deme.system.errors import BadConfig, DemeError, Stopped
+from deme.system.processes import helpers, world_size
+
+
+def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
+    """Run what is missing with `jobs` processes, then write the table of what is there. Return 0, or raise the first failure.
+
+    After `minutes` the work is stopped as a scheduler would stop it (exit code 75); the same command goes on.
+    """
+    if world_size() > 1:
+        raise BadConfig(
+            "deme reproduce starts processes by itself: not under torchrun or srun with several tasks\ntype: jobs=<n>"
+        )
+    done = [node for node in suite.nodes if node.state == "done"]
+    say(
+        f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already"
+        + (", skipping those" if done else "")
+    )
+    first_error = None
+    if len(done) < len(suite.nodes):
+        arguments = [[str(suite.file), str(suite.runs), *suite.places]] * (jobs - 1)
+        with _limited(minutes), helpers("deme.commands.reproduce", arguments) as codes:
+            try:
+                work(suite)
+            except DemeError as error:
+                first_error = error
+        if first_error is None and any(codes) and any(node.state != "done" for node in suite.nodes):
+            raise DemeError(
+                f"helper processes ended with exit codes {codes}; run the same command again"
+            )
+    if first_error is not None:
+        if any(node.state == "done" for node in suite.nodes if node.stage == "evaluate"):
+            table.run(suite)
+        raise first_error
+    return table.run(suite)
+
+
+@contextlib.contextmanager
+def _limited(minutes: float | None) -> Iterator[None]:
+    """Send this process SIGTERM when the time is over."""
+    timer = threading.Timer(60 * (minutes or 0), os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    if minutes:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def work(suite: Suite, last_first: bool = False) -> None:
+    """Run nodes until all are done: one whose inputs are there and that no other process works on, again and again.
+
+    Helpers start at the other end (`last_first`), so that two processes seldom want the same node.
+    A failing node does not stop the others; its error is raised when nothing else can be done.
+    """
+    failed: dict[int, DemeError] = {}
+    while True:
+        open_nodes = [
+            node for node in suite.nodes if id(node) not in failed and node.state != "done"
+        ]
+        ready = [node for node in open_nodes if node.state not in ("waiting", "lacking")]
+        missing_file = [node.missing_file for node in open_nodes if node.missing_file is not None]
+        if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
+            if not ready and (failed or missing_file or not open_nodes):
+                break
+            time.sleep(0.5)
+    if failed or missing_file:
+        raise next(iter(failed.values())) if failed else missing_file[0]
+
+
+def _try(node: Node, failed: dict[int, DemeError]) -> bool:
+    """Run a node unless another process owns it; return whether it was run."""
+    planned = node.run
+    if planned is None or files.is_locked(planned.path / ".lock"):
+        return False
+    try:
+        inputs = {
+            name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()
+        }
+        stage_function(node.stage)({**node.config, "inputs": inputs})
+    except DemeError as error:
+        say(f"deme: {node.title}: {error}")
+        failed[id(node)] = error
+    return True
+
+
+if __name__ == "__main__":
+    from deme.system import signals
+
+    with signals.handled():
+        try:
+            work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), last_first=True)
+        except (DemeError, Stopped) as error:
+            sys.exit(error.exit_code)

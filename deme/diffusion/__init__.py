@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: schedules, ranges of timesteps, weightings, seeds."""

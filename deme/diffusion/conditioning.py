@@ -1,0 +1,41 @@
+"""What a network is told beside x_t and t: tensors by the names of its arguments, a row per image; nothing for most models."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+Condition = Mapping[str, Tensor]  # name of the network's argument -> [B, ...]
+Network = Callable[
+    ..., Tensor
+]  # (x_t [B, C, H, W], t [B]) or (x_t, t, condition) -> prediction [B, C, H, W]
+
+TEXT = "encoder_hidden_states"  # what a UNet2DConditionModel calls the embeddings of a text, [B, tokens, width]
+EMPTY_CONDITION: Condition = MappingProxyType({})
+
+
+def bind_condition(network: Network, condition: Condition) -> Network:
+    """Return the network that is told `condition`, as a function of x_t and t alone."""
+    return partial(network, condition=condition) if condition else network
+
+
+def rows_of(condition: Condition, rows: Tensor | slice | list[int]) -> Condition:
+    """Return the condition of some of the images."""
+    return {name: value[rows] for name, value in condition.items()}
+
+
+def moved(condition: Condition, device: torch.device | str) -> Condition:
+    """Return the condition on a device."""
+    return {name: value.to(device) for name, value in condition.items()}
+
+
+def joined(parts: Sequence[Condition]) -> Condition:
+    """Return the conditions of several batches as that of one."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def repeated(condition: Condition, count: int) -> Condition:
+    """Return a condition of one row for `count` images."""
+    return {name: value.expand(count, *value.shape[1:]) for name, value in condition.items()}

@@ -1,0 +1,62 @@
+"""Random numbers as functions of what they are for, never of what was drawn before (DESIGN 9).
+
+The draws of training step k follow from (seed, k) and are made for the global batch; each process keeps its rows. The
+noise of image i follows from (seed, i). So a resumed run replays, and one process or two see the same noise.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+
+def generator(*keys: int | str) -> Generator:
+    """Return a CPU generator that is a function of `keys` alone."""
+    return Generator().manual_seed(_seed(keys))
+
+
+def _seed(keys: Sequence[int | str]) -> int:
+    digest = hashlib.sha256("/".join(map(str, keys)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(device: torch.device, *keys: int | str) -> Iterator[None]:
+    """Make what torch draws by itself (masks of dropout) a function of `keys` in the block; afterwards its state is the old one."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(_seed(keys))
+        yield
+
+
+@dataclass(frozen=True)
+class ShardedRandom:
+    """Draws for a global batch of `total` rows, of which this process holds `start:stop`."""
+
+    generator: Generator
+    total: int
+    start: int
+    stop: int
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Return standard normal noise [stop - start, *shape]."""
+        return torch.randn((self.total, *shape), generator=self.generator)[self.start : self.stop]
+
+    def timesteps(self, sampler: Callable[[int, Generator], Tensor]) -> Tensor:
+        """Return this process's rows of the sampler's timesteps, [stop - start]."""
+        return sampler(self.total, self.generator)[self.start : self.stop]
+
+    def uniform(self) -> Tensor:
+        """Return numbers drawn uniformly from [0, 1), [stop - start]."""
+        return torch.rand(self.total, generator=self.generator)[self.start : self.stop]
+
+    def coins(self, probability: float) -> Tensor:
+        """Return independent booleans, true with `probability`, [stop - start]."""
+        return self.uniform() < probability
+
+
+def image_generator(seed: int, index: int) -> Generator:
+    """Return the generator of image `index`: its initial noise, then the noise of its sampling steps."""
+    return generator("image", seed, index)

@@ -1,0 +1,111 @@
+"""Samplers of training timesteps: a callable (n, generator) -> LongTensor [n]."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from deme.diffusion.ranges import TimestepRange
+
+GRANULARITIES = ("sample", "batch")
+
+
+class TimestepSampler(Protocol):
+    """Draws n timesteps from a generator."""
+
+    def __call__(self, n: int, generator: Generator) -> Tensor: ...
+
+
+class RangeSampler:
+    """Uniform timesteps of one range; antithetic ones come in pairs t, low + high - 1 - t (METHOD 1.4)."""
+
+    def __init__(
+        self, timestep_range: TimestepRange, num_timesteps: int, antithetic: bool = True
+    ) -> None:
+        if timestep_range.high > num_timesteps:
+            raise ValueError(
+                f"range {timestep_range} reaches beyond the last of {num_timesteps} timesteps"
+            )
+        self.range = timestep_range
+        self.antithetic = antithetic
+
+    def __call__(self, n: int, generator: Generator) -> Tensor:
+        low, high = self.range.low, self.range.high
+        if not self.antithetic:
+            return torch.randint(low, high, (n,), generator=generator)
+        t = torch.randint(low, high, (n // 2 + 1,), generator=generator)
+        return torch.cat([t, low + high - 1 - t])[:n]
+
+
+class ProbabilisticSampler:
+    """With probability p draw t from all of [0, T), else from the expert's own range (paper eq. 6).
+
+    The coin is tossed per sample (per antithetic pair, whose members mirror within the pair's own interval) or, as
+    the authors' code does, once per batch. P(t in range) = (1 - p) + p |range| / T.
+    """
+
+    def __init__(
+        self,
+        timestep_range: TimestepRange,
+        num_timesteps: int,
+        probability: float = 0.3,
+        granularity: str = "sample",
+        antithetic: bool = True,
+    ) -> None:
+        if not 0 <= probability <= 1:
+            raise ValueError(f"probability must lie in [0, 1] (0.3 means 30%), got {probability}")
+        if granularity not in GRANULARITIES:
+            raise ValueError(
+                f"granularity must be one of {', '.join(GRANULARITIES)}, got {granularity!r}"
+            )
+        everywhere = TimestepRange(0, num_timesteps)
+        self.inside = RangeSampler(timestep_range, num_timesteps, antithetic)
+        self.everywhere = RangeSampler(everywhere, num_timesteps, antithetic)
+        self.probability = probability
+        self.granularity = granularity
+        self.antithetic = antithetic
+
+    def __call__(self, n: int, generator: Generator) -> Tensor:
+        if self.granularity == "batch":
+            coin = bool(torch.rand((), generator=generator) < self.probability)
+            return (self.everywhere if coin else self.inside)(n, generator)
+        pairs = n // 2 + 1
+        coins = torch.rand(pairs if self.antithetic else n, generator=generator) < self.probability
+        if (
+            self.antithetic
+        ):  # the samplers below lay out drawn values first, then their mirror images
+            coins = torch.cat([coins, coins])[:n]
+        return torch.where(coins, self.everywhere(n, generator), self.inside(n, generator))
+
+
+class StratifiedSampler:
+    """About n / k timesteps of each of k ranges, the ranges taking turns, so that every part of a batch has them all.
+
+    What n leaves over k goes one each to consecutive ranges, counted round from one that is drawn. This gives every *range*
+    the same mass, so t is uniform over [0, T) only for equal ranges (METHOD 2.4).
+    """
+
+    def __init__(
+        self,
+        timestep_range: TimestepRange,
+        ranges: Sequence[TimestepRange],
+        antithetic: bool = True,
+    ) -> None:
+        num_timesteps = ranges[-1].high
+        if timestep_range != TimestepRange(0, num_timesteps):
+            raise ValueError(
+                f"stratified timesteps come from all of [0, {num_timesteps}), not from {timestep_range}"
+            )
+        self.ranges = tuple(ranges)
+        self.inside = [RangeSampler(item, num_timesteps, antithetic) for item in ranges]
+
+    def __call__(self, n: int, generator: Generator) -> Tensor:
+        k = len(self.ranges)
+        first = int(torch.randint(k, (), generator=generator))
+        counts = [n // k + ((j - first) % k < n % k) for j in range(k)]
+        t = torch.cat(
+            [draw(count, generator) for draw, count in zip(self.inside, counts, strict=True)]
+        )
+        turn = torch.cat([torch.arange(count) for count in counts])
+        return t[turn.argsort(stable=True)]

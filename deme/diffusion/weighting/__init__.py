@@ -1,0 +1,87 @@
+"""Loss weightings: a scheme names the weight w_x of the x0 loss; one place converts it (METHOD 2.1)."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# An SNR of 0 or infinity stands for these: far enough for every limit, near enough for float64 arithmetic on them.
+LEAST_SNR, MOST_SNR = 1e-100, 1e100
+INFINITE = 1e50
+
+
+class Infinite(ValueError):
+    """A weight that cannot be trained with."""
+
+
+class Weighting(Protocol):
+    """Maps SNR [..., T], positive and finite, to the weight of ||x0 - x0_hat||^2, same shape.
+
+    A class attribute `native = True` says that the weight is that of the network's own squared error instead, whatever
+    it predicts.
+    """
+
+    def __call__(self, snr: Tensor) -> Tensor: ...
+
+
+def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -> Tensor:
+    """Return the weight on the network's own squared error: w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, float64.
+
+    From ||eps err||^2 = SNR ||x0 err||^2 and ||v err||^2 = (SNR + 1) ||x0 err||^2 at fixed x_t. At SNR 0 and infinity it is
+    the limit, which may be infinite.
+    """
+    snr = snr.double().clamp(LEAST_SNR, MOST_SNR)
+    weight = weighting(snr)
+    if not getattr(weighting, "native", False):
+        if prediction_type == "epsilon":
+            weight = weight / snr
+        elif prediction_type == "v_prediction":
+            weight = weight / (snr + 1)
+        elif prediction_type != "sample":
+            raise ValueError(
+                f"unknown prediction type {prediction_type!r}; allowed: epsilon, sample, v_prediction"
+            )
+    return torch.where(weight > INFINITE, torch.inf, weight)
+
+
+def timestep_weights(
+    weighting: Weighting,
+    snr: Tensor,
+    prediction_type: str,
+    max_weight: float | None = None,
+    normalize: bool = False,
+) -> Tensor:
+    """Return the weight of the network's own squared error for every timestep, [T] float64, finite and not negative.
+
+    `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises ValueError, Infinite where there is a
+    weight without limit.
+    """
+    weight = prediction_weight(weighting, snr, prediction_type)
+    name = type(weighting).__name__
+    if weight.shape != snr.shape or not bool((weight >= 0).all()):
+        raise ValueError(f"{name} must give one weight, not negative, per SNR; got {weight}")
+    if max_weight is not None:
+        if type(max_weight) not in (int, float) or not max_weight > 0:
+            raise ValueError(f"the largest weight must be a positive number, got {max_weight!r}")
+        weight = weight.clamp_max(max_weight)
+    infinite = (~torch.isfinite(weight)).nonzero().flatten().tolist()
+    if infinite:
+        raise Infinite(
+            f"{name} is infinite for {prediction_type} at t = {infinite[0]}, where the SNR is {float(snr[infinite[0]]):g}\n"
+            "cap it: loss_weight.max=1000"
+        )
+    if type(normalize) is not bool:
+        raise ValueError(f"normalize must be true or false, got {normalize!r}")
+    mean = weight.mean()
+    if normalize and mean == 0:
+        raise ValueError(f"{name} is 0 at every timestep and cannot be normalised")
+    return weight / mean if normalize else weight
+
+
+def mass(weights: Tensor, boundaries: Sequence[int]) -> list[float]:
+    """Return the share of the weight of timesteps drawn uniformly, `weights` [T], that falls between the boundaries."""
+    sums = [float(weights[low:high].sum()) for low, high in itertools.pairwise(boundaries)]
+    total = float(weights.sum())
+    return [part / total if total else 0.0 for part in sums]

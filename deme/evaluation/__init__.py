@@ -1,0 +1,1 @@
+"""Measuring models: images, distances, scores, losses, audits."""

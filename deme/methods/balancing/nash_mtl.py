@@ -1,0 +1,147 @@
+"""NashMTL: task weights from the Nash bargaining solution between task gradients (Navon et al. 2022, eq. 3)."""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from deme.methods.balancing import Balancing
+
+WORST_CONDITION = 1e9  # of the gradients' cosine matrix: a ridge keeps it there
+LARGEST = 1e4  # weight of a unit-length gradient, where the ridge was needed
+CLOSE = 1e-4  # Newton decrement
+MOST_ITERATIONS = 200
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bargain:
+    """Task weights alpha [k] with (G G^T) alpha = 1 / alpha, and how they were found.
+
+    `residual` is the largest |(C beta)_j - 1 / beta_j| for the weights beta of the unit-length gradients, `ridge` what was
+    added to their cosine matrix C (0 where its conditioning allowed), `scale` what the solution was multiplied by to cap it,
+    `idle` the number of tasks without a gradient.
+    """
+
+    alpha: Tensor
+    residual: float
+    ridge: float
+    scale: float
+    idle: int
+    iterations: int
+
+
+def bargain(gram: Tensor) -> Bargain:
+    """Solve (G G^T) alpha = 1 / alpha, alpha > 0, for a Gram matrix [k, k] of task gradients, in float64.
+
+    alpha = beta / ||g|| turns it into C beta = 1 / beta with the cosine matrix C, so the gradients' lengths need no care. That
+    is where 0.5 beta^T C beta - sum log beta is least: a self-concordant function, on which Newton steps of length 1 / (1 + decrement)
+    converge from anywhere and stay positive. Where C is conditioned worse than WORST_CONDITION (gradients that cancel exactly
+    have no solution) the smallest ridge that mends it is added, and beta is scaled down as a whole to at most LARGEST: its
+    proportions are what makes opposed gradients cancel. Tasks without a gradient take no part and get the smallest of the
+    others' weights. Raises ValueError for a matrix that is not finite.
+    """
+    gram = (gram.double() + gram.double().T) / 2
+    if not bool(torch.isfinite(gram).all()):
+        raise ValueError("the Gram matrix of the task gradients is not finite")
+    length = gram.diagonal().clamp_min(0).sqrt()
+    active = length > 0
+    alpha = torch.ones(len(gram), dtype=torch.float64)
+    if not bool(active.any()):
+        return Bargain(alpha, 0.0, 0.0, 1.0, len(gram), 0)
+    inner = length[active]
+    cosine = gram[active][:, active] / inner[:, None] / inner[None, :]
+    eigenvalues = torch.linalg.eigvalsh(cosine)
+    least, most = float(eigenvalues[0]), float(eigenvalues[-1])
+    ridge = max(0.0, (most - WORST_CONDITION * least) / (WORST_CONDITION - 1))
+    cosine = cosine + ridge * torch.eye(len(cosine), dtype=torch.float64)
+
+    beta, iterations = _newton(cosine)
+    residual = float((cosine @ beta - 1 / beta).abs().max())
+    scale = min(1.0, LARGEST / float(beta.max())) if ridge else 1.0
+    alpha[active] = scale * beta / inner
+    alpha[~active] = alpha[active].min()
+    return Bargain(alpha, residual, ridge, scale, int((~active).sum()), iterations)
+
+
+def _newton(cosine: Tensor) -> tuple[Tensor, int]:
+    """Return beta > 0 with C beta = 1 / beta to rounding, and the number of steps."""
+    one = torch.eye(len(cosine), dtype=torch.float64)
+    beta, previous = torch.ones(len(cosine), dtype=torch.float64), math.inf
+    for iteration in range(MOST_ITERATIONS):
+        excess = beta * (cosine @ beta) - 1
+        step = torch.linalg.solve(
+            beta[:, None] * cosine * beta[None, :] + one, -excess
+        )  # relative to beta
+        decrement = math.sqrt(max(0.0, -float(excess @ step)))
+        if decrement == 0 or (
+            decrement < CLOSE and decrement > previous / 2
+        ):  # quadratic no more: rounding
+            return beta, iteration
+        beta, previous = (
+            beta * (1 + (step if decrement < 0.25 else step / (1 + decrement))),
+            decrement,
+        )
+    return beta, MOST_ITERATIONS
+
+
+class NashMTL(Balancing):
+    """The update sum_j alpha_j g_j / k that no task would trade for another; the weights serve `refresh_every` batches.
+
+    Like ANT, the weighted sum is divided by k; the update at a refresh has norm 1 / sqrt(k).
+    """
+
+    def __init__(self, num_tasks: int, refresh_every: int = 25) -> None:
+        super().__init__(num_tasks)
+        if refresh_every < 1:
+            raise ValueError(f"balancing.refresh_every must be at least 1, got {refresh_every}")
+        self.refresh_every = refresh_every
+        self.register_buffer("alpha", torch.ones(num_tasks, dtype=torch.float64))
+        self.register_buffer("batches", torch.tensor(0))
+        self.register_buffer("found", torch.zeros(3, dtype=torch.float64))  # residual, ridge, idle
+        self._said: set[str] = set()
+
+    alpha: Tensor
+    batches: Tensor
+    found: Tensor
+
+    def weights(self) -> Tensor:
+        return self.alpha / self.num_tasks
+
+    def wants_gradients(self) -> bool:
+        due = int(self.batches) % self.refresh_every == 0
+        self.batches += 1
+        return due
+
+    def observe(self, gram: Tensor, generator: Generator) -> None:
+        deal = bargain(gram)
+        self.alpha.copy_(deal.alpha)
+        self.found.copy_(torch.tensor([deal.residual, deal.ridge, deal.idle], dtype=torch.float64))
+        if deal.idle:
+            self._warn(
+                "nash/idle", f"{deal.idle} tasks have no gradient and get the smallest weight"
+            )
+        if deal.ridge:
+            capped = f", weights scaled by {deal.scale:.2g}" if deal.scale < 1 else ""
+            self._warn(
+                "nash/ridge", f"task gradients depend on each other: ridge {deal.ridge:.2g}{capped}"
+            )
+
+    def _warn(self, metric: str, text: str) -> None:
+        """Say a thing once; the training curve has every time."""
+        if metric not in self._said:
+            self._said.add(metric)
+            log.warning(
+                "NashMTL, batch %d: %s; %s in metrics.jsonl says how often",
+                int(self.batches),
+                text,
+                metric,
+            )
+
+    def report(self) -> dict[str, float]:
+        return dict(
+            zip(("nash/residual", "nash/ridge", "nash/idle"), self.found.tolist(), strict=True)
+        )

@@ -1,0 +1,174 @@
+"""Which prediction type, noise schedule and value range do a model's weights fit? Asked of the weights, not of its config."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deme.diffusion.conditioning import (
+    EMPTY_CONDITION,
+    Condition,
+    Network,
+    bind_condition,
+    moved,
+    rows_of,
+)
+from deme.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
+from deme.diffusion.seeds import generator
+
+VALUE_RANGES = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1
+LEVELS = (
+    0.1,
+    10.0,
+)  # signal variance over noise variance: where eps, x0 and v tell each other exactly enough
+MARGIN = (
+    1.2  # how much better another hypothesis must explain the images to contradict the stated one
+)
+FEWEST = 250  # timesteps from which on the usual betas reach the noise that is asked about
+SIGNIFICANT = 5.0  # standard errors
+KNOWS_NOTHING = 0.45  # unexplained share from which on a model knows nothing: shrinking x_t towards the mean leaves 0.5
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """How a network may have been trained."""
+
+    prediction_type: str
+    schedule: str
+    value_range: str
+
+    def __str__(self) -> str:
+        return f"{self.prediction_type}, schedule {self.schedule}, pixels in {self.value_range}"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The share of the images' variance that the network, so read, leaves unexplained: of each image [M], and their mean."""
+
+    hypothesis: Hypothesis
+    shares: Tensor
+
+    @property
+    def unexplained(self) -> float:
+        """0: x_0 is known exactly; 1: no better than the mean of all pixels."""
+        return float(self.shares.mean())
+
+
+def cosine_schedule(num_timesteps: int) -> NoiseSchedule:
+    """Return the schedule of Nichol and Dhariwal (2021), eq. 17, with beta at most 0.999."""
+    u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    level = ((u + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return NoiseSchedule((1 - (1 - level[1:] / level[:-1]).clamp(max=0.999)).cumprod(0))
+
+
+def scaled_linear_schedule(num_timesteps: int) -> NoiseSchedule:
+    """Return the schedule of latent diffusion: sqrt(beta_t) linear in t (METHOD 1.1)."""
+    roots = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64)
+    return NoiseSchedule((1 - roots.square()).cumprod(0))
+
+
+def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
+    """Return the model's own schedule as "its own" and the usual ones that differ from it."""
+    total = own.num_timesteps
+    if total < FEWEST:
+        return {"its own": own}
+    usual = {
+        "linear": NoiseSchedule.linear(total),
+        "scaled_linear": scaled_linear_schedule(total),
+        "cosine": cosine_schedule(total),
+    }
+    far = {
+        n: s for n, s in usual.items() if float((s.alpha_bar - own.alpha_bar).abs().max()) > 0.02
+    }
+    return {"its own": own, **far}
+
+
+@torch.inference_mode()
+def probe(
+    network: Network,
+    schedules: Mapping[str, NoiseSchedule],
+    images: Tensor,
+    device: str,
+    batch_size: int = 64,
+    condition: Condition = EMPTY_CONDITION,
+) -> list[Fit]:
+    """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis; return the fits, best first.
+
+    Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses, so that their errors
+    compare: only what the network is told differs. The first of `schedules` is tried with every value range.
+    """
+    draw = generator("passport", len(images))
+    low, high = (math.log10(level) for level in LEVELS)
+    levels = torch.logspace(low, high, len(images), dtype=torch.float64)
+    levels = levels[torch.randperm(len(images), generator=draw)]
+    eps = torch.randn(images.shape, generator=draw)
+    first = next(iter(schedules))
+    fits = []
+    for name, schedule in schedules.items():
+        for range_name, (scale, shift) in (
+            VALUE_RANGES.items() if name == first else [next(iter(VALUE_RANGES.items()))]
+        ):
+            x0 = images * scale + shift
+            shares = _shares(network, schedule, x0, eps, levels, device, batch_size, condition)
+            fits += [Fit(Hypothesis(p, name, range_name), share) for p, share in shares.items()]
+    return sorted(fits, key=lambda fit: fit.unexplained)
+
+
+def _shares(
+    network: Network,
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    eps: Tensor,
+    levels: Tensor,
+    device: str,
+    batch_size: int,
+    condition: Condition,
+) -> dict[str, Tensor]:
+    variance = max(float(x0.double().var()), 1e-12)
+    alpha_bar = levels / (levels + variance)  # alpha_bar variance / (1 - alpha_bar) = level
+    t = (schedule.alpha_bar[None] - alpha_bar[:, None]).abs().argmin(1)
+    found: dict[str, list[Tensor]] = {prediction_type: [] for prediction_type in PREDICTION_TYPES}
+    for first in range(0, len(x0), batch_size):
+        rows = slice(first, first + batch_size)
+        images, noise, times = (part[rows].to(device) for part in (x0, eps, t))
+        x_t = schedule.add_noise(images, noise, times)
+        answer = bind_condition(network, moved(rows_of(condition, rows), device))(
+            x_t, times
+        ).float()
+        guesses = {
+            "epsilon": schedule.eps_to_x0(answer, x_t, times),
+            "sample": answer,
+            "v_prediction": schedule.v_to_x0(answer, x_t, times),
+        }
+        for prediction_type, guess in guesses.items():
+            error = (guess - images).double().square().flatten(1).mean(1) / variance
+            found[prediction_type].append(error.cpu())
+    return {prediction_type: torch.cat(parts) for prediction_type, parts in found.items()}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`state`: fits, contradicted (by `best`), or unclear (no hypothesis explains the images)."""
+
+    state: str
+    stated: Fit
+    best: Fit
+
+
+def judge(fits: Sequence[Fit], prediction_type: str) -> Verdict:
+    """Compare what a checkpoint's config states to the best fit, image by image."""
+    first_range = next(iter(VALUE_RANGES))
+    stated = next(
+        f for f in fits if f.hypothesis == Hypothesis(prediction_type, "its own", first_range)
+    )
+    best = min(fits, key=lambda fit: fit.unexplained)
+    if best.unexplained > KNOWS_NOTHING:
+        return Verdict("unclear", stated, best)
+    gain = stated.shares - best.shares
+    error = float(gain.std()) / math.sqrt(len(gain))
+    contradicted = (
+        stated.unexplained > MARGIN * best.unexplained and float(gain.mean()) > SIGNIFICANT * error
+    )
+    return Verdict("contradicted" if contradicted else "fits", stated, best)

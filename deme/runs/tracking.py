@@ -1,0 +1,39 @@
+"""Weights & Biases as a mirror of a run (offline by default); the files of the run stay the truth."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+from PIL import Image
+from wandb.sdk.wandb_run import Run
+
+
+def start(
+    folder: Path, suite: str, stage: str, cell: Mapping[str, Any], project: str = "deme", mode: str = "offline"
+) -> Run:
+    """Open the wandb run of a run directory: its id is stable across resumes, its group is the suite, its config the cell."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return wandb.init(
+        project=project,
+        mode=mode,  # type: ignore[arg-type]
+        dir=str(folder),
+        id=folder.name,
+        name=folder.name,
+        group=suite,
+        job_type=stage,
+        config={"stage": stage, **cell},
+        resume="allow" if mode == "online" else None,
+        reinit="finish_previous",
+        settings=wandb.Settings(x_disable_stats=True, console="off"),
+    )
+
+
+def finish(run: Run, metrics: Mapping[str, float], grid: Path | None) -> None:
+    """Log final metrics and the sample grid, and close the run."""
+    run.summary.update(dict(metrics))
+    if grid is not None:
+        with Image.open(grid) as image:
+            run.log({"samples": wandb.Image(image)})
+    run.finish()

@@ -1,0 +1,1 @@
+"""Files, tensors, processes, errors: what every layer stands on."""

@@ -1,0 +1,72 @@
+"""What can go wrong for a user, each kind with the exit code it ends the program with.
+
+A message is one to three lines: what was given, what is allowed, what to type.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class DemeError(Exception):
+    """Base of all errors that are a user's to mend; anything else that escapes is a bug (exit code 1)."""
+
+    exit_code = 1
+
+
+class BadConfig(DemeError, ValueError):
+    """The configuration asks for something impossible or unknown."""
+
+    exit_code = 2
+
+
+class MissingInput(DemeError):
+    """A file or a run that the work needs does not exist yet."""
+
+    exit_code = 3
+
+
+class WorkFailed(DemeError):
+    """The work itself failed: NaN loss, damaged weights."""
+
+    exit_code = 4
+
+
+class DiskError(DemeError):
+    """The disk is full or a path cannot be written."""
+
+    exit_code = 74
+
+
+class Stopped(BaseException):
+    """The process was asked to stop. Not an Exception, so that no library's `except Exception` swallows it."""
+
+    exit_code = 75
+
+
+class Preempted(Stopped):
+    """The process was asked to stop; the same command goes on where it stopped."""
+
+    exit_code = 75
+
+
+class Interrupted(Stopped):
+    """Ctrl-C; the same command goes on where it stopped."""
+
+    exit_code = 130
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, the device's or the machine's, was not enough."""
+    if isinstance(error, MemoryError) or any(
+        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
+    ):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        t in str(error) for t in ("out of memory", "can't allocate memory")
+    )
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return "did you mean 'x'? " for a near miss of `given` among `allowed`, else an empty string."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'? " if close else ""

@@ -1,0 +1,101 @@
+"""Processes: those that help this one with its work, and those that torchrun or srun started beside it. Standard library only."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+SRUN = (
+    "SLURM_PROCID",
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_LOCALID",
+)  # srun's own; a batch script has no SLURM_STEP_NUM_TASKS
+
+
+@contextlib.contextmanager
+def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """Run `python -m module <arguments>` once per arguments beside the block; wait for them, and stop them if it raises.
+
+    The list that is yielded holds their exit codes after the block. They are no part of a torchrun or srun around us.
+    """
+    codes: list[int] = []
+    alone = {name: value for name, value in os.environ.items() if name not in (*TORCHRUN, *SRUN)}
+    started = [
+        subprocess.Popen([sys.executable, "-m", module, *words], env=alone) for words in arguments
+    ]
+    try:
+        yield codes
+    except BaseException:
+        for process in started:
+            process.terminate()
+        raise
+    finally:
+        codes += [process.wait() for process in started]
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that one torchrun or one srun started: `rank` of `size`, `local_rank` on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    address: str = "127.0.0.1"
+    port: int = 29500
+
+
+def world() -> World:
+    """Return who we are by the environment: torchrun's variables, or srun's where it started several tasks."""
+    env = os.environ
+    if int(env.get("WORLD_SIZE", 1)) > 1 and "RANK" in env:
+        rank, size, local = (
+            int(env["RANK"]),
+            int(env["WORLD_SIZE"]),
+            int(env.get("LOCAL_RANK", env["RANK"])),
+        )
+        return World(
+            rank,
+            size,
+            local,
+            env.get("MASTER_ADDR", "127.0.0.1"),
+            int(env.get("MASTER_PORT", 29500)),
+        )
+    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
+        rank, size, local = (int(env[name]) for name in SRUN)
+        nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_NODELIST", "127.0.0.1")
+        job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        address = env.get("MASTER_ADDR") or first_host(nodes)
+        return World(
+            rank,
+            size,
+            local,
+            address,
+            int(env.get("MASTER_PORT") or 15000 + (job * 7 + step) % 15000),
+        )
+    return World()
+
+
+def first_host(nodes: str) -> str:
+    """Return the first machine of SLURM's list: node[07-09,12],other -> node07."""
+    match = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
+    assert match is not None
+    return "".join(part or "" for part in match.groups())
+
+
+def rank() -> int:
+    """Return this process's number, 0 if it is alone."""
+    return world().rank
+
+
+def world_size() -> int:
+    """Return how many processes torchrun or srun started, 1 without them."""
+    return world().size
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine."""
+    return world().local_rank
