@@ -9,7 +9,8 @@ from typing import Any
 
 from deme import __version__
 from deme.runs.checks import check_values
-from deme.runs.run import LIBRARIES, say
+from deme.runs.provenance import LIBRARIES
+from deme.runs.run import say
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
 from deme.system.paths import conf_dir, locate

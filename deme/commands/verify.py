@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from deme.runs.checks import check_values
+from deme.runs.identity import identity_hash
 from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
-from deme.runs.run import Run, config_unmodified, identity_hash, recorded_identity, say
+from deme.runs.run import Run, config_unmodified, recorded_identity, say
 from deme.system import files
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from deme.system.paths import ASSET, HUB, locate

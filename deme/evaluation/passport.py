@@ -11,8 +11,8 @@ from deme.data import ImageData, SomeImages, eval_sample
 from deme.diffusion.seeds import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Verdict, judge, known_schedules, probe
+from deme.runs.identity import data_hash
 from deme.runs.inputs import content_hash
-from deme.runs.run import data_hash
 from deme.system import files
 from deme.system.errors import BadConfig
 from deme.system.paths import cache_of, locate

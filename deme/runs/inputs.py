@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,26 @@ def is_run(path: Path) -> bool:
     return (path / "status.json").exists()
 
 
+def is_older_format(path: Path) -> bool:
+    """Whether `path` is a run directory that a version before format 2 made: its identity and labels mean something else."""
+    config = path / "config.yaml"
+    if not (is_run(path) and config.is_file()):
+        return False
+    with open(config) as file:
+        return file.readline().startswith("# deme run ")
+
+
+def check_format(path: Path) -> None:
+    """Raise BadConfig for a run directory of an older format, with the command that makes it again."""
+    if is_older_format(path):
+        command = files.read_json(path / "run.json").get("command", []) if (path / "run.json").exists() else []
+        again = f"deme {shlex.join(command)}" if command else "the command that made it"
+        raise BadConfig(
+            f"{path} was made by an older version of deme, whose run directories have another format\n"
+            f"type, to make it again: {again}"
+        )
+
+
 def load_yaml(file: Path) -> Any:
     """Read a YAML file, by the C parser where there is one (five times faster)."""
     return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -39,6 +60,7 @@ def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
     if isinstance(value, list):
         paths = [locate(str(item)) for item in value]
         for path in paths:
+            check_format(path)
             if is_run(path) and read_status(path)["state"] != "done":
                 raise MissingInput(
                     f"{path} is not finished (state: {read_status(path)['state']}); run its command again first"
@@ -56,6 +78,8 @@ def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
     folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
     matches: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*/config.yaml")):
+        if is_older_format(file.parent):
+            continue
         cell = load_yaml(file)["cell"]
         if read_status(file.parent).get("state") == "done" and all(cell.get(k) == v for k, v in query["cell"].items()):
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)

@@ -1,44 +1,24 @@
 """Run directories: identity, state and provenance (DESIGN 7). No torch here."""
 
 import contextlib
-import json
 import logging
 import os
-import platform
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from deme.system import files
-from deme.runs.checks import check_values
-from deme.system.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
+from deme.runs.identity import identity_hash
 from deme.runs.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
-from deme.system.paths import PACKAGE
-
-# These change no result, so they do not take part in a run's identity.
-NOT_IDENTITY = ("paths", "logger", "progress", "passport", "suite", "cell", "inputs", "out", "plan", "report", "slices")
-NOT_IDENTITY_IN_GROUP = {"data": ("root", "download", "in_memory")}  # nor do these: where data lies and how it is read
-HASHED_PATH_KEYS = ("path", "captions", "parts")  # keys of files and folders: what is in them counts, not what they are called
-LIBRARIES = (
-    "torch",
-    "pytorch-lightning",
-    "diffusers",
-    "hydra-core",
-    "omegaconf",
-    "safetensors",
-    "numpy",
-    "scikit-learn",
-    "pillow",
-    "torch-fidelity",
-    "prdc",
-)
+from deme.runs.provenance import provenance
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import SETTINGS
+from deme.system import files
+from deme.system.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
 
 
 @dataclass(frozen=True)
@@ -55,7 +35,7 @@ class Run:
     @classmethod
     def planned(cls, config: dict[str, Any]) -> "Run":
         """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
-        check_values(config)
+        build(SETTINGS[config["stage"]], config)
         found = {name: find(value, config) for name, value in config["inputs"].items()}
         hashes = {name: [input_hash(name, path) for path in paths] for name, paths in found.items() if paths}
         identity = identity_hash(config, hashes)
@@ -117,7 +97,7 @@ class Run:
                 return
             body = yaml.safe_dump(self.config, sort_keys=False)
             files.write_text(self.path / "config.yaml", f"{_header(self.identity, body)}\n{body}")
-            files.write_json(self.path / "run.json", provenance(self))
+            files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
             before, began = read_status(self.path).get("seconds", 0.0), time.monotonic()
 
             def seconds() -> float:  # in all sittings, but for one that was killed
@@ -200,19 +180,25 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+FORMAT = 2  # of run directories and of identities; 1: options were counted by the modules that their classes lay in
+HEADER = re.compile(r"# deme run, format (\d+), identity (\w+), sha256 of the rest (\w+)")
+
+
 def _header(identity: str, body: str) -> str:
-    return f"# deme run {identity}, frozen as {files.sha256_text(body)}"
+    return f"# deme run, format {FORMAT}, identity {identity}, sha256 of the rest {files.sha256_text(body)}"
 
 
 def config_unmodified(file: Path) -> bool:
-    """Whether a frozen config.yaml is as its first line says, which names the hash of the rest."""
+    """Whether a frozen config.yaml is as it was written: its first line names the hash of the rest."""
     head, _, body = file.read_text().partition("\n")
-    return head.startswith("# deme run ") and head.endswith(f", frozen as {files.sha256_text(body)}")
+    found = HEADER.fullmatch(head)
+    return found is not None and found[3] == files.sha256_text(body)
 
 
 def recorded_identity(file: Path) -> str:
-    """Return the identity that a frozen config.yaml names."""
-    return file.read_text().partition("\n")[0].removeprefix("# deme run ").partition(",")[0]
+    """Return the identity that a frozen config.yaml names, "" where it names none."""
+    found = HEADER.fullmatch(file.read_text().partition("\n")[0])
+    return found[2] if found else ""
 
 
 def slug(config: Mapping[str, Any]) -> str:
@@ -223,64 +209,6 @@ def slug(config: Mapping[str, Any]) -> str:
         if cell.get(key) is not None:
             parts.append(f"{letter}{cell[key]}")
     return "-".join(parts)
-
-
-def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) -> str:
-    """Return the sha256 of what determines a run's results: its resolved config and the content of its inputs."""
-    kept = {key: _identity(key, value) for key, value in config.items() if key not in NOT_IDENTITY}
-    return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
-
-
-def data_hash(spec: Mapping[str, Any]) -> str:
-    """Return the sha256 of the `data` group of a config: its settings, and the content that its paths locate."""
-    return files.sha256_text(json.dumps(_identity("data", spec), sort_keys=True))
-
-
-def _identity(group: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        value = {key: each for key, each in value.items() if key not in NOT_IDENTITY_IN_GROUP.get(group, ())}
-    return _content(value)
-
-
-def _content(node: Any) -> Any:
-    """Replace every value under a key of PLACES by a hash of what it locates."""
-    if isinstance(node, Mapping):
-        return {k: content_hash(v) if k in HASHED_PATH_KEYS and isinstance(v, str) else _content(v) for k, v in node.items()}
-    return [_content(item) for item in node] if isinstance(node, list) else node
-
-
-def provenance(run: Run) -> dict[str, Any]:
-    """Return versions, platform, git state and input hashes."""
-    versions = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "deme": metadata.version("deme-diffusion"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "git": _git(),
-        "directory": str(Path.cwd()),
-        "command": [word for word in sys.argv[1:] if not word.startswith("hydra")],
-        "inputs": {
-            n: {str(p): h for p, h in zip(ps, run.hashes.get(n, []), strict=False)} for n, ps in run.inputs.items()
-        },
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    if not (PACKAGE.parent / ".git").exists():
-        return None
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-
-        def ask(*words: str) -> str:
-            return subprocess.check_output(
-                ["git", "-C", str(PACKAGE.parent), *words], text=True, stderr=subprocess.DEVNULL
-            ).strip()
-
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
-    return None
 
 
 def _need_less_memory(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import yaml
 
 from deme.metrics import statistics_file
 from deme.metrics.statistics import Statistics
-from deme.runs.run import identity_hash
+from deme.runs.identity import identity_hash
 from deme.system import files, tensors
 from deme.system.paths import PACKAGE
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
@@ -138,7 +138,8 @@ def reseal(run_dir: Path, **changes):
     hashes = {name: list(places.values()) for name, places in inputs.items() if places}
     body = yaml.safe_dump(config, sort_keys=False)
     file.write_text(
-        f"# deme run {identity_hash(config, hashes)}, frozen as {files.sha256_text(body)}\n{body}"
+        f"# deme run, format 2, identity {identity_hash(config, hashes)}, "
+        f"sha256 of the rest {files.sha256_text(body)}\n{body}"
     )
 
 

@@ -69,7 +69,7 @@ def exact(folder, weights=WEIGHTS, names="012"):
 
 @pytest.mark.parametrize("piece", [7, 64, 1 << 18])
 def test_pieces_of_any_size_give_the_weighted_sum(piece, folder, monkeypatch):
-    monkeypatch.setattr(stream, "PIECE", piece)
+    monkeypatch.setattr(stream, "CHUNK_ELEMENTS", piece)
     merge_folder(planned(folder), Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
     found = state(folder / "merged")
     for name, value in exact(folder).items():

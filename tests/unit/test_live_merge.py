@@ -210,11 +210,11 @@ def test_slopes_are_autograds(blockwise, monkeypatch):
     gradients["down.0.weight"] = gradients["down.0.weight"].contiguous(
         memory_format=torch.channels_last
     )
-    slopes = live.gradient_of_weights(gradients)
+    slopes = live.gradient(gradients)
     assert slopes == pytest.approx(weights.grad.tolist(), rel=1e-5)
     monkeypatch.setattr("deme.merging.live.CHUNK_ELEMENTS", 7)
-    assert live.gradient_of_weights(gradients) == pytest.approx(slopes, rel=1e-5)
-    without = live.gradient_of_weights(
+    assert live.gradient(gradients) == pytest.approx(slopes, rel=1e-5)
+    without = live.gradient(
         {**gradients, "mid.bias": None, "mid.weight": None, "down.0.bias": None}
     )
     assert without != pytest.approx(slopes, rel=1e-2)
