@@ -83,11 +83,18 @@ def train(network, inputs, plan, steps=2):
     images = Latents(inputs["sample"], inputs.get(TEXT))
     rate = ConstantRate(steps)
     module = DiffusionModule(
-        model, method, torch.optim.AdamW, rate, warmup_ema, 0, log_every=50, start=images.start
+        model,
+        method,
+        torch.optim.AdamW,
+        rate,
+        warmup_ema,
+        0,
+        log_every=50,
+        training_sample=images.training_sample,
     )
     precision = "bf16-mixed" if plan.dtype else "32-true"
     trainer = make_trainer(
-        Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], [], bar=False
+        Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], []
     )
     trainer.fit(module, StepLoader(images, StepBatches(len(images), plan.batch_size, steps, 0)))
     assert trainer.global_step == steps
