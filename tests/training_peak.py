@@ -65,11 +65,11 @@ class Latents:
     def __getitems__(self, indices):
         return {"x0": torch.zeros(len(indices), *self.shape)}
 
-    def start(self, batch, rows):
+    def training_sample(self, batch, rows):
         count = len(batch["x0"])
         return batch["x0"], {TEXT: torch.zeros(count, *self.text)} if self.text else {}
 
-    def clean(self, indices):
+    def eval_sample(self, indices):
         raise NotImplementedError
 
 

@@ -426,9 +426,9 @@ def test_every_experiment_is_composed_and_built(experiment, places):
     first = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     assert first[0] == "# @package _global_"
     assert first[1].startswith("# ")
-    for group, build in BUILD.items():
+    for group, build_option in BUILD.items():
         if config.get(group):
-            build(made_small(group, config[group]))
+            build_option(made_small(group, config[group]))
     if stage == "train":
         model = instantiate(config["model"])
         method = method_of(config["method"])

@@ -79,7 +79,7 @@ def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatc
     encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
     images = encoded if feed == "streamed" else DecodedOnce(encoded, quiet)
     if feed == "one by one in memory":
-        monkeypatch.setattr("deme.training.batches.TWICE_BYTES", 0)
+        monkeypatch.setattr("deme.training.batches.MAX_MIRRORED_BYTES", 0)
 
     def mirrored_at(first=0, seed=3, **which):
         batches = StepBatches(
