@@ -48,7 +48,7 @@ def make_batch(
     dtype: torch.dtype | None,
     seed: int,
 ) -> Batch:
-    """Return a noisy batch like those of training, from random numbers that training does not use."""
+    """Return a noisy batch as in training, from random numbers that training does not use."""
     draw = generator("compile check", seed)
     indices = torch.randint(len(images), (batch_size,), generator=draw).tolist()
     x0, condition = eval_sample(images, indices)

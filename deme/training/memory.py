@@ -39,7 +39,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes. `activations` exist in forward and backward passes, `update` after them: never both."""
+    """Bytes. `activations` exist in the passes, `update` after them: never both."""
 
     weights: int
     gradients: int
