@@ -1,13 +1,14 @@
-"""How a resolved configuration becomes a settings object: types, bounds and unknown keys are checked once.
+"""How a resolved configuration becomes a settings object: keys, types and bounds are checked once.
 
-Every command and every option group has one frozen dataclass in this folder. Its fields have the names of the keys in conf/,
-which says what a key means and holds its default; the dataclass says of what type it is and which values are allowed.
+Every command and every option group has one frozen dataclass in this folder. Its fields have the
+names of the keys in conf/, which documents a key and holds its default; the dataclass declares its
+type and which values are allowed.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -17,7 +18,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from deme.system.errors import BadConfig, did_you_mean
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 class ChangesNoResult:
-    """Marks a key, or these keys of a group, that change no result: they take no part in a run's identity."""
+    """Marks a key, or these keys of a group, that change no result: not part of the identity."""
 
     def __init__(self, *keys: str) -> None:
         self.keys = keys
@@ -45,7 +46,7 @@ NO_RESULT = ChangesNoResult()
 
 
 class Arguments(TypedDict, total=False):
-    """Arguments of options that mean the same wherever they occur; an option's class checks the others."""
+    """Arguments that mean the same in all options; an option's class checks the others."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -69,18 +70,23 @@ class Arguments(TypedDict, total=False):
 Option = Annotated[Mapping[str, Any], GetPydanticSchema(lambda _, schema_of: schema_of(Arguments))]
 
 
-def _without_null(options: Any) -> Any:
-    return {name: one for name, one in options.items() if one} if isinstance(options, Mapping) else options or {}
+def without_null(options: Any) -> Any:
+    """Return named options without those set to null."""
+    return (
+        {name: one for name, one in options.items() if one}
+        if isinstance(options, Mapping)
+        else options or {}
+    )
 
 
 # {<name>: <option>, ...}, where null takes out a name that another option file has put in
-Options = Annotated[Mapping[str, Option], BeforeValidator(_without_null)]
+Options = Annotated[Mapping[str, Option], BeforeValidator(without_null)]
 # data=none is an empty file
 OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or None)]
 
 
 def build(kind: type[T], config: Mapping[str, Any]) -> T:
-    """Return the settings that a resolved config holds. Raises BadConfig with a line for every key that is wrong."""
+    """Return the settings of a resolved config. Raises BadConfig with a line per wrong key."""
     try:
         return TypeAdapter(kind).validate_python(dict(config))
     except ValidationError as error:
@@ -93,11 +99,18 @@ def _explanation(kind: type, error: Any) -> str:
     context = error.get("ctx", {})
     if isinstance(context.get("error"), BadConfig):  # a rule about several keys, which says it all
         return str(context["error"])
-    path = [str(part) for part in error["loc"] if re.fullmatch(r"\w+", str(part))]  # not "list[constrained-int]"
+    path = [
+        str(part) for part in error["loc"] if re.fullmatch(r"\w+", str(part))
+    ]  # not "list[constrained-int]"
     key, shape = ".".join(path), kind_at(kind, path)
     if error["type"] == "unexpected_keyword_argument":
         group = kind_at(kind, path[:-1])
-        known = [each.name for one in (group, *get_args(group)) if is_dataclass(one) for each in fields(one)]
+        known = [
+            each.name
+            for one in (group, *get_args(group))
+            if is_dataclass(one)
+            for each in fields(one)
+        ]
         return f"unknown key {key}; {did_you_mean(path[-1], known)}allowed: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key} must be given\ntype: {key}=<value>"
@@ -106,14 +119,18 @@ def _explanation(kind: type, error: Any) -> str:
     elif error["type"] == "value_error":
         allowed = str(context["error"])
     else:
-        allowed = next((text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"])
-    allowed += "".join(f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context)
+        allowed = next(
+            (text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"]
+        )
+    allowed += "".join(
+        f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context
+    )
     null = ", or null" if type(None) in get_args(shape) else ""
     return f"{key} must be {allowed}{null}; got {error['input']!r}"
 
 
 def kind_at(kind: Any, path: Sequence[str]) -> Any:
-    """Return the type of the key at `path` of a settings dataclass, without Annotated; None where it declares none."""
+    """Return the type of the key at `path` of a settings dataclass, None if none is declared."""
     for name in path:
         groups = [each for each in (kind, *get_args(kind)) if is_dataclass(each)]
         kind = get_type_hints(groups[0] if groups else Arguments).get(name)
