@@ -1,0 +1,1 @@
+"""Run directories, suites, configuration, tracking. No torch here."""

@@ -1,0 +1,137 @@
+"""How a resolved configuration becomes a settings object: types, bounds and unknown keys are checked once.
+
+Every command and every option group has one frozen dataclass in this folder. Its fields have the names of the keys in conf/,
+which says what a key means and holds its default; the dataclass says of what type it is and which values are allowed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    TypeAdapter,
+    ValidationError,
+)
+from typing_extensions import Required, TypedDict
+
+from deme.system.errors import BadConfig, did_you_mean
+
+STRICT = ConfigDict(extra="forbid")
+
+Switch = Annotated[bool, Field(strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+NonNegative = Annotated[int, Field(ge=0, strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Guidance = Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1)]
+
+T = TypeVar("T")
+
+
+class ChangesNoResult:
+    """Marks a key, or these keys of a group, that change no result: they take no part in a run's identity."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+
+NO_RESULT = ChangesNoResult()
+
+
+class Arguments(TypedDict, total=False):
+    """Arguments of options that mean the same wherever they occur; an option's class checks the others."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    _target_: Required[str]
+    antithetic: Switch
+    clip_sample: Switch
+    download: Switch
+    fused: Switch | None
+    num_bins: Count
+    num_images: Annotated[int, Field(ge=2, strict=True)]
+    num_inference_steps: Count
+    num_ranges: Count
+    random_flip: Switch
+    refresh_every: Count
+    seed: NonNegative
+    size: Count | None
+    warmup_steps: NonNegative
+
+
+# {_target_: <class>, <argument>: <value>, ...}: what builders/ makes an object of
+Option = Annotated[Mapping[str, Any], GetPydanticSchema(lambda _, schema_of: schema_of(Arguments))]
+
+
+def _without_null(options: Any) -> Any:
+    return {name: one for name, one in options.items() if one} if isinstance(options, Mapping) else options or {}
+
+
+# {<name>: <option>, ...}, where null takes out a name that another option file has put in
+Options = Annotated[Mapping[str, Option], BeforeValidator(_without_null)]
+# data=none is an empty file
+OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or None)]
+
+
+def build(kind: type[T], config: Mapping[str, Any]) -> T:
+    """Return the settings that a resolved config holds. Raises BadConfig with a line for every key that is wrong."""
+    try:
+        return TypeAdapter(kind).validate_python(dict(config))
+    except ValidationError as error:
+        lines = [_explanation(kind, each) for each in error.errors()]
+        raise BadConfig("\n".join(dict.fromkeys(lines))) from error
+
+
+def _explanation(kind: type, error: Any) -> str:
+    """Return one of pydantic's errors as a sentence: which key, what is allowed, what was given."""
+    context = error.get("ctx", {})
+    if isinstance(context.get("error"), BadConfig):  # a rule about several keys, which says it all
+        return str(context["error"])
+    path = [str(part) for part in error["loc"] if re.fullmatch(r"\w+", str(part))]  # not "list[constrained-int]"
+    key, shape = ".".join(path), kind_at(kind, path)
+    if error["type"] == "unexpected_keyword_argument":
+        group = kind_at(kind, path[:-1])
+        known = [each.name for one in (group, *get_args(group)) if is_dataclass(one) for each in fields(one)]
+        return f"unknown key {key}; {did_you_mean(path[-1], known)}allowed: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{key} must be given\ntype: {key}=<value>"
+    if error["type"] == "literal_error":
+        allowed = "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
+    elif error["type"] == "value_error":
+        allowed = str(context["error"])
+    else:
+        allowed = next((text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"])
+    allowed += "".join(f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context)
+    null = ", or null" if type(None) in get_args(shape) else ""
+    return f"{key} must be {allowed}{null}; got {error['input']!r}"
+
+
+def kind_at(kind: Any, path: Sequence[str]) -> Any:
+    """Return the type of the key at `path` of a settings dataclass, without Annotated; None where it declares none."""
+    for name in path:
+        groups = [each for each in (kind, *get_args(kind)) if is_dataclass(each)]
+        kind = get_type_hints(groups[0] if groups else Arguments).get(name)
+    return kind
+
+
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "greater": "a number",
+    "less": "a number",
+    "bool": "true or false",
+    "string_too_short": "a name",
+    "string": "a text",
+    "list": "a list",
+    "dict": "a group of keys, such as <group>.<key>=<value>",
+    "mapping": "a group of keys, such as <group>.<key>=<value>",
+    "dataclass": "a group of keys, such as <group>.<key>=<value>",
+}

@@ -1,0 +1,299 @@
+"""The settings of every command: one dataclass for each file conf/<command>.yaml."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from deme.runs.settings.base import (
+    NO_RESULT,
+    STRICT,
+    ChangesNoResult,
+    Count,
+    Guidance,
+    Name,
+    NonNegative,
+    Option,
+    OptionalOption,
+    Positive,
+    Switch,
+)
+from deme.runs.settings.groups import (
+    ComputeSettings,
+    LoggerSettings,
+    LossPlaneSettings,
+    LossWeightSettings,
+    MetricsSettings,
+    PassportSettings,
+    PathsSettings,
+    ProgressSettings,
+    ProjectionSettings,
+)
+
+Cell = Annotated[Mapping[str, str | int | None], NO_RESULT]
+Inputs = Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
+Paths = Annotated[PathsSettings, NO_RESULT]
+Logger = Annotated[LoggerSettings, NO_RESULT]
+Progress = Annotated[ProgressSettings, NO_RESULT]
+Passport = Annotated[PassportSettings, NO_RESULT]
+Suite = Annotated[Name, NO_RESULT]
+Data = Annotated[OptionalOption, ChangesNoResult("root", "download", "in_memory")]
+DType = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainSettings:
+    """deme train."""
+
+    stage: Name
+    suite: Suite
+    cell: Cell
+    seed: NonNegative
+    expert: NonNegative | None
+    num_steps: Count
+    batch_size: Count
+    accumulate: Count
+    gradient_clip: Positive | None
+    loss_weight: LossWeightSettings
+    passport: Passport
+    inputs: Inputs
+    data: Data
+    model: Option
+    weighting: Option
+    timesteps: Option
+    ranges: Option
+    balancing: OptionalOption
+    projection: ProjectionSettings
+    ema: OptionalOption
+    optimizer: Option
+    learning_rate: Option
+    method: Option
+    compute: ComputeSettings
+    progress: Progress
+    logger: Logger
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateSettings:
+    """deme evaluate."""
+
+    stage: Name
+    suite: Suite
+    cell: Cell
+    seed: NonNegative | None
+    source: Literal["weights", "experts", "images", "real"]
+    num_images: Count
+    batch_size: Count
+    shard_size: Count
+    sample_seed: NonNegative
+    guidance_scale: Guidance | None
+    save_images: Literal["png", "zip"] | None
+    inputs: Inputs
+    data: Data
+    model: Option
+    prompts: OptionalOption
+    sampler: Option
+    metrics: MetricsSettings
+    compute: ComputeSettings
+    progress: Progress
+    logger: Logger
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MergeSettings:
+    """deme merge."""
+
+    stage: Name
+    suite: Suite
+    cell: Cell
+    seed: NonNegative | None
+    weights_by_name: Mapping[str, Any] | None
+    compute_dtype: Literal["float32", "float64"]
+    dtype: DType | None
+    report: Annotated[Switch, NO_RESULT]
+    plan: Annotated[Switch, NO_RESULT]
+    inputs: Inputs
+    model: Option
+    merge: Option
+    progress: Progress
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SearchSettings:
+    """deme search."""
+
+    stage: Name
+    suite: Suite
+    cell: Cell
+    seed: NonNegative | None
+    objective: str | None
+    granularity: Literal["model", "block", "tensor"]
+    rungs: list[Positive]
+    keep: Positive
+    max_images: Count | None
+    max_seconds: Positive | None
+    slices: Annotated[LossPlaneSettings, NO_RESULT]
+    num_images: Annotated[int, Field(ge=2, strict=True)]
+    batch_size: Count
+    sample_seed: NonNegative
+    guidance_scale: Guidance | None
+    inputs: Inputs
+    data: Data
+    model: Option
+    merge: Option
+    search: Option
+    prompts: OptionalOption
+    sampler: Option
+    metrics: MetricsSettings
+    compute: ComputeSettings
+    progress: Progress
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImproveSearchSettings:
+    """The search for merge weights of deme improve."""
+
+    num_images: Annotated[int, Field(ge=2, strict=True)]
+    step: Annotated[float, Field(gt=0, le=1, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImproveSettings:
+    """deme improve."""
+
+    stage: Name
+    suite: Suite
+    cell: Cell
+    seed: NonNegative
+    out: Annotated[Name, NO_RESULT]
+    num_ranges: Count
+    steps_per_expert: Count | None
+    hours: Positive | None
+    batch_size: Count
+    lr: Positive
+    guidance_scale: Guidance | None
+    num_images: Count
+    sample_seeds: list[NonNegative]
+    search: ImproveSearchSettings
+    passport: Passport
+    inputs: Inputs
+    data: Option
+    model: Option
+    metrics: MetricsSettings
+    projection: ProjectionSettings
+    prompts: OptionalOption
+    sampler: Option
+    compute: ComputeSettings
+    progress: Progress
+    logger: Logger
+    paths: Paths
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SampleSettings:
+    """deme sample."""
+
+    stage: Name
+    run: Any  # a path, a list of paths, or {label: path or list}
+    num_images: Count | None
+    batch_size: Count
+    sample_seed: NonNegative
+    guidance_scale: Guidance | None
+    out: Name
+    prompts: OptionalOption
+    sampler: Option
+    compute: ComputeSettings
+    logger: LoggerSettings
+    paths: PathsSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class StatsSettings:
+    """deme stats."""
+
+    stage: Name
+    out: Name | None
+    data: Option
+    metrics: MetricsSettings
+    compute: ComputeSettings
+    paths: PathsSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ExportSettings:
+    """deme export."""
+
+    stage: Name
+    run: Name
+    out: Name
+    dtype: DType
+    keep_projections: Switch
+    license: str | None
+    overwrite: Switch
+    push: str | None
+    private: Switch
+    dry_run: Switch
+    paths: PathsSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VerifySettings:
+    """deme verify."""
+
+    stage: Name
+    run: Name
+    num_images: Count
+    pick_seed: NonNegative | None
+    batch_size: Count
+    compute: ComputeSettings | None = None
+    paths: PathsSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class AnalyzeSettings:
+    """deme analyze."""
+
+    stage: Name
+    seed: NonNegative
+    run: Name | None
+    out: Name
+    data: OptionalOption
+    model: Option
+    metrics: MetricsSettings
+    figure: Option
+    paths: PathsSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DoctorSettings:
+    """deme doctor."""
+
+    stage: Name
+    seed: NonNegative
+    passport: PassportSettings
+    num_images: Count
+    out: Name
+    model: OptionalOption = None
+    data: OptionalOption = None
+    compute: ComputeSettings
+    paths: PathsSettings
+
+
+SETTINGS = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "merge": MergeSettings,
+    "search": SearchSettings,
+    "improve": ImproveSettings,
+    "sample": SampleSettings,
+    "stats": StatsSettings,
+    "export": ExportSettings,
+    "verify": VerifySettings,
+    "analyze": AnalyzeSettings,
+    "doctor": DoctorSettings,
+}
