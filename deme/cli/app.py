@@ -176,7 +176,8 @@ def _hydra(verb: str, overrides: list[str]) -> int:
     import hydra
 
     from deme.commands import stage_function
-    from deme.runs.config import config_errors, to_dict
+    from deme.runs.config import to_dict
+    from deme.runs.config_errors import config_errors
     from deme.system.paths import conf_dir
 
     failures: list[DemeError] = []

@@ -33,7 +33,7 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
     )
     first_error = None
     if len(done) < len(suite.nodes):
-        arguments = [[str(suite.file), str(suite.runs), *suite.places]] * (jobs - 1)
+        arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (jobs - 1)
         with _limited(minutes), helpers("deme.commands.reproduce", arguments) as codes:
             try:
                 work(suite)
@@ -74,7 +74,7 @@ def work(suite: Suite, last_first: bool = False) -> None:
         open_nodes = [
             node for node in suite.nodes if id(node) not in failed and node.state != "done"
         ]
-        ready = [node for node in open_nodes if node.state not in ("waiting", "lacking")]
+        ready = [node for node in open_nodes if node.state not in ("waiting", "missing_file")]
         missing_file = [node.missing_file for node in open_nodes if node.missing_file is not None]
         if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
             if not ready and (failed or missing_file or not open_nodes):

@@ -49,7 +49,7 @@ def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     if any(number.difference for row in rows for number in row.numbers.values()):
         from deme.report import figures
 
-        drawn = figures.differences(rows, suite.spec["metrics"], suite.spec["baseline"])
+        drawn = figures.differences(rows, suite.settings.metrics, suite.settings.baseline)
         files.write_bytes(folder / "differences.png", figures.png(drawn))
         written.append("differences.png")
     if any(
