@@ -1,4 +1,4 @@
-"""Say what a table needs before any work: what is done or stale, cost, time, memory, power.
+"""`deme plan`: what a table needs: what is done or stale, cost, time, memory, power.
 
 Nothing is started. Power is the smallest difference that the table could find.
 """
