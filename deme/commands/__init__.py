@@ -26,6 +26,5 @@ def stage_function(verb: str) -> Stage:
 def summary(verb: str) -> str:
     """Return the first sentence of a command's docstring, without importing the command."""
     docstring = Path(__file__).with_name(f"{verb}.py").read_text().split('"""')[1]
-    return (
-        " ".join(docstring.partition(".\n")[0].split()).removeprefix(f"`deme {verb}`: ").rstrip(".")
-    )
+    sentence = " ".join(docstring.split()).partition(". ")[0].rstrip(".")
+    return sentence.removeprefix(f"`deme {verb}`: ")
