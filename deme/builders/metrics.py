@@ -8,7 +8,6 @@ from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import Reference, measured
 from deme.runs.config import extractor_specs, instantiate
-from deme.runs.run import say
 from deme.system.errors import BadConfig
 from deme.system.paths import cache_of, locate
 
@@ -74,4 +73,4 @@ def reference_of(
         raise BadConfig(
             f"these metrics need at least {least} {what} to compare to, the data set has {len(images)}"
         )
-    return measured(images, what, extractor, cache_of(config), say)
+    return measured(images, what, extractor, cache_of(config))
