@@ -192,12 +192,20 @@ def _check_passport(
     run: Run, settings: TrainSettings, model: "DenoisingModel", data: "ImageData", device: str
 ) -> None:
     """Store what the weights fit; refuse a model whose config contradicts them."""
-    from deme.evaluation.passport import passport_of, refuse_contradicted, told
+    from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
 
-    passport = passport_of(run.config, model, data, device)
+    passport = load_passport(
+        str(settings.model["path"]),
+        settings.data or {},
+        settings.passport.num_images,
+        model,
+        data,
+        device,
+        cache_folder(settings.paths),
+    )
     if run.is_main_process:
         files.write_json(run.path / "passport.json", passport)
-    for line in told(passport):
+    for line in format_passport(passport):
         logger.info(line)
     if settings.passport.contradicted == "refuse":
         refuse_contradicted(passport)
