@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from deme.data import to_float
+from deme.data.pixels import to_float
 from deme.metrics.cosine import hundred_cosines
 from deme.metrics.features import read_into, weights_file
 from deme.system import files
