@@ -327,7 +327,7 @@ def test_files_and_columns_that_are_not_there_are_named(tmp_path):
         load({"path": str(folder)})
     assert len(load({"path": str(folder), "caption_column": "words"}).train) == 15
     (folder / "metadata.jsonl").write_text(jsonl([{"image": "00.png", "text": "a"}]))
-    with pytest.raises(BadConfig, match=r"has no column file_name, .*; its columns: image, text"):
+    with pytest.raises(BadConfig, match=r"has no column file_name.*; its columns: image, text"):
         load({"path": str(folder)})
     (folder / "metadata.jsonl").write_text(
         jsonl([{"file_name": "00.png", "text": "a"}, {"file_name": "", "text": "a"}])

@@ -222,7 +222,7 @@ def damage(folder):
 def test_a_damaged_image_is_named_when_it_is_read(folder):
     damage(folder)
     stream = load_image_folder(str(folder), 8, 3, in_memory=False)
-    images = EncodedImages(stream.train.source, range(20), stream.train.rules)
+    images = EncodedImages(stream.train.source, range(20), stream.train.preprocessing)
     for index, reason in (
         (2, "truncated"),
         (5, "it is empty"),
