@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deme.data import InMemoryImages, SomeImages, batches
+from deme.data import InMemoryImages, SomeImages
+from deme.data.pixels import batches
 from deme.metrics import reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.fingerprint import (
