@@ -13,6 +13,7 @@ from deme.data import ImageData
 from deme.data.decode import resized
 from deme.data.pixels import batches
 from deme.data.prompts import Prompts
+from deme.data.raw_image_folder import RawImageFolder
 from deme.runs.config import instantiate
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
