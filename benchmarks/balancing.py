@@ -31,8 +31,8 @@ from deme.methods.balancing.nash_mtl import NashMTL
 from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
-from deme.models.loading import load
-from deme.models.unconditional import UnconditionalModel, build
+from deme.models.loading import load_pretrained
+from deme.models.unconditional import UnconditionalModel, build_unconditional
 
 Step = Callable[[], None]
 EVERYTHING = TimestepRange(0, 1000)
@@ -110,7 +110,9 @@ def main() -> None:
     small = arguments.model == "digits"
     batch_size = arguments.batch_size or (128 if small else 10)
     repeats = arguments.repeats or (15 if small else 5)
-    model = (load("asset:digits_base") if small else build(CIFAR10, {}, 0)).train()
+    model = (
+        load_pretrained("asset:digits_base") if small else build_unconditional(CIFAR10, {}, 0)
+    ).train()
     x0 = torch.randn(batch_size, *model.image_shape, generator=torch.Generator().manual_seed(0))
     k, refresh = arguments.tasks, arguments.refresh
     steps = {name: step_of(method, model, x0) for name, method in methods(k, batch_size).items()}

@@ -16,11 +16,11 @@ import torch
 from record import record
 from train_step import CIFAR10
 
-from deme.models.unconditional import UnconditionalModel, build
+from deme.models.unconditional import UnconditionalModel, build_unconditional
 
 
 def variant(name: str, device: str) -> UnconditionalModel:
-    model = build(CIFAR10, {}, 0).eval().to(device)
+    model = build_unconditional(CIFAR10, {}, 0).eval().to(device)
     if name != "none":
         model.add_projections(name.partition("_")[0])
         assert model.projections is not None

@@ -25,13 +25,13 @@ from memory import peak_mb
 from record import record
 from train_step import CIFAR10
 
-from deme.builders.models import Compute
+from deme.builders.compute import Compute
 from deme.data import to_uint8
 from deme.diffusion.ranges import uniform
 from deme.diffusion.seeds import image_generator
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import UnconditionalModel, build
+from deme.models.unconditional import UnconditionalModel, build_unconditional
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel
@@ -115,10 +115,10 @@ def peak(kind: str, folder: str, steps: int) -> float:
         model = swapped.model
         network: Network = RoutedModel(swapped.networks(), uniform(EXPERTS, 1000), 1000)
     elif kind == "resident":
-        models = [load(str(f)) for f in folders]
+        models = [load_pretrained(str(f)) for f in folders]
         model, network = models[0], RoutedModel(models, uniform(EXPERTS, 1000), 1000)
     else:
-        model = network = load(str(folders[0]))
+        model = network = load_pretrained(str(folders[0]))
     if kind != "loaded":
         sample(network, model, steps, 4, 2, "cpu")
     return peak_mb() - before
@@ -140,7 +140,7 @@ def main() -> None:
     if a.device == "cpu":
         torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = build(CIFAR10, {}, 0).eval().to(a.device)
+    model = build_unconditional(CIFAR10, {}, 0).eval().to(a.device)
     result: dict[str, object] = {"model": "35.7M UNet", "steps": a.steps, "batch": a.batch, "repeats": a.repeats,
         "torch": torch.__version__, "machine": platform.machine(),
         "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds"}  # fmt: skip
@@ -157,14 +157,14 @@ def main() -> None:
     )
     calls = {"float32": ours(model), "bf16": ours(compute(a.device, "bf16-mixed").network(model))}
     if a.device == "cuda":
-        fast = build(CIFAR10, {}, 0).eval().to(a.device)
+        fast = build_unconditional(CIFAR10, {}, 0).eval().to(a.device)
         calls["bf16_compile"] = ours(
             compute(a.device, "bf16-mixed", compiled=True).network(fast), of=fast
         )
     result["precision"] = turns(calls, "float32", a.repeats, a.device)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(EXPERTS):
-            each = build(CIFAR10, {}, index)
+            each = build_unconditional(CIFAR10, {}, index)
             each.save(Path(folder, str(index)), each.state_dict(), {})
         swapped = SwappedExperts([Path(folder, str(i)) for i in range(EXPERTS)], a.device)
         routed = RoutedModel(swapped.networks(), uniform(EXPERTS, 1000), 1000)

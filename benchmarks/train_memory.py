@@ -22,7 +22,7 @@ from memory import peak_mb
 from record import record
 
 from deme.cli.app import main as deme
-from deme.models.unconditional import build
+from deme.models.unconditional import build_unconditional
 
 LARGE, TINY = [128, 384, 512], [8, 8, 8]
 KINDS = {
@@ -74,7 +74,7 @@ def main() -> None:
     if a.peak:
         print(peak(a.peak))
         return
-    parameters = sum(p.numel() for p in build({"sample_size": 8, "in_channels": 1, "out_channels": 1, "add_attention": False,
+    parameters = sum(p.numel() for p in build_unconditional({"sample_size": 8, "in_channels": 1, "out_channels": 1, "add_attention": False,
                                                **unet(LARGE)}, {}).parameters())  # fmt: skip
     size = parameters * 4 / 2**20
     peaks: dict[str, float] = {}

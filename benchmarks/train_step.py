@@ -25,14 +25,14 @@ import torch
 import yaml
 from record import record
 
-from deme.builders.models import Compute
+from deme.builders.compute import Compute
 from deme.data import InMemoryImages, to_float
 from deme.data.digits import load_digits
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
-from deme.models.loading import load
-from deme.models.unconditional import UnconditionalModel, build
+from deme.models.loading import load_pretrained
+from deme.models.unconditional import UnconditionalModel, build_unconditional
 from deme.system.paths import conf_dir
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
@@ -76,9 +76,7 @@ def ours(
     )
     method, model = DeMe(torch.ones(1000), sampler()), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
-    compute.prepare_for_training(
-        model, setting.images, {"batch_size": setting.batch_size, "seed": 0}, method.teacher
-    )
+    compute.prepare_for_training(model, setting.images, setting.batch_size, 0, method.teacher)
     module = DiffusionModule(
         model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50
     )
@@ -146,14 +144,17 @@ def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = 
 def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
     if name == "digits":
         return Setting(
-            load_digits().train, lambda: load("asset:digits_base"), batch_size or 128, device
+            load_digits().train,
+            lambda: load_pretrained("asset:digits_base"),
+            batch_size or 128,
+            device,
         )
     pixels = torch.randint(
         0, 256, (256, 3, 32, 32), generator=torch.Generator().manual_seed(0)
     ).byte()
     return Setting(
         InMemoryImages(pixels),
-        lambda: build(CIFAR10, {}, 0),
+        lambda: build_unconditional(CIFAR10, {}, 0),
         batch_size or (128 if device == "cuda" else 8),
         device,
     )

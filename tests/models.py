@@ -2,7 +2,7 @@
 
 import torch
 
-from deme.models.unconditional import UnconditionalModel, build
+from deme.models.unconditional import UnconditionalModel, build_unconditional
 
 UNET = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [4, 8],
@@ -15,7 +15,7 @@ def tiny(
     seed: int = 0, num_timesteps: int = 1000, prediction_type: str = "epsilon", **unet: object
 ) -> UnconditionalModel:
     scheduler = {"num_train_timesteps": num_timesteps, "prediction_type": prediction_type}
-    return build({**UNET, **unet}, scheduler, seed).eval()
+    return build_unconditional({**UNET, **unet}, scheduler, seed).eval()
 
 
 def moved(model: torch.nn.Module, seed: int, size: float) -> torch.nn.Module:

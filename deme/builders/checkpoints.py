@@ -58,7 +58,7 @@ def _network_of(place: Path) -> str:
 
 def plan_of(run: Run, of_checkpoints: bool = False) -> MergePlan:
     """Return the plan of a run's base and experts. Raises BadConfig for everything that headers show to be wrong."""
-    base = base_folder(run.config)
+    base = base_folder(run.config["model"])
     models = [open_checkpoint(weights_folder(path)) for path in run.inputs["experts"]]
     plan = plan_merge(open_checkpoint(base), models, content_hash(base), of_checkpoints)
     for line in not_merged(plan):

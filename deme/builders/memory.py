@@ -12,10 +12,12 @@ from typing import Any
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
 from deme.runs.config import instantiate, partial
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import PathsSettings
 from deme.runs.suite import Node, Suite
 from deme.system import files
 from deme.system.errors import BadConfig, DemeError, MissingInput
-from deme.system.paths import cache_of, locate
+from deme.system.paths import cache_folder, locate
 
 TOKENS = 77  # of a text, where no text encoder's config is there to say it
 KINDS = ("UNet2DModel", "UNet2DConditionModel")
@@ -43,7 +45,7 @@ def _line(node: Node) -> str:
                 [settings, __version__, *map(version, ("torch", "diffusers"))], sort_keys=True
             )
         )
-        kept = cache_of(config) / "memory" / f"{key[:32]}.json"
+        kept = cache_folder(build(PathsSettings, config["paths"])) / "memory" / f"{key[:32]}.json"
         if not kept.is_file():
             files.write_json(kept, {"memory": str(_memory(settings))})
         memory = files.read_json(kept)["memory"]

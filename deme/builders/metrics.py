@@ -1,77 +1,86 @@
-"""The feature extractors and the references that the `metrics` group names."""
+"""The feature extractors, scores and references that the `metrics` group names."""
 
-from typing import Any
+from pathlib import Path
 
 from deme.data import ImageData
 from deme.data.joined import Joined
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import Reference, measured
-from deme.runs.config import extractor_specs, instantiate
-from deme.runs.run import say
+from deme.metrics.text_score import TextScore
+from deme.runs.config import instantiate
+from deme.runs.settings.groups import MetricsSettings
+from deme.system.console import logger
 from deme.system.errors import BadConfig
-from deme.system.paths import cache_of, locate
+from deme.system.paths import locate
 
 SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}
 
 
-def extractors_of(config: dict[str, Any], device: str = "cpu") -> list[FeatureExtractor]:
-    """Return the extractors of `metrics.features`. Raises BadConfig for two that would share the name of a metric."""
-    found = [instantiate(spec).to(device) for spec in extractor_specs(config["metrics"]).values()]
-    statistics = config["metrics"]["statistics"] or {}
-    if not isinstance(statistics, dict) or not all(
-        isinstance(v, dict) and v.keys() == {"path"} for v in statistics.values()
-    ):
+def load_extractors(metrics: MetricsSettings, device: str = "cpu") -> list[FeatureExtractor]:
+    """Return the extractors of `metrics.features`.
+
+    Raises BadConfig for two of one name, and for statistics of an extractor that is not there.
+    """
+    found: list[FeatureExtractor] = [
+        instantiate(option).to(device) for option in metrics.features.values()
+    ]
+    names = [extractor.suffix for extractor in found]
+    if unknown := set(metrics.statistics) - set(names):
         raise BadConfig(
-            f"metrics.statistics must be {{<extractor>: {{path: <file>.npz}}}}, got {statistics}\n"
-            "type: +metrics.statistics.<extractor>.path=<file>.npz"
+            f"metrics.statistics names {', '.join(sorted(unknown))}; "
+            f"extractors here: {', '.join(names)}"
         )
-    unknown = set(statistics) - {extractor.suffix for extractor in found}
-    if unknown:
+    if len(set(names)) < len(names):
         raise BadConfig(
-            f"metrics.statistics names {', '.join(sorted(unknown))}; extractors here: {', '.join(e.suffix for e in found)}"
-        )
-    suffixes = [extractor.suffix for extractor in found]
-    if len(set(suffixes)) < len(suffixes):
-        raise BadConfig(
-            f"two extractors of metrics.features measure the same: {', '.join(suffixes)}"
+            f"two extractors of metrics.features have the same name: {', '.join(names)}"
         )
     return found
 
 
-def reference_of(
-    config: dict[str, Any], data: ImageData | None, extractor: FeatureExtractor
+def load_scores(metrics: MetricsSettings, device: str = "cpu") -> list[TextScore]:
+    """Return the scores of `metrics.scores`. Raises BadConfig for two of one name."""
+    found: list[TextScore] = [instantiate(option).to(device) for option in metrics.scores.values()]
+    names = [score.score_name for score in found]
+    if len(set(names)) < len(names):
+        raise BadConfig(f"two scores of metrics.scores have the same name: {', '.join(names)}")
+    return found
+
+
+def load_reference(
+    metrics: MetricsSettings, data: ImageData | None, extractor: FeatureExtractor, cache: Path
 ) -> Reference:
-    """Return what images are compared to: a statistics file, or images of the data set. Raises BadConfig."""
-    metrics = config["metrics"]
-    given = (metrics["statistics"] or {}).get(extractor.suffix)
+    """Return what images are compared to: a statistics file, or images of the data set.
+
+    Statistics of images are kept in `cache`. Raises BadConfig where neither fits the metrics.
+    """
+    file = f"+metrics.statistics.{extractor.suffix}.path=<file>.npz"
+    given = metrics.statistics.get(extractor.suffix)
     if given is not None:
-        if metrics["kid"] or metrics["nearest_k"]:
+        if metrics.kid or metrics.nearest_k:
             raise BadConfig(
-                "KID, precision and recall need images to compare to; metrics.statistics holds their mean and covariance alone\n"
-                "type: metrics.kid=false metrics.nearest_k=null"
+                "KID, precision and recall compare to images; metrics.statistics holds only their "
+                "mean and covariance\ntype: metrics.kid=false metrics.nearest_k=null"
             )
-        statistics, origin = statistics_file.load_npz(locate(given["path"]), extractor)
+        statistics, origin = statistics_file.load_npz(locate(given.path), extractor)
         return Reference(statistics, None, origin)
     if data is None:
         raise BadConfig(
             f"{extractor.frechet_name} compares to real images, and data=none\n"
-            f"type: data=<option>, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"
+            f"type: data=<option>, or {file}"
         )
-    split = metrics["reference"]
-    if split not in list(SPLITS):
-        raise BadConfig(f"metrics.reference must be one of {', '.join(SPLITS)}, got {split!r}")
+    split, size = metrics.reference, metrics.size
     images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
-    what = SPLITS[split]
-    size = metrics["size"]
     if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
         raise BadConfig(
-            f"generated images are measured at {metrics['size']} x {metrics['size']}, what they are compared to is {side[0]} x {side[1]}\n"
-            f"type: data.size={metrics['size']} metrics.loss=null, or +metrics.statistics.{extractor.suffix}.path=<file>.npz"
+            f"generated images are measured at {size} x {size}, and the images that they are "
+            f"compared to are {side[0]} x {side[1]}\n"
+            f"type: data.size={size} metrics.loss=null, or {file}"
         )
-    least = max(2, (metrics["nearest_k"] or 0) + 2)
+    least = max(2, (metrics.nearest_k or 0) + 2)
     if len(images) < least:
         raise BadConfig(
-            f"these metrics need at least {least} {what} to compare to, the data set has {len(images)}"
+            f"these metrics compare to at least {least} {SPLITS[split]}; "
+            f"the data set has {len(images)}"
         )
-    return measured(images, what, extractor, cache_of(config), say)
+    return measured(images, SPLITS[split], extractor, cache, logger.info)

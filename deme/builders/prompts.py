@@ -1,85 +1,68 @@
-"""What text to image needs beside images: latents and captions to train on, prompts to draw."""
+"""Prompts from the `prompts` group, and the images that a network generates from them."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from torch import Tensor
 
 from deme.data import ImageData
-from deme.data.latents import CachedLatents
 from deme.data.prompts import Prompts
 from deme.diffusion.conditioning import Network
 from deme.models.denoiser import DenoisingModel
 from deme.models.text_to_image import TextToImageModel
 from deme.runs.config import accepted_arguments, instantiate_with
-from deme.runs.run import say
 from deme.sampling.generate import generate
 from deme.sampling.sampler import Sampler
+from deme.system.console import logger
 from deme.system.errors import BadConfig
-from deme.system.paths import cache_of
 
 
-def prepared(
-    config: dict[str, Any],
+def load_prompts(
+    option: Mapping[str, object] | None,
     model: DenoisingModel,
-    images: Any,
-    device: str,
-    data: ImageData | None = None,
-    log: Callable[[str], None] = say,
-) -> Any:
-    """Return images as the model sees them: of a latent model their latents and embeddings, encoded once; else the images.
+    data: ImageData | None,
+    num_images: int | None,
+) -> Prompts | None:
+    """Return the prompts of a `prompts` option, None for a model that takes none.
 
-    `data` has the settings of training: mirror images, the share of captions that is left out.
+    Raises BadConfig unless there is one for each of `num_images` images (None: as many as prompts).
     """
     if not isinstance(model, TextToImageModel):
-        return images
-    flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
-    encoders = model.encoders.to(device)
-    latents = CachedLatents(images, encoders, cache_of(config), flip, dropout, log)
-    encoders.release()
-    if cut := encoders.truncated(images.captions(list(range(len(images))))):
-        log(
-            f"{cut} of {len(images)} captions are longer than {encoders.max_tokens} tokens: their ends are not read"
-        )
-    return latents
-
-
-def prompts_of(
-    config: dict[str, Any], model: DenoisingModel, data: ImageData | None
-) -> Prompts | None:
-    """Return the prompts that a config names, None for a model that takes none. Raises BadConfig unless they are enough."""
-    spec = config.get("prompts")
-    if not isinstance(model, TextToImageModel):
-        if spec:
+        if option:
             raise BadConfig("this model takes no prompts\ntype: prompts=none, or another model=")
         return None
-    if not spec:
+    if not option:
         raise BadConfig(
-            "this model is told what to draw, and no prompts are given\n"
-            "type: prompts=captions (of the held-out images), prompts=coco, prompts=partiprompts, ..."
+            "this model is text-conditioned, and no prompts are given\n"
+            "type: prompts=captions (of the held-out images), prompts=coco, prompts=partiprompts"
         )
-    if data is None and "images" in accepted_arguments(spec):
+    if data is None and "images" in accepted_arguments(option):
         raise BadConfig(
-            "prompts=captions are those of a data set, and there is none here\ntype: prompts=<option with a file>"
+            "prompts=captions takes the captions of a data set, and there is none here\n"
+            "type: prompts=<option with a file>"
         )
-    prompts: Prompts = instantiate_with(spec, images=data.held_out if data is not None else None)
-    if config["num_images"] is not None and len(prompts) < config["num_images"]:
+    prompts: Prompts = instantiate_with(option, images=data.held_out if data is not None else None)
+    if num_images is not None and len(prompts) < num_images:
         raise BadConfig(
-            f"{prompts.name} holds {len(prompts):,} prompts, num_images={config['num_images']} were asked for, one each\n"
-            f"type: num_images={len(prompts)}"
+            f"{prompts.name} holds {len(prompts):,} prompts, and num_images={num_images} asks for "
+            f"one image each\ntype: num_images={len(prompts)}"
         )
-    if config["num_images"] is not None and len(prompts) > config["num_images"]:
-        say(
-            f"  only the first {config['num_images']:,} of {len(prompts):,} prompts of {prompts.name} are drawn"
+    if num_images is not None and len(prompts) > num_images:
+        logger.info(
+            "using only the first %s of %s prompts of %s",
+            f"{num_images:,}",
+            f"{len(prompts):,}",
+            prompts.name,
         )
     return prompts
 
 
-def check_sampler(sampler: dict[str, Any], model: DenoisingModel) -> None:
-    """Raise BadConfig for a sampler that cuts latents to [-1, 1], where pixels lie and latents do not."""
-    if isinstance(model, TextToImageModel) and sampler.get("clip_sample"):
+def check_sampler(sampler_option: Mapping[str, object], model: DenoisingModel) -> None:
+    """Raise BadConfig for a sampler that clips latents to [-1, 1], the range of pixels."""
+    if isinstance(model, TextToImageModel) and sampler_option.get("clip_sample"):
         raise BadConfig(
-            "sampler.clip_sample=true cuts pixels to [-1, 1]; this model denoises latents\ntype: sampler=ddim_latent"
+            "sampler.clip_sample=true clips to [-1, 1], the range of pixels; this model denoises "
+            "latents\ntype: sampler=ddim_latent"
         )
 
 
@@ -93,20 +76,13 @@ def generate_images(
     device: str,
     prompts: Prompts | None = None,
 ) -> Iterator[Tensor]:
-    """Yield the images `indices` of a seed, of their prompts, as uint8 batches [<= batch_size, C, H, W] on the CPU."""
-    if prompts is None:
-        return generate(
-            network,
-            model.scheduler_config,
-            model.noise_shape,
-            sampler,
-            seed,
-            indices,
-            batch_size,
-            device,
-        )
-    seeds = [index if prompt.seed is None else prompt.seed for index, prompt in enumerate(prompts)]
-    return generate(
+    """Yield the images `indices` of a seed as uint8 batches [<= batch_size, C, H, W] on the CPU.
+
+    With `prompts`, image i shows prompt i, and starts from the noise of its prompt's own seed if
+    the prompt has one.
+    """
+    images = partial(
+        generate,
         network,
         model.scheduler_config,
         model.noise_shape,
@@ -115,7 +91,11 @@ def generate_images(
         indices,
         batch_size,
         device,
-        lambda part: model.condition([prompts[i].text for i in part]),
-        model.decode,
-        seeds,
+    )
+    if prompts is None:
+        return images()
+    return images(
+        conditions=lambda part: model.condition([prompts[i].text for i in part]),
+        decode=model.decode,
+        seeds=[i if prompt.seed is None else prompt.seed for i, prompt in enumerate(prompts)],
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from deme.runs.run import say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import MetricsSettings, PathsSettings
 from deme.system import files
 from deme.system.errors import BadConfig
 
@@ -19,11 +21,11 @@ def run(config: dict[str, Any]) -> Path:
     from rich.console import Console
     from rich.table import Table
 
-    from deme.builders.metrics import extractors_of
-    from deme.builders.models import data_of
+    from deme.builders.data import load_data
+    from deme.builders.metrics import load_extractors
     from deme.report.figures import png
     from deme.runs.config import accepted_arguments, instantiate, instantiate_with
-    from deme.system.paths import cache_of
+    from deme.system.paths import cache_folder
 
     given = config["run"]
     if given is not None and not isinstance(given, str):
@@ -32,13 +34,14 @@ def run(config: dict[str, Any]) -> Path:
         raise BadConfig(
             f"figure={config['figure']['_target_'].split('.')[-1]} draws no run; leave out run="
         )
+    paths = build(PathsSettings, config["paths"])
     analysis = instantiate_with(
         config["figure"],
         model=lambda: instantiate(config["model"]),
         run=given,
-        data=lambda: data_of(config),
-        extractors=lambda: extractors_of(config),
-        cache=cache_of(config),
+        data=lambda: load_data(config["data"], paths),
+        extractors=lambda: load_extractors(build(MetricsSettings, config["metrics"])),
+        cache=cache_folder(paths),
     )
     files.write_bytes(out, png(analysis.figure))
     written = str(out)

@@ -90,7 +90,7 @@ def _convert(
     from deme.models.checkpoint import StateDict, load_into
     from deme.models.original_ddpm import convert, pick
     from deme.models.pickles import read_pickle
-    from deme.models.unconditional import build
+    from deme.models.unconditional import build_unconditional
     from deme.system.tensors import TensorFile
 
     checkpoint = (
@@ -104,7 +104,9 @@ def _convert(
     variance = (
         "fixed_large" if config["sample_size"] == 32 else "fixed_small"
     )  # as their authors sample CIFAR-10 and LSUN
-    model = build(config, {"beta_schedule": options["beta_schedule"], "variance_type": variance})
+    model = build_unconditional(
+        config, {"beta_schedule": options["beta_schedule"], "variance_type": variance}
+    )
     load_into(model.unet, StateDict(source, weights), "the network that its shapes are of")
     model.save(out, model.state_dict(), {**about, "ema": ema})
     return ema

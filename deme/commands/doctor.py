@@ -11,6 +11,8 @@ from deme import __version__
 from deme.runs.checks import check_values
 from deme.runs.provenance import LIBRARIES
 from deme.runs.run import say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
 from deme.system.paths import conf_dir, locate
@@ -35,10 +37,11 @@ def run(config: dict[str, Any]) -> Path:
         _machine()
         _self_test()
         return Path()
-    from deme.builders.models import Compute, check_images
+    from deme.builders.compute import Compute
+    from deme.builders.data import check_images
     from deme.runs.config import instantiate
 
-    compute = Compute.of(config)
+    compute = Compute.of(build(ComputeSettings, config["compute"]))
     model = instantiate(config["model"]) if config.get("model") else None
     if model is not None:
         _model(config["model"], model)
@@ -68,11 +71,11 @@ def _machine() -> None:
 def _self_test() -> None:
     import torch
 
-    from deme.models.loading import load
+    from deme.models.loading import load_pretrained
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     say(f"devices: cpu ({torch.get_num_threads()} threads){''.join(f', {name}' for name in gpus)}")
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     draw = torch.Generator().manual_seed(0)
     x_t = torch.randn(4, *model.image_shape, generator=draw)
     with torch.inference_mode():
@@ -104,10 +107,12 @@ def _model(spec: dict[str, Any], model: Any) -> None:
 
 
 def _data(config: dict[str, Any], model: Any, out: Path) -> Any:
-    from deme.builders.models import data_of
+    from deme.builders.data import load_data
     from deme.sampling.grid import image_grid
 
-    data = data_of(config, model.image_shape if model is not None else None)
+    shape = model.image_shape if model is not None else None
+    data = load_data(config["data"], build(PathsSettings, config["paths"]), shape)
+    assert data is not None
     indices = range(min(config["num_images"], len(data.train)))
     pixels = data.train.__getitems__([i * len(data.train) // len(indices) for i in indices])
     shape = tuple(pixels.shape[1:])

@@ -6,6 +6,8 @@ from typing import Any
 from deme.runs.checks import check_scale, check_values
 from deme.runs.config import extractor_specs, score_specs
 from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings
 from deme.system import files
 from deme.system.errors import BadConfig
 
@@ -86,10 +88,10 @@ def _evaluate(run: Run) -> None:
 
 
 def _measure(run: Run) -> None:
-    from deme.builders.models import Compute
+    from deme.builders.compute import Compute
     from deme.evaluation.measure import measure
 
-    metrics, replicates = measure(run, Compute.of(run.config))
+    metrics, replicates = measure(run, Compute.of(build(ComputeSettings, run.config["compute"])))
     files.write_json(run.path / "replicates.json", replicates)
     files.write_json(
         run.path / "metrics.json",

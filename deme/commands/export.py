@@ -7,9 +7,11 @@ from deme.commands import hub_upload
 from deme.runs.checks import check_values
 from deme.runs.inputs import weights_folder
 from deme.runs.run import say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import PathsSettings
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import cache_of, locate
+from deme.system.paths import cache_folder, locate
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -26,7 +28,7 @@ def run(config: dict[str, Any]) -> Path:
     place, out = locate(str(config["run"])), Path(config["out"]).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
-    lock = cache_of(config) / "exports" / f"{name}.lock"
+    lock = cache_folder(build(PathsSettings, config["paths"])) / "exports" / f"{name}.lock"
     with files.locked(lock, lambda owner: say(f"{owner} is exporting to {out}; waiting for it")):
         _check_out(out, source, files.sha256(source), config["overwrite"])
         _write(config, place, source, out)
@@ -81,11 +83,11 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None:
     import torch
 
-    from deme.models.loading import load
+    from deme.models.loading import load_pretrained
     from deme.report.model_card import Exported, model_card
     from deme.report.records import read_record
 
-    model = load(str(source))
+    model = load_pretrained(str(source))
     about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
     projections = (
         about.get("projections") or "none"

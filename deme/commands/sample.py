@@ -6,6 +6,8 @@ from typing import Any
 from deme.runs.checks import check_scale, check_values
 from deme.runs.inputs import weights_folder
 from deme.runs.run import say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings
 from deme.system import files
 from deme.system.errors import BadConfig
 from deme.system.paths import locate
@@ -25,15 +27,16 @@ def run(config: dict[str, Any]) -> Path:
 
     import torch
 
-    from deme.builders.models import Compute, load_experts, load_model
-    from deme.builders.prompts import check_sampler, generate_images, prompts_of
+    from deme.builders.compute import Compute
+    from deme.builders.models import load_experts, load_model
+    from deme.builders.prompts import check_sampler, generate_images, load_prompts
     from deme.merging.plan import order_experts
     from deme.report.figures import labelled, png
     from deme.report.prompt_grid import prompt_grid
     from deme.runs.config import instantiate
     from deme.sampling.grid import image_grid
 
-    compute, scale = Compute.of(config), config["guidance_scale"]
+    compute, scale = Compute.of(build(ComputeSettings, config["compute"])), config["guidance_scale"]
     images, shapes, prompts = {}, {}, None
     for label, folders in places.items():
         loaded = (
@@ -47,7 +50,7 @@ def run(config: dict[str, Any]) -> Path:
                 f"these models do not start from the same noise, their images differ in shape: {shapes}"
             )
         check_sampler(config["sampler"], loaded.model)
-        prompts = prompts_of(config, loaded.model, None)
+        prompts = load_prompts(config["prompts"], loaded.model, None, config["num_images"])
         count = config["num_images"] or (len(prompts) if prompts is not None else DEFAULT_IMAGES)
         if prompts is not None and count > MOST_PROMPTS:
             raise BadConfig(

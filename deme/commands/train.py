@@ -8,8 +8,11 @@ from typing import Any
 
 from deme.runs.inputs import content_hash
 from deme.runs.run import Run, say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import files, processes, signals
 from deme.system.errors import BadConfig, WorkFailed
+from deme.system.paths import cache_folder
 
 
 def run(config: dict[str, Any]) -> Path:
@@ -30,10 +33,10 @@ def _run(config: dict[str, Any]) -> Path:
         _forget_checkpoint(path)
         return path
 
-    from deme.builders.models import Compute
+    from deme.builders.compute import Compute
     from deme.training.distributed import join
 
-    team = join(Compute.of(config).device)
+    team = join(Compute.of(build(ComputeSettings, config["compute"])).device)
     with team.job():
         run = Run.planned(config)
         if team.rank == 0:
@@ -101,9 +104,9 @@ def _train(run: Run, team: Any = None) -> None:
 
 
 def _prepare(run: Run, team: Any) -> Training:
+    from deme.builders.compute import Compute, try_optimizer
+    from deme.builders.data import check_images, encode_images, load_data
     from deme.builders.method import method_of
-    from deme.builders.models import Compute, check_images, check_training, data_of, try_optimizer
-    from deme.builders.prompts import prepared
     from deme.builders.ranges import range_of, ranges_of
     from deme.data import training_sampler
     from deme.runs.config import instantiate, partial
@@ -111,23 +114,25 @@ def _prepare(run: Run, team: Any) -> Training:
     from deme.training.module import DiffusionModule
 
     config = run.config
-    compute = Compute.of(config)
+    compute, paths = (
+        Compute.of(build(ComputeSettings, config["compute"])),
+        build(PathsSettings, config["paths"]),
+    )
     model = instantiate(config["model"])
-    data = data_of(config, model.image_shape, run.log)
+    data = load_data(config["data"], paths, model.image_shape)
     if data is None:
         raise BadConfig("training needs images, and data=none\ntype: data=<option>")
     check_images(data, model)
     if "path" in config["model"]:
         _check_passport(run, model, data, compute.device)
     encoded = cache(
-        lambda: prepared(config, model, data.train, compute.device, data, run.log)
+        lambda: encode_images(model, data.train, compute.device, cache_folder(paths), data)
     )  # can take hours
     ranges = ranges_of(run, model, encoded, compute.device)
     expert_range = range_of(config, ranges)
     if config["projection"]["placement"]:
         model.add_projections(config["projection"]["placement"])
     method = method_of(run, model, ranges, expert_range)
-    check_training(config, compute)
     optimizer = partial(config["optimizer"])
     try_optimizer(optimizer)
     if team is not None and method.whole_batch:
@@ -137,7 +142,9 @@ def _prepare(run: Run, team: Any) -> Training:
         )
     images = encoded()
     method.prepare(lambda: instantiate(config["model"]), compute.device, compute.dtype)
-    compute.prepare_for_training(model, images, config, method.teacher)
+    compute.prepare_for_training(
+        model, images, config["batch_size"], config["seed"], method.teacher
+    )
     progress = config["progress"]
     module = DiffusionModule(
         model,

@@ -9,6 +9,8 @@ from deme.runs.checks import check_values
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
 from deme.runs.run import Run, config_unmodified, recorded_identity, say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import PathsSettings
 from deme.system import files
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from deme.system.paths import ASSET, HUB, locate
@@ -23,9 +25,10 @@ def run(config: dict[str, Any]) -> Path:
         audited.config["compute"] = config["compute"]
 
     from deme.evaluation.audit import audit
-    from deme.system.paths import cache_of
+    from deme.system.paths import cache_folder
 
-    audited.config["paths"] = {**config["paths"], "cache": str(cache_of(config).absolute())}
+    cache = cache_folder(build(PathsSettings, config["paths"]))
+    audited.config["paths"] = {**config["paths"], "cache": str(cache.absolute())}
     began = time.monotonic()
     with contextlib.chdir(_directory(audited)):
         findings = [*_sealed(audited)]

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.builders.metrics import extractors_of, reference_of
-from deme.builders.models import Compute, Loaded
+from deme.builders.compute import Compute
+from deme.builders.metrics import load_extractors, load_reference, load_scores
+from deme.builders.models import Loaded
 from deme.diffusion.seeds import generator
 from deme.evaluation.audit_scores import Finding, audit_scores
 from deme.evaluation.labels import Labels, distance_labels, interval, loss_labels, loss_ranges
 from deme.evaluation.measure import held_out_of, loss_replicates, loss_rows
-from deme.evaluation.scores import parts_of, scores_of
+from deme.evaluation.scores import parts_of
 from deme.evaluation.sources import source_of
 from deme.evaluation.tolerance import agree, is_number, near
 from deme.metrics import statistics_file
@@ -31,7 +32,10 @@ from deme.metrics.fingerprint import (
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.reference import Reference
 from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, MetricsSettings, PathsSettings
 from deme.system import files, tensors
+from deme.system.paths import cache_folder
 
 NUMBER_TOLERANCE = (
     1e-6  # relative, or absolute below 1: the n x n route and the moments round differently
@@ -44,19 +48,23 @@ def audit(run: Run, num_images: int, pick_seed: int | None, batch_size: int) -> 
     """Return every check with its outcome."""
     written = files.read_json(run.path / "metrics.json")
     stored, replicates = written["metrics"], files.read_json(run.path / "replicates.json")
-    compute = Compute.of(run.config)
+    compute = Compute.of(build(ComputeSettings, run.config["compute"]))
     source = source_of(run, compute)
     data = source.data
     draw = generator("verify", pick_seed) if pick_seed is not None else torch.Generator()
     if pick_seed is None:
         draw.seed()
-    extractors = extractors_of(run.config, compute.device)
-    references = [reference_of(run.config, data, extractor) for extractor in extractors]
+    metrics, cache = (
+        build(MetricsSettings, run.config["metrics"]),
+        cache_folder(build(PathsSettings, run.config["paths"])),
+    )
+    extractors = load_extractors(metrics, compute.device)
+    references = [load_reference(metrics, data, extractor, cache) for extractor in extractors]
     total = run.config["num_images"]
     picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())
     # even batches: one of a single image takes other kernels, and in half precision other images
     run.config["batch_size"] = math.ceil(len(picks) / math.ceil(len(picks) / max(2, batch_size)))
-    scores = scores_of(run.config, compute.device) if source.prompts is not None else []
+    scores = load_scores(metrics, compute.device) if source.prompts is not None else []
     again: list[list[Tensor]] = [[] for _ in (*extractors, *scores)]
     if again:
         for pixels in source.pixels(picks):

@@ -14,12 +14,13 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from deme.builders.metrics import extractors_of
-from deme.builders.models import Compute
-from deme.evaluation.scores import scores_of
+from deme.builders.compute import Compute
+from deme.builders.metrics import load_extractors, load_scores
 from deme.evaluation.sources import Source, source_of
 from deme.metrics.shards import FeatureShards
 from deme.runs.run import Run, say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, MetricsSettings
 from deme.sampling.grid import image_grid
 from deme.system import files
 from deme.system.errors import DemeError, Stopped, WorkFailed
@@ -104,12 +105,13 @@ def clear(run: Run) -> None:
 
 def help_with(run: Run, finished: Callable[[], bool] = lambda: False, rank: int = 0) -> None:
     """Make images of a run that another process owns, until all are there, or it is `finished`."""
-    compute = Compute.of(run.config, rank)
+    compute = Compute.of(build(ComputeSettings, run.config["compute"]), rank)
     source = source_of(run, compute)
     done = run.path / "metrics.json"
+    metrics = build(MetricsSettings, run.config["metrics"])
     extractors = [
-        *extractors_of(run.config, compute.device),
-        *scores_of(run.config, compute.device),
+        *load_extractors(metrics, compute.device),
+        *load_scores(metrics, compute.device),
     ]
     fill(run, source, extractors, lambda: finished() or done.exists())
 

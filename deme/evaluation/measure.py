@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.builders.metrics import extractors_of, reference_of
-from deme.builders.models import Compute, Loaded
-from deme.builders.prompts import prepared
+from deme.builders.compute import Compute
+from deme.builders.data import encode_images
+from deme.builders.metrics import load_extractors, load_reference, load_scores
+from deme.builders.models import Loaded
 from deme.data import ImageData
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
 from deme.evaluation.images import make_images
 from deme.evaluation.labels import NEIGHBOURS, distance_labels, interval, loss_labels, loss_ranges
-from deme.evaluation.scores import measure_score, parts_of, scores_of
+from deme.evaluation.scores import measure_score, parts_of
 from deme.evaluation.sources import source_of
 from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts, resampled_means
@@ -33,8 +34,11 @@ from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
 from deme.runs.run import Run, say
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import MetricsSettings, PathsSettings
 from deme.system import files, tensors
 from deme.system.errors import BadConfig
+from deme.system.paths import cache_folder
 
 PROGRESS_SECONDS = 15
 
@@ -45,11 +49,15 @@ Replicates = dict[str, list[float]]
 def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
     """Measure what the run's source gives: a model, unmerged experts, a folder of images, or real data."""
     config = run.config
-    source = source_of(run, compute, run.log)
+    source = source_of(run, compute)
     metrics: Metrics = {}
     replicates: Replicates = {}
-    extractors = extractors_of(config, compute.device)
-    scores = scores_of(config, compute.device)
+    settings, cache = (
+        build(MetricsSettings, config["metrics"]),
+        cache_folder(build(PathsSettings, config["paths"])),
+    )
+    extractors = load_extractors(settings, compute.device)
+    scores = load_scores(settings, compute.device)
     if scores and source.prompts is None:
         raise BadConfig(
             "metrics.scores compare generated images to their prompts, and there are none here\n"
@@ -66,7 +74,7 @@ def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
             if source.prompts is not None
         ]
         references = {
-            extractor.suffix: reference_of(config, source.data, extractor)
+            extractor.suffix: load_reference(settings, source.data, extractor, cache)
             for extractor in extractors
         }
         shards = make_images(run, source, [*extractors, *scores])
@@ -222,7 +230,9 @@ def held_out_of(config: dict[str, Any], data: ImageData | None, loaded: Loaded, 
         raise BadConfig(
             "the held-out loss needs held-out images, and data=none\ntype: data=<option>, or metrics.loss=null"
         )
-    return prepared(config, loaded.model, data.held_out, device)
+    return encode_images(
+        loaded.model, data.held_out, device, cache_folder(build(PathsSettings, config["paths"]))
+    )
 
 
 def loss_replicates(config: dict[str, Any], values: Tensor) -> list[float]:

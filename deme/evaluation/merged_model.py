@@ -8,7 +8,7 @@ from deme.merging.live import LiveMerge
 from deme.merging.plan import MergePlan
 from deme.merging.similarity import block_of
 from deme.models.denoiser import DenoisingModel
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.system.errors import BadConfig
 
 GRANULARITIES: dict[str, Callable[[str], str]] = {
@@ -28,11 +28,13 @@ class LiveModel:
                 f"granularity must be one of {', '.join(GRANULARITIES)}; got {config['granularity']!r}"
             )
         self.config, self.num_experts = config, len(plan.experts)
-        self.model: DenoisingModel = load(str(plan.experts[0].folder)).to(device)
-        base = load(str(plan.base.folder))
+        self.model: DenoisingModel = load_pretrained(str(plan.experts[0].folder)).to(device)
+        base = load_pretrained(str(plan.base.folder))
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
-        experts = [_state(load(str(expert.folder)).to(device)) for expert in plan.experts]
+        experts = [
+            _state(load_pretrained(str(expert.folder)).to(device)) for expert in plan.experts
+        ]
         self.live = LiveMerge(
             _state(base.to(device)), experts, GRANULARITIES[config["granularity"]]
         )

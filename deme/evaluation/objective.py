@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.builders.metrics import extractors_of, reference_of
-from deme.builders.models import Compute, data_of, guided
-from deme.builders.prompts import check_sampler, generate_images, prepared, prompts_of
+from deme.builders.compute import Compute
+from deme.builders.data import encode_images, load_data
+from deme.builders.metrics import load_extractors, load_reference
+from deme.builders.models import guided
+from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.data import ImageData, SomeImages
 from deme.data.prompts import Prompts
 from deme.data.resized import resized
@@ -25,8 +27,11 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.statistics import Statistics
 from deme.runs.config import extractor_specs, instantiate
 from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, MetricsSettings, PathsSettings
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.system.errors import BadConfig
+from deme.system.paths import cache_folder
 
 Batch = tuple[
     int, Tensor, Tensor, Tensor, Condition
@@ -41,7 +46,7 @@ def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Object
     unmerged experts answer, each in its range; METHOD 3). None: frechet where there is an extractor, else loss.
     """
     config = run.config
-    compute = Compute.of(config)
+    compute = Compute.of(build(ComputeSettings, config["compute"]))
     named = len(extractor_specs(config["metrics"]))
     if named > 1:
         raise BadConfig(
@@ -54,7 +59,7 @@ def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Object
             raise BadConfig(
                 f"objective={what} needs a feature extractor\ntype: metrics=digits, metrics=fid_pytorch, ..."
             )
-        (features,) = extractors_of(config, compute.device)
+        (features,) = load_extractors(build(MetricsSettings, config["metrics"]), compute.device)
         return *_images(run, live, compute, features, what), live
     return *_triples(run, live, compute, plan, str(what)), live
 
@@ -64,9 +69,13 @@ def _images(
 ) -> tuple[str, Any, Objective]:
     config = run.config
     # held-out images are for the report, and so is what a statistics file may be of
+    paths = build(PathsSettings, config["paths"])
     training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
-    data = data_of(config, live.model.image_shape, run.log)
-    reference = reference_of(training, data, features)
+    data = load_data(config["data"], paths, live.model.image_shape)
+    reference = load_reference(
+        build(MetricsSettings, training["metrics"]), data, features, cache_folder(paths)
+    )
+    assert data is not None
     labels = distance_labels(
         {**config, "metrics": {**config["metrics"], "kid": True}},
         features,
@@ -74,8 +83,11 @@ def _images(
         config["num_images"],
     )
     check_sampler(config["sampler"], live.model)
-    prompts = prompts_of(
-        config, live.model, ImageData(data.train, data.train)
+    prompts = load_prompts(
+        config["prompts"],
+        live.model,
+        ImageData(data.train, data.train),
+        config["num_images"],
     )  # not of what the report judges by
     name = features.frechet_name if what == "frechet" else f"kid_{features.suffix}"
     if name not in labels:
@@ -157,7 +169,8 @@ def _triples(
 ) -> tuple[str, Any, Objective]:
     config, model, settings = run.config, live.model, run.config["metrics"]["loss"]
     num_timesteps = model.schedule.num_timesteps
-    data = data_of(config, model.image_shape, run.log)
+    paths = build(PathsSettings, config["paths"])
+    data = load_data(config["data"], paths, model.image_shape)
     if data is None or settings is None:
         raise BadConfig(
             f"objective={what} needs training images and metrics.loss\ntype: data=<option>, metrics=loss"
@@ -180,7 +193,9 @@ def _triples(
     if what.startswith("loss/"):
         shares = torch.eye(len(ranges), dtype=torch.float64)[int(what[5:])]
     # not sorted: the first images, which fractions take, are no particular classes
-    seen = prepared(config, model, SomeImages(images, chosen.tolist()), compute.device)
+    seen = encode_images(
+        model, SomeImages(images, chosen.tolist()), compute.device, cache_folder(paths)
+    )
     triples = fixed_triples(seen, ranges, 1, config["sample_seed"])
     label = {
         "n": int((shares > 0).sum()) * len(chosen),

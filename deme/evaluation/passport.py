@@ -6,16 +6,18 @@ from typing import Any
 import torch
 
 from deme import __version__
-from deme.builders.prompts import prepared
+from deme.builders.data import encode_images
 from deme.data import ImageData, SomeImages, eval_sample
 from deme.diffusion.seeds import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Verdict, judge, known_schedules, probe
 from deme.runs.identity import data_hash
 from deme.runs.inputs import content_hash
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import PathsSettings
 from deme.system import files
 from deme.system.errors import BadConfig
-from deme.system.paths import cache_of, locate
+from deme.system.paths import cache_folder, locate
 
 KNOWN_RAW = (
     "google/ddpm-cifar10-32",
@@ -31,7 +33,7 @@ def passport_of(
     key = files.sha256_text(
         repr([__version__, content_hash(config["model"]["path"]), data_hash(config["data"]), count])
     )
-    place = cache_of(config) / "passports" / f"{key[:32]}.json"
+    place = cache_folder(build(PathsSettings, config["paths"])) / "passports" / f"{key[:32]}.json"
     if not place.exists():
         files.write_json(place, _measured(config, model, data, device))
     path = config["model"]["path"]
@@ -67,7 +69,12 @@ def _measured(
     chosen = torch.randperm(len(images), generator=generator("passport images", len(images)))[
         :count
     ]
-    seen = prepared(config, model, SomeImages(images, sorted(chosen.tolist())), device)
+    seen = encode_images(
+        model,
+        SomeImages(images, sorted(chosen.tolist())),
+        device,
+        cache_folder(build(PathsSettings, config["paths"])),
+    )
     x0, condition = eval_sample(seen, list(range(count)))
     was_training = model.training
     model.eval().to(device)

@@ -11,7 +11,6 @@ from deme.data.prompts import Prompts
 from deme.metrics.bootstrap import resampled_means
 from deme.metrics.shards import FeatureShards
 from deme.metrics.text_score import TextScore
-from deme.runs.config import instantiate, score_specs
 from deme.runs.run import Run
 from deme.system import tensors
 from deme.system.errors import BadConfig
@@ -29,17 +28,6 @@ class Part:
     texts: list[str]
     groups: Tensor
     label: dict[str, Any]
-
-
-def scores_of(config: dict[str, Any], device: str = "cpu") -> list[TextScore]:
-    """Return the scores of `metrics.scores`. Raises BadConfig for two that would share the name of a metric."""
-    found: list[TextScore] = [
-        instantiate(spec).to(device) for spec in score_specs(config["metrics"]).values()
-    ]
-    names = [score.score_name for score in found]
-    if len(set(names)) < len(names):
-        raise BadConfig(f"two scores of metrics.scores measure the same: {', '.join(names)}")
-    return found
 
 
 def parts_of(score: TextScore, prompts: Prompts, total: int) -> list[Part]:

@@ -5,24 +5,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deme.builders.models import (
-    Compute,
-    Loaded,
-    base_folder,
-    check_images,
-    data_of,
-    experts_of,
-    load_experts,
-    load_model,
-)
-from deme.builders.prompts import check_sampler, generate_images, prompts_of
+from deme.builders.compute import Compute
+from deme.builders.data import check_images, load_data
+from deme.builders.models import Loaded, base_folder, load_experts, load_model, ordered_experts
+from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.data import ImageData, batches
 from deme.data.images_as_they_are import folder_as_it_is
 from deme.data.prompts import Prompts
 from deme.data.resized import resized
 from deme.runs.config import extractor_specs, instantiate, score_specs
 from deme.runs.inputs import weights_folder
-from deme.runs.run import Run, say
+from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import PathsSettings
 from deme.system.errors import BadConfig
 
 
@@ -40,22 +35,23 @@ class Source:
     prompts: Prompts | None = None
 
 
-def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> Source:
-    """Return where the images of a run come from; `log` is told what the data set has to say.
+def source_of(run: Run, compute: Compute) -> Source:
+    """Return where the images of a run come from.
 
     Raises BadConfig unless there are exactly as many as asked for.
     """
-    config = run.config
+    config, paths = run.config, build(PathsSettings, run.config["paths"])
     if config["source"] == "real":
-        data = data_of(config, log=log)
+        data = load_data(config["data"], paths)
         if data is None:
             raise BadConfig(
                 "source=real draws from the data set, and data=none\ntype: data=<option>"
             )
+        train = data.train
         return Source(
             data,
-            len(data.train),
-            lambda indices: batches(data.train, config["batch_size"], indices),
+            len(train),
+            lambda indices: batches(train, config["batch_size"], indices),
         )
     if config["source"] == "images":
         folder = run.single_input("images")
@@ -66,7 +62,7 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
                 f"{folder} holds {len(images)} images, num_images={config['num_images']} were asked for\n"
                 f"type: num_images={len(images)}"
             )
-        data = data_of(config, images.shape, log)
+        data = load_data(config["data"], paths, images.shape)
         size = config["metrics"]["size"]
         return Source(
             data,
@@ -75,16 +71,16 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
         )
     given = run.single_input("weights")
     loaded = (
-        load_experts(experts_of(run), compute, config["guidance_scale"])
+        load_experts(ordered_experts(run.inputs["experts"]), compute, config["guidance_scale"])
         if config["source"] == "experts"
         else load_model(
-            weights_folder(given) if given else base_folder(config),
+            weights_folder(given) if given else base_folder(config["model"]),
             compute,
             config["guidance_scale"],
         )
     )
     model = loaded.model
-    data = data_of(config, model.image_shape, log)
+    data = load_data(config["data"], paths, model.image_shape)
     if data is not None and config["metrics"]["loss"] is not None:
         check_images(data, model)
     draws = (
@@ -92,7 +88,7 @@ def source_of(run: Run, compute: Compute, log: Callable[[str], None] = say) -> S
         or score_specs(config["metrics"])
         or config["save_images"]
     )
-    prompts = prompts_of(config, model, data) if draws else None
+    prompts = load_prompts(config["prompts"], model, data, config["num_images"]) if draws else None
     if draws:
         check_sampler(config["sampler"], model)
     sampler, size = instantiate(config["sampler"]), config["metrics"]["size"]

@@ -10,7 +10,7 @@ from deme.system.files import read_json
 from deme.system.paths import locate
 
 
-def load(path: str) -> DenoisingModel:
+def load_pretrained(path: str) -> DenoisingModel:
     """Load a diffusers folder: pixel diffusion of a UNet2DModel, or Stable Diffusion 1.x or 2.x.
 
     Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 
 
 class SwappedExperts:
@@ -18,7 +18,7 @@ class SwappedExperts:
 
     def __init__(self, folders: Sequence[Path], device: str = "cpu") -> None:
         self.folders = list(folders)
-        self.model: DenoisingModel = load(str(folders[0])).to(device)
+        self.model: DenoisingModel = load_pretrained(str(folders[0])).to(device)
         self.current = 0
         self.num_swaps = 0
 

@@ -107,7 +107,7 @@ def load(path: str) -> TextToImageModel:
     return model.eval()
 
 
-def build(parts: str, seed: int = 0) -> TextToImageModel:
+def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
     """Return the frozen parts of a pipeline's folder with a randomly initialised UNet of its config: the start of pretraining."""
     folder = locate(parts)
     with torch.random.fork_rng(devices=[]):

@@ -33,7 +33,7 @@ def load(path: str) -> UnconditionalModel:
     return model.eval()
 
 
-def build(
+def build_unconditional(
     unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0
 ) -> UnconditionalModel:
     """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of diffusers' classes."""

@@ -97,7 +97,7 @@ def _notes(record: Record, exported: Exported) -> Iterable[str]:
 def _snippet(record: Record, exported: Exported) -> str:
     if exported.projections == "kept":
         place = exported.called if "/" not in exported.called else f"hub:{exported.called}"
-        return f'from deme.models.loading import load\n\nmodel = load("{place}")  # model(x_t, t)'
+        return f'from deme.models.loading import load_pretrained\n\nmodel = load_pretrained("{place}")  # model(x_t, t)'
     if exported.takes_prompts:
         return (
             "from diffusers import StableDiffusionPipeline\n\n"

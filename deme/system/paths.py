@@ -1,9 +1,8 @@
 """Where things are: locators of shipped files, of models on the Hugging Face Hub, the Hydra tree."""
 
 import contextlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from deme.system.errors import MissingInput, did_you_mean
 from deme.system.files import is_weights
@@ -25,9 +24,14 @@ def conf_dir() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
-def cache_of(config: Mapping[str, Any]) -> Path:
-    """Return the folder for what is kept by content."""
-    return Path(config["paths"]["cache"] or "~/.cache/deme").expanduser()
+class _Paths(Protocol):
+    @property
+    def cache(self) -> str | None: ...
+
+
+def cache_folder(paths: _Paths) -> Path:
+    """Return the folder for what is kept by its content, from the `paths` group."""
+    return Path(paths.cache or "~/.cache/deme").expanduser()
 
 
 def locate(path: str) -> Path:

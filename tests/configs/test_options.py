@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.builders.models import Compute, data_of
+from deme.builders.compute import Compute
+from deme.builders.data import load_data
 from deme.data import ImageData, InMemoryImages, cifar10_files
 from deme.data.captioned import CaptionedImages
 from deme.data.cifar10_files import BINARY
@@ -36,6 +37,8 @@ from deme.runs.config import (
     options,
     partial,
 )
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import tensors
 from deme.system.errors import BadConfig
 from deme.system.paths import conf_dir, locate
@@ -87,7 +90,7 @@ def method_of(spec):
 def build_method(spec):
     method = method_of(spec)
     assert method.num_forward_passes_per_step >= 3
-    model = unconditional.build({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
+    model = unconditional.build_unconditional({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
                    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
                    "layers_per_block": 1, "add_attention": False}, {}, 0)  # fmt: skip
     method.prepare(lambda: model, "cpu")
@@ -216,7 +219,7 @@ def build_metrics(spec):
 
 def build_compute(spec):
     if spec["accelerator"] == "cpu" or torch.cuda.is_available():
-        compute = Compute.of({"compute": spec})
+        compute = Compute.of(build(ComputeSettings, spec))
         make_trainer(
             Loop(1, 1, 0, accelerator=compute.accelerator, precision=compute.precision), [], []
         )
@@ -454,7 +457,8 @@ def test_a_method_brings_its_own_timesteps_and_balancing_unless_told_otherwise()
 
 
 def test_an_evaluation_can_do_without_a_data_set():
-    assert data_of(compose_stage("evaluate", ["data=none"])) is None
+    config = compose_stage("evaluate", ["data=none"])
+    assert load_data(config["data"], build(PathsSettings, config["paths"])) is None
 
 
 def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():

@@ -19,7 +19,7 @@ import deme.report.model_card
 import deme.runs.config
 import deme.training.fit
 import deme.training.module  # noqa: F401
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 
-load("asset:digits_base")  # diffusers imports its models lazily
+load_pretrained("asset:digits_base")  # diffusers imports its models lazily
 torch.set_num_threads(1)

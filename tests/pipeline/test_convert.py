@@ -10,7 +10,7 @@ from diffusers import DDPMPipeline
 from safetensors.torch import load_file
 
 from deme.models.layout import UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from tests.models import tiny
 from tests.original_ddpm import CIFAR, network
 from tests.pipeline.program import TINY_EXPERTS, done, run
@@ -34,7 +34,7 @@ def answers(original, folder):
     with torch.no_grad():
         return (
             original(x_t, t),
-            load(str(folder))(x_t, t),
+            load_pretrained(str(folder))(x_t, t),
             DDPMPipeline.from_pretrained(folder).unet(x_t, t).sample,
         )
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tm
     assert "raw weights, no moving average" in text
     original, ours, _ = answers(model, tmp_path / "raw")
     torch.testing.assert_close(ours, original, rtol=0, atol=5e-6)
-    raw = load(str(tmp_path / "raw"))
+    raw = load_pretrained(str(tmp_path / "raw"))
     assert raw.image_shape == (3, 16, 16)
     assert raw.scheduler_config["beta_schedule"] == "scaled_linear"
 
@@ -163,9 +163,9 @@ def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
         tmp_path,
     )
     (merged,) = tmp_path.glob("runs/scratch/merge/*/weights/merged")
-    start = load(str(base)).state_dict()
+    start = load_pretrained(str(base)).state_dict()
     one, two, found = (
-        load(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged)
+        load_pretrained(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged)
     )
     for name, value in found.items():
         expected = start[name] + 0.5 * (one[name] - start[name]) + 2.0 * (two[name] - start[name])

@@ -15,7 +15,7 @@ import yaml
 from deme.data import to_uint8
 from deme.diffusion.seeds import image_generator
 from deme.models.layout import PROJECTIONS, UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.system import tensors
@@ -73,9 +73,9 @@ assert "deme" not in sys.modules
 
 def unfolded(experts, merged):
     """The merge before its projections are multiplied into their layers: base + sum w (expert - base), each in its own space."""
-    experts = [load(str(next((place / "weights").glob("[!.]*")))) for place in experts]
+    experts = [load_pretrained(str(next((place / "weights").glob("[!.]*")))) for place in experts]
     weights = json.loads((merged / "weights/merged/deme.json").read_text())["weights"]
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     model.add_projections("foldable")
     base, states = model.state_dict(), [expert.state_dict() for expert in experts]
     model.load_state_dict(
@@ -258,8 +258,8 @@ def test_kept_projections_are_whole_and_the_card_warns(papers, tmp_path):
     export(papers, tmp_path / "model", "keep_projections=true")
     text = (tmp_path / "model" / "README.md").read_text()
     assert "Stock diffusers ignores them" in text
-    assert 'model = load("model")' in text
-    again, model = load(str(tmp_path / "model")), load(str(papers / "weights" / "ema"))
+    assert 'model = load_pretrained("model")' in text
+    again, model = load_pretrained(str(tmp_path / "model")), load_pretrained(str(papers / "weights" / "ema"))
     x_t, t = (
         torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([5, 900]),
@@ -330,7 +330,7 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
         "out=link is a file, a link or a git repository",
     )
     assert (tmp_path / "data" / "photo.png").read_text() == "precious"
-    assert load(str(made["merged"] / "weights" / "merged"))
+    assert load_pretrained(str(made["merged"] / "weights" / "merged"))
 
 
 def test_other_slips_are_one_message_each(made, tmp_path):
@@ -427,7 +427,7 @@ def test_an_upload_that_fails_is_one_message_and_leaves_the_export(made, tmp_pat
         "model is not uploaded to someone/digits: Token is required, but no token found.\nthe folder is whole; log in with `hf auth login`",
         patch=NO_TOKEN,
     )
-    assert load(str(tmp_path / "model")).projections is None
+    assert load_pretrained(str(tmp_path / "model")).projections is None
     fails(
         words, tmp_path, 4, "model is not uploaded to someone/digits: "
     )  # offline: HF_HUB_OFFLINE=1 in the tests

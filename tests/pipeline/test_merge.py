@@ -8,7 +8,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from deme.models.layout import PROJECTIONS, UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.system import tensors
 from deme.system.files import read_json
 from tests.pipeline.program import TINY_EXPERTS, done, run, start
@@ -79,7 +79,7 @@ def test_the_report_tells_how_the_task_vectors_lie(experts, tmp_path):
     merged = done(["merge", given(experts)], tmp_path)
     found = read_json(merged / "task_vectors.json")
     assert found["models"] == ["[0, 500)", "[500, 1000)"]
-    base = load("asset:digits_base").unet.state_dict()
+    base = load_pretrained("asset:digits_base").unet.state_dict()
     one, two = (tensors.TensorFile(e / "weights/ema" / UNET).read_all() for e in experts)
     assert [row["name"] for row in found["tensors"]] == sorted(one)
     for row in found["tensors"]:
@@ -106,7 +106,7 @@ def test_foldable_projections_are_folded_and_stock_diffusers_draws_the_same(tmp_
     assert not (folder / PROJECTIONS).exists()
     assert not (folder / PROJECTIONS).with_suffix(".json").exists()
     assert "stock diffusers loads the result" in (merged / "log.txt").read_text()
-    stock, ours = DDPMPipeline.from_pretrained(folder).unet, load(str(folder))
+    stock, ours = DDPMPipeline.from_pretrained(folder).unet, load_pretrained(str(folder))
     x, t = (
         torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([3, 900]),

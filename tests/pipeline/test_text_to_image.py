@@ -14,7 +14,7 @@ from deme.diffusion.ranges import uniform
 from deme.diffusion.seeds import image_generator
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.denoising_loss import fixed_triples
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.runs.inputs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.system.files import read_json
@@ -96,7 +96,7 @@ def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made
         output_type="pt",
     ).images
 
-    ours = load(str(weights_folder(made["merged"])))  # merged from experts that had projections
+    ours = load_pretrained(str(weights_folder(made["merged"])))  # merged from experts that had projections
     network = ClassifierFreeGuidance(ours, 2.0, ours.condition([""]))
     scheduler, x = DDIMScheduler.from_config(ours.scheduler_config), noise
     scheduler.set_timesteps(5)
@@ -105,7 +105,7 @@ def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made
             x = scheduler.step(network(x, t.expand(2), ours.condition(texts)), t, x).prev_sample
         pictures = (ours.decode(x) / 2 + 0.5).clamp(0, 1)
     assert float((pictures - theirs).abs().max()) < 1e-4
-    base = load("asset:captioned_digits")
+    base = load_pretrained("asset:captioned_digits")
     moved = max(
         float((a - b).detach().abs().max())
         for a, b in zip(ours.parameters(), base.parameters(), strict=True)
@@ -165,7 +165,7 @@ def test_the_held_out_loss_is_of_latents_and_captions(made):
         ["evaluate", "metrics=loss", "metrics.loss.draws=1", "metrics.replicates=5", *BASE],
         made["folder"],
     )
-    base, held_out = load("asset:captioned_digits"), load_captioned_digits().held_out
+    base, held_out = load_pretrained("asset:captioned_digits"), load_captioned_digits().held_out
     rows = list(range(len(held_out)))
     x0 = base.encoders.moments(held_out.__getitems__(rows).float() / 127.5 - 1)[0].half().float()
     text = base.condition(held_out.captions(rows))["encoder_hidden_states"].half().float()

@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 
-from deme.builders.models import Compute
+from deme.builders.compute import Compute
 from deme.data import to_uint8
 from deme.diffusion.ranges import uniform
 from deme.diffusion.seeds import image_generator
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.sampling.ddim import DDIM
 from deme.sampling.ddpm import DDPM
@@ -52,7 +52,7 @@ def test_images_equal_diffusers_pipeline_bit_for_bit(monkeypatch):
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_images_do_not_depend_on_the_batch_size_beyond_a_grey_level(batch_size):
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     whole, parts = (images(model, model, DDIM(5), size, 70).int() for size in (64, batch_size))
     difference = (whole - parts).abs()
     assert int(difference.max()) <= 1
@@ -289,7 +289,9 @@ def experts(tmp_path):
 
 
 def test_swapped_experts_give_the_images_of_resident_ones_with_a_swap_per_range(experts):
-    resident = RoutedModel([load(str(folder)) for folder in experts], uniform(4, 1000), 1000)
+    resident = RoutedModel(
+        [load_pretrained(str(folder)) for folder in experts], uniform(4, 1000), 1000
+    )
     swapped = SwappedExperts(experts)
     routed = RoutedModel(swapped.networks(), uniform(4, 1000), 1000)
     for sampler in (DDIM(20), DDPM(50), DPMSolver(20)):
@@ -327,21 +329,11 @@ def test_an_expert_of_another_shape_is_refused(experts, tmp_path):
 
 
 def compute(**settings):
-    return Compute.of(
-        {
-            "compute": {
-                "accelerator": "cpu",
-                "precision": "32-true",
-                "threads": 1,
-                "compile": False,
-                **settings,
-            }
-        }
-    )
+    return Compute(**{"accelerator": "cpu", "precision": "32-true", "device": "cpu", **settings})
 
 
 def test_half_precision_changes_images_a_little_and_weights_not_at_all():
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     exact = images(model, model, DDIM(10), n=20).float()
     half = images(compute(precision="bf16-mixed").network(model), model, DDIM(10), n=20).float()
@@ -358,11 +350,11 @@ def test_half_precision_changes_images_a_little_and_weights_not_at_all():
 
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same_images_and_keeps_plain_names(experts):
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     exact = images(model, model, DDIM(5), n=20).int()
     names = list(model.state_dict())
     found = images(
-        compute(compile=True).network(load("asset:digits_base")), model, DDIM(5), n=20
+        compute(compile=True).network(load_pretrained("asset:digits_base")), model, DDIM(5), n=20
     ).int()
     assert int((exact - found).abs().max()) <= 1
     assert list(model.state_dict()) == names
@@ -370,7 +362,9 @@ def test_a_compiled_network_gives_the_same_images_and_keeps_plain_names(experts)
     routed = RoutedModel(
         swapped.networks(compute(compile=True).network(swapped.model)), uniform(4, 1000), 1000
     )
-    resident = RoutedModel([load(str(folder)) for folder in experts], uniform(4, 1000), 1000)
+    resident = RoutedModel(
+        [load_pretrained(str(folder)) for folder in experts], uniform(4, 1000), 1000
+    )
     difference = (
         images(routed, swapped.model, DDIM(8)).int()
         - images(resident, swapped.model, DDIM(8)).int()

@@ -13,7 +13,7 @@ from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_classifier
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.statistics import Statistics
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.system.paths import PACKAGE
 
 FEATURES = "asset:digits_classifier.safetensors"
@@ -68,7 +68,7 @@ def test_the_classifier_is_the_one_its_script_makes():
 
 
 def test_the_base_denoises_held_out_digits_in_every_range():
-    model = load("asset:digits_base")
+    model = load_pretrained("asset:digits_base")
     triples = fixed_triples(load_digits().held_out, uniform(4, 1000), 2, seed=0)
     losses = denoising_loss(model, model.schedule, model.prediction_type, triples).mean(1)
     assert sum(p.numel() for p in model.parameters()) == 40_489

@@ -1,25 +1,27 @@
-"""A fused optimizer and float16's loss scale: what cannot work together is said."""
+"""Precisions that cannot train with the other options are refused before any work."""
 
 import pytest
 
-from deme.builders.models import Compute, check_training
+from deme.runs.config import compose_stage
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import TrainSettings
 from deme.system.errors import BadConfig
 
-GPU16 = Compute("gpu", "16-mixed", "cuda:0")
+GPU16 = ["compute.accelerator=gpu", "compute.precision=16-mixed"]
 
 
-def config(fused, clip):
-    return {"optimizer": {"fused": fused}, "gradient_clip": clip}
+def settings(*overrides):
+    return build(TrainSettings, compose_stage("train", overrides))
 
 
 def test_fused_steps_clipping_and_a_loss_scale_exclude_each_other():
-    with pytest.raises(BadConfig, match="a fused optimizer undoes float16's loss scale by itself"):
-        check_training(config(True, 1.0), GPU16)
-    for fused, clip in ((None, 1.0), (False, 1.0), (True, None)):
-        check_training(config(fused, clip), GPU16)
-    check_training(config(True, 1.0), Compute("gpu", "bf16-mixed", "cuda:0"))
+    with pytest.raises(BadConfig, match="type: optimizer.fused=false"):
+        settings(*GPU16, "optimizer.fused=true", "gradient_clip=1.0")
+    for fused, clip in (("null", "1.0"), ("false", "1.0"), ("true", "null")):
+        settings(*GPU16, f"optimizer.fused={fused}", f"gradient_clip={clip}")
+    settings(GPU16[0], "compute.precision=bf16-mixed", "optimizer.fused=true", "gradient_clip=1.0")
 
 
 def test_float16_does_not_train_on_a_cpu():
-    with pytest.raises(BadConfig, match="trains on a GPU only"):
-        check_training(config(None, None), Compute("cpu", "16-mixed", "cpu"))
+    with pytest.raises(BadConfig, match="type: compute.precision=bf16-mixed"):
+        settings("compute.precision=16-mixed")

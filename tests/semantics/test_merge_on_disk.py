@@ -16,7 +16,7 @@ from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import order_experts, plan_merge
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.system import tensors
 from deme.system.errors import BadConfig, WorkFailed
 from deme.system.files import read_json, write_json
@@ -272,7 +272,7 @@ def test_a_merged_folder_is_a_stock_pipeline(folder):
     plan = planned(folder)
     merge_folder(plan, Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
     copy_the_rest(plan, folder / "merged", with_projections=True)
-    pipeline, ours = DDPMPipeline.from_pretrained(folder / "merged"), load(str(folder / "merged"))
+    pipeline, ours = DDPMPipeline.from_pretrained(folder / "merged"), load_pretrained(str(folder / "merged"))
     x, t = (
         torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([3, 900]),

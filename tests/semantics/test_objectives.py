@@ -12,7 +12,7 @@ from deme.evaluation import objective as module
 from deme.evaluation.objective import ImageDistance, objective_of
 from deme.merging.plan import plan_merge
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.runs.config import compose_stage
 from deme.sampling.routed import RoutedModel
 from deme.system.errors import BadConfig
@@ -160,7 +160,7 @@ def test_ranges_count_by_their_share_of_timesteps(search):
 def distances(found, ends, shares):
     """Mean squared distance of the model, as it is now, to the experts on disk, each in its range."""
     ranges = [TimestepRange(low, high) for low, high in zip([0, *ends], ends, strict=False)]
-    experts = RoutedModel([load(str(found.folder / str(i))) for i in range(2)], ranges, 1000)
+    experts = RoutedModel([load_pretrained(str(found.folder / str(i))) for i in range(2)], ranges, 1000)
     model, total = found.live.model, 0.0
     with torch.no_grad():
         for index, x0, t, eps, _ in found.objective.triples:

@@ -6,14 +6,14 @@ import torch
 from deme.data import every, to_float
 from deme.data.digits import load_digits
 from deme.diffusion.schedule import NoiseSchedule
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.probe import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
 from tests.models import tiny
 
 
 @pytest.fixture(scope="module")
 def base():
-    return load("asset:digits_base")
+    return load_pretrained("asset:digits_base")
 
 
 @pytest.fixture(scope="module")

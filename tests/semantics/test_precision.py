@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deme.builders.models import Compute
+from deme.builders.compute import Compute
 from deme.data import InMemoryImages
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import ShardedRandom, generator, seeded

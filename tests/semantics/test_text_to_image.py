@@ -20,7 +20,7 @@ from deme.diffusion.weighting.min_snr import MinSNR
 from deme.methods.finetune import Finetune
 from deme.metrics.digit_agreement import DigitAgreement
 from deme.models.frozen import FrozenEncoders
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.text_to_image import TEXT, TextToImageModel
 from deme.sampling.ddim import DDIM
 from deme.sampling.guided import ClassifierFreeGuidance
@@ -35,7 +35,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 @pytest.fixture(scope="module")
 def base():
-    return load(BASE)
+    return load_pretrained(BASE)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ class AsV(nn.Module):
 
 
 def test_eps_and_v_of_one_model_have_equal_losses(base):
-    base = load(BASE).double()
+    base = load_pretrained(BASE).double()
     as_v = TextToImageModel(
         AsV(base.unet, base.schedule),
         {**base.scheduler_config, "prediction_type": "v_prediction"},
@@ -148,7 +148,7 @@ def test_a_schedule_that_diffusers_pndm_has_not_is_refused(base):
 @pytest.mark.parametrize("sampler", [ddim(8), PNDM(8)], ids=["ddim", "pndm"])
 def test_stock_diffusers_draws_the_same_pictures(base, tmp_path, sampler):
     """The pipeline's own loop, from our noise, guided: latents and pictures agree."""
-    model = finetuned(load(BASE), 3, 0.01)
+    model = finetuned(load_pretrained(BASE), 3, 0.01)
     model.save(tmp_path / "model", model.state_dict(), {})
     stock = StableDiffusionPipeline.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
     stock.set_progress_bar_config(disable=True)
@@ -240,7 +240,7 @@ def test_other_families_are_refused(folder):
     with pytest.raises(
         BadConfig, match=r"text_encoder_2; text to image takes Stable Diffusion 1.x and 2.x"
     ):
-        load(str(folder))
+        load_pretrained(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,10 @@ def test_other_families_are_refused(folder):
 def test_a_pipeline_that_does_not_fit_is_refused_in_one_message(folder, part, change, message):
     edited(folder, part, **change)
     with pytest.raises(BadConfig, match=message):
-        load(str(folder))
+        load_pretrained(str(folder))
 
 
 def test_a_bare_unet_says_that_it_needs_its_pipeline(folder):
     shutil.rmtree(folder / "vae")
     with pytest.raises(MissingInput, match="no vae"):
-        load(str(folder))
+        load_pretrained(str(folder))

@@ -19,7 +19,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 
 from deme.models.layout import UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.system import tensors
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
@@ -82,18 +82,18 @@ def old_names(state, conv=False):
 
 
 def test_everything_at_the_top_of_the_folder(saved, model):
-    assert torch.equal(answer(load(str(flat(saved)))), answer(model))
+    assert torch.equal(answer(load_pretrained(str(flat(saved)))), answer(model))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickled_state_dict(saved, model, zipped):
     pickled(weights(saved), saved, _use_new_zipfile_serialization=zipped)
-    assert torch.equal(answer(load(str(saved))), answer(model))
+    assert torch.equal(answer(load_pretrained(str(saved))), answer(model))
 
 
 def test_safetensors_are_preferred_to_a_pickle(saved, model):
     torch.save({"conv_in.bias": torch.zeros(1)}, saved / "unet" / f"{STEM}.bin")
-    assert torch.equal(answer(load(str(saved))), answer(model))
+    assert torch.equal(answer(load_pretrained(str(saved))), answer(model))
 
 
 @pytest.mark.parametrize("name", [f"{STEM}.safetensors", f"{STEM}.fp16.safetensors"])
@@ -101,7 +101,7 @@ def test_half_precision_becomes_single_exactly(saved, name):
     half = {k: v.half() for k, v in weights(saved).items()}
     (saved / UNET).unlink()
     save_file(half, saved / "unet" / name)
-    found = load(str(saved)).unet.state_dict()
+    found = load_pretrained(str(saved)).unet.state_dict()
     assert all(
         v.dtype == torch.float32 and torch.equal(v, half[k].float()) for k, v in found.items()
     )
@@ -110,13 +110,13 @@ def test_half_precision_becomes_single_exactly(saved, name):
 def test_one_of_several_variants_must_be_chosen(saved):
     for variant in ("fp16", "non_ema"):
         shutil.copy(saved / UNET, saved / "unet" / f"{STEM}.{variant}.safetensors")
-    load(str(saved))
+    load_pretrained(str(saved))
     (saved / UNET).unlink()
     with pytest.raises(
         BadConfig,
         match=r"several variants .* diffusion_pytorch_model\.non_ema\.safetensors\nrename",
     ):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 @pytest.mark.parametrize("variant", [None, "fp16"])
@@ -124,11 +124,11 @@ def test_shards_with_an_index(saved, model, variant):
     shutil.rmtree(saved / "unet")
     model.unet.save_pretrained(saved / "unet", max_shard_size="4KB", variant=variant)
     assert len(list(saved.glob("unet/*-of-*.safetensors"))) > 1
-    assert torch.equal(answer(load(str(saved))), answer(model))
+    assert torch.equal(answer(load_pretrained(str(saved))), answer(model))
     last = max(saved.glob("unet/*-of-*.safetensors"))
     last.unlink()
     with pytest.raises(MissingInput, match=f"{re.escape(last.name)} does not exist"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_an_index_that_promises_too_much(saved, model):
@@ -139,10 +139,10 @@ def test_an_index_that_promises_too_much(saved, model):
     content["weight_map"]["conv_in.extra"] = content["weight_map"]["conv_in.bias"]
     index.write_text(json.dumps(content))
     with pytest.raises(WorkFailed, match=r"lacks conv_in\.extra"):
-        load(str(saved))
+        load_pretrained(str(saved))
     index.write_text("{}")
     with pytest.raises(WorkFailed, match="no weight_map"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
@@ -155,14 +155,14 @@ def test_attention_names_before_0_18_mean_what_diffusers_makes_of_them(saved, mo
     stock = UNet2DModel.from_pretrained(
         saved, subfolder="unet", use_safetensors=kind == "safetensors"
     ).eval()
-    found = answer(load(str(saved)))
+    found = answer(load_pretrained(str(saved)))
     assert torch.equal(found, answer(stock))
     assert torch.equal(found, answer(model))
 
 
 def test_attention_as_1x1_convolutions(saved, model):
     save_file(old_names(weights(saved), conv=True), saved / UNET, metadata={"format": "pt"})
-    assert torch.equal(answer(load(str(saved))), answer(model))
+    assert torch.equal(answer(load_pretrained(str(saved))), answer(model))
 
 
 def test_experts_of_any_layout_are_swapped_in(tmp_path):
@@ -216,10 +216,10 @@ def test_the_noise_schedule_is_the_folders_own_whatever_scheduler_it_names(
     scheduler = kind(**SCHEDULES[name])
     shutil.rmtree(saved / "scheduler")
     scheduler.save_pretrained(saved / "scheduler")
-    first = load(str(saved))
+    first = load_pretrained(str(saved))
     first.save(tmp_path / "again", first.state_dict(), {})
     again = DDPMPipeline.from_pretrained(tmp_path / "again").scheduler
-    for model in (first, load(str(tmp_path / "again"))):
+    for model in (first, load_pretrained(str(tmp_path / "again"))):
         expected = scheduler.alphas_cumprod.double()
         if name == "zero_snr" and kind in (DPMSolverMultistepScheduler, EulerDiscreteScheduler):
             expected[-1] = 0  # these two sample from 2^-24 instead
@@ -236,7 +236,7 @@ def test_predict_epsilon_false_is_a_network_that_predicts_images(saved):
     set_config(
         saved / "scheduler/scheduler_config.json", predict_epsilon=False, prediction_type=None
     )
-    assert load(str(saved)).prediction_type == "sample"
+    assert load_pretrained(str(saved)).prediction_type == "sample"
 
 
 def set_config(file, **values):
@@ -272,7 +272,7 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
 def test_other_models_are_refused_by_name(saved, file, values, message):
     set_config(saved / file, **values)
     with pytest.raises(BadConfig, match=message) as refused:
-        load(str(saved))
+        load_pretrained(str(saved))
     assert len(str(refused.value).splitlines()) <= 3
 
 
@@ -280,14 +280,14 @@ def test_a_unet_without_a_schedule_says_what_to_put_where(saved):
     with pytest.raises(
         MissingInput, match=rf"no noise schedule .*\ntype: model\.path={re.escape(str(saved))}"
     ):
-        load(str(saved / "unet"))
+        load_pretrained(str(saved / "unet"))
     shutil.rmtree(saved / "scheduler")
     with pytest.raises(
         MissingInput, match=r"no noise schedule .*\nput the scheduler_config\.json .* into it"
     ):
-        load(str(saved))
+        load_pretrained(str(saved))
     (saved / "scheduler_config.json").write_text('{"beta_schedule": "linear"}')
-    load(str(saved))
+    load_pretrained(str(saved))
 
 
 def test_tensors_that_do_not_fit_are_named(saved):
@@ -297,7 +297,7 @@ def test_tensors_that_do_not_fit_are_named(saved):
     with pytest.raises(
         WorkFailed, match=r"does not fit its config\.json: 1 tensors differ, first conv_in\.bias"
     ):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -306,7 +306,7 @@ def test_a_cut_pickle_is_damaged(saved, zipped):
     file = saved / "unet" / f"{STEM}.bin"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(WorkFailed, match="is damaged, or no file that torch"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 class Code:
@@ -319,10 +319,10 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(saved, capsys):
     with pytest.raises(
         WorkFailed, match=r"more than tensors, .*Unsupported global: GLOBAL print .*\nwhere you"
     ):
-        load(str(saved))
+        load_pretrained(str(saved))
     (saved / "unet" / f"{STEM}.bin").write_bytes(pickle.dumps({"conv_in.bias": Code()}))
     with pytest.raises(WorkFailed, match="more than tensors"):
-        load(str(saved))
+        load_pretrained(str(saved))
     assert "this must not be run" not in capsys.readouterr().out
 
 
@@ -339,7 +339,7 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(saved, capsys):
 def test_a_pickle_of_something_else_is_refused(saved, change, message):
     pickled(change(weights(saved)), saved)
     with pytest.raises(WorkFailed, match=message):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_a_pointer_of_git_lfs_is_no_weights(saved):
@@ -347,7 +347,7 @@ def test_a_pointer_of_git_lfs_is_no_weights(saved):
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 143000000\n"
     )
     with pytest.raises(MissingInput, match="git lfs pull"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_read_one_at_a_time_without_a_second_copy(saved, monkeypatch):
@@ -364,5 +364,5 @@ def test_read_one_at_a_time_without_a_second_copy(saved, monkeypatch):
         return tensor
 
     monkeypatch.setattr(tensors.TensorFile, "read", watched)
-    model = load(str(saved))
+    model = load_pretrained(str(saved))
     assert len(alive) == len(model.unet.state_dict())

@@ -2,10 +2,13 @@
 
 import torch
 
-from deme.builders.metrics import reference_of
+from deme.builders.metrics import load_reference
 from deme.data import ImageData, InMemoryImages
 from deme.data.joined import Joined
 from deme.metrics.digit_classifier import DigitFeatures
+from deme.runs.config import compose_stage
+from deme.runs.settings.base import build
+from deme.runs.settings.groups import MetricsSettings
 
 
 def numbered(*numbers):
@@ -27,17 +30,9 @@ def test_joined_sets_are_one_set_after_the_other():
 def test_the_reference_all_is_every_image(tmp_path):
     features = DigitFeatures("asset:digits_classifier.safetensors")
     train, held_out = numbered(*range(0, 60, 2)), numbered(*range(100, 200, 5))
-    config = {
-        "metrics": {
-            "reference": "all",
-            "statistics": {},
-            "size": None,
-            "kid": False,
-            "nearest_k": None,
-        },
-        "paths": {"cache": str(tmp_path)},
-    }
-    reference = reference_of(config, ImageData(train, held_out), features)
+    config = compose_stage("evaluate", ["metrics.reference=all", "metrics.kid=false"])
+    metrics = build(MetricsSettings, config["metrics"])
+    reference = load_reference(metrics, ImageData(train, held_out), features, tmp_path)
     found = features(torch.cat([train.pixels, held_out.pixels])).double()
     assert reference.statistics.count == 50
     torch.testing.assert_close(reference.statistics.mean, found.mean(0))

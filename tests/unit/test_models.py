@@ -3,7 +3,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from deme.models.layout import PROJECTIONS, UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.system import tensors
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.models import tiny
@@ -61,7 +61,7 @@ def test_a_saved_model_loads_back_bit_for_bit(tmp_path, projected):
         model.add_projections()
         torch.nn.init.normal_(model.projections["mid"].weight)
     model.save(tmp_path / "m", model.state_dict(), {"range": None})
-    again = load(str(tmp_path / "m"))
+    again = load_pretrained(str(tmp_path / "m"))
     x_t, t = batch(model)
     with torch.no_grad():
         assert torch.equal(again(x_t, t), model(x_t, t))
@@ -76,7 +76,7 @@ def test_stock_diffusers_loads_what_we_save(tmp_path):
     with torch.no_grad():
         assert torch.equal(pipeline.unet(x_t, t % 500).sample, model(x_t, t % 500))
     assert pipeline.scheduler.config["prediction_type"] == "v_prediction"
-    again = load(str(tmp_path / "m"))
+    again = load_pretrained(str(tmp_path / "m"))
     assert (again.prediction_type, again.schedule.num_timesteps) == ("v_prediction", 500)
 
 
@@ -87,7 +87,7 @@ def test_we_load_what_stock_diffusers_saves(tmp_path):
     DDPMPipeline(
         model.unet, DDPMScheduler(beta_schedule="scaled_linear", beta_end=0.012)
     ).save_pretrained(tmp_path / "m")
-    again = load(str(tmp_path / "m"))
+    again = load_pretrained(str(tmp_path / "m"))
     x_t, t = batch(model)
     with torch.no_grad():
         assert torch.equal(again(x_t, t), model(x_t, t))
@@ -106,19 +106,19 @@ def saved(tmp_path):
 def test_missing_weights_are_named(saved):
     (saved / UNET).unlink()
     with pytest.raises(MissingInput, match=r"diffusion_pytorch_model\.safetensors does not exist"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(MissingInput, match="is not a diffusers model folder"):
-        load(str(tmp_path))
+        load_pretrained(str(tmp_path))
 
 
 def test_cut_weights_are_damaged(saved):
     data = (saved / UNET).read_bytes()
     (saved / UNET).write_bytes(data[: len(data) // 2])
     with pytest.raises(WorkFailed, match="is damaged"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_nan_weights_are_refused_by_name(saved):
@@ -126,7 +126,7 @@ def test_nan_weights_are_refused_by_name(saved):
     state["conv_in.bias"][0] = float("nan")
     tensors.save(saved / UNET, state)
     with pytest.raises(WorkFailed, match=r"conv_in\.bias .* NaN"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_weights_of_another_shape_are_refused(saved):
@@ -134,11 +134,11 @@ def test_weights_of_another_shape_are_refused(saved):
     state["conv_in.bias"] = torch.zeros(3)
     tensors.save(saved / UNET, state)
     with pytest.raises(WorkFailed, match=r"conv_in\.bias \(expected \(4,\), found \(3,\)\)"):
-        load(str(saved))
+        load_pretrained(str(saved))
 
 
 def test_another_kind_of_model_is_refused(saved):
     config = saved / "unet" / "config.json"
     config.write_text(config.read_text().replace("UNet2DModel", "UNet3DConditionModel"))
     with pytest.raises(BadConfig, match="allowed: UNet2DModel"):
-        load(str(saved))
+        load_pretrained(str(saved))

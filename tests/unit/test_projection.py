@@ -12,7 +12,7 @@ from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import merge_folder
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET
-from deme.models.loading import load
+from deme.models.loading import load_pretrained
 from deme.models.projection import PLACEMENTS, Projections
 from deme.models.swapped import SwappedExperts
 from deme.system import tensors
@@ -186,7 +186,7 @@ def prediction(model):
 def test_a_folder_remembers_the_placement(placement, tmp_path):
     model = projected(placement)
     model.save(tmp_path / "m", model.state_dict(), {})
-    again = load(str(tmp_path / "m"))
+    again = load_pretrained(str(tmp_path / "m"))
     assert again.projections.placement == placement
     assert torch.equal(prediction(again), prediction(model))
     again.add_projections(placement)
@@ -201,7 +201,7 @@ def test_a_folder_from_before_there_was_a_choice_has_the_papers(tmp_path):
     model = projected("blocks")
     model.save(tmp_path / "m", model.state_dict(), {})
     (tmp_path / "m" / PLACEMENT).unlink()
-    again = load(str(tmp_path / "m"))
+    again = load_pretrained(str(tmp_path / "m"))
     assert again.projections.placement == "blocks"
     assert torch.equal(prediction(again), prediction(model))
 
@@ -226,7 +226,7 @@ def test_weights_are_not_read_into_another_placement(tmp_path):
         WorkFailed,
         match="foldable has foldable channel projections, the model it is read into has blocks",
     ):
-        load(str(tmp_path / "blocks")).read_weights(tmp_path / "foldable")
+        load_pretrained(str(tmp_path / "blocks")).read_weights(tmp_path / "foldable")
 
 
 def saved_experts(folder, placements, base_placement=None):
@@ -251,7 +251,7 @@ def planned(folder):
 def merged_by(plan, weights, folder, fold=None):
     merge_folder(plan, Merge(weighted_sum, 2, weights), folder, fold=fold)
     copy_the_rest(plan, folder, with_projections=fold is None)
-    return load(str(folder))
+    return load_pretrained(str(folder))
 
 
 def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
@@ -324,4 +324,4 @@ def test_a_placement_on_disk_that_there_is_not_is_refused(tmp_path):
     model.save(tmp_path / "m", model.state_dict(), {})
     write_json(tmp_path / "m" / PLACEMENT, {"placement": "everywhere"})
     with pytest.raises(BadConfig, match="got 'everywhere'"):
-        load(str(tmp_path / "m"))
+        load_pretrained(str(tmp_path / "m"))

@@ -7,7 +7,7 @@ which says what a key means and holds its default; the dataclass says of what ty
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     BeforeValidator,
@@ -17,7 +17,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from typing_extensions import Required, TypedDict
+from typing_extensions import TypedDict
 
 from deme.system.errors import BadConfig, did_you_mean
 
@@ -69,12 +69,17 @@ class Arguments(TypedDict, total=False):
 Option = Annotated[Mapping[str, Any], GetPydanticSchema(lambda _, schema_of: schema_of(Arguments))]
 
 
-def _without_null(options: Any) -> Any:
-    return {name: one for name, one in options.items() if one} if isinstance(options, Mapping) else options or {}
+def without_null(options: Any) -> Any:
+    """Return named options without those set to null."""
+    return (
+        {name: one for name, one in options.items() if one}
+        if isinstance(options, Mapping)
+        else options or {}
+    )
 
 
 # {<name>: <option>, ...}, where null takes out a name that another option file has put in
-Options = Annotated[Mapping[str, Option], BeforeValidator(_without_null)]
+Options = Annotated[Mapping[str, Option], BeforeValidator(without_null)]
 # data=none is an empty file
 OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or None)]
 
@@ -93,11 +98,18 @@ def _explanation(kind: type, error: Any) -> str:
     context = error.get("ctx", {})
     if isinstance(context.get("error"), BadConfig):  # a rule about several keys, which says it all
         return str(context["error"])
-    path = [str(part) for part in error["loc"] if re.fullmatch(r"\w+", str(part))]  # not "list[constrained-int]"
+    path = [
+        str(part) for part in error["loc"] if re.fullmatch(r"\w+", str(part))
+    ]  # not "list[constrained-int]"
     key, shape = ".".join(path), kind_at(kind, path)
     if error["type"] == "unexpected_keyword_argument":
         group = kind_at(kind, path[:-1])
-        known = [each.name for one in (group, *get_args(group)) if is_dataclass(one) for each in fields(one)]
+        known = [
+            each.name
+            for one in (group, *get_args(group))
+            if is_dataclass(one)
+            for each in fields(one)
+        ]
         return f"unknown key {key}; {did_you_mean(path[-1], known)}allowed: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key} must be given\ntype: {key}=<value>"
@@ -106,8 +118,12 @@ def _explanation(kind: type, error: Any) -> str:
     elif error["type"] == "value_error":
         allowed = str(context["error"])
     else:
-        allowed = next((text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"])
-    allowed += "".join(f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context)
+        allowed = next(
+            (text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"]
+        )
+    allowed += "".join(
+        f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context
+    )
     null = ", or null" if type(None) in get_args(shape) else ""
     return f"{key} must be {allowed}{null}; got {error['input']!r}"
 

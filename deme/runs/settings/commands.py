@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
@@ -30,6 +30,7 @@ from deme.runs.settings.groups import (
     ProgressSettings,
     ProjectionSettings,
 )
+from deme.system.errors import BadConfig
 
 Cell = Annotated[Mapping[str, str | int | None], NO_RESULT]
 Inputs = Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
@@ -73,6 +74,23 @@ class TrainSettings:
     progress: Progress
     logger: Logger
     paths: Paths
+
+    @model_validator(mode="after")
+    def _precision(self) -> "TrainSettings":
+        """Refuse precisions that training cannot do with the other options."""
+        if self.compute.precision == "16-mixed" and self.compute.accelerator == "cpu":
+            raise BadConfig(
+                "compute.precision=16-mixed trains on a GPU only\n"
+                "type: compute.precision=bf16-mixed"
+            )
+        fused = self.optimizer.get("fused") and self.gradient_clip
+        if self.compute.precision == "16-mixed" and fused:
+            raise BadConfig(
+                "a fused optimizer undoes float16's loss scale by itself, after gradients were "
+                "clipped\ntype: optimizer.fused=false, gradient_clip=null, "
+                "or compute.precision=bf16-mixed"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

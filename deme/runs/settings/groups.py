@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
@@ -16,6 +16,7 @@ from deme.runs.settings.base import (
     Options,
     Positive,
     Switch,
+    without_null,
 )
 from deme.system.errors import BadConfig
 
@@ -104,6 +105,13 @@ class ProjectionSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class StatisticsFileSettings:
+    """A .npz file of statistics to compare to, in place of images."""
+
+    path: Name
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class MetricsSettings:
     """What is measured, and against what."""
 
@@ -111,7 +119,7 @@ class MetricsSettings:
     scores: Options  # scores of images and their prompts by name
     size: Count | None
     reference: Literal["held_out", "train", "all"]
-    statistics: Mapping[str, Any]
+    statistics: Annotated[Mapping[str, StatisticsFileSettings], BeforeValidator(without_null)]
     kid: Switch
     nearest_k: Count | None
     replicates: Annotated[int, Field(ge=2, strict=True)]

@@ -1,0 +1,86 @@
+"""Data sets from the `data` group, and images in the form that a model is trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from deme.data import Captioned, EncodedDataset, ImageData, Images
+from deme.data.latents import CachedLatents
+from deme.models.denoiser import DenoisingModel
+from deme.models.text_to_image import TextToImageModel
+from deme.runs.config import accepted_arguments, instantiate_with
+from deme.runs.settings.groups import PathsSettings
+from deme.system.console import logger
+from deme.system.errors import BadConfig
+from deme.system.paths import cache_folder
+
+
+def load_data(
+    option: Mapping[str, object] | None,
+    paths: PathsSettings,
+    image_shape: Sequence[int] | None = None,
+) -> ImageData | None:
+    """Return the data set of a `data` option, None for data=none.
+
+    Where the option leaves size and channels open, they are those of `image_shape` (C, H, W), the
+    shape of a model's images. Raises what the data set raises.
+    """
+    if not option:
+        return None
+    left_open = {
+        name
+        for name in ("size", "channels")
+        if name in accepted_arguments(option) and option.get(name) is None
+    }
+    option = {name: value for name, value in option.items() if name not in left_open}
+    if image_shape is not None:
+        channels, height, width = image_shape
+        known = {"channels": channels, "size": height if height == width else None}
+        option |= {name: known[name] for name in left_open}
+    data: ImageData = instantiate_with(option, cache=cache_folder(paths), say=logger.info)
+    return data
+
+
+def check_images(data: ImageData, model: DenoisingModel) -> None:
+    """Raise BadConfig unless the images have the model's shape, and captions if it takes them."""
+    if isinstance(model, TextToImageModel) and not isinstance(data.train, Captioned):
+        raise BadConfig(
+            "the model is text-conditioned, and the data set has no captions\n"
+            "type: data=captioned_images data.path=<folder with metadata.jsonl>, "
+            "or another data= with captions"
+        )
+    found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
+    if found != needed:
+        raise BadConfig(
+            f"the data set has images of shape {found} (channels, height, width), "
+            f"the model needs {needed}\n"
+            "choose another model= or data=, or set data.size and data.channels"
+        )
+
+
+def encode_images(
+    model: DenoisingModel,
+    images: Images,
+    device: str,
+    cache: Path,
+    data: ImageData | None = None,
+) -> Images | EncodedDataset:
+    """Return images as the model sees them: latents and text embeddings for a latent model.
+
+    They are encoded once and kept in `cache`. `data` has the settings of training: whether images
+    are mirrored, and the share of captions that is left out.
+    """
+    if not isinstance(model, TextToImageModel):
+        return images
+    assert isinstance(images, Captioned)
+    flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
+    encoders = model.encoders.to(device)
+    latents = CachedLatents(images, encoders, cache, flip, dropout, logger.info)
+    encoders.release()
+    if cut := encoders.truncated(images.captions(list(range(len(images))))):
+        logger.info(
+            "%d of %d captions are longer than %d tokens and are truncated",
+            cut,
+            len(images),
+            encoders.max_tokens,
+        )
+    return latents
