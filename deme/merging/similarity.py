@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -39,9 +40,8 @@ def block_of(name: str) -> str:
     return found[1] if found else name
 
 
-def similarity(plan: MergePlan) -> list[TensorSimilarity]:
+def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
     """Compare the task vectors of a plan's models, one piece in memory at a time; no integers."""
-    found = []
     for part, tensor, name, (shape, kind) in plan.tensors():
         if not kind.is_floating_point:
             continue
@@ -60,18 +60,15 @@ def similarity(plan: MergePlan) -> list[TensorSimilarity]:
             torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1
         ).T
         agreement = (total.agree / numel).tolist()
-        found.append(
-            TensorSimilarity(
-                name,
-                block_of(name),
-                numel,
-                math.sqrt(total.base),
-                total.products.tolist(),
-                agreement,
-                spread.tolist(),
-            )
+        yield TensorSimilarity(
+            name,
+            block_of(name),
+            numel,
+            math.sqrt(total.base),
+            total.products.tolist(),
+            agreement,
+            spread.tolist(),
         )
-    return found
 
 
 class _Sums:

@@ -15,7 +15,7 @@ from deme.system.tensors import Spec, is_finite, write_stream
 
 MAX_SHOWN = 20  # tensors in a message
 
-OnWritten = Callable[[int], object]  # called with the number of bytes that were just written
+OnBytes = Callable[[int], object]  # called with the number of bytes that were just processed
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def merge_folder(
     accumulate: torch.dtype = torch.float32,
     dtype: torch.dtype | None = None,
     fold: Fold | None = None,
-    on_written: OnWritten = lambda _: None,
+    on_written: OnBytes = lambda _: None,
 ) -> None:
     """Write the merged weights below `folder`, in `dtype` or in that of the experts.
 
@@ -79,7 +79,7 @@ def _pieces(
     accumulate: torch.dtype,
     fold: Fold | None,
     projections: Mapping[str, Tensor],
-    on_written: OnWritten,
+    on_written: OnBytes,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the merged pieces of a part, with projections multiplied in, in the final precision."""
     for name, (_, kind) in specs.items():
@@ -98,13 +98,14 @@ def _pieces(
             on_written(written.nbytes)
 
 
-def find_nan(plan: MergePlan) -> list[str]:
+def find_nan(plan: MergePlan, on_read: OnBytes = lambda _: None) -> list[str]:
     """Read all weights and return a line for every tensor with NaN or infinite values."""
     reader = _Reader(plan)
     for part, name, _, (shape, _) in plan.tensors():
         numel = math.prod(shape)
         for start in range(0, numel, CHUNK_ELEMENTS):
-            reader.read(part, name, start, min(start + CHUNK_ELEMENTS, numel))
+            pieces = reader.read(part, name, start, min(start + CHUNK_ELEMENTS, numel))
+            on_read(sum(piece.nbytes for piece in pieces))
     return list(dict.fromkeys(reader.bad))
 
 
