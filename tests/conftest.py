@@ -19,7 +19,10 @@ with warnings.catch_warnings():
     import pytorch_lightning  # noqa: F401
     import torch
 
+from deme.system.console import log_to_terminal
+
 torch.set_num_threads(1)
+log_to_terminal("INFO")  # as the command line does, for tests that call a command's function
 
 
 @pytest.fixture

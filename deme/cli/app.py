@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.system import signals
+from deme.system.console import log_to_terminal
 from deme.system.errors import BadConfig, DemeError, Stopped, did_you_mean
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "debug=true" in words
     words = [word for word in words if word not in ("debug=true", "debug=false")]
+    log_to_terminal("INFO")
     try:
         with signals.handled():
             return _dispatch(words)

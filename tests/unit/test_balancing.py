@@ -7,7 +7,7 @@ import torch
 import torchjd.aggregation as torchjd
 
 from deme.methods.balancing.equal import Equal
-from deme.methods.balancing.nash_mtl import LARGEST, NashMTL, bargain
+from deme.methods.balancing.nash_mtl import MAX_WEIGHT, NashMTL, bargain
 from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 
@@ -107,7 +107,7 @@ def test_nash_of_gradients_that_cancel_is_capped_says_so_and_harms_nobody(g, cap
     assert found.ridge > 0
     assert bool(torch.isfinite(found.alpha).all())
     assert bool((found.alpha > 0).all())
-    assert float((found.alpha * length).max()) <= LARGEST * (1 + 1e-12)
+    assert float((found.alpha * length).max()) <= MAX_WEIGHT * (1 + 1e-12)
     assert found.residual < 1e-8
     gain = (
         g @ (found.alpha @ g)

@@ -75,6 +75,21 @@ class TrainSettings:
     logger: Logger
     paths: Paths
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss compares to a frozen copy of the pretrained model (paper eq. 5)."""
+        return bool(self.method.get("consistency_weight"))
+
+    @property
+    def num_forward_passes(self) -> int:
+        """The cost of the run in forward passes of one image; a backward pass counts as two.
+
+        Measuring the affinities that ranges=gradient clusters is included.
+        """
+        affinity = 3 * self.ranges.get("num_bins", 0) * self.ranges.get("num_images", 0)
+        per_image = 4 if self.has_teacher else 3
+        return affinity + self.num_steps * self.accumulate * self.batch_size * per_image
+
     @model_validator(mode="after")
     def _precision(self) -> "TrainSettings":
         """Refuse precisions that training cannot do with the other options."""
