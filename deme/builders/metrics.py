@@ -10,7 +10,6 @@ from deme.metrics.reference import Reference, measured
 from deme.metrics.text_score import TextScore
 from deme.runs.config import instantiate
 from deme.runs.settings.groups import MetricsSettings
-from deme.system.console import logger
 from deme.system.errors import BadConfig
 from deme.system.paths import locate
 
@@ -83,4 +82,4 @@ def load_reference(
             f"these metrics compare to at least {least} {SPLITS[split]}; "
             f"the data set has {len(images)}"
         )
-    return measured(images, SPLITS[split], extractor, cache, logger.info)
+    return measured(images, SPLITS[split], extractor, cache)

@@ -9,6 +9,7 @@ from typing import Any
 from deme.runs.inputs import content_hash
 from deme.runs.run import Run, say
 from deme.runs.settings.base import build
+from deme.runs.settings.commands import TrainSettings
 from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import files, processes, signals
 from deme.system.errors import BadConfig, WorkFailed
@@ -207,13 +208,21 @@ def _finish(run: Run, training: Training, tracker: Any, first: int) -> None:
 
 def _check_passport(run: Run, model: Any, data: Any, device: str) -> None:
     """Store what the weights are and fit; refuse to train what its config describes wrongly."""
-    from deme.evaluation.passport import check_settings, passport_of, refuse_contradicted, told
+    from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
 
-    check_settings(run.config["passport"])
-    passport = passport_of(run.config, model, data, device)
+    settings = build(TrainSettings, run.config)
+    passport = load_passport(
+        str(settings.model["path"]),
+        settings.data or {},
+        settings.passport.num_images,
+        model,
+        data,
+        device,
+        cache_folder(settings.paths),
+    )
     if run.is_main_process:
         files.write_json(run.path / "passport.json", passport)
-    for line in told(passport):
+    for line in format_passport(passport):
         run.log(line)
     if run.config["passport"]["contradicted"] == "refuse":
         refuse_contradicted(passport)
