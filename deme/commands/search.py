@@ -125,7 +125,9 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
     )
     with files.atomic(run.path / "best_so_far.png") as file:
         best_so_far(metric, history).savefig(file, format="png", dpi=110)
-    passes = evaluations.images * search.num_passes_per_evaluation
+    passes = evaluations.images * (
+        3 if search.needs_gradients else 1
+    )  # backward: two forward passes
     counts = {"evaluations": len(history), "images": evaluations.images}
     cost = {
         "num_forward_passes": passes * scored.objective.num_forward_passes_per_image,

@@ -116,7 +116,7 @@ def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
         "hours=1",
     ]
     code, text = run(
-        words, tmp_path, "import deme.commands.improve as stage; stage.MOST_STEPS = 60"
+        words, tmp_path, "import deme.commands.improve as stage; stage.MAX_STEPS = 60"
     )
     assert code == 0, text
     (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")

@@ -29,8 +29,8 @@ class Objective(Protocol):
 class Search(Protocol):
     """A strategy: a function of its settings, the start and the scores, so it can be replayed."""
 
-    num_passes_per_evaluation: int = 1
-    """Cost of scoring one image, in forward passes; a backward pass costs as much as two."""
+    needs_gradients: bool = False
+    """Whether each score comes with its gradient, which costs a backward pass."""
 
     def run(self, evaluations: "Evaluations", start: Sequence[float]) -> None:
         """Evaluate vectors until done; `evaluations` keeps the best one."""

@@ -30,7 +30,7 @@ class GradientSearch(Search):
     gradient 0, and turns back.
     """
 
-    num_passes_per_evaluation = 3  # forward and backward
+    needs_gradients = True
 
     def __init__(self, low: float = -0.2, high: float = 2.0, max_evaluations: int = 60) -> None:
         self.box = Box(low, high)
