@@ -91,7 +91,7 @@ def ours(
             checkpoint_every=10**9,
         )
         with contextlib.redirect_stdout(io.StringIO()):
-            fit(module, setting.images, loop, place, "benchmark")
+            fit(module, setting.images, loop, place)
 
     if fast:
         train(3, folder / "warm")

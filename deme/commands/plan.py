@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from deme.builders.memory import told
+from deme.builders.memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.runs.inputs import read_status
 from deme.runs.run import say
@@ -49,7 +49,7 @@ def run(suite: Suite, jobs: int = 1, tflops: float | None = None) -> int:
         say(
             f"that is {total:,.0f} PFLOP ({settings['gflop_per_forward']:g} GFLOP a forward pass){at}"
         )
-    for line in told(suite):
+    for line in memory_lines(suite):
         say(line)
     for node in [node for node in open_nodes if node.state not in ("waiting", "lacking")][:20]:
         say(f"  {node.command}")

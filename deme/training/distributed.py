@@ -62,7 +62,9 @@ class ProcessGroup:
             dist.init_process_group(
                 backend, store=self._store, rank=self.rank, world_size=self.size
             )
-            self._control = dist.new_group(backend="gloo")
+            control = dist.new_group(backend="gloo")
+            assert isinstance(control, dist.ProcessGroup)
+            self._control = control
 
     @contextlib.contextmanager
     def job(self) -> Iterator[None]:

@@ -34,7 +34,7 @@ def train(method, tmp_path, **loop):
         tiny(), method, lambda groups: torch.optim.SGD(groups, lr=1.0), ConstantRate(1), None, 0, 50
     )
     before = [p.detach().clone() for p in module.model.parameters()]
-    fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
+    fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path)
     return torch.cat(
         [(b - p.detach()).flatten() for b, p in zip(before, module.model.parameters(), strict=True)]
     )
@@ -83,7 +83,7 @@ def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
             0,
             50,
         )
-        fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name, "test")
+        fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name)
         return torch.cat([p.detach().flatten() for p in module.model.parameters()])
 
     first = trained("first", 0.5)

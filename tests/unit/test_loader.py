@@ -79,7 +79,7 @@ def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatc
     encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
     images = encoded if feed == "streamed" else DecodedOnce(encoded, quiet)
     if feed == "one by one in memory":
-        monkeypatch.setattr("deme.training.batches.TWICE_BYTES", 0)
+        monkeypatch.setattr("deme.training.batches.MAX_MIRRORED_BYTES", 0)
 
     def mirrored_at(first=0, seed=3, **which):
         batches = StepBatches(
@@ -143,7 +143,7 @@ def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers
         sgd = lambda groups: torch.optim.SGD(groups, lr=1.0)  # noqa: E731
         module = DiffusionModule(tiny(), method, sgd, ConstantRate(1), None, 0, 50)
         loop = Loop(4, 4, 0, accelerator="cpu", num_workers=num_workers)
-        fit(module, randomly_cropped(source), loop, tmp_path / name, "test")
+        fit(module, randomly_cropped(source), loop, tmp_path / name)
         return torch.cat([p.detach().flatten() for p in module.model.parameters()])
 
     assert torch.equal(train("one"), train("other"))

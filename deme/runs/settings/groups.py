@@ -1,4 +1,4 @@
-"""The option groups whose keys are fixed: compute, progress, logger, paths, metrics and the like."""
+"""The option groups with fixed keys: compute, progress, logger, paths, metrics and others."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
