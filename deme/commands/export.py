@@ -1,39 +1,31 @@
 """`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging Face Hub."""
 
 from pathlib import Path
-from typing import Any
 
 from deme.commands import hub_upload
-from deme.runs.checks import check_values
 from deme.runs.inputs import weights_folder
-from deme.runs.run import say
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import PathsSettings
+from deme.runs.settings.commands import ExportSettings
 from deme.system import files
+from deme.system.console import logger, print_result
 from deme.system.errors import BadConfig, WorkFailed
 from deme.system.paths import cache_folder, locate
 
-DTYPES = ("float32", "float16", "bfloat16")
 
-
-def run(config: dict[str, Any]) -> Path:
+def run(config: dict[str, object]) -> Path:
     """Write the folder, or leave it if it is there already, then upload it if asked for; return the folder."""
-    check_values(config)
-    if config["dtype"] not in DTYPES:
-        raise BadConfig(f"dtype must be one of {', '.join(DTYPES)}, got {config['dtype']!r}")
-    if config["push"] is not None:
-        hub_upload.check_name(config["push"])
-    if not isinstance(config["out"], str) or not config["out"]:
-        raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
-    place, out = locate(str(config["run"])), Path(config["out"]).expanduser()
+    settings = build(ExportSettings, config)
+    if settings.push is not None:
+        hub_upload.check_name(settings.push)
+    place, out = locate(settings.run), Path(settings.out).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
-    lock = cache_folder(build(PathsSettings, config["paths"])) / "exports" / f"{name}.lock"
-    with files.locked(lock, lambda owner: say(f"{owner} is exporting to {out}; waiting for it")):
-        _check_out(out, source, files.sha256(source), config["overwrite"])
-        _write(config, place, source, out)
-    if config["push"] is not None:
-        hub_upload.push(out, config)
+    lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
+    with files.locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
+        _check_out(out, source, files.sha256(source), settings.overwrite)
+        _write(settings, place, source, out)
+    if settings.push is not None:
+        hub_upload.push(out, settings)
     return out
 
 
@@ -80,7 +72,7 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {name: files.sha256(path) for name, path in found.items() if name != "deme.json"}
 
 
-def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None:
+def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> None:
     import torch
 
     from deme.models.loading import load_pretrained
@@ -93,7 +85,7 @@ def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None
         about.get("projections") or "none"
     )  # a merge has multiplied foldable ones into their layers
     if model.projections is not None:
-        projections = "kept" if config["keep_projections"] else "folded"
+        projections = "kept" if settings.keep_projections else "folded"
         if projections == "folded" and model.projections.placement != "foldable":
             raise BadConfig(
                 f"{place} has channel projections in the paper's placement, which only deme's loader applies: stock diffusers would "
@@ -102,37 +94,37 @@ def _write(config: dict[str, Any], place: Path, source: Path, out: Path) -> None
             )
         if projections == "folded":
             model.fold_projections()
-    dtype: torch.dtype = getattr(torch, config["dtype"])
+    dtype: torch.dtype = getattr(torch, settings.dtype)
     state = {
         name: value.to(dtype) if value.is_floating_point() else value
         for name, value in model.state_dict().items()
     }
     if large := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
         raise WorkFailed(
-            f"{large[0]} has values too large for {config['dtype']}\ntype: dtype=bfloat16"
+            f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
-    called = config["push"] or out.name
+    called = settings.push or out.name
     count = sum(value.numel() for value in state.values())
     exported = Exported(
         called,
-        config["dtype"],
+        settings.dtype,
         projections,
         model.image_shape,
         count,
         model.prediction_type,
-        config["license"],
+        settings.license,
         model.pipeline,
     )
-    card = model_card(read_record(place, str(config["run"])), exported)
+    card = model_card(read_record(place, settings.run), exported)
 
     def fill(partial: Path) -> None:
         model.save(partial, state, about)
         files.write_text(partial / "README.md", card)
-        told = {"of": files.sha256(source), "dtype": config["dtype"], "projections": projections}
+        told = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
         files.write_json(
             partial / "deme.json", {**about, "export": {**told, "files": _hashes(partial)}}
         )
 
     files.write_folder(out, fill)
     folded = " (projections folded)" if projections == "folded" else ""
-    say(f"exported {place} to {out}{folded}; read its README.md before you share it")
+    print_result(f"exported {place} to {out}{folded}; read its README.md before you share it")

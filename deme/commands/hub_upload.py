@@ -3,9 +3,9 @@
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
-from deme.runs.run import say
+from deme.runs.settings.commands import ExportSettings
+from deme.system.console import print_result
 from deme.system.errors import BadConfig, WorkFailed
 
 # What the command that uploads repeats, where it differs.
@@ -13,29 +13,32 @@ DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "pri
 NAME = r"[A-Za-z0-9][\w.-]*"
 
 
-def check_name(name: Any) -> None:
+def check_name(name: str) -> None:
     """Raise BadConfig unless `name` is <owner>/<name>."""
-    if not isinstance(name, str) or not re.fullmatch(f"{NAME}/{NAME}", name):
+    if not re.fullmatch(f"{NAME}/{NAME}", name):
         raise BadConfig(f"push takes <owner>/<name>, got {name!r}\ntype: push=<owner>/<name>")
 
 
-def push(folder: Path, config: dict[str, Any]) -> None:
-    """Upload `folder` to the repository `config["push"]`, or print the files and the command. Raises WorkFailed."""
-    name, private = config["push"], config["private"]
+def push(folder: Path, settings: ExportSettings) -> None:
+    """Upload `folder` to the repository `settings.push`, or print the files and the command. Raises WorkFailed."""
+    name, private = settings.push, settings.private
+    assert name is not None
     kind = "private" if private else "public"
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
-    if config["dry_run"]:
+    if settings.dry_run:
         total = sum(path.stat().st_size for path in paths)
-        say(
+        print_result(
             f"would upload {len(paths)} files, {_size(total)}, to {name} (made as a {kind} repository if it is not there):"
         )
         for path in paths:
-            say(f"  {_size(path.stat().st_size):>10}  {path.relative_to(folder)}")
-        words = [f"run={config['run']}", f"out={config['out']}"]
+            print_result(f"  {_size(path.stat().st_size):>10}  {path.relative_to(folder)}")
+        words = [f"run={settings.run}", f"out={settings.out}"]
         words += [
-            f"{key}={config[key]}" for key, default in DEFAULTS.items() if config[key] != default
+            f"{key}={getattr(settings, key)}"
+            for key, default in DEFAULTS.items()
+            if getattr(settings, key) != default
         ]
-        say(
+        print_result(
             f"nothing was uploaded; to do it, type: deme export {shlex.join([*words, f'push={name}'])} dry_run=false"
         )
         return
@@ -46,7 +49,7 @@ def push(folder: Path, config: dict[str, Any]) -> None:
         huggingface_hub.upload_folder(
             repo_id=name,
             folder_path=folder,
-            commit_message=f"Export of {Path(str(config['run'])).name}",
+            commit_message=f"Export of {Path(str(settings.run)).name}",
             delete_patterns=["unet/*", "scheduler/*"],  # what an older export left there
         )
     except Exception as error:
@@ -54,7 +57,7 @@ def push(folder: Path, config: dict[str, Any]) -> None:
         raise WorkFailed(
             f"{folder} is not uploaded to {name}: {reason}\nthe folder is whole; log in with `hf auth login`, then type the same again"
         ) from error
-    say(f"uploaded {len(paths)} files to https://huggingface.co/{name}")
+    print_result(f"uploaded {len(paths)} files to https://huggingface.co/{name}")
 
 
 def _size(count: float) -> str:

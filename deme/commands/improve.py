@@ -11,10 +11,11 @@ from deme.commands.compare import difference_of, read_evaluations
 from deme.report.numbers import digits_for
 from deme.report.statistics import Difference, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
-from deme.runs.checks import check_scale
 from deme.runs.config import compose_stage, extractor_specs
 from deme.runs.inputs import load_yaml, read_status
 from deme.runs.run import Run, say
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import ImproveSettings
 from deme.system import files
 from deme.system.errors import BadConfig
 
@@ -30,9 +31,9 @@ GROUPS = (
     "logger",
     "passport",
 )
-MOST_STEPS = 20_000  # the paper's
-LEAST_STEPS = 20
-LEAST_HELD_OUT = 50  # false "better", simulated: 2.4%; 5.5% for lognormal losses (7% at 20 images, 4% at 200; wanted: 2.5%)
+MAX_STEPS = 20_000  # the paper's
+MIN_STEPS = 20
+MIN_HELD_OUT = 50  # false "better", simulated: 2.4%; 5.5% for lognormal losses (7% at 20 images, 4% at 200; wanted: 2.5%)
 TRIAL = (
     1,
     10,
@@ -64,25 +65,18 @@ def run(config: dict[str, Any]) -> Path:
 
 
 def _check(config: dict[str, Any]) -> None:
-    check_scale(config)
+    build(ImproveSettings, config)
     if not isinstance(config["metrics"]["loss"], dict):
         raise BadConfig(
             "deme improve measures the held-out loss\ntype: leave out metrics.loss=null"
         )
     seeds = config["sample_seeds"]
-    if (
-        not isinstance(seeds, list)
-        or not seeds
-        or not all(type(s) is int and 0 <= s < SEARCH_SEED for s in seeds)
-    ):
+    if not seeds or max(seeds) >= SEARCH_SEED:
         raise BadConfig(
             f"sample_seeds must be a list of whole numbers below {SEARCH_SEED}, got {seeds!r}"
         )
     if len(set(seeds)) < len(seeds):
         raise BadConfig(f"sample_seeds={seeds} names a seed twice")
-    step = config["search"]["step"]
-    if type(step) not in (int, float) or not 0 < step <= 1:
-        raise BadConfig(f"search.step must lie in (0, 1], got {step!r}")
     if config["projection"]["placement"] not in (None, "foldable"):
         raise BadConfig(
             "deme improve writes a stock checkpoint, which projection=blocks cannot be\ntype: projection=foldable"
@@ -91,12 +85,6 @@ def _check(config: dict[str, Any]) -> None:
         raise BadConfig(
             "one distance judges, and metrics.features names several\ntype: metrics=fid_pytorch, or another of one"
         )
-    for key in ("hours", "lr"):
-        value = config[key]
-        if (key == "lr" or value is not None) and (
-            type(value) not in (int, float) or not value > 0
-        ):
-            raise BadConfig(f"{key} must be a positive number, got {value!r}")
     if config["hours"] is not None and config["steps_per_expert"] is not None:
         raise BadConfig(
             "steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>"
@@ -109,8 +97,6 @@ def _check(config: dict[str, Any]) -> None:
 
 def _check_out(config: dict[str, Any], done: bool) -> None:
     """Before hours of work: is `out` a folder that can be written, and none that the work reads? `done`: it may have been written."""
-    if not isinstance(config["out"], str) or not config["out"]:
-        raise BadConfig(f"out must be the folder to write, got {config['out']!r}")
     out = Path(config["out"]).expanduser().resolve()
     for group in ("model", "data"):
         given = config[group].get("path")
@@ -161,9 +147,9 @@ def _improve(run: Run) -> None:
 def _check_enough(evaluation: Path) -> None:
     """Intervals are too narrow on few images, and a verdict would be a guess."""
     count = files.read_json(evaluation / "metrics.json")["metrics"]["loss"]["num_images"]
-    if count < LEAST_HELD_OUT:
+    if count < MIN_HELD_OUT:
         raise BadConfig(
-            f"{count} images are held out, too few for an honest verdict; {LEAST_HELD_OUT} are needed\n"
+            f"{count} images are held out, too few for an honest verdict; {MIN_HELD_OUT} are needed\n"
             "type: data.held_out_fraction=<larger>, or give more images"
         )
 
@@ -269,7 +255,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
     """The steps of an expert, kept in plan.json: a resumed run does not plan anew."""
     config, place = run.config, run.path / "plan.json"
     if config["steps_per_expert"] is not None or config["hours"] is None:
-        return int(config["steps_per_expert"] or MOST_STEPS)
+        return int(config["steps_per_expert"] or MAX_STEPS)
     if not place.exists():
         began = [read_status(_train(run, 0, steps, "trial"))["seconds"] for steps in TRIAL]
         _, few, many = TRIAL
@@ -278,7 +264,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
         spent = evaluation + sum(began)
         later = evaluation + _search_seconds(run, evaluations, per_step)
         left = 0.9 * (3600 * config["hours"] - spent - later)
-        steps = min(MOST_STEPS, int(left / per_step / config["num_ranges"]))
+        steps = min(MAX_STEPS, int(left / per_step / config["num_ranges"]))
         plan = {
             "seconds_per_step": per_step,
             "seconds_for_the_rest": spent + later,
@@ -286,7 +272,7 @@ def _num_steps(run: Run, evaluations: list[Path]) -> int:
         }
         files.write_json(place, plan)
     plan = files.read_json(place)
-    if plan["num_steps"] < LEAST_STEPS:
+    if plan["num_steps"] < MIN_STEPS:
         raise BadConfig(
             f"hours={config['hours']} leaves time for {max(0, plan['num_steps'])} steps an expert; evaluations and search take "
             f"{plan['seconds_for_the_rest'] / 3600:.2f} hours, a step {plan['seconds_per_step']:.2g} s\ntype: a larger hours=<n>"

@@ -1,174 +1,150 @@
-"""`deme search`: look for merge weights on the training images with seeds that no report uses; every score is kept."""
+"""`deme search`: search merge weights on the training images; every score is stored."""
 
-import time
+import math
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from deme.commands.merge import method_of
-from deme.evaluation.loss_planes import check_slices, draw_slices
-from deme.runs.checks import check_values
 from deme.runs.inputs import content_hash
-from deme.runs.run import Run, say
+from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import SearchSettings
 from deme.system import files
+from deme.system.console import logger, print_result, progress
 from deme.system.errors import BadConfig
 
-SAY_AFTER = 10.0  # seconds between lines
-ENDLESS = 10**9  # evaluations of which no count and no end is told
+if TYPE_CHECKING:
+    from deme.evaluation.objective import Scored
+    from deme.merging.search.journal import Evaluation
+
+MAX_COUNT = 10**9  # more evaluations than this are not shown as a total
 
 
-def run(config: dict[str, Any]) -> Path:
+def run(config: dict[str, object]) -> Path:
     """Search unless it is done; return the run directory."""
-    check_values(config)
-    if config["num_images"] < 2:
-        raise BadConfig(
-            f"the distance needs at least 2 images, num_images={config['num_images']} were asked for"
-        )
-    check_slices(config)
+    settings = build(SearchSettings, config)
     run = Run.planned(config)
-    opened = cache(lambda: _opened(run))  # once, whether it is searched, sliced, or both
-    path = run.execute(lambda run: _search(run, *opened()))
-    if config["slices"]["points"]:
-        run.write_once(
-            "slices.png",
-            lambda: draw_slices(run, opened().metric, opened().objective, opened().live),
+    opened = cache(lambda: _open(settings, run))
+    run.execute(lambda run: _search(settings, run, opened()))
+    if settings.loss_planes.points:
+        from deme.evaluation.loss_planes import draw_loss_planes
+
+        def draw() -> None:
+            scored = opened()
+            draw_loss_planes(
+                settings.loss_planes, run.path, scored.metric, scored.objective, scored.live
+            )
+
+        run.write_once("loss_planes.png", draw)
+    best = files.read_json(run.path / "best.json")
+    mean = "mean over blocks " if best["weights_by_name"] else ""
+    weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
+    print_result(f"best score {best['score']:.4f} at weights {weights}: {run.path}")
+    return run.path
+
+
+def _open(settings: SearchSettings, run: Run) -> "Scored":
+    from deme.builders.checkpoints import open_plan
+    from deme.evaluation.objective import build_objective
+
+    _check_method(settings)
+    return build_objective(settings, open_plan(settings.model, run.inputs["experts"]))
+
+
+def _check_method(settings: SearchSettings) -> None:
+    """Raise BadConfig for a merge method that does not take the weights of this search."""
+    from deme.builders.merging import load_merge_method
+
+    method, low = load_merge_method(settings.merge), settings.search.get("low", 0)
+    if method.of == "checkpoints":
+        raise BadConfig(
+            f"merge={method.__name__} needs weights of sum 1, which no search keeps\n"
+            "type: merge=weighted_sum"
         )
-    return path
+    if method.mean and isinstance(low, (int, float)) and low < 0:
+        raise BadConfig(
+            f"merge={method.__name__} is a weighted mean, and search.low={low} is negative\n"
+            "type: search.low=0"
+        )
 
 
-class Opened(NamedTuple):
-    """What a search works on: models, what it minimises by name and label, and the model that becomes the merge."""
-
-    plan: Any
-    metric: str
-    label: dict[str, Any]
-    objective: Any
-    live: Any
-
-
-def _opened(run: Run) -> Opened:
-    from deme.builders.checkpoints import plan_of
-    from deme.evaluation.objective import objective_of
-
-    _check_method(run.config)
-    plan = plan_of(run)
-    return Opened(plan, *objective_of(run, plan))
-
-
-def _search(
-    run: Run, plan: Any, metric: str, label: dict[str, Any], objective: Any, live: Any
-) -> None:
+def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
+    from deme.merging.search import Search
     from deme.merging.search.evaluations import BudgetSpent, Evaluations
     from deme.report.search import best_so_far
     from deme.runs.config import instantiate
 
-    config = run.config
-    search = instantiate(config["search"])
-    total = search.count(len(live.uniform))
-    total = (
-        total if total is not None and total < ENDLESS else None
-    )  # a grid over blocks: only a budget ends it
-    said = time.monotonic()
+    search: Search = instantiate(settings.search)
+    num_weights = len(scored.live.uniform)
+    total = search.count(num_weights)
+    journal, best_score = run.path / "evaluations.jsonl", math.inf
 
-    def told(_: Any) -> None:
-        nonlocal said
-        if (now := time.monotonic()) - said > SAY_AFTER:
-            said = now
-            done = len(evaluations.history)
-            scored = [one for one in evaluations.history if one.fraction == 1]
-            best = f", best {min(one.score for one in scored):.4f}" if scored else ""
-            left = (
-                f", about {evaluations.seconds / done * max(0, total - done):.0f} s left"
-                if total
-                else ""
-            )
-            say(f"  {run.path.name}: {done}/{total or '?'} evaluations{best}{left}")
+    def show(evaluation: "Evaluation") -> None:
+        nonlocal best_score
+        if evaluation.fraction == 1:
+            best_score = min(best_score, evaluation.score)
+        bar.advance(best=f"{best_score:.4f}")
 
     evaluations = Evaluations(
-        objective,
-        run.path / "evaluations.jsonl",
-        config["rungs"],
-        config["keep"],
-        config["max_images"],
-        config["max_seconds"],
-        told,
+        scored.objective,
+        journal,
+        settings.rungs,
+        settings.keep,
+        settings.max_images,
+        settings.max_seconds,
+        show,
     )
-    spent = ""
-    try:
-        search.run(evaluations, live.uniform)
-    except BudgetSpent as budget:
-        spent = f"; the budget is spent: {budget}"
-        if not any(one.fraction == 1 for one in evaluations.history):
-            raise BadConfig(
-                f"the budget ends before any merge was scored on all images: {budget}\ntype: a larger one"
-            ) from budget
-    best, history = evaluations.best, evaluations.history
-    settings = live.settings(best.weights)
-    found = {
-        "weights": settings["merge"]["weights"],
-        "weights_by_name": settings["weights_by_name"],
-    }
+    shown_total = total if total is not None and total < MAX_COUNT else None
+    with progress("search", shown_total, "evaluations", evaluations.num_stored) as bar:
+        try:
+            search.run(evaluations, scored.live.uniform)
+        except BudgetSpent as budget:
+            if not any(one.fraction == 1 for one in evaluations.history):
+                raise BadConfig(
+                    f"the budget ends before any merge was scored on all images: {budget}\n"
+                    "type: a larger max_images=<n> or max_seconds=<n>"
+                ) from budget
+            logger.info("the budget is spent: %s", budget)
+    best, history, metric = evaluations.best, evaluations.history, scored.metric
+    option, by_name = scored.live.merge_settings(best.weights)
+    found = {"weights": option["weights"], "weights_by_name": by_name}
     ranges = [
-        [model.range.low, model.range.high] if model.range else None for model in plan.experts
+        [model.range.low, model.range.high] if model.range else None
+        for model in scored.plan.experts
     ]
     about = {
-        "merge": config["merge"],
-        "models": [content_hash(model.folder) for model in plan.experts],
+        "merge": settings.merge,
+        "models": [content_hash(model.folder) for model in scored.plan.experts],
     }
     files.write_json(
         run.path / "best.json", {**found, "score": best.score, "ranges": ranges, **about}
     )
     files.write_text(
-        run.path / "best.yaml", _as_yaml(config["merge"], found, f"{metric} {best.score:.6g}")
+        run.path / "best.yaml", _as_yaml(option, by_name, f"{metric} {best.score:.6g}")
     )
     with files.atomic(run.path / "best_so_far.png") as file:
         best_so_far(metric, history).savefig(file, format="png", dpi=110)
-    seen = sum(
-        one.images * (3 if one.gradient else 1) for one in history
-    )  # a backward pass counts as two forward ones
-    forwards = seen * objective.num_forward_passes_per_image
+    passes = evaluations.images * (
+        3 if search.needs_gradients else 1
+    )  # backward: two forward passes
     counts = {"evaluations": len(history), "images": evaluations.images}
-    seconds = round(evaluations.seconds, 1)  # apart from what can be repeated
-    files.write_json(
-        run.path / "cost.json", {"num_forward_passes": forwards, **counts, "seconds": seconds}
-    )
-    files.write_json(
-        run.path / "metrics.json",
-        {
-            "cell": {"suite": config["suite"], **config["cell"]},
-            "metrics": {
-                metric: {"value": best.score, **label, "weights": found["weights"], **counts}
-            },
-        },
-    )
-    where = "mean over blocks " if found["weights_by_name"] else ""
-    told_at = f"{where}{[round(w, 4) for w in found['weights']]}"
-    run.log(
-        f"searched {len(history)} candidates, best {metric} {best.score:.4f} at {told_at}: {run.path}{spent}"
-    )
+    cost = {
+        "num_forward_passes": passes * scored.objective.num_forward_passes_per_image,
+        **counts,
+        "seconds": round(evaluations.seconds, 1),  # in no file that another run must reproduce
+    }
+    files.write_json(run.path / "cost.json", cost)
+    result = {"value": best.score, **scored.label, "weights": found["weights"], **counts}
+    cell = {"suite": settings.suite, **settings.cell}
+    files.write_json(run.path / "metrics.json", {"cell": cell, "metrics": {metric: result}})
+    logger.info("searched %d candidates by %s", len(history), metric)
 
 
-def _check_method(config: dict[str, Any]) -> None:
-    """Before any score: a method that takes means is not asked for negative weights."""
-    method, low = method_of(config), config["search"].get("low", 0)
-    name = method.__name__
-    if method.of == "checkpoints":
-        raise BadConfig(
-            f"merge={name} wants weights of sum 1, which no search here keeps\ntype: merge=weighted_sum"
-        )
-    if method.mean and isinstance(low, (int, float)) and low < 0:
-        raise BadConfig(
-            f"merge={name} takes a weighted mean, and search.low={low} is negative\ntype: search.low=0"
-        )
-
-
-def _as_yaml(merge: dict[str, Any], found: dict[str, Any], score: str) -> str:
-    """The found weights as an option file of `deme merge`: <folder>/experiment/<name>.yaml with --config-dir=<folder>."""
+def _as_yaml(option: Mapping[str, object], by_name: Mapping[str, object], score: str) -> str:
+    """Return an option file of `deme merge` for <folder>/experiment/ of --config-dir=<folder>."""
     import yaml
 
+    body = {"merge": dict(option), "weights_by_name": dict(by_name) or None}
     head = f"# @package _global_\n# found by deme search: {score}\n"
-    body = {
-        "merge": {**merge, "weights": found["weights"]},
-        "weights_by_name": found["weights_by_name"] or None,
-    }
     return head + yaml.safe_dump(body, sort_keys=False)

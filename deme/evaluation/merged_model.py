@@ -1,9 +1,10 @@
-"""A model in memory that becomes the merge of the experts with given weights."""
+"""A model in memory whose weights are set to the merge of the experts with given merge weights."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from deme.commands.merge import merge_of
+from torch import Tensor
+
+from deme.builders.merging import build_merge
 from deme.merging.live import LiveMerge
 from deme.merging.plan import MergePlan
 from deme.merging.similarity import block_of
@@ -16,71 +17,71 @@ GRANULARITIES: dict[str, Callable[[str], str]] = {
     "block": block_of,
     "tensor": lambda name: name,
 }
-OWN_PREFIX = "unet."  # of the network's tensors in our module; merging knows them without
+UNET_PREFIX = "unet."  # of the network's parameters in our module; merging names them without
 
 
 class LiveModel:
-    """The model and its merge weights: N of them, or N for each block or tensor, as the config's `granularity` says."""
+    """The model and its merge weights: N of them, or N for each block or tensor.
 
-    def __init__(self, config: dict[str, Any], plan: MergePlan, device: str) -> None:
-        if config["granularity"] not in list(GRANULARITIES):
-            raise BadConfig(
-                f"granularity must be one of {', '.join(GRANULARITIES)}; got {config['granularity']!r}"
-            )
-        self.config, self.num_experts = config, len(plan.experts)
+    `option`: a `merge` option; `granularity`: a key of GRANULARITIES.
+    """
+
+    def __init__(
+        self, plan: MergePlan, option: Mapping[str, object], granularity: str, device: str
+    ) -> None:
+        self.option, self.granularity, self.num_experts = option, granularity, len(plan.experts)
         self.model: DenoisingModel = load_pretrained(str(plan.experts[0].folder)).to(device)
         base = load_pretrained(str(plan.base.folder))
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
-        experts = [
-            _state(load_pretrained(str(expert.folder)).to(device)) for expert in plan.experts
-        ]
-        self.live = LiveMerge(
-            _state(base.to(device)), experts, GRANULARITIES[config["granularity"]]
-        )
+        experts = [_state(load_pretrained(str(each.folder)).to(device)) for each in plan.experts]
+        self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[granularity])
         self.live.share_with(self.tensors)
-        self.merge = merge_of(
-            {**config, **self.settings(self.uniform)}, self.num_experts
-        )  # of equal weights
+        self.merge = build_merge(*self.merge_settings(self.uniform), self.num_experts)
 
     @property
-    def tensors(self) -> dict[str, Any]:
-        """The model's parameters by the names that merging knows."""
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's parameters by the names that merging uses."""
         return {
-            name.removeprefix(OWN_PREFIX): value for name, value in self.model.named_parameters()
+            name.removeprefix(UNET_PREFIX): value for name, value in self.model.named_parameters()
         }
 
     @property
     def uniform(self) -> list[float]:
-        """The same weight for all."""
+        """The same weight for all experts."""
         return [1 / self.num_experts] * self.num_experts * len(self.live.blocks)
 
     def set_weights(self, weights: Sequence[float]) -> None:
-        """Overwrite the model's weights, wherever they lie by now. Raises BadConfig for what the merge method refuses."""
+        """Set the model to a merge, in place. Raises BadConfig for weights that the method refuses."""
         if self.merge.is_weighted_sum:
             self.live.merge(weights)
         else:
-            self.live.merge_by(
-                merge_of({**self.config, **self.settings(weights)}, self.num_experts)
-            )
+            merge = build_merge(*self.merge_settings(weights), self.num_experts)
+            self.live.merge_by(merge)
         self.live.write_into(self.tensors)
 
     def set_expert(self, index: int) -> None:
-        """Overwrite the model's weights by one expert's, whatever the merge method makes of one weight of 1."""
-        self.live.merge(
-            [float(i == index) for i in range(self.num_experts)] * len(self.live.blocks)
-        )
+        """Set the model to one expert, in place, whatever the merge method."""
+        one_hot = [float(i == index) for i in range(self.num_experts)]
+        self.live.merge(one_hot * len(self.live.blocks))
         self.live.write_into(self.tensors)
 
+    def gradient(self) -> list[float]:
+        """Return dL/dw of the merge weights for the gradients that the parameters hold."""
+        return self.live.gradient({name: tensor.grad for name, tensor in self.tensors.items()})
+
     def check_linear(self) -> None:
-        """Raise BadConfig unless the merge is base + sum_i w_i tau_i, whose derivative by w_i is tau_i."""
+        """Raise BadConfig unless the merge is base + sum_i w_i tau_i, with derivative tau_i."""
         if not self.merge.is_weighted_sum:
             raise BadConfig(
-                f"merge={self.merge.method.__name__} has no gradient by its weights here\ntype: merge=weighted_sum, or another search="
+                f"merge={self.merge.method.__name__} has no gradient with respect to its weights\n"
+                "type: merge=weighted_sum, or another search="
             )
 
-    def settings(self, weights: Sequence[float]) -> dict[str, Any]:
-        """Return the same as keys of `deme merge`: {merge: {..., weights}, weights_by_name}."""
+    def merge_settings(
+        self, weights: Sequence[float]
+    ) -> tuple[dict[str, object], dict[str, list[float]]]:
+        """Return the `merge` option and `weights_by_name` of `deme merge` for these weights."""
         rows = [
             list(weights[i : i + self.num_experts])
             for i in range(0, len(weights), self.num_experts)
@@ -91,13 +92,11 @@ class LiveModel:
             )
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         names = [b if b in self.live.names else f"{b}.*" for b in self.live.blocks]
-        by_name = (
-            dict(zip(names, rows, strict=True)) if self.config["granularity"] != "model" else {}
-        )
-        return {"merge": {**self.config["merge"], "weights": mean}, "weights_by_name": by_name}
+        by_name = dict(zip(names, rows, strict=True)) if self.granularity != "model" else {}
+        return {**self.option, "weights": mean}, by_name
 
 
-def _state(model: DenoisingModel) -> dict[str, Any]:
+def _state(model: DenoisingModel) -> dict[str, Tensor]:
     return {
-        name.removeprefix(OWN_PREFIX): value.detach() for name, value in model.state_dict().items()
+        name.removeprefix(UNET_PREFIX): value.detach() for name, value in model.state_dict().items()
     }

@@ -1,7 +1,10 @@
-"""What `deme search` minimises, as a function of merge weights; held-out images are for the report."""
+"""What `deme search` minimizes, as a function of merge weights.
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+Candidates are scored on training images: held-out images are for the report.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,209 +25,181 @@ from deme.evaluation.merged_model import LiveModel
 from deme.merging.plan import MergePlan
 from deme.merging.search import Objective
 from deme.metrics.denoising_loss import Triples, fixed_triples, noised
+from deme.metrics.features import FeatureExtractor
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
+from deme.metrics.reference import Reference
 from deme.metrics.statistics import Statistics
-from deme.runs.config import extractor_specs, instantiate
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.groups import (
-    ComputeSettings,
-    LossMetricSettings,
-    MetricsSettings,
-    PathsSettings,
-)
+from deme.runs.config import instantiate
+from deme.runs.settings.commands import SearchSettings
 from deme.sampling.guided import ClassifierFreeGuidance
+from deme.sampling.sampler import Sampler
 from deme.system.errors import BadConfig
 from deme.system.paths import cache_folder
 
-Batch = tuple[
-    int, Tensor, Tensor, Tensor, Condition
-]  # range, x_t, t, what the network should answer, what it is told
+# Index of the timestep range, x_t, t, the target of the network, its condition.
+Batch = tuple[int, Tensor, Tensor, Tensor, Condition]
 
 
-def objective_of(run: Run, plan: MergePlan) -> tuple[str, dict[str, Any], Objective, LiveModel]:
-    """Return a name, its label, merge weights -> score, lower is better, and the model that becomes the merge.
+@dataclass(frozen=True)
+class Scored:
+    """What a search works on: the objective, its name and label, and the model that it sets."""
 
-    `objective`: frechet or kid of images from shared noise to the training images, by the feature extractor of `metrics`; loss
-    (denoising loss of training images on fixed triples), loss/<i> (in range i), distillation (squared distance to what the
-    unmerged experts answer, each in its range; METHOD 3). None: frechet where there is an extractor, else loss.
+    plan: MergePlan
+    metric: str
+    label: Mapping[str, object]
+    objective: Objective
+    live: LiveModel
+
+
+def build_objective(settings: SearchSettings, plan: MergePlan) -> Scored:
+    """Return the objective of a search, of which lower values are better.
+
+    `objective=frechet`, `kid`: distance of generated images to the training images on the feature
+    extractor of `metrics`; all candidates' images start from the same noise.
+    `loss`, `loss/<i>`: denoising loss of training images on fixed (x0, t, eps), in all ranges or in
+    range i.
+    `distillation`: squared distance to the predictions of the unmerged experts, each in its range
+    (docs/method.md#searching-merge-weights).
     """
-    config = run.config
-    compute = Compute.of(build(ComputeSettings, config["compute"]))
-    named = len(extractor_specs(config["metrics"]))
-    if named > 1:
-        raise BadConfig(
-            f"deme search scores generated images by one feature extractor; metrics.features names {named}"
-        )
-    what = config["objective"] or ("frechet" if named else "loss")
-    live = LiveModel(config, plan, compute.device)
-    if what in ("frechet", "kid"):
-        if not named:
-            raise BadConfig(
-                f"objective={what} needs a feature extractor\ntype: metrics=digits, metrics=fid_pytorch, ..."
-            )
-        (features,) = load_extractors(build(MetricsSettings, config["metrics"]), compute.device)
-        return *_images(run, live, compute, features, what), live
-    return *_triples(run, live, compute, plan, str(what)), live
+    compute = Compute.of(settings.compute)
+    live = LiveModel(plan, settings.merge, settings.granularity, compute.device)
+    data = load_data(settings.data, settings.paths, live.model.image_shape)
+    build = _image_distance if settings.generates_images else _denoising_error
+    return build(settings, plan, live, compute, data)
 
 
-def _images(
-    run: Run, live: LiveModel, compute: Compute, features: Any, what: str
-) -> tuple[str, Any, Objective]:
-    config = run.config
-    # held-out images are for the report, and so is what a statistics file may be of
-    paths = build(PathsSettings, config["paths"])
-    training = {**config, "metrics": {**config["metrics"], "reference": "train", "statistics": {}}}
-    data = load_data(config["data"], paths, live.model.image_shape)
-    reference = load_reference(
-        build(MetricsSettings, training["metrics"]), data, features, cache_folder(paths)
-    )
-    assert data is not None
-    labels = distance_labels(
-        build(MetricsSettings, {**config["metrics"], "kid": True}),
-        features,
-        reference,
-        config["num_images"],
-    )
-    check_sampler(config["sampler"], live.model)
-    prompts = load_prompts(
-        config["prompts"],
-        live.model,
-        ImageData(data.train, data.train),
-        config["num_images"],
-    )  # not of what the report judges by
-    name = features.frechet_name if what == "frechet" else f"kid_{features.suffix}"
-    if name not in labels:
-        raise BadConfig(
-            f"objective={what} needs the reference's features, which this reference does not hold"
-        )
-    return (
-        name,
-        labels[name],
-        ImageDistance(config, live, compute, features, reference, what, prompts),
-    )
+def _image_distance(
+    settings: SearchSettings,
+    plan: MergePlan,
+    live: LiveModel,
+    compute: Compute,
+    data: ImageData | None,
+) -> Scored:
+    (extractor,) = load_extractors(settings.metrics, compute.device)
+    metrics = replace(settings.metrics, reference="train", statistics={}, kid=True)
+    reference = load_reference(metrics, data, extractor, cache_folder(settings.paths))
+    labels = distance_labels(metrics, extractor, reference, settings.num_images)
+    check_sampler(settings.sampler, live.model)
+    training = ImageData(data.train, data.train) if data is not None else None
+    prompts = load_prompts(settings.prompts, live.model, training, settings.num_images)
+    kid = settings.resolved_objective == "kid"
+    name = f"kid_{extractor.suffix}" if kid else extractor.frechet_name
+    sampler = instantiate(settings.sampler)
+    objective = ImageDistance(settings, live, compute, extractor, reference, sampler, prompts)
+    return Scored(plan, name, labels[name], objective, live)
 
 
 class ImageDistance:
-    """Distance of generated images, all candidates' from the same noise, to the training images."""
+    """Distance of generated images to the training images, from the same noise for all weights."""
 
     def __init__(
         self,
-        config: dict[str, Any],
+        settings: SearchSettings,
         live: LiveModel,
         compute: Compute,
-        features: Any,
-        reference: Any,
-        what: str,
+        extractor: FeatureExtractor,
+        reference: Reference,
+        sampler: Sampler,
         prompts: Prompts | None = None,
     ) -> None:
-        self.prompts = prompts
-        self.config, self.live, self.compute, self.features = config, live, compute, features
-        network = compute.network(live.model)
-        self.sampler, self.network = (
-            instantiate(config["sampler"]),
-            guided(network, live.model, config["guidance_scale"]),
-        )
-        self.reference = reference.features if what == "kid" else None
-        steps = len(
-            self.sampler.scheduler(live.model.scheduler_config).timesteps
-        )  # PNDM takes one twice
-        self.num_forward_passes_per_image = steps * (
-            2 if isinstance(self.network, ClassifierFreeGuidance) else 1
-        )
+        self.settings, self.live, self.compute = settings, live, compute
+        self.extractor, self.sampler, self.prompts = extractor, sampler, prompts
+        self.network = guided(compute.network(live.model), live.model, settings.guidance_scale)
+        kid = settings.resolved_objective == "kid"
+        self.reference_features = reference.features if kid else None
         self.frechet = FrechetDistance(reference.statistics, compute.device)
+        # PNDM repeats a timestep; guidance evaluates the network twice
+        steps = len(sampler.scheduler(live.model.scheduler_config).timesteps)
+        twice = isinstance(self.network, ClassifierFreeGuidance)
+        self.num_forward_passes_per_image = steps * (2 if twice else 1)
 
     def num_images(self, fraction: float = 1.0) -> int:
         """Return how many images are generated."""
-        return max(2, round(fraction * self.config["num_images"]))
+        return max(2, round(fraction * self.settings.num_images))
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
         """Return the distance."""
         self.live.set_weights(weights)
-        config, model, statistics, kept = self.config, self.live.model, Statistics(), []
+        settings, statistics, kept = self.settings, Statistics(), []
         for pixels in generate_images(
             self.network,
-            model,
+            self.live.model,
             self.sampler,
-            config["sample_seed"],
+            settings.sample_seed,
             range(self.num_images(fraction)),
-            config["batch_size"],
+            settings.batch_size,
             self.compute.device,
             self.prompts,
         ):
-            found = self.features(resized(pixels, config["metrics"]["size"]))
-            if self.reference is None:
-                statistics.update(found)
+            features = self.extractor(resized(pixels, settings.metrics.size))
+            if self.reference_features is None:
+                statistics.update(features)
             else:
-                kept.append(found)
-        if self.reference is not None:
-            return kernel_distance(torch.cat(kept), self.reference, self.compute.device).value
-        return self.frechet(statistics)
+                kept.append(features)
+        if self.reference_features is None:
+            return self.frechet(statistics)
+        device = self.compute.device
+        return kernel_distance(torch.cat(kept), self.reference_features, device).value
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:  # noqa: ARG002
-        """Raise BadConfig: images do not know where they come from."""
+        """Raise BadConfig: the distance is not differentiated through the sampler."""
         raise BadConfig(
-            "a distance of images has no gradient here\ntype: objective=loss or objective=distillation, or another search="
+            "a distance of images has no gradient here\n"
+            "type: objective=loss or objective=distillation, or another search="
         )
 
 
-def _triples(
-    run: Run, live: LiveModel, compute: Compute, plan: MergePlan, what: str
-) -> tuple[str, Any, Objective]:
-    config, model, settings = run.config, live.model, run.config["metrics"]["loss"]
+def _denoising_error(
+    settings: SearchSettings,
+    plan: MergePlan,
+    live: LiveModel,
+    compute: Compute,
+    data: ImageData | None,
+) -> Scored:
+    assert data is not None  # SearchSettings checked both
+    assert settings.metrics.loss is not None
+    model, name = live.model, settings.resolved_objective
     num_timesteps = model.schedule.num_timesteps
-    paths = build(PathsSettings, config["paths"])
-    data = load_data(config["data"], paths, model.image_shape)
-    if data is None or settings is None:
-        raise BadConfig(
-            f"objective={what} needs training images and metrics.loss\ntype: data=<option>, metrics=loss"
-        )
-    images = data.train
-    chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[
-        : config["num_images"]
-    ]
-    ranges = loss_ranges(build(LossMetricSettings, settings), num_timesteps)
-    if what == "distillation":
+    ranges = loss_ranges(settings.metrics.loss, num_timesteps)
+    if name == "distillation":
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:
             raise BadConfig(
-                "objective=distillation needs experts whose deme.json names their timestep ranges\ntype: objective=loss"
+                "objective=distillation needs experts whose deme.json names their timestep ranges\n"
+                "type: objective=loss"
             )
     names = ["loss", "distillation", *(f"loss/{i}" for i in range(len(ranges)))]
-    if what not in names:
-        raise BadConfig(f"objective must be frechet, kid, {', '.join(names)}; got {what!r}")
+    if name not in names:
+        raise BadConfig(f"objective must be frechet, kid, {', '.join(names)}; got {name!r}")
     shares = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / num_timesteps
-    if what.startswith("loss/"):
-        shares = torch.eye(len(ranges), dtype=torch.float64)[int(what[5:])]
-    # not sorted: the first images, which fractions take, are no particular classes
-    seen = encode_images(
-        model, SomeImages(images, chosen.tolist()), compute.device, cache_folder(paths)
-    )
-    triples = fixed_triples(seen, ranges, 1, config["sample_seed"])
+    if name.startswith("loss/"):
+        shares = torch.eye(len(ranges), dtype=torch.float64)[int(name[5:])]
+    # not sorted: fractions use the first images, which must not be of particular classes
+    draw = generator("search", settings.sample_seed)
+    chosen = torch.randperm(len(data.train), generator=draw)[: settings.num_images].tolist()
+    images = SomeImages(data.train, chosen)
+    encoded = encode_images(model, images, compute.device, cache_folder(settings.paths))
+    triples = fixed_triples(encoded, ranges, 1, settings.sample_seed)
     label = {
         "n": int((shares > 0).sum()) * len(chosen),
         "reference": f"{len(chosen):,} training images",
         "better": "lower",
-        "implementation": f"deme.evaluation.objective, 1 draw an image and range, seed {config['sample_seed']}",
+        "implementation": "deme.evaluation.objective, 1 draw an image and range, "
+        f"seed {settings.sample_seed}",
     }
-    return (
-        what,
-        label,
-        Denoising(
-            live,
-            triples,
-            ranges,
-            shares,
-            compute.device,
-            config["batch_size"],
-            what == "distillation",
-        ),
+    objective = DenoisingError(
+        live, triples, ranges, shares, compute.device, settings.batch_size, name == "distillation"
     )
+    return Scored(plan, name, label, objective, live)
 
 
-class Denoising:
-    """Squared error on fixed (x0, t, eps): to the noise, or to what the expert of each range answers. It has a gradient."""
+class DenoisingError:
+    """Squared error on fixed (x0, t, eps), with a gradient.
+
+    The target is that of the denoising loss, or the prediction of the expert of each range if
+    `distillation` is true. `shares` [R] weigh the ranges; those of share 0 cost nothing.
+    """
 
     def __init__(
         self,
@@ -234,51 +209,51 @@ class Denoising:
         shares: Tensor,
         device: str,
         batch_size: int,
-        distils: bool,
+        distillation: bool,
     ) -> None:
         self.live, self.triples, self.ranges, self.shares = live, triples, ranges, shares
-        self.device, self.batch_size, self.distils = device, batch_size, distils
+        self.device, self.batch_size = device, batch_size
         self.num_forward_passes_per_image = int((shares > 0).sum())
-        self.answers: list[Tensor] = []
-        if distils:
-            self.answers = self._experts_answers()
+        self.expert_predictions: list[Tensor] = []
+        if distillation:
+            self.expert_predictions = self._predict_with_experts()
 
     def num_images(self, fraction: float = 1.0) -> int:
-        """Return how many images are looked at, each at a timestep of every range."""
+        """Return how many images are used, each at one timestep of every range."""
         return max(1, round(fraction * len(self.triples.x0)))
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
-        """Return the mean squared error, ranges by their share of timesteps."""
+        """Return the mean squared error, in which ranges count by `shares`."""
         self.live.set_weights(weights)
         total = torch.zeros(len(self.ranges), dtype=torch.float64)
         with torch.inference_mode():
-            for index, x_t, t, target, condition in self._batches(fraction):
-                errors = (
-                    (bind_condition(self.live.model, condition)(x_t, t) - target)
-                    .square()
-                    .flatten(1)
-                    .mean(1)
-                )
-                total[index] += float(errors.double().sum())
+            for batch in self._batches(fraction):
+                total[batch[0]] += float(self._errors(batch).double().sum())
         return float((self.shares * total).sum()) / self.num_images(fraction)
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
-        """Return the same on all images, and its derivatives: one ordinary backward pass and a scalar product per expert."""
+        """Return the error on all images and its gradient [blocks x N].
+
+        One backward pass through the model, then inner products with the task vectors.
+        """
         self.live.check_linear()
         self.live.set_weights(weights)
         model, count = self.live.model, self.num_images()
         model.requires_grad_(True).zero_grad(set_to_none=True)
         total = 0.0
-        for index, x_t, t, target, condition in self._batches(1.0):
-            errors = (bind_condition(model, condition)(x_t, t) - target).square().flatten(1).mean(1)
-            loss = float(self.shares[index]) * errors.sum() / count
+        for batch in self._batches(1.0):
+            loss = float(self.shares[batch[0]]) * self._errors(batch).sum() / count
             loss.backward()
             total += float(loss.detach())
-        gradient = self.live.live.gradient(
-            {name: tensor.grad for name, tensor in self.live.tensors.items()}
-        )
+        gradient = self.live.gradient()
         model.requires_grad_(False).zero_grad(set_to_none=True)
         return total, gradient
+
+    def _errors(self, batch: Batch) -> Tensor:
+        """Return the squared error of every image of a batch, mean over pixels, [B]."""
+        _, x_t, t, target, condition = batch
+        prediction: Tensor = bind_condition(self.live.model, condition)(x_t, t)
+        return (prediction - target).square().flatten(1).mean(1)
 
     def _batches(self, fraction: float) -> Iterator[Batch]:
         schedule, kind = self.live.model.schedule, self.live.model.prediction_type
@@ -289,24 +264,22 @@ class Denoising:
         ):
             if self.shares[index] == 0:
                 continue
-            if self.answers:
-                target = self.answers[index][seen[index] : seen[index] + len(t)].to(self.device)
+            if self.expert_predictions:
+                rows = slice(seen[index], seen[index] + len(t))
+                target = self.expert_predictions[index][rows].to(self.device)
             seen[index] += len(t)
             yield index, x_t, t, target, condition
 
     @torch.inference_mode()
-    def _experts_answers(self) -> list[Tensor]:
-        """What each expert answers in its range, [images, C, H, W] a range: METHOD 3's targets, free of the noise's variance."""
+    def _predict_with_experts(self) -> list[Tensor]:
+        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per range."""
         found = []
         for index in range(len(self.ranges)):
             self.live.set_expert(index)
-            found.append(
-                torch.cat(
-                    [
-                        bind_condition(self.live.model, c)(x_t, t).cpu()
-                        for i, x_t, t, _, c in self._batches(1.0)
-                        if i == index
-                    ]
-                )
-            )
+            predictions = [
+                bind_condition(self.live.model, condition)(x_t, t).cpu()
+                for i, x_t, t, _, condition in self._batches(1.0)
+                if i == index
+            ]
+            found.append(torch.cat(predictions))
         return found

@@ -1,11 +1,10 @@
-"""A merge method with its settings, as a function of a tensor's name: weights may differ from tensor to tensor."""
+"""A merge method with its settings; its weights may differ from tensor to tensor."""
 
 import copy
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,42 +13,40 @@ from deme.merging.methods import MergeMethod, Stream
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.system.errors import BadConfig, did_you_mean
 
-WORDS: dict[str, Callable[[int], float]] = {
+# Number of experts -> the weight of each: what a YAML file may name instead of numbers.
+NAMED_WEIGHTS: dict[str, Callable[[int], float]] = {
     "uniform": lambda count: 1 / count,
     "ones": lambda _: 1.0,
 }
-"""What a yaml may say instead of numbers."""
-
-ByName = Mapping[str, Any]  # glob of tensor names -> one weight for all experts, or one for each
 
 
 class Merge:
-    """A merge method, its merge weights and its other settings. `merge(experts, base, name)` merges one tensor.
+    """A merge method, its weights and other settings; `merge(experts, base, name)` merges a tensor.
 
-    `weights`: a word of WORDS, or one number per expert from low to high noise; None for a method that takes none. `by_name`
-    replaces them for tensors whose name matches a glob, where the last one that matches counts. Names are those of the
-    network's own tensors; a projection is called projections.<its name>. Raises BadConfig.
+    `weights`: a name of NAMED_WEIGHTS, or one number per expert from low to high noise; None for a
+    method without weights. `by_name`: glob of tensor names -> one weight for all experts or one for
+    each; the last glob that matches a tensor's name replaces `weights` for it. Names are those of
+    the network's tensors; a projection is called projections.<its name>. Raises BadConfig.
     """
 
     def __init__(
         self,
         method: MergeMethod,
         num_experts: int,
-        weights: Any = None,
-        by_name: ByName | None = None,
-        **settings: Any,
+        weights: object = None,
+        by_name: Mapping[str, object] | None = None,
+        **settings: object,
     ) -> None:
         self.method, self.settings = method, settings
-        takes = inspect.signature(method).parameters
-        self._prepared: dict[str, Any] = {}
-        if "weights" not in takes:
+        self._prepared: Mapping[str, object] = {}
+        if "weights" not in inspect.signature(method).parameters:
             if weights is not None or by_name:
                 raise BadConfig(f"merge={method.__name__} takes no weights")
             self.weights, self.by_name = None, {}
             return
-        self.weights = weights_of(weights, num_experts)
+        self.weights = check_weights(weights, num_experts)
         self.by_name = {
-            glob: weights_of(
+            glob: check_weights(
                 [given] * num_experts if isinstance(given, (int, float)) else given,
                 num_experts,
                 glob,
@@ -58,18 +55,8 @@ class Merge:
         }
 
     @property
-    def elementwise(self) -> bool:
-        """Whether pieces of a tensor may be merged apart."""
-        return bool(self.method.elementwise)  # type: ignore[attr-defined]
-
-    @property
-    def of_checkpoints(self) -> bool:
-        """Whether any models of one architecture will do, not only experts for ranges of timesteps."""
-        return bool(self.method.of == "checkpoints")  # type: ignore[attr-defined]
-
-    @property
     def is_weighted_sum(self) -> bool:
-        """Whether the merge is base + sum_i w_i tau_i: linear in its weights."""
+        """Whether the merge is base + sum_i w_i tau_i, linear in its weights."""
         return self.method is weighted_sum
 
     def weights_for(self, name: str) -> list[float] | None:
@@ -77,8 +64,8 @@ class Merge:
         matching = [weights for glob, weights in self.by_name.items() if fnmatchcase(name, glob)]
         return matching[-1] if matching else self.weights
 
-    def shows_all(self, name: str) -> bool:
-        """Whether a value that is not finite in any model makes the merged one so: a weighted sum without a weight of 0."""
+    def propagates_nan(self, name: str) -> bool:
+        """Whether NaN or infinity in any model shows in the merge: a weighted sum, no weight 0."""
         weights = self.weights_for(name) or []
         return self.is_weighted_sum and 0 not in (1 - sum(weights), *weights)
 
@@ -89,12 +76,12 @@ class Merge:
             if not any(fnmatchcase(name, glob) for name in known):
                 blocks = sorted({name.partition(".")[0] for name in known})
                 raise BadConfig(
-                    f"weights_by_name: no tensor is called {glob}; {did_you_mean(glob, known)}"
+                    f"weights_by_name: no tensor matches {glob}; {did_you_mean(glob, known)}"
                     f"names begin with {', '.join(blocks)}"
                 )
 
     def try_out(self) -> None:
-        """Merge a few numbers with all weights in use. Raises BadConfig for settings that the method refuses or cannot take."""
+        """Merge a few numbers with all weights. Raises BadConfig for settings that fail."""
         draw = torch.Generator().manual_seed(0)
         count = len(self.weights) if self.weights is not None else 2
         base, *experts = torch.randn(count + 1, 8, generator=draw)
@@ -108,46 +95,45 @@ class Merge:
         except (TypeError, ValueError, RuntimeError) as error:
             settings = ", ".join(f"merge.{key}={value}" for key, value in self.settings.items())
             raise BadConfig(
-                f"merge={self.method.__name__} cannot take {settings}: {error}"
+                f"merge={self.method.__name__} does not work with {settings}: {error}"
             ) from error
 
     def prepare(self, stream: Stream) -> None:
-        """Let the method look at all tensors first, where it wants to."""
-        if self.method.prepare is not None:  # type: ignore[attr-defined]
-            self._prepared = self.method.prepare(stream, **self.settings)  # type: ignore[attr-defined]
+        """Let the method make its first pass over all tensors, if it has one."""
+        if self.method.prepare is not None:
+            self._prepared = self.method.prepare(stream, **self.settings)
 
     def __call__(self, experts: Sequence[Tensor], base: Tensor, name: str = "") -> Tensor:
-        more: dict[str, Any] = {"name": name} if self.method.named else {}  # type: ignore[attr-defined]
+        more: dict[str, object] = {"name": name} if self.method.named else {}
         if self.weights is not None:
             more["weights"] = self.weights_for(name)
         return self.method(experts, base, **self.settings, **self._prepared, **more)
 
 
-def weights_of(given: Any, num_experts: int, what: str = "merge.weights") -> list[float]:
-    """Return the merge weights that a word or a list stands for. Raises BadConfig."""
-    if isinstance(given, str) and given in WORDS:
-        return [WORDS[given](num_experts)] * num_experts
+def check_weights(given: object, num_experts: int, key: str = "merge.weights") -> list[float]:
+    """Return the merge weights that a name or a list stands for. Raises BadConfig."""
+    if isinstance(given, str) and given in NAMED_WEIGHTS:
+        return [NAMED_WEIGHTS[given](num_experts)] * num_experts
     if not isinstance(given, (list, tuple)) or not all(type(w) in (int, float) for w in given):
-        words = " or ".join(f"'{word}'" for word in WORDS)
-        raise BadConfig(f"{what} must be {words} or a list of numbers, got {given!r}")
+        names = " or ".join(f"'{name}'" for name in NAMED_WEIGHTS)
+        raise BadConfig(f"{key} must be {names} or a list of numbers, got {given!r}")
     if len(given) != num_experts or not all(math.isfinite(w) for w in given):
         raise BadConfig(
-            f"{what} needs {num_experts} finite numbers, one per expert from low to high noise; "
+            f"{key} needs {num_experts} finite numbers, one per expert from low to high noise; "
             f"got {len(given)}: {list(given)}"
         )
     return [float(w) for w in given]
 
 
 def merge_tensor(
-    merge: Any,
+    merge: Callable[[Sequence[Tensor], Tensor, str], Tensor],
     experts: Sequence[Tensor],
     base: Tensor,
     name: str = "",
     accumulate: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return the merge of one tensor, in `accumulate` or better; integer tensors (counters, indices) stay the base's."""
+    """Return the merge of one tensor in at least `accumulate`; integer tensors stay the base's."""
     if not base.is_floating_point():
         return base
     precise = torch.promote_types(base.dtype, accumulate)
-    merged: Tensor = merge([expert.to(precise) for expert in experts], base.to(precise), name)
-    return merged
+    return merge([expert.to(precise) for expert in experts], base.to(precise), name)

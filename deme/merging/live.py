@@ -1,26 +1,29 @@
-"""A merge in memory: the next weight vector costs one pass over the parameters, from the stored base."""
+"""A merge in memory: another weight vector costs one pass over the parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
 
-REFRESH = 64  # changes of one expert's weights, until the sum is made anew from the base
-CHUNK_ELEMENTS = 1 << 20  # numbers whose products are summed in float32 before float64 takes over
+REFRESH = 64  # merges from the one before, until the next is computed from the base again
+CHUNK_ELEMENTS = 1 << 20  # products that are summed in float32; their sums in float64
 
 
 class LiveMerge:
-    """The merge of N experts, base + sum_i w_i tau_i, kept up to date in one flat tensor; weights may differ from block to block.
+    """The merge of N experts, base + sum_i w_i tau_i, in one flat tensor `merged`.
 
-    `base`, `experts`: named tensors, all in float32 and on one device; integers are left to the base. `block_of` names the
-    block of a tensor: each block has weights of its own. Weights of 0 give the base bit for bit, in a block, too. Every merge is made
-    from the base: its bits follow from the weights alone, not from those before, so a killed search goes on with the same
-    scores. |error| <= (N + 3) 2^-24 (|theta| + sum_i |w_i| (|theta_i| + |theta|)). Memory: N + 2 models.
+    `base`, `experts`: named tensors in float32 on one device; integer tensors are not merged.
+    `block_of` names the block of a tensor: every block has its own weights. Weights of 0 give the
+    base bit for bit, also in a single block. Every merge is computed from the base: its bits are a
+    function of the weights alone, so a resumed search gets the same scores.
+    |error| <= (N + 3) 2^-24 (|theta| + sum_i |w_i| (|theta_i| + |theta|)). Memory: N + 2 models.
 
-    `incremental`: where the weights of a single expert change, add its task vector, which is quicker; at least every REFRESH-th
-    merge is made from the base, so what rounding adds is at most REFRESH 2^-23 of the largest |theta| + |w_i tau_i| on the way.
+    `incremental`: if only the weights of one expert change, add its task vector to the merge
+    before, which is faster. At least every REFRESH-th merge is computed from the base, so the
+    additional rounding error is at most REFRESH 2^-23 of the largest |theta| + |w_i tau_i| on the
+    way.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class LiveMerge:
         self.merged = self.base.clone()
         self._weights = torch.zeros(len(self.blocks), len(experts), dtype=torch.float64)
         self.incremental = False
-        self._added = 0  # task vectors, since all was made from the base
+        self._added = 0  # merges since the last one that was computed from the base
 
     def _flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([tensors[name].detach().reshape(-1).float() for name in self._places])
@@ -68,7 +71,7 @@ class LiveMerge:
             self._add(int(experts[0]), new)
             return
         if self._added:
-            changed, self._added = [True] * len(changed), 0  # what was added to is made anew, too
+            changed, self._added = [True] * len(changed), 0
         for segment, row, differs in zip(
             self._segments, new.float().to(self.base.device), changed, strict=True
         ):
@@ -76,7 +79,7 @@ class LiveMerge:
                 torch.addmv(
                     self.base[segment], self.vectors[:, segment].T, row, out=self.merged[segment]
                 )
-            elif differs:  # adding 0 would lose the sign of -0
+            elif differs:  # adding 0 would change -0
                 self.merged[segment].copy_(self.base[segment])
         self._weights = new
 
@@ -90,7 +93,7 @@ class LiveMerge:
     def merge_by(self, merge: Merge) -> None:
         """Merge by any method, tensor by tensor."""
 
-        def stream():  # type: ignore[no-untyped-def]
+        def stream() -> Iterator[tuple[str, list[Tensor], Tensor]]:
             for name, (place, shape) in self._places.items():
                 base = self.base[place].reshape(shape)
                 yield name, [base + vector[place].reshape(shape) for vector in self.vectors], base
@@ -99,23 +102,23 @@ class LiveMerge:
         for name, experts, base in stream():
             place, _ = self._places[name]
             self.merged[place] = merge_tensor(merge, experts, base, name).reshape(-1)
-        self._weights = torch.full_like(self._weights, torch.nan)  # unlike any other
-        self._added = REFRESH  # the next merge is made from the base
+        self._weights = torch.full_like(self._weights, torch.nan)  # differs from every other
+        self._added = REFRESH  # the next merge is computed from the base
 
     def share_with(self, tensors: Mapping[str, Tensor]) -> None:
-        """Make the tensors of a live model, named as in its state, parts of `merged`: they change with it."""
+        """Make the parameters of a model views of `merged`, so that they change with it."""
         for name, (place, shape) in self._places.items():
             tensors[name].data = self.merged[place].reshape(shape)
 
     def write_into(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the merge into tensors that are no parts of `merged` (any more: a model can be moved or laid out anew)."""
+        """Copy the merge into those parameters that are no views of `merged` (any more)."""
         with torch.no_grad():
             for name, (place, shape) in self._places.items():
                 if tensors[name].data_ptr() != self.merged[place].data_ptr():
                     tensors[name].copy_(self.merged[place].reshape(shape))
 
     def gradient(self, gradients: Mapping[str, Tensor | None]) -> list[float]:
-        """Return dL/dw [blocks x N] for dL/dtheta at the merge: scalar products with the task vectors (METHOD 3.1)."""
+        """Return dL/dw [blocks x N] = <dL/dtheta, tau> of dL/dtheta at the merge, by name."""
         found = torch.zeros(len(self.blocks), len(self.vectors), dtype=torch.float64)
         for name, (place, _) in self._places.items():
             gradient = gradients.get(name)

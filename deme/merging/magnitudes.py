@@ -1,28 +1,28 @@
-"""The smallest magnitude among the largest ones, exactly, over more entries than are in memory at a time."""
+"""The exact k-th largest magnitude of vectors that do not fit into memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-HALF = 1 << 16  # values of half a float32
+HALF = 1 << 16  # number of values of one half of a float32
 
-Vectors = Callable[
-    [], Iterator[Sequence[Tensor]]
-]  # pieces of N vectors; each call goes over all pieces again
+# Iterate over pieces of N vectors; each call starts anew.
+Vectors = Callable[[], Iterator[Sequence[Tensor]]]
 
 
 def num_kept(num_entries: int, share: float) -> int:
-    """Return how many entries a share keeps: the nearest whole number (a half to the even one), at least one."""
+    """Return round(share * num_entries), at least one; a half is rounded to the even number."""
     return max(1, round(share * num_entries))
 
 
 def cutoffs(vectors: Vectors, share: float) -> list[float]:
-    """Return for each of N vectors its k-th largest magnitude, k = num_kept(entries, share); none if there are no pieces.
+    """Return the k-th largest magnitude of each of N vectors, k = num_kept(entries, share).
 
-    Magnitudes are rounded to float32, whose bit patterns are ordered like their values: one pass counts the upper halves of
-    the patterns, a second one the lower halves of those whose upper half is the k-th entry's. So 2^16 counters per vector
-    are held, whatever the number of entries.
+    Magnitudes are rounded to float32, whose bit patterns are ordered like their values: one pass
+    counts the upper halves of the patterns, a second one the lower halves of those whose upper half
+    is that of the k-th entry. This needs 2^16 counters per vector, whatever the number of entries.
+    Returns [] if there are no pieces.
     """
     upper = _count(vectors, lambda bits, _: bits >> 16)
     if not upper:
@@ -38,7 +38,8 @@ def cutoffs(vectors: Vectors, share: float) -> list[float]:
 
 
 def keep(vector: Tensor, cutoff: float) -> Tensor:
-    """Return `vector` with 0 for every entry whose magnitude, rounded to float32, is below `cutoff`."""
+    """Return `vector` with 0 for every entry whose magnitude, rounded to float32, is below
+    `cutoff`."""
     return torch.where(vector.abs().float() >= cutoff, vector, 0.0)
 
 
@@ -53,7 +54,7 @@ def _count(vectors: Vectors, halves: Callable[[Tensor, int], Tensor]) -> list[Te
 
 
 def _descend(counts: Tensor, rank: int) -> tuple[int, int]:
-    """Return the half of the entry of this rank, 1 for the largest, and the entry's rank among those with that half."""
+    """Return the half of the entry with this rank (1: largest), and its rank within that half."""
     at_least = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(at_least, rank))
     above = int(at_least[place - 1]) if place else 0

@@ -1,7 +1,8 @@
-"""How task vectors lie to each other: norms, cosines, agreement of signs, and how their entries are spread (paper, Figure 6b)."""
+"""Norms, cosines, sign agreement and quantiles of task vectors (paper, Figure 6b)."""
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,15 +11,19 @@ from torch import Tensor
 from deme.merging.plan import CHUNK_ELEMENTS, MergePlan
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SAMPLE = 1 << 16  # entries of a tensor, evenly spaced, that quantiles are taken over
+MAX_SAMPLES = 1 << 16  # evenly spaced entries of a tensor that quantiles are computed from
 
 BLOCK = re.compile(r"(\w+\.\d+|\w+)\.")
 
 
 @dataclass(frozen=True)
 class TensorSimilarity:
-    """One tensor: its name, block, entries, the base's norm; of N task vectors their scalar products and shares of entries with equal sign
-    (both [N, N]; an entry that is 0 in both agrees), and `QUANTILES` of the entries [N, 5]."""
+    """The N task vectors of one tensor with `count` entries.
+
+    `base_norm`: norm of the base's tensor. `products` [N, N]: inner products. `agreement` [N, N]:
+    shares of entries with equal sign, 0 counting as a sign. `quantiles` [N, 5]: `QUANTILES` of the
+    entries.
+    """
 
     name: str
     block: str
@@ -30,19 +35,18 @@ class TensorSimilarity:
 
 
 def block_of(name: str) -> str:
-    """Return the block that a tensor belongs to: down_blocks.0, mid_block, conv_in, transformer_blocks.3, projections ..."""
+    """Return the block of a tensor: down_blocks.0, mid_block, conv_in, projections, ..."""
     found = BLOCK.match(name)
     return found[1] if found else name
 
 
-def similarity(plan: MergePlan) -> list[TensorSimilarity]:
-    """Compare the task vectors of a plan's models tensor by tensor, a piece in memory at a time; integer tensors are left out."""
-    found = []
+def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
+    """Compare the task vectors of a plan's models, one piece in memory at a time; no integers."""
     for part, tensor, name, (shape, kind) in plan.tensors():
         if not kind.is_floating_point:
             continue
         numel, total, samples = math.prod(shape), _Sums(len(plan.experts)), []
-        stride = max(1, math.ceil(numel / SAMPLE))
+        stride = max(1, math.ceil(numel / MAX_SAMPLES))
         for start in range(0, numel, CHUNK_ELEMENTS):
             stop = min(start + CHUNK_ELEMENTS, numel)
             base, *experts = (
@@ -56,18 +60,15 @@ def similarity(plan: MergePlan) -> list[TensorSimilarity]:
             torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1
         ).T
         agreement = (total.agree / numel).tolist()
-        found.append(
-            TensorSimilarity(
-                name,
-                block_of(name),
-                numel,
-                math.sqrt(total.base),
-                total.products.tolist(),
-                agreement,
-                spread.tolist(),
-            )
+        yield TensorSimilarity(
+            name,
+            block_of(name),
+            numel,
+            math.sqrt(total.base),
+            total.products.tolist(),
+            agreement,
+            spread.tolist(),
         )
-    return found
 
 
 class _Sums:

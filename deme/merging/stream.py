@@ -1,4 +1,4 @@
-"""Merge models from disk to disk, a piece of a tensor in memory at a time."""
+"""Merge models from disk to disk, with one piece of a tensor in memory at a time."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -13,16 +13,17 @@ from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
 from deme.system.errors import WorkFailed
 from deme.system.tensors import Spec, is_finite, write_stream
 
-SHOWN = 20  # tensors in a message
+MAX_SHOWN = 20  # tensors in a message
 
-Done = Callable[[int], None]  # told how many bytes were written since it was last told
+OnBytes = Callable[[int], object]  # called with the number of bytes that were just processed
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Projections that are multiplied into their layers once both are merged (METHOD 1.5).
+    """Projections that are multiplied into their layers after both are merged.
 
-    `into`: projection's name of each tensor that one is multiplied into. `apply(projection [C, C], tensor)` is the product.
+    `into`: tensor name -> name of the projection that it is multiplied by.
+    `apply(projection [C, C], tensor)` returns the product.
     """
 
     into: Mapping[str, str]
@@ -36,11 +37,12 @@ def merge_folder(
     accumulate: torch.dtype = torch.float32,
     dtype: torch.dtype | None = None,
     fold: Fold | None = None,
-    done: Done = lambda _: None,
+    on_written: OnBytes = lambda _: None,
 ) -> None:
-    """Write the merged weights below `folder`, in `dtype` or the experts' own. Raises WorkFailed that names every NaN.
+    """Write the merged weights below `folder`, in `dtype` or in that of the experts.
 
-    Integer tensors (counters, indices) are the base's. With `fold` no projections are written: their layers hold them.
+    Integer tensors (counters, indices) are the base's. With `fold` no projections are written: they
+    are part of their layers. Raises WorkFailed that names every tensor with NaN.
     """
     reader = _Reader(plan)
     merge.prepare(lambda: _whole(reader, accumulate))
@@ -61,12 +63,12 @@ def merge_folder(
         write_stream(
             folder / part,
             specs,
-            _pieces(reader, part, specs, merge, accumulate, fold, projections, done),
+            _pieces(reader, part, specs, merge, accumulate, fold, projections, on_written),
         )
     if reader.bad:
         found = list(dict.fromkeys(reader.bad))
-        more = f"\n... and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        raise WorkFailed("nothing was merged:\n" + "\n".join(found[:SHOWN]) + more)
+        more = f"\n... and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+        raise WorkFailed("nothing was merged:\n" + "\n".join(found[:MAX_SHOWN]) + more)
 
 
 def _pieces(
@@ -77,31 +79,33 @@ def _pieces(
     accumulate: torch.dtype,
     fold: Fold | None,
     projections: Mapping[str, Tensor],
-    done: Done,
+    on_written: OnBytes,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield what is written of a part: merged, projections multiplied in, in its precision."""
+    """Yield the merged pieces of a part, with projections multiplied in, in the final precision."""
     for name, (_, kind) in specs.items():
         projection = fold.into.get(name) if fold is not None else None
         for piece in _merged(reader, part, name, merge, accumulate, whole=projection is not None):
             if fold is not None and projection is not None:
                 piece = fold.apply(projections[projection], piece)
             written = piece.to(kind)
-            checked = kind == piece.dtype and merge.shows_all(full_name(part, name))
+            checked = kind == piece.dtype and merge.propagates_nan(full_name(part, name))
             if not checked and not reader.bad and not is_finite(written):
                 reader.bad.append(
-                    f"tensor {full_name(part, name)} is too large for {str(kind).removeprefix('torch.')}"
+                    f"the merge of tensor {full_name(part, name)} overflows "
+                    f"{str(kind).removeprefix('torch.')}"
                 )
             yield name, written
-            done(written.nbytes)
+            on_written(written.nbytes)
 
 
-def find_nan(plan: MergePlan) -> list[str]:
-    """Read all weights and return what is not finite in them, a line per tensor."""
+def find_nan(plan: MergePlan, on_read: OnBytes = lambda _: None) -> list[str]:
+    """Read all weights and return a line for every tensor with NaN or infinite values."""
     reader = _Reader(plan)
     for part, name, _, (shape, _) in plan.tensors():
         numel = math.prod(shape)
         for start in range(0, numel, CHUNK_ELEMENTS):
-            reader.read(part, name, start, min(start + CHUNK_ELEMENTS, numel))
+            pieces = reader.read(part, name, start, min(start + CHUNK_ELEMENTS, numel))
+            on_read(sum(piece.nbytes for piece in pieces))
     return list(dict.fromkeys(reader.bad))
 
 
@@ -116,32 +120,31 @@ def _written(kind: torch.dtype, kinds: list[torch.dtype], dtype: torch.dtype | N
 def _merged(
     reader: "_Reader", part: Path, name: str, merge: Merge, accumulate: torch.dtype, whole: bool
 ) -> Iterator[Tensor]:
-    """Yield a merged tensor: flat pieces, or the whole in its shape where it is wanted or the method needs it."""
+    """Yield a merged tensor in flat pieces; whole, if wanted or if the method needs it whole."""
     shape, _ = reader.plan.experts[0].parts[part].specs[name]
     numel = math.prod(shape)
-    whole = whole or not merge.elementwise
+    whole = whole or not merge.method.elementwise
     step = max(1, numel) if whole else CHUNK_ELEMENTS
-    shown = merge.shows_all(
-        full_name(part, name)
-    )  # then one look at the sum does for one at every model
+    # If NaN propagates, checking the merged piece replaces checking that of every model.
+    propagates = merge.propagates_nan(full_name(part, name))
     for start in range(0, numel, step):
         stop = min(start + step, numel)
-        base, *experts = reader.read(part, name, start, stop, check=not shown)
+        base, *experts = reader.read(part, name, start, stop, check=not propagates)
         if whole:
             base, experts = base.reshape(shape), [expert.reshape(shape) for expert in experts]
         merged = merge_tensor(merge, experts, base, full_name(part, name), accumulate)
-        if shown and not is_finite(merged):
+        if propagates and not is_finite(merged):
             known = len(reader.bad)
-            reader.read(part, name, start, stop)  # whose is it?
+            reader.read(part, name, start, stop)  # finds the model that it comes from
             if len(reader.bad) == known:
                 reader.bad.append(
-                    f"the merge of tensor {full_name(part, name)} is too large for {merged.dtype}"
+                    f"the merge of tensor {full_name(part, name)} overflows {merged.dtype}"
                 )
         yield merged
 
 
 class _Reader:
-    """Reads the base and every expert; notes in `bad` what is not finite."""
+    """Reads the base and every expert, and collects tensors that are not finite in `bad`."""
 
     def __init__(self, plan: MergePlan) -> None:
         self.plan, self.bad = plan, list[str]()

@@ -1,4 +1,4 @@
-"""What a merge put together: norms, cosines and sign agreement of task vectors, and how their entries are spread (Figure 6b)."""
+"""A report on task vectors: norms, cosines, sign agreement and the spread of entries (Figure 6b)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,18 +6,19 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-Tensors = Sequence[Mapping[str, Any]]  # of deme.merging.similarity, as in task_vectors.json
+# The rows of task_vectors.json, from deme.merging.similarity.
+Tensors = Sequence[Mapping[str, Any]]
 
 
-def told(models: Sequence[str], tensors: Tensors) -> list[str]:
-    """Return the whole model's numbers in lines: relative norms, cosines, agreement of signs."""
+def summary(models: Sequence[str], tensors: Tensors) -> list[str]:
+    """Return lines about the whole model: relative norms, cosines, agreement of signs."""
     total = _summed(tensors)
     base = math.sqrt(sum(one["base_norm"] ** 2 for one in tensors))
     norms = [math.sqrt(total["products"][i][i]) for i in range(len(models))]
     relative = ", ".join(
         f"{norm / base:.2%} ({model})" for model, norm in zip(models, norms, strict=True)
     )
-    lines = [f"length of the task vectors, of the base's: {relative}"]
+    lines = [f"norms of the task vectors, relative to that of the base: {relative}"]
     pairs = [(i, j) for i in range(len(models)) for j in range(i)]
     if pairs and min(norms) > 0:
         cosines = [total["products"][i][j] / norms[i] / norms[j] for i, j in pairs]
@@ -34,7 +35,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _summed(tensors: Tensors) -> dict[str, list[list[float]]]:
-    """Scalar products summed over tensors; shares of equal sign averaged over entries."""
+    """Return inner products summed over tensors, and sign agreement averaged over entries."""
     size, count = len(tensors[0]["products"]), sum(one["count"] for one in tensors)
     both = range(size)
     return {
@@ -47,9 +48,9 @@ def _summed(tensors: Tensors) -> dict[str, list[list[float]]]:
 
 
 def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
-    """Return a figure with a panel per expert: a box per layer with the quartiles of its task vector's entries.
+    """Return a figure with a panel per expert and a box per layer: quartiles of task vector entries.
 
-    Whiskers reach from 5% to 95%; layers are tensors of two or more dimensions, in the model's order, on a common scale.
+    Whiskers are at 5% and 95%. Biases and scalars are left out; layers are in the model's order.
     """
     layers = [one for one in tensors if one["count"] > 1 and not one["name"].endswith("bias")]
     figure = Figure(figsize=(max(8.0, min(24.0, 0.14 * len(layers) + 2)), 2.1 * len(models) + 1.2))

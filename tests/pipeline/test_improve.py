@@ -115,9 +115,7 @@ def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
         "search.step=1.0",
         "hours=1",
     ]
-    code, text = run(
-        words, tmp_path, "import deme.commands.improve as stage; stage.MOST_STEPS = 60"
-    )
+    code, text = run(words, tmp_path, "import deme.commands.improve as stage; stage.MAX_STEPS = 60")
     assert code == 0, text
     (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")
     found = json.loads(plan.read_text())

@@ -484,7 +484,7 @@ def test_model_stock_of_equal_experts_is_their_mean_and_of_unrelated_ones_the_ba
 
 def test_model_stock_needs_two_experts():
     experts, base = tensors(1)
-    with pytest.raises(BadConfig, match="2 or more; got 1"):
+    with pytest.raises(BadConfig, match="at least 2 experts, got 1"):
         model_stock(experts, base)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from deme.builders.checkpoints import copy_the_rest, fold_of, open_checkpoint
+from deme.builders.checkpoints import copy_other_parts, fold_of, open_checkpoint
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
@@ -250,7 +250,7 @@ def planned(folder):
 
 def merged_by(plan, weights, folder, fold=None):
     merge_folder(plan, Merge(weighted_sum, 2, weights), folder, fold=fold)
-    copy_the_rest(plan, folder, with_projections=fold is None)
+    copy_other_parts(plan, folder, with_projections=fold is None)
     return load_pretrained(str(folder))
 
 
@@ -310,12 +310,12 @@ def test_the_projections_of_a_base_are_where_its_weights_are(flat, tmp_path):
 def test_experts_of_different_placements_are_not_merged(base, tmp_path):
     with pytest.raises(BadConfig) as error:
         saved_experts(tmp_path, ["foldable", "blocks"], base)
-    assert f"{tmp_path / '0'} has channel projections of the placement foldable" in str(error.value)
-    assert f"{tmp_path / '1'} has channel projections of the placement blocks" in str(error.value)
+    assert f"{tmp_path / '0'} has channel projections with placement=foldable" in str(error.value)
+    assert f"{tmp_path / '1'} has channel projections with placement=blocks" in str(error.value)
 
 
 def test_neither_are_experts_of_a_base_with_another_placement(tmp_path):
-    with pytest.raises(BadConfig, match="base has channel projections of the placement blocks"):
+    with pytest.raises(BadConfig, match="base has channel projections with placement=blocks"):
         saved_experts(tmp_path, ["foldable", "foldable"], "blocks")
 
 

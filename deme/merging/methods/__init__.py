@@ -1,22 +1,34 @@
 """Merge methods: one function and one file each, found by listing this folder (and conf/merge/).
 
-A method is f(experts, base, **scalars) -> tensor, over one tensor of every expert, in float32 or better. Of the scalars,
-`weights` is always a list of floats, one per expert.
+A method is f(experts, base, **scalars) -> tensor: it merges one tensor of all experts, in float32
+or better. Of the scalars, `weights` is always a list of floats, one per expert.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, Protocol, cast
 
 from torch import Tensor
 
-MergeMethod = Callable[..., Tensor]
-Function = TypeVar("Function", bound=MergeMethod)
-Stream = Callable[
-    [], Iterator[tuple[str, Sequence[Tensor], Tensor]]
-]  # name, experts, base; one tensor in memory at a time
-Prepare = Callable[
-    ..., dict[str, Any]
-]  # (stream, **scalars) -> further keyword arguments of the method
+# Iterate over (name, experts, base), with one tensor in memory at a time; each call starts anew.
+Stream = Callable[[], Iterator[tuple[str, Sequence[Tensor], Tensor]]]
+# (stream, **scalars) -> further keyword arguments of the method
+Prepare = Callable[..., Mapping[str, object]]
+
+
+class MergeMethod(Protocol):
+    """A function marked with `merge_method`, whose arguments are attributes of it."""
+
+    __name__: str
+    paper: str
+    elementwise: bool
+    named: bool
+    of: Literal["experts", "checkpoints"]
+    prepare: Prepare | None
+    mean: bool
+
+    def __call__(self, *tensors: object, **scalars: object) -> Tensor:
+        """Merge one tensor: (experts, base, **scalars)."""
+        ...
 
 
 def merge_method(
@@ -26,25 +38,24 @@ def merge_method(
     of: Literal["experts", "checkpoints"] = "experts",
     prepare: Prepare | None = None,
     mean: bool = False,
-) -> Callable[[Function], Function]:
-    """Mark a function as a merge method; what is said here becomes attributes of the function.
+) -> Callable[[Callable[..., Tensor]], MergeMethod]:
+    """Mark a function as a merge method.
 
-    `elementwise`: it may be applied to pieces of a tensor. `named`: it is also given `name`, the tensor's. `of`: "experts" were
-    finetuned from one base, one per range of timesteps; "checkpoints" are any models of one architecture. `prepare`: a first
-    pass over all floating-point tensors (float32 or better); it may call its stream several times. `mean`: weights are those of a
-    mean, so none may be negative.
+    `elementwise`: the method may be applied to pieces of a tensor.
+    `named`: the method also takes `name`, the tensor's name.
+    `of`: "experts" were finetuned from one base, one per timestep range; "checkpoints" are any
+        models of one architecture.
+    `prepare`: a first pass over all floating-point tensors (float32 or better); it may call its
+        stream several times.
+    `mean`: the weights are those of a weighted mean, so none may be negative.
     """
 
-    def mark(function: Function) -> Function:
-        for name, value in {
-            "paper": paper,
-            "elementwise": elementwise,
-            "named": named,
-            "of": of,
-            "mean": mean,
-        }.items():
-            setattr(function, name, value)
-        function.prepare = prepare  # type: ignore[attr-defined]
-        return function
+    def mark(function: Callable[..., Tensor]) -> MergeMethod:
+        attributes = {
+            "paper": paper, "elementwise": elementwise, "named": named, "of": of,
+            "prepare": prepare, "mean": mean,
+        }  # fmt: skip
+        vars(function).update(attributes)
+        return cast(MergeMethod, function)
 
     return mark

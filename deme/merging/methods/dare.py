@@ -21,10 +21,12 @@ def dare(
     *,
     name: str,
 ) -> Tensor:
-    """Return base + sum w_i m_i (expert_i - base) / (1 - drop), m_i = 0 with probability `drop` and else 1, entry by entry.
+    """Return base + sum w_i m_i (expert_i - base) / (1 - drop), where each m_i is 0 or 1.
 
-    The mask follows from (seed, name of the tensor, position of the expert) alone and is drawn on the CPU, so that neither
-    the order of tensors nor the device matters. drop = 0 is the weighted sum, bit for bit. Raises BadConfig.
+    Every entry of m_i is 0 with probability `drop`. The mask is a function of the seed, the name of
+    the tensor and the position of the expert, and is generated on the CPU: neither the order of the
+    tensors nor the device matters. drop = 0 is the weighted sum, bit for bit. Raises BadConfig for
+    another `drop`.
     """
     if not 0 <= drop < 1:
         raise BadConfig(

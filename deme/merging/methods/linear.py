@@ -1,4 +1,4 @@
-"""LCSC's combination of checkpoints: their weighted mean, in which weights may be negative (Liu et al. 2024)."""
+"""LCSC: a weighted mean of checkpoints in which weights may be negative (Liu et al. 2024)."""
 
 from collections.abc import Sequence
 
@@ -7,16 +7,21 @@ from torch import Tensor
 from deme.merging.methods import merge_method
 from deme.system.errors import BadConfig
 
-ROUNDING = 1e-6  # by which the sum of weights may miss 1
+TOLERANCE = 1e-6  # how far the sum of the weights may be from 1
 
 
 @merge_method(paper="arXiv 2404.02241", elementwise=True, of="checkpoints")
-def linear(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float]) -> Tensor:  # noqa: ARG001 (no base needed)
-    """Return sum_k alpha_k theta_k for weights alpha that sum to 1.
+def linear(
+    experts: Sequence[Tensor],
+    base: Tensor,  # noqa: ARG001
+    weights: Sequence[float],
+) -> Tensor:
+    """Return sum_k alpha_k theta_k for weights alpha that sum to 1; the base takes no part.
 
-    Terms of weight 0 are left out, so that a one-hot weight gives its checkpoint, bit for bit. Raises BadConfig for another sum.
+    Terms of weight 0 are left out, so that a one-hot weight vector gives its checkpoint bit for
+    bit. Raises BadConfig for weights of another sum.
     """
-    if not abs(sum(weights) - 1) <= ROUNDING:
+    if not abs(sum(weights) - 1) <= TOLERANCE:
         raise BadConfig(
             f"merge=linear needs weights that sum to 1; {list(weights)} sum to {sum(weights):.6g}\n"
             "for a sum of task vectors with any weights, type: merge=weighted_sum"

@@ -1,4 +1,4 @@
-"""Spherical interpolation of task vectors: directions are averaged on the sphere, lengths as numbers."""
+"""Spherical interpolation of task vectors: directions and lengths are averaged separately."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,10 @@ from deme.merging.geometry import cosines_of, displace, gram
 from deme.merging.methods import merge_method
 from deme.system.errors import BadConfig
 
-OPPOSITE = (
-    -0.9995
-)  # cosine below which two directions have no way between them that rounding would not choose
-VANISHING = 1e-2  # length of a mean of unit vectors below which it has no direction
-TOLERANCE = 1e-8  # last step, radians
-MOST_ITERATIONS = 100  # of a few numbers each: see spherical_mean
+OPPOSITE = -0.9995  # cosine below which rounding would choose the path between two directions
+MIN_LENGTH = 1e-2  # length of a mean of unit vectors below which it has no direction
+TOLERANCE = 1e-8  # last step, in radians
+MAX_ITERATIONS = 100
 
 
 @merge_method(
@@ -25,16 +23,17 @@ MOST_ITERATIONS = 100  # of a few numbers each: see spherical_mean
 def slerp(
     experts: Sequence[Tensor], base: Tensor, weights: Sequence[float], scale: float = 1.0
 ) -> Tensor:
-    """Return base + scale * length * direction: weighted means over experts of the task vectors' lengths and directions.
+    """Return base + scale * length * direction, weighted means over the task vectors of one tensor.
 
-    The direction is the spherical mean (`spherical_mean`) of the unit task vectors of one tensor; for two it is slerp with
-    s = w_2 / (w_1 + w_2), for parallel ones their common direction. A zero task vector shortens the mean length and has no
-    direction. Where no direction stands out (opposite vectors), the plain weighted mean of the task vectors is taken. Weights
-    are divided by their sum; if all are 0, the base comes back. Raises BadConfig for negative weights.
+    The direction is the spherical mean (`spherical_mean`) of the normalized task vectors; for two
+    of them this is slerp with s = w_2 / (w_1 + w_2), for parallel ones their common direction. A
+    zero task vector shortens the mean length and has no direction. Where the direction is not
+    unique (opposite vectors), the plain weighted mean of the task vectors is used. Weights are
+    divided by their sum; if all are 0, the base is returned. Raises BadConfig for negative weights.
     """
     if min(weights) < 0:
         raise BadConfig(
-            f"slerp takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}"
+            f"merge=slerp is a weighted mean: merge.weights must be 0 or more; got {list(weights)}"
         )
     shares = torch.tensor(weights, dtype=torch.float64)
     shares = shares / shares.sum().clamp_min(torch.finfo(torch.float64).tiny)
@@ -53,12 +52,13 @@ def slerp(
 
 
 def spherical_mean(cosines: Tensor, shares: Tensor) -> Tensor | None:
-    """Return c with sum c_i u_i = the unit vector of least sum_i share_i angle(u_i, .)^2; None where none stands out.
+    """Return c [N] so that m = sum c_i u_i is the unit vector of least sum s_i angle(u_i, m)^2.
 
-    `cosines` [N, N] are those of the unit vectors u_i, `shares` [N] are positive and sum to 1. All steps stay in the span of the
-    u_i, so that they are taken on N coefficients and cost nothing beside the cosines: from the direction of the plain mean,
-    repeatedly along the mean of the tangents towards the u_i. Vectors on one great circle need a single step. None stands out
-    where two of the u_i are opposite, where the mean comes to lie opposite one of them, or where they cancel.
+    `cosines` [N, N] are those of the unit vectors u_i; `shares` s [N] are positive and sum to 1.
+    All steps stay in the span of the u_i, so the iteration works on N coefficients: it starts from
+    the direction of the plain mean and repeatedly follows the mean of the tangents towards the u_i.
+    Vectors on one great circle need a single step. Returns None where the minimum is not unique:
+    two of the u_i are opposite, the mean is opposite to one of them, or the u_i cancel.
     """
 
     def norm(coefficients: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ def spherical_mean(cosines: Tensor, shares: Tensor) -> Tensor | None:
     if bool((cosines < OPPOSITE).any()):
         return None
     mean, angle = shares, torch.tensor(torch.inf)
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         length = norm(mean) / mean.sum()
-        if not length > VANISHING:  # vectors that cancel: coefficients without bound
+        if not length > MIN_LENGTH:  # vectors that cancel: coefficients without bound
             return None
         mean = mean / norm(mean)
         if angle < TOLERANCE:

@@ -1,7 +1,6 @@
-"""TIES: trim small changes, elect a sign per entry, average the experts that agree with it (Yadav et al. 2023)."""
+"""TIES: trim small changes, elect a sign per entry, average what agrees (Yadav et al. 2023)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,9 @@ TRIMS = ("model", "tensor")
 
 
 def whole_model_thresholds(
-    stream: Stream, density: float = 0.2, trim: str = "model", **_: Any
+    stream: Stream, density: float = 0.2, trim: str = "model", **_: object
 ) -> dict[str, list[float]]:
-    """Return for each expert the smallest magnitude that it keeps of its whole task vector; nothing for trim="tensor"."""
+    """Return the smallest magnitude that each expert's whole task vector keeps (trim="model")."""
     _check(density, trim)
     if trim == "tensor":
         return {}
@@ -39,23 +38,25 @@ def ties(
     trim: str = "model",
     thresholds: Sequence[float] | None = None,
 ) -> Tensor:
-    """Return base + scale * (weighted mean, entry by entry, of the trimmed task vectors whose sign was elected).
+    """Return base + scale * (entrywise weighted mean of the trimmed task vectors of elected sign).
 
-    Trimming keeps the `density` largest magnitudes of each expert, k = density * entries to the nearest whole number and at
-    least one, and all entries that equal the k-th: no order decides. Entries are the whole model's (trim="model", as the
-    authors do; `thresholds`, one per expert, come from the first pass) or one tensor's (trim="tensor"). The elected sign is that
-    of the weighted sum; where it is zero, the base stays. Equal weights give the paper's plain mean. Raises BadConfig.
+    Trimming keeps the k = round(density * entries) largest magnitudes of each expert, at least one,
+    and all entries that equal the k-th, so that no order decides. The entries are those of the
+    whole model (trim="model", as the authors do; `thresholds`, one per expert, come from the first
+    pass) or of one tensor (trim="tensor"). The elected sign is that of the weighted sum; where it
+    is zero, the base stays. Equal weights give the paper's plain mean. Raises BadConfig for
+    settings out of range.
     """
     _check(density, trim)
     if min(weights) < 0:
         raise BadConfig(
-            f"ties takes a weighted mean, so merge.weights must be 0 or more; got {list(weights)}"
+            f"merge=ties is a weighted mean: merge.weights must be 0 or more; got {list(weights)}"
         )
     vectors = [expert - base for expert in experts]
     if trim == "tensor":
         thresholds = cutoffs(lambda: iter([vectors]), density)
     if thresholds is None:
-        raise ValueError("trim='model' needs the thresholds that ties.prepare finds in all tensors")
+        raise ValueError("trim='model' needs the thresholds that ties.prepare returns")
     trimmed = [keep(vector, cutoff) for vector, cutoff in zip(vectors, thresholds, strict=True)]
     mass, total, agreed = torch.zeros_like(base), torch.zeros_like(base), torch.zeros_like(base)
     for weight, vector in zip(weights, trimmed, strict=True):
@@ -71,7 +72,7 @@ def ties(
 def _check(density: float, trim: str) -> None:
     if not 0 < density <= 1:
         raise BadConfig(
-            f"merge.density={density} is not the share of entries to keep\n"
+            f"merge.density={density} is not a share of entries to keep\n"
             "allowed: above 0, up to 1 (keep all); type: merge.density=0.2"
         )
     if trim not in TRIMS:

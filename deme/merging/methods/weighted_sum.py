@@ -11,7 +11,8 @@ from deme.merging.methods import merge_method
 def weighted_sum(experts: Sequence[Tensor], base: Tensor, weights: Sequence[float]) -> Tensor:
     """Return (1 - sum w) base + sum w_i expert_i.
 
-    Terms of weight 0 are left out, so that w = 0 gives the base and a one-hot w = 1 its expert, bit for bit.
+    Terms of weight 0 are left out, so that w = 0 gives the base and a one-hot w = 1 its expert, bit
+    for bit.
     """
     terms = [
         (w, t) for w, t in ((1 - sum(weights), base), *zip(weights, experts, strict=True)) if w != 0

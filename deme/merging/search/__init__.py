@@ -1,4 +1,7 @@
-"""Searches for merge weights: a strategy asks for scores (lower is better); `Evaluations` makes, counts and stores them."""
+"""Searches for merge weights.
+
+A strategy proposes vectors; `Evaluations` scores them (lower is better), counts and stores them.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -8,26 +11,29 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """What is minimised, as a function of merge weights (a flat vector). Deterministic: the same weights, the same score."""
+    """A deterministic function of merge weights (a flat vector) that is minimized."""
 
     num_forward_passes_per_image: int
-    """Passes of the network that an image of `value` takes."""
+    """Forward passes of the network that `value` needs for one image."""
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
         """Return the score on this fraction of the images."""
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
-        """Return the score on all images and its derivative by each weight. Raises BadConfig where there is none."""
+        """Return the score on all images and its gradient. Raises BadConfig if it has none."""
 
     def num_images(self, fraction: float = 1.0) -> int:
-        """Return how many images `value` looks at."""
+        """Return how many images `value` uses."""
 
 
 class Search(Protocol):
-    """A strategy. All it does follows from its settings, the start and the scores, so a killed search can be replayed."""
+    """A strategy: a function of its settings, the start and the scores, so it can be replayed."""
+
+    needs_gradients: bool = False
+    """Whether each score comes with its gradient, which costs a backward pass."""
 
     def run(self, evaluations: "Evaluations", start: Sequence[float]) -> None:
-        """Ask `evaluations` for scores until done; the best one is kept there."""
+        """Evaluate vectors until done; `evaluations` keeps the best one."""
 
     def count(self, num_weights: int) -> int | None:
-        """Return how many vectors are asked for at most; None: not known."""
+        """Return the largest number of vectors that are evaluated; None if it is not known."""

@@ -4,14 +4,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-DECIMALS = 10  # of proposed weights: linear algebra that rounds differently on another machine still proposes the same ones
+# Of proposed weights, so that another machine, whose linear algebra rounds differently, proposes
+# the
+# same ones.
+DECIMALS = 10
 
 
 @dataclass(frozen=True)
 class Box:
     """All vectors with entries in [low, high]. Raises ValueError unless low < high are finite.
 
-    The default of the strategies, [-0.2, 2], leaves room for extrapolation beyond the experts (METHOD 1.3, 3.1).
+    The default of the strategies, [-0.2, 2], allows extrapolation beyond the experts
+    (docs/method.md#merge-weights).
     """
 
     low: float
@@ -28,7 +32,7 @@ class Box:
         return [min(max(round(float(x), DECIMALS), self.low), self.high) for x in vector]
 
 
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless a setting is a whole number, `least` or more."""
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+def check_at_least(name: str, value: int, minimum: int) -> None:
+    """Raise ValueError unless a setting is a whole number of at least `minimum`."""
+    if not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value}")

@@ -1,7 +1,8 @@
-"""CMA-ES: a normal distribution of merge weights that adapts its mean, step size and covariance to the scores' ranking.
+"""CMA-ES: a normal distribution of merge weights that adapts to the ranking of the scores.
 
-Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772; the library is Nomura and Shibata 2024, "cmaes: a simple
-yet practical Python library for CMA-ES", arXiv 2402.01373. Ranks alone count, so it stands noise and scores of any scale.
+Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv 1604.00772; the library is Nomura and
+Shibata 2024, "cmaes: a simple yet practical Python library for CMA-ES", arXiv 2402.01373. Only
+ranks count, so that noise and the scale of the scores do little harm.
 """
 
 import math
@@ -10,17 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 from cmaes import CMA
 
+from deme.merging.search import Search
 from deme.merging.search.box import Box, check_at_least
 from deme.merging.search.evaluations import Evaluations
 
-WORST = 1e300  # told for an infinite score, whose differences would be NaN
+WORST = 1e300  # stands for an infinite score, whose differences would be NaN
 
 
-class CMAESSearch:
-    """`start`, then generations around it until `max_evaluations` vectors are asked for or the distribution has collapsed.
+class CMAESSearch(Search):
+    """Evaluate `start`, then generations of vectors until `max_evaluations` or convergence.
 
-    `sigma`: the first standard deviation of each weight. `population`: vectors a generation; None: the tutorial's
-    4 + floor(3 ln N). A vector outside [low, high] is drawn again, at most 100 times, then clipped. A function of `seed`.
+    `sigma`: the initial standard deviation of each weight. `population`: vectors per generation;
+    None: 4 + floor(3 ln N), as in the tutorial. A vector outside [low, high] is sampled again, at
+    most 100 times, then clipped. The search is a function of `seed`.
     """
 
     def __init__(
@@ -37,25 +40,19 @@ class CMAESSearch:
             raise ValueError(f"sigma must be positive, got {sigma}")
         check_at_least("max_evaluations", max_evaluations, 1)
         if population is not None:
-            check_at_least(
-                "population", population, 4
-            )  # two parents at least, or the covariance cannot adapt
+            check_at_least("population", population, 4)  # the covariance needs two parents
         check_at_least("seed", seed, 0)
         if seed >= 2**32:
             raise ValueError(f"seed must be below 2^32, got {seed}")
-        self.sigma, self.max_evaluations, self.population, self.seed = (
-            sigma,
-            max_evaluations,
-            population,
-            seed,
-        )
+        self.sigma, self.max_evaluations = sigma, max_evaluations
+        self.population, self.seed = population, seed
 
     def count(self, num_weights: int) -> int:  # noqa: ARG002
         """Return `max_evaluations`."""
         return self.max_evaluations
 
     def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:
-        """Evolve from `start`, or from the nearest vector in the box."""
+        """Search from `start`, or from the nearest vector in the box."""
         mean = self.box.nearest(start)
         evaluations(mean)
         bounds = np.array([[self.box.low, self.box.high]] * len(mean))

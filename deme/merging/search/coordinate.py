@@ -1,32 +1,35 @@
-"""Coordinate search: one merge weight after the other, on ever finer values (METHOD 3.1).
+"""Coordinate search: optimize one merge weight at a time, with ever smaller steps.
 
-Cyclic coordinate descent (Wright 2015, "Coordinate descent algorithms", arXiv 1502.04759): N * points evaluations a sweep where
-a grid takes points^N; for smooth functions with one valley.
+Cyclic coordinate descent (Wright 2015, "Coordinate descent algorithms", arXiv 1502.04759) takes N *
+points evaluations per sweep where a grid takes points^N; it suits smooth functions with a single
+minimum.
 """
 
 from collections.abc import Sequence
 
+from deme.merging.search import Search
 from deme.merging.search.box import Box, check_at_least
 from deme.merging.search.evaluations import Evaluations
 
 
-class CoordinateSearch:
-    """Sweeps over the coordinates, each of which moves to the best of `points` equally spaced values and its present one.
+class CoordinateSearch(Search):
+    """Sweep over the weights: each moves to the best of `points` values and its present one.
 
-    The first sweep's values span [low, high]; those of a later one reach the former one's spacing to both sides of the present
-    value, inside the box. The search ends after `sweeps`: where a sweep changes nothing, a finer one may.
+    The equally spaced values of the first sweep span [low, high]; those of a later sweep span the
+    spacing of the sweep before to both sides of the present value, inside the box. The search ends
+    after `sweeps`: a finer sweep may improve where a coarser one did not.
     """
 
     def __init__(
         self, low: float = -0.2, high: float = 2.0, points: int = 11, sweeps: int = 3
     ) -> None:
         self.box = Box(low, high)
-        check_at_least("points", points, 4)  # with three, a sweep has the spacing of the former one
+        check_at_least("points", points, 4)  # with three, the spacing would not shrink
         check_at_least("sweeps", sweeps, 1)
         self.points, self.sweeps = points, sweeps
 
     def count(self, num_weights: int) -> int:
-        """Return one for the start and all points of all sweeps."""
+        """Return one for the start plus all points of all sweeps."""
         return 1 + self.sweeps * num_weights * self.points
 
     def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:

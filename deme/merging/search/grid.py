@@ -1,14 +1,15 @@
-"""Grid search over merge weights, the paper's strategy (section 3.3)."""
+"""Grid search over merge weights, the strategy of the paper (section 3.3)."""
 
 import itertools
 import math
 from collections.abc import Sequence
 
+from deme.merging.search import Search
 from deme.merging.search.evaluations import Evaluations
 
 
-class GridSearch:
-    """All vectors with entries low, low + step, ..., high, in lexicographic order, wherever the start is."""
+class GridSearch(Search):
+    """Evaluate all vectors with entries low, low + step, ..., high, in lexicographic order."""
 
     def __init__(self, low: float = 0.0, high: float = 1.0, step: float = 0.25) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and 0 < step < math.inf and high >= low):

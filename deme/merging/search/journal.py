@@ -1,7 +1,11 @@
-"""The journal of a search: one line of JSON per evaluation, written before the score is used and read again in order."""
+"""The journal of a search: one line of JSON per evaluation, written before the score is used.
+
+A search that was stopped is replayed from its journal.
+"""
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +16,30 @@ from deme.system.errors import WorkFailed
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One score of one vector, and what it cost."""
+    """One score of one vector, and its cost."""
 
     weights: tuple[float, ...]
-    score: float  # infinite where the objective was not finite
+    score: float  # infinite if the objective was not finite
     fraction: float  # of the objective's images
     images: int
     seconds: float
-    gradient: tuple[float, ...] | None = None  # NaN where it was not finite
+    gradient: tuple[float, ...] | None = None  # NaN where not finite
 
-    def row(self) -> dict[str, Any]:
-        """Return the line of the journal; JSON has no numbers that are not finite, they become null."""
-        row = {
+    def row(self) -> dict[str, object]:
+        """Return the line of the journal, in which numbers that are not finite are null."""
+        row: dict[str, object] = {
             "weights": list(self.weights),
             "score": _finite_or_none(self.score),
             "fraction": self.fraction,
             "images": self.images,
             "seconds": self.seconds,
         }
-        return (
-            row
-            if self.gradient is None
-            else {**row, "gradient": [_finite_or_none(g) for g in self.gradient]}
-        )
+        if self.gradient is not None:
+            row["gradient"] = [_finite_or_none(g) for g in self.gradient]
+        return row
 
     @classmethod
-    def of_row(cls, row: dict[str, Any]) -> "Evaluation":
+    def of_row(cls, row: Mapping[str, Any]) -> "Evaluation":
         """Read a line of the journal."""
         gradient = (
             tuple(math.nan if g is None else float(g) for g in row["gradient"])
@@ -51,7 +53,7 @@ class Evaluation:
 
 
 class Journal:
-    """Hands out the stored evaluations one by one, then takes new ones. Raises WorkFailed for lines of another search."""
+    """The stored evaluations, which are returned in order, and the new ones, which are appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -60,15 +62,22 @@ class Journal:
             self._stored = [Evaluation.of_row(row) for row in rows]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkFailed(
-                f"{path} is damaged or of another search\ndelete it and run again"
+                f"{path} is damaged or was written by another search\n"
+                "delete the file and run the same command again"
             ) from error
-        files.write_jsonl(path, rows)  # without a last line that a kill has cut
+        files.write_jsonl(path, rows)  # without a last line that is incomplete
         self._used = 0
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
     def stored(
         self, weights: tuple[float, ...], fraction: float, images: int, with_gradient: bool
     ) -> Evaluation | None:
-        """Return the next stored evaluation, which must be the one asked for; None when all are used."""
+        """Return the next stored evaluation, None after the last one.
+
+        Raises WorkFailed if it is not the evaluation that is asked for.
+        """
         if self._used == len(self._stored):
             return None
         found = self._stored[self._used]
@@ -76,8 +85,10 @@ class Journal:
         asked = (weights, fraction, images, with_gradient)
         if (found.weights, found.fraction, found.images, found.gradient is not None) != asked:
             raise WorkFailed(
-                f"{self.path} is of another search: its line {self._used} is {_told(found.weights, found.images)}, "
-                f"this search asks for {_told(weights, images)}\ndelete it and run again"
+                f"{self.path} was written by another search: its line {self._used} has the weights "
+                f"{list(found.weights)} on {found.images} images, this search evaluates "
+                f"{list(weights)} on {images} images\n"
+                "delete the file and run the same command again"
             )
         return found
 
@@ -88,7 +99,3 @@ class Journal:
 
 def _finite_or_none(number: float) -> float | None:
     return number if math.isfinite(number) else None
-
-
-def _told(weights: tuple[float, ...], images: int) -> str:
-    return f"{list(weights)} on {images} images"

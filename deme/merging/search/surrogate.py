@@ -1,7 +1,8 @@
-"""Surrogate search: fit a quadratic to a few scores, go to its minimum, verify, repeat on a smaller scale (METHOD 3.1).
+"""Surrogate search: fit a quadratic to scores, evaluate its minimum, repeat with a smaller step.
 
-A model-based trust-region method (Conn, Scheinberg and Vicente 2009, "Introduction to derivative-free optimization", chapter 10);
-N = 4 takes 16 evaluations a round. With rungs, the fit leaves out pruned vectors.
+A model-based trust-region method (Conn, Scheinberg and Vicente 2009, "Introduction to
+derivative-free optimization", chapter 10); N = 4 takes 16 evaluations per round. The fit ignores
+pruned vectors.
 """
 
 import itertools
@@ -11,17 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import lsq_linear
 
+from deme.merging.search import Search
 from deme.merging.search.box import Box, check_at_least
 from deme.merging.search.evaluations import Evaluations
 
-REACH = 4.0  # trust region: how far one round moves each weight at most, in steps
+MAX_MOVE = 4.0  # trust region: the largest change of a weight in one round, in steps
 
 
-class SurrogateSearch:
-    """Rounds of 1 + 2N + N(N-1)/2 scores around a centre, a quadratic through them, and the score of its minimum.
+class SurrogateSearch(Search):
+    """Rounds of 1 + 2N + N(N-1)/2 scores around a centre and one of the fitted quadratic's minimum.
 
-    The best vector so far is the next round's centre. The step, `step` in the first round, is halved where the model's minimum was
-    the best vector, and quartered where the model misled. `ridge`: see `minimum`. Infinite scores are left out of the fit.
+    The best vector so far is the centre of the next round. The step, `step` in the first round, is
+    halved if the minimum of the quadratic was the best vector, else divided by 4. `ridge`: see
+    `minimum`. The fit ignores infinite scores.
     """
 
     def __init__(
@@ -43,11 +46,11 @@ class SurrogateSearch:
         self.step, self.rounds, self.ridge = step, rounds, ridge
 
     def count(self, num_weights: int) -> int:
-        """Return the points of all rounds, each with the model's minimum."""
+        """Return the number of points of all rounds, each with the minimum of its quadratic."""
         return self.rounds * (2 + 2 * num_weights + num_weights * (num_weights - 1) // 2)
 
     def run(self, evaluations: Evaluations, start: Sequence[float]) -> None:
-        """Start at `start`, or at the nearest vector in the box."""
+        """Search from `start`, or from the nearest vector in the box."""
         centre, step = self.box.nearest(start), self.step
         for _ in range(self.rounds):
             points = design(self.box, centre, step)
@@ -55,10 +58,10 @@ class SurrogateSearch:
             if not any(map(math.isfinite, scores)):
                 return
             offsets = (np.array(points) - centre) / step
-            slope, curvature = fit(offsets, np.array(scores))
+            gradient, curvature = fit(offsets, np.array(scores))
             room = (np.array([[self.box.low], [self.box.high]]) - centre) / step
             move = minimum(
-                slope, curvature, room[0].clip(-REACH), room[1].clip(max=REACH), self.ridge
+                gradient, curvature, room[0].clip(-MAX_MOVE), room[1].clip(max=MAX_MOVE), self.ridge
             )
             proposed = self.box.nearest(np.array(centre) + step * move)
             verified = evaluations(proposed)
@@ -69,10 +72,10 @@ class SurrogateSearch:
 
 
 def design(box: Box, centre: Sequence[float], step: float) -> list[list[float]]:
-    """Return the centre, two points per axis and one per pair of axes, all in the box: they determine a quadratic.
+    """Return the points in the box that determine a quadratic: 1 + 2 per axis + 1 per pair of axes.
 
-    The points of an axis lie one step to both sides; where the box ends on one side, one and two steps to the other. A pair's point
-    is one step along both axes, on their free side.
+    The points of an axis lie one step to both sides; at the border of the box, one and two steps
+    inwards. The point of a pair lies one step along both axes, away from the border.
     """
     eye = np.eye(len(centre))
     tolerance = 1e-9 * step
@@ -89,7 +92,7 @@ def design(box: Box, centre: Sequence[float], step: float) -> list[list[float]]:
 
 
 def fit(offsets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return slope [N] and curvature [N, N] at 0 of the least-squares quadratic c + g'u + u'Hu/2 through the finite scores."""
+    """Fit c + g'u + u'Hu/2 to the finite scores by least squares; return g [N] and H [N, N]."""
     size = offsets.shape[1]
     rows, columns = np.triu_indices(size)
     products = offsets[:, rows] * offsets[:, columns] * np.where(rows == columns, 0.5, 1.0)
@@ -102,18 +105,19 @@ def fit(offsets: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def minimum(
-    slope: np.ndarray, curvature: np.ndarray, low: np.ndarray, high: np.ndarray, ridge: float
+    gradient: np.ndarray, curvature: np.ndarray, low: np.ndarray, high: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """Return the minimum [N] of g'u + u'H*u/2 over low <= u <= high, with H* the regularised curvature H.
+    """Return the minimum [N] of g'u + u'H*u/2 over low <= u <= high; H* is H, regularized.
 
-    H* is H with each eigenvalue below `ridge` times the largest |eigenvalue| or |slope| raised to it. So a clearly convex model is
-    minimised as it is; a flat or concave direction is followed downhill, by its slope, and not at all where it has none. H* is
-    positive definite: the minimum is unique, found exactly by bounded least squares on its square root (an active-set method).
+    Every eigenvalue of H below `ridge` times the largest |eigenvalue| or |gradient entry| is raised
+    to that bound: a clearly convex model is minimized as it is, and a flat or concave direction is
+    followed downhill. H* is positive definite, so the minimum is unique; bounded least squares on
+    its square root (an active-set method) finds it exactly.
     """
     values, vectors = np.linalg.eigh(curvature)
-    floor = ridge * max(np.abs(values).max(), np.abs(slope).max())
+    floor = ridge * max(np.abs(values).max(), np.abs(gradient).max())
     if floor == 0:
-        return np.zeros_like(slope)
+        return np.zeros_like(gradient)
     root = np.sqrt(np.maximum(values, floor))[:, None] * vectors.T  # H* = root' root
-    target = np.linalg.solve(root.T, -slope)
+    target = np.linalg.solve(root.T, -gradient)
     return lsq_linear(root, target, (low, high), method="bvls").x

@@ -188,6 +188,16 @@ class MergeSettings:
     progress: Progress
     paths: Paths
 
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> "MergeSettings":
+        weights = self.merge.get("weights")
+        if self.inputs.get("search") and isinstance(weights, list):
+            raise BadConfig(
+                f"inputs.search has merge weights, and merge.weights={weights} is given, too\n"
+                "type: one of them"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SearchSettings:
@@ -199,11 +209,11 @@ class SearchSettings:
     seed: NonNegative | None
     objective: str | None
     granularity: Literal["model", "block", "tensor"]
-    rungs: list[Positive]
-    keep: Positive
+    rungs: Annotated[list[Positive], Field(min_length=1)]
+    keep: Annotated[float, Field(gt=0, le=1, strict=True)]
     max_images: Count | None
     max_seconds: Positive | None
-    slices: Annotated[LossPlaneSettings, NO_RESULT]
+    loss_planes: Annotated[LossPlaneSettings, NO_RESULT]
     num_images: Annotated[int, Field(ge=2, strict=True)]
     batch_size: Count
     sample_seed: NonNegative
@@ -219,6 +229,44 @@ class SearchSettings:
     compute: ComputeSettings
     progress: Progress
     paths: Paths
+
+    @property
+    def resolved_objective(self) -> str:
+        """The objective; null stands for frechet if `metrics` has a feature extractor, else loss."""
+        return self.objective or ("frechet" if self.metrics.features else "loss")
+
+    @property
+    def generates_images(self) -> bool:
+        """Whether candidates are scored by generated images, not by losses on training images."""
+        return self.resolved_objective in ("frechet", "kid")
+
+    @model_validator(mode="after")
+    def _rules(self) -> "SearchSettings":
+        if sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1:
+            raise BadConfig(
+                f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}"
+            )
+        if self.loss_planes.points and self.granularity != "model":
+            raise BadConfig(
+                "loss planes need one weight per expert\n"
+                "type: granularity=model, or loss_planes.points=0"
+            )
+        if len(self.metrics.features) > 1:
+            raise BadConfig(
+                "deme search scores images with one feature extractor, and metrics.features names "
+                f"{', '.join(self.metrics.features)}\ntype: metrics=<option with one>"
+            )
+        if self.generates_images and not self.metrics.features:
+            raise BadConfig(
+                f"objective={self.objective} needs a feature extractor\n"
+                "type: metrics=digits, metrics=fid_pytorch, ..., or objective=loss"
+            )
+        if not self.generates_images and (self.data is None or self.metrics.loss is None):
+            raise BadConfig(
+                f"objective={self.resolved_objective} needs training images and metrics.loss\n"
+                "type: data=<option> metrics=loss"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

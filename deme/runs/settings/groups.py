@@ -151,7 +151,7 @@ class LossPlaneSettings:
     def _range(self) -> "LossPlaneSettings":
         if self.points == 1 or self.low >= self.high:
             raise BadConfig(
-                "slices.points must be 0 or at least 2, and slices.low below slices.high; "
-                f"got points={self.points}, low={self.low:g}, high={self.high:g}"
+                "loss_planes.points must be 0 or at least 2, and loss_planes.low below "
+                f"loss_planes.high; got points={self.points}, low={self.low:g}, high={self.high:g}"
             )
         return self
