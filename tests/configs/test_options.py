@@ -319,6 +319,7 @@ def given(in_tmp, request, monkeypatch, network):
     inception, clip, open_clip = "inception.safetensors", "clip_score", "tiny.safetensors"
     needed = {"inception768": [inception], "fid": [inception], "fid_pytorch": [inception], "clip": ["clip"],
               "dinov2": ["dinov2"], "clip_score": [clip], "clip_score_open_clip": [open_clip],
+              "text_to_image_open_clip": [inception, open_clip],
               "text_to_image": [inception, clip, open_clip]}  # fmt: skip
     for option, places in needed.items():
         if f"metrics-{option}]" in request.node.name:
