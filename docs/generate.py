@@ -73,8 +73,15 @@ def name_of(kind: Any, bounds: str = "") -> str:
 def keys(file: Path) -> Iterator[tuple[str, str, str]]:
     """Yield the path, the default and the comment of every key of an option file."""
     parents: list[tuple[int, str]] = []
-    for line in file.read_text().splitlines():
+    above: list[str] = []  # comment lines directly above a key
+    lines = file.read_text().splitlines()
+    first = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    for line in lines[first:]:
+        if line.lstrip().startswith("# "):
+            above.append(line.strip()[2:])
+            continue
         text, _, comment = line.partition("  # ")
+        comment, above = " ".join([*above, comment]).strip(), []
         match = re.match(r"^( *)([\w/@.]+):(?: (.*))?$", text)
         if not match:
             continue

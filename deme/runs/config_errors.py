@@ -95,10 +95,11 @@ def _dotted(node: object, prefix: str) -> list[str]:
 @functools.cache
 def groups() -> list[str]:
     """Return the names of all option groups."""
-    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and p.name != "local")
 
 
 def options(group: str) -> list[str]:
     """Return the options of a group, those of a folder in it as <folder>/<name>."""
     folder = Path(conf_dir(), group)
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    names = (p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("_"))  # _base/: parts of others

@@ -14,6 +14,7 @@ from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
 from deme.system.errors import BadConfig
 from deme.system.files import read_json
+from deme.system.paths import PACKAGE, locate_suite
 
 __all__ = ["Node", "Suite"]
 
@@ -30,7 +31,7 @@ class Suite:
     @classmethod
     def read(cls, place: Path, runs: Path = Path("runs"), paths: Sequence[str] = ()) -> "Suite":
         """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
-        file, settings = read_suite(place)
+        file, settings = read_suite(locate_suite(place))
         return cls(file, runs, settings, tuple(paths))
 
     @property
@@ -70,8 +71,10 @@ class Suite:
     @property
     def results(self) -> Path:
         """The folder of the table and its figures."""
-        given = self.settings.results
-        return self.file.parent / "results" if given is None else Path(given)
+        if self.settings.results is not None:
+            return Path(self.settings.results)
+        own = not self.file.is_relative_to(PACKAGE)
+        return (self.file.parent if own else self.runs / self.name) / "results"
 
     @cached_property
     def nodes(self) -> list[Node]:

@@ -1,4 +1,4 @@
-"""Where things are: locators of shipped files, of models on the Hugging Face Hub, the Hydra tree."""
+"""Locators of shipped files and of models on the Hugging Face Hub; the folders of the package."""
 
 import contextlib
 from pathlib import Path
@@ -10,18 +10,29 @@ from deme.system.files import is_weights
 PACKAGE = Path(__file__).parents[1]
 ASSET = "asset:"
 HUB = "hub:"
-DATASETS = "datasets:"  # a data set of the Hub: only deme.data fetches it
+DATASETS = "datasets:"  # a data set on the Hub, which only deme.data downloads
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
-HUB_PICKLES = [
-    "diffusion_pytorch_model*.bin",
-    "unet/*.bin",
-]  # only of a repository without safetensors
+HUB_PICKLES = ["diffusion_pytorch_model*.bin", "unet/*.bin"]  # where there are no safetensors
 
 
 def conf_dir() -> Path:
-    """Return the Hydra tree: deme/conf in a wheel, conf/ beside the package in a checkout."""
-    installed = PACKAGE / "conf"
-    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+    """Return the folder of the configuration: deme/conf in a wheel, conf/ in a checkout."""
+    return _shipped("conf")
+
+
+def locate_suite(path: Path) -> Path:
+    """Return a suite's folder or file: the one at `path`, else the shipped one of that name.
+
+    The shipped suites are deme/experiments in a wheel, so that `experiments/digits` means the same
+    in a checkout and in an empty directory.
+    """
+    shipped = _shipped("experiments").parent / path
+    return path if path.exists() or not shipped.exists() else shipped
+
+
+def _shipped(name: str) -> Path:
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parent / name
 
 
 class _Paths(Protocol):
@@ -35,10 +46,11 @@ def cache_folder(paths: _Paths) -> Path:
 
 
 def locate(path: str) -> Path:
-    """Return the place that `path` names. Raise MissingInput.
+    """Return the file or folder that `path` names. Raises MissingInput.
 
-    "asset:NAME" names a file shipped with the package, "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION" a model on the Hugging Face
-    Hub, downloaded unless it is in the Hub's cache: the only names that reach for the network.
+    "asset:NAME" is a file shipped with the package. "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION" is
+    a model on the Hugging Face Hub, downloaded unless it is in the Hub's cache: only such names use
+    the network.
     """
     if path.startswith(HUB):
         return _from_hub(path)
@@ -47,7 +59,8 @@ def locate(path: str) -> Path:
         if not place.exists():
             names = [p.name for p in (PACKAGE / "assets").iterdir()]
             raise MissingInput(
-                f"no shipped file {path!r}; {did_you_mean(place.name, names)}shipped: {', '.join(sorted(names))}"
+                f"no shipped file {path!r}; {did_you_mean(place.name, names)}"
+                f"shipped: {', '.join(sorted(names))}"
             )
         return place
     place = Path(path).expanduser()
@@ -86,7 +99,8 @@ def _from_hub(path: str) -> Path:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingInput(
             f"{path} is not in the Hub's cache and cannot be downloaded: {reason}\n"
-            f"where there is a network, type: hf download {name}; then copy the folder and give its path"
+            f"where there is a network, type: hf download {name}\n"
+            "then copy the folder and give its path"
         ) from error
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from deme.builders.compute import Compute
@@ -37,6 +39,7 @@ from deme.runs.config import (
 )
 from deme.runs.config_errors import groups, options
 from deme.runs.settings.base import build
+from deme.runs.settings.commands import SETTINGS
 from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import tensors
 from deme.system.errors import BadConfig
@@ -51,7 +54,10 @@ from tests.objectives import Quadratic
 STAGES = sorted(p.stem for p in conf_dir().glob("*.yaml"))
 EXPERIMENT_STAGES = {name: name for name in STAGES}  # any other experiment is one of `deme train`
 OPTIONS = [
-    (group, option) for group in groups() if group != "experiment" for option in options(group)
+    (group, option)
+    for group in groups()
+    if group not in ("experiment", "debug")
+    for option in options(group)
 ]
 EXPERIMENTS = options("experiment")
 
@@ -313,6 +319,7 @@ def given(in_tmp, request, monkeypatch, network):
     inception, clip, open_clip = "inception.safetensors", "clip_score", "tiny.safetensors"
     needed = {"inception768": [inception], "fid": [inception], "fid_pytorch": [inception], "clip": ["clip"],
               "dinov2": ["dinov2"], "clip_score": [clip], "clip_score_open_clip": [open_clip],
+              "text_to_image_open_clip": [inception, open_clip],
               "text_to_image": [inception, clip, open_clip]}  # fmt: skip
     for option, places in needed.items():
         if f"metrics-{option}]" in request.node.name:
@@ -356,6 +363,11 @@ def given(in_tmp, request, monkeypatch, network):
             f"metrics.path={open_clip}",
             "metrics.architecture=tiny",
         ],
+        ("metrics", "text_to_image_open_clip"): [
+            f"metrics.inception.path={inception}",
+            f"metrics.open_clip.path={open_clip}",
+            "metrics.open_clip.architecture=tiny",
+        ],
         ("metrics", "text_to_image"): [
             f"metrics.inception.path={inception}",
             f"metrics.clip.path={clip}",
@@ -377,6 +389,32 @@ def test_every_option_is_composed_and_built(group, option, given):
     )
     assert group in BUILD or group in PLAIN, f"tell this test how to build the new group {group}"
     BUILD.get(group, build_plain)(config.get(group) or {})
+
+
+@pytest.mark.parametrize(("stage", "option"), [("train", "default"), ("evaluate", "evaluate")])
+@pytest.mark.parametrize("experiment", ["digits", "cifar10"])
+def test_debug_options_are_small_and_on_a_cpu(stage, option, experiment):
+    name = {"train": "finetune", "evaluate": "evaluate"}[stage]
+    words = [f"experiment={experiment}/{name}", f"debug={option}"]
+    settings = build(SETTINGS[stage], compose_stage(stage, words))
+    assert settings.compute.accelerator == "cpu"
+    assert not settings.compute.compile
+    assert settings.paths.runs == "runs/debug"
+    assert settings.progress.num_workers == 0
+    assert (settings.num_steps if stage == "train" else settings.num_images) <= 32
+    assert build(SETTINGS[stage], compose_stage(stage, [*words, "batch_size=3"])).batch_size == 3
+
+
+def test_a_local_file_changes_paths_of_every_command(in_tmp):
+    shutil.copytree(conf_dir(), in_tmp / "conf", ignore=shutil.ignore_patterns("local"))
+    (in_tmp / "conf" / "local").mkdir()
+    (in_tmp / "conf" / "local" / "default.yaml").write_text(
+        "# @package _global_\npaths:\n  data: /big/disk\n"
+    )
+    for stage in STAGES:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(in_tmp / "conf"), version_base="1.3"):
+            assert compose(stage).paths.data == "/big/disk"
 
 
 def test_every_group_belongs_to_a_stage():
