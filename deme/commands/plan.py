@@ -6,7 +6,7 @@ Nothing is started. Power is the smallest difference that the table could find.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from deme.builders.memory import told
+from deme.builders.memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.tables import text_table
 from deme.runs.inputs import read_status
@@ -23,7 +23,7 @@ def run(suite: Suite, jobs: int = 1, tflops: float | None = None, all_runs: bool
     passes = {node: node.num_forward_passes for node in suite.nodes}
     lines = [f"{suite.title} ({suite.file})", _counts(states.values())]
     lines += [f"  {line}" for line in _costs(suite, states, passes, jobs, tflops)]
-    lines += [f"  {line}" for line in told(suite)]
+    lines += [f"  {line}" for line in memory_lines(suite)]
     lines += [f"  {line}" for line in _power(suite)]
     print_result("\n".join(lines))
     print_result(_table(suite, states, passes, all_runs))
