@@ -1,6 +1,7 @@
 """What a run starts from: paths, run directories, or finished runs looked up by what they are called. No torch here."""
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -167,6 +168,14 @@ def content_hash(place: str | Path) -> str:
         and not any(config.exists() for config in configs)
     ):
         return _folder_hash(path)
+    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(p), p.stat()) for p in inside if p.is_file()]
+    return _sha256(path, tuple((name, s.st_size, s.st_mtime_ns) for name, s in stats))
+
+
+@functools.cache
+def _sha256(path: Path, unchanged: tuple[tuple[str, int, int], ...]) -> str:  # noqa: ARG001
+    """Return the hash of a file or folder, worked out once a process until a size or time changes."""
     return files.sha256(path)
 
 

@@ -71,7 +71,10 @@ class Node:
     @property
     def settings(self) -> Settings:
         """The checked settings of the run. Raises BadConfig."""
-        return build(SETTINGS[self.stage], self.config)
+        config = self.config
+        for name, nodes in self.inputs.items():  # some rules ask whether an input is given
+            config["inputs"][name] = [node.title for node in nodes]
+        return build(SETTINGS[self.stage], config)
 
     @property
     def values(self) -> dict[str, int]:
