@@ -100,7 +100,9 @@ def kind_at(kind: Any, path: str) -> tuple[str, bool]:
     """Return in words the type of a key of a settings dataclass, and whether it changes no result."""
     neutral = False
     for name in path.split("."):
-        inner = next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)), None)
+        inner = next(
+            (k for k in (kind, *get_args(kind)) if isinstance(k, type) and is_dataclass(k)), None
+        )
         kind = get_type_hints(inner, include_extras=True).get(name) if inner else None
         for mark in get_args(kind)[1:] if get_origin(kind) is Annotated else ():
             neutral |= isinstance(mark, ChangesNoResult) and not mark.keys

@@ -1,4 +1,4 @@
-"""README, "Adding things": its examples are written to files as they stand, and work."""
+"""docs/extending.md: its examples are written to files as they stand, and work."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from deme.models.layout import UNET
 from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 # What lies in the folders below is found as if it lay in the package.
 INSTALLED_HERE = """
 import importlib
@@ -25,7 +25,7 @@ for folder in Path("deme").rglob("*/"):
 
 @pytest.fixture
 def examples(tmp_path):
-    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 8
     for place, text in blocks:
         file = tmp_path / place
