@@ -135,9 +135,9 @@ class TimedModule(DiffusionModule):
 class TimedLatents(CachedLatents):
     clock: Clock
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitems__(self, *wanted: list[int]) -> dict[str, Tensor]:
         self.clock.step()
-        return self.clock.timed("reading", super().__getitems__)(indices)
+        return self.clock.timed("reading", super().__getitems__)(*wanted)
 
 
 def measure(cache: Path, batch_size: int, num_steps: int) -> list[dict[str, float]]:
@@ -149,14 +149,21 @@ def measure(cache: Path, batch_size: int, num_steps: int) -> list[dict[str, floa
     model = DenoisingModel(UNet2DConditionModel(**UNET), SCHEDULER)
     model.unet.forward = clock.timed("forward", model.unet.forward)
     method = Finetune(torch.ones(1000), RangeSampler(TimestepRange(0, 1000), 1000))
-    start = clock.timed("drawing latents", images.start)
+    sample = clock.timed("drawing latents", images.training_sample)
     module = TimedModule(
-        model, method, torch.optim.AdamW, ConstantRate(num_steps), warmup_ema, 0, 50, start=start
+        model,
+        method,
+        torch.optim.AdamW,
+        ConstantRate(num_steps),
+        warmup_ema,
+        0,
+        50,
+        training_sample=sample,
     )
     module.clock = images.clock = clock
     loop = Loop(num_steps + 2, batch_size, 0, accelerator="cpu")
     batches = StepBatches(len(images), batch_size, num_steps + 2, 0)
-    make_trainer(loop, [], [clock], bar=False).fit(module, StepLoader(images, batches))
+    make_trainer(loop, [], [clock]).fit(module, StepLoader(images, batches))
     return clock.steps[1:-1]
 
 

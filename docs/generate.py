@@ -137,7 +137,12 @@ def configuration() -> str:
     lines = [INTRODUCTION, "## Commands", ""]
     for name, kind in SETTINGS.items():
         file = CONF / f"{name}.yaml"
-        lines += [f"### deme {name} {{ #command-{name} }}", "", sentence(header(file).partition(": ")[2]), ""]
+        lines += [
+            f"### deme {name} {{ #command-{name} }}",
+            "",
+            sentence(header(file).partition(": ")[2]),
+            "",
+        ]
         chosen = re.findall(r"^ +- (?:override )?/?(\w+): (\w+)", file.read_text(), re.MULTILINE)
         defaults = [f"`{g}={o}`" for g, o in chosen if g != "experiment"]
         lines += [f"Default options: {', '.join(defaults)}.", "", *table(file, kind)]

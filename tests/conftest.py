@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import logging
 import warnings
 
 import pytest
@@ -19,7 +20,10 @@ with warnings.catch_warnings():
     import pytorch_lightning  # noqa: F401
     import torch
 
+from deme.system.console import log_to_terminal
+
 torch.set_num_threads(1)
+log_to_terminal("INFO")  # as the command line does, for tests that call a command's function
 
 
 @pytest.fixture
@@ -27,3 +31,14 @@ def in_tmp(tmp_path, monkeypatch):
     """The test runs in an empty directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def messages():
+    """The messages that the test has logged so far."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logging.getLogger("deme").addHandler(handler)
+    yield found
+    logging.getLogger("deme").removeHandler(handler)

@@ -65,11 +65,11 @@ class Latents:
     def __getitems__(self, indices):
         return {"x0": torch.zeros(len(indices), *self.shape)}
 
-    def start(self, batch, rows):
+    def training_sample(self, batch, rows):
         count = len(batch["x0"])
         return batch["x0"], {TEXT: torch.zeros(count, *self.text)} if self.text else {}
 
-    def clean(self, indices):
+    def eval_sample(self, indices):
         raise NotImplementedError
 
 
@@ -83,11 +83,18 @@ def train(network, inputs, plan, steps=2):
     images = Latents(inputs["sample"], inputs.get(TEXT))
     rate = ConstantRate(steps)
     module = DiffusionModule(
-        model, method, torch.optim.AdamW, rate, warmup_ema, 0, log_every=50, start=images.start
+        model,
+        method,
+        torch.optim.AdamW,
+        rate,
+        warmup_ema,
+        0,
+        log_every=50,
+        training_sample=images.training_sample,
     )
     precision = "bf16-mixed" if plan.dtype else "32-true"
     trainer = make_trainer(
-        Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], [], bar=False
+        Loop(steps, plan.batch_size, 0, precision=precision, accelerator="cpu"), [], []
     )
     trainer.fit(module, StepLoader(images, StepBatches(len(images), plan.batch_size, steps, 0)))
     assert trainer.global_step == steps

@@ -1,4 +1,4 @@
-"""How a balancing weighed its tasks over training. No torch here."""
+"""The weights of the tasks of ANT over training. Does not import torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,36 +13,27 @@ from deme.system.paths import locate
 
 
 def task_weights(run: str | None) -> Analysis:
-    """Draw the weight of every task over the steps of a training run; the table has the last of them."""
+    """Draw the weight of every task over the steps of a training run; the table has the last."""
+    needed = "type: run=<directory of a deme train run with method=ant>"
     if run is None:
-        raise BadConfig(
-            "this figure is of a training run with method=ant\ntype: run=<run directory>"
-        )
+        raise BadConfig(f"this figure shows the task weights of a training run\n{needed}")
     folder = locate(run)
     curves = task_weight_curves(folder)
     if not is_run(folder) or not curves:
-        raise BadConfig(
-            f"{run} is no training run with task weights; give the directory of a run with method=ant"
-        )
+        raise BadConfig(f"{run} is no training run with task weights\n{needed}")
     last = [[name, f"{values[-1]:.6g}"] for name, (_, values) in curves.items()]
     return Analysis(draw({folder.name: [folder]}), [["task", "last weight"], *last])
 
 
 def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
-    """Return a panel per title, with the weights of its runs (one line per task and run, one colour per task)."""
+    """Return a panel per title, with a line per task and run and a colour per task."""
     figure = Figure(figsize=(6 * len(runs), 4.3))
     panels = figure.subplots(1, len(runs), squeeze=False)[0]
     for panel, (title, folders) in zip(panels, runs.items(), strict=True):
         for number, folder in enumerate(folders):
             for index, (name, (steps, values)) in enumerate(task_weight_curves(folder).items()):
-                panel.plot(
-                    steps,
-                    values,
-                    color=f"C{index}",
-                    lw=0.9,
-                    alpha=0.8,
-                    label=None if number else name,
-                )
+                label = None if number else name
+                panel.plot(steps, values, color=f"C{index}", lw=0.9, alpha=0.8, label=label)
         panel.set_yscale("log")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")

@@ -1,4 +1,4 @@
-"""The loss weightings: what each timestep counts under every scheme, and where the weight lies."""
+"""The loss weightings: the weight of each timestep under every scheme."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,7 +10,8 @@ from deme.analysis import Analysis
 from deme.diffusion.ranges import uniform
 from deme.diffusion.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import instantiate, options
+from deme.runs.config import instantiate
+from deme.runs.config_errors import options
 from deme.runs.inputs import load_yaml
 from deme.system.errors import BadConfig, did_you_mean
 from deme.system.paths import conf_dir
@@ -25,19 +26,19 @@ def weightings(
     normalize: bool = False,
     num_ranges: int = 4,
 ) -> Analysis:
-    """Draw the weight of the eps, x0 and v loss over t for the schedule of `model`; `show` names options of `weighting`.
+    """Draw the weight of the eps, x0 and v loss over t for the schedule of `model`.
 
-    The table gives, for what the model predicts, mean and largest weight and the share of the weight in equal ranges. A
-    weight that is infinite somewhere and cannot be trained with is drawn where it is finite.
+    `show` names options of `weighting`, None all of them. The table gives, for the prediction type
+    of the model, mean and largest weight and the share of the weight in `num_ranges` equal ranges.
+    A weight that is infinite somewhere, which training refuses, is drawn where it is finite.
     """
     network = model()
     schedule, known = network.schedule, options("weighting")
     names = known if show is None else [show] if isinstance(show, str) else list(show)
     for name in names:
         if name not in known:
-            raise BadConfig(
-                f"unknown weighting {name!r}; {did_you_mean(name, known)}allowed: {', '.join(known)}"
-            )
+            near = did_you_mean(name, known)
+            raise BadConfig(f"unknown weighting {name!r}; {near}allowed: {', '.join(known)}")
     schemes = {
         name: instantiate(load_yaml(conf_dir() / "weighting" / f"{name}.yaml")) for name in names
     }
@@ -54,10 +55,8 @@ def weightings(
         for index, (name, scheme) in enumerate(schemes.items()):
             panel.plot(weight(scheme, kind), label=name, ls=("-", "--", ":")[index % 3], lw=1.8)
         panel.set_yscale("log")
-        panel.set_title(
-            f"weight of the {short} loss"
-            + (" (this model)" if kind == network.prediction_type else "")
-        )
+        own = " (this model)" if kind == network.prediction_type else ""
+        panel.set_title(f"weight of the {short} loss{own}")
         panel.set_xlabel("timestep t (0: least noise)")
     panels[0].legend(fontsize=8, frameon=False)
     figure.tight_layout()
@@ -67,10 +66,9 @@ def weightings(
     for name, scheme in schemes.items():
         values = weight(scheme, network.prediction_type)
         if bool(torch.isfinite(values).all()):
-            shares = [
-                f"{share:.2%}" for share in mass(values, [0, *(item.high for item in ranges)])
-            ]
-            table.append([name, f"{values.mean():.4g}", f"{values.max():.4g}", *shares])
+            shares = mass(values, [0, *(item.high for item in ranges)])
+            line = [name, f"{values.mean():.4g}", f"{values.max():.4g}"]
+            table.append([*line, *(f"{share:.2%}" for share in shares)])
         else:
             table.append([name, "infinite", "infinite", *["--"] * len(ranges)])
     return Analysis(figure, table)

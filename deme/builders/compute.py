@@ -37,7 +37,7 @@ class Compute:
     def of(cls, settings: ComputeSettings, rank: int | None = None) -> "Compute":
         """Choose the device and set the number of threads.
 
-        Process `rank` of several (default: the local rank of torchrun or srun) has a GPU of its own.
+        Process `rank` of several (default: its local rank in torchrun or srun) has its own GPU.
         Raises BadConfig for a GPU that is not there.
         """
         gpu = settings.accelerator == "gpu"

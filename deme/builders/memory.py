@@ -1,30 +1,36 @@
-"""`deme plan`: the memory that each kind of training in a suite takes, from its config and the UNet's config alone.
+"""`deme plan`: the memory that each kind of training in a suite takes.
 
-Working it out takes torch, diffusers and a few seconds; so it is kept by what it follows from, and a plan typed again has it at once.
+It follows from the run's settings and the UNet's config alone. Computing it takes torch, diffusers
+and a few seconds, so it is kept in the cache, under a hash of all that it follows from.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
 from deme.runs.config import instantiate, partial
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import PathsSettings
+from deme.runs.settings.commands import TrainSettings
 from deme.runs.suite import Node, Suite
 from deme.system import files
 from deme.system.errors import BadConfig, DemeError, MissingInput
 from deme.system.paths import cache_folder, locate
 
-TOKENS = 77  # of a text, where no text encoder's config is there to say it
+if TYPE_CHECKING:
+    from torch import nn
+
+    from deme.training.memory import TrainingMemory
+
+NUM_TOKENS = 77  # of a text, if the model has no config of its text encoder
 KINDS = ("UNet2DModel", "UNet2DConditionModel")
 
 
-def told(suite: Suite) -> Iterator[str]:
-    """Yield a line for each kind of training that is still to be done: what it takes, or why that is not known."""
+def memory_lines(suite: Suite) -> Iterator[str]:
+    """Yield a line for each kind of training to be done: its memory, or why it is not known."""
     kinds: dict[str, list[Node]] = {}
     for node in suite.nodes:
         if node.stage == "train" and node.state != "done":
@@ -36,137 +42,129 @@ def told(suite: Suite) -> Iterator[str]:
 
 
 def _line(node: Node) -> str:
-    """What is known of one run; of the same kind of training it is the same text."""
-    config = node.config
+    """Return the text on one run, which is the same for the same kind of training."""
+    settings = build(TrainSettings, node.config)
+    before = None
+    if node.base is not None:
+        before = build(TrainSettings, node.base.config)
     try:
-        settings = _settings(node)
-        key = files.sha256_text(
-            json.dumps(
-                [settings, __version__, *map(version, ("torch", "diffusers"))], sort_keys=True
-            )
-        )
-        kept = cache_folder(build(PathsSettings, config["paths"])) / "memory" / f"{key[:32]}.json"
-        if not kept.is_file():
-            files.write_json(kept, {"memory": str(_memory(settings))})
-        memory = files.read_json(kept)["memory"]
+        waiting = before if node.base is not None and node.base.state != "done" else None
+        unet = _unet((waiting or settings).model)
+        placement = unet.placement if waiting is None else waiting.projection.placement
+        parts = [
+            asdict(unet),
+            placement,
+            settings.projection.placement,
+            settings.batch_size,
+            settings.has_teacher,
+            settings.ema is not None,
+            settings.optimizer,
+            asdict(settings.compute),
+            settings.balancing,
+            settings.ranges if settings.balancing else None,
+            __version__,
+            *map(version, ("torch", "diffusers")),
+        ]
+        key = files.sha256_text(json.dumps(parts, sort_keys=True))
+        file = cache_folder(settings.paths) / "memory" / f"{key[:32]}.json"
+        if not file.is_file():
+            files.write_json(file, {"memory": str(_memory(settings, unet, placement))})
+        memory = files.read_json(file)["memory"]
     except MissingInput:
-        path = (node.base or node).config["model"].get("path", config["model"].get("path"))
+        path = (before or settings).model.get("path", settings.model.get("path"))
         return f"unknown: {path} is not here"
     except (DemeError, ValueError, TypeError, RuntimeError, KeyError) as error:
         return f"unknown: {(str(error).splitlines() or [type(error).__name__])[0]}"
-    checkpointing = (
-        ", gradient checkpointing" if config["compute"]["gradient_checkpointing"] else ""
-    )
-    return (
-        f"{memory} at batch {config['batch_size']}, {config['compute']['precision']}{checkpointing}"
-    )
-
-
-def _settings(node: Node) -> dict[str, Any]:
-    """Everything that the memory of a run follows from, as JSON; of a base that is not trained yet its config. Raises as `_unet`."""
-    config, compute = node.config, node.config["compute"]
-    before = node.base.config if node.base is not None and node.base.state != "done" else None
-    unet = _unet((before or config)["model"])
-    return {
-        "unet": unet.__dict__,
-        "before": before["projection"]["placement"] if before is not None else unet.placement,
-        "placement": config["projection"]["placement"],
-        "batch_size": config["batch_size"],
-        "teacher": config["method"].get("consistency_weight", 0) > 0,
-        "average": bool(config["ema"]),
-        "optimizer": config["optimizer"],
-        "compute": {
-            name: compute[name] for name in ("accelerator", "precision", "gradient_checkpointing")
-        },
-        "balancing": config["balancing"],
-        "ranges": config["ranges"] if config["balancing"] else None,
-    }
+    checkpointing = ", gradient checkpointing" if settings.compute.gradient_checkpointing else ""
+    return f"{memory} at batch {settings.batch_size}, {settings.compute.precision}{checkpointing}"
 
 
 @dataclass(frozen=True)
 class _UNet:
-    """diffusers' class and its config, the projections that are stored with it, and how many tokens of a text it sees."""
+    """diffusers' class and its config, the stored projections, and how many tokens it sees."""
 
     kind: str
-    config: dict[str, Any]
+    config: Mapping[str, object]
     placement: str | None = None
-    tokens: int = TOKENS
+    num_tokens: int = NUM_TOKENS
 
 
-def _unet(spec: dict[str, Any]) -> _UNet:
+def _unet(option: Mapping[str, object]) -> _UNet:
     """Return what a `model` option says of its UNet. Raises MissingInput, BadConfig."""
-    if "unet" in spec:
-        return _UNet(KINDS[0], spec["unet"])
-    path = spec.get("path", spec.get("parts"))
+    if isinstance(unet := option.get("unet"), Mapping):
+        return _UNet(KINDS[0], dict(unet))
+    path = option.get("path", option.get("parts"))
     if path is None:
-        raise BadConfig(f"{spec.get('_target_')} has neither a path nor a unet")
-    place = locate(path)
+        raise BadConfig(f"{option.get('_target_')} has neither a path nor a unet")
+    place = locate(str(path))
     folder = unet_folder(place)
     if not (folder / "config.json").is_file():
         raise MissingInput(f"{folder / 'config.json'} does not exist")
-    config = files.read_json(folder / "config.json")
-    if (kind := config.get("_class_name", KINDS[0])) not in KINDS:
+    stored = files.read_json(folder / "config.json")
+    if (kind := stored.get("_class_name", KINDS[0])) not in KINDS:
         raise BadConfig(f"{path} holds a {kind}")
     text = place / "text_encoder" / "config.json"
-    tokens = (
-        files.read_json(text).get("max_position_embeddings", TOKENS) if text.is_file() else TOKENS
+    num_tokens = (
+        files.read_json(text).get("max_position_embeddings", NUM_TOKENS)
+        if text.is_file()
+        else NUM_TOKENS
     )
-    words = {name: value for name, value in config.items() if not name.startswith("_")}
-    return _UNet(kind, words, read_placement(folder), tokens)
+    arguments = {name: value for name, value in stored.items() if not name.startswith("_")}
+    return _UNet(kind, arguments, read_placement(folder), num_tokens)
 
 
-def _memory(settings: dict[str, Any]) -> Any:
-    """Return the TrainingMemory. Raises what diffusers raises for a config that it makes no UNet of."""
+def _memory(settings: TrainSettings, unet: _UNet, placement: str | None) -> "TrainingMemory":
+    """Return the memory; `placement` is that of the projections that the initial model has.
+
+    Raises what diffusers raises for a config of which it makes no UNet.
+    """
     import diffusers
     import torch
 
     from deme.models.projection import Projections
     from deme.training.memory import Plan, training_memory
 
-    unet, before, compute = _UNet(**settings["unet"]), settings["before"], settings["compute"]
-
-    def network(placement: str | None) -> Any:
-        words = {
+    def network(placement: str | None) -> "nn.Module":
+        arguments = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in unet.config.items()
         }
-        made = getattr(diffusers, unet.kind)(**words)
+        made: nn.Module = getattr(diffusers, unet.kind)(**arguments)
         if placement:
             made.projections = Projections(made, placement)
         return made
 
-    size = unet.config["sample_size"]
-    sides = [size, size] if isinstance(size, int) else size
-    inputs: dict[str, tuple[int, ...]] = {
-        "sample": (unet.config["in_channels"], *sides),
-        "timestep": (),
-    }
+    size, channels = unet.config["sample_size"], unet.config["in_channels"]
+    sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    shape = torch.Size([channels, *sides])  # type: ignore[list-item]
+    inputs: dict[str, tuple[int, ...]] = {"sample": shape, "timestep": ()}
     if unet.kind == "UNet2DConditionModel":
-        inputs["encoder_hidden_states"] = (unet.tokens, unet.config["cross_attention_dim"])
-    gpu = compute["accelerator"] == "gpu"
-    together = gpu and not settings["optimizer"].get(
-        "fused"
-    )  # torch updates all parameters at once there
+        width = int(str(unet.config["cross_attention_dim"]))
+        inputs["encoder_hidden_states"] = (unet.num_tokens, width)
+    gpu = settings.compute.accelerator == "gpu"
+    # torch updates all parameters at once on a GPU, unless the optimizer is fused
+    together = gpu and not settings.optimizer.get("fused")
     plan = Plan(
-        settings["batch_size"],
-        moments=_moments(settings["optimizer"]),
-        average=settings["average"],
-        dtype=None if compute["precision"] == "32-true" else torch.bfloat16,
+        settings.batch_size,
+        moments=_moments(settings.optimizer),
+        average=settings.ema is not None,
+        dtype=None if settings.compute.precision == "32-true" else torch.bfloat16,
         gpu=gpu,
-        checkpointing=bool(compute["gradient_checkpointing"]),
-        tasks=_tasks(settings),
-        update_copies=int(settings["average"] or together),
+        checkpointing=settings.compute.gradient_checkpointing,
+        tasks=_num_tasks(settings),
+        update_copies=int(settings.ema is not None or together),
     )
-    teacher = (lambda: network(before)) if settings["teacher"] else None
-    return training_memory(lambda: network(settings["placement"] or before), teacher, inputs, plan)
+    teacher = (lambda: network(placement)) if settings.has_teacher else None
+    student = settings.projection.placement or placement
+    return training_memory(lambda: network(student), teacher, inputs, plan)
 
 
-def _moments(spec: dict[str, Any]) -> float:
-    """Return how many numbers the optimizer keeps of a parameter: it is given a small one to update."""
+def _moments(option: Mapping[str, object]) -> float:
+    """Return how many numbers the optimizer keeps per parameter, from one small update."""
     import torch
 
     parameter = torch.nn.Parameter(torch.zeros(4, 4))
-    optimizer = partial(spec)([{"params": [parameter]}])
+    optimizer = partial(option)([{"params": [parameter]}])
     parameter.grad = torch.ones(4, 4)
     optimizer.step()
     kept = [
@@ -175,13 +173,10 @@ def _moments(spec: dict[str, Any]) -> float:
     return sum(value.numel() for value in kept if value.dim()) / parameter.numel()
 
 
-def _tasks(settings: dict[str, Any]) -> int:
-    """Return how many tasks' gradients are held apart: 0 where losses are balanced, or nothing is."""
-    from deme.methods.balancing import Balancing
-
-    if not settings["balancing"]:
+def _num_tasks(settings: TrainSettings) -> int:
+    """Return the number of tasks whose gradients are held separately, 0 for none."""
+    if settings.balancing is None:
         return 0
-    ranges = settings["ranges"]
+    ranges = settings.ranges
     count = ranges["num_ranges"] if "num_ranges" in ranges else len(ranges["boundaries"]) - 1
-    balancing = instantiate(settings["balancing"], num_tasks=count)
-    return count if type(balancing).wants_gradients is not Balancing.wants_gradients else 0
+    return count if instantiate(settings.balancing, num_tasks=count).uses_gradients else 0

@@ -1,6 +1,7 @@
-"""From the config of a train run to its method: weights, timesteps, balancing."""
+"""The method of a training run: its loss weights, timesteps and balancing."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,129 +15,135 @@ from deme.methods.balancing import Balancing
 from deme.models.denoiser import DenoisingModel
 from deme.runs.config import accepted_arguments, instantiate, instantiate_with
 from deme.runs.inputs import found_weights
-from deme.runs.run import Run
+from deme.runs.settings.commands import TrainSettings
 from deme.system import files
+from deme.system.console import logger
 from deme.system.errors import BadConfig
 
-NUM_DRAWS = 1 << 18  # draws of timesteps to see where they fall
+NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution
 
 
-def method_of(
-    run: Run, model: DenoisingModel, ranges: list[TimestepRange], timestep_range: TimestepRange
+def build_method(
+    settings: TrainSettings,
+    model: DenoisingModel,
+    ranges: list[TimestepRange],
+    timestep_range: TimestepRange,
+    search: Path | None,
 ) -> Method:
-    """Return the run's method; write where its loss weights lie to weighting.json and the log."""
-    config = run.config
-    weights = _weights(config, model)
-    timesteps = instantiate_with(
-        config["timesteps"],
+    """Return the method, with the merge weights of `search` if it is given. Raises BadConfig."""
+    try:
+        weights = timestep_weights(
+            instantiate(settings.weighting),
+            model.schedule.snr,
+            model.prediction_type,
+            settings.loss_weight.max,
+            settings.loss_weight.normalize,
+        )
+    except ValueError as error:
+        raise BadConfig(f"loss_weight: {error}") from error
+    timesteps: TimestepSampler = instantiate_with(
+        settings.timesteps,
         timestep_range=timestep_range,
         num_timesteps=ranges[-1].high,
         ranges=ranges,
     )
-    balancing = (
-        instantiate_with(config["balancing"], num_tasks=len(ranges))
-        if config["balancing"]
-        else None
-    )
-    takes_gradients = (
-        balancing is not None and type(balancing).wants_gradients is not Balancing.wants_gradients
-    )
-    if takes_gradients and str(config["compute"]["precision"]).startswith("16"):
-        raise BadConfig(
-            "task gradients are taken before the loss is scaled and underflow in float16\ntype: compute.precision=bf16-mixed"
-        )
-    if takes_gradients and config["compute"]["compile"]:
-        raise BadConfig(
-            "task gradients are taken of parts of a batch whose sizes change: a network would be compiled again and again, "
-            "unchecked\ntype: compute.compile=false"
-        )
-    spec = _with_found_weights(run, ranges)
-    if balancing is not None and "balancing" not in accepted_arguments(spec):
-        raise BadConfig(
-            f"{spec['_target_'].split('.')[-1]} has one task, nothing to balance\ntype: method=ant, or balancing=none"
-        )
+    balancing = _build_balancing(settings, len(ranges))
+    option = settings.method
+    if search is not None:
+        option = {**option, "merge_weights": _searched_weights(option, search, ranges)}
     method: Method = instantiate_with(
-        spec,
+        option,
         weights=weights,
         timesteps=timesteps,
         ranges=ranges,
         balancing=balancing,
-        batch_size=config["batch_size"],
+        batch_size=settings.batch_size,
     )
-    _log_mass(run, method, ranges, timesteps)
+    if method.needs_expert and settings.expert is None:
+        name = settings.cell.get("method") or type(method).__name__
+        raise BadConfig(
+            f"method={name} trains one expert per run, and expert is not given\n"
+            f"type: expert=0, or all of them as jobs: "
+            f"deme train -m method={name} expert='range({len(ranges)})'"
+        )
     return method
 
 
-def _weights(config: dict[str, Any], model: DenoisingModel) -> Tensor:
-    settings = config["loss_weight"]
-    if not isinstance(settings, dict):
+def _build_balancing(settings: TrainSettings, num_tasks: int) -> Balancing | None:
+    if settings.balancing is None:
+        return None
+    balancing: Balancing = instantiate_with(settings.balancing, num_tasks=num_tasks)
+    if balancing.uses_gradients and settings.compute.precision.startswith("16"):
         raise BadConfig(
-            f"loss_weight has two keys, got {settings!r}\ntype: loss_weight.max=<number> loss_weight.normalize=true"
+            "task gradients are taken before the loss is scaled and underflow in float16\n"
+            "type: compute.precision=bf16-mixed"
         )
-    weighting, schedule = instantiate(config["weighting"]), model.schedule
-    try:
-        return timestep_weights(
-            weighting, schedule.snr, model.prediction_type, settings["max"], settings["normalize"]
+    if balancing.uses_gradients and settings.compute.compile:
+        raise BadConfig(
+            "task gradients are taken of slices of a batch whose sizes change, for each of which "
+            "a network would be compiled again, unchecked\ntype: compute.compile=false"
         )
-    except (TypeError, ValueError) as error:
-        raise BadConfig(f"loss_weight: {error}") from error
+    if "balancing" not in accepted_arguments(settings.method):
+        raise BadConfig(
+            "this method has one task, and balancing needs several\n"
+            "type: method=ant, or balancing=none"
+        )
+    return balancing
 
 
-def _with_found_weights(run: Run, ranges: list[TimestepRange]) -> dict[str, Any]:
-    """The method's config, with the best weights of inputs.search if that is given."""
-    spec: dict[str, Any] = run.config["method"]
-    search = run.single_input("search")
-    if search is None:
-        return spec
-    if spec.get("merge_weights") != "uniform":
-        told = (
-            f"method.merge_weights={spec['merge_weights']} is given, too"
-            if "merge_weights" in spec
-            else "no merge weights here"
+def _searched_weights(
+    option: Mapping[str, object], search: Path, ranges: list[TimestepRange]
+) -> list[float]:
+    """Return the best merge weights of inputs.search. Raises BadConfig if they do not fit."""
+    if option.get("merge_weights") != "uniform":
+        given = option.get("merge_weights", "no such key")
+        raise BadConfig(
+            "inputs.search brings the merge weights of method=reweighted, whose "
+            f"method.merge_weights must be uniform; got {given}"
         )
-        raise BadConfig(f"inputs.search brings merge weights for method=reweighted; {told}")
     found = found_weights(search)
-    weights = found["weights"]
     if found["weights_by_name"]:
         raise BadConfig(
-            f"{search} found other weights for every tensor or block, which no timestep weight is equal to"
+            f"{search} found other weights for every tensor or block, "
+            "which are equal to no timestep weight"
         )
     searched = files.read_json(search / "best.json").get("ranges")
     if searched is not None and searched != [[item.low, item.high] for item in ranges]:
         raise BadConfig(
-            f"the experts of {search} have the ranges {searched}, this run {', '.join(map(str, ranges))}\n"
+            f"the experts of {search} have the ranges {searched}, "
+            f"this run {', '.join(map(str, ranges))}\n"
             "type: the ranges=... that the experts were trained with"
         )
-    run.log(f"merge weights {weights}, found by {search}")
-    return {**spec, "merge_weights": weights}
+    weights: list[float] = found["weights"]
+    logger.info("merge weights %s, found by %s", weights, search)
+    return weights
 
 
-def _log_mass(
-    run: Run, method: Method, ranges: list[TimestepRange], timesteps: TimestepSampler
-) -> None:
-    """Where the loss weight lies: for timesteps drawn uniformly, and as this run draws them."""
-    if method.weights is None or not run.is_main_process:
+def write_loss_mass(method: Method, ranges: list[TimestepRange], file: Path) -> None:
+    """Write the share of the loss weight in each range to a file and the log.
+
+    Once for uniform timesteps, and once for timesteps as this run draws them.
+    """
+    if method.weights is None or method.timesteps is None:
         return
     boundaries = [0, *(item.high for item in ranges)]
-    drawn = torch.bincount(timesteps(NUM_DRAWS, generator("mass")), minlength=boundaries[-1])
-    shares, seen = mass(method.weights, boundaries), mass(method.weights * drawn, boundaries)
+    draws = method.timesteps(NUM_DRAWS, generator("mass"))
+    counts: Tensor = torch.bincount(draws, minlength=boundaries[-1])
+    shares = mass(method.weights, boundaries)
+    drawn = mass(method.weights * counts, boundaries)
     names = [str(item) for item in ranges]
-    files.write_json(
-        run.path / "weighting.json",
-        {
-            "ranges": names,
-            "mass": shares,
-            "mass_as_drawn": seen,
-            "mean": float(method.weights.mean()),
-            "max": float(method.weights.max()),
-        },
-    )
-
-    def told(values: list[float]) -> str:
-        return ", ".join(
-            f"{value:.2%} in {name}" for value, name in zip(values, names, strict=True)
-        )
-
-    run.log(f"loss weight of uniform timesteps: {told(shares)}")
-    if max(abs(a - b) for a, b in zip(shares, seen, strict=True)) > 0.01:
-        run.log(f"loss weight of timesteps as drawn: {told(seen)}")
+    values = {
+        "ranges": names,
+        "mass": shares,
+        "mass_as_drawn": drawn,
+        "mean": float(method.weights.mean()),
+        "max": float(method.weights.max()),
+    }
+    files.write_json(file, values)
+    listed = [
+        ", ".join(f"{value:.2%} in {name}" for value, name in zip(each, names, strict=True))
+        for each in (shares, drawn)
+    ]
+    logger.info("loss weight of uniform timesteps: %s", listed[0])
+    if max(abs(a - b) for a, b in zip(shares, drawn, strict=True)) > 0.01:
+        logger.info("loss weight of timesteps as drawn: %s", listed[1])

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from deme.data import ImageData
-from deme.data.joined import Joined
+from deme.data import ImageData, JoinedImages
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import Reference, measured
 from deme.metrics.text_score import TextScore
 from deme.runs.config import instantiate
 from deme.runs.settings.groups import MetricsSettings
-from deme.system.console import logger
 from deme.system.errors import BadConfig
 from deme.system.paths import locate
 
@@ -70,7 +68,7 @@ def load_reference(
             f"type: data=<option>, or {file}"
         )
     split, size = metrics.reference, metrics.size
-    images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
+    images = JoinedImages([data.train, data.held_out]) if split == "all" else getattr(data, split)
     if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
         raise BadConfig(
             f"generated images are measured at {size} x {size}, and the images that they are "
@@ -83,4 +81,4 @@ def load_reference(
             f"these metrics compare to at least {least} {SPLITS[split]}; "
             f"the data set has {len(images)}"
         )
-    return measured(images, SPLITS[split], extractor, cache, logger.info)
+    return measured(images, SPLITS[split], extractor, cache)

@@ -28,7 +28,7 @@ class Loaded:
 
 
 def load_model(folder: Path, compute: Compute, guidance_scale: float | None = None) -> Loaded:
-    """Load one model, which samples with guidance if it is text-conditioned and a scale is given."""
+    """Load one model; a text-conditioned one samples with guidance if a scale is given."""
     model = load_pretrained(str(folder)).to(compute.device)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 

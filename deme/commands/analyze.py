@@ -3,20 +3,20 @@
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
-from deme.runs.run import say
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import MetricsSettings, PathsSettings
+from deme.runs.settings.commands import AnalyzeSettings
 from deme.system import files
+from deme.system.console import print_result
 from deme.system.errors import BadConfig
 
 
-def run(config: dict[str, Any]) -> Path:
+def run(config: dict[str, object]) -> Path:
     """Draw the figure, write its numbers beside it as CSV, and return the picture's path."""
-    out = Path(str(config["out"]))
+    settings = build(AnalyzeSettings, config)
+    out = Path(settings.out)
     if out.suffix.lower() != ".png":
-        raise BadConfig(f"out must name a .png file, got {config['out']}")
+        raise BadConfig(f"out must name a .png file, got {out}")
 
     from rich.console import Console
     from rich.table import Table
@@ -27,21 +27,16 @@ def run(config: dict[str, Any]) -> Path:
     from deme.runs.config import accepted_arguments, instantiate, instantiate_with
     from deme.system.paths import cache_folder
 
-    given = config["run"]
-    if given is not None and not isinstance(given, str):
-        raise BadConfig(f"run must be the directory of a run, got {given!r}")
-    if given is not None and "run" not in accepted_arguments(config["figure"]):
-        raise BadConfig(
-            f"figure={config['figure']['_target_'].split('.')[-1]} draws no run; leave out run="
-        )
-    paths = build(PathsSettings, config["paths"])
+    if settings.run is not None and "run" not in accepted_arguments(settings.figure):
+        name = str(settings.figure["_target_"]).split(".")[-1]
+        raise BadConfig(f"figure={name} shows no run\ntype: the same command without run=")
     analysis = instantiate_with(
-        config["figure"],
-        model=lambda: instantiate(config["model"]),
-        run=given,
-        data=lambda: load_data(config["data"], paths),
-        extractors=lambda: load_extractors(build(MetricsSettings, config["metrics"])),
-        cache=cache_folder(paths),
+        settings.figure,
+        model=lambda: instantiate(settings.model),
+        run=settings.run,
+        data=lambda: load_data(settings.data, settings.paths),
+        extractors=lambda: load_extractors(settings.metrics),
+        cache=cache_folder(settings.paths),
     )
     files.write_bytes(out, png(analysis.figure))
     written = str(out)
@@ -54,5 +49,5 @@ def run(config: dict[str, Any]) -> Path:
         for line in analysis.table[1:]:
             screen.add_row(*line)
         Console(width=max(Console().width, 120)).print(screen)
-    say(f"drew {written}")
+    print_result(f"wrote {written}")
     return out

@@ -1,21 +1,24 @@
-"""`deme doctor`: versions, devices, optional parts, a self test; and what a model and a data set are before they are used."""
+"""`deme doctor`: versions, devices, a self-test; and a report on a model and a data set."""
 
 import importlib.util
 import platform
 import shutil
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deme import __version__
-from deme.runs.checks import check_values
 from deme.runs.provenance import LIBRARIES
-from deme.runs.run import say
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import ComputeSettings, PathsSettings
+from deme.runs.settings.commands import DoctorSettings
 from deme.system import files
+from deme.system.console import print_result
 from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import conf_dir, locate
+from deme.system.paths import cache_folder, conf_dir, locate
+
+if TYPE_CHECKING:
+    from deme.data import ImageData
+    from deme.models.denoiser import DenoisingModel
 
 OPTIONAL = {
     "cleanfid": "FID cross-check",
@@ -27,45 +30,50 @@ OPTIONAL = {
 }
 
 
-def run(config: dict[str, Any]) -> Path:
-    """Print the report; draw the data's picture and return its path, or here. Raises WorkFailed if the self test fails."""
-    check_values(config)
-    out = Path(str(config["out"]))
+def run(config: dict[str, object]) -> Path:
+    """Print the report, and write the data's picture and return its path, or the current folder.
+
+    Raises WorkFailed if the self-test fails.
+    """
+    settings = build(DoctorSettings, config)
+    out = Path(settings.out)
     if out.suffix.lower() != ".png":
-        raise BadConfig(f"out must name a .png file, got {config['out']}")
-    if not config.get("model") and not config.get("data"):
+        raise BadConfig(f"out must name a .png file, got {out}")
+    if not settings.model and not settings.data:
         _machine()
         _self_test()
         return Path()
     from deme.builders.compute import Compute
-    from deme.builders.data import check_images
+    from deme.builders.data import check_images, load_data
     from deme.runs.config import instantiate
 
-    compute = Compute.of(build(ComputeSettings, config["compute"]))
-    model = instantiate(config["model"]) if config.get("model") else None
+    device = Compute.of(settings.compute).device
+    model: DenoisingModel | None = instantiate(settings.model) if settings.model else None
     if model is not None:
-        _model(config["model"], model)
-    data = _data(config, model, out) if config.get("data") else None
-    if model is not None and data is not None:
+        _model(str((settings.model or {}).get("path", "random weights")), model)
+    shape = model.image_shape if model is not None else None
+    data = load_data(settings.data, settings.paths, shape)
+    if data is None:
+        return Path()
+    _data(data, settings.num_images, out)
+    if model is not None:
         check_images(data, model)
-        if "path" in config["model"]:
-            _passport(config, model, data, compute.device)
-    return out if data is not None else Path()
+        _passport(settings, model, data, device)
+    return out
 
 
 def _machine() -> None:
-    say(f"deme {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    print_result(f"deme {__version__}, Python {platform.python_version()}, {platform.platform()}")
     for name in LIBRARIES:
         try:
-            say(f"  {name:<18} {metadata.version(name)}")
+            print_result(f"  {name:<18} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            say(f"  {name:<18} not found")
+            print_result(f"  {name:<18} not installed")
     for module, purpose in OPTIONAL.items():
-        state = "there" if importlib.util.find_spec(module) else "not installed"
-        say(f"  {module:<18} {state} ({purpose})")
-    say(
-        f"configuration: {conf_dir()}; free disk here: {shutil.disk_usage('.').free / 2**30:.0f} GiB"
-    )
+        state = "installed" if importlib.util.find_spec(module) else "not installed"
+        print_result(f"  {module:<18} {state} ({purpose})")
+    free = shutil.disk_usage(".").free / 2**30
+    print_result(f"configuration: {conf_dir()}; free disk here: {free:.0f} GiB")
 
 
 def _self_test() -> None:
@@ -74,65 +82,82 @@ def _self_test() -> None:
     from deme.models.loading import load_pretrained
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    say(f"devices: cpu ({torch.get_num_threads()} threads){''.join(f', {name}' for name in gpus)}")
+    devices = [f"cpu ({torch.get_num_threads()} threads)", *gpus]
+    print_result(f"devices: {', '.join(devices)}")
     model = load_pretrained("asset:digits_base")
     draw = torch.Generator().manual_seed(0)
     x_t = torch.randn(4, *model.image_shape, generator=draw)
     with torch.inference_mode():
-        prediction = model(x_t, torch.full((4,), 999))
-    agreement = float(
-        torch.nn.functional.cosine_similarity(prediction.flatten(), x_t.flatten(), dim=0)
-    )
-    if (
-        not agreement > 0.95
-    ):  # at t = 999 almost all of x_t is noise, so a trained network returns it
+        prediction = model(x_t, torch.full((4,), 999)).flatten()
+    cosine = float(torch.nn.functional.cosine_similarity(prediction, x_t.flatten(), dim=0))
+    # at t = 999 almost all of x_t is noise, so a trained network predicts x_t
+    if not cosine > 0.95:
         raise WorkFailed(
-            f"self test: the shipped model recognises noise with cosine {agreement:.3f} instead of about 1"
+            f"self-test failed: the cosine of noise and the shipped model's prediction is "
+            f"{cosine:.3f}, not about 1"
         )
-    say(
-        f"self test: the shipped model ({locate('asset:digits_base').name}) recognises noise, cosine {agreement:.3f}: fine"
+    name = locate("asset:digits_base").name
+    print_result(
+        f"self-test passed: the shipped model ({name}) predicts noise, cosine {cosine:.3f}"
     )
 
 
-def _model(spec: dict[str, Any], model: Any) -> None:
+def _model(name: str, model: "DenoisingModel") -> None:
     count = sum(parameter.numel() for parameter in model.unet.parameters())
     snr = model.schedule.snr
     shape = str(model.image_shape)
     if model.noise_shape != model.image_shape:
         shape += f", denoised as latents {model.noise_shape}"
-    say(
-        f"model: {spec.get('path', 'random weights')}: {type(model.unet).__name__}, {count:,} parameters, images {shape}; "
-        f"predicts {model.prediction_type}, {len(snr)} timesteps, signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
+    print_result(
+        f"model: {name}: {type(model.unet).__name__}, {count:,} parameters, images {shape}; "
+        f"predicts {model.prediction_type}, {len(snr)} timesteps, "
+        f"signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
     )
 
 
-def _data(config: dict[str, Any], model: Any, out: Path) -> Any:
-    from deme.builders.data import load_data
+def _data(data: "ImageData", num_images: int, out: Path) -> None:
+    """Describe a data set, and write a grid of evenly spaced training images."""
     from deme.sampling.grid import image_grid
 
-    shape = model.image_shape if model is not None else None
-    data = load_data(config["data"], build(PathsSettings, config["paths"]), shape)
-    assert data is not None
-    indices = range(min(config["num_images"], len(data.train)))
-    pixels = data.train.__getitems__([i * len(data.train) // len(indices) for i in indices])
-    shape = tuple(pixels.shape[1:])
-    say(
-        f"data: {len(data.train):,} images to train on, {len(data.held_out):,} held out, {shape} (channels, height, width); "
-        f"pixels of {len(indices)}: mean {float(pixels.float().mean()):.1f}, standard deviation {float(pixels.float().std()):.1f} of 0 to 255"
+    count = min(num_images, len(data.train))
+    pixels = data.train.__getitems__([i * len(data.train) // count for i in range(count)])
+    values = pixels.float()
+    print_result(
+        f"data: {len(data.train):,} training images, {len(data.held_out):,} held out, "
+        f"{tuple(pixels.shape[1:])} (channels, height, width); pixels of {count}: "
+        f"mean {float(values.mean()):.1f}, standard deviation {float(values.std()):.1f} of 0 to 255"
         f"{'; mirrored at random in training' if data.random_flip else ''}"
     )
     with files.atomic(out) as file:
         image_grid(pixels).save(file, format="PNG")
-    say(f"drew {out}")
-    return data
+    print_result(f"wrote {out}")
 
 
-def _passport(config: dict[str, Any], model: Any, data: Any, device: str) -> None:
-    from deme.evaluation.passport import described, passport_of, refuse_contradicted, told
+def _passport(
+    settings: DoctorSettings, model: "DenoisingModel", data: "ImageData", device: str
+) -> None:
+    """Print which prediction type, schedule and value range the weights fit."""
+    from deme.evaluation.passport import (
+        describe,
+        format_passport,
+        load_passport,
+        refuse_contradicted,
+    )
 
-    passport = passport_of(config, model, data, device)
-    for line in told(passport):
-        say(f"passport: {line}")
+    option = settings.model or {}
+    if "path" not in option:
+        return
+    passport = load_passport(
+        str(option["path"]),
+        settings.data or {},
+        settings.passport.num_images,
+        model,
+        data,
+        device,
+        cache_folder(settings.paths),
+    )
+    for line in format_passport(passport):
+        print_result(f"passport: {line}")
     for row in passport["fits"][:6]:
-        say(f"  {row['unexplained']:>7.1%} unexplained as {described(row)}")
+        print_result(f"  {row['unexplained']:>7.1%} unexplained as {describe(row)}")
     refuse_contradicted(passport)

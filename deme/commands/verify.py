@@ -1,59 +1,63 @@
-"""`deme verify`: audit an evaluation, by someone else, in about a minute."""
+"""`deme verify`: audit a finished evaluation, also one of somebody else, in about a minute."""
 
 import contextlib
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from deme.runs.checks import check_values
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
-from deme.runs.run import Run, config_unmodified, recorded_identity, say
+from deme.runs.run import Run, config_unmodified, recorded_identity
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import PathsSettings
+from deme.runs.settings.commands import EvaluateSettings, VerifySettings
 from deme.system import files
+from deme.system.console import print_result
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
-from deme.system.paths import ASSET, HUB, locate
+from deme.system.paths import ASSET, HUB, cache_folder, locate
+
+MARKS = {True: "ok     ", False: "FAILED ", None: "note   "}
 
 
-def run(config: dict[str, Any]) -> Path:
-    """Check the run and return its directory. Raises WorkFailed naming everything that does not hold."""
-    check_values(config)
-    place = locate(str(config["run"]))
+def run(config: dict[str, object]) -> Path:
+    """Check a run and return its directory. Raises WorkFailed naming the first failed check."""
+    settings = build(VerifySettings, config)
+    place = locate(settings.run)
     audited = _finished(place.absolute())
-    if config.get("compute"):
-        audited.config["compute"] = config["compute"]
+    cache = str(cache_folder(settings.paths).absolute())
+    now = {"paths": {**asdict(settings.paths), "cache": cache}}
+    if settings.compute is not None:
+        now["compute"] = asdict(settings.compute)
+    evaluation = build(EvaluateSettings, {**audited.config, **now})
 
     from deme.evaluation.audit import audit
-    from deme.system.paths import cache_folder
 
-    cache = cache_folder(build(PathsSettings, config["paths"]))
-    audited.config["paths"] = {**config["paths"], "cache": str(cache.absolute())}
     began = time.monotonic()
     with contextlib.chdir(_directory(audited)):
-        findings = [*_sealed(audited)]
-        findings += audit(audited, config["num_images"], config["pick_seed"], config["batch_size"])
-    for good, text in findings:
-        say(f"  {'note   ' if good is None else 'ok     ' if good else 'FAILED '} {text}")
-    failed = [text for good, text in findings if good is False]
-    if failed:
-        raise WorkFailed(
-            f"{place} does not hold: {len(failed)} of {len(findings)} checks failed, first: {failed[0]}"
+        findings = _unmodified(audited)
+        findings += audit(
+            audited, evaluation, settings.num_images, settings.pick_seed, settings.batch_size
         )
-    checks = sum(good is not None for good, _ in findings)
-    say(f"verified {place}: {checks} checks in {time.monotonic() - began:.0f} s")
+    for holds, text in findings:
+        print_result(f"  {MARKS[holds]} {text}")
+    if failed := [text for holds, text in findings if holds is False]:
+        raise WorkFailed(
+            f"{place} does not hold: {len(failed)} of {len(findings)} checks failed, "
+            f"first: {failed[0]}"
+        )
+    checks = sum(holds is not None for holds, _ in findings)
+    print_result(f"verified {place}: {checks} checks in {time.monotonic() - began:.0f} s")
     return place
 
 
 def _directory(run: Run) -> Path:
-    """Relative paths of a run are looked for here, or where it was made, if they are not all here."""
+    """Return where relative paths of a run are found: here, or in the directory it was made in."""
     named = [str(place) for places in run.inputs.values() for place in places] + _paths(run.config)
     here = all(name.startswith((ASSET, HUB)) or Path(name).expanduser().exists() for name in named)
     made = Path(files.read_json(run.path / "run.json").get("directory", "."))
     return made if made.is_dir() and not here else Path()
 
 
-def _paths(node: Any) -> list[str]:
+def _paths(node: object) -> list[str]:
     if not isinstance(node, dict):
         return []
     own = [node["path"]] if isinstance(node.get("path"), str) else []
@@ -61,6 +65,7 @@ def _paths(node: Any) -> list[str]:
 
 
 def _finished(path: Path) -> Run:
+    """Return the evaluation in a directory, with the inputs that were recorded."""
     if not is_run(path) or not (path / "config.yaml").exists():
         raise BadConfig(
             f"{path} is no run directory\ntype: deme verify run=<directory of a deme evaluate run>"
@@ -68,47 +73,41 @@ def _finished(path: Path) -> Run:
     config = load_yaml(path / "config.yaml")
     if config["stage"] != "evaluate":
         raise BadConfig(
-            f"{path} is a run of deme {config['stage']}; deme verify takes one of deme evaluate"
+            f"{path} is a run of deme {config['stage']}, not of deme evaluate\n"
+            "type: deme verify run=<directory of a deme evaluate run>"
         )
     state = read_status(path).get("state")
     if state != "done":
-        raise MissingInput(f"{path} is not finished (state: {state}); run its command again first")
+        raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
     if config["source"] == "real":
-        raise BadConfig(f"{path} measured draws of real images: there is nothing to make again")
+        raise BadConfig(f"{path} measured real images, which cannot be regenerated")
     recorded = files.read_json(path / "run.json")["inputs"]
     inputs = {name: [Path(place) for place in places] for name, places in recorded.items()}
     hashes = {name: list(places.values()) for name, places in recorded.items()}
     return Run(path, "", config, inputs, hashes)
 
 
-def _sealed(run: Run) -> list[tuple[bool | None, str]]:
+def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
+    """Check that config and inputs are those that the run was made and named with."""
     file = run.path / "config.yaml"
     found: list[tuple[bool | None, str]] = [
-        (config_unmodified(file), "config.yaml is as it was frozen before the work")
+        (config_unmodified(file), "config.yaml is as it was written before the work")
     ]
     now = {
-        name: [_now(name, place) for place in places]
+        name: [_hash_now(name, place) for place in places]
         for name, places in run.inputs.items()
         if places
     }
-    for name, places in run.inputs.items():
-        for place, recorded, found_now in zip(
-            places, run.hashes[name], now.get(name, []), strict=True
+    for name, hashes in now.items():
+        for place, recorded, current in zip(
+            run.inputs[name], run.hashes[name], hashes, strict=True
         ):
-            found.append((found_now == recorded, f"inputs.{name}: {place} is what was evaluated"))
-    config = load_yaml(file)
-    same = recorded_identity(file) == identity_hash(
-        config, {name: hashes for name, hashes in now.items() if hashes}
-    )
-    return [
-        *found,
-        (
-            same,
-            "model, data, weights of the metrics and all settings are those that the run is named after",
-        ),
-    ]
+            found.append((current == recorded, f"inputs.{name}: {place} is what was evaluated"))
+    same = recorded_identity(file) == identity_hash(load_yaml(file), now)
+    text = "model, data, weights of the metrics and all settings are those of the run's identity"
+    return [*found, (same, text)]
 
 
-def _now(name: str, place: Path) -> str:
+def _hash_now(name: str, place: Path) -> str:
     path = locate(str(place))
     return files.sha256(weights_folder(path)) if is_run(path) else input_hash(name, path)

@@ -1,4 +1,7 @@
-"""Partitions of [0, T) by what neighbouring timesteps have in common (Go et al. 2023, section 4; METHOD 2.3)."""
+"""Partitions of [0, T) into intervals of similar timesteps.
+
+Go et al. 2023, section 4 (docs/method.md#clustering).
+"""
 
 from collections.abc import Callable
 
@@ -12,11 +15,12 @@ Affinity = Callable[[int, int, int], Tensor]
 
 
 def interval_clustering(distance: Tensor, num_clusters: int) -> list[int]:
-    """Return the num_clusters + 1 boundaries of the intervals of 0..n-1 that are closest to their centres.
+    """Return the num_clusters + 1 boundaries of the intervals of 0..n-1 of least total cost.
 
-    `distance` [n, n] holds d(centre, member); an interval [low, high) costs the sum over its members of their distance to
-    its centre, floor((low + high) / 2). Exact, by dynamic programming over the last boundary, O(k n^2); of equally good
-    solutions the one with the earliest boundaries. Raises ValueError unless 1 <= num_clusters <= n.
+    `distance` [n, n] holds d(centre, member); an interval [low, high) costs the sum of its members'
+    distances to its centre, floor((low + high) / 2). Exact, by dynamic programming over the last
+    boundary, O(k n^2); of equally good solutions the one with the earliest boundaries. Raises
+    ValueError unless 1 <= num_clusters <= n.
     """
     n = len(distance)
     if not 1 <= num_clusters <= n:
@@ -38,7 +42,7 @@ def interval_clustering(distance: Tensor, num_clusters: int) -> list[int]:
 
 
 def by_log_snr(num_ranges: int, schedule: NoiseSchedule) -> list[TimestepRange]:
-    """Return the ranges whose timesteps are closest in log-SNR to their centre's (absolute difference)."""
+    """Return the ranges whose log-SNRs differ least from their centre's, in absolute value."""
     level = schedule.snr.clamp(1e-100, 1e100).log()
     return from_boundaries(
         interval_clustering((level[:, None] - level[None, :]).abs(), num_ranges),
@@ -56,12 +60,14 @@ def by_affinity(
 ) -> list[TimestepRange]:
     """Return the ranges whose loss gradients agree most with their centre's.
 
-    `affinity(num_bins, num_images, seed)` measures the cosines [num_bins, num_bins] between the loss gradients of equal bins of
-    [0, T), each from `num_images` images; boundaries lie between bins.
+    `affinity(num_bins, num_images, seed)` measures the cosines [num_bins, num_bins] between the
+    loss gradients of equal bins of [0, T), each from `num_images` images; boundaries lie between
+    bins.
     """
     if not 1 <= num_ranges <= num_bins <= num_timesteps:
         raise ValueError(
-            f"need 1 <= num_ranges <= num_bins <= {num_timesteps} timesteps, got {num_ranges} and {num_bins}"
+            f"need 1 <= num_ranges <= num_bins <= {num_timesteps} timesteps, "
+            f"got {num_ranges} and {num_bins}"
         )
     edges = [0, *(item.high for item in uniform(num_bins, num_timesteps))]
     cosines = affinity(num_bins, num_images, seed)

@@ -1,4 +1,4 @@
-"""What a network is told beside x_t and t: tensors by the names of its arguments, a row per image; nothing for most models."""
+"""The condition of a network: tensors by argument name, one row per image; often empty."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,7 +12,7 @@ Network = Callable[
     ..., Tensor
 ]  # (x_t [B, C, H, W], t [B]) or (x_t, t, condition) -> prediction [B, C, H, W]
 
-TEXT = "encoder_hidden_states"  # what a UNet2DConditionModel calls the embeddings of a text, [B, tokens, width]
+TEXT = "encoder_hidden_states"  # text embeddings of a UNet2DConditionModel, [B, tokens, width]
 EMPTY_CONDITION: Condition = MappingProxyType({})
 
 

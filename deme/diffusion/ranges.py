@@ -47,7 +47,7 @@ def check_partition(ranges: Sequence[TimestepRange], num_timesteps: int) -> None
 
 
 def from_boundaries(boundaries: Sequence[int], num_timesteps: int) -> list[TimestepRange]:
-    """Return the partition with the given N + 1 boundaries, the first 0 and the last `num_timesteps`."""
+    """Return the partition with N + 1 boundaries, the first 0 and the last `num_timesteps`."""
     if not all(isinstance(item, int) for item in boundaries):
         raise ValueError(f"boundaries must be whole numbers, got {list(boundaries)}")
     ranges = [TimestepRange(low, high) for low, high in itertools.pairwise(boundaries)]

@@ -1,4 +1,4 @@
-"""The noise schedule of a variance-preserving diffusion and the conversions between what networks predict."""
+"""The noise schedule of a variance-preserving diffusion, and conversions of predictions."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ class NoiseSchedule:
         alpha_bar = self.alpha_bar
         if alpha_bar.ndim != 1 or len(alpha_bar) == 0:
             raise ValueError(
-                f"alpha_bar must be a vector of T signal levels, not of shape {tuple(alpha_bar.shape)}"
+                "alpha_bar must be a vector of T signal levels, "
+                f"not of shape {tuple(alpha_bar.shape)}"
             )
         if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()) or not bool(
             (alpha_bar.diff() < 0).all()
@@ -48,7 +49,7 @@ class NoiseSchedule:
         return self.alpha_bar / (1 - self.alpha_bar)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha = sqrt(alpha_bar_t) and sigma = sqrt(1 - alpha_bar_t), shaped to broadcast over `like`."""
+        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), broadcastable over `like`."""
         alpha_bar = self.alpha_bar.to(like.device)[t].view(-1, *[1] * (like.ndim - 1))
         return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 

@@ -1,7 +1,8 @@
-"""Random numbers as functions of what they are for, never of what was drawn before (DESIGN 9).
+"""Random numbers as functions of their purpose, never of earlier draws (docs/method.md#randomness).
 
-The draws of training step k follow from (seed, k) and are made for the global batch; each process keeps its rows. The
-noise of image i follows from (seed, i). So a resumed run replays, and one process or two see the same noise.
+The draws of training step k follow from (seed, k) and are made for the global batch; each process
+keeps its rows. The noise of image i follows from (seed, i). So a resumed run repeats itself, and
+one process or two see the same noise.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ def _seed(keys: Sequence[int | str]) -> int:
 
 @contextlib.contextmanager
 def seeded(device: torch.device, *keys: int | str) -> Iterator[None]:
-    """Make what torch draws by itself (masks of dropout) a function of `keys` in the block; afterwards its state is the old one."""
+    """Make torch's own draws (dropout masks) a function of `keys` in the block; restore after."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(_seed(keys))
         yield
@@ -58,5 +59,5 @@ class ShardedRandom:
 
 
 def image_generator(seed: int, index: int) -> Generator:
-    """Return the generator of image `index`: its initial noise, then the noise of its sampling steps."""
+    """Return the generator of image `index`, for its initial noise and its sampling steps."""
     return generator("image", seed, index)

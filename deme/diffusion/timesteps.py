@@ -18,7 +18,7 @@ class TimestepSampler(Protocol):
 
 
 class RangeSampler:
-    """Uniform timesteps of one range; antithetic ones come in pairs t, low + high - 1 - t (METHOD 1.4)."""
+    """Uniform timesteps of one range; antithetic ones come in pairs t, low + high - 1 - t."""
 
     def __init__(
         self, timestep_range: TimestepRange, num_timesteps: int, antithetic: bool = True
@@ -41,8 +41,9 @@ class RangeSampler:
 class ProbabilisticSampler:
     """With probability p draw t from all of [0, T), else from the expert's own range (paper eq. 6).
 
-    The coin is tossed per sample (per antithetic pair, whose members mirror within the pair's own interval) or, as
-    the authors' code does, once per batch. P(t in range) = (1 - p) + p |range| / T.
+    The choice is made per sample (per antithetic pair, mirrored within the chosen interval) or,
+    as in the authors' code, once per batch. P(t in range) = (1 - p) + p |range| / T
+    (docs/method.md#probabilistic-sampling).
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class ProbabilisticSampler:
 
 
 class StratifiedSampler:
-    """About n / k timesteps of each of k ranges, the ranges taking turns, so that every part of a batch has them all.
+    """About n / k timesteps of each of k ranges in turn, so that every part of a batch has all.
 
-    What n leaves over k goes one each to consecutive ranges, counted round from one that is drawn. This gives every *range*
-    the same mass, so t is uniform over [0, T) only for equal ranges (METHOD 2.4).
+    The remainder of n / k goes to consecutive ranges, one each, beginning at a random one. Every
+    *range* has the same mass, so t is uniform over [0, T) only for equal ranges
+    (docs/method.md#ant).
     """
 
     def __init__(
@@ -95,7 +97,8 @@ class StratifiedSampler:
         num_timesteps = ranges[-1].high
         if timestep_range != TimestepRange(0, num_timesteps):
             raise ValueError(
-                f"stratified timesteps come from all of [0, {num_timesteps}), not from {timestep_range}"
+                f"stratified timesteps come from all of [0, {num_timesteps}), "
+                f"not from {timestep_range}"
             )
         self.ranges = tuple(ranges)
         self.inside = [RangeSampler(item, num_timesteps, antithetic) for item in ranges]

@@ -1,89 +1,108 @@
-"""What stands beside every number: its count of images, its reference, its implementation, and which way is better.
+"""The label of every metric: its number of images, reference, implementation and direction.
 
-Written by `deme evaluate`; `deme verify` writes them again and compares.
+`deme evaluate` writes them beside the values; `deme verify` recomputes them and compares.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from deme.data import Images
+from deme.data import EncodedDataset, Images
 from deme.diffusion.ranges import TimestepRange, uniform
 from deme.metrics.features import FeatureExtractor
+from deme.metrics.neighbours import KINDS
 from deme.metrics.reference import SUBSET, Reference
+from deme.runs.settings.groups import LossMetricSettings, MetricsSettings
 from deme.system.errors import BadConfig
 
-Labels = dict[str, dict[str, Any]]
-NEIGHBOURS = ("precision", "recall", "density", "coverage")
+Label = Mapping[str, str | int]
+Labels = dict[str, Label]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured metric: its label, and what follows from the images.
+
+    `more`: its standard error or standard deviation. `replicates`: bootstrap replicates.
+    """
+
+    value: float
+    label: Label
+    replicates: list[float] | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
+
+    def entry(self) -> dict[str, object]:
+        """Return the entry in metrics.json, with an interval where replicates are known."""
+        found: dict[str, object] = {"value": self.value, **self.more, **self.label}
+        if self.replicates is None or "std" in self.more:
+            return found
+        return {**found, "interval": interval(self.value, self.replicates)}
 
 
 def distance_labels(
-    config: dict[str, Any], extractor: FeatureExtractor, reference: Reference, total: int
+    metrics: MetricsSettings, extractor: FeatureExtractor, reference: Reference, total: int
 ) -> Labels:
-    """Return the labels of all metrics on one extractor's features: Frechet distance, KID, precision and the like."""
-    settings = config["metrics"]
-    on = f"on {extractor.name} (weights {extractor.weights[:12]})"
-    frechet = {
-        "n": total,
-        "reference": reference.name,
-        "better": "lower",
-        "implementation": f"deme.metrics.frechet {on}",
-    }
-    labels: Labels = {extractor.frechet_name: frechet}
+    """Return the labels of all metrics on one extractor's features, the Frechet distance first."""
+    features = f"on {extractor.name} (weights {extractor.weights[:12]})"
+
+    def label(total: int, reference: str, better: str, implementation: str) -> Label:
+        return {
+            "n": total,
+            "reference": reference,
+            "better": better,
+            "implementation": f"{implementation} {features}",
+        }
+
+    frechet = "Frechet distance (float64, unbiased covariance)"
+    labels = {extractor.frechet_name: label(total, reference.name, "lower", frechet)}
     if reference.features is None:
         return labels
-    kept = len(reference.features)
-    against = (
-        reference.name if kept == reference.statistics.count else f"{kept:,} of {reference.name}"
-    )
-    about = {"n": min(total, SUBSET), "reference": against}
-    if settings["kid"]:
-        implementation = f"deme.metrics.kernel {on}, all pairs"
-        labels[f"kid_{extractor.suffix}"] = {
-            **about,
-            "better": "lower",
-            "implementation": implementation,
-        }
-    if settings["nearest_k"]:
-        implementation = f"prdc, k = {settings['nearest_k']}, {on}"
-        for kind in NEIGHBOURS:
-            labels[f"{kind}_{extractor.suffix}"] = {
-                **about,
-                "better": "higher",
-                "implementation": implementation,
-            }
+    n, kept = min(total, SUBSET), len(reference.features)
+    whole = kept == reference.statistics.count
+    against = reference.name if whole else f"{kept:,} of {reference.name}"
+    if metrics.kid:
+        kernel = "squared MMD (float64, unbiased, all pairs, kernel (x.y / d + 1)^3)"
+        labels[f"kid_{extractor.suffix}"] = label(n, against, "lower", kernel)
+    if metrics.nearest_k:
+        neighbours = f"prdc, k = {metrics.nearest_k},"
+        for kind in KINDS:
+            labels[f"{kind}_{extractor.suffix}"] = label(n, against, "higher", neighbours)
     return labels
 
 
-def loss_ranges(settings: dict[str, Any], num_timesteps: int) -> list[TimestepRange]:
-    """Return the ranges that the held-out loss is told of. Raises BadConfig."""
+def loss_ranges(settings: LossMetricSettings, num_timesteps: int) -> list[TimestepRange]:
+    """Return the timestep ranges of the held-out loss. Raises BadConfig."""
     try:
-        return uniform(settings["num_ranges"], num_timesteps)
+        return uniform(settings.num_ranges, num_timesteps)
     except ValueError as error:
         raise BadConfig(f"metrics.loss: {error}") from error
 
 
-def loss_labels(config: dict[str, Any], held_out: Images, num_timesteps: int) -> Labels:
-    """Return the labels of the held-out loss, "loss" over all timesteps and "loss/i" in range i."""
-    settings = config["metrics"]["loss"]
+def loss_labels(
+    settings: LossMetricSettings, held_out: Images | EncodedDataset, num_timesteps: int
+) -> Labels:
+    """Return the labels of the held-out loss: "loss" over all timesteps, "loss/i" in range i."""
     ranges = loss_ranges(settings, num_timesteps)
-    each = settings["draws"] * len(held_out)
-    labels: Labels = {}
-    for name, count, where in [
-        ("loss", each * len(ranges), TimestepRange(0, num_timesteps)),
-        *((f"loss/{i}", each, item) for i, item in enumerate(ranges)),
-    ]:
-        labels[name] = {
+    each = settings.draws * len(held_out)
+
+    def label(count: int, where: TimestepRange) -> Label:
+        return {
             "n": count,
             "num_images": len(held_out),
             "reference": f"{len(held_out):,} held-out images ({held_out.content_hash()[:8]})",
             "better": "lower",
-            "implementation": f"deme.metrics.denoising_loss, {settings['draws']} draws an image and range, seed {settings['seed']}",
+            "implementation": (
+                "mean squared error of the network's prediction in float32, "
+                f"{settings.draws} noise draws per image and timestep range, seed {settings.seed}"
+            ),
             "range": str(where),
         }
-    return labels
+
+    whole = {"loss": label(each * len(ranges), TimestepRange(0, num_timesteps))}
+    return whole | {f"loss/{i}": label(each, item) for i, item in enumerate(ranges)}
 
 
 def interval(value: float, replicates: list[float]) -> list[float]:
-    """Return a 95% interval: 1.96 standard deviations of the bootstrap replicates on each side of the value."""
+    """Return the 95% interval: the value +- 1.96 standard deviations of bootstrap replicates."""
     mean = sum(replicates) / len(replicates)
     half = 1.96 * (sum((r - mean) ** 2 for r in replicates) / (len(replicates) - 1)) ** 0.5
     return [value - half, value + half]

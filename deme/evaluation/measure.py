@@ -1,13 +1,13 @@
-"""The numbers of an evaluation, each with its count of images, its reference and its bootstrap replicates.
+"""The metrics of an evaluation, each with its label and its bootstrap replicates.
 
-Replicate r resamples by (seed, r, number of images) alone, so the replicates of two models from the same noise are paired;
-of scores it resamples prompts, by (r, number of prompts) alone.
+Replicate r resamples by (seed, r, number of images) alone, so the replicates of two models from the
+same noise are paired; of scores it resamples prompts, by (r, number of prompts) alone.
 """
 
 import json
-import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from deme.builders.compute import Compute
 from deme.builders.data import encode_images
 from deme.builders.metrics import load_extractors, load_reference, load_scores
 from deme.builders.models import Loaded
-from deme.data import ImageData
+from deme.data import EncodedDataset, ImageData, Images
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
 from deme.evaluation.images import make_images
-from deme.evaluation.labels import NEIGHBOURS, distance_labels, interval, loss_labels, loss_ranges
+from deme.evaluation.labels import Metric, distance_labels, loss_labels, loss_ranges
 from deme.evaluation.scores import measure_score, parts_of
-from deme.evaluation.sources import source_of
+from deme.evaluation.sources import load_source
 from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
@@ -33,217 +33,201 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
-from deme.runs.run import Run, say
-from deme.runs.settings.base import build
-from deme.runs.settings.groups import MetricsSettings, PathsSettings
+from deme.runs.run import Run
+from deme.runs.settings.commands import EvaluateSettings
 from deme.system import files, tensors
+from deme.system.console import progress
 from deme.system.errors import BadConfig
 from deme.system.paths import cache_folder
 
-PROGRESS_SECONDS = 15
-
-Metrics = dict[str, dict[str, Any]]
-Replicates = dict[str, list[float]]
+Metrics = dict[str, Metric]
 
 
-def measure(run: Run, compute: Compute) -> tuple[Metrics, Replicates]:
-    """Measure what the run's source gives: a model, unmerged experts, a folder of images, or real data."""
-    config = run.config
-    source = source_of(run, compute)
-    metrics: Metrics = {}
-    replicates: Replicates = {}
-    settings, cache = (
-        build(MetricsSettings, config["metrics"]),
-        cache_folder(build(PathsSettings, config["paths"])),
-    )
-    extractors = load_extractors(settings, compute.device)
-    scores = load_scores(settings, compute.device)
+def measure(run: Run, settings: EvaluateSettings, compute: Compute) -> Metrics:
+    """Measure the images and the model of a run's source; see docs/metrics.md."""
+    source, device = load_source(run, settings, compute), compute.device
+    moments = run.path / "moments"
+    extractors = load_extractors(settings.metrics, device)
+    scores = load_scores(settings.metrics, device)
     if scores and source.prompts is None:
         raise BadConfig(
             "metrics.scores compare generated images to their prompts, and there are none here\n"
-            "type: metrics=<an option without scores>, or source=weights with a model=text_to_image"
+            "type: metrics=<option without scores>, "
+            "or source=weights with a text-conditioned model=<option>"
         )
-    if source.loaded is not None and config["metrics"]["loss"] is not None:
-        loss_ranges(
-            config["metrics"]["loss"], source.loaded.model.schedule.num_timesteps
-        )  # before images are drawn
-    if extractors or scores or config["save_images"]:
-        parts = [
-            parts_of(score, source.prompts, source.total)
-            for score in scores
-            if source.prompts is not None
+    loss = settings.metrics.loss if source.loaded is not None else None
+    if loss is not None and source.loaded is not None:  # before images are generated
+        loss_ranges(loss, source.loaded.model.schedule.num_timesteps)
+    metrics: Metrics = {}
+    if settings.needs_images:
+        prompts = source.prompts
+        parts = [] if prompts is None else [parts_of(s, prompts, source.total) for s in scores]
+        cache = cache_folder(settings.paths)
+        references = [
+            load_reference(settings.metrics, source.data, each, cache) for each in extractors
         ]
-        references = {
-            extractor.suffix: load_reference(settings, source.data, extractor, cache)
-            for extractor in extractors
-        }
-        shards = make_images(run, source, [*extractors, *scores])
-        for extractor in extractors:
-            distances = _real if config["source"] == "real" else _distances
-            more, spread = distances(
-                run, shards, extractor, references[extractor.suffix], compute.device
+        shards = make_images(run, settings, source, [*extractors, *scores])
+        for extractor, reference in zip(extractors, references, strict=True):
+            features = _Features(shards, extractor, reference, device, run.path / "samples")
+            metrics |= (
+                _real(features, settings)
+                if settings.source == "real"
+                else _distances(features, settings, moments)
             )
-            metrics |= more
-            replicates |= spread
-        for score, asked in zip(scores, parts, strict=True):
-            more, spread = measure_score(run, shards, score, asked)
-            metrics |= more
-            replicates |= spread
-    if source.loaded is not None and config["metrics"]["loss"] is not None:
-        held_out = held_out_of(run.config, source.data, source.loaded, compute.device)
-        more, spread = _loss(run, held_out, source.loaded, compute.device)
-        metrics |= more
-        replicates |= spread
-    for name, values in replicates.items():
-        if "std" not in metrics[name]:
-            metrics[name]["interval"] = interval(metrics[name]["value"], values)
-    return metrics, replicates
+        for score, of_score in zip(scores, parts, strict=True):
+            replicates = settings.metrics.replicates
+            metrics |= measure_score(moments, shards, score, of_score, replicates)
+    if loss is not None and source.loaded is not None:
+        held_out = held_out_images(settings, source.data, source.loaded, device)
+        metrics |= _loss(settings, held_out, source.loaded, device, moments)
+    return metrics
 
 
-def _statistics(
-    shards: FeatureShards, suffix: str, device: str, counts: Tensor | None = None
-) -> Statistics:
-    """Return the statistics of all images, or of a resample of them, one shard in memory at a time."""
-    statistics, first = Statistics(), 0
-    for features in shards.read(suffix):
-        rows = None if counts is None else counts[first : first + len(features)]
-        statistics.update(features.to(device), rows)
-        first += len(features)
-    return statistics
+@dataclass(frozen=True)
+class _Features:
+    """One extractor's features of a run's images, and the reference that they are compared to."""
+
+    shards: FeatureShards
+    extractor: FeatureExtractor
+    reference: Reference
+    device: str
+    samples: Path
+
+    def statistics(self, counts: Tensor | None = None) -> Statistics:
+        """Return those of all images, or of a resample, with one shard in memory at a time."""
+        found, first = Statistics(), 0
+        for features in self.shards.read(self.extractor.suffix):
+            rows = None if counts is None else counts[first : first + len(features)]
+            found.update(features.to(self.device), rows)
+            first += len(features)
+        return found
+
+    def bootstrap(self, count: int, value: Callable[[int], float]) -> list[float]:
+        """Return a value per resample of the Frechet distance; each is kept for a resumed run."""
+        name = self.extractor.frechet_name
+        journal = self.samples / f"resamples_{name}.jsonl"
+        values = [float(each) for each in files.read_jsonl(journal)]
+        files.write_jsonl(journal, values)
+        with progress(f"bootstrap of {name}", count, "resamples", start=len(values)) as bar:
+            for r in range(len(values), count):
+                values.append(value(r))
+                files.append_line(journal, json.dumps(values[-1]))
+                bar.advance()
+        return values
 
 
-def _bootstrap(run: Run, name: str, value: Callable[[int], float]) -> list[float]:
-    """Return a value per resample; each is kept, so that a killed bootstrap goes on, and long work says how far it is."""
-    journal = run.path / "samples" / f"resamples_{name}.jsonl"
-    values = [float(each) for each in files.read_jsonl(journal)]
-    files.write_jsonl(journal, values)
-    count, done, began = run.config["metrics"]["replicates"], len(values), time.monotonic()
-    said = began
-    for r in range(done, count):
-        values.append(value(r))
-        files.append_line(journal, json.dumps(values[-1]))
-        if (now := time.monotonic()) - said > PROGRESS_SECONDS:
-            said = now
-            left = (now - began) / (r + 1 - done) * (count - r - 1)
-            say(f"  {run.path.name}: {name}, {r + 1}/{count} resamples, {left:.0f} s left")
-    return values
-
-
-def _distances(
-    run: Run, shards: FeatureShards, extractor: FeatureExtractor, reference: Reference, device: str
-) -> tuple[Metrics, Replicates]:
-    """Frechet distance, KID, precision and recall on one extractor's features; moments and fingerprints for `deme verify`."""
-    settings, seed = run.config["metrics"], run.config["sample_seed"]
-    statistics = _statistics(shards, extractor.suffix, device)
-    statistics_file.save(run.path / "moments" / f"{extractor.suffix}.safetensors", statistics)
-    prints = torch.cat(
-        [fingerprints(features, extractor.name) for features in shards.read(extractor.suffix)]
+def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metrics:
+    """Frechet distance, KID, precision and recall; moments and fingerprints are for verify."""
+    metrics, seed, extractor, shards = (
+        settings.metrics,
+        settings.sample_seed,
+        of.extractor,
+        of.shards,
     )
+    suffix, total = extractor.suffix, shards.total
+    statistics = of.statistics()
+    statistics_file.save(moments / f"{suffix}.safetensors", statistics)
+    prints = [fingerprints(features, extractor.name) for features in shards.read(suffix)]
     tensors.save(
-        run.path / "moments" / f"{extractor.suffix}_fingerprints.safetensors",
-        {"fingerprints": prints},
+        moments / f"{suffix}_fingerprints.safetensors", {"fingerprints": torch.cat(prints)}
     )
-
-    distance = FrechetDistance(reference.statistics, device)
-    few = (
-        torch.cat(list(shards.read(extractor.suffix)))
-        if shards.total <= extractor.dimension
-        else None
-    )
+    distance = FrechetDistance(of.reference.statistics, of.device)
+    few = torch.cat(list(shards.read(suffix))) if total <= extractor.dimension else None
 
     def resampled(r: int) -> float:
-        counts = resample_counts(seed, r, shards.total)
+        counts = resample_counts(seed, r, total)
         if few is not None:
             return distance.of_features(few, counts)
-        return distance(_statistics(shards, extractor.suffix, device, counts))
+        return distance(of.statistics(counts))
 
+    labels = distance_labels(metrics, extractor, of.reference, total)
     name = extractor.frechet_name
-    found: dict[str, dict[str, float]] = {
-        name: {"value": distance(statistics) if few is None else distance.of_features(few)}
-    }
-    replicates = {name: _bootstrap(run, name, resampled)}
-    if reference.features is not None and (settings["kid"] or settings["nearest_k"]):
-        features = subset(shards, extractor.suffix)
-        if settings["kid"]:
-            kid = kernel_distance(features, reference.features, device)
-            name, count = f"kid_{extractor.suffix}", len(features)
-            found[name] = {"value": kid.value, "standard_error": kid.standard_error}
-            replicates[name] = [
-                kid.value + float(resample_counts(seed, r, count).double() @ kid.shares) / count
-                for r in range(settings["replicates"])
-            ]
-        if settings["nearest_k"]:
-            near = neighbours.precision_recall(features, reference.features, settings["nearest_k"])
-            found |= {f"{kind}_{extractor.suffix}": {"value": near[kind]} for kind in NEIGHBOURS}
-    labels = distance_labels(run.config, extractor, reference, shards.total)
-    return {name: {**found[name], **label} for name, label in labels.items()}, replicates
+    value = distance(statistics) if few is None else distance.of_features(few)
+    found = {name: Metric(value, labels[name], of.bootstrap(metrics.replicates, resampled))}
+    if of.reference.features is None or not (metrics.kid or metrics.nearest_k):
+        return found
+    features = subset(shards, suffix)
+    if metrics.kid:
+        kid = kernel_distance(features, of.reference.features, of.device)
+        name, count = f"kid_{suffix}", len(features)
+        replicates = [
+            kid.value + float(resample_counts(seed, r, count).double() @ kid.shares) / count
+            for r in range(metrics.replicates)
+        ]
+        error = {"standard_error": kid.standard_error}
+        found[name] = Metric(kid.value, labels[name], replicates, error)
+    if metrics.nearest_k:
+        near = neighbours.precision_recall(features, of.reference.features, metrics.nearest_k)
+        for kind, value in near.items():
+            found[f"{kind}_{suffix}"] = Metric(value, labels[f"{kind}_{suffix}"])
+    return found
 
 
-def _real(
-    run: Run, shards: FeatureShards, extractor: FeatureExtractor, reference: Reference, device: str
-) -> tuple[Metrics, Replicates]:
-    """What real data would score: num_images draws with replacement from the training images, many times."""
-    config = run.config
-    distance = FrechetDistance(reference.statistics, device)
+def _real(of: _Features, settings: EvaluateSettings) -> Metrics:
+    """The Frechet distance of real images: `num_images` draws with replacement, many times."""
+    distance, total = FrechetDistance(of.reference.statistics, of.device), of.shards.total
 
-    def drawn(r: int) -> float:
-        draw = generator("real", config["sample_seed"], r)
-        rows = torch.randint(shards.total, (config["num_images"],), generator=draw)
-        return distance(
-            _statistics(
-                shards, extractor.suffix, device, torch.bincount(rows, minlength=shards.total)
-            )
-        )
+    def resampled(r: int) -> float:
+        draw = generator("real", settings.sample_seed, r)
+        rows = torch.randint(total, (settings.num_images,), generator=draw)
+        return distance(of.statistics(torch.bincount(rows, minlength=total)))
 
-    values = _bootstrap(run, extractor.frechet_name, drawn)
-    spread = torch.tensor(values, dtype=torch.float64)
-    name = extractor.frechet_name
-    label = distance_labels(config, extractor, reference, config["num_images"])[name]
-    return {name: {"value": float(spread.mean()), "std": float(spread.std()), **label}}, {
-        name: values
-    }
+    values = of.bootstrap(settings.metrics.replicates, resampled)
+    spread, name = torch.tensor(values, dtype=torch.float64), of.extractor.frechet_name
+    labels = distance_labels(settings.metrics, of.extractor, of.reference, settings.num_images)
+    std = {"std": float(spread.std())}
+    return {name: Metric(float(spread.mean()), labels[name], values, std)}
 
 
-def _loss(run: Run, held_out: Any, loaded: Loaded, device: str) -> tuple[Metrics, Replicates]:
+def _loss(
+    settings: EvaluateSettings,
+    held_out: Images | EncodedDataset,
+    loaded: Loaded,
+    device: str,
+    moments: Path,
+) -> Metrics:
     """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
-    settings, model = run.config["metrics"]["loss"], loaded.model
-    ranges = loss_ranges(settings, model.schedule.num_timesteps)
-    triples = fixed_triples(held_out, ranges, settings["draws"], settings["seed"])
-    batch = run.config["batch_size"]
+    loss, model = settings.metrics.loss, loaded.model
+    assert loss is not None
+    num_timesteps = model.schedule.num_timesteps
+    ranges = loss_ranges(loss, num_timesteps)
+    triples = fixed_triples(held_out, ranges, loss.draws, loss.seed)
     losses = denoising_loss(
-        loaded.exact, model.schedule, model.prediction_type, triples, device, batch
+        loaded.exact,
+        model.schedule,
+        model.prediction_type,
+        triples,
+        device,
+        settings.batch_size,
     )
-    rows = loss_rows(losses, ranges, model.schedule.num_timesteps)
-    tensors.save(
-        run.path / "moments" / "loss.safetensors", {"losses": losses, "loss": rows["loss"]}
-    )
-    labels = loss_labels(run.config, held_out, model.schedule.num_timesteps)
-    metrics = {
-        name: {"value": float(values.mean()), **labels[name]} for name, values in rows.items()
+    rows = loss_rows(losses, ranges, num_timesteps)
+    tensors.save(moments / "loss.safetensors", {"losses": losses, "loss": rows["loss"]})
+    labels, replicates = loss_labels(loss, held_out, num_timesteps), settings.metrics.replicates
+    return {
+        name: Metric(
+            float(values.mean()), labels[name], resampled_means(loss.seed, values, replicates)
+        )
+        for name, values in rows.items()
     }
-    return metrics, {name: loss_replicates(run.config, values) for name, values in rows.items()}
 
 
-def held_out_of(config: dict[str, Any], data: ImageData | None, loaded: Loaded, device: str) -> Any:
-    """Return the held-out images as the model sees them. Raises BadConfig if there is no data set."""
+def held_out_images(
+    settings: EvaluateSettings, data: ImageData | None, loaded: Loaded, device: str
+) -> Images | EncodedDataset:
+    """Return the held-out images as the model sees them. Raises BadConfig without a data set."""
     if data is None:
         raise BadConfig(
-            "the held-out loss needs held-out images, and data=none\ntype: data=<option>, or metrics.loss=null"
+            "the held-out loss needs held-out images, and data=none\n"
+            "type: data=<option>, or metrics.loss=null"
         )
-    return encode_images(
-        loaded.model, data.held_out, device, cache_folder(build(PathsSettings, config["paths"]))
-    )
-
-
-def loss_replicates(config: dict[str, Any], values: Tensor) -> list[float]:
-    """Return the mean of resampled losses of images [M], a number per resample."""
-    return resampled_means(
-        config["metrics"]["loss"]["seed"], values, config["metrics"]["replicates"]
-    )
+    return encode_images(loaded.model, data.held_out, device, cache_folder(settings.paths))
 
 
 def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -> dict[str, Tensor]:
-    """Return the loss of each image [M] from losses per range and image [R, M]: "loss" over all timesteps, "loss/i" in range i."""
+    """Return the loss of each image [M], from losses per range and image [R, M].
+
+    "loss" is that over all timesteps, "loss/i" that in range i.
+    """
     share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / num_timesteps
     return {"loss": (share[:, None] * losses).sum(0)} | {
         f"loss/{i}": losses[i] for i in range(len(ranges))

@@ -12,8 +12,8 @@ from deme.builders.metrics import load_extractors, load_reference
 from deme.builders.models import guided
 from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.data import ImageData, SomeImages
+from deme.data.decode import resized
 from deme.data.prompts import Prompts
-from deme.data.resized import resized
 from deme.diffusion.conditioning import Condition, bind_condition
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
@@ -28,7 +28,12 @@ from deme.metrics.statistics import Statistics
 from deme.runs.config import extractor_specs, instantiate
 from deme.runs.run import Run
 from deme.runs.settings.base import build
-from deme.runs.settings.groups import ComputeSettings, MetricsSettings, PathsSettings
+from deme.runs.settings.groups import (
+    ComputeSettings,
+    LossMetricSettings,
+    MetricsSettings,
+    PathsSettings,
+)
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.system.errors import BadConfig
 from deme.system.paths import cache_folder
@@ -77,7 +82,7 @@ def _images(
     )
     assert data is not None
     labels = distance_labels(
-        {**config, "metrics": {**config["metrics"], "kid": True}},
+        build(MetricsSettings, {**config["metrics"], "kid": True}),
         features,
         reference,
         config["num_images"],
@@ -179,7 +184,7 @@ def _triples(
     chosen = torch.randperm(len(images), generator=generator("search", config["sample_seed"]))[
         : config["num_images"]
     ]
-    ranges = loss_ranges(settings, num_timesteps)
+    ranges = loss_ranges(build(LossMetricSettings, settings), num_timesteps)
     if what == "distillation":
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:

@@ -1,4 +1,7 @@
-"""Gradient affinity: how far the loss gradients at different timesteps point the same way (Go et al. 2023, section 3)."""
+"""Gradient affinity: the cosines between loss gradients at different timesteps.
+
+Go et al. 2023, section 3.
+"""
 
 from dataclasses import dataclass
 
@@ -12,13 +15,17 @@ from deme.diffusion.seeds import generator
 from deme.methods.finetune import weighted_errors
 from deme.models.denoiser import DenoisingModel
 
-SKETCH = 1 << 16
-LEAST_RELIABILITY = 0.1
+SKETCH_SIZE = 1 << 16
+CHUNK_ELEMENTS = 1 << 22  # of a gradient, sketched at once
+MIN_RELIABILITY = 0.1
 
 
 @dataclass(frozen=True)
 class Affinity:
-    """Cosines [m, m] between the gradients of m bins, and per bin how far two estimates of its gradient agree, [m] (-1..1)."""
+    """Cosines [m, m] between the gradients of m bins, and the reliability of each, [m] in -1..1.
+
+    The reliability of a gradient is the cosine between two estimates of it.
+    """
 
     cosines: Tensor
     reliability: Tensor
@@ -34,10 +41,11 @@ def gradient_affinity(
 ) -> Affinity:
     """Measure the cosines between the loss gradients of equal bins of [0, T), float64.
 
-    At a trained model a gradient is mostly noise, and the plain cosine of two estimates is pulled to 0. So each gradient is
-    estimated twice, on halves of `num_images` draws: inner products are taken across halves only. All bins see the same
-    images, with noise of their own in antithetic pairs. A bin whose estimates agree less than LEAST_RELIABILITY (their
-    plain cosine) has affinity 0 with the others. Gradients longer than SKETCH numbers are count-sketched.
+    At a trained model a gradient is mostly noise, which biases the cosine of two estimates towards
+    0. So each gradient is estimated twice, on halves of `num_images` samples, and inner products
+    are taken across halves only. All bins use the same images, with noise of their own in
+    antithetic pairs. A bin less reliable than MIN_RELIABILITY has affinity 0 with the others.
+    Gradients of more than SKETCH_SIZE elements are count-sketched.
     """
     bins = uniform(num_bins, model.schedule.num_timesteps)
     first, second = (
@@ -52,7 +60,7 @@ def gradient_affinity(
     inner = first @ second.T
     plain = (first.norm(dim=1) * second.norm(dim=1)).clamp_min(torch.finfo(torch.float64).tiny)
     reliability = inner.diagonal() / plain
-    known = reliability >= LEAST_RELIABILITY
+    known = reliability >= MIN_RELIABILITY
     length = torch.where(known, inner.diagonal(), torch.inf).sqrt()
     cosines = ((inner + inner.T) / 2 / (length[:, None] * length)).clamp(-1, 1)
     return Affinity(cosines.fill_diagonal_(1), reliability)
@@ -75,32 +83,31 @@ def _gradient(
         x0, condition = eval_sample(
             images, torch.randint(len(images), (pairs,), generator=draw).tolist()
         )
-        x0, network = (
-            x0.to(device),
-            bind_condition(model, moved(joined([condition, condition]), device)),
-        )
+        x0 = x0.to(device)
+        network = bind_condition(model, moved(joined([condition, condition]), device))
         eps = torch.randn(x0.shape, generator=noise).to(x0)
         t = torch.randint(item.low, item.high, (pairs,), generator=noise).to(device)
         x0, eps, t = torch.cat([x0, x0]), torch.cat([eps, -eps]), torch.cat([t, t])
         target = model.schedule.target(model.prediction_type, x0, eps, t)
-        error = weighted_errors(
-            network(model.schedule.add_noise(x0, eps, t), t), target, torch.ones_like(t).to(x0)
-        ).sum()
-        for sums, gradient in zip(
-            total, torch.autograd.grad(error, parameters, materialize_grads=True), strict=True
-        ):
+        prediction = network(model.schedule.add_noise(x0, eps, t), t)
+        error = weighted_errors(prediction, target, torch.ones_like(t).to(x0)).sum()
+        gradients = torch.autograd.grad(error, parameters, materialize_grads=True)
+        for sums, gradient in zip(total, gradients, strict=True):
             sums += gradient
     return _sketch(torch.cat([part.flatten() for part in total]).double().cpu())
 
 
 def _sketch(gradient: Tensor) -> Tensor:
-    """Return the gradient, or if it is long its count sketch: inner products are kept up to 1 / sqrt(SKETCH)."""
-    if len(gradient) <= SKETCH:
+    """Return the gradient, or if it is long its count sketch.
+
+    A sketch keeps inner products up to 1 / sqrt(SKETCH_SIZE).
+    """
+    if len(gradient) <= SKETCH_SIZE:
         return gradient
     draw = generator("count sketch")
-    out = torch.zeros(SKETCH, dtype=torch.float64)
-    for piece in gradient.split(1 << 22):
-        place = torch.randint(SKETCH, (len(piece),), generator=draw)
-        sign = torch.randint(2, (len(piece),), generator=draw) * 2 - 1
-        out.index_add_(0, place, piece * sign)
+    out = torch.zeros(SKETCH_SIZE, dtype=torch.float64)
+    for chunk in gradient.split(CHUNK_ELEMENTS):
+        place = torch.randint(SKETCH_SIZE, (len(chunk),), generator=draw)
+        sign = torch.randint(2, (len(chunk),), generator=draw) * 2 - 1
+        out.index_add_(0, place, chunk * sign)
     return out

@@ -1,4 +1,7 @@
-"""ANT: the ranges of timesteps as tasks of one model, balanced by multi-task learning (Go et al. 2023)."""
+"""ANT: ranges of timesteps as tasks of one model, balanced by multi-task learning.
+
+Go et al. 2023.
+"""
 
 from collections.abc import Sequence
 
@@ -16,10 +19,11 @@ from deme.system.errors import BadConfig, WorkFailed
 
 
 class Ant(Finetune):
-    """Task loss l_j: the mean denoising loss of the batch's slice in range j; `balancing` makes one objective of them.
+    """Task loss l_j: the mean denoising loss of the images of the batch with t in range j.
 
-    Where the balancing wants gradients, each slice goes forward and backward by itself: k passes over B / k images, not k
-    over B. Otherwise the whole batch goes through one pass.
+    `balancing` makes one objective of them. Where it uses gradients, each slice of the batch goes
+    forward and backward by itself: k passes over B / k images, not k over B. Otherwise the whole
+    batch goes through one pass.
     """
 
     whole_batch = True  # a task's loss is a mean over its slice, wherever that lies
@@ -69,9 +73,8 @@ class Ant(Finetune):
         else:
             errors = weighted_errors(bind_condition(model, condition)(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
-            losses = (errors[:, None] * members).sum(0) / members.sum(
-                0
-            )  # no matmul: autocast would round it
+            # no matmul, which autocast would round
+            losses = (errors[:, None] * members).sum(0) / members.sum(0)
             objective = self.balancing.objective(losses)
         self._losses = losses.detach()
         return {"balanced": objective}
@@ -90,11 +93,11 @@ class Ant(Finetune):
             )
         return gram
 
-    def groups(self) -> list[dict[str, object]]:
-        return self.balancing.groups()
+    def param_groups(self) -> list[dict[str, object]]:
+        return self.balancing.param_groups()
 
     def report(self) -> dict[str, float]:
-        """Return the task losses, their weights, and what the balancing says of itself."""
+        """Return the task losses, their weights, and the numbers that the balancing reports."""
         losses, weights = self._losses.tolist(), self.balancing.weights().tolist()
         return {
             **{f"task_loss/{j}": loss for j, loss in enumerate(losses)},
@@ -112,7 +115,7 @@ def task_gradients(
     slices: Sequence[Tensor],
     condition: Condition = EMPTY_CONDITION,
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """Return the mean weighted loss of each slice of the batch, [k], and its gradients, [k][parameters]."""
+    """Return the mean weighted loss of each slice, [k], and its gradients, [k][parameters]."""
     parameters = list(model.parameters())
     losses, gradients = [], []
     for rows in slices:
@@ -123,14 +126,16 @@ def task_gradients(
     return torch.stack(losses), gradients
 
 
-def gram_matrix(gradients: Sequence[Sequence[Tensor]], piece: int = 65536) -> Tensor:
-    """Return the inner products of k gradients, [k, k] float64 on the CPU, summed in float64 piece by piece."""
-    total = torch.zeros(
-        len(gradients), len(gradients), dtype=torch.float64, device=gradients[0][0].device
-    )
+def gram_matrix(gradients: Sequence[Sequence[Tensor]], chunk: int = 65536) -> Tensor:
+    """Return the inner products of k gradients, [k, k] float64 on the CPU.
+
+    They are summed in float64, `chunk` elements at a time.
+    """
+    k, device = len(gradients), gradients[0][0].device
+    total = torch.zeros(k, k, dtype=torch.float64, device=device)
     for parts in zip(*gradients, strict=True):
-        for pieces in zip(*(part.flatten().split(piece) for part in parts), strict=True):
-            rows = torch.stack(pieces).double()
+        for chunks in zip(*(part.flatten().split(chunk) for part in parts), strict=True):
+            rows = torch.stack(chunks).double()
             total += rows @ rows.T
     return total.cpu()
 
@@ -162,6 +167,6 @@ def with_gradient(
 ) -> Tensor:
     """Return a scalar equal to `value` whose gradient is `gradients`.
 
-    So accumulation over batches and clipping stay the trainer's, whoever computed the gradients.
+    Accumulation over batches and clipping stay the trainer's, however the gradients were computed.
     """
     return _WithGradient.apply(value, list(gradients), *parameters)

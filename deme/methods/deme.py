@@ -1,4 +1,7 @@
-"""Decouple: finetune a copy for one range of timesteps, held near the pretrained model (paper section 3.2, eqs. 3-6)."""
+"""Decouple: finetune a copy for one range of timesteps, held near the pretrained model.
+
+Paper, section 3.2, eqs. 3-6.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -15,11 +18,14 @@ from deme.system.errors import BadConfig, WorkFailed
 
 
 class DeMe(Finetune):
-    """L_dec + lambda_c L_cons: the denoising loss, and the distance to the frozen pretrained network's answer (eq. 5).
+    """L_dec + lambda_c L_cons (eq. 5): the denoising loss, and the distance to the teacher.
 
-    The range and the probabilistic sampling are the timestep sampler's. The teacher has no projections, sees the same
-    x_t, t and condition, and is weighted by the same w(t) (METHOD 1.3, 2.1).
+    The teacher is the frozen pretrained network. It has no projections, gets the same x_t, t and
+    condition, and its distance has the same weight w(t) (docs/method.md#consistency). The range and the
+    probabilistic sampling are the timestep sampler's.
     """
+
+    needs_expert = True
 
     def __init__(
         self, weights: Tensor, timesteps: TimestepSampler, consistency_weight: float = 1.0
@@ -30,8 +36,6 @@ class DeMe(Finetune):
                 f"method.consistency_weight must not be negative, got {consistency_weight}"
             )
         self.consistency_weight = consistency_weight
-        self.num_forward_passes_per_step = 4 if consistency_weight else 3
-        self.teacher = None
         self._hash = ""
 
     def prepare(
@@ -40,7 +44,7 @@ class DeMe(Finetune):
         device: str,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Load and freeze the teacher; under autocast to `dtype` its weights are held in what they would be cast to."""
+        """Load and freeze the teacher; its weights have the dtype that autocast casts them to."""
         if self.consistency_weight:
             self.teacher = pretrained().to(device).eval().requires_grad_(False)
             if dtype is not None:
@@ -61,23 +65,23 @@ class DeMe(Finetune):
         if self.teacher is not None:
             with torch.no_grad():
                 answer = bind_condition(self.teacher, condition)(x_t, t)
-            terms["consistency"] = (
-                self.consistency_weight * weighted_errors(prediction, answer, weight).mean()
-            )
+            distance = weighted_errors(prediction, answer, weight).mean()
+            terms["consistency"] = self.consistency_weight * distance
         return terms
 
     def finish(self) -> None:
-        """Raise WorkFailed if training touched the teacher."""
+        """Raise WorkFailed if training changed the teacher."""
         if self.teacher is not None and parameter_hash(self.teacher) != self._hash:
             raise WorkFailed(
-                "the frozen teacher changed during training; this is a bug, the run cannot be trusted"
+                "the frozen teacher changed during training; this is a bug, "
+                "and the result of this run must not be used"
             )
 
 
 def hold_as_cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of convolutions and linear layers once, as autocast to `dtype` does on every call; norms stay float32.
+    """Cast the weights of convolutions and linear layers once, as autocast does on every call.
 
-    Under autocast the module's answers stay the same bit for bit.
+    Norms stay float32. Under autocast the predictions stay the same bit for bit.
     """
     for part in module.modules():
         if isinstance(part, (nn.Conv2d, nn.Linear)):
@@ -89,7 +93,6 @@ def parameter_hash(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(
-            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
+        numbers = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(numbers.numpy().tobytes())
     return digest.hexdigest()

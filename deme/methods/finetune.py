@@ -11,14 +11,15 @@ from deme.models.denoiser import DenoisingModel
 
 
 class Finetune(Method):
-    """E w(t) ||target - network(x_t, t)||^2, mean over pixels, then weighted per sample, then mean over the batch.
+    """E w(t) ||target - network(x_t, t)||^2, a mean over pixels and over the batch.
 
-    `weights` [T] are those of the network's own squared error (deme.diffusion.weighting.timestep_weights).
+    `weights` [T] are those of the network's own squared error
+    (deme.diffusion.weighting.timestep_weights).
     """
 
     def __init__(self, weights: Tensor, timesteps: TimestepSampler) -> None:
         self.weights: Tensor = weights
-        self.timesteps = timesteps
+        self.timesteps: TimestepSampler = timesteps
 
     def draw(
         self, model: DenoisingModel, x0: Tensor, draws: ShardedRandom
@@ -28,12 +29,8 @@ class Finetune(Method):
         eps = draws.normal(x0.shape[1:]).to(x0)
         weight = self.weights[t].to(x0)
         t = t.to(x0.device)
-        return (
-            model.schedule.add_noise(x0, eps, t),
-            t,
-            model.schedule.target(model.prediction_type, x0, eps, t),
-            weight,
-        )
+        x_t = model.schedule.add_noise(x0, eps, t)
+        return x_t, t, model.schedule.target(model.prediction_type, x0, eps, t), weight
 
     def losses(
         self,
@@ -44,11 +41,8 @@ class Finetune(Method):
     ) -> dict[str, Tensor]:
         """Return the term `denoising`."""
         x_t, t, target, weight = self.draw(model, x0, draws)
-        return {
-            "denoising": weighted_errors(
-                bind_condition(model, condition)(x_t, t), target, weight
-            ).mean()
-        }
+        prediction = bind_condition(model, condition)(x_t, t)
+        return {"denoising": weighted_errors(prediction, target, weight).mean()}
 
 
 def weighted_errors(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Is a merge more than a reweighting of timesteps? Continued finetuning with the weight that merging equals to first order."""
+"""Is a merge more than a reweighting of timesteps? The control: finetune with its loss weight.
+
+To first order, a merge of experts equals continued finetuning with the weight Lambda(t).
+"""
 
 from collections.abc import Sequence
 
@@ -12,9 +15,10 @@ from deme.system.errors import BadConfig
 
 
 class Reweighted(Finetune):
-    """One model, finetuned with Lambda(t) of the given merge weights on top of the weighting (METHOD 1.9, 9).
+    """One model, finetuned with Lambda(t) on top of the weighting (docs/method.md#reweighting).
 
-    `probability` is the experts' p of probabilistic sampling, `merge_weights` "uniform" or one number per range.
+    `probability` is the experts' p of probabilistic sampling, `merge_weights` "uniform" or one
+    number per range.
     """
 
     def __init__(
@@ -25,44 +29,40 @@ class Reweighted(Finetune):
         merge_weights: str | Sequence[float],
         probability: float,
     ) -> None:
-        numbers = _numbers(merge_weights, len(ranges))
-        if len(numbers) != len(ranges):
+        if merge_weights == "uniform":
+            merge_weights = [1 / len(ranges)] * len(ranges)
+        if not isinstance(merge_weights, list) or not all(
+            type(weight) in (int, float) for weight in merge_weights
+        ):
             raise BadConfig(
-                f"method.merge_weights: {len(numbers)} numbers for {len(ranges)} ranges"
+                "method.merge_weights must be 'uniform' or a list of numbers, "
+                f"got {merge_weights!r}"
+            )
+        if len(merge_weights) != len(ranges):
+            raise BadConfig(
+                f"method.merge_weights: {len(merge_weights)} numbers for {len(ranges)} ranges"
             )
         if type(probability) not in (int, float) or not 0 <= probability <= 1:
             raise BadConfig(f"method.probability must lie in [0, 1], got {probability!r}")
-        if not isinstance(timesteps, RangeSampler) or timesteps.range != TimestepRange(
-            0, ranges[-1].high
-        ):
+        everything = TimestepRange(0, ranges[-1].high)
+        if not isinstance(timesteps, RangeSampler) or timesteps.range != everything:
             raise BadConfig(
-                "method=reweighted weighs timesteps that are uniform over all of [0, T)\ntype: timesteps=uniform expert=null"
+                "method=reweighted takes timesteps that are uniform over all of [0, T)\n"
+                "type: timesteps=uniform expert=null"
             )
-        factor = merge_factor(ranges, numbers, probability)
+        factor = merge_factor(ranges, merge_weights, probability)
         if bool((factor < 0).any()) or not bool(factor.any()):
             raise BadConfig(
-                f"merge weights {numbers} stand for a loss weight of {factor.min():g} at t = {int(factor.argmin())}; "
-                "no finetuning does the same"
+                f"merge weights {merge_weights} are equal to a loss weight of {factor.min():g} at "
+                f"t = {int(factor.argmin())}; no finetuning does the same"
             )
         super().__init__(weights * factor, timesteps)
-
-
-def _numbers(merge_weights: str | Sequence[float], num_ranges: int) -> list[float]:
-    if merge_weights == "uniform":
-        return [1 / num_ranges] * num_ranges
-    if not isinstance(merge_weights, list) or not all(
-        type(w) in (int, float) for w in merge_weights
-    ):
-        raise BadConfig(
-            f"method.merge_weights must be 'uniform' or a list of numbers, got {merge_weights!r}"
-        )
-    return merge_weights
 
 
 def merge_factor(
     ranges: Sequence[TimestepRange], merge_weights: Sequence[float], probability: float
 ) -> Tensor:
-    """Return Lambda(t) = (1 - p) T / |R_i(t)| w_i(t) + p sum_j w_j for every timestep, [T] float64."""
+    """Return Lambda(t) = (1 - p) T / |R_i(t)| w_i(t) + p sum_j w_j for every t, [T] float64."""
     num_timesteps = ranges[-1].high
     inside = [
         torch.full((len(r),), num_timesteps / len(r) * w, dtype=torch.float64)

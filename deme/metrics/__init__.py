@@ -1,1 +1,1 @@
-"""What a number means: features, their statistics, distances between them, and the held-out denoising loss."""
+"""Metrics: features, their statistics, distances between them, scores of prompts, the loss."""

@@ -1,4 +1,4 @@
-"""Bootstrap replicates whose resamples depend on (seed, count) alone, so that two models' replicates are paired."""
+"""Bootstrap resamples that depend on (seed, count) alone, so that replicates of two models pair."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,10 @@ from deme.diffusion.seeds import generator
 def resampled_means(
     seed: int, values: Tensor, replicates: int, groups: Tensor | None = None
 ) -> list[float]:
-    """Return the mean of `values` [M] in each of so many resamples: of the values, or of whole `groups` of them, int64 [M]."""
+    """Return the mean of `values` [M] in each of `replicates` bootstrap resamples.
+
+    With `groups`, int64 [M], whole groups of values are resampled instead of single values.
+    """
     sums, sizes = values, torch.ones_like(values)
     if groups is not None:
         _, places, counts = groups.unique(return_inverse=True, return_counts=True)
@@ -20,6 +23,6 @@ def resampled_means(
 
 
 def resample_counts(seed: int, replicate: int, count: int) -> Tensor:
-    """Return how often each of `count` items occurs in bootstrap resample number `replicate`, int64 [count]."""
+    """Return how often each of `count` items occurs in a resample, int64 [count]."""
     rows = torch.randint(count, (count,), generator=generator("bootstrap", seed, replicate, count))
     return torch.bincount(rows, minlength=count)

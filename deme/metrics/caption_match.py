@@ -1,27 +1,33 @@
-"""`digit_caption_match`: a small contrastive network of images and captions of digits, and its score. It is no CLIP score."""
+"""`digit_caption_match`: the score of a small contrastive network of digit images and captions.
+
+It is CLIP's idea with a network of this package, not a CLIP score.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from deme.data import to_float
-from deme.metrics.cosine import hundred_cosines
-from deme.metrics.features import read_into, weights_file
+from deme.data.pixels import to_float
+from deme.metrics.features import OnDevice, read_into, weights_file
+from deme.metrics.text_score import cosine_scores
 from deme.system import files
 from deme.system.errors import BadConfig
 
 SHAPE = (3, 16, 16)
+SHIPPED = "type: metrics.scores.caption_match.path=asset:caption_judge"
 
 
 class CaptionNetwork(nn.Module):
-    """Map images and texts into one space, as CLIP does (Radford et al. 2021); `text` is a CLIPTextConfig as a mapping."""
+    """Embed images and texts into one space, as CLIP does (Radford et al. 2021).
 
-    def __init__(self, text: dict[str, Any]) -> None:
+    `text`: the arguments of a CLIPTextConfig.
+    """
+
+    def __init__(self, text: Mapping[str, object]) -> None:
         super().__init__()
         try:
             from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -43,19 +49,20 @@ class CaptionNetwork(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def of_images(self, images: Tensor) -> Tensor:
-        """Return embeddings of length 1, [B, projection_dim], of images [B, 3, 16, 16] in -1..1."""
+        """Return unit embeddings [B, projection_dim] of images [B, 3, 16, 16] in -1..1."""
         return normalize(self.image(images), dim=-1)
 
     def of_texts(self, tokens: Tensor) -> Tensor:
-        """Return embeddings of length 1, [B, projection_dim], of tokens [B, L]; the end token is where a text is read off."""
+        """Return unit embeddings [B, projection_dim] of tokens [B, L], read at the end token."""
         return normalize(self.text(input_ids=tokens).text_embeds, dim=-1)
 
 
-class CaptionMatch:
-    """Score images [B, 3, 16, 16] by 100 x their cosine with a text, in a network that no generator was conditioned on.
+class CaptionMatch(OnDevice):
+    """Score images [B, 3, 16, 16] by 100 x the cosine with their text, -100..100.
 
-    `path`: a folder with config.json (of the text half), model.safetensors and CLIP's tokenizer files; `sha256`: that of the
-    folder. A `TextScore`; -100..100, higher is better. Mean without cutting off: none of it is CLIP's definition.
+    A `TextScore` of a network that no generator was conditioned on. `path`: a folder with
+    config.json (of the text encoder), model.safetensors and CLIP's tokenizer files; `sha256`: that
+    of the folder. The metric is the plain mean.
     """
 
     score_name = suffix = "digit_caption_match"
@@ -63,39 +70,35 @@ class CaptionMatch:
     def __init__(self, path: str, sha256: str | None = None) -> None:
         place = weights_file(path, sha256)
         self.weights = sha256 or files.sha256(place)
-        self.network, self.tokenizer = _load(place)
+        self.network = _load(place)
+        from transformers import CLIPTokenizer
+
+        self.tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
         self.length: int = self.network.text.config.max_position_embeddings
         self.dimension: int = self.network.text.config.projection_dim
         self.name = (
             f"contrastive network of captioned digits, {self.dimension} dimensions, 100 x cosine"
         )
-        self.device = "cpu"
-
-    def to(self, device: str) -> "CaptionMatch":
-        self.network.to(device)
-        self.device = device
-        return self
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        if tuple(pixels.shape[1:]) != SHAPE:
-            raise BadConfig(
-                f"{self.score_name} reads 16 x 16 images in colour, got {tuple(pixels.shape[1:])}"
-            )
+        if (shape := tuple(pixels.shape[1:])) != SHAPE:
+            raise BadConfig(f"{self.score_name} measures images of shape {SHAPE}, got {shape}")
         return self.network.of_images(to_float(pixels.to(self.device))).float().cpu()
 
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        return hundred_cosines(features, texts, self._embed)
+        return cosine_scores(features, texts, self._embed)
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
-        how = {
-            "padding": "max_length",
-            "max_length": self.length,
-            "truncation": True,
-            "return_tensors": "pt",
-        }
-        return self.network.of_texts(self.tokenizer(texts, **how).input_ids.to(self.device))
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            max_length=self.length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.network.of_texts(tokens.input_ids.to(self.device))
 
     def mean(self, scores: Tensor) -> float:
         return float(scores.double().mean())
@@ -105,24 +108,13 @@ class CaptionMatch:
         return sum(len(tokens) > self.length for tokens in found)
 
 
-def _load(place: Path) -> tuple[CaptionNetwork, Any]:
-    """Return the network and its tokenizer. Raises BadConfig if the folder holds something else."""
-    missing = [
-        n
-        for n in ("config.json", "model.safetensors", "vocab.json", "merges.txt")
-        if not (place / n).is_file()
-    ]
-    if missing:
+def _load(place: Path) -> CaptionNetwork:
+    """Return the network of a folder. Raises BadConfig if the folder holds something else."""
+    needed = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
+    if missing := [name for name in needed if not (place / name).is_file()]:
         raise BadConfig(
-            f"{place} lacks {', '.join(missing)}; it is no folder with a caption network\n"
-            "type: metrics.scores.caption_match.path=asset:caption_judge"
+            f"{place} has no {', '.join(missing)}, which a caption network needs\n{SHIPPED}"
         )
-    config = files.read_json(place / "config.json")
-    network = CaptionNetwork(config)
-    another = "type: metrics.scores.caption_match.path=asset:caption_judge"
-    read_into(network, place / "model.safetensors", f"{place} holds no caption network\n{another}")
-    from transformers import CLIPTokenizer
-
-    return network.eval().requires_grad_(False), CLIPTokenizer.from_pretrained(
-        place, local_files_only=True
-    )
+    network = CaptionNetwork(files.read_json(place / "config.json"))
+    read_into(network, place / "model.safetensors", f"{place} holds no caption network\n{SHIPPED}")
+    return network.eval().requires_grad_(False)

@@ -1,20 +1,22 @@
-"""The CLIP score of torchmetrics, by a CLIP in a Hugging Face folder."""
+"""The CLIP score of torchmetrics, with a CLIP in a Hugging Face folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from deme.metrics.cosine import hundred_cosines
-from deme.metrics.features import rgb, weights_file
+from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
+from deme.metrics.text_score import cosine_scores
 from deme.system import files
 from deme.system.errors import BadConfig
 from deme.system.hugging_face import load_network, transformers_quietly, unreadable
 
-CHUNK = 50  # images in the network at once
-SETTINGS = (
+if TYPE_CHECKING:
+    from transformers import CLIPProcessor, CLIPTextConfig
+
+IMAGE_SETTINGS = (
     "crop_size",
     "do_",
     "image_mean",
@@ -22,16 +24,20 @@ SETTINGS = (
     "resample",
     "rescale_factor",
     "size",
-)  # of an image processor
-WHOLE = "copy all files of the model that are no weights, too: preprocessor_config.json, tokenizer.json, ..."
+)
+COPY_ALL = (
+    "copy all files of the model that are not weights, too: preprocessor_config.json, "
+    "tokenizer.json, ..."
+)
 
 
-class ClipScore:
-    """Score images by texts: 100 cos(image, text), and of all images max(mean, 0), as torchmetrics.multimodal.CLIPScore.
+class ClipScore(OnDevice):
+    """Score images by texts: 100 cos(image, text); the metric is max(mean, 0), as torchmetrics'.
 
-    `path`: the folder of a whole CLIP (Radford et al. 2021) with its tokenizer and its image processor, which prepare
-    texts and images; `sha256`: that of the folder. A text longer than the network reads ends in the end token, whose
-    place is where CLIP looks for the text's meaning; torchmetrics cuts it off (its #2000). Raises BadConfig, WorkFailed.
+    `path`: the folder of a whole CLIP (Radford et al. 2021) with its tokenizer and its image
+    processor, which prepare texts and images; `sha256`: that of the folder. A text that is longer
+    than the context is truncated before the end token, where CLIP reads the text embedding;
+    torchmetrics cuts the end token off (its issue 2000). Raises BadConfig, WorkFailed.
     """
 
     score_name = suffix = "clip_score"
@@ -51,16 +57,12 @@ class ClipScore:
         settings = [
             f"{k} {v}"
             for k, v in sorted(images.to_dict().items())
-            if k.startswith(SETTINGS) and v is not None
+            if k.startswith(IMAGE_SETTINGS) and v is not None
         ]
         self.name = (
-            f"CLIPModel {sizes}, patch {config.vision_config.patch_size}, {self.dimension}; texts of {self.context} tokens; "
-            f"{type(images).__name__}: {', '.join(settings)}"
+            f"CLIPModel {sizes}, patch {config.vision_config.patch_size}, {self.dimension}; "
+            f"texts of {self.context} tokens; {type(images).__name__}: {', '.join(settings)}"
         )
-
-    def to(self, device: str) -> Self:
-        self.network.to(device)
-        return self
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -69,57 +71,54 @@ class ClipScore:
             inputs = self.processor.image_processor(
                 list(chunk.cpu()), input_data_format="channels_first", return_tensors="pt"
             )["pixel_values"]
-            pooled = self.network.vision_model(
-                pixel_values=inputs.to(self.network.device)
-            ).pooler_output
+            pooled = self.network.vision_model(pixel_values=inputs.to(self.device)).pooler_output
             found.append(self.network.visual_projection(pooled).float().cpu())
         return torch.cat(found)
 
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        return hundred_cosines(features, texts, self._embed)
+        return cosine_scores(features, texts, self._embed)
 
     def mean(self, scores: Tensor) -> float:
         return max(float(scores.mean()), 0.0)
 
     def truncated(self, texts: Sequence[str]) -> int:
-        tokenizer = self.processor.tokenizer
-        lengths = [
-            len(tokenizer(text, verbose=False)["input_ids"]) for text in texts
-        ]  # verbose, it warns of long ones
+        tokenizer = self.processor.tokenizer  # without verbose=False it warns of long texts
+        lengths = (len(tokenizer(text, verbose=False)["input_ids"]) for text in texts)
         return sum(length > self.context for length in lengths)
 
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
         tokens = self.processor.tokenizer(
             texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt"
-        ).to(self.network.device)
-        pooled = self.network.text_model(
-            tokens["input_ids"], tokens["attention_mask"]
-        ).pooler_output
-        return self.network.text_projection(pooled)
+        ).to(self.device)
+        output = self.network.text_model(tokens["input_ids"], tokens["attention_mask"])
+        return self.network.text_projection(output.pooler_output)
 
 
-def _processor(place: Path, config: Any) -> Any:
-    """Return the folder's tokenizer and image processor; what transformers would make up itself is refused."""
-    there = {file.name for file in place.iterdir()}
-    if not there & {"preprocessor_config.json", "processor_config.json"}:
+def _processor(place: Path, text_config: "CLIPTextConfig") -> "CLIPProcessor":
+    """Return the folder's tokenizer and image processor.
+
+    Raises BadConfig where files are missing, for which transformers would take defaults.
+    """
+    present = {file.name for file in place.iterdir()}
+    if not present & {"preprocessor_config.json", "processor_config.json"}:
         raise BadConfig(
-            f"{place} lacks preprocessor_config.json, how images become the network's input\n{WHOLE}"
+            f"{place} has no preprocessor_config.json, which says how images are prepared\n"
+            f"{COPY_ALL}"
         )
-    if not ("tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there):
-        raise BadConfig(f"{place} lacks tokenizer.json, or vocab.json and merges.txt\n{WHOLE}")
+    if not ("tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present):
+        raise BadConfig(f"{place} has no tokenizer.json, or vocab.json and merges.txt\n{COPY_ALL}")
     with transformers_quietly() as transformers:
         try:
             processor = transformers.CLIPProcessor.from_pretrained(place, local_files_only=True)
-            words, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
+            size, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
         except Exception as error:
             raise unreadable(place, error) from error
-    looked_for = (
-        words - 1 if config.eos_token_id == 2 else config.eos_token_id
-    )  # 2: old configs, the highest number is
-    if words > config.vocab_size or end != looked_for:
+    # 2 stands in old configs, where the network takes the highest token for the end token
+    expected = size - 1 if text_config.eos_token_id == 2 else text_config.eos_token_id
+    if size > text_config.vocab_size or end != expected:
         raise BadConfig(
-            f"the tokenizer in {place} has {words} tokens and ends texts with number {end}; "
-            f"the network knows {config.vocab_size} and looks for number {looked_for}\n{WHOLE}"
+            f"the tokenizer in {place} has {size} tokens and the end token {end}; the network "
+            f"has {text_config.vocab_size} tokens and the end token {expected}\n{COPY_ALL}"
         )
     return processor

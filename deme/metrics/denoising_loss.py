@@ -1,4 +1,4 @@
-"""The denoising loss on fixed (x0, t, eps) triples of held-out images: the same triples for every model."""
+"""The denoising loss on fixed (x0, t, eps) triples of held-out images, the same for every model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,19 +11,21 @@ from deme.diffusion.conditioning import Condition, Network, bind_condition, move
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.schedule import NoiseSchedule
 from deme.diffusion.seeds import generator
+from deme.system.console import progress
 
 
 @dataclass(frozen=True)
 class Triples:
-    """Images [M, C, H, W], timesteps [R, K, M] (K draws in each of R ranges per image), one noise per triple, and the images' condition.
+    """Images, K timesteps per image in each of R ranges, one noise per triple, and the condition.
 
-    The noise is drawn when it is needed, for one draw of one range at a time, always the same.
+    `x0` [M, C, H, W], `t` [R, K, M]; `rows`: which of the images, None for all. The noise follows
+    from `noise_state` and is generated when it is needed, for one draw of one range at a time.
     """
 
     x0: Tensor
     t: Tensor
     noise_state: Tensor
-    rows: list[int] | None = None  # of the images
+    rows: list[int] | None = None
     condition: Condition = field(default_factory=dict)
 
     def of(self, rows: list[int]) -> "Triples":
@@ -31,7 +33,7 @@ class Triples:
         return replace(self, rows=rows)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Condition]]:
-        """Yield range, images, timesteps [M], noise and condition, range by range and draw by draw."""
+        """Yield range index, images, timesteps [M], noise and condition, draw by draw."""
         draw = torch.Generator()
         draw.set_state(self.noise_state)
         rows = slice(None) if self.rows is None else self.rows
@@ -63,18 +65,19 @@ def denoising_loss(
     device: torch.device | str = "cpu",
     batch_size: int = 500,
 ) -> Tensor:
-    """Return the squared error of the network's own prediction per range and image, mean over pixels and draws, [R, M]."""
+    """Return the squared error of the network's prediction per range and image, float64 [R, M].
+
+    It is the mean over pixels and draws, of what the network predicts (eps, x0 or v).
+    """
     losses: list[list[Tensor]] = [[] for _ in triples.t]
-    for index, x_t, t, target, condition in noised(
-        triples, schedule, prediction_type, device, batch_size
-    ):
-        losses[index].append(
-            (bind_condition(network, condition)(x_t, t) - target)
-            .square()
-            .flatten(1)
-            .mean(1)
-            .double()
-        )
+    total = triples.t[..., triples.rows or slice(None)].numel()
+    with progress("held-out loss", total, "images") as bar:
+        for index, x_t, t, target, condition in noised(
+            triples, schedule, prediction_type, device, batch_size
+        ):
+            error = (bind_condition(network, condition)(x_t, t) - target).square()
+            losses[index].append(error.flatten(1).mean(1).double())
+            bar.advance(len(x_t))
     draws = triples.t.shape[1]
     return torch.stack([torch.cat(errors).reshape(draws, -1).mean(0).cpu() for errors in losses])
 
@@ -86,16 +89,13 @@ def noised(
     device: torch.device | str,
     batch_size: int,
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Condition]]:
-    """Yield range, x_t, t, the network's target and condition, a batch of images at a time, range by range and draw by draw."""
+    """Yield range index, x_t, t, the prediction's target and the condition, batch by batch."""
     for index, *whole, condition in triples:
         for start in range(0, len(whole[0]), batch_size):
             rows = slice(start, start + batch_size)
             x0, t, eps = (part[rows].to(device) for part in whole)
-            told = moved(rows_of(condition, rows), device)
-            yield (
-                index,
+            x_t, target = (
                 schedule.add_noise(x0, eps, t),
-                t,
                 schedule.target(prediction_type, x0, eps, t),
-                told,
             )
+            yield index, x_t, t, target, moved(rows_of(condition, rows), device)

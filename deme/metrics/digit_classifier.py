@@ -1,17 +1,17 @@
-"""The feature extractor behind `fd_digits`: a small convolutional classifier of the 8 x 8 digits."""
+"""The feature extractor behind `fd_digits`: a small convolutional classifier of 8 x 8 digits."""
 
 import torch
 from torch import Tensor, nn
 
-from deme.data import to_float
+from deme.data.pixels import to_float
 from deme.diffusion.seeds import generator
-from deme.metrics.features import read_into, weights_file
+from deme.metrics.features import OnDevice, read_into, weights_file
 from deme.system import files
 from deme.system.errors import BadConfig
 
 
 class DigitClassifier(nn.Module):
-    """Classify grey 8 x 8 images [B, 1, 8, 8] in -1..1; `features` are the 64 activations before the last layer."""
+    """Classify grey images [B, 1, 8, 8] in -1..1; `body` returns 64 penultimate activations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,35 +34,33 @@ class DigitClassifier(nn.Module):
         return self.head(self.body(images))
 
 
-def as_digits(pixels: Tensor, who: str) -> Tensor:
-    """Return uint8 images [B, 1, 8, 8], or [B, 3, 16, 16] reduced to that by means of channels and 2 x 2 pixels, in -1..1.
+def as_digits(pixels: Tensor, metric: str) -> Tensor:
+    """Return uint8 images [B, 1, 8, 8] in -1..1, and [B, 3, 16, 16] after averaging.
 
-    Raises BadConfig, in the name of `who`, for other shapes.
+    Colour images are averaged over channels and 2 x 2 pixels. Raises BadConfig for other shapes.
     """
     shape = tuple(pixels.shape[1:])
     if shape == (3, 16, 16):
         return to_float(nn.functional.avg_pool2d(pixels.float().mean(1, keepdim=True), 2))
     if shape != (1, 8, 8):
         raise BadConfig(
-            f"{who} measures grey 8 x 8 images, got {shape}; it reduces 16 x 16 in colour, or choose metrics=loss"
+            f"{metric} measures images of shape (1, 8, 8) or (3, 16, 16), got {shape}\n"
+            "type: metrics=<option for such images>, or metrics=loss"
         )
     return to_float(pixels)
 
 
 def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifier, str]:
-    """Return a saved classifier and the sha256 of its file. Raises BadConfig if the file holds something else."""
+    """Return a saved classifier and the sha256 of its file. Raises BadConfig for other files."""
     place = weights_file(path, sha256)
     classifier = DigitClassifier().eval()
-    read_into(
-        classifier,
-        place,
-        f"{place} holds no digit classifier\ntype: metrics=<option> for another extractor",
-    )
+    message = f"{place} holds no digit classifier\ntype: metrics=<option for another extractor>"
+    read_into(classifier, place, message)
     return classifier, files.sha256(place)
 
 
-class DigitFeatures:
-    """Map uint8 images [B, 1, 8, 8], or [B, 3, 16, 16] reduced to them, to float32 features [B, 64] with a saved classifier."""
+class DigitFeatures(OnDevice):
+    """Map uint8 images [B, 1, 8, 8] or [B, 3, 16, 16] to float32 features [B, 64]."""
 
     name = "digit classifier, 64 penultimate activations"
     suffix = "digits"
@@ -70,24 +68,17 @@ class DigitFeatures:
     dimension = 64
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
-        self.classifier, self.weights = load_classifier(path, sha256)
-        self.device = "cpu"
-
-    def to(self, device: str) -> "DigitFeatures":
-        """Move the classifier to a device and return self."""
-        self.classifier.to(device)
-        self.device = device
-        return self
+        self.network, self.weights = load_classifier(path, sha256)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        return self.classifier.body(as_digits(pixels.to(self.device), self.frechet_name)).cpu()
+        return self.network.body(as_digits(pixels.to(self.device), self.frechet_name)).cpu()
 
 
 def train_classifier(
     pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500
 ) -> DigitClassifier:
-    """Train on uint8 images [N, 1, 8, 8] with AdamW, lr 1e-3, batches of 128."""
+    """Train on uint8 images [N, 1, 8, 8] with AdamW, learning rate 1e-3, batches of 128."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = DigitClassifier()

@@ -1,7 +1,7 @@
-"""What turns images into features: the interface of an extractor, and its weights file, checked before it is believed."""
+"""The interface of feature extractors, and how their weight files are read and checked."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,15 @@ from deme.system import files, tensors
 from deme.system.errors import BadConfig, WorkFailed
 from deme.system.paths import locate
 
+CHUNK = 50  # images or texts in a network at once
+
 
 class FeatureExtractor(Protocol):
     """Map uint8 images [B, C, H, W] of any size to float32 features [B, dimension] on the CPU.
 
-    `name` says everything that changes a feature: network, layer, resize, range. `suffix` is the short form that ends the
-    names of metrics (`kid_<suffix>`), and `frechet_name` is what the Frechet distance on these features is called.
-    `weights` is the sha256 of its weights file.
+    `name` describes everything that changes a feature: network, layer, resizing, value range.
+    `suffix` is its short form, which ends the names of metrics (`kid_<suffix>`); `frechet_name` is
+    the name of the Frechet distance on these features; `weights` is the sha256 of the weight file.
     """
 
     name: str
@@ -25,54 +27,66 @@ class FeatureExtractor(Protocol):
     frechet_name: str
     dimension: int
 
-    def to(self, device: str) -> "FeatureExtractor": ...
+    def to(self, device: str) -> Self: ...
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
 
+class OnDevice:
+    """Base of extractors and scores: `network` computes on `device`."""
+
+    network: Any  # a torch.nn.Module
+    device = "cpu"
+
+    def to(self, device: str) -> Self:
+        """Move the network to a device and return self."""
+        self.network.to(device)
+        self.device = device
+        return self
+
+
 def weights_file(path: str, sha256: str | None) -> Path:
-    """Return the place of a weights file or folder. Raises MissingInput, or BadConfig if its sha256 is not the given one."""
+    """Return the place of a weight file or folder.
+
+    Raises MissingInput, and BadConfig if its sha256 is not the given one.
+    """
     place = locate(path)
     if sha256 is not None and (found := files.sha256(place)) != sha256:
         raise BadConfig(
-            f"{place} is not the file that was asked for: its sha256 is {found}, expected {sha256}\n"
-            "copy it again from where it came, or give the sha256 of the file you mean"
+            f"{place} is not the expected file: its sha256 is {found}, expected {sha256}\n"
+            "copy it again from where it came, or give the sha256 of the file that you mean"
         )
     return place
 
 
 def read_weights(place: Path) -> dict[str, Tensor]:
-    """Read named tensors from a .safetensors file, or from a .pth file without running any code that it holds."""
+    """Read named tensors from a .safetensors file, or from a .pth file without executing code."""
     if place.suffix == ".safetensors":
         return tensors.TensorFile(place).read_all()
+    problem = f"{place} is not a file of named tensors"
     try:
         state = torch.load(place, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise WorkFailed(
-            f"{place} is not a file of named tensors: {str(error).splitlines()[0]}"
-        ) from error
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise WorkFailed(f"{place} is not a file of named tensors")
+        raise WorkFailed(f"{problem}: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+        raise WorkFailed(problem)
     return state
 
 
-def read_into(network: nn.Module, place: Path, otherwise: str) -> None:
-    """Give a network the weights of a file. Raises BadConfig, saying `otherwise`, for other names or shapes than its own."""
+def read_into(network: nn.Module, place: Path, message: str) -> None:
+    """Load the weights of a file. Raises BadConfig(message) for other names or shapes."""
     state = read_weights(place)
-    if {n: v.shape for n, v in network.state_dict().items()} != {
-        n: v.shape for n, v in state.items()
-    }:
-        raise BadConfig(otherwise)
+    shapes, own = ({n: v.shape for n, v in s.items()} for s in (state, network.state_dict()))
+    if shapes != own:
+        raise BadConfig(message)
     network.load_state_dict(state)
 
 
-def rgb(pixels: Tensor, who: str) -> Tensor:
-    """Return uint8 images [B, 1 or 3, H, W] with three channels. Raises BadConfig for other shapes or types."""
+def rgb(pixels: Tensor, metric: str) -> Tensor:
+    """Return uint8 images [B, 1 or 3, H, W] with three channels. Raises BadConfig for others."""
     if pixels.ndim != 4 or pixels.dtype != torch.uint8 or pixels.shape[1] not in (1, 3):
+        kind = str(pixels.dtype).removeprefix("torch.")
         raise BadConfig(
-            f"{who} measures uint8 images [B, 1 or 3, H, W], got {str(pixels.dtype).removeprefix('torch.')} "
-            f"{tuple(pixels.shape)}"
+            f"{metric} measures uint8 images [B, 1 or 3, H, W], got {kind} {tuple(pixels.shape)}"
         )
     return pixels.expand(-1, 3, -1, -1)

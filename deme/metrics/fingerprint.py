@@ -1,4 +1,4 @@
-"""Fingerprints of features: a few fixed random projections, enough to tell whether an image is made again."""
+"""Fingerprints of features: fixed random projections that identify a regenerated image."""
 
 import math
 
@@ -8,19 +8,19 @@ from torch import Generator, Tensor
 from deme.diffusion.seeds import generator
 from deme.metrics.statistics import Statistics
 
-FLOOR = 1e-6  # of a fingerprint's size: what counts as its spread where all images are the same
+FLOOR = 1e-6  # relative: the smallest standard deviation of a fingerprint, for constant images
 LENGTH = 16  # numbers per image
-TOLERANCE = 0.05  # root mean square difference of an image's fingerprint, in standard deviations over the images
+TOLERANCE = 0.05  # root mean square difference of a fingerprint, in standard deviations over images
 MOMENTS_TOLERANCE = 1e-4  # of mean and covariance, in the same unit
-DRIFT_TOLERANCE = 5.0  # standard errors: 64 directions exceed it once in 30,000 honest runs
+DRIFT_TOLERANCE = 5.0  # standard errors: 64 directions exceed it in one of 30,000 unaltered runs
 DIRECTIONS = 64
 
 
 def projection(name: str, dimension: int) -> Tensor:
-    """Return the projections [dimension, LENGTH] of an extractor, float64; they follow from its name."""
-    return torch.randn(
-        dimension, LENGTH, generator=generator("fingerprint", name, dimension), dtype=torch.float64
-    ) / math.sqrt(dimension)
+    """Return the projections [dimension, LENGTH] of an extractor, float64, fixed by its name."""
+    draw = generator("fingerprint", name, dimension)
+    matrix = torch.randn(dimension, LENGTH, generator=draw, dtype=torch.float64)
+    return matrix / math.sqrt(dimension)
 
 
 def fingerprints(features: Tensor, name: str) -> Tensor:
@@ -29,9 +29,10 @@ def fingerprints(features: Tensor, name: str) -> Tensor:
 
 
 def moments_error(prints: Tensor, statistics: Statistics, name: str) -> float:
-    """Return how far fingerprints are from belonging to the moments, in standard deviations.
+    """Return how far fingerprints and moments are apart, in standard deviations.
 
-    A fingerprint is linear in the features, F = P^T x, so its mean is P^T m and its covariance P^T S P.
+    A fingerprint is linear in the features, F = P^T x, so its mean is P^T m and its covariance
+    P^T S P.
     """
     matrix = projection(name, len(statistics.mean))
     own = Statistics().update(prints)
@@ -43,15 +44,19 @@ def moments_error(prints: Tensor, statistics: Statistics, name: str) -> float:
 
 
 def differences(again: Tensor, stored: Tensor, all_stored: Tensor) -> Tensor:
-    """Return each image's root mean square difference [k] of fingerprints, in standard deviations of `all_stored`."""
+    """Return the root mean square difference of k images' fingerprints, [k].
+
+    In standard deviations of `all_stored`.
+    """
     scale = all_stored.double().std(0) + FLOOR * (1 + all_stored.double().mean(0).abs())
     return ((again.double() - stored.double()) / scale).square().mean(1).sqrt()
 
 
 def drift(features: Tensor, statistics: Statistics, draw: Generator) -> float:
-    """Return how many standard errors the mean of some images' features [k, d] is from the moments, at most, in random directions.
+    """Return the largest distance, in standard errors, of a sample's mean from that of the moments.
 
-    Moments that were bent where the fingerprints do not look differ from the images there; `draw` must be unknown beforehand.
+    `features` [k, d] are compared in DIRECTIONS random directions: moments that were altered
+    outside the span of the fingerprints differ there, so `draw` must be unpredictable.
     """
     directions = torch.randn(len(statistics.mean), DIRECTIONS, generator=draw, dtype=torch.float64)
     expected = directions.T @ statistics.mean

@@ -9,11 +9,12 @@ BLOCK = 256
 
 
 class FrechetDistance:
-    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) to a fixed reference, whose root R (S2 = R R^T) is taken once.
+    """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) to a fixed reference (m2, S2).
 
-    tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of R^T S1 R, in float64 on `device`. Eigenvalues that can
-    only be rounding errors are left out, since their roots are not small: those beyond the rank of a covariance of n images,
-    n - 1, and those below d eps times the largest (features that are always 0).
+    The root R of the reference, S2 = R R^T, is computed once. tr (S1 S2)^(1/2) is the sum of the
+    square roots of the eigenvalues of R^T S1 R, in float64 on `device`. Eigenvalues that can only
+    be rounding errors are left out, since their roots are not small: those beyond the rank n - 1 of
+    a covariance of n images, and those below d eps times the largest (features that are always 0).
     """
 
     def __init__(self, reference: Statistics, device: str = "cpu") -> None:
@@ -24,7 +25,7 @@ class FrechetDistance:
         self.root, self.triangular = _root(covariance, reference.count - 1)
 
     def __call__(self, generated: Statistics) -> float:
-        """Return the distance of `generated` to the reference. Raises ValueError if its features have another size."""
+        """Return the distance to the reference. Raises ValueError for another feature dimension."""
         self._check(len(generated.mean))
         covariance = generated.covariance.to(self.device)
         product = (
@@ -40,8 +41,8 @@ class FrechetDistance:
     def of_features(self, features: Tensor, counts: Tensor | None = None) -> float:
         """Return the distance of features [n, d], row i counted `counts[i]` times.
 
-        With X the centred rows, X S2 X^T = (X R)(X R)^T has the eigenvalues of R^T S1 R, and is [n, n]: faster for n < d,
-        and without the zeros that cost accuracy.
+        With X the centred rows, X S2 X^T = (X R)(X R)^T has the eigenvalues of R^T S1 R, and is
+        [n, n]: faster for n < d, and without the zeros that cost accuracy.
         """
         self._check(features.shape[1])
         rows = features.to(self.device).double()
@@ -65,13 +66,16 @@ class FrechetDistance:
     def _check(self, dimension: int) -> None:
         if dimension != len(self.mean):
             raise ValueError(
-                f"features of {dimension} numbers have no distance to a reference of {len(self.mean)}: another extractor"
+                f"{dimension} features per image, {len(self.mean)} in the reference: "
+                "another extractor"
             )
 
 
 def _root(covariance: Tensor, rank: int) -> tuple[Tensor, bool]:
-    """Return R [d, r] with R R^T = `covariance`, and whether it is lower triangular: the Cholesky factor, or eigenvectors
-    where the covariance is singular."""
+    """Return R [d, r] with R R^T = `covariance`, and whether it is lower triangular.
+
+    It is the Cholesky factor, or made of eigenvectors where the covariance is singular.
+    """
     if rank >= len(covariance):
         root, info = torch.linalg.cholesky_ex(covariance)
         if int(info) == 0:
@@ -98,7 +102,7 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 def _lower(root: Tensor, covariance: Tensor) -> Tensor:
-    """Return the lower triangle of R^T S R for a lower triangular R, at a third of the cost of both products."""
+    """Return the lower triangle of R^T S R for a lower triangular R, at a third of the cost."""
     product = torch.zeros_like(covariance)
     for start in range(0, len(root), BLOCK):
         columns = slice(start, start + BLOCK)
@@ -109,7 +113,10 @@ def _lower(root: Tensor, covariance: Tensor) -> Tensor:
 
 
 def _significant(eigenvalues: Tensor, rank: int) -> Tensor:
-    """Return those of the ascending eigenvalues of a positive semidefinite matrix of this rank that are not rounding errors."""
+    """Return those eigenvalues, in ascending order, that are not rounding errors.
+
+    They are of a positive semidefinite matrix of rank `rank` or less.
+    """
     if rank <= 0 or not len(eigenvalues):
         return eigenvalues[:0]
     largest = eigenvalues[max(0, len(eigenvalues) - rank) :]

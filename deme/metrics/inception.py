@@ -1,42 +1,36 @@
-"""Features of the Inception-v3 of 2015-12-05, the network behind FID; its blocks are torch-fidelity's."""
+"""Features of the Inception-v3 of 2015-12-05, the network of FID, in torch-fidelity's blocks."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from deme.metrics.features import read_weights, rgb, weights_file
+from deme.metrics.features import CHUNK, OnDevice, read_weights, rgb, weights_file
 from deme.metrics.resize import CONVENTIONS
 from deme.system import files
 from deme.system.errors import BadConfig, did_you_mean
 
-LAYERS = (
-    64,
-    192,
-    768,
-    2048,
-)  # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
-NOT_IT = "it is no Inception-v3 of FID"
-CHUNK = 50  # images in the network at once
+# pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
+LAYERS = (64, 192, 768, 2048)
 
 
 def trunk(layer: int) -> nn.Sequential:
-    """Return the network from its first convolution up to `layer`, parameters named as pytorch-fid's, random."""
+    """Return the network up to `layer`, with pytorch-fid's parameter names and random weights."""
     from torch_fidelity import feature_extractor_inceptionv3 as blocks
 
-    def basic(*channels: int, **more: int) -> nn.Module:
+    def conv(*channels: int, **more: int) -> nn.Module:
         return blocks.BasicConv2d(*channels, **more)
 
     stages: dict[int, dict[str, nn.Module]] = {
         64: {
-            "Conv2d_1a_3x3": basic(3, 32, kernel_size=3, stride=2),
-            "Conv2d_2a_3x3": basic(32, 32, kernel_size=3),
-            "Conv2d_2b_3x3": basic(32, 64, kernel_size=3, padding=1),
+            "Conv2d_1a_3x3": conv(3, 32, kernel_size=3, stride=2),
+            "Conv2d_2a_3x3": conv(32, 32, kernel_size=3),
+            "Conv2d_2b_3x3": conv(32, 64, kernel_size=3, padding=1),
             "MaxPool_1": nn.MaxPool2d(kernel_size=3, stride=2),
         },
         192: {
-            "Conv2d_3b_1x1": basic(64, 80, kernel_size=1),
-            "Conv2d_4a_3x3": basic(80, 192, kernel_size=3),
+            "Conv2d_3b_1x1": conv(64, 80, kernel_size=1),
+            "Conv2d_4a_3x3": conv(80, 192, kernel_size=3),
             "MaxPool_2": nn.MaxPool2d(kernel_size=3, stride=2),
         },
         768: {
@@ -63,12 +57,13 @@ def trunk(layer: int) -> nn.Sequential:
     return network
 
 
-class InceptionFeatures:
-    """Map uint8 images [B, 1 or 3, H, W] to float32 features [B, layer]: global averages of the layer's channels.
+class InceptionFeatures(OnDevice):
+    """Map uint8 images [B, 1 or 3, H, W] to float32 features [B, layer]: channel averages.
 
-    `convention`: pytorch, clean or tf, how images become the network's input (deme.metrics.resize). Grey images are shown
-    as RGB. `path`: a .safetensors or .pth file with pytorch-fid's parameter names; a file that lacks what `layer`
-    needs is refused. The distance is called fid_<convention> at the paper's layer 2048, fid_inception<layer> at others.
+    `convention`: pytorch, clean or tf, how images become the network's input (deme.metrics.resize);
+    grey images are repeated in three channels. `path`: a .safetensors or .pth file with
+    pytorch-fid's parameter names, which must hold all that `layer` needs. The distance is called
+    fid_<convention> at layer 2048 of the definition, fid_inception<layer> at others.
     """
 
     def __init__(
@@ -76,12 +71,12 @@ class InceptionFeatures:
     ) -> None:
         if convention not in CONVENTIONS:
             raise BadConfig(
-                f"unknown convention {convention!r}; {did_you_mean(convention, CONVENTIONS)}allowed: {', '.join(CONVENTIONS)}"
+                f"unknown convention {convention!r}; {did_you_mean(convention, CONVENTIONS)}"
+                f"allowed: {', '.join(CONVENTIONS)}"
             )
         if layer not in LAYERS:
-            raise BadConfig(
-                f"Inception has no layer {layer}; allowed: {', '.join(map(str, LAYERS))}"
-            )
+            allowed = ", ".join(map(str, LAYERS))
+            raise BadConfig(f"Inception has no layer {layer}; allowed: {allowed}")
         self.preprocess = CONVENTIONS[convention]
         self.dimension = layer
         inner = f"inception{layer}" + ("" if convention == "pytorch" else f"_{convention}")
@@ -91,13 +86,6 @@ class InceptionFeatures:
         place = weights_file(path, sha256)
         self.network = _load(place, layer)
         self.weights = files.sha256(place)
-        self.device = "cpu"
-
-    def to(self, device: str) -> "InceptionFeatures":
-        """Move the network to a device and return self."""
-        self.network.to(device)
-        self.device = device
-        return self
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -107,15 +95,13 @@ class InceptionFeatures:
 
 
 def _load(place: Path, layer: int) -> nn.Sequential:
-    state = read_weights(place)
-    network = trunk(layer)
-    counters = {name for name in network.state_dict() if name.endswith("num_batches_tracked")}
+    state, network = read_weights(place), trunk(layer)
     needed = {
-        name: value.shape for name, value in network.state_dict().items() if name not in counters
+        name: value.shape
+        for name, value in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
     }
-    wrong = [
-        name for name, shape in needed.items() if name not in state or state[name].shape != shape
-    ]
+    wrong = [n for n, shape in needed.items() if n not in state or state[n].shape != shape]
     if wrong:
         missing = {name.split(".")[0] for name in wrong}
         fits = [
@@ -124,14 +110,14 @@ def _load(place: Path, layer: int) -> nn.Sequential:
             if each < layer and not missing & {name for name, _ in trunk(each).named_children()}
         ]
         raise BadConfig(
-            f"{place} lacks {len(wrong)} of the {len(needed)} tensors that layer {layer} needs, first {wrong[0]}\n"
+            f"{place} has no fitting {len(wrong)} of the {len(needed)} tensors of layer {layer}, "
+            f"first {wrong[0]}\n"
             + (
-                f"it has what layer {max(fits)} needs: metrics=inception768 and its layer={max(fits)}"
+                f"it holds layer {max(fits)}; type: metrics=inception768 and its layer={max(fits)}"
                 if fits
-                else NOT_IT
+                else "it is not the Inception-v3 of FID"
             )
         )
     network.load_state_dict({name: state[name] for name in needed}, strict=False)
-    return (
-        network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    )  # 1.6x faster on a CPU
+    network.to(memory_format=torch.channels_last)  # 1.6x faster on a CPU
+    return network.eval().requires_grad_(False)

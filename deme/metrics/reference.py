@@ -1,4 +1,4 @@
-"""What generated images are compared to: statistics and features of real ones, computed once and kept by content."""
+"""The reference of a distance: statistics and features of real images, cached by content."""
 
 import json
 import shutil
@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.data import Images, batches
+from deme.data import Images
+from deme.data.pixels import batches
 from deme.diffusion.seeds import generator
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
-from deme.metrics.shards import FeatureShards, Say
+from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
 from deme.system import files, tensors
+from deme.system.console import logger
 
 SUBSET = 10_000  # images whose features are kept for KID, precision and recall
 SHARD = 1000
@@ -23,7 +25,10 @@ BATCH = 100
 
 @dataclass(frozen=True)
 class Reference:
-    """Statistics of the reference images, and features of at most SUBSET of them (none if only statistics are known)."""
+    """Statistics of the reference images, and features of at most SUBSET of them.
+
+    `features` is None where only statistics are known.
+    """
 
     statistics: Statistics
     features: Tensor | None
@@ -31,12 +36,12 @@ class Reference:
 
 
 def subset(shards: FeatureShards, suffix: str) -> Tensor:
-    """Return the features of SUBSET images picked at random, always the same of so many, or of all if they are no more."""
-    order = (
-        torch.randperm(shards.total, generator=generator("reference", shards.total))[:SUBSET]
-        .sort()
-        .values
-    )
+    """Return the features of SUBSET random images, or of all if they are no more.
+
+    The choice depends on the number of images alone.
+    """
+    draw = generator("reference", shards.total)
+    order = torch.randperm(shards.total, generator=draw)[:SUBSET].sort().values
     rows, first = [], 0
     for features in shards.read(suffix):
         rows.append(features[order[(order >= first) & (order < first + len(features))] - first])
@@ -45,44 +50,39 @@ def subset(shards: FeatureShards, suffix: str) -> Tensor:
 
 
 def key(images: Images, extractor: FeatureExtractor) -> str:
-    """Return what the statistics follow from: images, their count, extractor with its preprocessing, and its weights."""
+    """Return a sha256 of what the statistics follow from: the images, and the extractor."""
     parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
     return files.sha256_text(json.dumps(parts))
 
 
-def measured(
-    images: Images, what: str, extractor: FeatureExtractor, cache: Path, say: Say
-) -> Reference:
-    """Return the reference that `images` make, from `cache` if it is there; `what` they are: "held-out images".
+def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path) -> Reference:
+    """Return the reference that `images` make, from `cache` if it is there.
 
-    Safe for many processes at once: one measures, the others wait. A killed measurement goes on where it was.
+    `what` the images are stands in tables: "held-out images". Of several processes one measures
+    and the others wait; a killed measurement is resumed.
     """
     folder = cache / "references" / key(images, extractor)[:32]
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
+
+    def waiting(owner: str) -> None:
+        logger.info("%s is measuring %s; waiting for it", owner, name)
+
     if not folder.exists():
-        with files.locked(
-            folder.with_suffix(".lock"),
-            lambda owner: say(f"{owner} is measuring {name}; waiting for it"),
-        ):
+        with files.locked(folder.with_suffix(".lock"), waiting):
             if not folder.exists():
-                _measure(images, name, extractor, folder, say)
-    shutil.rmtree(
-        folder.with_suffix(".partial"), ignore_errors=True
-    )  # of a process that was killed at the end
+                _measure(images, name, extractor, folder)
+    # left by a process that was killed at the end
+    shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
     kept = tensors.TensorFile(folder / "features.safetensors").read("features")
     return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
 
 
-def _measure(
-    images: Images, name: str, extractor: FeatureExtractor, folder: Path, say: Say
-) -> None:
+def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path) -> None:
     shards = FeatureShards(folder.with_suffix(".partial"), len(images), SHARD)
     shards.fill(
         lambda indices: batches(images, BATCH, indices),
         [extractor],
-        lambda text: (
-            say(f"{extractor.suffix} features of {name}: {text}") if len(images) > SHARD else None
-        ),
+        f"{extractor.suffix} features of {name}",
     )
     statistics = Statistics()
     for features in shards.read(extractor.suffix):

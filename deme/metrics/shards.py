@@ -1,4 +1,4 @@
-"""Features of many images, shard by shard: a kill loses one shard, and several processes share the work."""
+"""Features of many images, shard by shard: a kill loses one shard, and processes share the work."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,17 +10,19 @@ from torch import Tensor
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.text_score import TextScore
 from deme.system import files, tensors
+from deme.system.console import progress
 from deme.system.errors import WorkFailed
 
-Say = Callable[[str], None]
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
+Extractors = Sequence[FeatureExtractor | TextScore]
 
 
 class FeatureShards:
-    """Features of images 0 .. total - 1 by every extractor, `size` images to a file below `folder`.
+    """Features of images 0 .. total - 1 by every extractor, `size` images to a file in `folder`.
 
-    A file holds [count, dimension] under the suffix of each extractor, and appears whole. Whoever fills takes the shards that
-    nobody else holds; the locks are the system's, so a killed process leaves none behind.
+    A file holds [count, dimension] under the suffix of each extractor, and appears whole. Processes
+    take the shards that no other process holds; the locks are the operating system's, so a killed
+    process leaves none behind.
     """
 
     def __init__(self, folder: Path, total: int, size: int) -> None:
@@ -35,54 +37,51 @@ class FeatureShards:
         """Return how many images the shard that starts with image `first` has."""
         return min(self.size, self.total - first)
 
+    def missing(self) -> list[int]:
+        """Return the first images of the shards that are not there yet."""
+        return [first for first in self.firsts if not self.path(first).exists()]
+
     def fill(
         self,
         pixels: Pixels,
-        extractors: Sequence[FeatureExtractor | TextScore],
-        say: Say,
+        extractors: Extractors,
+        name: str = "features",
         finished: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Extract what is missing from `pixels(indices)`, and return when all is there, whoever made it.
+        """Extract what is missing from `pixels(indices)`, and return when all shards exist.
 
-        A helper gives `finished`, which says that the shards were used and may be gone. Raises WorkFailed for NaN or
-        infinite features, or for another number of images than asked for.
+        Progress is shown as `name`. A helper process passes `finished`, true once the shards have
+        been used and may have been deleted. Raises WorkFailed for NaN or infinite features, or for
+        another number of images than asked for.
         """
-        began, fresh = time.monotonic(), 0
-        while missing := [first for first in self.firsts if not self.path(first).exists()]:
-            if finished():
-                return
-            before = fresh
-            for first in missing:
-                with files.try_locked(self.path(first).with_suffix(".lock")) as mine:
-                    if not mine or self.path(first).exists() or finished():
-                        continue
-                    tensors.save(self.path(first), self._extract(pixels, first, extractors))
-                fresh += self.count(first)
-                done = sum(self.count(f) for f in self.firsts if self.path(f).exists())
-                left = (time.monotonic() - began) / fresh * (self.total - done)
-                say(f"{done}/{self.total} images, {left:.0f} s left")
-            if fresh == before:
-                time.sleep(0.1)  # the rest is in the hands of other processes
+        done = self.total - sum(map(self.count, self.missing()))
+        with progress(name, self.total, "images", start=done) as bar:
+            while (missing := self.missing()) and not finished():
+                for first in missing:
+                    with files.try_locked(self.path(first).with_suffix(".lock")) as mine:
+                        if mine and not self.path(first).exists() and not finished():
+                            tensors.save(self.path(first), self._extract(pixels, first, extractors))
+                    now = self.total - sum(map(self.count, self.missing()))
+                    bar.advance(now - done)
+                    done = now
+                if self.missing() == missing:
+                    time.sleep(0.1)  # other processes are at work on the rest
 
-    def _extract(
-        self, pixels: Pixels, first: int, extractors: Sequence[FeatureExtractor | TextScore]
-    ) -> dict[str, Tensor]:
+    def _extract(self, pixels: Pixels, first: int, extractors: Extractors) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {extractor.suffix: [] for extractor in extractors}
-        count = 0
-        for batch in pixels(range(first, first + self.count(first))):
+        expected, count = self.count(first), 0
+        for batch in pixels(range(first, first + expected)):
             count += len(batch)
             for extractor in extractors:
                 features = extractor(batch)
                 if not bool(torch.isfinite(features).all()):
                     raise WorkFailed(
-                        f"{extractor.name}: NaN or infinite features among images {first} to {first + self.count(first) - 1}\n"
-                        "the model or the extractor's weights are damaged"
+                        f"{extractor.name}: NaN or infinite features among images {first} to "
+                        f"{first + expected - 1}\nthe model or the extractor's weights are damaged"
                     )
                 parts[extractor.suffix].append(features)
-        if count != self.count(first):
-            raise WorkFailed(
-                f"{self.count(first)} images were asked for from number {first} on, {count} came"
-            )
+        if count != expected:
+            raise WorkFailed(f"{count} images came, {expected} were expected from number {first}")
         return {suffix: torch.cat(features) for suffix, features in parts.items()} or {
             "count": torch.tensor([count])
         }

@@ -7,7 +7,7 @@ from torch import Tensor
 class Statistics:
     """Streaming mean [d] and unbiased covariance [d, d] (as numpy.cov), mergeable across shards.
 
-    Sums are taken about each batch's mean, so that large offsets do not cancel digits away.
+    Sums are taken about each batch's mean, so that a large offset does not cancel digits.
     """
 
     def __init__(self) -> None:
@@ -17,32 +17,31 @@ class Statistics:
 
     @classmethod
     def given(cls, count: int, mean: Tensor, covariance: Tensor) -> "Statistics":
-        """Return the statistics with these values. Raises ValueError unless they fit together and are finite."""
+        """Return statistics of known values. Raises ValueError unless they are valid and finite."""
         d = len(mean)
         if mean.shape != (d,) or covariance.shape != (d, d):
             raise ValueError(
-                f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} do not fit together"
+                f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} "
+                "do not fit together"
             )
         if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
-            raise ValueError("the statistics hold NaN or infinite values")
-        if bool((covariance.diagonal() < 0).any()) or not torch.allclose(
-            covariance, covariance.T, rtol=1e-5, atol=1e-8
-        ):
-            raise ValueError(
-                "this is no covariance: it is not symmetric, or has negative variances"
-            )
+            raise ValueError("the statistics are NaN or infinite")
+        symmetric = torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8)
+        if not symmetric or bool((covariance.diagonal() < 0).any()):
+            raise ValueError("a covariance is symmetric without negative variances; this is not")
         statistics = cls()
         statistics.count = count
         statistics._mean, statistics._scatter = mean.double(), covariance.double() * (count - 1)
         return statistics
 
     def update(self, features: Tensor, weights: Tensor | None = None) -> "Statistics":
-        """Add a batch [n, d]; `weights` [n] count each row that many times. Raises ValueError for NaN or another d."""
+        """Add a batch [n, d] and return self; `weights` [n] count each row that many times.
+
+        Raises ValueError for NaN or another d.
+        """
         batch = features.detach().double()
         if not bool(torch.isfinite(batch).all()):
-            raise ValueError(
-                "features hold NaN or infinite values; the images or the extractor are damaged"
-            )
+            raise ValueError("features are NaN or infinite: images or extractor are damaged")
         other = Statistics()
         other.count = len(batch) if weights is None else int(weights.sum())
         if other.count:
@@ -53,16 +52,17 @@ class Statistics:
         return self.merge(other)
 
     def merge(self, other: "Statistics") -> "Statistics":
-        """Add the statistics of other images (Chan et al. 1979) and return self. Raises ValueError for another d."""
-        if other.count == 0:
+        """Add the statistics of other images (Chan et al. 1979) and return self.
+
+        Raises ValueError for another d.
+        """
+        if other._mean is None or other._scatter is None:
             return self
-        assert other._mean is not None
-        assert other._scatter is not None
         if self._mean is None or self._scatter is None:
             self._mean, self._scatter = other._mean, other._scatter.clone()
         elif len(self._mean) != len(other._mean):
             raise ValueError(
-                f"features of {len(other._mean)} numbers cannot join those of {len(self._mean)}"
+                f"{len(other._mean)} features per image cannot join {len(self._mean)} per image"
             )
         else:
             total = self.count + other.count

@@ -1,4 +1,4 @@
-"""Statistics on disk: our own safetensors, and the .npz files of pytorch-fid and clean-fid (keys mu and sigma)."""
+"""Statistics on disk: safetensors of this package, and .npz files of pytorch-fid and clean-fid."""
 
 import io
 import zipfile
@@ -16,15 +16,13 @@ from deme.system.errors import BadConfig, MissingInput, WorkFailed
 def save(path: Path, statistics: Statistics) -> None:
     """Write count, mean and the lower triangle of the covariance in float64."""
     d = len(statistics.mean)
-    lower = torch.tril_indices(d, d)
-    tensors.save(
-        path,
-        {
-            "count": torch.tensor([statistics.count]),
-            "mean": statistics.mean.cpu(),
-            "covariance": statistics.covariance.cpu()[lower[0], lower[1]],
-        },
-    )
+    rows, columns = torch.tril_indices(d, d)
+    stored = {
+        "count": torch.tensor([statistics.count]),
+        "mean": statistics.mean.cpu(),
+        "covariance": statistics.covariance.cpu()[rows, columns],
+    }
+    tensors.save(path, stored)
 
 
 def load(path: Path) -> Statistics:
@@ -33,15 +31,17 @@ def load(path: Path) -> Statistics:
     if stored.keys() != {"count", "mean", "covariance"}:
         raise WorkFailed(f"{path} holds no statistics")
     d = len(stored["mean"])
-    lower = torch.tril_indices(d, d)
+    rows, columns = torch.tril_indices(d, d)
     covariance = torch.zeros(d, d, dtype=torch.float64)
-    covariance[lower[0], lower[1]] = stored["covariance"]
-    covariance[lower[1], lower[0]] = stored["covariance"]
+    covariance[rows, columns] = covariance[columns, rows] = stored["covariance"]
     return Statistics.given(int(stored["count"]), stored["mean"], covariance)
 
 
 def save_npz(path: Path, statistics: Statistics, extractor: FeatureExtractor, source: str) -> None:
-    """Write a file that pytorch-fid and clean-fid read; it also says of which features, of what, and of how many images."""
+    """Write a file that pytorch-fid and clean-fid read.
+
+    It also names the extractor, the images, and their number.
+    """
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -56,27 +56,30 @@ def save_npz(path: Path, statistics: Statistics, extractor: FeatureExtractor, so
 
 
 def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
-    """Read statistics of an extractor's features and return them with what is known of their origin.
+    """Return the statistics in a file and a description of their origin.
 
-    Files of others do not name their extractor: then only the size of the features is checked, and the origin says so.
-    Raises MissingInput, WorkFailed (not such a file), BadConfig (another extractor).
+    Files of other programs do not name their extractor: then only the number of features is
+    checked, and the description says so. Raises MissingInput, WorkFailed (not such a file),
+    BadConfig (another extractor).
     """
     if not path.is_file():
-        raise MissingInput(f"{path} is {'a folder, not a file' if path.is_dir() else 'not there'}")
+        found = "a folder, not a file" if path.is_dir() else "missing"
+        raise MissingInput(f"{path} is {found}")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             held = {name: stored[name] for name in stored.files}
         mean, covariance = torch.from_numpy(held["mu"]), torch.from_numpy(held["sigma"])
     except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise WorkFailed(f"{path} is no statistics file with mu and sigma: {error}") from error
-    said = (
-        f"{held['extractor']}, weights {str(held['weights'])[:12]}" if "extractor" in held else None
-    )
     needed = f"{extractor.name}, weights {extractor.weights[:12]}"
-    if (said is not None and said != needed) or mean.shape != (extractor.dimension,):
+    named = "extractor" in held
+    stated = f"{held['extractor']}, weights {str(held['weights'])[:12]}" if named else needed
+    if stated != needed or mean.shape != (extractor.dimension,):
+        other = stated if named else f"{mean.numel()} numbers per image"
         raise BadConfig(
-            f"{path} holds statistics of another extractor: {said or f'{mean.numel()} numbers per image'}\n"
-            f"needed: {needed} ({extractor.dimension} numbers per image); make such a file with: deme stats out=<file>.npz"
+            f"{path} holds statistics of another extractor: {other}\n"
+            f"needed: {needed} ({extractor.dimension} numbers per image)\n"
+            "type: deme stats out=<file>.npz"
         )
     count = int(held["count"]) if "count" in held else None
     try:
@@ -84,7 +87,5 @@ def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
     except ValueError as error:
         raise WorkFailed(f"{path}: {error}") from error
     images = f"{count:,} images" if count else "an unstated number of images"
-    return (
-        statistics,
-        f"{images} ({path.name} {files.sha256(path)[:8]}{'' if said else ', extractor not stated'})",
-    )
+    unnamed = "" if named else ", extractor not stated"
+    return statistics, f"{images} ({path.name} {files.sha256(path)[:8]}{unnamed})"

@@ -1,23 +1,23 @@
-"""Features of two vision transformers in Hugging Face folders: CLIP's image half and DINOv2."""
-
-from typing import Self
+"""Features of two vision transformers in Hugging Face folders: CLIP's image encoder and DINOv2."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from deme.metrics.features import rgb, weights_file
+from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
 from deme.system import files
 from deme.system.hugging_face import load_network
 
-CHUNK = 50  # images in the network at once
+Colour = tuple[float, float, float]
 
 
 def resized(pixels: Tensor, side: int, crop: bool) -> Tensor:
-    """Return images [B, C, H, W] as floats [B, C, side, side], whole: the middle square, or all of it, squeezed.
+    """Return images [B, C, H, W] as whole floats 0..255 [B, C, side, side].
 
-    By Pillow's bicubic, to 2 of 255 levels: across, then down (Pillow 13 turns that round for some tall images), rounded to
-    8 bits after each; rounded once, black and white edges are 31 levels off. The middle is torchvision's, as OpenAI's CLIP's.
+    With `crop` the centre square, as OpenAI's CLIP takes it with torchvision, else the image
+    squeezed to a square. Pillow's bicubic to within 2 of 255 levels: horizontally, then vertically
+    (Pillow 13 swaps that for some tall images), rounded to 8 bits after each; rounding only once is
+    off by 31 levels at black and white edges.
     """
     height, width = pixels.shape[2:]
     size = (
@@ -34,18 +34,17 @@ def resized(pixels: Tensor, side: int, crop: bool) -> Tensor:
     return pixels[:, :, top : top + side, left : left + side]
 
 
-class VisionFeatures:
-    """What both extractors share. `path`: a folder with config.json and model.safetensors; `sha256`: that of the folder."""
+class VisionFeatures(OnDevice):
+    """Base of both extractors.
+
+    `path`: a folder with config.json and model.safetensors; `sha256`: that of the folder.
+    """
 
     suffix: str
-    model_types: tuple[str, ...]  # what config.json may say
-    network_of: tuple[
-        str, str, str
-    ]  # transformers' class, the output that is the feature, config's name of its size
+    model_types: tuple[str, ...]  # what config.json may name
+    network_of: tuple[str, str, str]  # transformers' class, output with the features, key of size
     crop: bool
-    colours: tuple[
-        tuple[float, float, float], tuple[float, float, float]
-    ]  # mean and standard deviation
+    colours: tuple[Colour, Colour]  # mean and standard deviation
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
         architecture, self.output, width = self.network_of
@@ -56,21 +55,18 @@ class VisionFeatures:
         self.dimension: int = getattr(config, width)
         self.side: int = config.image_size if self.crop else 224
         self.name = (
-            f"{architecture} {config.hidden_size} x {config.num_hidden_layers}, patch {config.patch_size}, {self.output} "
-            f"{self.dimension}; Pillow's bicubic to {self.side} x {self.side} in 8 bits, "
+            f"{architecture} {config.hidden_size} x {config.num_hidden_layers}, "
+            f"patch {config.patch_size}, {self.output} {self.dimension}; "
+            f"Pillow's bicubic to {self.side} x {self.side} in 8 bits, "
             f"{'centre crop' if self.crop else 'no crop'}, mean and std {self.colours}"
         )
 
-    def to(self, device: str) -> Self:
-        self.network.to(device)
-        return self
-
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        mean, std = torch.tensor(self.colours, device=self.network.device).view(2, 3, 1, 1)
+        mean, std = torch.tensor(self.colours, device=self.device).view(2, 3, 1, 1)
         chunks = rgb(pixels, self.frechet_name).split(CHUNK)
         inputs = (
-            (resized(c.to(mean.device), self.side, self.crop) / 255 - mean) / std for c in chunks
+            (resized(c.to(self.device), self.side, self.crop) / 255 - mean) / std for c in chunks
         )
         return torch.cat(
             [self.network(pixel_values=each)[self.output].float().cpu() for each in inputs]
@@ -78,10 +74,11 @@ class VisionFeatures:
 
 
 class ClipFeatures(VisionFeatures):
-    """Map uint8 images [B, 1 or 3, H, W] to CLIP's image embeddings, float32 [B, dimension] (Radford et al. 2021).
+    """Map uint8 images [B, 1 or 3, H, W] to CLIP's image embeddings, float32 [B, dimension].
 
-    Not scaled to length 1: clean-fid's CLIP-FID (cleanfid/clip_features.py, ViT-B/32) takes OpenAI's `encode_image` as it
-    is. The idea is Kynkaanniemi et al.'s (2023). The folder may hold the whole CLIP or its vision half with the projection.
+    CLIP: Radford et al. 2021; as a metric: Kynkaanniemi et al. 2023. Not normalised, as clean-fid's
+    CLIP-FID (cleanfid/clip_features.py, ViT-B/32), which takes OpenAI's `encode_image`. The folder
+    may hold the whole CLIP or its image encoder with the projection.
     """
 
     suffix, model_types, crop = "clip", ("clip", "clip_vision_model"), True
@@ -90,10 +87,11 @@ class ClipFeatures(VisionFeatures):
 
 
 class DinoV2Features(VisionFeatures):
-    """Map uint8 images [B, 1 or 3, H, W] to DINOv2's class token after the last norm, float32 [B, dimension].
+    """Map uint8 images [B, 1 or 3, H, W] to DINOv2's normalised class token, [B, dimension].
 
-    DINOv2: Oquab et al. 2023; as a metric: Stein et al. 2023 (dgm-eval, ViT-L/14). dgm-eval's torch.hub network resamples
-    its position embeddings with 0.1 added to the size, transformers without: features are close to its, not equal.
+    DINOv2: Oquab et al. 2023; as a metric: Stein et al. 2023 (dgm-eval, ViT-L/14). dgm-eval's
+    torch.hub network interpolates its position embeddings with 0.1 added to the size, transformers
+    without: features are close to its, not equal.
     """
 
     suffix, model_types, crop = "dinov2", ("dinov2",), False

@@ -54,7 +54,15 @@ BOOLEANS = (
     "sampler.clip_sample",
     "timesteps.antithetic",
 )
-MAPPINGS = ("cell", "metrics.loss", "passport", "progress", "progress.preview", "slices", "weights_by_name")
+MAPPINGS = (
+    "cell",
+    "metrics.loss",
+    "passport",
+    "progress",
+    "progress.preview",
+    "slices",
+    "weights_by_name",
+)
 OPTIONAL = (
     "metrics.size",
     "metrics.loss",
@@ -73,8 +81,14 @@ def check_values(config: Mapping[str, Any]) -> None:
     """Raise BadConfig unless groups are groups, and counts and seeds whole numbers that make sense."""
     for key in MAPPINGS:
         value = _value(config, key, ...)
-        if value is not ... and not isinstance(value, Mapping) and not (key in OPTIONAL and value is None):
-            raise BadConfig(f"{key} has keys of its own, such as {key}.<name>=<value>; got {value!r}")
+        if (
+            value is not ...
+            and not isinstance(value, Mapping)
+            and not (key in OPTIONAL and value is None)
+        ):
+            raise BadConfig(
+                f"{key} has keys of its own, such as {key}.<name>=<value>; got {value!r}"
+            )
     if "suite" in config and (not isinstance(config["suite"], str) or not config["suite"]):
         raise BadConfig(f"suite must be a name, got {config['suite']!r}")
     clip = config.get("gradient_clip")
@@ -88,7 +102,11 @@ def check_values(config: Mapping[str, Any]) -> None:
             raise BadConfig(f"{key} must be a whole number, at least {least}; got {value!r}")
     for key in BOOLEANS:
         value = _value(config, key, ...)
-        if value is not ... and not isinstance(value, bool) and not (key in OPTIONAL and value is None):
+        if (
+            value is not ...
+            and not isinstance(value, bool)
+            and not (key in OPTIONAL and value is None)
+        ):
             allowed = "true, false or null" if key in OPTIONAL else "true or false"
             raise BadConfig(f"{key} must be {allowed}, got {value!r}")
 
@@ -97,7 +115,9 @@ def check_scale(config: Mapping[str, Any]) -> None:
     """Raise BadConfig unless guidance_scale is a number from 1 on, or null."""
     scale = config["guidance_scale"]
     if scale is not None and (type(scale) not in (int, float) or not 1 <= scale < float("inf")):
-        raise BadConfig(f"guidance_scale must be a number, 1 (no guidance) or more, or null; got {scale!r}")
+        raise BadConfig(
+            f"guidance_scale must be a number, 1 (no guidance) or more, or null; got {scale!r}"
+        )
 
 
 def _value(config: Mapping[str, Any], key: str, missing: Any) -> Any:

@@ -15,7 +15,11 @@ from deme.runs.settings.base import ChangesNoResult
 from deme.runs.settings.commands import SETTINGS
 from deme.system import files
 
-HASHED_PATH_KEYS = ("path", "captions", "parts")  # of options: what lies there counts, not what it is called
+HASHED_PATH_KEYS = (
+    "path",
+    "captions",
+    "parts",
+)  # of options: what lies there counts, not what it is called
 
 
 def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) -> str:
@@ -31,7 +35,9 @@ def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) ->
 
 def data_hash(option: Mapping[str, Any]) -> str:
     """Return the sha256 of a `data` option: its settings, and the content that its paths locate."""
-    return files.sha256_text(json.dumps(_named(option, neutral_keys("train")["data"]), sort_keys=True))
+    return files.sha256_text(
+        json.dumps(_named(option, neutral_keys("train")["data"]), sort_keys=True)
+    )
 
 
 @cache

@@ -1,7 +1,6 @@
 """Run directories: identity, state and provenance (DESIGN 7). No torch here."""
 
 import contextlib
-import logging
 import os
 import re
 import time
@@ -18,6 +17,7 @@ from deme.runs.provenance import provenance
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SETTINGS
 from deme.system import files
+from deme.system.console import log_to_file, logger
 from deme.system.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
 
 
@@ -37,9 +37,18 @@ class Run:
         """Return the run of a resolved config: find and hash its inputs, derive its id. Raises MissingInput, BadConfig."""
         build(SETTINGS[config["stage"]], config)
         found = {name: find(value, config) for name, value in config["inputs"].items()}
-        hashes = {name: [input_hash(name, path) for path in paths] for name, paths in found.items() if paths}
+        hashes = {
+            name: [input_hash(name, path) for path in paths]
+            for name, paths in found.items()
+            if paths
+        }
         identity = identity_hash(config, hashes)
-        folder = Path(config["paths"]["runs"], config["suite"], config["stage"], f"{slug(config)}-{identity[:10]}")
+        folder = Path(
+            config["paths"]["runs"],
+            config["suite"],
+            config["stage"],
+            f"{slug(config)}-{identity[:10]}",
+        )
         return cls(folder, identity, config, found, hashes)
 
     @property
@@ -64,7 +73,9 @@ class Run:
                     "move it away, or choose another place: paths.runs=<dir>"
                 )
 
-    def execute(self, work: Callable[["Run"], None], helper: Callable[["Run"], None] | None = None) -> Path:
+    def execute(
+        self, work: Callable[["Run"], None], helper: Callable[["Run"], None] | None = None
+    ) -> Path:
         """Do the run's work, unless it is done; return the run directory.
 
         If another process is doing it: do `meanwhile`, if given, then wait for the other.
@@ -87,7 +98,9 @@ class Run:
         """
 
         def waiting(owner: str) -> None:
-            say(f"{owner} is working on {self.path}; {'working with it' if helper else 'waiting for it'}")
+            say(
+                f"{owner} is working on {self.path}; {'working with it' if helper else 'waiting for it'}"
+            )
             if helper is not None:
                 helper(self)
 
@@ -106,34 +119,30 @@ class Run:
             self.write_status("running", seconds=before)
             try:
                 self._verify_inputs()
-                with self._warnings_logged():
+                with log_to_file(self.path / "log.txt"):
                     yield True
             except BaseException as error:
                 told = WorkFailed(_need_less_memory(self.config)) if out_of_memory(error) else error
                 with contextlib.suppress(DemeError):
                     stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-                    self.write_status("preempted" if stopped else "failed", error=str(told), seconds=seconds())
+                    self.write_status(
+                        "preempted" if stopped else "failed", error=str(told), seconds=seconds()
+                    )
                 if told is error:
                     raise
                 raise told from error
             spent = seconds()
-            weights = {p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))}
+            weights = {
+                p.name: files.sha256(p) for p in sorted((self.path / "weights").glob("[!.]*"))
+            }
             self.write_status("done", weights=weights, seconds=spent)
-
-    @contextlib.contextmanager
-    def _warnings_logged(self) -> Iterator[None]:
-        """Warnings of the library's loggers go to log.txt, too."""
-        handler = logging.Handler(logging.WARNING)
-        handler.emit = lambda record: self.log(f"warning: {record.getMessage()}")  # type: ignore[method-assign]
-        logging.getLogger("deme").addHandler(handler)
-        try:
-            yield
-        finally:
-            logging.getLogger("deme").removeHandler(handler)
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace status.json."""
-        files.write_json(self.path / "status.json", {"state": state, "pid": os.getpid(), "time": time.time(), **more})
+        files.write_json(
+            self.path / "status.json",
+            {"state": state, "pid": os.getpid(), "time": time.time(), **more},
+        )
 
     def _verify_inputs(self) -> None:
         model = (self.config.get("model") or {}).get("path")
@@ -168,17 +177,12 @@ class Run:
                 make()
 
     def log(self, text: str) -> None:
-        """Print a line and keep it in log.txt."""
-        if not self.is_main_process:
-            return
-        say(text)
-        files.append_line(self.path / "log.txt", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+        """Log a message."""
+        if self.is_main_process:
+            logger.info(text)
 
 
-def say(text: str) -> None:
-    """Print a line to standard output at once."""
-    print(text, flush=True)
-
+say = logger.info
 
 FORMAT = 2  # of run directories and of identities; 1: options were counted by the modules that their classes lay in
 HEADER = re.compile(r"# deme run, format (\d+), identity (\w+), sha256 of the rest (\w+)")
@@ -218,11 +222,11 @@ def _need_less_memory(config: Mapping[str, Any]) -> str:
     if size > 1:
         half = f"batch_size={size // 2}"
         more = config.get("accumulate")
-        options.append(f"{half} accumulate={2 * more} (the same step, in smaller parts)" if more else half)
+        options.append(
+            f"{half} accumulate={2 * more} (the same step, in smaller parts)" if more else half
+        )
     if config.get("stage") == "train" and not compute.get("gradient_checkpointing"):
         options.append("compute.gradient_checkpointing=true")
     if compute.get("precision") == "32-true":
         options.append("compute.precision=bf16-mixed")
-    return (
-        f"out of memory with batch_size={size}\ntype: {', or '.join(options) or 'nothing helps here but more memory'}"
-    )
+    return f"out of memory with batch_size={size}\ntype: {', or '.join(options) or 'nothing helps here but more memory'}"

@@ -11,7 +11,12 @@ from wandb.sdk.wandb_run import Run
 
 
 def start(
-    folder: Path, suite: str, stage: str, cell: Mapping[str, Any], project: str = "deme", mode: str = "offline"
+    folder: Path,
+    suite: str,
+    stage: str,
+    cell: Mapping[str, Any],
+    project: str = "deme",
+    mode: str = "offline",
 ) -> Run:
     """Open the wandb run of a run directory: its id is stable across resumes, its group is the suite, its config the cell."""
     os.environ.setdefault("WANDB_SILENT", "true")

@@ -1,7 +1,6 @@
 """DDIM (Song et al. 2021), the sampler of the paper's tables, through diffusers' scheduler."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -16,11 +15,12 @@ SKIPS = ("uniform", "quadratic")
 
 
 class DDIM:
-    """Settings of a DDIM run. The noise schedule and the prediction type come from the model's scheduler config.
+    """Settings of a DDIM run; noise schedule and prediction type are those of the model.
 
-    `eta`: 0 deterministic, 1 as much noise as DDPM (eq. 16). `skip_type`: uniform, with diffusers' `timestep_spacing`, or
-    quadratic, the authors' for CIFAR-10: more steps at low noise, none above 0.8 T. `clip_sample`: cut the predicted x_0 to
-    [-1, 1], as diffusers does; the authors do not.
+    `eta`: 0 is deterministic, 1 adds as much noise as DDPM (eq. 16). `skip_type`: uniform, with
+    diffusers' `timestep_spacing`, or quadratic, the authors' for CIFAR-10: more steps at low noise,
+    none above 0.8 T. `clip_sample`: clamp the predicted x_0 to [-1, 1], as diffusers does; the
+    authors do not.
     """
 
     def __init__(
@@ -44,17 +44,15 @@ class DDIM:
         self.step_options = {"eta": eta} if eta else {}
         self.skip_type = skip_type
         self.clip_sample = clip_sample
-        self.timestep_spacing = timestep_spacing
-        self.steps_offset, self.set_alpha_to_one = steps_offset, set_alpha_to_one
-
-    def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDIMScheduler:
-        """Return diffusers' scheduler with its grid of timesteps set."""
-        settings = {
-            "clip_sample": self.clip_sample,
-            "timestep_spacing": self.timestep_spacing,
-            "set_alpha_to_one": self.set_alpha_to_one,
-            "steps_offset": self.steps_offset,
+        self.settings = {
+            "timestep_spacing": timestep_spacing,
+            "set_alpha_to_one": set_alpha_to_one,
+            "steps_offset": steps_offset,
         }
+
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> DDIMScheduler:
+        """Return diffusers' scheduler with its grid of timesteps set."""
+        settings = {**self.settings, "clip_sample": self.clip_sample}
         scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)
@@ -71,16 +69,19 @@ class DDIM:
 
 
 def quadratic_grid(num_inference_steps: int, num_timesteps: int) -> Tensor:
-    """Return floor(u^2), u evenly spaced from 0 to sqrt(0.8 T), noisiest first.
+    """Return floor(u^2), u evenly spaced from 0 to sqrt(0.8 T), in descending order.
 
-    Timesteps that the grid would hold twice are steps that change nothing, and are left out.
+    Repeated timesteps, which would be steps that change nothing, are left out.
     """
     ends = torch.linspace(0, (0.8 * num_timesteps) ** 0.5, num_inference_steps, dtype=torch.float64)
     return ends.square().long().unique().flip(0)
 
 
 class GridDDIMScheduler(DDIMScheduler):
-    """DDIM from each timestep of a grid to the grid's next; diffusers steps from t to t - T // S whatever the grid is."""
+    """DDIM from each timestep of a grid to the next one of the grid.
+
+    diffusers steps from t to t - T // S whatever the grid is.
+    """
 
     def step(
         self,
@@ -88,10 +89,13 @@ class GridDDIMScheduler(DDIMScheduler):
         timestep: int,
         sample: Tensor,
         eta: float = 0.0,
-        generator: Any = None,
-        **_: Any,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **_: object,
     ) -> DDIMSchedulerOutput:
-        """Return the sample at the grid's next timestep (eqs. 12 and 16); eps is not recomputed from a clipped x_0."""
+        """Return the sample at the grid's next timestep (eqs. 12 and 16).
+
+        eps is not recomputed from a clipped x_0.
+        """
         later = self.timesteps[self.timesteps < timestep]
         alpha_bar = self.alphas_cumprod[timestep]
         alpha_bar_next = self.alphas_cumprod[later[0]] if len(later) else self.final_alpha_cumprod

@@ -1,7 +1,6 @@
 """Ancestral sampling (Ho et al. 2020), the paper's eqs. 1 and 7, through diffusers' scheduler."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from diffusers import DDPMScheduler
 
@@ -12,7 +11,11 @@ VARIANCES = ("fixed_small", "fixed_large")
 
 
 class DDPM:
-    """Settings of a DDPM run. `variance_type`: fixed_large (beta_t), fixed_small (the posterior's); None: the checkpoint's own."""
+    """Settings of a DDPM run.
+
+    `variance_type`: fixed_large (beta_t), fixed_small (the posterior's), or None for that of the
+    checkpoint.
+    """
 
     def __init__(
         self,
@@ -22,17 +25,18 @@ class DDPM:
         timestep_spacing: str = "leading",
     ) -> None:
         check_steps(num_inference_steps, timestep_spacing)
-        if variance_type is not None and variance_type not in VARIANCES:
+        if variance_type not in (None, *VARIANCES):
             raise BadConfig(
-                f"sampler.variance_type must be null or one of {', '.join(VARIANCES)}, got {variance_type!r}"
+                f"sampler.variance_type must be null or one of {', '.join(VARIANCES)}, "
+                f"got {variance_type!r}"
             )
         self.num_inference_steps = num_inference_steps
-        self.step_options: dict[str, Any] = {}
+        self.step_options: dict[str, float] = {}
         self.settings = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
         if variance_type is not None:
             self.settings["variance_type"] = variance_type
 
-    def scheduler(self, scheduler_config: Mapping[str, Any]) -> DDPMScheduler:
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> DDPMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
         scheduler = DDPMScheduler.from_config(
             dict(scheduler_config), steps_offset=0, **self.settings

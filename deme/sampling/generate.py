@@ -2,12 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deme.data import to_uint8
+from deme.data.pixels import to_uint8
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, moved
 from deme.diffusion.seeds import image_generator
 from deme.sampling.routed import RoutedModel
@@ -15,42 +14,38 @@ from deme.sampling.sampler import Sampler
 
 
 class _Batch:
-    """Images on their way from noise, with their own generators and a scheduler that remembers their steps."""
+    """A batch of images in denoising, with a generator each and a scheduler of their own."""
 
     def __init__(
         self,
         sampler: Sampler,
-        scheduler_config: Mapping[str, Any],
+        scheduler_config: Mapping[str, object],
         image_shape: tuple[int, int, int],
         generators: list[torch.Generator],
         device: torch.device | str,
         condition: Condition,
     ) -> None:
-        self.sampler, self.generators, self.device = sampler, generators, device
-        self.condition = moved(condition, device)
+        self.device, self.condition = device, moved(condition, device)
         self.scheduler = sampler.scheduler(scheduler_config)
         noise = torch.stack([torch.randn(image_shape, generator=each) for each in generators])
         self.images = noise.to(device) * self.scheduler.init_noise_sigma
-        self.options = dict(sampler.step_options)
+        self.options: dict[str, object] = dict(sampler.step_options)
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             self.options["generator"] = generators
 
     def advance(self, network: Network, timesteps: Sequence[int]) -> None:
-        network = bind_condition(network, self.condition)
+        network, scheduler = bind_condition(network, self.condition), self.scheduler
         for t in timesteps:
-            model_input = self.scheduler.scale_model_input(self.images, t)
-            prediction = network(
-                model_input, torch.full((len(self.images),), t, device=self.device)
-            )
-            self.images = self.scheduler.step(
-                prediction, t, self.images, **self.options
-            ).prev_sample
+            model_input = scheduler.scale_model_input(self.images, t)
+            times = torch.full((len(self.images),), t, device=self.device)
+            prediction = network(model_input, times)
+            self.images = scheduler.step(prediction, t, self.images, **self.options).prev_sample
 
 
 @torch.inference_mode()
 def generate(
     network: Network,
-    scheduler_config: Mapping[str, Any],
+    scheduler_config: Mapping[str, object],
     image_shape: tuple[int, int, int],
     sampler: Sampler,
     seed: int,
@@ -63,10 +58,11 @@ def generate(
 ) -> Iterator[Tensor]:
     """Yield the images `indices` of a seed as uint8 batches [<= batch_size, C, H, W] on the CPU.
 
-    `network(x_t, t)` maps [B, *image_shape] and a timestep per image [B] to the network's prediction; it is told the
-    `conditions` of the images, and `decode` makes images in -1..1 of what was denoised. Initial noise and the noise of every
-    step come from image i's own generator, of (seed, i), or of (seed, seeds[i]) where prompts bring numbers of their own.
-    Unmerged experts (a RoutedModel) work on all images one after another, so that each expert is brought in once.
+    `network(x_t, t)` maps [B, *image_shape] and a timestep per image [B] to the prediction;
+    `conditions` returns the condition of some images, and `decode` maps x_0 to images in -1..1.
+    Initial noise and the noise of every step come from image i's own generator, which follows from
+    (seed, i), or from (seed, seeds[i]) where prompts have seeds of their own. Unmerged experts (a
+    RoutedModel) work on all images one after another, so that each expert is loaded once.
     """
     timesteps = sampler.scheduler(scheduler_config).timesteps.tolist()
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]

@@ -10,17 +10,17 @@ from torch import Tensor
 def image_grid(
     pixels: Tensor, columns: int | None = None, min_side: int = 32, gap: int = 2
 ) -> Image.Image:
-    """Return a picture of uint8 images [N, C, H, W], row by row; small images are enlarged by whole factors."""
+    """Return a picture of uint8 images [N, C, H, W], row by row.
+
+    Images below `min_side` pixels are enlarged by whole factors.
+    """
     count, channels, height, width = pixels.shape
     columns = columns or math.ceil(math.sqrt(count))
     factor = max(1, math.ceil(min_side / height))
     tiles = pixels.permute(0, 2, 3, 1).numpy().repeat(factor, axis=1).repeat(factor, axis=2)
     cell_h, cell_w = height * factor + gap, width * factor + gap
-    sheet = np.full(
-        (math.ceil(count / columns) * cell_h + gap, columns * cell_w + gap, channels),
-        255,
-        dtype=np.uint8,
-    )
+    shape = (math.ceil(count / columns) * cell_h + gap, columns * cell_w + gap, channels)
+    sheet = np.full(shape, 255, dtype=np.uint8)
     for i, tile in enumerate(tiles):
         top, left = gap + i // columns * cell_h, gap + i % columns * cell_w
         sheet[top : top + height * factor, left : left + width * factor] = tile

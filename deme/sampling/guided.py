@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022): away from what the network answers without a prompt."""
+"""Classifier-free guidance (Ho and Salimans 2022)."""
 
 import torch
 from torch import Tensor
@@ -14,17 +14,17 @@ from deme.diffusion.conditioning import (
 
 
 class ClassifierFreeGuidance:
-    """f(x, nothing) + scale (f(x, prompt) - f(x, nothing)), both in one batch of twice the size.
+    """f(x, empty) + scale (f(x, prompt) - f(x, empty)), both in one batch of twice the size.
 
-    `nothing` is the condition of an empty prompt, one row. A scale of 1 is no guidance; diffusers' `guidance_scale`.
+    `empty` is the condition of an empty prompt, one row. `scale` is diffusers' `guidance_scale`; 1
+    is no guidance.
     """
 
-    def __init__(self, network: Network, scale: float, nothing: Condition) -> None:
-        self.network, self.scale, self.nothing = network, scale, nothing
+    def __init__(self, network: Network, scale: float, empty: Condition) -> None:
+        self.network, self.scale, self.empty = network, scale, empty
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
-        both = joined([repeated(self.nothing, len(x_t)), condition])
-        without, told = bind_condition(self.network, both)(
-            torch.cat([x_t, x_t]), torch.cat([t, t])
-        ).chunk(2)
-        return without + self.scale * (told - without)
+        both = joined([repeated(self.empty, len(x_t)), condition])
+        network = bind_condition(self.network, both)
+        unconditional, conditional = network(torch.cat([x_t, x_t]), torch.cat([t, t])).chunk(2)
+        return unconditional + self.scale * (conditional - unconditional)

@@ -1,7 +1,6 @@
-"""PNDM (Liu et al. 2022) without its Runge-Kutta start, the sampler of Stable Diffusion's pipeline, through diffusers' scheduler."""
+"""PNDM (Liu et al. 2022) without its Runge-Kutta start: the sampler of Stable Diffusion."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from diffusers import PNDMScheduler
 
@@ -10,39 +9,39 @@ from deme.system.errors import BadConfig
 
 
 class PNDM:
-    """Settings of a PLMS run, which calls the network once more than it has steps. `steps_offset`: 1 as Stable Diffusion's.
+    """Settings of a PLMS run through diffusers' scheduler.
 
-    The last step goes to the least noise of the schedule, or with `set_alpha_to_one` to none.
+    It calls the network once more than it has steps. `steps_offset`: 1 as Stable Diffusion's. The
+    last step goes to the least noise of the schedule, or with `set_alpha_to_one` to none.
     """
 
     def __init__(
-        self,
-        num_inference_steps: int = 25,
-        steps_offset: int = 1,
-        set_alpha_to_one: bool = False,
+        self, num_inference_steps: int = 25, steps_offset: int = 1, set_alpha_to_one: bool = False
     ) -> None:
         check_steps(num_inference_steps, "leading")
         if num_inference_steps < 4:
             raise BadConfig(
-                f"PNDM remembers four steps: sampler.num_inference_steps={num_inference_steps} is too few"
+                "PNDM extrapolates from four steps; sampler.num_inference_steps must be "
+                f"at least 4, got {num_inference_steps}"
             )
         self.num_inference_steps = num_inference_steps
-        self.step_options: dict[str, Any] = {}
+        self.step_options: dict[str, float] = {}
         self.settings = {
             "skip_prk_steps": True,
-            "timestep_spacing": "leading",  # diffusers steps from t to t - T // S whatever the grid is
+            "timestep_spacing": "leading",  # diffusers steps by T // S whatever the grid is
             "steps_offset": steps_offset,
             "set_alpha_to_one": set_alpha_to_one,
         }
 
-    def scheduler(self, scheduler_config: Mapping[str, Any]) -> PNDMScheduler:
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> PNDMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
         scheduler = PNDMScheduler.from_config(dict(scheduler_config), **self.settings)
         if scheduler.config["prediction_type"] == "sample":
             raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
         if scheduler_config.get("rescale_betas_zero_snr"):
             raise BadConfig(
-                "PNDM has no noise schedule that ends at zero SNR, as this model's does\ntype: sampler=ddim_latent"
+                "PNDM cannot sample with a noise schedule that ends at zero SNR, as this model's\n"
+                "type: sampler=ddim_latent"
             )
         check_limit(self.num_inference_steps, scheduler)
         scheduler.set_timesteps(self.num_inference_steps)

@@ -1,4 +1,4 @@
-"""Sample from unmerged experts: at timestep t the expert of t's range answers (paper eq. 7)."""
+"""Sample from unmerged experts: at timestep t the expert of t's range predicts (paper eq. 7)."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from deme.diffusion.ranges import TimestepRange, check_partition
 
 
 class RoutedModel:
-    """Route by the timestep itself, never by its place in the sampler's list (METHOD 1.8)."""
+    """Route by the timestep itself, not by its position in the sampler's list (docs/method.md)."""
 
     def __init__(
         self, networks: Sequence[Network], ranges: Sequence[TimestepRange], num_timesteps: int
@@ -25,15 +25,11 @@ class RoutedModel:
     def segments(self, timesteps: Sequence[int]) -> list[list[int]]:
         """Split a sampler's timesteps where the expert changes, in their order."""
         owners = torch.bucketize(torch.tensor(timesteps), self.ends, right=True).tolist()
-        return [
-            [t for t, _ in run]
-            for _, run in itertools.groupby(
-                zip(timesteps, owners, strict=True), lambda pair: pair[1]
-            )
-        ]
+        pairs = itertools.groupby(zip(timesteps, owners, strict=True), lambda pair: pair[1])
+        return [[t for t, _ in segment] for _, segment in pairs]
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
-        """Return the prediction for `x_t` [B, ...] at timesteps `t` [B]; images of one range go through in one batch."""
+        """Return the prediction for `x_t` [B, ...] at timesteps `t` [B], a batch per range."""
         owner = torch.bucketize(t.cpu(), self.ends, right=True)
         present = owner.unique().tolist()
         if len(present) == 1:
@@ -41,7 +37,6 @@ class RoutedModel:
         out = torch.empty_like(x_t)
         for index in present:
             rows = (owner == index).nonzero().flatten().to(x_t.device)
-            out[rows] = bind_condition(self.networks[index], rows_of(condition, rows))(
-                x_t[rows], t[rows]
-            )
+            network = bind_condition(self.networks[index], rows_of(condition, rows))
+            out[rows] = network(x_t[rows], t[rows])
         return out

@@ -1,51 +1,58 @@
-"""What a sampler is: settings that make a diffusers scheduler for a model's noise schedule."""
+"""The interface of samplers: settings that make a diffusers scheduler for a noise schedule."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from deme.system.errors import BadConfig
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
 
 SPACINGS = ("leading", "trailing", "linspace")
 
 
 class Sampler(Protocol):
-    """`scheduler` returns a fresh diffusers scheduler with its timesteps set: it may remember steps, so each batch has its own.
+    """`scheduler` returns a fresh diffusers scheduler with its timesteps set.
 
-    `step_options` are further arguments of the scheduler's `step`. Noise that a step adds comes from each image's generator.
+    A scheduler may remember steps, so each batch has its own. `step_options` are further arguments
+    of its `step`. Noise that a step adds comes from each image's generator.
     """
 
     num_inference_steps: int
-    step_options: dict[str, Any]
+    step_options: dict[str, float]
 
-    def scheduler(self, scheduler_config: Mapping[str, Any]) -> Any: ...
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> Any: ...
 
 
 def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
-    """Raise BadConfig for settings that no model could be sampled with."""
+    """Raise BadConfig for settings that are impossible for every model."""
     if num_inference_steps < 1:
         raise BadConfig(
             f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}"
         )
     if timestep_spacing not in SPACINGS:
         raise BadConfig(
-            f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, got {timestep_spacing!r}"
+            f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, "
+            f"got {timestep_spacing!r}"
         )
 
 
-def check_limit(num_inference_steps: int, scheduler: Any) -> None:
+def check_limit(num_inference_steps: int, scheduler: "SchedulerMixin") -> None:
     """Raise BadConfig for more steps than the model has timesteps."""
     limit = scheduler.config["num_train_timesteps"]
     if num_inference_steps > limit:
         raise BadConfig(
-            f"sampler.num_inference_steps={num_inference_steps} exceeds the model's {limit} timesteps"
+            f"sampler.num_inference_steps={num_inference_steps} exceeds the model's "
+            f"{limit} timesteps"
         )
 
 
-def check_grid(scheduler: Any) -> None:
+def check_grid(scheduler: "SchedulerMixin") -> None:
     """Raise BadConfig for a grid that an offset moves beyond the model's timesteps."""
     highest, limit = int(scheduler.timesteps.max()), scheduler.config["num_train_timesteps"]
     if highest >= limit:
         raise BadConfig(
-            f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to t = {highest}, the model has t < {limit}\n"
+            f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
+            f"t = {highest}, the model has t < {limit}\n"
             "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
         )

@@ -1,7 +1,7 @@
 """What the program says: progress and messages on standard error, results on standard output.
 
-Modules write messages with `logger` (`logger.info`, `logger.warning`); `log_to_terminal` is called once by the command line.
-In a program that does not call it, such as a notebook, Python's own logging settings decide.
+Modules write messages with `logger` (`logger.info`, `logger.warning`). The command line calls `log_to_terminal` once;
+in a program that does not, such as a notebook, Python's own logging settings decide what is shown.
 """
 
 import contextlib
@@ -10,49 +10,80 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from deme.system import files
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 logger = logging.getLogger("deme")
 
-LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # for the processes that a command starts
-SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no terminal
+LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # tells the processes that a command starts which level to show
+SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no bar
 
 _bars: "Progress | None" = None  # one live display for all steps that are under way
+_bars_allowed = False  # in the process that the user started: two processes cannot share a line
 
 
-class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+class _TerminalHandler(logging.Handler):
     """Write records to whatever `sys.stderr` is at that moment, above a live progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if _bars is not None:
+        if _bars is None:
+            print(self.format(record), file=sys.stderr, flush=True)
+        elif not hasattr(record, "progress"):  # the bar shows it already
             _bars.console.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-            return
-        self.stream = sys.stderr
-        super().emit(record)
-
-
-class _Format(logging.Formatter):
-    """A plain line on a terminal; elsewhere with the time. Warnings and errors say that they are."""
 
     def format(self, record: logging.LogRecord) -> str:
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        text = f"{level}{record.getMessage()}"
+        text = _with_level(record)
         return text if sys.stderr.isatty() else f"{time.strftime('%H:%M:%S')} {text}"
 
 
+class _FileHandler(logging.Handler):
+    """Append records to a file, whose folder need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.INFO)
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        files.append_line(self.path, f"{now} {_with_level(record)}")
+
+
+def _with_level(record: logging.LogRecord) -> str:
+    level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+    return f"{level}{record.getMessage()}"
+
+
 def log_to_terminal(level: str | None = None) -> None:
-    """Show messages from `level` on ("DEBUG", "INFO", "WARNING"; None: as the process that started this one)."""
-    chosen = level or os.environ.get(LEVEL_VARIABLE, "INFO")
-    os.environ[LEVEL_VARIABLE] = chosen
-    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
-        handler = _StandardError()
-        handler.setFormatter(_Format())
-        logger.addHandler(handler)
-    logger.setLevel(chosen)
+    """Show messages from `level` on: "DEBUG", "INFO" or "WARNING".
+
+    None is for helper processes: the level of the command that started this process, and lines instead of bars.
+    """
+    global _bars_allowed
+    _bars_allowed = level is not None
+    os.environ[LEVEL_VARIABLE] = level = level or os.environ.get(LEVEL_VARIABLE, "INFO")
+    for handler in [each for each in logger.handlers if isinstance(each, _TerminalHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_TerminalHandler(level))
+    logger.setLevel(level)
     logger.propagate = False
+
+
+@contextlib.contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Append every message from INFO on to `path`, with date and time, while the block runs."""
+    handler, level = _FileHandler(path), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def print_result(text: str) -> None:
@@ -70,95 +101,89 @@ class Bar(Protocol):
 
 @contextlib.contextmanager
 def progress(name: str, total: float | None, unit: str = "", start: float = 0) -> Iterator[Bar]:
-    """Show how far a long step is: a bar on a terminal, elsewhere a line every 15 seconds.
+    """Show how far a long step is: a bar on a terminal; elsewhere, and in log files, a line every 15 seconds.
 
-    `total` is the number of units (None: unknown), `start` how many of them were done before this process came.
+    `total` is the number of units (None: unknown), `start` how many of them an earlier process did.
     """
-    if sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
-        with _live_bar(name, total, unit, start) as bar:
+    lines = _Lines(name, total, unit, start)
+    if _bars_allowed and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
+        with _live_bar(lines) as bar:
             yield bar
     else:
-        yield _Lines(name, total, unit, start)
+        yield lines
 
 
 class _Lines:
+    """Progress as messages."""
+
     def __init__(self, name: str, total: float | None, unit: str, start: float) -> None:
         self.name, self.total, self.unit, self.start, self.done = name, total, unit, start, start
-        self.began = self.said = time.monotonic()
+        self.began = self.last_line = time.monotonic()
 
     def advance(self, count: float = 1, **values: object) -> None:
         self.done += count
         now = time.monotonic()
-        if now - self.said < SECONDS_BETWEEN_LINES:
+        if now - self.last_line < SECONDS_BETWEEN_LINES:
             return
-        self.said = now
+        self.last_line = now
         rate = (self.done - self.start) / (now - self.began)
-        parts = [
-            f"{self.done:,.0f}/{self.total:,.0f} {self.unit}"
-            if self.total
-            else f"{self.done:,.0f} {self.unit}"
-        ]
-        parts += [f"{rate:.3g}/s"]
+        of = f"/{self.total:,.0f}" if self.total else ""
+        parts = [f"{self.done:,.0f}{of} {self.unit}".strip(), f"{rate:.3g}/s"]
         if self.total and rate > 0:
             parts.append(f"{max(0.0, self.total - self.done) / rate:,.0f} s left")
-        parts += [f"{key} {value}" for key, value in values.items()]
-        logger.info("%s: %s", self.name, ", ".join(part.strip() for part in parts))
+        text = ", ".join([*parts, *(f"{key} {value}" for key, value in values.items())])
+        logger.info("%s: %s", self.name, text, extra={"progress": True})
 
 
 class _LiveBar:
-    def __init__(
-        self, bars: "Progress", name: str, total: float | None, unit: str, start: float
-    ) -> None:
-        self.bars = bars
-        self.task = bars.add_task(name, total=total, completed=start, unit=unit, values="")  # type: ignore[arg-type]
+    """Progress as a bar, and as messages for the log file of a run."""
+
+    def __init__(self, bars: "Progress", lines: _Lines) -> None:
+        self.bars, self.lines = bars, lines
+        self.task = bars.add_task(
+            lines.name, total=lines.total, completed=int(lines.start), unit=lines.unit, values=""
+        )
 
     def advance(self, count: float = 1, **values: object) -> None:
-        self.bars.update(
-            self.task,
-            advance=count,
-            values=", ".join(f"{key} {value}" for key, value in values.items()),
-        )
+        text = ", ".join(f"{key} {value}" for key, value in values.items())
+        self.bars.update(self.task, advance=count, values=text)
+        self.lines.advance(count, **values)
 
 
 @contextlib.contextmanager
-def _live_bar(name: str, total: float | None, unit: str, start: float) -> Iterator[Bar]:
+def _live_bar(lines: _Lines) -> Iterator[Bar]:
     global _bars
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class _Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.3g}/s" if task.speed else "")
-
-    outer = _bars
-    if outer is None:
-        _bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-            _Rate(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[values]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        _bars.start()
-    assert _bars is not None
-    bar = _LiveBar(_bars, name, total, unit, start)
+    bars, outermost = _bars or _new_bars(), _bars is None
+    if outermost:
+        _bars = bars
+        bars.start()
+    bar = _LiveBar(bars, lines)
     try:
         yield bar
     finally:
-        _bars.remove_task(bar.task)
-        if outer is None:
-            _bars.stop()
+        bars.remove_task(bar.task)
+        if outermost:
+            bars.stop()
             _bars = None
+
+
+def _new_bars() -> "Progress":
+    from rich import progress as columns
+    from rich.console import Console
+    from rich.text import Text
+
+    class Rate(columns.ProgressColumn):
+        def render(self, task: columns.Task) -> Text:
+            return Text(f"{task.speed:.3g}/s" if task.speed else "")
+
+    return columns.Progress(
+        columns.TextColumn("{task.description}"),
+        columns.BarColumn(),
+        columns.MofNCompleteColumn(),
+        columns.TextColumn("{task.fields[unit]}"),
+        Rate(),
+        columns.TimeRemainingColumn(),
+        columns.TextColumn("{task.fields[values]}"),
+        console=Console(stderr=True),
+        transient=True,
+    )

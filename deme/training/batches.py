@@ -1,26 +1,33 @@
-"""Which images make up the batch of step k: a function of (seed, k), so that a resumed run reads the same ones."""
+"""Which images make up the batch of step k: a function of (seed, k).
+
+So a resumed run reads the same images as an undisturbed one.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deme.data import Croppable, EncodedDataset, Images, InMemoryImages, mirrored
+from deme.data import Croppable, EncodedDataset, Images, InMemoryImages
+from deme.data.pixels import mirrored
 from deme.diffusion.seeds import ShardedRandom, generator
 from deme.system.errors import DemeError
 
-TWICE_BYTES = 2**28  # a set in memory no larger than this has its mirror images beside it
+MAX_MIRRORED_BYTES = 2**28  # of a set in memory that is kept with its mirror images
+
+
+T = TypeVar("T")
 
 
 class StepBatches:
-    """Index lists for micro-steps `first()` .. num_steps - 1: seeded permutations of the data set, one after another.
+    """Index lists for micro-steps `first()` .. num_steps - 1, from seeded permutations of the data.
 
-    Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global batch. With `mirror`, each
-    image of a batch is mirrored left-right or not, as a fair coin says.
+    Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global
+    batch. With `mirror`, each image of a batch is mirrored left-right with probability 0.5.
     """
 
     def __init__(
@@ -62,11 +69,11 @@ class StepBatches:
             yield step, parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def positions(self, step: int) -> list[float]:
-        """Return where micro-step `step` cuts this process's images, in [0, 1): drawn for the global batch."""
+        """Return the crop positions in [0, 1) of this process's images in micro-step `step`."""
         return self._rows("crop", step).uniform().tolist()
 
     def coins(self, step: int) -> Tensor:
-        """Return which of this process's images micro-step `step` mirrors, booleans [batch_size]."""
+        """Return which images of this process micro-step `step` mirrors, booleans [batch_size]."""
         return self._rows("mirror", step).coins(0.5)
 
     def _rows(self, what: str, step: int) -> ShardedRandom:
@@ -80,10 +87,10 @@ class StepBatches:
 
 
 class StepLoader:
-    """A loader that continues at the trainer's step by itself; it says so to Lightning by having a (trivial) state.
+    """A loader that continues at the trainer's step; Lightning accepts it for its (empty) state.
 
-    Images in memory are picked by index from the memory of `device`, where they are moved once; nothing else needs
-    `num_workers`, the number of processes that read. Images are cropped and mirrored as the step says.
+    Images in memory are moved to `device` once and picked there by index. All others are read by
+    `num_workers` processes. Crops and mirror images follow from the step.
     """
 
     def __init__(
@@ -99,8 +106,8 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Any]:
-        """Yield uint8 batches [B, C, H, W], of prepared images their tensors by name.
+    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
+        """Yield uint8 batches [B, C, H, W], or an encoded data set's tensors by name.
 
         Raises what reading an image raises, also where another process reads it.
         """
@@ -114,17 +121,15 @@ class StepLoader:
 
     @cached_property
     def _pixels(self) -> tuple[Tensor, int]:
-        """Images in memory, moved to the device, and their number; behind them their mirror images, if wanted and the set is small."""
+        """Images on the device, and their number; a small set is followed by its mirror images."""
         assert isinstance(self.images, InMemoryImages)
         pixels = self.images.pixels.to(self.device)
-        both = self.batches.mirror and pixels.nbytes <= TWICE_BYTES
+        both = self.batches.mirror and pixels.nbytes <= MAX_MIRRORED_BYTES
         return (torch.cat([pixels, pixels.flip(3)]) if both else pixels), len(pixels)
 
     def _picked(self) -> Iterator[Tensor]:
         (pixels, count), mirror = self._pixels, self.batches.mirror
-        both = (
-            len(pixels) > count
-        )  # picking a mirror image costs nothing, mirroring one as much as all the rest
+        both = len(pixels) > count  # picking a mirror image costs less than mirroring
         for step, rows in self.batches.numbered():
             wanted = rows + count * self.batches.coins(step) if both else rows
             batch = pixels.index_select(0, wanted.to(self.device, non_blocking=True))
@@ -133,49 +138,53 @@ class StepLoader:
     def _read(self) -> Iterator[Any]:
         reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
-        others = len(self.images) * (
-            self.batches.mirror and isinstance(self.images, EncodedDataset)
-        )  # their mirror images
+        flips = self.batches.mirror and isinstance(self.images, EncodedDataset)
         wanted: Any = (
             (
-                (rows + others * self.batches.coins(step) if others else rows).tolist(),
+                rows.tolist(),
                 self.batches.positions(step) if crops else None,
+                self.batches.coins(step).tolist() if flips else None,
             )
             for step, rows in self.batches.numbered()
         )
         loader = DataLoader(
-            reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_as_it_is
+            reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_identity
         )
         for batch in loader:
             if isinstance(batch, DemeError):
                 raise batch
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to remember: the position follows from the step."""
+    def state_dict(self) -> dict[str, object]:
+        """Return nothing: the position follows from the step."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Do nothing: the position follows from the step."""
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """What reads a batch, here or in another process. An error is handed over whole: torch would wrap it in a traceback."""
+    """Reads a batch, here or in another process.
+
+    An error is returned, because torch would wrap a raised one in a traceback.
+    """
 
     images: Any
 
-    def __getitems__(self, wanted: tuple[list[int], list[float] | None]) -> Tensor | DemeError:
-        indices, positions = wanted
+    def __getitems__(
+        self, wanted: tuple[list[int], list[float] | None, list[bool] | None]
+    ) -> Tensor | DemeError:
+        indices, positions, flips = wanted
         try:
-            return (
-                self.images.__getitems__(indices)
-                if positions is None
-                else self.images.cropped(indices, positions)
-            )
+            if positions is not None:
+                return self.images.cropped(indices, positions)
+            if flips is not None:
+                return self.images.__getitems__(indices, flips)
+            return self.images.__getitems__(indices)
         except DemeError as error:
             return error
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: T) -> T:
     return batch

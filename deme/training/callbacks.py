@@ -1,17 +1,18 @@
-"""Checkpoints that survive a kill, and a stop on request at a step boundary."""
+"""What happens beside the training loop: checkpoints, the training curve and a progress bar."""
 
+import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme.system import signals
+from deme.system.console import Bar
 from deme.system.errors import Stopped
-from deme.system.files import atomic
-from deme.training.jsonl_logger import JsonlLogger
+from deme.system.files import append_line, atomic, read_jsonl, write_jsonl
 from deme.training.module import DiffusionModule
 
 
@@ -19,55 +20,102 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints whole or not at all."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         with atomic(Path(path)) as file:
             torch.save(checkpoint, file)
 
 
+class JsonlLogger(Logger):
+    """The training curve: append {"step": ..., name: value, ...} to a file at each logged step."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self._last: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "jsonl"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        row = {name: value for name, value in metrics.items() if name != "epoch"}
+        if row and step != self._last:  # a step has one line
+            self._last = step
+            append_line(self.path, json.dumps({"step": step, **row}))
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """Do nothing: config.yaml holds them."""
+
+    def rewind(self, step: int) -> None:
+        """Remove what was logged at or after `step`: the resumed run logs it again."""
+        rows = read_jsonl(self.path)
+        if rows:
+            write_jsonl(self.path, [row for row in rows if row["step"] < step])
+
+
 class SaveLast(pl.Callback):
     """Save `path` every `every` optimizer steps; on a stop signal save at once and end training.
 
-    Lightning logs a step after these hooks. What the step logged is written to the curve first: a run killed in between
-    would go on after it without its line. In a team all stop at the same step, and the first process saves.
+    Lightning logs a step after these hooks, so what the step logged is written to the curve first:
+    a run killed in between would resume after that step and lack its line. All processes of a group
+    stop at the same step, and the first one saves.
     """
 
-    def __init__(self, path: Path, every: int, curve: JsonlLogger, log_every: int) -> None:
-        self.path = path
+    def __init__(self, path: Path, every: int, curve: JsonlLogger) -> None:
+        self.path, self.every, self.curve = path, every, curve
         self.stopped: Stopped | None = None
-        self.every = every
-        self.curve = curve
-        self.log_every = log_every
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning has put its own handlers in front of ours by now; ours stop cleanly at the next step.
+        # Lightning has replaced our handlers by its own; ours stop cleanly at the next step.
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             if signal.getsignal(signal.SIGINT) is signals.receive:
                 signal.signal(signum, signals.receive)
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
         assert isinstance(pl_module, DiffusionModule)
         if pl_module.micro_step % trainer.accumulate_grad_batches:
             return  # gradients of an unfinished step are in no checkpoint
-        team = pl_module.team
+        group = pl_module.group
         code = getattr(signals.pending(), "exit_code", 0)
-        if team is not None:
-            code = team.most(code)
+        if group is not None:
+            code = group.all_reduce_max(code)
         if trainer.global_step >= trainer.max_steps:
-            return  # it is done: the weights are written, then the signal counts
+            return  # training is done: the weights are written before the signal counts
         if code:
             self.stopped = signals.pending() or signals.stopped(code)
+            trainer.should_stop = True
         if code or trainer.global_step % self.every == 0:
             pl_module.check_finite()
-            if team is None or team.rank == 0:
+            if group is None or group.rank == 0:
                 self._save(trainer)
-        if code:
-            trainer.should_stop = True
 
     def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step % self.log_every == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.curve.log_metrics(values, trainer.global_step - 1)
         trainer.save_checkpoint(self.path)
+
+
+class ShowProgress(pl.Callback):
+    """Advance a progress bar by every optimizer step, with the losses that were logged last."""
+
+    def __init__(self, bar: Bar, first_step: int) -> None:
+        self.bar, self.step = bar, first_step
+        self.losses: dict[str, str] = {}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            values = trainer.callback_metrics.items()
+            self.losses = {k: f"{float(v):.4f}" for k, v in values if k.startswith("loss")}
+        if trainer.global_step > self.step:
+            self.bar.advance(trainer.global_step - self.step, **self.losses)
+            self.step = trainer.global_step

@@ -1,11 +1,10 @@
 """torch.compile for training, believed only after its gradients were compared to eager ones.
 
-Inductor was seen to give silently wrong training gradients (torch 2.13 on a CPU: the loss right, 74 of 104 gradients of a
-small UNet wrong), so every run compares one batch before it trains.
+Inductor has given silently wrong training gradients (torch 2.13 on a CPU: the loss right, 74 of
+104 gradients of a small UNet wrong), so every run compares one batch before it trains.
 """
 
 import contextlib
-import logging
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,18 +14,19 @@ from deme.data import EncodedDataset, Images, eval_sample
 from deme.diffusion.conditioning import Condition, bind_condition, moved
 from deme.diffusion.seeds import generator, seeded
 from deme.models.denoiser import DenoisingModel
+from deme.system.console import logger
 from deme.system.errors import WorkFailed
 
-SCALE = 1024.0  # of the loss: a power of two changes no bit in bfloat16 or float32 and keeps float16 from underflow
-NOISE = 6.0  # times what rounding alone changes; right compiled gradients differ by 0.4 to 2.6 times that
-OPTIONS = {"fallback_random": True}  # of inductor: the masks of dropout that eager draws
-
-log = logging.getLogger(__name__)
+# Of the loss. A power of two is exact in bfloat16 and float32 and keeps float16 from underflow.
+SCALE = 1024.0
+# Times what rounding alone changes; correct compiled gradients differ by 0.4 to 2.6 times that.
+NOISE = 6.0
+OPTIONS = {"fallback_random": True}  # of inductor: the same dropout masks as eager
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a gradient is taken of: x_t [B, C, H, W], t [B], the network's target; and the precision to do it in."""
+    """x_t [B, C, H, W], t [B] and the network's target, and the dtype of autocast."""
 
     x_t: Tensor
     t: Tensor
@@ -48,7 +48,7 @@ def make_batch(
     dtype: torch.dtype | None,
     seed: int,
 ) -> Batch:
-    """Return a noisy batch as training has them, of draws that training does not use."""
+    """Return a noisy batch as in training, from random numbers that training does not use."""
     draw = generator("compile check", seed)
     indices = torch.randint(len(images), (batch_size,), generator=draw).tolist()
     x0, condition = eval_sample(images, indices)
@@ -65,13 +65,14 @@ def make_batch(
 def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | None = None) -> None:
     """Compile the model (and a teacher) in place, which keeps the names of its weights.
 
-    Raises WorkFailed if a parameter's gradient differs from eager by more than allowed, or if compiling fails. Allowed is, per
-    parameter, NOISE times what changes when the input is perturbed by one rounding (u: the unit roundoff of the run's precision;
-    every later rounding then falls differently, as it does in a compiled network), plus sqrt(u) of the gradient's norm: 2e-4
-    in float32, 4e-2 in bfloat16. Gradients that are nothing but rounding (an attention key's bias) may differ freely, a
-    wrong one, which is off by about its norm, may not. Weights, gradients and random states stay as they were.
+    Raises WorkFailed if compiling fails, or if a parameter's gradient differs from eager by more
+    than a tolerance: NOISE times what changes when the input is perturbed by one rounding (all
+    later roundings then differ, as in a compiled network), plus sqrt(u) of the gradient's norm,
+    where u is the unit roundoff of the run's precision: 2e-4 in float32, 4e-2 in bfloat16. So
+    gradients that are only rounding errors (an attention key's bias) may differ freely, a wrong
+    one, which is off by about its norm, may not. Weights, gradients and random states are kept.
     """
-    torch.compiler.reset()  # a process that trains many models would else run out of torch's limit and fall back to eager
+    torch.compiler.reset()  # many models in one process would exceed torch's limit, hence be eager
     expected, noise = gradients(model, batch), perturbed(model, batch)
     found, answers = None, None
     with torch.no_grad():
@@ -87,8 +88,8 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
         raise
     except Exception as error:
         raise WorkFailed(
-            f"torch.compile failed here with torch {torch.__version__}: {str(error).strip().splitlines()[0][:200]}\n"
-            "type: compute.compile=false"
+            f"torch.compile failed here with torch {torch.__version__}: "
+            f"{str(error).strip().splitlines()[0][:200]}\ntype: compute.compile=false"
         ) from error
     least = batch.roundoff**0.5
     worst, wrong = ("", 0.0), 0
@@ -101,22 +102,23 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
             worst = (name, share)
     if wrong:
         raise WorkFailed(
-            f"compiled gradients differ from eager ones for {wrong} of {len(expected)} parameters with torch {torch.__version__}, "
-            f"worst {worst[0]}: off by {worst[1]:.2g} of its norm\n"
+            f"compiled gradients differ from eager ones for {wrong} of {len(expected)} parameters "
+            f"with torch {torch.__version__}, worst {worst[0]}: off by {worst[1]:.2g} of its norm\n"
             "type: compute.compile=false"
         )
     if answer is not None and answers is not None:
         away = float((answers - answer).norm() / answer.norm())
         if not away <= least:
             raise WorkFailed(
-                f"the compiled teacher answers otherwise than eager with torch {torch.__version__}, off by {away:.2g} of the norm\n"
+                "the compiled teacher's predictions differ from eager ones with torch "
+                f"{torch.__version__}, off by {away:.2g} of the norm\n"
                 "type: compute.compile=false"
             )
-    log.info("compiled gradients agree with eager ones for %d parameters", len(expected))
+    logger.info("compiled gradients agree with eager ones for %d parameters", len(expected))
 
 
 def gradients(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
-    """Return the gradient of the batch's squared error for every parameter; nothing is left in `.grad`."""
+    """Return the gradient of the batch's squared error by parameter; `.grad` is not used."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     with seeded(batch.x_t.device, "compile check"):  # masks of dropout
         error = (_answer(model, batch) - batch.target).square().mean() * SCALE
@@ -133,7 +135,7 @@ def perturbed(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
 
 
 def _answer(model: nn.Module, batch: Batch) -> Tensor:
-    """Call the network in the very state of torch that training calls it in: another one would be compiled again."""
+    """Call the network with torch in the same state as in training, else it compiles again."""
     with contextlib.ExitStack() as stack:
         if batch.dtype is not None:
             stack.enter_context(

@@ -15,10 +15,10 @@ def warmup_ema(
     inv_gamma: float = 1.0,
     power: float = 0.75,
 ) -> EMAModel:
-    """Return an average whose k-th update (k = 0, 1, ...) decays by min(max_decay, 1 - (1 + k / inv_gamma)^-power).
+    """Return an average whose update k = 0, 1, ... has a decay with a warm-up.
 
-    diffusers counts updates from 1 and steps back by one, and its decay is 0 at k = 0, as the formula's is (METHOD 1.6).
-    Raises BadConfig.
+    The decay is min(max_decay, 1 - (1 + k / inv_gamma)^-power), 0 at k = 0; diffusers counts
+    updates from 1 and subtracts one (docs/method.md#weight-average). Raises BadConfig.
     """
     for name, value, most in (
         ("max_decay", max_decay, 1.0),
@@ -27,7 +27,8 @@ def warmup_ema(
     ):
         if type(value) not in (int, float) or not 0 < value <= most:
             raise BadConfig(
-                f"ema.{name} must be a number above 0{f' and at most {most:g}' if most < inf else ''}, got {value!r}"
+                f"ema.{name} must be a number above 0"
+                f"{f' and at most {most:g}' if most < inf else ''}, got {value!r}"
             )
     return EMAModel(
         parameters,

@@ -1,12 +1,11 @@
 """Train a DiffusionModule to its last step, from a checkpoint if there is one."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
@@ -17,25 +16,31 @@ from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
 from deme.system import signals
+from deme.system.console import progress
 from deme.system.errors import BadConfig, WorkFailed
 from deme.training.batches import StepBatches, StepLoader
-from deme.training.callbacks import AtomicCheckpointIO, SaveLast
-from deme.training.distributed import Team
-from deme.training.jsonl_logger import JsonlLogger
+from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
+from deme.training.distributed import ProcessGroup
 from deme.training.module import DiffusionModule
-from deme.training.progress import progress
 
-ABOUT_ITSELF = (
+if TYPE_CHECKING:
+    from wandb.sdk.wandb_run import Run as Tracker
+
+# Lightning's notices about itself
+IGNORED_WARNINGS = (
     ".*num_workers.*",
     ".*GPU available but not used.*",
     ".*LeafSpec.*",
     ".*logging interval.*",
-)  # Lightning
+)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """How long and on what to train: `num_steps` optimizer steps of `accumulate` batches of `batch_size` over all processes."""
+    """How long and on what to train.
+
+    `num_steps` optimizer steps of `accumulate` batches of `batch_size` over all processes.
+    """
 
     num_steps: int
     batch_size: int
@@ -51,47 +56,44 @@ class Loop:
     log_every: int = 50
 
 
-def training_logger(run: Any) -> WandbLogger:
-    """Return Lightning's logger for an open run of wandb."""
-    return WandbLogger(experiment=run)
-
-
 def fit(
     module: DiffusionModule,
     images: Images | EncodedDataset,
     loop: Loop,
     folder: Path,
-    name: str,
-    loggers: Sequence[Logger] = (),
+    tracker: "Tracker | None" = None,
 ) -> int:
-    """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training started from.
+    """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training began at.
 
-    Where the module has a team, all its processes call this, and its first one writes. Raises the pending Interrupted or
-    Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a process that was lost.
+    All processes of the module's group call this, and the first one writes. Raises the pending
+    Interrupted or Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a
+    process that was lost.
     """
-    team = module.team
-    rank, size = (team.rank, team.size) if team is not None else (0, 1)
+    group = module.group
+    rank, size = (group.rank, group.size) if group is not None else (0, 1)
     if loop.batch_size % size:
         raise BadConfig(
-            f"batch_size={loop.batch_size} is that of all {size} processes together, and must be divisible by {size}\n"
+            f"batch_size={loop.batch_size} is that of all {size} processes together, "
+            f"and must be divisible by {size}\n"
             f"type: batch_size={loop.batch_size // size * size or size}"
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
+    first_step = step_of(checkpoint)
     curve = JsonlLogger(folder / "metrics.jsonl")
-    logging.getLogger("pytorch_lightning").setLevel(
-        logging.WARNING
-    )  # its notices on devices, tips and max_steps
-    with warnings.catch_warnings():
-        for text in ABOUT_ITSELF:
+    save = SaveLast(checkpoint, loop.checkpoint_every, curve)
+    if rank == 0:
+        curve.rewind(first_step)  # the run will write these lines again
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with (
+        warnings.catch_warnings(),
+        progress(folder.name, loop.num_steps, "steps", start=first_step) as bar,
+    ):
+        for text in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", text)
-        save = SaveLast(checkpoint, loop.checkpoint_every, curve, loop.log_every)
-        first = rank == 0
-        trainer = make_trainer(
-            loop,
-            [curve, *loggers] if first else [],
-            [save, progress(name)] if first else [save],
-            bar=first,
-        )
+        loggers: list[Logger] = [curve] if rank == 0 else []
+        if tracker is not None:
+            loggers.append(WandbLogger(experiment=tracker))
+        trainer = make_trainer(loop, loggers, [save, ShowProgress(bar, first_step)])
         batches = StepBatches(
             len(images),
             loop.batch_size // size,
@@ -102,11 +104,8 @@ def fit(
             world_size=size,
             mirror=loop.random_flip,
         )
-        first_step = step_of(checkpoint)
-        if first:
-            curve.rewind(first_step)  # the run will write these lines again
-        if team is not None:
-            start_together(team, first_step)
+        if group is not None:
+            start_together(group, first_step)
         loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
         with signals.graceful():
             trainer.fit(
@@ -117,7 +116,7 @@ def fit(
                 stop = None  # the weights are written first; the signal stays pending
         if stop is not None:
             signals.clear()
-    for optimizer in trainer.optimizers:  # weights are all that is needed from here on
+    for optimizer in trainer.optimizers:  # only the weights are needed from here on
         optimizer.state.clear()
     module.zero_grad()
     if stop is not None:
@@ -126,20 +125,24 @@ def fit(
     return first_step
 
 
-def start_together(team: Team, first_step: int) -> None:
-    """Wait until all processes are ready. Raises WorkFailed unless they start from the same step."""
-    steps = [word["step"] for word in team.exchange("start", step=first_step)]
+def start_together(group: ProcessGroup, first_step: int) -> None:
+    """Wait for all processes. Raises WorkFailed unless they start from the same step."""
+    steps = [message["step"] for message in group.all_gather("start", step=first_step)]
     if len(set(steps)) > 1:
         raise WorkFailed(
-            f"the processes of this run see checkpoints of different steps: {', '.join(map(str, steps))}\n"
+            "the processes of this run see checkpoints of different steps: "
+            f"{', '.join(map(str, steps))}\n"
             "paths.runs must be on a disk that all of them see"
         )
 
 
 def make_trainer(
-    loop: Loop, loggers: list[Logger], callbacks: list[pl.Callback], bar: bool = True
+    loop: Loop, loggers: Sequence[Logger], callbacks: Sequence[pl.Callback]
 ) -> pl.Trainer:
-    """Return Lightning's trainer of one process and one device, wherever it runs. Raises BadConfig for what it refuses."""
+    """Return Lightning's trainer of one process and one device. Raises BadConfig if it refuses.
+
+    It is never told of torchrun or SLURM: see deme/training/distributed.py.
+    """
     try:
         return pl.Trainer(
             accelerator=loop.accelerator,
@@ -149,17 +152,14 @@ def make_trainer(
             max_epochs=-1,
             accumulate_grad_batches=loop.accumulate,
             gradient_clip_val=loop.gradient_clip,
-            logger=loggers,
+            logger=list(loggers),
             log_every_n_steps=loop.log_every,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=bar and sys.stderr.isatty(),
+            enable_progress_bar=False,
             use_distributed_sampler=False,
-            plugins=[
-                AtomicCheckpointIO(),
-                LightningEnvironment(),
-            ],  # never torchrun's or SLURM's: see deme/training/team.py
-            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+            callbacks=list(callbacks),
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise BadConfig(f"compute: {error}") from error
@@ -175,5 +175,6 @@ def step_of(checkpoint: Path) -> int:
         )
     except Exception as error:
         raise WorkFailed(
-            f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\ndelete it to train from the start"
+            f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\n"
+            "delete it to train from the start"
         ) from error

@@ -1,7 +1,8 @@
-"""The memory that training takes, by arithmetic; activations are counted in a step that is played through without numbers.
+"""The memory that training takes, computed; activations are counted in a step of fake tensors.
 
-torch's fake tensors have shapes, types and storages, but no memory. So the real network is run, autocast and checkpointing
-included, and what is alive at any moment is counted: a second or two of work, whatever the batch size.
+torch's fake tensors have shapes, types and storages, but no memory. So the real network is run,
+with autocast and checkpointing, and the tensors alive at any moment are counted: a second or two of
+work, whatever the batch size.
 """
 
 import math
@@ -19,15 +20,12 @@ from torch.utils._pytree import tree_iter
 
 from deme.methods.deme import hold_as_cast
 
-CAST = (
-    nn.Conv2d,
-    nn.Linear,
-)  # whose weights autocast keeps a copy of until the backward pass is over
+CAST = (nn.Conv2d, nn.Linear)  # autocast keeps copies of their weights until the backward pass ends
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides over the memory of a training step, beside the network."""
+    """What the memory of a training step follows from, beside the network."""
 
     batch_size: int  # of a forward pass
     moments: float = 2.0  # numbers that the optimizer keeps per parameter
@@ -35,15 +33,13 @@ class Plan:
     dtype: torch.dtype | None = None  # what autocast casts to
     gpu: bool = False
     checkpointing: bool = False
-    tasks: int = 0  # whose gradients are held apart, each of its part of the batch
-    update_copies: int = (
-        1  # copies of all parameters that are made within an update and then dropped
-    )
+    tasks: int = 0  # whose gradients are held separately, each of its part of the batch
+    update_copies: int = 1  # temporary copies of all parameters within an update
 
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes. `activations` come on top when a forward pass ends or a backward pass begins, `update` after it: never both."""
+    """Bytes. `activations` exist in the passes, `update` after them: never both."""
 
     weights: int
     gradients: int
@@ -56,12 +52,12 @@ class TrainingMemory:
 
     @property
     def held(self) -> int:
-        """Bytes that are there all the time."""
+        """Bytes that are allocated all the time."""
         return self.weights + self.gradients + self.optimizer + self.average + self.teacher
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of a step, from the second step on; the gradients of the last one are still there."""
+        """Bytes at the peak of a step, from the second one on, with the last step's gradients."""
         return self.held + max(self.casts + self.activations, self.update)
 
     def __str__(self) -> str:
@@ -83,10 +79,10 @@ def training_memory(
     inputs: Mapping[str, tuple[int, ...]],
     plan: Plan,
 ) -> TrainingMemory:
-    """Return what training a diffusers UNet takes; images, and the device's own libraries, come on top.
+    """Return the memory of training a diffusers UNet, without images and the device's libraries.
 
-    `student()` makes the UNet, with whatever else is trained as a submodule of it; `inputs` are the shapes of the UNet's
-    arguments for one image.
+    `student()` makes the UNet, with whatever else is trained as a submodule of it; `inputs` are the
+    shapes of the UNet's arguments for one image.
     """
     rows = math.ceil(plan.batch_size / max(1, plan.tasks))
     with torch.device("meta"):
@@ -129,9 +125,10 @@ def _step(
     rows: int,
     plan: Plan,
 ) -> None:
-    """Go forward and backward as the trainer does: the last step's gradients are dropped between the two.
+    """Go forward and backward as the trainer does, which drops old gradients between the two.
 
-    The backward pass releases more than it takes, unless it computes activations again; it is played through only then.
+    The backward pass frees more than it allocates, unless it recomputes activations; only then is
+    it run.
     """
     for p in network.parameters():
         p.grad = torch.zeros_like(p)
@@ -149,7 +146,10 @@ def _step(
 
 
 def _make_fake(module: nn.Module | None) -> None:
-    """Replace tensors on the meta device by fake ones, which behave as on a CPU: attention and autocast are chosen by device."""
+    """Replace tensors on the meta device by fake ones on a CPU.
+
+    The device decides over attention kernels and autocast.
+    """
     for part in module.modules() if module is not None else ():
         for name, p in list(part.named_parameters(recurse=False)):
             setattr(
@@ -169,7 +169,7 @@ def norms_in_float32(network: nn.Module) -> None:
 
 
 def most_alive(work: Callable[[], None], modules: Iterable[nn.Module | None]) -> int:
-    """Return the most bytes of tensors that were alive at once in `work`, those of `modules` left out."""
+    """Return the peak bytes of tensors alive at once in `work`, without those of `modules`."""
     known = {
         p.untyped_storage()._cdata
         for m in modules
@@ -190,9 +190,7 @@ class _Alive(TorchDispatchMode):
         self.now = self.most = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            func is torch.ops.prim.device.default
-        ):  # most of all calls: a fake tensor asked where it would be
+        if func is torch.ops.prim.device.default:  # most calls: a fake tensor's device
             return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         for value in tree_iter(out):

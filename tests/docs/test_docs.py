@@ -94,7 +94,7 @@ def test_commands_exist_and_compose(page, words):
         return
     if any(name in word for word in rest for name in NOT_SHIPPED):
         return
-    from deme.cli.app import expand_path_shortcut
+    from deme.cli.hydra_app import expand_path_shortcut
 
     overrides = [part for word in rest for part in expand_path_shortcut(word)]
     GlobalHydra.instance().clear()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deme.builders import memory
+from deme.builders.memory import memory_lines
 from deme.runs.suite import Suite
 from deme.system import files
 
@@ -28,7 +28,7 @@ def lines(rows, place, **more):
     (place / "s.yaml").write_text(
         yaml.safe_dump({**spec, "rows": [*rows, {"name": "before", "label": "b", "evaluate": []}]})
     )
-    return list(memory.told(Suite.read(place / "s.yaml", place / "runs")))
+    return list(memory_lines(Suite.read(place / "s.yaml", place / "runs")))
 
 
 def test_trainings_that_take_the_same_are_one_line_and_a_teacher_is_another(in_tmp):
@@ -54,7 +54,8 @@ def test_options_of_compute_are_told(in_tmp):
 
 def test_it_is_kept_by_content(in_tmp, monkeypatch):
     before = lines({"finetune": ["batch_size=31"]}, in_tmp)
-    monkeypatch.setattr(memory, "_memory", lambda settings: pytest.fail("worked out twice"))
+    again = lambda *_: pytest.fail("computed twice")  # noqa: E731
+    monkeypatch.setattr("deme.training.memory.training_memory", again)
     assert lines({"finetune": ["batch_size=31"]}, in_tmp) == before
 
 
@@ -63,14 +64,14 @@ def test_a_base_that_is_not_trained_yet_is_known_by_its_config(in_tmp):
         "base": ["model=ddpm_compact", "method=pretrain"],
         "deme": ["method=deme", "expert=0", "projection=blocks"],
     }
-    base, deme = lines(rows, in_tmp, base="base")
+    base, deme = lines(rows, in_tmp, pretrained_by="base")
     assert "(weights 0.036, " in base  # 4 bytes x 8,952,067
     assert "(weights 0.036, " in deme
     assert "teacher 0.036" in deme
 
 
 def test_a_model_that_is_not_here_or_that_none_can_be_made_of_is_unknown(in_tmp):
-    (line,) = memory.told(Suite.read(EXPERIMENTS / "lsun_church", in_tmp))
+    (line,) = memory_lines(Suite.read(EXPERIMENTS / "lsun_church", in_tmp))
     assert line.startswith(
         "training memory: unknown: models/ddpm-ema-church-256 is not here: finetune, "
     )

@@ -47,7 +47,7 @@ def test_it_is_a_function_of_the_seed_and_a_sketch_keeps_it(images, monkeypatch)
     assert torch.equal(first, again)
     assert not torch.equal(first, gradient_affinity(TwoHalves(), images, 8, 64, 2).cosines)
 
-    monkeypatch.setattr(affinity, "SKETCH", 4096)
+    monkeypatch.setattr(affinity, "SKETCH_SIZE", 4096)
     g = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     g[1] += g[0]
     sketched = torch.stack([affinity._sketch(row) for row in g])

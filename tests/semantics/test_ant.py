@@ -67,7 +67,7 @@ def test_slice_gradients_are_the_full_gradients_of_the_task_losses(k):
     for one, other in zip(found, expected, strict=True):
         assert float((flat(one) - flat(other)).norm() / flat(other).norm()) < 1e-6
     gram = torch.stack([flat(g) for g in expected])
-    torch.testing.assert_close(gram_matrix(found, piece=100), gram @ gram.T)
+    torch.testing.assert_close(gram_matrix(found, chunk=100), gram @ gram.T)
     weights = [0.5 - j for j in range(k)]
     torch.testing.assert_close(flat(combine(found, weights)), torch.tensor(weights).double() @ gram)
 

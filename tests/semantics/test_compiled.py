@@ -112,7 +112,6 @@ def test_inductor_on_a_tiny_network_trains_what_was_checked(precision, tmp_path)
                 IMAGES,
                 Loop(3, 6, 0, accelerator="cpu", precision=precision, random_flip=True),
                 tmp_path / str(compiled),
-                "test",
             )
         finally:
             torch.compiler.set_stance("default")

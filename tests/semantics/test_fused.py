@@ -15,7 +15,7 @@ def settings(*overrides):
 
 
 def test_fused_steps_clipping_and_a_loss_scale_exclude_each_other():
-    with pytest.raises(BadConfig, match="type: optimizer.fused=false"):
+    with pytest.raises(BadConfig, match=r"type: optimizer\.fused=false"):
         settings(*GPU16, "optimizer.fused=true", "gradient_clip=1.0")
     for fused, clip in (("null", "1.0"), ("false", "1.0"), ("true", "null")):
         settings(*GPU16, f"optimizer.fused={fused}", f"gradient_clip={clip}")
@@ -23,5 +23,5 @@ def test_fused_steps_clipping_and_a_loss_scale_exclude_each_other():
 
 
 def test_float16_does_not_train_on_a_cpu():
-    with pytest.raises(BadConfig, match="type: compute.precision=bf16-mixed"):
+    with pytest.raises(BadConfig, match=r"type: compute\.precision=bf16-mixed"):
         settings("compute.precision=16-mixed")

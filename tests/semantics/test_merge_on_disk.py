@@ -272,7 +272,10 @@ def test_a_merged_folder_is_a_stock_pipeline(folder):
     plan = planned(folder)
     merge_folder(plan, Merge(weighted_sum, 3, WEIGHTS), folder / "merged")
     copy_the_rest(plan, folder / "merged", with_projections=True)
-    pipeline, ours = DDPMPipeline.from_pretrained(folder / "merged"), load_pretrained(str(folder / "merged"))
+    pipeline, ours = (
+        DDPMPipeline.from_pretrained(folder / "merged"),
+        load_pretrained(str(folder / "merged")),
+    )
     x, t = (
         torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([3, 900]),

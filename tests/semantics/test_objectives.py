@@ -160,7 +160,9 @@ def test_ranges_count_by_their_share_of_timesteps(search):
 def distances(found, ends, shares):
     """Mean squared distance of the model, as it is now, to the experts on disk, each in its range."""
     ranges = [TimestepRange(low, high) for low, high in zip([0, *ends], ends, strict=False)]
-    experts = RoutedModel([load_pretrained(str(found.folder / str(i))) for i in range(2)], ranges, 1000)
+    experts = RoutedModel(
+        [load_pretrained(str(found.folder / str(i))) for i in range(2)], ranges, 1000
+    )
     model, total = found.live.model, 0.0
     with torch.no_grad():
         for index, x0, t, eps, _ in found.objective.triples:

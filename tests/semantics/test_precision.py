@@ -28,13 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 def trained(tmp_path, model=None, method=None, fused=None, compute=None, **loop):
     model, method = model or tiny(**ATTENTION), method or Finetune(torch.ones(1000), TIMESTEPS)
     if compute is not None:
-        compute.prepare_for_training(model, IMAGES, {"batch_size": 6, "seed": 0}, method.teacher)
+        compute.prepare_for_training(model, IMAGES, 6, 0, method.teacher)
 
     def optimizer(groups):
         return torch.optim.AdamW(groups, lr=1e-3, fused=fused)
 
     module = DiffusionModule(model, method, optimizer, ConstantRate(4), warmup_ema, 0, 50)
-    fit(module, IMAGES, Loop(4, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
+    fit(module, IMAGES, Loop(4, 6, 0, accelerator="cpu", **loop), tmp_path)
     return module
 
 

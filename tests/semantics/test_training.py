@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deme.data import InMemoryImages, to_float
+from deme.data import InMemoryImages
+from deme.data.pixels import to_float
 from deme.diffusion.ranges import TimestepRange, uniform
 from deme.diffusion.seeds import ShardedRandom, generator
 from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
@@ -34,7 +35,7 @@ def train(method, tmp_path, **loop):
         tiny(), method, lambda groups: torch.optim.SGD(groups, lr=1.0), ConstantRate(1), None, 0, 50
     )
     before = [p.detach().clone() for p in module.model.parameters()]
-    fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path, "test")
+    fit(module, IMAGES, Loop(1, 6, 0, accelerator="cpu", **loop), tmp_path)
     return torch.cat(
         [(b - p.detach()).flatten() for b, p in zip(before, module.model.parameters(), strict=True)]
     )
@@ -83,7 +84,7 @@ def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
             0,
             50,
         )
-        fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name, "test")
+        fit(module, IMAGES, Loop(steps, 6, 0, accelerator="cpu"), tmp_path / name)
         return torch.cat([p.detach().flatten() for p in module.model.parameters()])
 
     first = trained("first", 0.5)

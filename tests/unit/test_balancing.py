@@ -7,7 +7,7 @@ import torch
 import torchjd.aggregation as torchjd
 
 from deme.methods.balancing.equal import Equal
-from deme.methods.balancing.nash_mtl import LARGEST, NashMTL, bargain
+from deme.methods.balancing.nash_mtl import MAX_WEIGHT, NashMTL, bargain
 from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 
@@ -107,7 +107,7 @@ def test_nash_of_gradients_that_cancel_is_capped_says_so_and_harms_nobody(g, cap
     assert found.ridge > 0
     assert bool(torch.isfinite(found.alpha).all())
     assert bool((found.alpha > 0).all())
-    assert float((found.alpha * length).max()) <= LARGEST * (1 + 1e-12)
+    assert float((found.alpha * length).max()) <= MAX_WEIGHT * (1 + 1e-12)
     assert found.residual < 1e-8
     gain = (
         g @ (found.alpha @ g)
@@ -213,7 +213,7 @@ def test_uncertainty_rests_where_every_task_weighs_the_same():
     losses = torch.tensor([4.0, 0.04, 1e-4])
     uncertainty = Uncertainty(3, lr=0.025)
     assert uncertainty.weights().tolist() == pytest.approx([0.5 / 3] * 3)
-    optimizer = torch.optim.AdamW(uncertainty.groups(), lr=1e-9)
+    optimizer = torch.optim.AdamW(uncertainty.param_groups(), lr=1e-9)
     for _ in range(3000):
         optimizer.zero_grad()
         uncertainty.objective(losses).backward()
@@ -233,7 +233,7 @@ def test_uncertainty_objective_is_the_published_one():
     losses = torch.tensor([2.0, 5.0])
     expected = sum(0.5 * (math.exp(-s) * loss / 2 + s) for s, loss in ((0.3, 2.0), (-1.0, 5.0)))
     assert uncertainty.objective(losses).item() == pytest.approx(expected)
-    (group,) = uncertainty.groups()
+    (group,) = uncertainty.param_groups()
     assert (group["lr"], group["weight_decay"]) == (0.025, 0.0)
     with pytest.raises(ValueError, match="lr must be positive"):
         Uncertainty(2, lr=0)
@@ -259,10 +259,10 @@ def test_learned_weights_are_trained_without_further_ado():
             return self.raw.softmax(0)
 
     learned = Learned(2)
-    (group,) = learned.groups()
+    (group,) = learned.param_groups()
     learned.objective(torch.tensor([1.0, 3.0])).backward()
     assert group["params"][0].grad.tolist() == pytest.approx([-0.5, 0.5])
-    assert Equal(2).groups() == []
+    assert Equal(2).param_groups() == []
 
 
 def test_equal_is_the_mean():

@@ -1,4 +1,7 @@
-"""Loss weightings: a scheme names the weight w_x of the x0 loss; one place converts it (METHOD 2.1)."""
+"""Loss weightings: a scheme gives the weight w_x of the x0 loss; one place converts it.
+
+See docs/method.md#loss-weightings.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -7,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# An SNR of 0 or infinity stands for these: far enough for every limit, near enough for float64 arithmetic on them.
-LEAST_SNR, MOST_SNR = 1e-100, 1e100
+# SNRs are clamped to these: far enough for every limit, and exact enough in float64.
+MIN_SNR, MAX_SNR = 1e-100, 1e100
 INFINITE = 1e50
 
 
@@ -19,20 +22,21 @@ class Infinite(ValueError):
 class Weighting(Protocol):
     """Maps SNR [..., T], positive and finite, to the weight of ||x0 - x0_hat||^2, same shape.
 
-    A class attribute `native = True` says that the weight is that of the network's own squared error instead, whatever
-    it predicts.
+    With a class attribute `native = True`, it is the weight of the network's own squared error
+    instead, whatever it predicts.
     """
 
     def __call__(self, snr: Tensor) -> Tensor: ...
 
 
 def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -> Tensor:
-    """Return the weight on the network's own squared error: w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, float64.
+    """Return the weight on the network's own squared error, float64.
 
-    From ||eps err||^2 = SNR ||x0 err||^2 and ||v err||^2 = (SNR + 1) ||x0 err||^2 at fixed x_t. At SNR 0 and infinity it is
-    the limit, which may be infinite.
+    It is w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, because ||eps err||^2 = SNR ||x0
+    err||^2 and ||v err||^2 = (SNR + 1) ||x0 err||^2 at fixed x_t. At SNR 0 and infinity it is the
+    limit, which may be infinite.
     """
-    snr = snr.double().clamp(LEAST_SNR, MOST_SNR)
+    snr = snr.double().clamp(MIN_SNR, MAX_SNR)
     weight = weighting(snr)
     if not getattr(weighting, "native", False):
         if prediction_type == "epsilon":
@@ -41,7 +45,8 @@ def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -
             weight = weight / (snr + 1)
         elif prediction_type != "sample":
             raise ValueError(
-                f"unknown prediction type {prediction_type!r}; allowed: epsilon, sample, v_prediction"
+                f"unknown prediction type {prediction_type!r}; "
+                "allowed: epsilon, sample, v_prediction"
             )
     return torch.where(weight > INFINITE, torch.inf, weight)
 
@@ -53,10 +58,10 @@ def timestep_weights(
     max_weight: float | None = None,
     normalize: bool = False,
 ) -> Tensor:
-    """Return the weight of the network's own squared error for every timestep, [T] float64, finite and not negative.
+    """Return the weight of the network's own squared error at every timestep, [T] float64.
 
-    `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises ValueError, Infinite where there is a
-    weight without limit.
+    `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises
+    ValueError, and Infinite for a weight that is infinite.
     """
     weight = prediction_weight(weighting, snr, prediction_type)
     name = type(weighting).__name__
@@ -69,8 +74,9 @@ def timestep_weights(
     infinite = (~torch.isfinite(weight)).nonzero().flatten().tolist()
     if infinite:
         raise Infinite(
-            f"{name} is infinite for {prediction_type} at t = {infinite[0]}, where the SNR is {float(snr[infinite[0]]):g}\n"
-            "cap it: loss_weight.max=1000"
+            f"{name} is infinite for {prediction_type} at t = {infinite[0]}, "
+            f"where the SNR is {float(snr[infinite[0]]):g}\n"
+            "type: loss_weight.max=1000"
         )
     if type(normalize) is not bool:
         raise ValueError(f"normalize must be true or false, got {normalize!r}")
@@ -81,7 +87,7 @@ def timestep_weights(
 
 
 def mass(weights: Tensor, boundaries: Sequence[int]) -> list[float]:
-    """Return the share of the weight of timesteps drawn uniformly, `weights` [T], that falls between the boundaries."""
+    """Return the share of `weights` [T] that falls between each two boundaries."""
     sums = [float(weights[low:high].sum()) for low, high in itertools.pairwise(boundaries)]
     total = float(weights.sum())
     return [part / total if total else 0.0 for part in sums]

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class ConstantNative:
-    """Weight 1 on the network's own loss; the usual one for finetuning a v-prediction checkpoint."""
+    """Weight 1 on the network's own loss, as is usual for v-prediction checkpoints."""
 
     native = True
 

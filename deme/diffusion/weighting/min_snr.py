@@ -4,7 +4,10 @@ from torch import Tensor
 
 
 class MinSNR:
-    """w_x = min(SNR, gamma): min(1, gamma / SNR) on the eps loss, min(SNR, gamma) / (SNR + 1) on the v loss."""
+    """w_x = min(SNR, gamma).
+
+    That is min(1, gamma / SNR) on the eps loss, min(SNR, gamma) / (SNR + 1) on the v loss.
+    """
 
     def __init__(self, gamma: float = 5.0) -> None:
         if not gamma > 0:

@@ -4,7 +4,10 @@ from torch import Tensor
 
 
 class P2:
-    """w_x = SNR / (k + SNR)^gamma: 1 / (k + SNR)^gamma on the eps loss. gamma = 0 is the constant weighting."""
+    """w_x = SNR / (k + SNR)^gamma: 1 / (k + SNR)^gamma on the eps loss.
+
+    gamma = 0 is the constant weighting.
+    """
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
         if not k > 0 or gamma < 0:

@@ -28,6 +28,8 @@ class GradientSearch:
     A score or gradient that is not finite is a wall: the line search gets a score above all others, without slope, and turns back.
     """
 
+    needs_gradients = True  # each score costs a backward pass, too
+
     def __init__(self, low: float = -0.2, high: float = 2.0, max_evaluations: int = 60) -> None:
         self.box = Box(low, high)
         check_at_least("max_evaluations", max_evaluations, 1)

@@ -1,4 +1,7 @@
-"""Balancing: how k task losses, or their gradients, become one update (METHOD 2.5). One file and one option file each."""
+"""Balancing: how k task losses, or their gradients, become one update.
+
+One file and one option file each (docs/method.md#balancing).
+"""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -7,9 +10,12 @@ from torch import Generator, Tensor, nn
 class Balancing(nn.Module):
     """Weights of k tasks; this base class gives each 1 / k.
 
-    `weights()` multiplies the task losses; parameters are trained beside the model's, parameters and buffers are in the
-    checkpoint. Those that look at gradients say when in `wants_gradients` and are then given their Gram matrix.
+    `weights()` multiplies the task losses. Parameters are trained beside the model's; parameters
+    and buffers are in the checkpoint. A balancing that uses task gradients says so in
+    `uses_gradients` and, for each batch, in `wants_gradients`; `observe` gets their Gram matrix.
     """
+
+    uses_gradients: bool = False
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__()
@@ -26,14 +32,14 @@ class Balancing(nn.Module):
         return (self.weights().to(losses) * losses).sum()
 
     def wants_gradients(self) -> bool:
-        """Whether this batch's task gradients are wanted. Called once per batch."""
-        return False
+        """Return whether this batch's task gradients are needed. Called once per batch."""
+        return self.uses_gradients
 
     def observe(self, gram: Tensor, generator: Generator) -> None:
-        """Set the weights from the Gram matrix G G^T of the task gradients, [k, k] float64, finite."""
+        """Set the weights from the Gram matrix of the task gradients, [k, k] float64, finite."""
 
-    def groups(self) -> list[dict[str, object]]:
-        """Return optimizer groups of the parameters; here one with the model's settings."""
+    def param_groups(self) -> list[dict[str, object]]:
+        """Return optimizer groups of the parameters; here one, with the model's settings."""
         parameters = list(self.parameters())
         return [{"params": parameters}] if parameters else []
 

@@ -1,6 +1,8 @@
-"""NashMTL: task weights from the Nash bargaining solution between task gradients (Navon et al. 2022, eq. 3)."""
+"""NashMTL: task weights from the Nash bargaining solution between task gradients.
 
-import logging
+Navon et al. 2022, eq. 3.
+"""
+
 import math
 from dataclasses import dataclass
 
@@ -8,22 +10,22 @@ import torch
 from torch import Generator, Tensor
 
 from deme.methods.balancing import Balancing
+from deme.system.console import logger
 
-WORST_CONDITION = 1e9  # of the gradients' cosine matrix: a ridge keeps it there
-LARGEST = 1e4  # weight of a unit-length gradient, where the ridge was needed
-CLOSE = 1e-4  # Newton decrement
-MOST_ITERATIONS = 200
-
-log = logging.getLogger(__name__)
+MAX_CONDITION = 1e9  # of the gradients' cosine matrix: a ridge is added above it
+MAX_WEIGHT = 1e4  # of a unit-length gradient, where the ridge was needed
+SMALL_DECREMENT = 1e-4  # of Newton's method, below which convergence is quadratic
+MAX_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
 class Bargain:
     """Task weights alpha [k] with (G G^T) alpha = 1 / alpha, and how they were found.
 
-    `residual` is the largest |(C beta)_j - 1 / beta_j| for the weights beta of the unit-length gradients, `ridge` what was
-    added to their cosine matrix C (0 where its conditioning allowed), `scale` what the solution was multiplied by to cap it,
-    `idle` the number of tasks without a gradient.
+    `residual` is the largest |(C beta)_j - 1 / beta_j| for the weights beta of the unit-length
+    gradients, `ridge` what was added to the diagonal of their cosine matrix C (0 if it is well
+    conditioned), `scale` the factor that caps the solution, `idle` the number of tasks without a
+    gradient.
     """
 
     alpha: Tensor
@@ -35,14 +37,16 @@ class Bargain:
 
 
 def bargain(gram: Tensor) -> Bargain:
-    """Solve (G G^T) alpha = 1 / alpha, alpha > 0, for a Gram matrix [k, k] of task gradients, in float64.
+    """Solve (G G^T) alpha = 1 / alpha, alpha > 0, for a Gram matrix [k, k], in float64.
 
-    alpha = beta / ||g|| turns it into C beta = 1 / beta with the cosine matrix C, so the gradients' lengths need no care. That
-    is where 0.5 beta^T C beta - sum log beta is least: a self-concordant function, on which Newton steps of length 1 / (1 + decrement)
-    converge from anywhere and stay positive. Where C is conditioned worse than WORST_CONDITION (gradients that cancel exactly
-    have no solution) the smallest ridge that mends it is added, and beta is scaled down as a whole to at most LARGEST: its
-    proportions are what makes opposed gradients cancel. Tasks without a gradient take no part and get the smallest of the
-    others' weights. Raises ValueError for a matrix that is not finite.
+    alpha = beta / ||g|| turns it into C beta = 1 / beta with the cosine matrix C, whatever the
+    lengths of the gradients. Its solution minimises 0.5 beta^T C beta - sum log beta, a
+    self-concordant function, on which Newton steps of length 1 / (1 + decrement) converge from
+    anywhere and stay positive. Where the condition number of C exceeds MAX_CONDITION (gradients
+    that cancel exactly have no solution), the smallest ridge that suffices is added, and beta is
+    scaled as a whole to at most MAX_WEIGHT, which keeps the proportions by which opposed gradients
+    cancel. Tasks without a gradient are left out and get the smallest of the others' weights.
+    Raises ValueError for a matrix that is not finite.
     """
     gram = (gram.double() + gram.double().T) / 2
     if not bool(torch.isfinite(gram).all()):
@@ -56,12 +60,12 @@ def bargain(gram: Tensor) -> Bargain:
     cosine = gram[active][:, active] / inner[:, None] / inner[None, :]
     eigenvalues = torch.linalg.eigvalsh(cosine)
     least, most = float(eigenvalues[0]), float(eigenvalues[-1])
-    ridge = max(0.0, (most - WORST_CONDITION * least) / (WORST_CONDITION - 1))
+    ridge = max(0.0, (most - MAX_CONDITION * least) / (MAX_CONDITION - 1))
     cosine = cosine + ridge * torch.eye(len(cosine), dtype=torch.float64)
 
     beta, iterations = _newton(cosine)
     residual = float((cosine @ beta - 1 / beta).abs().max())
-    scale = min(1.0, LARGEST / float(beta.max())) if ridge else 1.0
+    scale = min(1.0, MAX_WEIGHT / float(beta.max())) if ridge else 1.0
     alpha[active] = scale * beta / inner
     alpha[~active] = alpha[active].min()
     return Bargain(alpha, residual, ridge, scale, int((~active).sum()), iterations)
@@ -71,28 +75,27 @@ def _newton(cosine: Tensor) -> tuple[Tensor, int]:
     """Return beta > 0 with C beta = 1 / beta to rounding, and the number of steps."""
     one = torch.eye(len(cosine), dtype=torch.float64)
     beta, previous = torch.ones(len(cosine), dtype=torch.float64), math.inf
-    for iteration in range(MOST_ITERATIONS):
+    for iteration in range(MAX_ITERATIONS):
         excess = beta * (cosine @ beta) - 1
-        step = torch.linalg.solve(
-            beta[:, None] * cosine * beta[None, :] + one, -excess
-        )  # relative to beta
+        # relative to beta
+        step = torch.linalg.solve(beta[:, None] * cosine * beta[None, :] + one, -excess)
         decrement = math.sqrt(max(0.0, -float(excess @ step)))
-        if decrement == 0 or (
-            decrement < CLOSE and decrement > previous / 2
-        ):  # quadratic no more: rounding
+        rounding = decrement < SMALL_DECREMENT and decrement > previous / 2  # no longer quadratic
+        if decrement == 0 or rounding:
             return beta, iteration
-        beta, previous = (
-            beta * (1 + (step if decrement < 0.25 else step / (1 + decrement))),
-            decrement,
-        )
-    return beta, MOST_ITERATIONS
+        beta = beta * (1 + (step if decrement < 0.25 else step / (1 + decrement)))
+        previous = decrement
+    return beta, MAX_ITERATIONS
 
 
 class NashMTL(Balancing):
-    """The update sum_j alpha_j g_j / k that no task would trade for another; the weights serve `refresh_every` batches.
+    """The update sum_j alpha_j g_j / k of the Nash bargaining solution.
 
-    Like ANT, the weighted sum is divided by k; the update at a refresh has norm 1 / sqrt(k).
+    Weights are computed anew every `refresh_every` batches. The sum is divided by k, as in ANT; the
+    update at a refresh has norm 1 / sqrt(k).
     """
+
+    uses_gradients = True
 
     def __init__(self, num_tasks: int, refresh_every: int = 25) -> None:
         super().__init__(num_tasks)
@@ -102,7 +105,7 @@ class NashMTL(Balancing):
         self.register_buffer("alpha", torch.ones(num_tasks, dtype=torch.float64))
         self.register_buffer("batches", torch.tensor(0))
         self.register_buffer("found", torch.zeros(3, dtype=torch.float64))  # residual, ridge, idle
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     alpha: Tensor
     batches: Tensor
@@ -131,15 +134,11 @@ class NashMTL(Balancing):
             )
 
     def _warn(self, metric: str, text: str) -> None:
-        """Say a thing once; the training curve has every time."""
-        if metric not in self._said:
-            self._said.add(metric)
-            log.warning(
-                "NashMTL, batch %d: %s; %s in metrics.jsonl says how often",
-                int(self.batches),
-                text,
-                metric,
-            )
+        """Warn once of each condition; the training curve has all of its values."""
+        if metric not in self._warned:
+            self._warned.add(metric)
+            where = f"NashMTL, batch {int(self.batches)}"
+            logger.warning("%s: %s (warned once; metrics.jsonl has %s)", where, text, metric)
 
     def report(self) -> dict[str, float]:
         return dict(

@@ -7,11 +7,14 @@ from deme.methods.balancing import Balancing
 
 
 class PCGrad(Balancing):
-    """Every task gradient loses its part along each other task's gradient that it opposes, in random order.
+    """Remove from every task gradient its part along each other one that it opposes.
 
-    The projected gradients are combinations of the given ones, and their inner products follow from the Gram matrix, so the
-    projection happens on coefficients. Like ANT, the sum is divided by k.
+    The others come in random order. Projected gradients are linear combinations of the given ones,
+    and their inner products follow from the Gram matrix, so only coefficients are computed. The sum
+    is divided by k, as in ANT.
     """
+
+    uses_gradients = True
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks)
@@ -23,9 +26,6 @@ class PCGrad(Balancing):
 
     def weights(self) -> Tensor:
         return self.coefficients
-
-    def wants_gradients(self) -> bool:
-        return True
 
     def observe(self, gram: Tensor, generator: Generator) -> None:
         total = torch.zeros(self.num_tasks, dtype=torch.float64)

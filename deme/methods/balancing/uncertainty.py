@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from deme.methods.balancing import Balancing
 
-MIN_LOG_VARIANCE = -30.0  # log-variance of a task whose loss is 0, which would fall for ever
+MIN_LOG_VARIANCE = -30.0  # of a task whose loss is 0, where it would fall without bound
 
 
 class Uncertainty(Balancing):
     """L = sum_j 0.5 (exp(-s_j) l_j / k + s_j) with learned log-variances s_j, all 0 at first.
 
-    At rest s_j = log(l_j / k), so every task weighs in with the same loss. The s_j have a learning rate of their own and no
-    weight decay.
+    At the optimum s_j = log(l_j / k), so that every task contributes the same loss. The s_j have a
+    learning rate of their own and no weight decay.
     """
 
     def __init__(self, num_tasks: int, lr: float = 0.025) -> None:
@@ -28,7 +28,7 @@ class Uncertainty(Balancing):
     def objective(self, losses: Tensor) -> Tensor:
         return (self.weights() * losses).sum() + 0.5 * self.log_variance.sum()
 
-    def groups(self) -> list[dict[str, object]]:
+    def param_groups(self) -> list[dict[str, object]]:
         return [{"params": [self.log_variance], "lr": self.lr, "weight_decay": 0.0}]
 
     def report(self) -> dict[str, float]:

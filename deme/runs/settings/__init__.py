@@ -1,1 +1,1 @@
-"""Settings of commands and option groups: dataclasses that a resolved configuration is checked against once."""
+"""Settings of commands and option groups: dataclasses that check a configuration once."""

@@ -1,7 +1,8 @@
-"""How a resolved configuration becomes a settings object: types, bounds and unknown keys are checked once.
+"""How a resolved configuration becomes a settings object: keys, types and bounds are checked once.
 
-Every command and every option group has one frozen dataclass in this folder. Its fields have the names of the keys in conf/,
-which says what a key means and holds its default; the dataclass says of what type it is and which values are allowed.
+Every command and every option group has one frozen dataclass in this folder. Its fields have the
+names of the keys in conf/, which documents a key and holds its default; the dataclass declares its
+type and which values are allowed.
 """
 
 import re
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 
 class ChangesNoResult:
-    """Marks a key, or these keys of a group, that change no result: they take no part in a run's identity."""
+    """Marks a key, or these keys of a group, that change no result: not part of the identity."""
 
     def __init__(self, *keys: str) -> None:
         self.keys = keys
@@ -45,7 +46,7 @@ NO_RESULT = ChangesNoResult()
 
 
 class Arguments(TypedDict, total=False):
-    """Arguments of options that mean the same wherever they occur; an option's class checks the others."""
+    """Arguments that mean the same in all options; an option's class checks the others."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -85,15 +86,15 @@ OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or
 
 
 def build(kind: type[T], config: Mapping[str, Any]) -> T:
-    """Return the settings that a resolved config holds. Raises BadConfig with a line for every key that is wrong."""
+    """Return the settings of a resolved config. Raises BadConfig with a line per wrong key."""
     try:
         return TypeAdapter(kind).validate_python(dict(config))
     except ValidationError as error:
-        lines = [_explanation(kind, each) for each in error.errors()]
+        lines = [explanation(kind, each) for each in error.errors()]
         raise BadConfig("\n".join(dict.fromkeys(lines))) from error
 
 
-def _explanation(kind: type, error: Any) -> str:
+def explanation(kind: type, error: Any) -> str:
     """Return one of pydantic's errors as a sentence: which key, what is allowed, what was given."""
     context = error.get("ctx", {})
     if isinstance(context.get("error"), BadConfig):  # a rule about several keys, which says it all
@@ -129,7 +130,7 @@ def _explanation(kind: type, error: Any) -> str:
 
 
 def kind_at(kind: Any, path: Sequence[str]) -> Any:
-    """Return the type of the key at `path` of a settings dataclass, without Annotated; None where it declares none."""
+    """Return the type of the key at `path` of a settings dataclass, None if none is declared."""
     for name in path:
         groups = [each for each in (kind, *get_args(kind)) if is_dataclass(each)]
         kind = get_type_hints(groups[0] if groups else Arguments).get(name)
@@ -147,6 +148,7 @@ _WORDS = {
     "string_too_short": "a name",
     "string": "a text",
     "list": "a list",
+    "tuple": "a list",
     "dict": "a group of keys, such as <group>.<key>=<value>",
     "mapping": "a group of keys, such as <group>.<key>=<value>",
     "dataclass": "a group of keys, such as <group>.<key>=<value>",

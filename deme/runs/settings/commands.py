@@ -75,6 +75,21 @@ class TrainSettings:
     logger: Logger
     paths: Paths
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss compares to a frozen copy of the pretrained model (paper eq. 5)."""
+        return bool(self.method.get("consistency_weight"))
+
+    @property
+    def num_forward_passes(self) -> int:
+        """The cost of the run in forward passes of one image; a backward pass counts as two.
+
+        Measuring the affinities that ranges=gradient clusters is included.
+        """
+        affinity = 3 * self.ranges.get("num_bins", 0) * self.ranges.get("num_images", 0)
+        per_image = 4 if self.has_teacher else 3
+        return affinity + self.num_steps * self.accumulate * self.batch_size * per_image
+
     @model_validator(mode="after")
     def _precision(self) -> "TrainSettings":
         """Refuse precisions that training cannot do with the other options."""
@@ -118,6 +133,40 @@ class EvaluateSettings:
     progress: Progress
     logger: Logger
     paths: Paths
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether images are generated or read: to be measured, or to be saved."""
+        return self.metrics.measures_images or self.save_images is not None
+
+    @model_validator(mode="after")
+    def _source(self) -> "EvaluateSettings":
+        """Refuse a source without its inputs, without metrics, or with too few images."""
+        metrics = self.metrics
+        if metrics.loss is None and not metrics.measures_images:
+            raise BadConfig(
+                "nothing is measured: metrics has no loss, no features and no scores\n"
+                "type: metrics=<option>"
+            )
+        for source, given in (("experts", "[<run>,...]"), ("images", "<folder>")):
+            if (self.source == source) != bool(self.inputs[source]):
+                raise BadConfig(f"source={source} and inputs.{source}={given} need each other")
+        if self.inputs["weights"] and self.source != "weights":
+            raise BadConfig(
+                f"source={self.source} does not use inputs.weights\n"
+                "type: source=weights, or leave it out"
+            )
+        if self.source in ("real", "images") and not metrics.features:
+            raise BadConfig(
+                f"source={self.source} compares images and needs a feature extractor; "
+                "metrics.features is empty\ntype: metrics=<option>"
+            )
+        least = 2 if metrics.nearest_k is None else metrics.nearest_k + 2
+        if metrics.features and self.num_images < least:
+            raise BadConfig(
+                f"these metrics need at least {least} images, got num_images={self.num_images}"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,4 +1,4 @@
-"""The option groups whose keys are fixed: compute, progress, logger, paths, metrics and the like."""
+"""The option groups with fixed keys: compute, progress, logger, paths, metrics and others."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -151,7 +151,7 @@ class LossPlaneSettings:
     def _range(self) -> "LossPlaneSettings":
         if self.points == 1 or self.low >= self.high:
             raise BadConfig(
-                f"slices.points must be 0 or at least 2, and slices.low below slices.high; got points={self.points}, "
-                f"low={self.low:g}, high={self.high:g}"
+                "slices.points must be 0 or at least 2, and slices.low below slices.high; "
+                f"got points={self.points}, low={self.low:g}, high={self.high:g}"
             )
         return self
