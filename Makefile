@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits clean
+.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
@@ -34,6 +34,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python docs/build.py
 
 benchmarks: .venv/installed
 	$(BIN)/python benchmarks/startup.py

@@ -89,7 +89,7 @@ def keys(file: Path) -> Iterator[tuple[str, str, str]]:
         parents = [parent for parent in parents if parent[0] < indent]
         path = ".".join([*(name for _, name in parents), match[2]])
         parents.append((indent, match[2]))
-        if path.split(".")[0] not in ("defaults", "hydra"):
+        if path.split(".")[0] not in ("defaults", "hydra", "stage") and path[:5] != "cell.":
             yield path, (match[3] or "").strip(), comment.strip()
 
 
@@ -101,6 +101,11 @@ def header(file: Path) -> str:
             break
         lines.append(line.lstrip("# "))
     return " ".join(line for line in lines if not line.startswith("@package"))
+
+
+def sentence(text: str) -> str:
+    """Return a text that begins with a capital letter."""
+    return text[:1].upper() + text[1:]
 
 
 def kind_at(kind: Any, path: str) -> tuple[str, bool]:
@@ -139,7 +144,12 @@ def configuration() -> str:
     lines = [INTRODUCTION, "## Commands", ""]
     for name, kind in SETTINGS.items():
         file = CONF / f"{name}.yaml"
-        lines += [f"### deme {name} {{ #command-{name} }}", "", header(file).partition(": ")[2], ""]
+        lines += [
+            f"### deme {name} {{ #command-{name} }}",
+            "",
+            sentence(header(file).partition(": ")[2]),
+            "",
+        ]
         chosen = re.findall(r"^ +- (?:override )?/?(\w+): (\w+)", file.read_text(), re.MULTILINE)
         defaults = [f"`{g}={o}`" for g, o in chosen if g != "experiment"]
         lines += [f"Default options: {', '.join(defaults)}.", "", *table(file, kind)]

@@ -1,4 +1,4 @@
-"""README, "Adding things": its examples are written to files as they stand, and work."""
+"""docs/extending.md: its examples are written to files as they stand, and work."""
 
 import json
 import math
@@ -13,8 +13,7 @@ from deme.models.layout import UNET
 from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "extending.md"]
+PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
 # What lies in the folders below is found as if it lay in the package.
 INSTALLED_HERE = """
 import importlib
@@ -26,8 +25,7 @@ for folder in Path("deme").rglob("*/"):
 
 @pytest.fixture
 def examples(tmp_path):
-    text = "\n".join(page.read_text() for page in PAGES if page.exists())
-    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) == 8
     for place, text in blocks:
         file = tmp_path / place

@@ -1,0 +1,102 @@
+"""The pages of docs/: generated parts are current, links lead somewhere, code and commands work."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from deme.runs.settings.commands import SETTINGS
+from deme.system.paths import conf_dir
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {*SETTINGS, "plan", "reproduce", "table", "compare", "convert"}
+NOT_SHIPPED = {"soft_min_snr", "unit_length", "absolute", "median", "found"}  # made by the reader
+
+
+def code_blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def command_lines() -> list[tuple[str, list[str]]]:
+    """Every `deme ...` line of a block without a language, with $OWN filled in."""
+    found = []
+    for page in PAGES:
+        for block in code_blocks(page, ""):
+            block = block.replace("\\\n", " ")
+            own = re.search(r'^OWN="(.*)"$', block, re.MULTILINE)
+            for line in block.splitlines():
+                line = line.replace("$OWN", own[1] if own else "").strip()
+                line = re.sub(r"<([^>]*)>", lambda m: m[1].replace(" ", "_"), line)
+                if match := re.search(r"(?:^|-m )(deme (?!\.\.\.).*)$", line):
+                    words = shlex.split(match[1], comments=True)
+                    found.append((page.name, words[1:]))
+    return found
+
+
+def test_generated_pages_are_up_to_date():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "generate.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_pages_and_anchors(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        place, _, anchor = target.partition("#")
+        file = (page.parent / place).resolve() if place else page
+        assert file.exists(), target
+        if anchor:
+            text = file.read_text()
+            titles = re.findall(r"^#+ (.*?)(?: \{.*)?$", text, re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
+            assert anchor in slugs or f"{{ #{anchor} }}" in text, target
+
+
+def test_files_that_the_main_path_names_exist():
+    text = (ROOT / "docs" / "main-path.md").read_text()
+    for name in re.findall(r"`(deme/[\w/]+\.py)`", text):
+        assert (ROOT / name).is_file(), name
+    for file, function in re.findall(r"\*\*`(deme/[\w/]+\.py)`: `(?:\w+\.)?(\w+)", text):
+        assert re.search(rf"\b(def|class) {function}\b", (ROOT / file).read_text()), function
+
+
+def test_python_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in code_blocks(ROOT / "docs" / "api.md", "python"):
+        exec(compile(block, "docs/api.md", "exec"), {})
+    assert (tmp_path / "grid.png").stat().st_size > 0
+
+
+def test_yaml_examples_are_valid():
+    for page in PAGES:
+        for block in code_blocks(page, "yaml"):
+            assert yaml.safe_load(block), page
+
+
+@pytest.mark.parametrize(("page", "words"), command_lines(), ids=lambda value: str(value)[:60])
+def test_commands_exist_and_compose(page, words):
+    command, *rest = words
+    assert command in COMMANDS, page
+    if command not in SETTINGS or "-m" in rest or "..." in rest or "--config-dir=cfg" in rest:
+        return
+    if any(name in word for word in rest for name in NOT_SHIPPED):
+        return
+    from deme.cli.hydra_app import expand_path_shortcut
+
+    overrides = [part for word in rest for part in expand_path_shortcut(word)]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        compose(command, overrides, return_hydra_config=True)
