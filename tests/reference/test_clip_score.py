@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deme.metrics.clip_score import ClipScore
-from deme.metrics.open_clip_network import config_of, published_of
+from deme.metrics.open_clip_network import model_settings, preprocessing_of
 from deme.metrics.open_clip_score import OpenClipScore
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
@@ -218,11 +218,9 @@ def test_what_it_says_of_itself(root, kind):
     assert not any(weight.requires_grad for weight in score.network.parameters())
     more = {} if kind is ClipScore else {"architecture": "tiny"}
     assert kind(str(place), **more, sha256=score.weights).name == score.name
-    with pytest.raises(BadConfig, match=r"its sha256 is .*, expected 0000"):
+    with pytest.raises(BadConfig, match="expected 0000"):
         kind(str(place), **more, sha256="0000")
-    with pytest.raises(
-        BadConfig, match=rf"{score.score_name} measures uint8 images \[B, 1 or 3, H, W\]"
-    ):
+    with pytest.raises(BadConfig, match=score.score_name):
         score(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
 
 
@@ -253,7 +251,7 @@ def test_gaps_in_the_weights_are_refused(broken, name):
     save_file(
         {**tensors, name: torch.ones(5)}, broken / "model.safetensors", metadata={"format": "pt"}
     )
-    message = rf"lacks, or has in another shape, 1 of the \d+ tensors of CLIPModel, first {name}\ntype: metrics.path="
+    message = rf"1 of the \d+ tensors of CLIPModel.*{name}(?s:.*)type: metrics.path="
     with pytest.raises(BadConfig, match=message):
         ClipScore(str(broken))
     del tensors[name]
@@ -263,18 +261,12 @@ def test_gaps_in_the_weights_are_refused(broken, name):
 
 
 @pytest.mark.parametrize(
-    ("gone", "message"),
-    [
-        ("preprocessor_config.json", "lacks preprocessor_config.json, how images"),
-        ("vocab.json", "lacks tokenizer.json, or vocab.json and merges.txt"),
-        ("merges.txt", "lacks tokenizer.json, or vocab.json and merges.txt"),
-        ("config.json", "is no Hugging Face folder"),
-        ("model.safetensors", "is no Hugging Face folder"),
-    ],
+    "gone",
+    ["preprocessor_config.json", "vocab.json", "merges.txt", "config.json", "model.safetensors"],
 )
-def test_incomplete_folders_are_refused(broken, gone, message):
+def test_incomplete_folders_are_refused(broken, gone):
     (broken / gone).unlink()
-    with pytest.raises(BadConfig, match=message):
+    with pytest.raises(BadConfig, match=gone):
         ClipScore(str(broken))
 
 
@@ -282,7 +274,7 @@ def test_incomplete_folders_are_refused(broken, gone, message):
 def test_cut_files_are_refused(broken, cut):
     content = (broken / cut).read_bytes()
     (broken / cut).write_bytes(content[: len(content) // 2])
-    with pytest.raises(WorkFailed, match=r"cannot be read: .*\ncopy it again"):
+    with pytest.raises(WorkFailed, match=str(broken)):
         ClipScore(str(broken))
 
 
@@ -304,7 +296,7 @@ def test_a_tokenizer_of_another_network_is_refused(broken):
     )
     with pytest.raises(
         BadConfig,
-        match=r"has 77 tokens and ends texts with number 76; the network knows 76 and looks",
+        match=r"77 tokens and the end token 76; the network has 76 tokens and the end token 75",
     ):
         ClipScore(str(broken))
 
@@ -328,9 +320,7 @@ def test_the_vision_half_alone_is_refused(tmp_path):
         patch_size=8,
     )
     transformers.CLIPVisionModelWithProjection(config).save_pretrained(tmp_path)
-    with pytest.raises(
-        BadConfig, match="holds a model of type 'clip_vision_model'; allowed: clip\n"
-    ):
+    with pytest.raises(BadConfig, match="'clip_vision_model'; allowed: clip\n"):
         ClipScore(str(tmp_path))
 
 
@@ -345,7 +335,7 @@ def test_gaps_in_a_file_of_open_clip_are_refused(root, tmp_path, name):
     """open_clip itself would stretch the position embedding."""
     tensors = load_file(root / "tiny.safetensors")
     wrong = {**tensors, name: torch.ones(5, 16)}
-    message = rf"holds no tiny: it lacks, or has in another shape, 1 of its \d+ tensors, first {name}\ntype: metrics.path="
+    message = rf"tiny: 1 of \d+ tensors.*{name}\ntype: metrics.path="
     for state in (wrong, {key: value for key, value in tensors.items() if key != name}):
         save_file(state, tmp_path / "a.safetensors")
         with pytest.raises(BadConfig, match=message):
@@ -358,7 +348,7 @@ def test_another_architecture_is_refused_even_if_all_it_needs_is_there(root, tmp
     open_clip.add_model_config(tmp_path / "shallow.json")
     with pytest.raises(
         BadConfig,
-        match=r"holds no shallow: it has 12 that it does not know, first visual.transformer",
+        match=r"shallow: 12 tensors are unknown, first visual.transformer",
     ):
         OpenClipScore(str(root / "tiny.safetensors"), "shallow")
 
@@ -369,32 +359,33 @@ def test_pickled_weights_are_read_without_running_code(root, tmp_path):
     score = OpenClipScore(str(tmp_path / "tiny.bin"), "tiny")
     assert {weight.dtype for weight in score.network.parameters()} == {torch.float32}
     torch.save(open_clip.CLIP(**OPEN_CLIP), tmp_path / "code.bin")
-    with pytest.raises(WorkFailed, match="is not a file of named tensors"):
+    with pytest.raises(WorkFailed, match=r"code\.bin"):
         OpenClipScore(str(tmp_path / "code.bin"), "tiny")
     cut = (root / "tiny.safetensors").read_bytes()[:-10]
     (tmp_path / "cut.safetensors").write_bytes(cut)
     with pytest.raises(WorkFailed):
         OpenClipScore(str(tmp_path / "cut.safetensors"), "tiny")
-    with pytest.raises(BadConfig, match=r"is a folder\ntype: metrics.path="):
+    with pytest.raises(BadConfig, match=r"type: metrics.path=.*open_clip_model.safetensors"):
         OpenClipScore(str(tmp_path), "tiny")
 
 
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("ViT-g-15", r"no architecture 'ViT-g-15'; did you mean 'ViT-"),
-        ("hf-hub:laion/CLIP-ViT-g-14", "open_clip has no architecture"),
-        ("roberta-ViT-B-32", "reads texts by a tokenizer that is no part of open_clip"),
-        ("ViT-B-16-SigLIP", "reads texts by a tokenizer that is no part of open_clip"),
+        ("ViT-g-15", r"'ViT-g-15'; did you mean 'ViT-"),
+        ("hf-hub:laion/CLIP-ViT-g-14", "hf-hub:laion/CLIP-ViT-g-14"),
+        ("roberta-ViT-B-32", "roberta-ViT-B-32 .*tokenizer"),
+        ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP .*tokenizer"),
     ],
 )
 def test_architectures_that_would_need_the_hub_are_refused(architecture, message):
     with pytest.raises(BadConfig, match=message):
-        config_of(open_clip, architecture)
+        model_settings(open_clip, architecture)
 
 
 def published(architecture, pretrained=None):
-    return published_of(open_clip, architecture, config_of(open_clip, architecture), pretrained)
+    settings = model_settings(open_clip, architecture)
+    return preprocessing_of(open_clip, architecture, settings, pretrained)
 
 
 def test_images_are_prepared_as_the_published_weights_want_them():
@@ -405,16 +396,16 @@ def test_images_are_prepared_as_the_published_weights_want_them():
     assert published("ViT-S-32") == {}  # none are published
     with pytest.raises(
         BadConfig,
-        match=r"ViT-L-14 differ in .*\ntype: metrics.pretrained=<one of openai, .*laion2b_s32b",
+        match=r"ViT-L-14 .*\ntype: metrics.pretrained=<one of openai, .*laion2b_s32b",
     ):
         published("ViT-L-14")
     with pytest.raises(
         BadConfig,
-        match=r"openai of ViT-L-14 .* QuickGELU\ntype: metrics.architecture=ViT-L-14-quickgelu",
+        match=r"openai of ViT-L-14 .*\ntype: metrics.architecture=ViT-L-14-quickgelu",
     ):
         published("ViT-L-14", "openai")
     with pytest.raises(
-        BadConfig, match=r"no weights 'laion2b_s34b' of ViT-g-14; did you mean 'laion2b_s34b_b88k'"
+        BadConfig, match=r"'laion2b_s34b' of ViT-g-14; did you mean 'laion2b_s34b_b88k'"
     ):
         published("ViT-g-14", "laion2b_s34b")
 
@@ -423,9 +414,9 @@ def test_without_the_libraries_it_says_what_to_type(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(
         BadConfig,
-        match=r"clip_score_open_clip needs open_clip: .*\ntype: pip install 'deme-diffusion\[text\]'",
+        match=r"\ntype: pip install 'deme-diffusion\[text\]'",
     ):
         make(OpenClipScore, root)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BadConfig, match=r"need transformers: .*\ntype: pip install transformers"):
+    with pytest.raises(BadConfig, match=r"\ntype: pip install transformers"):
         make(ClipScore, root)

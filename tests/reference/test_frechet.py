@@ -116,7 +116,7 @@ def test_resamples_of_one_image_and_constant_sets_have_a_distance():
 
 def test_what_is_no_covariance_is_refused():
     for wrong in (torch.tensor([[1.0, 0.5], [0.2, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, -1.0]])):
-        with pytest.raises(ValueError, match="this is no covariance"):
+        with pytest.raises(ValueError, match="covariance"):
             Statistics.given(10, torch.zeros(2), wrong.double())
 
 
@@ -125,7 +125,7 @@ def test_features_of_another_extractor_are_refused():
     distance = FrechetDistance(Statistics().update(y))
     with pytest.raises(
         ValueError,
-        match="features of 7 numbers have no distance to a reference of 8: another extractor",
+        match="7 features per image, 8 in the reference",
     ):
         distance(Statistics().update(x[:, :7]))
     with pytest.raises(ValueError, match="another extractor"):

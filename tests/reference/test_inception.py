@@ -141,7 +141,7 @@ def test_a_file_that_lacks_what_the_layer_needs_is_refused_not_filled(weights, t
     tensors.save(tmp_path / "part.safetensors", part)
     with pytest.raises(
         BadConfig,
-        match=r"lacks 120 of the \d+ tensors that layer 2048 needs, first Mixed_7a.*\n.*layer=768",
+        match=r"120 of the \d+ tensors of layer 2048, first Mixed_7a.*\n.*type: .*layer=768",
     ):
         InceptionFeatures(str(tmp_path / "part.safetensors"))
     assert InceptionFeatures(str(tmp_path / "part.safetensors"), layer=768)(pictures()).shape == (
@@ -149,33 +149,31 @@ def test_a_file_that_lacks_what_the_layer_needs_is_refused_not_filled(weights, t
         768,
     )
     tensors.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
-    with pytest.raises(BadConfig, match="it is no Inception-v3 of FID"):
+    with pytest.raises(BadConfig, match="Inception-v3 of FID"):
         InceptionFeatures(str(tmp_path / "other.safetensors"), layer=64)
 
 
 def test_wrong_files_settings_and_images_are_refused(weights, tmp_path):
     good = str(weights / "inception.safetensors")
-    with pytest.raises(
-        BadConfig, match=f"its sha256 is {files.sha256(Path(good))}, expected {'0' * 64}"
-    ):
+    with pytest.raises(BadConfig, match=f"{files.sha256(Path(good))}, expected {'0' * 64}"):
         InceptionFeatures(good, layer=64, sha256="0" * 64)
     assert InceptionFeatures(
         good, layer=64, sha256=files.sha256(Path(good))
     ).weights == files.sha256(Path(good))
-    with pytest.raises(BadConfig, match="unknown convention 'cleen'; did you mean 'clean'"):
+    with pytest.raises(BadConfig, match="'cleen'; did you mean 'clean'"):
         InceptionFeatures(good, "cleen")
-    with pytest.raises(BadConfig, match="Inception has no layer 100; allowed: 64, 192, 768, 2048"):
+    with pytest.raises(BadConfig, match="layer 100; allowed: 64, 192, 768, 2048"):
         InceptionFeatures(good, layer=100)
     extractor = InceptionFeatures(good, layer=64)
     with pytest.raises(
         BadConfig,
-        match=r"fid_inception64 measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, 4, 8, 8\)",
+        match=r"fid_inception64 .*uint8 \(2, 4, 8, 8\)",
     ):
         extractor(torch.zeros(2, 4, 8, 8, dtype=torch.uint8))
     with pytest.raises(BadConfig, match="got float32"):
         extractor(torch.zeros(2, 3, 8, 8))
     (tmp_path / "bad.pth").write_bytes(b"nothing")
-    with pytest.raises(WorkFailed, match=r"bad.pth is not a file of named tensors"):
+    with pytest.raises(WorkFailed, match=r"bad\.pth"):
         InceptionFeatures(str(tmp_path / "bad.pth"))
 
 

@@ -77,7 +77,7 @@ def test_shares_give_the_bootstrap_over_generated_images():
 
 
 def test_too_few_nan_or_other_features_are_refused():
-    with pytest.raises(ValueError, match="at least 2 images on each side, got 1 and 5"):
+    with pytest.raises(ValueError, match="got 1 and 5"):
         kernel_distance(rows(1, 0), rows(5, 1))
     with pytest.raises(ValueError, match="another extractor"):
         kernel_distance(rows(5, 0), rows(5, 1, d=9))

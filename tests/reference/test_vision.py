@@ -247,9 +247,7 @@ def test_loading_is_silent_leaves_the_seed_alone_and_is_float32(folders, tmp_pat
     [(ClipFeatures, "dinov2", "clip, clip_vision_model"), (DinoV2Features, "clip", "dinov2")],
 )
 def test_another_kind_of_model_is_refused(folders, kind, folder, allowed):
-    with pytest.raises(
-        BadConfig, match=f"a model of type '{folder}'; allowed: {allowed}\ntype: metrics.path="
-    ):
+    with pytest.raises(BadConfig, match=f"'{folder}'; allowed: {allowed}\ntype: metrics.path="):
         kind(str(folders / folder))
 
 
@@ -271,7 +269,7 @@ def damaged(folder, tmp_path, change):
     ],
 )
 def test_missing_and_misshapen_tensors_are_refused(folders, tmp_path, kind, folder, name):
-    message = rf"lacks, or has in another shape, 1 of the \d+ tensors of \w+, first {name}\ntype: metrics.path="
+    message = rf"1 of the \d+ tensors of \w+.*{name}(?s:.*)type: metrics.path="
     with pytest.raises(BadConfig, match=message):
         kind(damaged(folders / folder, tmp_path, lambda tensors: tensors.pop(name)))
     with pytest.raises(BadConfig, match=message):
@@ -284,31 +282,31 @@ def test_missing_and_misshapen_tensors_are_refused(folders, tmp_path, kind, fold
 
 def test_incomplete_and_cut_folders_are_refused(folders, tmp_path):
     with pytest.raises(
-        BadConfig, match=r"is no Hugging Face folder with config\.json and model\.safetensors"
+        BadConfig, match=r"config\.json and model\.safetensors(?s:.*)type: metrics.path="
     ):
         ClipFeatures(str(tmp_path))
     path = damaged(folders / "vision", tmp_path, lambda tensors: None)
     (tmp_path / "model.safetensors").write_bytes(
         (tmp_path / "model.safetensors").read_bytes()[:-10]
     )
-    with pytest.raises(WorkFailed, match=r"cannot be read: .*\ncopy it again"):
+    with pytest.raises(WorkFailed, match=str(tmp_path)):
         ClipFeatures(path)
 
 
 @pytest.mark.parametrize(("kind", "folder"), BOTH)
 def test_another_sha256_and_four_channels_are_refused(folders, kind, folder):
     path = str(folders / folder)
-    with pytest.raises(BadConfig, match=r"its sha256 is .*, expected 0000"):
+    with pytest.raises(BadConfig, match="expected 0000"):
         kind(path, "0000")
     for channels in (2, 4):
         with pytest.raises(
             BadConfig,
-            match=rf"fd_\w+ measures uint8 images \[B, 1 or 3, H, W\], got uint8 \(2, {channels}, 8, 8\)",
+            match=rf"fd_\w+ .*\(2, {channels}, 8, 8\)",
         ):
             kind(path)(torch.zeros(2, channels, 8, 8, dtype=torch.uint8))
 
 
 def test_without_transformers_it_says_what_to_type(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BadConfig, match=r"need transformers: .*\ntype: pip install transformers"):
+    with pytest.raises(BadConfig, match=r"\ntype: pip install transformers"):
         ClipFeatures(str(folders / "vision"))

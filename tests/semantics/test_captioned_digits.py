@@ -132,15 +132,17 @@ def test_the_judge_is_not_the_text_encoder(pipeline):
 
 def test_scores_refuse_what_they_cannot_judge(tmp_path):
     agreement, match = DigitAgreement(CLASSIFIER), CaptionMatch(JUDGE)
-    with pytest.raises(BadConfig, match="name one digit, got 'a cat'"):
+    with pytest.raises(BadConfig, match="'a cat'\ntype: metrics.scores.digit_agreement=null"):
         agreement.score(torch.zeros(2, 10), ["the digit two", "a cat"])
-    with pytest.raises(BadConfig, match="16 x 16 images in colour, got \\(1, 8, 8\\)"):
+    with pytest.raises(BadConfig, match=r"digit_caption_match .*got \(1, 8, 8\)"):
         match(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(BadConfig, match="grey 8 x 8 images, got \\(3, 32, 32\\)"):
+    with pytest.raises(BadConfig, match=r"digit_agreement .*got \(3, 32, 32\)"):
         agreement(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
-    with pytest.raises(BadConfig, match=r"lacks config\.json"):
+    with pytest.raises(
+        BadConfig, match=r"config\.json(?s:.*)type: metrics.scores.caption_match.path="
+    ):
         CaptionMatch(str(tmp_path))
-    with pytest.raises(BadConfig, match="not the file that was asked for"):
+    with pytest.raises(BadConfig, match="expected 0000"):
         CaptionMatch(JUDGE, sha256="0" * 64)
     assert match.truncated(["the digit two", "two " * 14, "two " * 15]) == 1
     assert match.score(torch.zeros(0, match.dimension), []).shape == (0,)

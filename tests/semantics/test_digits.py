@@ -57,7 +57,7 @@ def test_the_classifier_is_the_one_its_script_makes():
     pixels, labels = pixels_and_labels()
     train, held_out = split(labels)
     again = train_classifier(pixels[train], labels[train], num_steps=300)
-    shipped = DigitFeatures(FEATURES).classifier
+    shipped = DigitFeatures(FEATURES).network
     with torch.no_grad():
         right = [
             float((c(to_float(pixels[held_out])).argmax(1) == labels[held_out]).float().mean())

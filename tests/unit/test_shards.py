@@ -113,11 +113,9 @@ def test_nan_features_and_wrong_counts_are_refused(tmp_path):
         def __call__(self, pixels):
             return super().__call__(pixels) * float("nan")
 
-    with pytest.raises(
-        WorkFailed, match="row means: NaN or infinite features among images 0 to 14"
-    ):
+    with pytest.raises(WorkFailed, match="row means: .* images 0 to 14"):
         FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()])
-    with pytest.raises(WorkFailed, match="15 images were asked for from number 0 on, 14 came"):
+    with pytest.raises(WorkFailed, match="14 .* 15 .* number 0"):
         FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()])
     assert not list(tmp_path.glob("*.safetensors"))
 
@@ -202,7 +200,7 @@ def test_statistics_survive_their_file_bit_for_bit_but_for_the_scale(tmp_path):
     torch.testing.assert_close(one.covariance, two.covariance, rtol=1e-14, atol=0)
     assert torch.equal(two.covariance, two.covariance.T)
     tensors.save(tmp_path / "other.safetensors", {"x": torch.zeros(1)})
-    with pytest.raises(WorkFailed, match="holds no statistics"):
+    with pytest.raises(WorkFailed, match=r"other\.safetensors"):
         statistics_file.load(tmp_path / "other.safetensors")
 
 
@@ -236,12 +234,12 @@ def test_statistics_of_another_extractor_or_other_weights_are_refused(tmp_path):
         setattr(other, attribute, value)
         with pytest.raises(
             BadConfig,
-            match=r"statistics of another extractor: row means, weights 000000000000\nneeded: ",
+            match=r"row means, weights 0{12}\n(?s:.*)type: deme stats out=",
         ):
             statistics_file.load_npz(tmp_path / "ours.npz", other)
     np.savez(tmp_path / "small.npz", mu=np.zeros(7), sigma=np.eye(7))
     with pytest.raises(
-        BadConfig, match=r"small.npz holds statistics of another extractor: 7 numbers per image"
+        BadConfig, match=r"small\.npz .* 7 numbers per image\n(?s:.*)type: deme stats out="
     ):
         statistics_file.load_npz(tmp_path / "small.npz", means)
 
@@ -252,9 +250,9 @@ def test_damaged_statistics_files_are_refused(tmp_path):
         Means(),
     )
     mean, covariance = one.mean.numpy(), one.covariance.numpy()
-    with pytest.raises(MissingInput, match=r"none.npz is not there"):
+    with pytest.raises(MissingInput, match=r"none\.npz"):
         statistics_file.load_npz(tmp_path / "none.npz", means)
-    with pytest.raises(MissingInput, match=r"is a folder, not a file"):
+    with pytest.raises(MissingInput, match="folder"):
         statistics_file.load_npz(tmp_path, means)
     np.savez(tmp_path / "good.npz", mu=mean, sigma=covariance)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "good.npz").read_bytes()[:100])
