@@ -57,7 +57,9 @@ def methods(k: int, batch_size: int) -> dict[str, Finetune]:
 
 
 def step_of(method: Finetune, model: UnconditionalModel, x0: Tensor) -> Step:
-    optimizer = torch.optim.AdamW([{"params": list(model.parameters())}, *method.param_groups()], lr=1e-6)
+    optimizer = torch.optim.AdamW(
+        [{"params": list(model.parameters())}, *method.param_groups()], lr=1e-6
+    )
     count = 0
 
     def step() -> None:

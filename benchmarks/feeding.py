@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from deme.data import InMemoryImages, to_float
+from deme.data import InMemoryImages
+from deme.data.pixels import to_float
 from deme.runs.config import compose_stage, instantiate
 from deme.training.batches import StepBatches, StepLoader
 

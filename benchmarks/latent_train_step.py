@@ -135,9 +135,9 @@ class TimedModule(DiffusionModule):
 class TimedLatents(CachedLatents):
     clock: Clock
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
+    def __getitems__(self, *wanted: list[int]) -> dict[str, Tensor]:
         self.clock.step()
-        return self.clock.timed("reading", super().__getitems__)(indices)
+        return self.clock.timed("reading", super().__getitems__)(*wanted)
 
 
 def measure(cache: Path, batch_size: int, num_steps: int) -> list[dict[str, float]]:

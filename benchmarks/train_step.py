@@ -26,8 +26,9 @@ import yaml
 from record import record
 
 from deme.builders.compute import Compute
-from deme.data import InMemoryImages, to_float
+from deme.data import InMemoryImages
 from deme.data.digits import load_digits
+from deme.data.pixels import to_float
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe

@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+import logging
 import warnings
 
 import pytest
@@ -30,3 +31,14 @@ def in_tmp(tmp_path, monkeypatch):
     """The test runs in an empty directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def messages():
+    """The messages that the test has logged so far."""
+    found = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    logging.getLogger("deme").addHandler(handler)
+    yield found
+    logging.getLogger("deme").removeHandler(handler)

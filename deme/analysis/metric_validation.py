@@ -13,7 +13,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deme.analysis import Analysis
-from deme.data import ImageData, Images, InMemoryImages, SomeImages, every
+from deme.data import ImageData, Images, InMemoryImages, SomeImages
+from deme.data.pixels import every
 from deme.diffusion.seeds import generator
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.features import FeatureExtractor

@@ -10,7 +10,8 @@ from deme.analysis import Analysis
 from deme.diffusion.ranges import uniform
 from deme.diffusion.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import instantiate, options
+from deme.runs.config import instantiate
+from deme.runs.config_errors import options
 from deme.runs.inputs import load_yaml
 from deme.system.errors import BadConfig, did_you_mean
 from deme.system.paths import conf_dir

@@ -36,7 +36,7 @@ def load_data(
         channels, height, width = image_shape
         known = {"channels": channels, "size": height if height == width else None}
         option |= {name: known[name] for name in left_open}
-    data: ImageData = instantiate_with(option, cache=cache_folder(paths), say=logger.info)
+    data: ImageData = instantiate_with(option, cache=cache_folder(paths))
     return data
 
 
@@ -74,7 +74,7 @@ def encode_images(
     assert isinstance(images, Captioned)
     flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
     encoders = model.encoders.to(device)
-    latents = CachedLatents(images, encoders, cache, flip, dropout, logger.info)
+    latents = CachedLatents(images, encoders, cache, flip, dropout)
     encoders.release()
     if cut := encoders.truncated(images.captions(list(range(len(images))))):
         logger.info(

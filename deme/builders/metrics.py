@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from deme.data import ImageData
-from deme.data.joined import Joined
+from deme.data import ImageData, JoinedImages
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.reference import Reference, measured
@@ -69,7 +68,7 @@ def load_reference(
             f"type: data=<option>, or {file}"
         )
     split, size = metrics.reference, metrics.size
-    images = Joined([data.train, data.held_out]) if split == "all" else getattr(data, split)
+    images = JoinedImages([data.train, data.held_out]) if split == "all" else getattr(data, split)
     if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
         raise BadConfig(
             f"generated images are measured at {size} x {size}, and the images that they are "

@@ -1,44 +1,50 @@
-"""The verbs that take a suite, two evaluations or a checkpoint: words of the command line to calls."""
+"""The commands that take a suite, two evaluations or a checkpoint: arguments to calls."""
 
-import math
-from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from deme.system.errors import BadConfig, did_you_mean
+from deme.commands import summary
+from deme.commands.arguments import positive_number, split_args
+from deme.system.errors import BadConfig
 
-SUITE_OPTIONS = {"runs": "runs", "jobs": "1", "minutes": "0", "tflops": "0"}
+SUITE_OPTIONS = {"runs": "runs", "jobs": "1", "minutes": "0", "tflops": "0", "all": "false"}
+ARGUMENTS = {
+    "plan": "<suite> [all=true] [jobs=<n>] [tflops=<n>] [runs=<dir>] [paths.<key>=<dir>]",
+    "reproduce": "<suite> [jobs=<n>] [minutes=<n>] [runs=<dir>] [paths.<key>=<dir>]",
+    "table": "<suite> [runs=<dir>] [paths.<key>=<dir>]",
+    "compare": "<run>[,<run>...] <run>[,<run>...]",
+    "convert": "<checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]",
+}
 
 
-def run(verb: str, words: list[str]) -> int:
+def usage(verb: str) -> str:
+    """Return the help of one command."""
+    note = "\na suite: experiments/<table> or a .yaml file (docs/suites.md)" * (
+        "<suite>" in ARGUMENTS[verb]
+    )
+    return f"usage: deme {verb} {ARGUMENTS[verb]}\n\n{summary(verb)}{note}"
+
+
+def run(verb: str, args: list[str]) -> int:
     """Run plan, reproduce, table, compare or convert and return the exit code."""
-    if "-h" in words or "--help" in words:
-        from deme.cli.app import COMMANDS
-        from deme.commands.convert import USAGE
-
-        takes = {"compare": " <run>[,<run>...] <run>[,<run>...]", "convert": USAGE}.get(
-            verb,
-            " <experiments/table or suite.yaml> [runs=<dir>] [jobs=<n>] [minutes=<n>] [tflops=<n>] [paths.<key>=<dir>]",
-        )
-        print(f"usage: deme {verb}{takes}\n\n{COMMANDS[verb]}")
+    if "-h" in args or "--help" in args:
+        print(usage(verb))
         return 0
     if verb == "convert":
         from deme.commands import convert
 
-        return convert.run(words)
+        return convert.run(args)
     if verb == "compare":
         from deme.commands import compare
 
-        if len(words) != 2:
+        if len(args) != 2:
             raise BadConfig(
-                f"deme compare takes two evaluations, got {len(words)}\n"
+                f"deme compare takes two evaluations, got {len(args)}\n"
                 "type: deme compare <run> <run>, or <run>,<run>,... twice for several seeds each"
             )
-        return compare.run(*(word.split(",") for word in words))
-    words = [
-        word.removeprefix("paths.") if word.startswith("paths.runs=") else word for word in words
-    ]
-    overrides = [word for word in words if word.startswith("paths.")]
-    places, given = split_words([word for word in words if word not in overrides], SUITE_OPTIONS)
+        return compare.run(*(arg.split(",") for arg in args))
+    args = [arg.removeprefix("paths.") if arg.startswith("paths.runs=") else arg for arg in args]
+    paths = [arg for arg in args if arg.startswith("paths.")]
+    places, given = split_args([arg for arg in args if arg not in paths], SUITE_OPTIONS)
     options = {**SUITE_OPTIONS, **given}
     if len(places) != 1:
         raise BadConfig(
@@ -46,35 +52,16 @@ def run(verb: str, words: list[str]) -> int:
         )
     if not options["jobs"].isdigit() or int(options["jobs"]) < 1:
         raise BadConfig(f"jobs must be a positive whole number, got {options['jobs']!r}")
-
-    minutes, tflops = (_positive(name, options[name]) for name in ("minutes", "tflops"))
+    if options["all"] not in ("true", "false"):
+        raise BadConfig(f"all must be true or false, got {options['all']!r}")
+    minutes, tflops = (positive_number(name, options[name]) for name in ("minutes", "tflops"))
 
     from deme.commands import plan, reproduce, table
     from deme.runs.suite import Suite
 
-    suite = Suite.read(Path(places[0]), Path(options["runs"]), overrides)
+    suite = Suite.read(Path(places[0]), Path(options["runs"]), paths)
     if verb == "plan":
-        return plan.run(suite, int(options["jobs"]), tflops)
+        return plan.run(suite, int(options["jobs"]), tflops, options["all"] == "true")
     if verb == "table":
         return table.run(suite)
     return reproduce.run(suite, int(options["jobs"]), minutes)
-
-
-def split_words(words: Sequence[str], allowed: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the words that are no key=value, and the others as a dict. Raises BadConfig for a key that is not allowed."""
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    for key in (key for key in given if key not in allowed):
-        names = ", ".join(f"{name}=" for name in allowed)
-        raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, allowed)}allowed: {names}")
-    return [word for word in words if "=" not in word], given
-
-
-def _positive(name: str, text: str) -> float | None:
-    """Return a number, or None for an option that is not given."""
-    try:
-        value = float(text) if math.isfinite(float(text)) else -1
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise BadConfig(f"{name} must be a positive number, got {text!r}")
-    return value or None

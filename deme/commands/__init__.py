@@ -1,9 +1,18 @@
-"""What each verb does. A stage decides whether its run is done before it imports torch."""
+"""What each verb does, a module each. A command finds out whether its run is done before it imports torch.
+
+The first sentence of a module's docstring is the verb's text on the help page.
+"""
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+STAGES = (  # configured by Hydra: conf/<verb>.yaml
+    "train", "merge", "search", "improve", "evaluate", "sample", "export", "stats", "verify",
+    "analyze", "doctor",
+)  # fmt: skip
+COMMANDS = ("plan", "reproduce", "table", "compare", "convert")  # they take no Hydra overrides
 
 Stage = Callable[[dict[str, Any]], Path]
 
@@ -12,3 +21,10 @@ def stage_function(verb: str) -> Stage:
     """Return deme.commands.<verb>.run."""
     function: Stage = importlib.import_module(f"deme.commands.{verb}").run
     return function
+
+
+def summary(verb: str) -> str:
+    """Return the first sentence of a command's docstring, without importing the command."""
+    docstring = Path(__file__).with_name(f"{verb}.py").read_text().split('"""')[1]
+    sentence = " ".join(docstring.split()).partition(". ")[0].rstrip(".")
+    return sentence.removeprefix(f"`deme {verb}`: ")

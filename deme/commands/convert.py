@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deme.cli.suite_commands import split_words
+from deme.commands.arguments import split_args
 from deme.runs.run import say
 from deme.system import files
 from deme.system.errors import BadConfig, DemeError, MissingInput
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
 
 
 def _parse(words: list[str]) -> tuple[Path, dict[str, Any]]:
-    places, options = split_words(words, OPTIONS)
+    places, options = split_args(words, OPTIONS)
     given = {"beta_schedule": "linear", **options}
     if len(places) != 1 or not given.get("out"):
         raise BadConfig(

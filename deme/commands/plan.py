@@ -1,74 +1,117 @@
-"""`deme plan`: what a table needs, before any work: state, command, cost, memory and the smallest difference it could find."""
+"""`deme plan`: what a table needs: what is done or stale, cost, time, memory, power.
 
-from rich.console import Console
-from rich.table import Table
+Nothing is started. Power is the smallest difference that the table could find.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 from deme.builders.memory import memory_lines
 from deme.report.statistics import smallest_detectable
+from deme.report.tables import text_table
 from deme.runs.inputs import read_status
-from deme.runs.run import say
+from deme.runs.node import BLOCKED, Node
 from deme.runs.suite import Suite
+from deme.system.console import print_result
+
+NUM_COMMANDS = 5  # that are shown, without all=true
 
 
-def run(suite: Suite, jobs: int = 1, tflops: float | None = None) -> int:
+def run(suite: Suite, jobs: int = 1, tflops: float | None = None, all_runs: bool = False) -> int:
     """Print the plan for `jobs` processes, or for a device that computes at `tflops`; return 0."""
-    screen = Table(title=f"{suite.name}: {suite.file}")
-    for column in ("run", "state", "million forward passes"):
-        screen.add_column(column, justify="right" if column.startswith("million") else "left")
-    for node in suite.nodes:
-        screen.add_row(node.title, node.state, f"{node.num_forward_passes / 1e6:.2f}")
-    Console(width=max(Console().width, 100)).print(screen)
-    open_nodes = [node for node in suite.nodes if node.state != "done"]
-    done = [node for node in suite.nodes if node.state == "done" and node.num_forward_passes]
-    settings = suite.spec.get("plan", {})
-    measured = (
-        sum(read_status(n.run.path)["seconds"] for n in done if n.run)
-        / sum(n.num_forward_passes for n in done)
-        if done
-        else None
-    )
-    rate = measured or settings.get("seconds_per_million_forwards", 0) / 1e6
-    cost = sum(node.num_forward_passes for node in open_nodes)
-    source = "as this machine's finished runs took" if measured else "as noted in the suite"
-    processes = "one process" if jobs == 1 else f"{jobs} processes"
-    say(
-        f"{len(suite.nodes) - len(open_nodes)} of {len(suite.nodes)} runs done; {cost / 1e6:.1f} million forward passes to go"
-        + (
-            f", about {cost * rate / 60 / jobs:.0f} minutes in {processes} ({source})"
-            if rate and cost
-            else ""
-        )
-    )
-    if "gflop_per_forward" in settings and cost:
-        total = cost * settings["gflop_per_forward"] / 1e6  # PFLOP
-        at = (
-            f", {total * 1e3 / tflops / 3600:.2f} hours at {tflops:g} TFLOP/s"
-            if tflops
-            else "; for hours type: tflops=<what your device does>"
-        )
-        say(
-            f"that is {total:,.0f} PFLOP ({settings['gflop_per_forward']:g} GFLOP a forward pass){at}"
-        )
-    for line in memory_lines(suite):
-        say(line)
-    for node in [node for node in open_nodes if node.state not in ("waiting", "lacking")][:20]:
-        say(f"  {node.command}")
-    waiting = sum(node.state == "waiting" for node in open_nodes)
-    if waiting:
-        say(f"  ... and {waiting} more that wait for these")
-    for lack in dict.fromkeys(
-        str(node.missing_file) for node in open_nodes if node.missing_file is not None
-    ):
-        say(
-            f"  {sum(str(node.missing_file) == lack for node in open_nodes)} runs cannot start: {lack}"
-        )
-    for path in suite.stale():
-        say(f"  stale, made by an older config: {path}")
-    num_seeds, num_samples = len(suite.spec["finetune_seeds"]), len(suite.spec["sample_seeds"])
-    for metric, sd in settings.get("paired_sd", {}).items():
-        smallest = smallest_detectable(sd["sampling"], num_samples, sd["finetuning"], num_seeds)
-        say(
-            f"smallest difference in {metric} to {suite.spec['baseline']} found with 80% power at {num_seeds} finetuning x {num_samples} "
-            f"sampling seeds: {smallest:.2g} (paired sd {sd['sampling']} by sampling, {sd['finetuning']} by finetuning, noted in the suite)"
-        )
+    states = {node: node.state for node in suite.nodes}
+    passes = {node: node.num_forward_passes for node in suite.nodes}
+    lines = [f"{suite.title} ({suite.file})", _counts(states.values())]
+    lines += [f"  {line}" for line in _costs(suite, states, passes, jobs, tflops)]
+    lines += [f"  {line}" for line in memory_lines(suite)]
+    lines += [f"  {line}" for line in _power(suite)]
+    print_result("\n".join(lines))
+    print_result(_table(suite, states, passes, all_runs))
+    print_result("\n".join(_next(suite, states, all_runs)))
     return 0
+
+
+def _counts(states: Iterable[str]) -> str:
+    """Return "3 of 10 runs done, 2 ready, 5 waiting for others"."""
+    counts = Counter(states)
+    total = counts.total()
+    names = {"waiting": "waiting for others", "missing_file": "without a file that they need"}
+    texts = [f"{counts.pop('done', 0)} of {total} runs done"]
+    return ", ".join([*texts, *(f"{n} {names.get(state, state)}" for state, n in counts.items())])
+
+
+def _costs(
+    suite: Suite,
+    states: dict[Node, str],
+    passes: dict[Node, int],
+    jobs: int,
+    tflops: float | None,
+) -> Iterator[str]:
+    settings = suite.settings.plan
+    cost = sum(passes[node] for node, state in states.items() if state != "done")
+    done = [node for node, state in states.items() if state == "done" and passes[node]]
+    seconds = sum(read_status(node.run.path)["seconds"] for node in done if node.run is not None)
+    measured = seconds / sum(passes[node] for node in done) if done else None
+    rate = measured or (settings.seconds_per_million_forward_passes or 0) / 1e6
+    time = ""
+    if rate and cost:
+        source = "finished runs on this machine" if measured else "the suite's estimate"
+        processes = "one process" if jobs == 1 else f"{jobs} processes"
+        time = f", about {cost * rate / 60 / jobs:.0f} minutes in {processes} (from {source})"
+    yield f"cost: {cost / 1e6:.1f} million forward passes to go{time}"
+    if settings.gflop_per_forward_pass and cost:
+        petaflop = cost * settings.gflop_per_forward_pass / 1e6
+        text = f"cost: {petaflop:,.0f} PFLOP ({settings.gflop_per_forward_pass:g} GFLOP a pass)"
+        if tflops:
+            yield f"{text}, {petaflop * 1e3 / tflops / 3600:.2f} hours at {tflops:g} TFLOP/s"
+        else:
+            yield f"{text}; for hours type: tflops=<TFLOP/s of your device>"
+
+
+def _power(suite: Suite) -> Iterator[str]:
+    settings = suite.settings
+    seeds, samples = len(settings.finetune_seeds), len(settings.sample_seeds)
+    for metric, sd in settings.plan.paired_sd.items():
+        smallest = smallest_detectable(sd.sampling, samples, sd.finetuning, seeds)
+        yield (
+            f"power: a difference in {metric} to {settings.baseline} of {smallest:.2g} is found "
+            f"with 80% probability, at {seeds} finetuning x {samples} sampling seeds\n"
+            f"    (paired standard deviation {sd.sampling:g} by sampling, {sd.finetuning:g} by "
+            "finetuning, from the suite)"
+        )
+
+
+def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_runs: bool) -> str:
+    """Return a line for each row of the table, or for each of its runs."""
+    lines = []
+    rows = dict.fromkeys(node.row for node in suite.nodes)
+    groups = [[node] for node in suite.nodes]
+    if not all_runs:
+        groups = [[node for node in suite.nodes if node.row == row] for row in rows]
+    for nodes in groups:
+        counts = Counter(states[node] for node in nodes)
+        state = ", ".join(f"{n} {state}" for state, n in counts.items())
+        cost = f"{sum(passes[node] for node in nodes) / 1e6:.2f}"
+        lines.append(
+            [nodes[0].title, states[nodes[0]], cost]
+            if all_runs
+            else [nodes[0].row, f"{len(nodes)}", state, cost]
+        )
+    columns = ["run", "state"] if all_runs else ["row", "runs", "state"]
+    return text_table(None, [*columns, "million forward passes"], lines, len(columns))
+
+
+def _next(suite: Suite, states: dict[Node, str], all_runs: bool) -> Iterator[str]:
+    startable = [node for node, state in states.items() if state not in ("done", *BLOCKED)]
+    if startable:
+        yield f"next: deme reproduce {suite.file}, or by hand:"
+    shown = startable if all_runs else startable[:NUM_COMMANDS]
+    yield from (f"  {node.command}" for node in shown)
+    waiting = sum(state == "waiting" for state in states.values())
+    if more := len(startable) - len(shown) + waiting:
+        yield f"  ... and {more} more runs, {waiting} of which wait for others; type: all=true"
+    for missing, count in Counter(
+        str(node.missing_file) for node in states if node.missing_file is not None
+    ).items():
+        yield f"{count} runs cannot start: {missing}"
+    yield from (f"stale, made with other settings: {path}" for path in suite.stale())

@@ -1,4 +1,7 @@
-"""`deme reproduce`: run what a table lacks, stage by stage, then write the table. Several processes may share the work."""
+"""`deme reproduce`: run what a table needs, stage by stage, then write the table.
+
+Several processes may share the work.
+"""
 
 import contextlib
 import os
@@ -10,33 +13,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deme.commands import stage_function, table
-from deme.runs.run import say
+from deme.runs.node import BLOCKED
 from deme.runs.suite import Node, Suite
 from deme.system import files
+from deme.system.console import Bar, log_to_terminal, logger, progress
 from deme.system.errors import BadConfig, DemeError, Stopped
 from deme.system.processes import helpers, world_size
 
 
 def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
-    """Run what is missing with `jobs` processes, then write the table of what is there. Return 0, or raise the first failure.
+    """Run what is not done with `jobs` processes, then write the table of what is there.
 
-    After `minutes` the work is stopped as a scheduler would stop it (exit code 75); the same command goes on.
+    Returns 0, or raises the first failure. After `minutes` the work is stopped as a scheduler
+    would stop it (exit code 75); run the same command to resume.
     """
     if world_size() > 1:
         raise BadConfig(
-            "deme reproduce starts processes by itself: not under torchrun or srun with several tasks\ntype: jobs=<n>"
+            "deme reproduce starts processes by itself: not under torchrun or srun with several "
+            "tasks\ntype: jobs=<n>"
         )
     done = [node for node in suite.nodes if node.state == "done"]
-    say(
-        f"{suite.name}: {len(suite.nodes)} runs, {len(done)} done already"
-        + (", skipping those" if done else "")
-    )
+    skipped = ", skipping those" if done else ""
+    logger.info("%s: %d runs, %d done already%s", suite.name, len(suite.nodes), len(done), skipped)
     first_error = None
     if len(done) < len(suite.nodes):
-        arguments = [[str(suite.file), str(suite.runs), *suite.places]] * (jobs - 1)
+        arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (jobs - 1)
         with _limited(minutes), helpers("deme.commands.reproduce", arguments) as codes:
             try:
-                work(suite)
+                with progress("runs", len(suite.nodes), "runs", start=len(done)) as bar:
+                    work(suite, bar)
             except DemeError as error:
                 first_error = error
         if first_error is None and any(codes) and any(node.state != "done" for node in suite.nodes):
@@ -63,18 +68,21 @@ def _limited(minutes: float | None) -> Iterator[None]:
         timer.cancel()
 
 
-def work(suite: Suite, last_first: bool = False) -> None:
+def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None:
     """Run nodes until all are done: one whose inputs are there and that no other process works on, again and again.
 
     Helpers start at the other end (`last_first`), so that two processes seldom want the same node.
     A failing node does not stop the others; its error is raised when nothing else can be done.
     """
-    failed: dict[int, DemeError] = {}
+    failed: dict[Node, DemeError] = {}
+    num_open = sum(node.state != "done" for node in suite.nodes)
     while True:
-        open_nodes = [
-            node for node in suite.nodes if id(node) not in failed and node.state != "done"
-        ]
-        ready = [node for node in open_nodes if node.state not in ("waiting", "lacking")]
+        open_nodes = [node for node in suite.nodes if node.state != "done"]
+        if bar is not None:
+            bar.advance(num_open - len(open_nodes))
+            num_open = len(open_nodes)
+        open_nodes = [node for node in open_nodes if node not in failed]
+        ready = [node for node in open_nodes if node.state not in BLOCKED]
         missing_file = [node.missing_file for node in open_nodes if node.missing_file is not None]
         if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
             if not ready and (failed or missing_file or not open_nodes):
@@ -84,7 +92,7 @@ def work(suite: Suite, last_first: bool = False) -> None:
         raise next(iter(failed.values())) if failed else missing_file[0]
 
 
-def _try(node: Node, failed: dict[int, DemeError]) -> bool:
+def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     """Run a node unless another process owns it; return whether it was run."""
     planned = node.run
     if planned is None or files.is_locked(planned.path / ".lock"):
@@ -95,14 +103,15 @@ def _try(node: Node, failed: dict[int, DemeError]) -> bool:
         }
         stage_function(node.stage)({**node.config, "inputs": inputs})
     except DemeError as error:
-        say(f"deme: {node.title}: {error}")
-        failed[id(node)] = error
+        logger.error("%s: %s", node.title, error)
+        failed[node] = error
     return True
 
 
 if __name__ == "__main__":
     from deme.system import signals
 
+    log_to_terminal()
     with signals.handled():
         try:
             work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), last_first=True)

@@ -1,28 +1,37 @@
-"""`deme table`: from the runs of a suite to its table and pictures; what is missing prints as `--` with its command."""
+"""`deme table`: write the table and figures of the runs that are done.
+
+What is not measured yet is shown as `--`, with the command that measures it.
+"""
+
+from typing import TYPE_CHECKING
 
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
-from deme.runs.run import say
 from deme.runs.suite import Suite
 from deme.system import files
+from deme.system.console import logger, print_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def run(suite: Suite) -> int:
-    """Write <results>/<suite>.{md,tex,csv}, samples.png, differences.png, loss_per_range.png, task_weights.png; return 0."""
+    """Print the table and write it with its figures to the folder `results`; return 0."""
     rows = table_rows(suite)
     compared = comparisons(suite)
     tables.show(suite, rows, compared)
     for note in tables.notes(suite, rows):
-        say(f"  {note}")
+        print_result(f"  {note}")
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
     if missing:
         count = sum(len(row.missing) for row in rows)
-        say(
-            f"{count} evaluations are not measured yet; next:\n  {missing[0]}\nor all: deme reproduce {suite.file}"
+        print_result(
+            f"{count} evaluations are not measured yet; type:\n  {missing[0]}\n"
+            f"or for all of them: deme reproduce {suite.file}"
         )
     page = suite.results / f"{suite.name}.md"
     if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
-        say(f"kept {suite.results}: the table there is complete, this one is not")
+        logger.warning("kept %s: the table there is complete, this one is not", suite.results)
         return 0
     _write(suite, rows, compared)
     return 0
@@ -30,42 +39,38 @@ def run(suite: Suite) -> int:
 
 def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     folder, name = suite.results, suite.name
-    written = [f"{name}.md", f"{name}.tex", f"{name}.csv"]
-    for file, text in zip(
-        written,
-        (
-            tables.markdown(suite, rows, compared),
-            tables.latex(suite, rows),
-            tables.comma_separated(rows),
-        ),
-        strict=True,
-    ):
+    texts = {
+        f"{name}.md": tables.markdown(suite, rows, compared),
+        f"{name}.tex": tables.latex(suite, rows),
+        f"{name}.csv": tables.comma_separated(rows),
+    }
+    for file, text in texts.items():
         files.write_text(folder / file, text)
-    if any(row.grid for row in rows):
-        from deme.report import figures
+    pictures = _pictures(suite, rows)
+    for file, figure in pictures.items():
+        from deme.report.figures import png
 
-        files.write_bytes(folder / "samples.png", figures.png(figures.sample_grids(rows)))
-        written.append("samples.png")
-    if any(number.difference for row in rows for number in row.numbers.values()):
-        from deme.report import figures
+        files.write_bytes(folder / file, png(figure))
+    print_result(f"wrote {folder}/{{{','.join([*texts, *pictures])}}}")
 
-        drawn = figures.differences(rows, suite.spec["metrics"], suite.spec["baseline"])
-        files.write_bytes(folder / "differences.png", figures.png(drawn))
-        written.append("differences.png")
-    if any(
-        "/" in metric and number.difference
-        for row in rows
-        for metric, number in row.numbers.items()
-    ):
-        from deme.report import figures
 
-        files.write_bytes(folder / "loss_per_range.png", figures.png(figures.loss_per_range(rows)))
-        written.append("loss_per_range.png")
+def _pictures(suite: Suite, rows: list[Row]) -> dict[str, "Figure"]:
+    """Return the figures that the rows have numbers for, by file name."""
+    grids = any(row.grid for row in rows)
+    paired = [name for row in rows for name, number in row.numbers.items() if number.difference]
     balanced = {row.label: row.balanced for row in rows if row.balanced}
+    if not (grids or paired or balanced):
+        return {}
+    from deme.report import figures
+
+    found = {"samples.png": figures.sample_grids(rows)} if grids else {}
+    if paired:
+        settings = suite.settings
+        found["differences.png"] = figures.differences(rows, settings.metrics, settings.baseline)
+    if any("/" in metric for metric in paired):
+        found["loss_per_range.png"] = figures.loss_per_range(rows)
     if balanced:
         from deme.analysis import task_weights
-        from deme.report import figures
 
-        files.write_bytes(folder / "task_weights.png", figures.png(task_weights.draw(balanced)))
-        written.append("task_weights.png")
-    say(f"wrote {folder}/{{{','.join(written)}}}")
+        found["task_weights.png"] = task_weights.draw(balanced)
+    return found

@@ -1,13 +1,16 @@
-"""Data sets of images: what a training set is, and how many images it holds."""
+"""Data sets of images: what a data set is, and those that are made of tensors or of other sets."""
 
+import bisect
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from itertools import accumulate, groupby
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from deme.data.pixels import to_float
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
 from deme.diffusion.seeds import ShardedRandom
 
@@ -15,7 +18,8 @@ from deme.diffusion.seeds import ShardedRandom
 class Images(Protocol):
     """A finite set of uint8 images [C, H, W], read in batches of indices.
 
-    `content_hash` is a sha256 of all that the images follow from: statistics of them are kept under it.
+    `content_hash` is a sha256 of everything that determines the pixels; statistics are cached under
+    it.
     """
 
     def __len__(self) -> int: ...
@@ -27,10 +31,10 @@ class Images(Protocol):
 
 @runtime_checkable
 class Croppable(Images, Protocol):
-    """Images of which training cuts a part at random; `__getitems__` cuts the centre, which everything else sees."""
+    """Images that training crops at random positions; `__getitems__` returns center crops."""
 
     def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
-        """Return images cut at `positions` in [0, 1) of what there is to choose."""
+        """Return crops at `positions`, each in [0, 1) of the possible offsets."""
         ...
 
 
@@ -43,24 +47,27 @@ class Captioned(Images, Protocol):
 
 @runtime_checkable
 class EncodedDataset(Protocol):
-    """Images as a network sees them, where that is more than their pixels in -1..1: their latents, and what it is told.
+    """Images in the form a conditional latent model takes: latents and a condition each.
 
-    `__getitems__` reads a batch, in another process perhaps; what it returns are tensors by name, a row per image. Indices
-    from `len` on are the mirror images, where there are some.
+    `__getitems__` reads a batch, in a worker process perhaps, as tensors by name with one row per
+    image; where `flips` is true, of the mirror image. `training_sample` makes x_0 and the condition
+    of a batch in the training process.
     """
 
     def __len__(self) -> int: ...
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]: ...
+    def __getitems__(
+        self, indices: list[int], flips: Sequence[bool] | None = None
+    ) -> dict[str, Tensor]: ...
 
     def training_sample(
         self, batch: dict[str, Tensor], draws: ShardedRandom
     ) -> tuple[Tensor, Condition]:
-        """Return x_0 [B, C, H, W] and the condition of a batch to train on, with this step's draws."""
+        """Return x_0 [B, C, H, W] and the condition of a training batch, with this step's draws."""
         ...
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
-        """Return x_0 and the condition of some images, without any draw: to judge by."""
+        """Return x_0 [B, C, H, W] and the condition of images, without any randomness."""
         ...
 
     def content_hash(self) -> str: ...
@@ -68,9 +75,10 @@ class EncodedDataset(Protocol):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: images to train on, images to judge by, and whether training mirrors them left-right at random.
+    """A data set: training images, held-out images, and how training augments them.
 
-    Of captioned images training sees a share of `caption_dropout` without their captions: what classifier-free guidance needs.
+    `random_flip` mirrors training images left-right with probability 1/2. `caption_dropout` is the
+    share of training captions that is replaced by the empty one, for classifier-free guidance.
     """
 
     train: Images
@@ -128,6 +136,27 @@ class SomeCaptioned(SomeImages):
         return self.images.captions([self.indices[i] for i in indices])
 
 
+class JoinedImages:
+    """The images of several sets of one shape, one set after the other."""
+
+    def __init__(self, sets: Sequence[Images]) -> None:
+        self.sets = list(sets)
+        self.ends = list(accumulate(len(images) for images in self.sets))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        found: list[Tensor] = []
+        for which, group in groupby(indices, lambda index: bisect.bisect_right(self.ends, index)):
+            first = self.ends[which] - len(self.sets[which])
+            found.append(self.sets[which].__getitems__([index - first for index in group]))
+        return torch.cat(found)
+
+    def content_hash(self) -> str:
+        return _sha256("\n".join(images.content_hash() for images in self.sets))
+
+
 def _sha256(*parts: str | bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
@@ -135,50 +164,21 @@ def _sha256(*parts: str | bytes) -> str:
     return digest.hexdigest()
 
 
-def batches(images: Images, size: int, indices: Sequence[int]) -> Iterator[Tensor]:
-    """Yield the images `indices` as uint8 batches [<= size, C, H, W]."""
-    for start in range(0, len(indices), size):
-        yield images.__getitems__(list(indices[start : start + size]))
-
-
-def every(images: Images) -> Tensor:
-    """Return all images as one uint8 tensor [N, C, H, W]."""
-    return images.__getitems__(list(range(len(images))))
-
-
-def to_float(pixels: Tensor) -> Tensor:
-    """Map uint8 0..255 to float32 -1..1."""
-    return pixels.float().div_(127.5).sub_(1)
-
-
 def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Tensor, Condition]:
-    """Return x_0 [B, C, H, W] and the condition of images, as a network is to see them."""
+    """Return x_0 [B, C, H, W] and the condition of images in the form a network takes."""
     if isinstance(images, EncodedDataset):
         return images.eval_sample(indices)
     return to_float(images.__getitems__(indices)), EMPTY_CONDITION
 
 
 def training_pixels(batch: Tensor, draws: ShardedRandom) -> tuple[Tensor, Condition]:  # noqa: ARG001
-    """Return x_0 and no condition of uint8 pixels to train on."""
-    return to_float(
-        batch
-    ).contiguous(), EMPTY_CONDITION  # what compiling was told, whatever the data set's layout
+    """Return x_0 in -1..1 and the empty condition of a training batch of uint8 pixels."""
+    # contiguous: the layout that the compiled network was traced with
+    return to_float(batch).contiguous(), EMPTY_CONDITION
 
 
 def training_sampler(
     images: Images | EncodedDataset,
-) -> Callable[[Any, ShardedRandom], tuple[Tensor, Condition]]:
-    """Return what makes x_0 and the condition of a batch of images to train on."""
+) -> Callable[..., tuple[Tensor, Condition]]:
+    """Return the function (batch, draws) -> (x_0, condition) for training batches of `images`."""
     return images.training_sample if isinstance(images, EncodedDataset) else training_pixels
-
-
-def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
-    """Return uint8 images [B, C, H, W], those of `which` (booleans [B]) mirrored left-right."""
-    bits = which.to(pixels.device, torch.uint8).mul_(255)[:, None, None, None]
-    # torch.where, five times as slow, with bits: p ^ ((p ^ flipped) & bits)
-    return pixels.flip(3).bitwise_xor_(pixels).bitwise_and_(bits).bitwise_xor_(pixels)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Map -1..1 (clamped) to uint8 0..255, rounded as a PNG would be."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte()

@@ -1,4 +1,4 @@
-"""Files that say which caption an image file has: metadata as for Hugging Face's imagefolder, COCO's annotations."""
+"""Captions by file name: the metadata of Hugging Face's imagefolder, and COCO's annotations."""
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -13,13 +13,16 @@ FILE_NAME = "file_name"
 
 @dataclass
 class Captions:
-    """The first caption of each image by its file's name, relative to the images' folder; how many more there were."""
+    """The first caption of each image by file name, relative to the images' folder.
+
+    `further` counts the captions that are not the first of their image.
+    """
 
     by_name: dict[str, str] = field(default_factory=dict)
     further: int = 0
 
     def add(self, name: str, caption: str) -> None:
-        """Take a caption unless its image has one."""
+        """Add a caption unless its image has one."""
         name = PurePosixPath(name).as_posix()  # ./a.png is a.png
         self.further += name in self.by_name
         self.by_name.setdefault(name, caption)
@@ -37,7 +40,7 @@ def captions_in(file: Path, column: str | None) -> Captions:
     if FILE_NAME not in table.columns:
         listed = ", ".join(table.columns) or "none"
         raise BadConfig(
-            f"{file} has no column {FILE_NAME}, which says whose the caption is; its columns: {listed}"
+            f"{file} has no column {FILE_NAME} for the image of each caption; its columns: {listed}"
         )
     column = table.column(column, "data.caption_column")
     captions = Captions()
@@ -51,7 +54,10 @@ def captions_in(file: Path, column: str | None) -> Captions:
 
 
 def _coco(file: Path, found: dict[str, Any]) -> Captions:
-    """Read COCO's captions, of lower annotation ids first. An annotation's image that is not listed is called by its id."""
+    """Read COCO's captions in the order of annotation ids.
+
+    The image of an annotation that `images` does not list is named by its id.
+    """
     try:
         names = {image["id"]: image["file_name"] for image in found["images"]}
         annotations = sorted(found["annotations"], key=lambda one: one["id"])
@@ -61,12 +67,13 @@ def _coco(file: Path, found: dict[str, Any]) -> Captions:
         ]
     except (KeyError, TypeError) as error:
         raise BadConfig(
-            f"{file} does not have the form of COCO's captions: {error} is not there or not of its kind\n"
-            "it takes images: [{id, file_name}], annotations: [{id, image_id, caption}], as in captions_train2014.json"
+            f"{file} is not in COCO's format: {error} is missing or of another type\n"
+            "expected: images: [{id, file_name}], annotations: [{id, image_id, caption}], "
+            "as in captions_train2014.json"
         ) from error
     captions = Captions()
     for name, caption, number in rows:
-        if name in captions.by_name:  # four of five: no need to look at them
+        if name in captions.by_name:  # four of five: not checked
             captions.further += 1
         else:
             captions.add(name, one_line(caption, f"{file}, annotation {number}"))

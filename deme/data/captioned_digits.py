@@ -1,4 +1,4 @@
-"""The digits with captions: scikit-learn's images at 16 x 16 in three equal channels, each with a phrase that names its digit."""
+"""scikit-learn's digits with captions: 16 x 16 in three equal channels, a phrase that names the digit."""
 
 import re
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
-from deme.data.captioned import CaptionedImages, checked_dropout
+from deme.data.captioned import CaptionedImages, check_dropout
+from deme.data.decode import resized
 from deme.data.digits import pixels_and_labels, split
-from deme.data.resized import resized
 from deme.diffusion.seeds import generator
 
 SIDE = 16
@@ -34,12 +34,15 @@ def caption(digit: int, template: int) -> str:
 
 
 def enlarged(pixels: Tensor) -> Tensor:
-    """Return grey uint8 images [N, 1, 8, 8] as [N, 3, 16, 16]: Pillow's bicubic, whose integers are the same on every machine."""
+    """Resize grey uint8 images [N, 1, 8, 8] to [N, 3, 16, 16].
+
+    By Pillow's bicubic filter, whose integer arithmetic is the same on every machine.
+    """
     return resized(pixels, SIDE).repeat(1, 3, 1, 1)
 
 
 def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
-    """Return the digits of `data=digits`, in the same split and order, with captions; never mirrored: digits are not."""
+    """Return the digits of `data=digits`, split and ordered alike, with captions; never mirrored."""
     pixels, labels = pixels_and_labels()
     images = enlarged(pixels)
     templates = torch.randint(
@@ -50,4 +53,4 @@ def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
         CaptionedImages(InMemoryImages(images[rows]), [texts[i] for i in rows.tolist()])
         for rows in split(labels)
     )
-    return ImageData(train, held_out, caption_dropout=checked_dropout(caption_dropout))
+    return ImageData(train, held_out, caption_dropout=check_dropout(caption_dropout))

@@ -1,4 +1,4 @@
-"""CIFAR-10's official files: their names, their md5 sums, and how to read them without unpacking anything."""
+"""CIFAR-10's official files: their names and md5 sums, read without unpacking the archive."""
 
 import hashlib
 import tarfile
@@ -11,7 +11,7 @@ from deme.system.errors import MissingInput, WorkFailed
 
 @dataclass(frozen=True)
 class Layout:
-    """One of the two forms in which CIFAR-10 is given away; `md5` is of the archive and of the batches in it."""
+    """One of the two official formats; `md5` has the sums of the archive and of its batches."""
 
     archive: str
     folder: str
@@ -25,8 +25,8 @@ class Layout:
         return [name for name in self.md5 if name not in (self.archive, self.test)]
 
 
-# The archive's sum is on https://www.cs.toronto.edu/~kriz/cifar.html. Those of its members are in several projects' build files,
-# test_batch.bin's beside the five that were seen to be right.
+# The archive's sum is on https://www.cs.toronto.edu/~kriz/cifar.html, those of its members are in
+# the build files of several projects.
 BINARY = Layout(
     archive="cifar-10-binary.tar.gz",
     folder="cifar-10-batches-bin",
@@ -42,7 +42,7 @@ BINARY = Layout(
     test="test_batch.bin",
     pickled=False,
 )
-# As in torchvision.datasets.CIFAR10; a test holds them to it.
+# As in torchvision.datasets.CIFAR10, which a test compares.
 PYTHON = Layout(
     archive="cifar-10-python.tar.gz",
     folder="cifar-10-batches-py",
@@ -63,19 +63,19 @@ LAYOUTS = (BINARY, PYTHON)
 
 @dataclass(frozen=True)
 class Place:
-    """Where CIFAR-10 lies: a folder of batches, or an archive."""
+    """A folder of batches, or an archive."""
 
     path: Path
     layout: Layout
 
     def missing(self, names: Sequence[str]) -> list[str]:
-        """Return those of the batches that are not here; an archive is believed to have all until its md5 is looked at."""
+        """Return those of the batches that a folder lacks; an archive is checked when it is read."""
         return [name for name in names if self.path.is_dir() and not (self.path / name).is_file()]
 
     def read(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield batches whose md5 is right. Raises MissingInput, WorkFailed."""
+        """Yield batches, their md5 sums checked. Raises MissingInput, WorkFailed."""
         if missing := self.missing(names):
-            raise MissingInput(f"{self.path} lacks {', '.join(missing)}")
+            raise MissingInput(f"{self.path} does not hold {', '.join(missing)}")
         if self.path.is_dir():
             for name in names:
                 data = (self.path / name).read_bytes()
@@ -97,12 +97,12 @@ class Place:
         if md5 != expected:
             raise WorkFailed(
                 f"{file} is not the official file: its md5 is {md5}, expected {expected}\n"
-                f"delete it and fetch {self.layout.archive} again"
+                f"delete it and download {self.layout.archive} again"
             )
 
 
 def places(root: Path) -> list[Place]:
-    """Return where CIFAR-10 may be read from below `root`: unpacked batches before archives, binary before pickled."""
+    """Return the places below `root`: unpacked before archives, binary before pickled."""
     found = [Place(root / layout.folder, layout) for layout in LAYOUTS]
     found += [Place(root / layout.archive, layout) for layout in LAYOUTS]
     return [place for place in found if place.path.exists()]

@@ -1,13 +1,16 @@
-"""Images in a Hugging Face data set: a folder that `save_to_disk` wrote, a folder of parquet or arrow files, or one on the Hub."""
+"""Images in a Hugging Face data set: a folder of `save_to_disk`, parquet or arrow files, or on the Hub."""
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from deme.data.optional import needed
+from deme.data.optional import optional_module
+from deme.data.text_table import chosen, one_line
+from deme.system.console import logger
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from deme.system.paths import DATASETS
 
-SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` leaves
+SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 
 
 def is_dataset(folder: Path) -> bool:
@@ -20,7 +23,7 @@ def _tables(folder: Path) -> list[Path]:
 
 
 class DatasetRows:
-    """The images of a data set's `train` split, in the order of its rows; still encoded."""
+    """The encoded images of a data set's `train` split, in the order of its rows."""
 
     def __init__(self, rows: Any, where: str, about: str = "") -> None:
         datasets = _datasets()
@@ -29,9 +32,8 @@ class DatasetRows:
                 raise BadConfig(f"{where} has no split `train`; it has {', '.join(rows)}")
             rows = rows["train"] if "train" in rows else next(iter(rows.values()))
         images = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
-        named = [
-            name for name in ("image", "img") if name in rows.features
-        ]  # bytes that nobody declared images
+        # columns of bytes that are not declared as images
+        named = [name for name in ("image", "img") if name in rows.features]
         if not images and not named:
             raise BadConfig(
                 f"{where} has no column of images; it has {', '.join(rows.features) or 'none'}"
@@ -57,35 +59,50 @@ class DatasetRows:
                 f"{folder} is not a data set that can be read: {_first_line(error)}"
             ) from error
         stats = ((file, file.stat()) for file in _tables(folder))
-        return cls(
-            rows,
-            str(folder),
-            " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats),
-        )
+        about = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+        return cls(rows, str(folder), about)
 
     @classmethod
     def on_hub(cls, path: str) -> "DatasetRows":
-        """Open `datasets:owner/name` or `datasets:owner/name@revision`, downloaded unless it is in the cache."""
+        """Open `datasets:owner/name[@revision]`, downloaded unless it is in the cache.
+
+        Raises MissingInput.
+        """
         name, _, revision = path.removeprefix(DATASETS).partition("@")
         datasets = _datasets()
         try:
             rows = datasets.load_dataset(name, revision=revision or None)
         except Exception as error:
             raise MissingInput(
-                f"{path} is not in the cache of data sets and cannot be downloaded: {_first_line(error)}\n"
-                f"where there is a network, type: hf download --repo-type dataset {name} --local-dir <folder>; "
+                f"{path} is not in the cache of data sets and cannot be downloaded: "
+                f"{_first_line(error)}\nwhere there is a network, type: "
+                f"hf download --repo-type dataset {name} --local-dir <folder>; "
                 "then copy the folder and give its path"
             ) from error
         return cls(rows, path)
 
-    @property
-    def columns(self) -> list[str]:
-        """The names of all columns but that of the images."""
-        return list(self.others.column_names)
+    def captions(self, column: str | None) -> list[str]:
+        """Return the caption of each row, "" where there is none; of a list of captions the first.
 
-    def values(self, column: str) -> list[Any]:
-        """Return all values of one of those columns."""
-        return list(self.others[column])
+        `column` None is the only column with an obvious name. Raises BadConfig.
+        """
+        if not self.others.column_names:
+            raise BadConfig(
+                f"{self.where} has no column of captions, only that of the images, {self.column}"
+            )
+        name = chosen(self.others.column_names, column, "data.caption_column", self.where)
+        found, further = [], 0
+        for index, value in enumerate(self.others[name]):
+            if isinstance(value, (list, tuple)):
+                further += max(0, len(value) - 1)
+                value = value[0] if value else None
+            found.append(one_line(value, f"{self.name(index)} (column {name})"))
+        if further:
+            logger.info(
+                f"{further:,} further captions in {self.where} are left out: "
+                "the first of each image is used"
+            )
+        return found
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -96,15 +113,12 @@ class DatasetRows:
     def read(self, index: int) -> bytes:
         value = self.rows[index][self.column]
         if isinstance(value, dict):  # {"bytes": ..., "path": ...}, one of which may be None
-            value = (
-                value["bytes"]
-                if value["bytes"] is not None
-                else _file(value["path"], self.name(index))
-            )
+            stored, path = value["bytes"], value["path"]
+            value = stored if stored is not None else _file(path, self.name(index))
         return b"" if value is None else bytes(value)
 
     def listing(self) -> str:
-        """Return what the data set is: its name, its fingerprint, its files' sizes and times of change."""
+        """Return the data set's name and fingerprint and its files' sizes and times of change."""
         return self.about
 
 
@@ -119,8 +133,8 @@ def _file(path: str | None, name: str) -> bytes:
         ) from error
 
 
-def _datasets() -> Any:
-    return needed("datasets", "reads Hugging Face data sets")
+def _datasets() -> ModuleType:
+    return optional_module("datasets", "reads Hugging Face data sets")
 
 
 def _first_line(error: Exception) -> str:

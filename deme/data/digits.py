@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels: real images that need no download (UCI, Alpaydin & Kaynak)."""
+"""scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, which need no download (UCI repository)."""
 
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
@@ -9,14 +9,17 @@ from deme.diffusion.seeds import generator
 
 
 def pixels_and_labels() -> tuple[Tensor, Tensor]:
-    """Return all images, uint8 [1797, 1, 8, 8] (17 grey levels spread over 0..255), and their digits [1797]."""
+    """Return all images, uint8 [1797, 1, 8, 8], and their digits [1797].
+
+    The 17 grey levels are spread over 0..255.
+    """
     digits = sklearn_digits()
     pixels = torch.from_numpy(digits.images * 255 / 16).round().byte()[:, None]
     return pixels, torch.from_numpy(digits.target).long()
 
 
 def split(labels: Tensor, held_out_fraction: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Return sorted (train, held-out) indices: the same share of every digit is held out, always the same images."""
+    """Return sorted (train, held-out) indices: a fixed random share of every digit is held out."""
     held = []
     for digit in labels.unique():
         members = (labels == digit).nonzero().flatten()
@@ -28,7 +31,7 @@ def split(labels: Tensor, held_out_fraction: float = 0.2) -> tuple[Tensor, Tenso
 
 
 def load_digits() -> ImageData:
-    """Return the digits with a fifth of each class held out: 1,438 images to train on, 359 to judge by."""
+    """Return the digits, a fifth of each class held out: 1,438 training and 359 held-out images."""
     pixels, labels = pixels_and_labels()
     train, held_out = split(labels)
     return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held_out]))

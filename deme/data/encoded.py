@@ -1,4 +1,4 @@
-"""Images that are stored encoded, wherever that is, decoded as they are needed."""
+"""Images that are stored encoded, wherever that is, and decoded when they are needed."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deme.data.decode import Rules, opened
+from deme.data.decode import Preprocessing, open_image
+from deme.system.console import progress
 from deme.system.files import read_json, sha256_text, write_json
 
 
-class Source(Protocol):
-    """Encoded images in a fixed order: files of a folder, entries of a database, rows of a data set."""
+class ImageSource(Protocol):
+    """Encoded images in a fixed order: files of a folder, entries of a database, rows of a table."""
 
     def __len__(self) -> int: ...
 
@@ -25,24 +26,26 @@ class Source(Protocol):
         ...
 
     def read(self, index: int) -> bytes:
-        """Return an image as it is stored. Works in any process that this one forks."""
+        """Return an image as it is stored. Works in forked processes, too."""
         ...
 
     def listing(self) -> str:
-        """Return a text that changes when images change; found without reading them (names, sizes, times)."""
+        """Return names, sizes and times of change: a text that changes when an image does."""
         ...
 
 
-class ReadAsNeeded(ABC):
-    """The images `indices` of a source, each read when it is asked for; their hash is remembered in `cache`."""
+class LazyImages(ABC):
+    """The images `indices` of a source, each read on demand; their hash is kept in `cache`."""
 
-    def __init__(self, source: Source, indices: Sequence[int], cache: Path | None = None) -> None:
+    def __init__(
+        self, source: ImageSource, indices: Sequence[int], cache: Path | None = None
+    ) -> None:
         self.source, self.indices, self.cache = source, list(indices), cache
 
     @property
     @abstractmethod
-    def how(self) -> str:
-        """What happens to an image when it is read."""
+    def description(self) -> str:
+        """The preprocessing in words: part of the content hash."""
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
@@ -61,44 +64,55 @@ class ReadAsNeeded(ABC):
     def _content_hash(self) -> str:
         if self.cache is None:
             return self._hashed()
-        listed = sha256_text("\n".join([self.how, self.source.listing(), repr(self.indices)]))
+        listed = sha256_text(
+            "\n".join([self.description, self.source.listing(), repr(self.indices)])
+        )
         file = self.cache / "contents" / f"{listed[:32]}.json"
         if not file.exists():
             write_json(file, {"sha256": self._hashed()})
         return str(read_json(file)["sha256"])
 
     def _hashed(self) -> str:
-        each = (hashlib.sha256(self.source.read(index)).hexdigest() for index in self.indices)
-        return sha256_text("\n".join([self.how, *each]))
+        hashes = []
+        with progress("hashing images", len(self), "images") as bar:
+            for index in self.indices:
+                hashes.append(hashlib.sha256(self.source.read(index)).hexdigest())
+                bar.advance()
+        return sha256_text("\n".join([self.description, *hashes]))
 
 
-class EncodedImages(ReadAsNeeded):
-    """Images decoded by rules: uint8 [channels, size, size]."""
+class EncodedImages(LazyImages):
+    """Images after a fixed preprocessing: uint8 [channels, size, size]."""
 
     def __init__(
-        self, source: Source, indices: Sequence[int], rules: Rules, cache: Path | None = None
+        self,
+        source: ImageSource,
+        indices: Sequence[int],
+        preprocessing: Preprocessing,
+        cache: Path | None = None,
     ) -> None:
         super().__init__(source, indices, cache)
-        self.rules = rules
+        self.preprocessing = preprocessing
 
     @property
-    def how(self) -> str:
-        return self.rules.how
+    def description(self) -> str:
+        return self.preprocessing.description
 
     def read(self, index: int, position: float | None = None) -> Tensor:
-        """Return one image; cut at `position`, or in the centre. Raises Unreadable."""
-        return self.rules.apply(self.open(self.indices[index]), position)
+        """Return one image, cropped at `position` or in the center. Raises Unreadable."""
+        return self.preprocessing.apply(self.open(self.indices[index]), position)
 
     def open(self, index: int) -> Image.Image:
-        """Return image `index` of the source, decoded to the rules' number of channels. Raises Unreadable, BadConfig."""
-        return opened(self.source.read(index), self.source.name(index), self.rules.channels)
+        """Return image `index` of the source, decoded. Raises Unreadable, BadConfig."""
+        name, channels = self.source.name(index), self.preprocessing.channels
+        return open_image(self.source.read(index), name, channels)
 
 
 class RandomlyCropped(EncodedImages):
-    """The same, cut at random in training."""
+    """Encoded images that training crops at random positions."""
 
     def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
-        """Return images cut at `positions` in [0, 1) along their longer side."""
+        """Return crops at `positions`, each in [0, 1) of the offsets along the longer side."""
         return torch.stack(
             [self.read(i, position) for i, position in zip(indices, positions, strict=True)]
         )

@@ -1,13 +1,16 @@
-"""Any encoded images: a folder of files, an LMDB as LSUN's (Yu et al., arXiv 1506.03365), a Hugging Face data set."""
+"""Any encoded images: a folder of files, an LMDB in LSUN's format, a Hugging Face data set."""
 
 from pathlib import Path
 
 from deme.data import ImageData
-from deme.data.decode import Rules
-from deme.data.decoded_once import Say
-from deme.data.encoded_data import encoded_data, quiet
-from deme.data.sources import source_at
-from deme.system.errors import BadConfig
+from deme.data.dataset_rows import DatasetRows, is_dataset
+from deme.data.decode import Preprocessing
+from deme.data.encoded import ImageSource
+from deme.data.image_files import SUFFIXES, ImageFiles
+from deme.data.lmdb_images import FILE, LmdbImages
+from deme.data.split_dataset import split_dataset
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.paths import DATASETS, locate
 
 
 def load_image_folder(
@@ -21,29 +24,52 @@ def load_image_folder(
     corrupt: str = "refuse",
     in_memory: bool | None = None,
     cache: Path | None = None,
-    say: Say = quiet,
 ) -> ImageData:
-    """Return the images of `path`, files of a folder recursively, a random but fixed share of them held out.
+    """Return the images of `path`, a fixed random share of them held out.
 
-    Whoever has a model gives its size (pixels) and channels where they are None. Raises MissingInput if there are no images or
-    a library to read them is missing, BadConfig if there are too few to split.
+    `size` (pixels) and `channels` must be given here; the builders fill in those of the model.
+    Raises MissingInput if there are no images or no library to read them, BadConfig if there are
+    too few to split.
     """
-    rules = rules_of(size, channels, resize, crop)
-    return encoded_data(
-        source_at(path), rules, held_out_fraction, random_flip, corrupt, in_memory, cache, say
+    preprocessing = make_preprocessing(size, channels, resize, crop)
+    source = source_at(path)
+    return split_dataset(
+        source, preprocessing, held_out_fraction, random_flip, corrupt, in_memory, cache
     )
 
 
-def rules_of(size: int | None, channels: int | None, resize: str, crop: str) -> Rules:
-    """Return the rules of these settings. Raises BadConfig if there was no model to give a size or channels that are None."""
+def make_preprocessing(
+    size: int | None, channels: int | None, resize: str, crop: str
+) -> Preprocessing:
+    """Return the preprocessing of these settings. Raises BadConfig where size or channels is None."""
     if size is None or channels is None:
-        missing = [
-            name
-            for name, value in (("data.size", size), ("data.channels", channels))
-            if value is None
-        ]
+        known = {"data.size": size, "data.channels": channels}
+        missing = [name for name, value in known.items() if value is None]
         raise BadConfig(
             f"{', '.join(missing)} must be given: there is no model here to take it from\n"
             f"type: {' '.join(f'{name}=<value>' for name in missing)}"
         )
-    return Rules(size, channels, resize, crop)
+    return Preprocessing(size, channels, resize, crop)
+
+
+def source_at(path: str) -> ImageSource:
+    """Return the encoded images at `path`, whose kind is found by looking.
+
+    An LMDB, a folder of image files, or a Hugging Face data set (a folder, or datasets:owner/name
+    on the Hub). Raises MissingInput for none of them.
+    """
+    if path.startswith(DATASETS):
+        return DatasetRows.on_hub(path)
+    folder = locate(path)
+    if (folder / FILE).is_file():
+        return LmdbImages(folder)
+    if any(place.suffix.lower() in SUFFIXES for place in folder.rglob("*")):
+        return ImageFiles.below(folder)
+    if is_dataset(folder):
+        return DatasetRows.in_folder(folder)
+    inside = sorted(str(place.parent) for place in folder.glob(f"*/{FILE}"))
+    raise MissingInput(
+        f"{path} holds no images ({', '.join(SUFFIXES)}), "
+        f"no LMDB ({FILE}) and no Hugging Face data set"
+        + (f"\ndid you mean data.path={inside[0]}?" if inside else "")
+    )

@@ -1,27 +1,33 @@
-"""Latents and caption embeddings of images, computed once and kept in shards; made again when anything they follow from changes."""
+"""Latents and caption embeddings of images, computed once and cached in shards by content hash."""
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from deme.data import Captioned, to_float
+from deme.data import Captioned
+from deme.data.pixels import to_float
 from deme.diffusion.conditioning import TEXT, Condition
 from deme.diffusion.seeds import ShardedRandom
 from deme.system import files, tensors
+from deme.system.console import Bar, logger, progress
 from deme.system.errors import WorkFailed
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
-PROGRESS_SECONDS = 15
+EMPTY_CAPTION = "nothing.safetensors"  # the embedding of ""
 
 
 class Encoder(Protocol):
-    """The frozen parts of a pipeline. `moments`: mean and standard deviation [B, c, h, w] of images [B, C, H, W] in -1..1."""
+    """The frozen parts of a pipeline: VAE and text encoder.
+
+    `moments` returns mean and standard deviation [B, c, h, w] of the latents of images [B, C, H, W]
+    in -1..1; `embeddings` those of texts, [B, tokens, width].
+    """
 
     def content_hash(self) -> str: ...
 
@@ -31,11 +37,13 @@ class Encoder(Protocol):
 
 
 class CachedLatents:
-    """Captioned images as a latent model sees them (`Prepared`): encoded where they are not in `cache` yet.
+    """Captioned images as a latent model takes them (`EncodedDataset`), encoded once into `cache`.
 
-    Kept are, in float16, the moments of each image's latent, those of its mirror image if `mirrored`, and the embedding of its
-    caption, under a hash of the images, their captions and crop, and the encoders. Training draws a latent from the moments
-    (Rombach et al. 2022) and leaves out a share `caption_dropout` of the captions; `clean` takes means and all captions.
+    Stored in float16 are the moments of each image's latent, those of its mirror image if
+    `mirrored`, and the embedding of its caption, under a hash of the images, their captions, their
+    preprocessing and the encoders. Training samples a latent from the moments (Rombach et al. 2022)
+    and replaces a share `caption_dropout` of the captions by the empty one; `eval_sample` takes the
+    means and all captions.
     """
 
     def __init__(
@@ -45,13 +53,12 @@ class CachedLatents:
         cache: Path,
         mirrored: bool = False,
         caption_dropout: float = 0.0,
-        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.images, self.mirrored, self.caption_dropout = images, mirrored, caption_dropout
         self._hash = files.sha256_text("\n".join([images.content_hash(), encoder.content_hash()]))
         self.folder = cache / "latents" / f"{self._hash[:32]}{'-mirrored' if mirrored else ''}"
-        self._fill(encoder, say)
-        self._nothing = tensors.TensorFile(self.folder / "nothing.safetensors").read(TEXT).float()
+        self._encode_missing(encoder)
+        self._empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read(TEXT).float()
         self._shards = [
             tensors.TensorFile(self._path(first)) for first in range(0, len(images), SHARD)
         ]
@@ -66,37 +73,37 @@ class CachedLatents:
         """Return the captions of images."""
         return self.images.captions(indices)
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Tensor]:
-        """Return mean, std and embedding of images, float16; indices from `len` on are the mirror images."""
-        mirror, at = zip(*(divmod(index, len(self)) for index in indices), strict=True)
-        names = ("mean", "std")
+    def __getitems__(
+        self, indices: list[int], flips: Sequence[bool] | None = None
+    ) -> dict[str, Tensor]:
+        """Return mean, std and embedding of images, float16; where `flips`, of mirror images."""
+        prefixes = ["mirrored_" if flip else "" for flip in flips or [False] * len(indices)]
         found = {
             name: [
-                self._row(f"mirrored_{name}" if m else name, i)
-                for m, i in zip(mirror, at, strict=True)
+                self._row(f"{prefix}{name}", index)
+                for index, prefix in zip(indices, prefixes, strict=True)
             ]
-            for name in names
+            for name in ("mean", "std")
         }
-        found[TEXT] = [self._row(TEXT, i) for i in at]
+        found[TEXT] = [self._row(TEXT, index) for index in indices]
         return {name: torch.stack(rows) for name, rows in found.items()}
 
     def _row(self, name: str, index: int) -> Tensor:
         shard, row = self._shards[index // SHARD], index % SHARD
         shape = shard.specs[name][0][1:]
         size = math.prod(shape)
-        return (
-            shard.piece(name, row * size, (row + 1) * size).clone().reshape(shape)
-        )  # a mapping holds a descriptor
+        mapped = shard.piece(name, row * size, (row + 1) * size)
+        return mapped.clone().reshape(shape)  # the copy releases the mapping's file descriptor
 
     def training_sample(
         self, batch: dict[str, Tensor], draws: ShardedRandom
     ) -> tuple[Tensor, Condition]:
-        """Return a latent drawn from each image's moments, and the embeddings, some of them those of no caption."""
+        """Return latents sampled from the moments, and embeddings after caption dropout."""
         mean, text = batch["mean"].float(), batch[TEXT].float()
         x0 = mean + batch["std"].float() * draws.normal(mean.shape[1:]).to(mean)
         if self.caption_dropout:
             dropped = draws.coins(self.caption_dropout).to(text.device)
-            text = torch.where(dropped[:, None, None], self._nothing.to(text), text)
+            text = torch.where(dropped[:, None, None], self._empty.to(text), text)
         return x0, {TEXT: text}
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
@@ -107,48 +114,42 @@ class CachedLatents:
     def _path(self, first: int) -> Path:
         return self.folder / f"{first:09d}.safetensors"
 
-    def _fill(self, encoder: Encoder, say: Callable[[str], None]) -> None:
-        """Encode what is missing, shard by shard: a kill loses one, and several processes share them."""
-        nothing = self.folder / "nothing.safetensors"
-        with files.locked(nothing.with_suffix(".lock"), lambda _: None):
-            if not nothing.exists():
-                tensors.save(nothing, {TEXT: encoder.embeddings([""]).half().cpu()})
-        firsts, began, fresh, said = (
-            range(0, len(self), SHARD),
-            time.monotonic(),
-            0,
-            time.monotonic(),
+    def _missing(self) -> list[int]:
+        firsts = range(0, len(self), SHARD)
+        return [first for first in firsts if not self._path(first).exists()]
+
+    def _encode_missing(self, encoder: Encoder) -> None:
+        """Encode missing shards, each under a lock: processes share them, a kill loses one."""
+        empty = self.folder / EMPTY_CAPTION
+        with files.locked(empty.with_suffix(".lock"), lambda _: None):
+            if not empty.exists():
+                tensors.save(empty, {TEXT: encoder.embeddings([""]).half().cpu()})
+        if not self._missing():
+            return
+        num_encoded = 0
+        with progress("encoding images and captions", len(self), "images") as bar:
+            while missing := self._missing():
+                before = num_encoded
+                for first in missing:
+                    with files.try_locked(self._path(first).with_suffix(".lock")) as acquired:
+                        if acquired and not self._path(first).exists():
+                            indices = range(first, min(first + SHARD, len(self)))
+                            tensors.save(self._path(first), self._shard(encoder, indices, bar))
+                            num_encoded += len(indices)
+                if num_encoded == before:
+                    time.sleep(0.1)  # other processes encode the rest
+        size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        logger.info(
+            f"encoded {num_encoded:,} images and captions: {size / 1e6:,.1f} MB in {self.folder}"
         )
-        while missing := [first for first in firsts if not self._path(first).exists()]:
-            before = fresh
-            for first in missing:
-                with files.try_locked(self._path(first).with_suffix(".lock")) as mine:
-                    if not mine or self._path(first).exists():
-                        continue
-                    stop = min(first + SHARD, len(self))
-                    parts: dict[str, list[Tensor]] = {}
-                    for low in range(first, stop, CHUNK):
-                        for name, value in self._encoded(
-                            encoder, list(range(low, min(low + CHUNK, stop)))
-                        ).items():
-                            parts.setdefault(name, []).append(value)
-                        fresh += min(CHUNK, stop - low)
-                        if (now := time.monotonic()) - said > PROGRESS_SECONDS:
-                            said = now
-                            say(
-                                f"  encoding images and captions: {fresh / (now - began):.1f} a second, from {low} of {len(self)}"
-                            )
-                    tensors.save(
-                        self._path(first),
-                        {name: torch.cat(values) for name, values in parts.items()},
-                    )
-            if fresh == before:
-                time.sleep(0.1)  # the rest is in the hands of other processes
-        if fresh:
-            size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-            say(
-                f"encoded {fresh} images and captions in {time.monotonic() - began:.0f} s: {size / 1e6:,.1f} MB in {self.folder}"
-            )
+
+    def _shard(self, encoder: Encoder, indices: Sequence[int], bar: Bar) -> dict[str, Tensor]:
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, len(indices), CHUNK):
+            chunk = list(indices[start : start + CHUNK])
+            parts.append(self._encoded(encoder, chunk))
+            bar.advance(len(chunk))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _encoded(self, encoder: Encoder, indices: list[int]) -> dict[str, Tensor]:
         pixels = to_float(self.images.__getitems__(indices))
@@ -156,10 +157,11 @@ class CachedLatents:
         found = {"mean": mean, "std": std, TEXT: encoder.embeddings(self.images.captions(indices))}
         if self.mirrored:
             found["mirrored_mean"], found["mirrored_std"] = encoder.moments(pixels.flip(3))
-        kept = {name: value.half().cpu() for name, value in found.items()}
-        if bad := [name for name, value in kept.items() if not bool(torch.isfinite(value).all())]:
+        stored = {name: value.half().cpu() for name, value in found.items()}
+        if bad := [name for name, value in stored.items() if not bool(torch.isfinite(value).all())]:
             raise WorkFailed(
-                f"the encoders give NaN or infinite values for {bad[0]} among images {indices[0]} to {indices[-1]}\n"
-                "the weights of the VAE or the text encoder are damaged; copy them again from where they came"
+                f"the encoders return NaN or infinite values for {bad[0]} "
+                f"among images {indices[0]} to {indices[-1]}\n"
+                "the weights of the VAE or the text encoder are damaged; copy them again"
             )
-        return kept
+        return stored

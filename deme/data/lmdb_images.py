@@ -1,28 +1,27 @@
-"""Images in an LMDB, as LSUN comes: each value is one encoded image."""
+"""Images in an LMDB, the format of LSUN (Yu et al., arXiv 1506.03365): each value is an image file."""
 
 import os
 import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from deme.data.optional import needed
+from deme.data.optional import optional_module
 from deme.system.errors import MissingInput, WorkFailed
 
 FILE = "data.mdb"
 
-
-_handles: dict[
-    str, tuple[int, Any]
-] = {}  # by folder, with the process: one may open a database once, and its forks not use it
+# by folder: a process may open a database once, and forked processes must not use its handle
+_handles: dict[str, tuple[int, Any]] = {}
 _opening = threading.Lock()
 
 
-def _lmdb() -> Any:
-    return needed("lmdb", "reads LSUN's LMDB")
+def _lmdb() -> ModuleType:
+    return optional_module("lmdb", "reads LSUN's LMDB")
 
 
 def _handle(folder: str) -> Any:
-    """Return this process's handle of a database, opened when it is first used."""
+    """Return this process's handle of a database, opened at first use."""
     with _opening:
         process, handle = _handles.get(folder, (0, None))
         if process != os.getpid():

@@ -1,4 +1,4 @@
-"""Libraries that only some data needs."""
+"""Libraries that only some data sets need."""
 
 import importlib
 from types import ModuleType
@@ -6,11 +6,12 @@ from types import ModuleType
 from deme.system.errors import MissingInput
 
 
-def needed(name: str, what: str) -> ModuleType:
-    """Return the module `name`, which does `what`. Raises MissingInput saying how to install it."""
+def optional_module(name: str, purpose: str) -> ModuleType:
+    """Return the module `name`. Raises MissingInput with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingInput(
-            f"the library `{name}`, which {what}, is not installed\ntype: pip install 'deme-diffusion[lsun]'"
+            f"the library `{name}`, which {purpose}, is not installed\n"
+            "type: pip install 'deme-diffusion[lsun]'"
         ) from error

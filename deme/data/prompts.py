@@ -1,12 +1,11 @@
-"""Prompts: the texts that images are generated from, out of a file or out of the captions of images."""
+"""Prompts: the texts that images are generated from, read from a file or taken from captions."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from deme.data import Captioned, Images
-from deme.data.text_table import Row, Table, chosen, one_line, read_table
+from deme.data.text_table import Row, chosen, one_line, read_table
 from deme.system.errors import BadConfig
 from deme.system.files import sha256_text
 from deme.system.paths import locate
@@ -14,7 +13,7 @@ from deme.system.paths import locate
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text; where its file has them, the seed of its image, the kind of prompt it is, and the part of it that matters."""
+    """A text and, where its file has them, the seed of its image, its category and its key phrase."""
 
     text: str
     seed: int | None = None
@@ -24,9 +23,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts in a fixed order, one for each image; each comes `per_prompt` times in a row.
+    """Prompts in a fixed order, one for each image, each repeated `per_prompt` times in a row.
 
-    `name` is what tables call them and no part of the hash.
+    `name` labels them in tables and is no part of the hash.
     """
 
     name: str
@@ -57,22 +56,28 @@ def load_prompts(
     num_prompts: int | None = None,
     per_prompt: int = 1,
 ) -> Prompts:
-    """Return the first `num_prompts` prompts of a txt, csv, tsv, json or jsonl file, each put into `template` for its {}.
+    """Return the first `num_prompts` prompts of a txt, csv, tsv, json or jsonl file.
 
-    With `per_prompt` > 1 each comes that often in a row, without the file's seeds: repeats must differ. `column` may be left out
-    where one is called prompt, caption or text. Raises BadConfig, MissingInput, WorkFailed.
+    Each text takes the place of {} in `template`. With `per_prompt` > 1 each is repeated that often
+    in a row, without the file's seeds, so that repeats differ. `column` None is the only column
+    called prompt, caption or text. Raises BadConfig, MissingInput, WorkFailed.
     """
     if not isinstance(template, str) or template.count("{}") != 1:
         raise BadConfig(
-            f"prompts.template must hold {{}} once, where the text goes, got {template!r}\n"
+            f"prompts.template must contain {{}} once, for the text, got {template!r}\n"
             "type: 'prompts.template=\"a photo of a {}\"'"
         )
     place = locate(path)
     table = read_table(place)
     texts = table.column(column, "prompts.column")
-    seeds = _other(table, seed_column, "seed_column")
-    categories = _other(table, category_column, "category_column")
-    phrases = _other(table, phrase_column, "phrase_column")
+    seeds, categories, phrases = (
+        None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
+        for name, option in (
+            (seed_column, "seed_column"),
+            (category_column, "category_column"),
+            (phrase_column, "phrase_column"),
+        )
+    )
 
     def prompt(row: Row) -> Prompt:
         where = f"{place}, {row.place}"
@@ -95,10 +100,11 @@ def load_prompts(
 def held_out_prompts(
     images: Images, num_prompts: int | None = None, per_prompt: int = 1
 ) -> Prompts:
-    """Return the captions of the first `num_prompts` images as prompts. Raises BadConfig if the images have none."""
+    """Return the captions of the first `num_prompts` images. Raises BadConfig if there are none."""
     if not isinstance(images, Captioned):
         raise BadConfig(
-            "prompts=captions takes the captions of images, and these have none\ntype: data=captioned_images"
+            "prompts=captions needs captioned images, and these have no captions\n"
+            "type: data=captioned_images"
         )
     count = _number(num_prompts, len(images), "the set of images")
     return _repeated(
@@ -106,13 +112,7 @@ def held_out_prompts(
     )
 
 
-def _other(table: Table, name: str | None, option: str) -> str | None:
-    return (
-        None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
-    )
-
-
-def _seed(value: Any, where: str) -> int:
+def _seed(value: object, where: str) -> int:
     digits = str(value).strip()
     if isinstance(value, bool) or not digits.isdecimal():
         raise BadConfig(f"{where}: a seed is a whole number, at least 0; got {value!r}")
@@ -122,16 +122,16 @@ def _seed(value: Any, where: str) -> int:
 def _number(num_prompts: int | None, available: int, where: str) -> int:
     if num_prompts is None:
         return available
-    if not _counts(num_prompts) or num_prompts > available:
+    if not _is_count(num_prompts) or num_prompts > available:
         raise BadConfig(
-            f"prompts.num_prompts must be null (all) or a whole number, at least 1 and at most {available:,}, the prompts of "
-            f"{where}; got {num_prompts!r}"
+            "prompts.num_prompts must be null (all) or a whole number, at least 1 and at most "
+            f"{available:,}, the number of prompts in {where}; got {num_prompts!r}"
         )
     return num_prompts
 
 
 def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
-    if not _counts(per_prompt):
+    if not _is_count(per_prompt):
         raise BadConfig(
             f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}"
         )
@@ -140,5 +140,5 @@ def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
     return Prompts(name, tuple(prompts), per_prompt)
 
 
-def _counts(value: Any) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,4 +1,4 @@
-"""Files of texts: lines, tables with a header (csv, tsv), lists of JSON (json, jsonl); each row knows where it stands."""
+"""Files of texts: lines (txt), tables with a header (csv, tsv), lists of JSON (json, jsonl)."""
 
 import csv
 import io
@@ -7,20 +7,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deme.system.errors import BadConfig, MissingInput, WorkFailed, did_you_mean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
-TEXTS = ("prompt", "caption", "text")  # what a column of texts is called if nobody says
+TEXTS = ("prompt", "caption", "text")  # names of the column of texts, where none is given
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row: where a message says that it is, and its values by column; a text without columns lies under ""."""
+    """A row: its place in the file, for messages, and its values by column; of a list of texts, by ""."""
 
     place: str
-    values: dict[str, Any]
+    values: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -32,19 +31,20 @@ class Table:
     rows: list[Row]
 
     def column(self, given: str | None, option: str) -> str:
-        """Return the column of texts: the one that is given, or the obvious one. Raises BadConfig."""
+        """Return the column of texts: the given one, or the obvious one. Raises BadConfig."""
         return chosen(self.columns, given, option, str(self.path))
 
 
 def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -> str:
     """Return `given`, or the only column called prompt, caption or text; "" where there are no columns.
 
-    Raises BadConfig listing the columns; `option` is what to type for another.
+    Raises BadConfig with a list of the columns; `option` is the key that selects one.
     """
     if not columns:
         if given is not None:
             raise BadConfig(
-                f"{where} is a list of texts without columns, {option}={given} names one\ntype: {option}=null"
+                f"{where} is a list of texts without columns, but {option}={given}\n"
+                f"type: {option}=null"
             )
         return ""
     listed = f"its columns: {', '.join(columns)}\ntype: {option}=<column>"
@@ -56,25 +56,29 @@ def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -
         return given
     obvious = [name for name in columns if name.lower() in TEXTS]
     if len(obvious) != 1:
-        raise BadConfig(f"{where} does not show which column holds the texts; {listed}")
+        raise BadConfig(f"{where}: it is not clear which column holds the texts; {listed}")
     return obvious[0]
 
 
-def one_line(value: Any, where: str) -> str:
-    """Return a text with every run of white space made one space, as CLIP's tokenizer would; "" for None. Raises BadConfig."""
+def one_line(value: object, where: str) -> str:
+    """Return a text with runs of white space replaced by one space, as CLIP's tokenizer does.
+
+    None is "". Raises BadConfig for anything but a text.
+    """
     if value is not None and not isinstance(value, str):
         raise BadConfig(f"{where}: a text is expected, got {value!r}")
     return " ".join((value or "").split())
 
 
 def read_table(file: Path) -> Table:
-    """Return the rows of a file. Raises BadConfig for another kind of file, WorkFailed for a damaged one, MissingInput if it
-    is empty."""
+    """Return the rows of a file.
+
+    Raises BadConfig for another kind of file, WorkFailed for a damaged one, MissingInput if it is
+    empty.
+    """
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES or not file.is_file():
-        raise BadConfig(
-            f"{file} is none of the files of texts that can be read: {', '.join(SUFFIXES)}"
-        )
+        raise BadConfig(f"{file} cannot be read as a file of texts; allowed: {', '.join(SUFFIXES)}")
     text = read_text(file)
     if suffix == ".json":
         table = _objects(file, _entries(file, text))
@@ -102,8 +106,8 @@ def read_text(file: Path) -> str:
         ) from error
 
 
-def parsed(file: Path, text: str, place: str = "") -> Any:
-    """Return the value of a JSON text. Raises WorkFailed naming the line."""
+def parsed(file: Path, text: str, place: str = "") -> object:
+    """Return the value of a JSON text. Raises WorkFailed with the line."""
     try:
         return json.loads(text)
     except ValueError as error:
@@ -117,7 +121,7 @@ def _lines(text: str) -> Iterator[tuple[str, str]]:
     return ((f"line {number}", line) for number, line in enumerate(lines, 1))
 
 
-def _entries(file: Path, text: str) -> Iterator[tuple[str, Any]]:
+def _entries(file: Path, text: str) -> Iterator[tuple[str, object]]:
     found = parsed(file, text) if text.strip() else []
     if not isinstance(found, list):
         raise BadConfig(
@@ -126,7 +130,7 @@ def _entries(file: Path, text: str) -> Iterator[tuple[str, Any]]:
     return ((f"entry {number}", entry) for number, entry in enumerate(found, 1))
 
 
-def _objects(file: Path, entries: Iterator[tuple[str, Any]]) -> Table:
+def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Table:
     rows: list[Row] = []
     columns: dict[str, None] = {}
     for place, entry in entries:
@@ -134,7 +138,8 @@ def _objects(file: Path, entries: Iterator[tuple[str, Any]]) -> Table:
             rows and isinstance(entry, str) != ("" in rows[0].values)
         ):
             raise BadConfig(
-                f"{file}, {place}: every entry must be a text, or every entry an object; got {entry!r:.80}"
+                f"{file}, {place}: every entry must be a text, or every entry an object; "
+                f"got {entry!r:.80}"
             )
         rows.append(Row(place, {"": entry} if isinstance(entry, str) else entry))
         columns.update({} if isinstance(entry, str) else dict.fromkeys(entry))
@@ -142,7 +147,7 @@ def _objects(file: Path, entries: Iterator[tuple[str, Any]]) -> Table:
 
 
 def _separated(file: Path, text: str, separator: str) -> Table:
-    """Read rows below a header. In tsv a quotation mark is text; in csv it quotes."""
+    """Read rows below a header. Quotation marks quote in csv and are text in tsv."""
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=separator,

@@ -1,59 +1,58 @@
-"""Which images of a source cannot be decoded: found once, kept in the cache."""
+"""Which images of a source cannot be decoded: determined once and kept in the cache."""
 
 from pathlib import Path
 
 import PIL
 
-from deme.data.decode import Unreadable, opened
-from deme.data.decoded_once import Say, in_threads
-from deme.data.encoded import Source
+from deme.data.decode import Unreadable, open_image
+from deme.data.encoded import ImageSource
+from deme.data.in_memory_images import in_threads
 from deme.system import files
+from deme.system.console import logger
+from deme.system.files import sha256_text
 
-NAMED = 20  # in the log; the file in the cache names all
+NAMED = 20  # in the message; the file in the cache names all
 
-Verdict = list[tuple[int, str, str]]  # index, name, reason
+Damaged = list[tuple[int, str, str]]  # index, name, reason
 
 
-def unreadable_in(source: Source, cache: Path | None, say: Say) -> set[int]:
-    """Return the images that cannot be decoded, and say how many and which they are.
+def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
+    """Return the indices of the images that cannot be decoded, and log which they are.
 
-    They are looked for once per listing: names, sizes and times of change.
+    All images are decoded once per listing: names, sizes and times of change.
     """
     if cache is None:
-        found = _look(source, say)
-        where = ""
+        found, where = _decode_all(source), ""
     else:
-        file = (
-            cache
-            / "unreadable"
-            / f"{files.sha256_text(f'{PIL.__version__} {source.listing()}')[:32]}.json"
-        )
+        key = sha256_text(f"{PIL.__version__} {source.listing()}")[:32]
+        file = cache / "unreadable" / f"{key}.json"
         with files.locked(
             file.with_suffix(".lock"),
-            lambda owner: say(f"{owner} is reading the images; waiting for it"),
+            lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
         ):
             if not file.exists():
-                files.write_json(file, _look(source, say))
+                files.write_json(file, _decode_all(source))
         found = [tuple(row) for row in files.read_json(file)]
         where = f"; all of them: {file}"
     if found:
         named = ", ".join(f"{name} ({reason})" for _, name, reason in found[:NAMED])
         more = f" and {len(found) - NAMED:,} more{where}" if len(found) > NAMED else ""
-        say(
-            f"{len(found):,} of {len(source):,} images cannot be read and are left out: {named}{more}"
+        logger.info(
+            f"{len(found):,} of {len(source):,} images cannot be read and are left out: "
+            f"{named}{more}"
         )
     return {index for index, _, _ in found}
 
 
-def _look(source: Source, say: Say) -> Verdict:
-    def look(index: int) -> Unreadable | None:
+def _decode_all(source: ImageSource) -> Damaged:
+    def check(index: int) -> Unreadable | None:
         try:
-            opened(source.read(index), source.name(index))
+            open_image(source.read(index), source.name(index))
         except Unreadable as error:
             return error
         return None
 
-    errors = in_threads(look, range(len(source)), f"looking at {len(source):,} images", say)
+    errors = in_threads(check, range(len(source)), "checking images")
     return [
         (index, error.name, error.reason) for index, error in enumerate(errors) if error is not None
     ]

@@ -1,6 +1,6 @@
 """Partitions of [0, T) into intervals of similar timesteps.
 
-Go et al. 2023, section 4 (docs/method.md#interval-clustering).
+Go et al. 2023, section 4 (docs/method.md#clustering).
 """
 
 from collections.abc import Callable

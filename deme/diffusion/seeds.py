@@ -1,4 +1,4 @@
-"""Random numbers as functions of their purpose, never of earlier draws (docs/runs.md).
+"""Random numbers as functions of their purpose, never of earlier draws (docs/method.md#randomness).
 
 The draws of training step k follow from (seed, k) and are made for the global batch; each process
 keeps its rows. The noise of image i follows from (seed, i). So a resumed run repeats itself, and

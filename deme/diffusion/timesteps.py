@@ -85,7 +85,7 @@ class StratifiedSampler:
 
     The remainder of n / k goes to consecutive ranges, one each, beginning at a random one. Every
     *range* has the same mass, so t is uniform over [0, T) only for equal ranges
-    (docs/method.md#task-losses).
+    (docs/method.md#ant).
     """
 
     def __init__(

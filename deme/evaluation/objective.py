@@ -15,8 +15,8 @@ from deme.builders.metrics import load_extractors, load_reference
 from deme.builders.models import guided
 from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.data import ImageData, SomeImages
+from deme.data.decode import resized
 from deme.data.prompts import Prompts
-from deme.data.resized import resized
 from deme.diffusion.conditioning import Condition, bind_condition
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator

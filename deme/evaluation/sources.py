@@ -9,10 +9,11 @@ from deme.builders.compute import Compute
 from deme.builders.data import check_images, load_data
 from deme.builders.models import Loaded, base_folder, load_experts, load_model, ordered_experts
 from deme.builders.prompts import check_sampler, generate_images, load_prompts
-from deme.data import ImageData, batches
-from deme.data.images_as_they_are import folder_as_it_is
+from deme.data import ImageData
+from deme.data.decode import resized
+from deme.data.pixels import batches
 from deme.data.prompts import Prompts
-from deme.data.resized import resized
+from deme.data.raw_image_folder import RawImageFolder
 from deme.runs.config import instantiate
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
@@ -89,7 +90,7 @@ def _real(settings: EvaluateSettings) -> Source:
 def _folder(run: Run, settings: EvaluateSettings) -> Source:
     folder, size = run.single_input("images"), settings.metrics.size
     assert folder is not None
-    images = folder_as_it_is(folder)
+    images = RawImageFolder(folder)
     if len(images) != settings.num_images:
         raise BadConfig(
             f"{folder} holds {len(images)} images, num_images={settings.num_images} asks for "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from deme.data import to_float
+from deme.data.pixels import to_float
 from deme.metrics.features import OnDevice, read_into, weights_file
 from deme.metrics.text_score import cosine_scores
 from deme.system import files

@@ -9,10 +9,23 @@ import numpy as np
 
 from deme.report.curves import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
-from deme.runs.suite import Node, Suite, result
+from deme.runs.suite import Node, Suite
+from deme.system.files import read_json
 
 Results = Mapping[Cell, Mapping[str, Any]]
 EMPTY_CONDITION: Results = {}
+
+
+def result(node: Node) -> dict[str, Any] | None:
+    """Return metrics.json and replicates.json of a finished evaluation, else None."""
+    run = node.run if node.state == "done" else None
+    if run is None:
+        return None
+    return {
+        **read_json(run.path / "metrics.json"),
+        "replicates": read_json(run.path / "replicates.json"),
+        "path": run.path,
+    }
 
 
 @dataclass(frozen=True)
@@ -43,10 +56,10 @@ class Row:
 def table_rows(suite: Suite) -> list[Row]:
     """Return the rows that are evaluated, in the suite's order."""
     results = _results(suite)
-    baseline = suite.spec["baseline"]
+    baseline = suite.settings.baseline
     rows = []
-    for spec in (row for row in suite.rows if "evaluate" in row):
-        name = spec["name"]
+    for row in suite.measured_rows:
+        name = row.name
         evaluations = suite.evaluations(name)
         numbers = {
             metric: number
@@ -61,7 +74,7 @@ def table_rows(suite: Suite) -> list[Row]:
             is not None
         }
         open_nodes = [node for node in evaluations if node.state != "done"]
-        missing = tuple(_first_missing(suite, node).command for node in open_nodes)
+        missing = tuple(_first_missing(node).command for node in open_nodes)
         pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
         grids = [picture for picture in pictures if picture.exists()]
         grid = grids[0] if grids else None
@@ -70,7 +83,7 @@ def table_rows(suite: Suite) -> list[Row]:
         rows.append(
             Row(
                 name,
-                spec["label"],
+                row.label,
                 numbers,
                 missing,
                 compute,
@@ -94,12 +107,12 @@ class Comparison:
 def comparisons(suite: Suite) -> list[Comparison]:
     """Return the suite's comparisons of row against row."""
     results = _results(suite)
-    labels = {row["name"]: row["label"] for row in suite.rows}
+    labels = {row.name: row.label for row in suite.settings.rows}
     found = []
-    for name, other in suite.spec.get("comparisons", []):
+    for name, other in suite.settings.comparisons:
         numbers = {
             metric: _number(metric, results[name], results[other])
-            for metric in suite.spec["metrics"]
+            for metric in suite.settings.metrics
         }
         differences = {
             metric: number.difference if number else None for metric, number in numbers.items()
@@ -110,18 +123,17 @@ def comparisons(suite: Suite) -> list[Comparison]:
 
 def _results(suite: Suite) -> dict[str, Results]:
     return {
-        row["name"]: {
+        row.name: {
             (node.seed, node.sample_seed or 0): found
-            for node in suite.evaluations(row["name"])
+            for node in suite.evaluations(row.name)
             if (found := result(node)) is not None
         }
-        for row in suite.rows
-        if "evaluate" in row
+        for row in suite.measured_rows
     }
 
 
 def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
-    wanted = list(suite.spec["metrics"])
+    wanted = list(suite.settings.metrics)
     found = {
         metric for row in results.values() for one in row.values() for metric in one["metrics"]
     }
@@ -163,14 +175,15 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
     )
 
 
-def _first_missing(suite: Suite, node: Node) -> Node:
-    return next((other for other in suite.ancestors(node) if other.state != "done"), node)
+def _first_missing(node: Node) -> Node:
+    return next((other for other in node.ancestors if other.state != "done"), node)
 
 
 def _compute(suite: Suite, evaluations: list[Node]) -> int:
-    """What finetuning took; the base, which all rows share, apart."""
-    nodes = suite.ancestors(evaluations[0]) if evaluations else []
-    return sum(node.num_forward_passes for node in nodes if node.row != suite.spec.get("base"))
+    """Return what finetuning took, without pretraining, which all rows share."""
+    nodes = evaluations[0].ancestors if evaluations else []
+    shared = suite.settings.pretrained_by
+    return sum(node.num_forward_passes for node in nodes if node.row != shared)
 
 
 def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,7 @@ from deme.report.parts import part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
 from deme.runs.suite import Suite
+from deme.system.console import print_result
 
 NOT_MEASURED = "Not measured yet"
 
@@ -23,7 +24,7 @@ def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
         columns += (
             [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
         )
-        columns += [metric, f"difference to {suite.spec['baseline']} (95% interval)", "verdict"]
+        columns += [metric, f"difference to {suite.settings.baseline} (95% interval)", "verdict"]
     return [*columns, "training compute"]
 
 
@@ -97,7 +98,7 @@ def comparison_header(metrics: Sequence[str]) -> list[str]:
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Return what the numbers mean: implementation, counts, seeds, intervals."""
     lines, scores = [], False
-    for metric in suite.spec["metrics"]:
+    for metric in suite.settings.metrics:
         about = next(
             (
                 row.numbers[metric].about
@@ -113,9 +114,9 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
                 f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against {about['reference']}; "
                 f"{about['better']} is better."
             )
-    seeds = suite.spec["finetune_seeds"]
+    seeds = list(suite.settings.finetune_seeds)
     lines += [
-        f"Finetuning seeds {seeds}, sampling seeds {suite.spec['sample_seeds']}; value ± standard deviation over the n combinations "
+        f"Finetuning seeds {seeds}, sampling seeds {list(suite.settings.sample_seeds)}; value ± standard deviation over the n combinations "
         "(the loss does not depend on the sampling seed).",
         "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images"
         + (", of scores over prompts, " if scores else " ")
@@ -125,17 +126,17 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             else "alone: with one finetuning seed they say nothing about another."
         ),
         "Training compute: forward passes of one image per finetuning seed, a backward pass counted as two; search included, evaluation not.",
-        *suite.spec.get("notes", []),
+        *suite.settings.notes,
     ]
     return lines
 
 
 def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> str:
     """Return the table, its notes, row against row, and the commands for what is missing."""
-    metrics = suite.spec["metrics"]
+    metrics = suite.settings.metrics
     columns = header(suite, metrics)
     lines = [
-        f"# {suite.spec.get('title', suite.name)}",
+        f"# {suite.title}",
         "",
         _md_row(columns),
         _md_row(["---"] * len(columns)),
@@ -185,8 +186,8 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
         )
         return " & ".join(escaped) + r" \\"
 
-    columns = header(suite, suite.spec["metrics"])
-    body = [line(cells(suite, suite.spec["metrics"], row)) for row in rows]
+    columns = header(suite, suite.settings.metrics)
+    body = [line(cells(suite, suite.settings.metrics, row)) for row in rows]
     return (
         "\n".join(
             [
@@ -247,41 +248,37 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
-    """Print the table, and row against row, to the terminal."""
-    console = Console(width=max(Console().width, 150))
-    metrics = suite.spec["metrics"]
+    """Print the table, and row against row, to standard output."""
+    metrics = suite.settings.metrics
 
-    def results(some: Sequence[str]) -> Table:
+    def results(some: Sequence[str]) -> str:
         lines = [cells(suite, some, row) for row in rows]
-        return _screen(suite.spec.get("title", suite.name), header(suite, some), lines, 1)
+        return text_table(suite.title, header(suite, some), lines)
 
-    def comparisons(some: Sequence[str]) -> Table:
+    def comparisons(some: Sequence[str]) -> str:
         lines = [comparison_cells(some, rows, one) for one in compared]
-        return _screen("Row against row", comparison_header(some), lines, 2)
+        return text_table("Row against row", comparison_header(some), lines, 2)
 
-    _print(console, results, metrics)
-    if compared:
-        _print(console, comparisons, metrics)
-    if suite.spec.get("show_parts"):
+    for table_of in (results, comparisons) if compared else (results,):
+        text = table_of(metrics)
+        if "…" in text:  # cut off: one table for each metric
+            text = "\n".join(table_of([metric]) for metric in metrics)
+        print_result(text)
+    if suite.settings.show_parts:
         for parts in part_tables(rows):
-            console.print(_screen(parts.title, parts.columns, parts.lines, 1))
+            print_result(text_table(parts.title, parts.columns, parts.lines))
 
 
-def _print(
-    console: Console, table_of: Callable[[Sequence[str]], Table], metrics: Sequence[str]
-) -> None:
-    """Print one table, or one for each metric where texts would be cut off."""
-    with console.capture() as drawn:
-        console.print(table_of(metrics))
-    cut_off = "…" in drawn.get()
-    for some in [[metric] for metric in metrics] if cut_off else [metrics]:
-        console.print(table_of(some))
-
-
-def _screen(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]], left: int) -> Table:
-    screen = Table(title=title, show_lines=False)
+def text_table(
+    title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1
+) -> str:
+    """Return a table for the terminal, its first `num_left` columns aligned to the left."""
+    console = Console(width=max(Console().width, 150))
+    table = Table(title=title)
     for index, column in enumerate(columns):
-        screen.add_column(column, justify="left" if index < left else "right")
+        table.add_column(column, justify="left" if index < num_left else "right")
     for line in lines:
-        screen.add_row(*line)
-    return screen
+        table.add_row(*line)
+    with console.capture() as found:
+        console.print(table)
+    return found.get().rstrip("\n")

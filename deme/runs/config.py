@@ -1,76 +1,164 @@
-"""Compose, validate and instantiate configurations; Hydra's and OmegaConf's complaints become one clear message."""
+"""Compose and resolve configurations, and make the objects that their options stand for."""
 
-import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-from deme.system.errors import BadConfig, DemeError, did_you_mean
+from deme.runs.config_errors import config_errors, groups
+from deme.runs.settings.base import Option
+from deme.system.errors import BadConfig, DemeError
 from deme.system.paths import conf_dir
 
+VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
 
-def compose_stage(stage: str, overrides: Sequence[str], **settings: Any) -> dict[str, Any]:
-    """Compose and resolve conf/<stage>.yaml, as `deme <stage> <overrides>` would. Raises BadConfig.
 
-    `settings` are top-level values such as seed=1: the same as overrides, but configs that differ in nothing else are
-    composed once.
+def compose_stage(
+    stage: str, overrides: Sequence[str], still_open: tuple[str, ...] = (), **values: int | str
+) -> dict[str, Any]:
+    """Return the resolved config of `deme <stage> <overrides>`. Raises BadConfig.
+
+    `values` are top-level keys, such as seed=1. They count as overrides, but what they are does
+    not take part in the composition, so that all seeds of a row are composed and resolved once.
+    `still_open` names keys that may be without a value (`???`).
     """
-    composed = _composed(stage, tuple(overrides))
-    HydraConfig.instance().set_config(composed)  # ${hydra:runtime.choices.data} names a cell
-    cfg = OmegaConf.create({key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"})
-    cfg.update(settings)
-    return to_dict(cfg)
+    marks = {name: f"\0{name}\0" for name in values}
+    resolved = _resolved(stage, tuple(overrides), still_open, tuple(marks.items()))
+    config: dict[str, Any] = _replaced(resolved, {marks[name]: values[name] for name in values})
+    return config
 
 
-@functools.lru_cache(maxsize=256)
-def _composed(stage: str, overrides: tuple[str, ...]) -> DictConfig:
+def _replaced(node: Any, values: Mapping[str, object]) -> Any:
+    """Return a copy with marks in place of values, or in longer texts, replaced."""
+    if isinstance(node, dict):
+        return {key: _replaced(value, values) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_replaced(value, values) for value in node]
+    if isinstance(node, str):
+        if node in values:
+            return values[node]
+        for mark, value in values.items():
+            node = node.replace(mark, str(value))
+    return node
+
+
+@functools.lru_cache(maxsize=4096)
+def _resolved(
+    stage: str,
+    overrides: tuple[str, ...],
+    still_open: tuple[str, ...],
+    values: tuple[tuple[str, str], ...],
+) -> dict[str, Any]:
+    return to_dict(OmegaConf.create({**_unresolved(stage, overrides), **dict(values)}), still_open)
+
+
+def _unresolved(stage: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return the config before interpolation.
+
+    Hydra composes what the choices of options need, once for all overrides with the same choices,
+    and the values of single keys are set afterwards. An override that this cannot do, a new or
+    deleted key or a mapping, is left to Hydra.
+    """
+    simple = [word for word in overrides if VALUE.match(word) and not _is_choice(word)]
+    config: dict[str, Any] = _replaced(
+        _composed(stage, tuple(word for word in overrides if word not in simple)), {}
+    )
+    for word in simple:
+        with config_errors(stage):
+            path, value = _parsed(word)
+        node: Any = config
+        for part in path[:-1]:
+            node = node.get(part) if isinstance(node, dict) else None
+        known = isinstance(node, dict) and path[-1] in node
+        if not known or isinstance(value, dict):
+            return _composed(stage, overrides)
+        node[path[-1]] = value
+    return config
+
+
+def _is_choice(override: str) -> bool:
+    return override.partition("=")[0] in groups()
+
+
+@functools.cache
+def _parsed(override: str) -> tuple[list[str], Any]:
+    """Return key and value of an override; a mapping where it is not a plain value."""
+    parsed = OverridesParser.create().parse_override(override)
+    plain = parsed.type is OverrideType.CHANGE and not parsed.is_sweep_override()
+    return parsed.key_or_group.split("."), parsed.value() if plain else {}
+
+
+@functools.lru_cache(maxsize=512)
+def _composed(stage: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Return Hydra's composition before interpolation, the names of chosen options filled in."""
     GlobalHydra.instance().clear()
     with config_errors(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose(stage, list(overrides), return_hydra_config=True)
+        composed = compose(stage, list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(composed)
+    choices = {
+        f"${{hydra:runtime.choices.{group}}}": name
+        for group, name in composed.hydra.runtime.choices.items()
+    }
+    plain = OmegaConf.create(
+        {key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"}
+    )
+    config: dict[str, Any] = _replaced(OmegaConf.to_container(plain, resolve=False), choices)
+    return config
 
 
-def to_dict(cfg: DictConfig) -> dict[str, Any]:
-    """Return the resolved configuration as plain Python. Raises BadConfig naming every value that must be given."""
-    missing = _missing(
-        OmegaConf.to_container(cfg, resolve=False), ""
-    )  # as written: not what only refers to such a value
+def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the resolved configuration as plain Python.
+
+    Raises BadConfig naming every key without a value, but for those of `still_open`.
+    """
+    # as written: a key that only refers to one without a value is not named
+    missing = sorted(set(_missing(OmegaConf.to_container(cfg, resolve=False), "")) - {*still_open})
     if missing:
-        names = sorted(missing)
-        raise BadConfig(f"{', '.join(names)} must be given\ntype: {' '.join(f'{name}=<value>' for name in names)}")
+        args = " ".join(f"{name}=<value>" for name in missing)
+        raise BadConfig(f"{', '.join(missing)} must be given\ntype: {args}")
     with config_errors():
-        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
     assert isinstance(container, dict)
     return {str(key): value for key, value in container.items()}
 
 
-def partial(spec: Mapping[str, Any]) -> Callable[..., Any]:
-    """Return the `_target_` of a config with its arguments filled in, still to be called. Raises BadConfig."""
+def _missing(node: object, name: str) -> list[str]:
+    if isinstance(node, dict):
+        return [
+            key for k, v in node.items() for key in _missing(v, f"{name}.{k}" if name else str(k))
+        ]
+    return [name] if node == "???" else []
+
+
+def partial(option: Option) -> Callable[..., Any]:
+    """Return the `_target_` of an option with its arguments, still to be called. Raises BadConfig."""
     try:
-        factory: Callable[..., Any] = hydra.utils.instantiate({**spec, "_partial_": True}, _convert_="all")
+        factory: Callable[..., Any] = hydra.utils.instantiate(
+            {**option, "_partial_": True}, _convert_="all"
+        )
     except InstantiationException as error:
-        raise BadConfig(f"{spec.get('_target_')}: {str(error).splitlines()[0]}") from error
+        raise BadConfig(f"{option.get('_target_')}: {str(error).splitlines()[0]}") from error
     return factory
 
 
-def instantiate(spec: Mapping[str, Any], **extra: Any) -> Any:
-    """Call the `_target_` of a config with `extra` arguments; complaints about the values are passed on as BadConfig."""
-    factory = partial(spec)
+def instantiate(option: Option, **extra: object) -> Any:
+    """Call the `_target_` of an option with its arguments and the `extra` ones. Raises BadConfig."""
+    factory = partial(option)
+    name = option["_target_"].rpartition(".")[2]
     try:
-        _parameters(spec, factory).bind(**extra)
+        _parameters(option, factory).bind(**extra)
     except TypeError as error:
-        raise BadConfig(f"{spec['_target_']}: {error}") from error
-    name = spec["_target_"].split(".")[-1]
+        raise BadConfig(f"{option['_target_']}: {error}") from error
     try:
         return factory(**extra)
     except DemeError:
@@ -78,16 +166,19 @@ def instantiate(spec: Mapping[str, Any], **extra: Any) -> Any:
     except ValueError as error:
         raise BadConfig(f"{name}: {error}") from error
     except TypeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in spec.items() if key != "_target_")
+        given = ", ".join(f"{key}={value!r}" for key, value in option.items() if key != "_target_")
         raise BadConfig(f"{name} cannot work with {given}: {error}") from error
 
 
-def instantiate_with(spec: Mapping[str, Any], **offered: Any) -> Any:
-    """Like `make`, with those of the `offered` arguments that the `_target_` takes by name."""
-    return instantiate(spec, **{name: value for name, value in offered.items() if name in accepted_arguments(spec) and name not in spec})
+def instantiate_with(option: Option, **offered: object) -> Any:
+    """Instantiate with those of the `offered` arguments that the `_target_` takes by name."""
+    taken = accepted_arguments(option) - option.keys()
+    return instantiate(option, **{name: offered[name] for name in offered if name in taken})
 
 
-def extractor_specs(metrics: Mapping[str, Any], key: str = "features") -> dict[str, Mapping[str, Any]]:
+def extractor_specs(
+    metrics: Mapping[str, Any], key: str = "features"
+) -> dict[str, Mapping[str, Any]]:
     """Return the feature extractors that the `metrics` group names, without those set to null. Raises BadConfig."""
     specs = metrics["features"] or {}
     if not isinstance(specs, Mapping) or not all(
@@ -105,93 +196,18 @@ def score_specs(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return extractor_specs({"features": metrics.get("scores")}, "scores")
 
 
-def accepted_arguments(spec: Mapping[str, Any]) -> set[str]:
-    """Return the names of the arguments that the `_target_` of a config takes. Raises BadConfig for a key it doesn't."""
-    return set(_parameters(spec, partial(spec)).parameters)
+def accepted_arguments(option: Option) -> set[str]:
+    """Return the names of the arguments that a `_target_` takes. Raises BadConfig for others."""
+    return set(_parameters(option, partial(option)).parameters)
 
 
-def _parameters(spec: Mapping[str, Any], factory: Callable[..., Any]) -> inspect.Signature:
+def _parameters(option: Option, factory: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(factory)
     except ValueError as error:  # a partial with an argument that is none
         known = inspect.signature(factory.func).parameters  # type: ignore[attr-defined]
-        wrong = [key for key in spec if key not in known and key != "_target_"]
-        name = spec["_target_"].split(".")[-1]
-        raise BadConfig(f"{name} takes no {', '.join(wrong)}; allowed: {', '.join(known) or '(none)'}") from error
-
-
-@contextlib.contextmanager
-def config_errors(stage: str = "") -> Iterator[None]:
-    """Turn Hydra's and OmegaConf's errors into BadConfig with a hint."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadConfig(explain(error, stage)) from error
-    except ValueError as error:
-        if not str(error).startswith("Config group override must be"):
-            raise
+        wrong = [key for key in option if key not in known and key != "_target_"]
+        name = option["_target_"].rpartition(".")[2]
         raise BadConfig(
-            "an option group takes the name of an option, got null; its options: deme <verb> group=?"
+            f"{name} takes no {', '.join(wrong)}; allowed: {', '.join(known) or '(none)'}"
         ) from error
-
-
-def explain(error: Exception, stage: str) -> str:
-    """Return what was given, what is allowed and what to type."""
-    text = str(error).split("\n    full_key")[0]
-    if option := re.search(r"Could not find '([^']+)'", text):
-        group, _, name = option[1].rpartition("/")
-        top, _, folder = group.partition("/")
-        if top in groups():
-            allowed = [choice.removeprefix(f"{folder}/") for choice in options(top) if choice.startswith(folder)]
-            return f"unknown option {group}={name}; {did_you_mean(name, allowed)}allowed: {', '.join(allowed)}"
-        return f"unknown group {name!r}; {did_you_mean(name, groups())}allowed: {', '.join(groups())}"
-    if key := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(key[1], [*keys(stage), "experiment"], stage)
-    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
-        name = getattr(error, "full_key", "") or "a value"
-        return f"{name} must be given\ntype: {name}=<value>"
-    if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
-    cause = str(error.__cause__ or "").split("\n")[0]
-    return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
-
-
-def _unknown_key(key: str, known: list[str], stage: str) -> str:
-    parent = key.rpartition(".")[0]
-    near = did_you_mean(key, known)
-    if parent and parent in known:
-        inside = [k.removeprefix(f"{parent}.") for k in known if k.startswith(f"{parent}.") and "_target_" not in k]
-        return f"unknown key {key!r}; {near}keys of {parent}: {', '.join(inside) or '(none)'}"
-    return f"unknown key {key!r}; {near}keys of `deme {stage}`: {', '.join(sorted({k.split('.')[0] for k in known}))}"
-
-
-def keys(stage: str) -> list[str]:
-    """Return the dotted keys that the stage's default configuration has."""
-    with contextlib.suppress(Exception):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return _dotted(OmegaConf.to_container(compose(stage), resolve=False), "")
-    return []
-
-
-def _dotted(node: Any, prefix: str) -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    return [full for k, v in node.items() for full in (f"{prefix}{k}", *_dotted(v, f"{prefix}{k}."))]
-
-
-def _missing(node: Any, name: str) -> list[str]:
-    if isinstance(node, dict):
-        return [key for k, v in node.items() for key in _missing(v, f"{name}.{k}" if name else str(k))]
-    return [name] if node == "???" else []
-
-
-def groups() -> list[str]:
-    """Return the names of all option groups."""
-    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
-
-
-def options(group: str) -> list[str]:
-    """Return the options of a group, sub-folders included as folder/name."""
-    folder = Path(conf_dir(), group)
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))

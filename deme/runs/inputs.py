@@ -38,7 +38,11 @@ def is_older_format(path: Path) -> bool:
 def check_format(path: Path) -> None:
     """Raise BadConfig for a run directory of an older format, with the command that makes it again."""
     if is_older_format(path):
-        command = files.read_json(path / "run.json").get("command", []) if (path / "run.json").exists() else []
+        command = (
+            files.read_json(path / "run.json").get("command", [])
+            if (path / "run.json").exists()
+            else []
+        )
         again = f"deme {shlex.join(command)}" if command else "the command that made it"
         raise BadConfig(
             f"{path} was made by an older version of deme, whose run directories have another format\n"
@@ -67,26 +71,34 @@ def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
                 )
         return paths
     if not isinstance(value, Mapping):
-        raise BadConfig(f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}")
+        raise BadConfig(
+            f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}"
+        )
     return _search(value, config)
 
 
 def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
     unknown = query.keys() - {"stage", "cell", "command"}
     if unknown or "stage" not in query or "cell" not in query:
-        raise BadConfig(f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {dict(query)}")
+        raise BadConfig(
+            f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {dict(query)}"
+        )
     folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
     matches: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*/config.yaml")):
         if is_older_format(file.parent):
             continue
         cell = load_yaml(file)["cell"]
-        if read_status(file.parent).get("state") == "done" and all(cell.get(k) == v for k, v in query["cell"].items()):
+        if read_status(file.parent).get("state") == "done" and all(
+            cell.get(k) == v for k, v in query["cell"].items()
+        ):
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
     wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
     if not matches:
         command = query.get("command", f"deme {query['stage']} ...")
-        raise MissingInput(f"no finished {query['stage']} run with {wanted} in {folder}\nmake it with: {command}")
+        raise MissingInput(
+            f"no finished {query['stage']} run with {wanted} in {folder}\nmake it with: {command}"
+        )
     for paths in matches.values():
         if len(paths) > 1:
             raise BadConfig(
@@ -117,7 +129,9 @@ def found_weights(search: Path) -> dict[str, Any]:
     """
     file = search / "best.json"
     if not file.is_file():
-        raise BadConfig(f"{search} is no run of deme search; inputs.search takes the directory of one")
+        raise BadConfig(
+            f"{search} is no run of deme search; inputs.search takes the directory of one"
+        )
     found: dict[str, Any] = files.read_json(file)
     return {
         **found,
@@ -143,23 +157,40 @@ def content_hash(place: str | Path) -> str:
             return str(next(iter(weights.values())))
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
-    configs = (path / "config.json", path / "unet" / "config.json")  # a model's, whose weights may be pickles
-    if path.is_dir() and not any(path.rglob("*.safetensors")) and not any(config.exists() for config in configs):
+    configs = (
+        path / "config.json",
+        path / "unet" / "config.json",
+    )  # a model's, whose weights may be pickles
+    if (
+        path.is_dir()
+        and not any(path.rglob("*.safetensors"))
+        and not any(config.exists() for config in configs)
+    ):
         return _folder_hash(path)
     return files.sha256(path)
 
 
 def _folder_hash(folder: Path) -> str:
     """Return the hash of a data folder's files, remembered in the cache until a name, a size or a time changes."""
-    stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in sorted(folder.rglob("*")) if p.is_file()]
-    listing = files.sha256_text("\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats))
+    stats = [
+        (p.relative_to(folder).as_posix(), p.stat())
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    ]
+    listing = files.sha256_text(
+        "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    )
     cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser() / "folders"
     place = cache / f"{files.sha256_text(str(folder.resolve()))[:32]}.json"
     with contextlib.suppress(OSError, DemeError):
         known = files.read_json(place)
         if known["listing"] == listing:
             return str(known["sha256"])
-    found = files.sha256_text("".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats))
+    found = files.sha256_text(
+        "".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats)
+    )
     with contextlib.suppress(DemeError):
-        files.write_json(place, {"folder": str(folder.resolve()), "listing": listing, "sha256": found})
+        files.write_json(
+            place, {"folder": str(folder.resolve()), "listing": listing, "sha256": found}
+        )
     return found

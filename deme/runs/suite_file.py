@@ -1,181 +1,259 @@
-"""The format of a suite file: which keys it has, and what they must hold."""
+"""Read a suite file and check it; every mistake is reported with the line it is in (docs/suites.md).
 
+The keys, their types and their meaning: deme/runs/settings/suite.py.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from string import Template
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from yaml.constructor import SafeConstructor
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from deme.runs.settings.base import explanation
+from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
 from deme.system.errors import BadConfig, MissingInput, did_you_mean
 from deme.system.files import read_json
 
-CHAIN = ("train", "search", "merge", "evaluate")
-SUITE_KEYS = {
-    "suite",
-    "title",
-    "rows",
-    "results",
-    "finetune_seeds",
-    "sample_seeds",
-    "common",
-    "base",
-    "baseline",
-    "expected",
-    "comparisons",
-    "metrics",
-    "notes",
-    "plan",
-    "show_parts",
-    "runs_shared_with",
-}
-ROW_KEYS = {
-    "name",
-    "label",
-    "train",
-    "experts",
-    "experts_of",
-    "search_of",
-    "search",
-    "merge",
-    "evaluate",
-    "sample_seeds",
-}
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+Place = tuple[str | int, ...]  # of a value in the file: ("rows", 3, "train")
+Mistake = tuple[Place, str]
 
 
-def read_spec(place: Path) -> tuple[Path, dict[str, Any]]:
-    """Read experiments/<table> (its suite.yaml) or a suite file, and check it. Raises MissingInput, BadConfig."""
+def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
+    """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
     file = place / "suite.yaml" if place.is_dir() else place
+    tree = _tree(file)
+    try:
+        settings = TypeAdapter(SuiteSettings).validate_python(
+            SafeConstructor().construct_document(tree)
+        )
+        mistakes = list(_contradictions(settings, file)) or list(_circles(settings))
+    except ValidationError as error:
+        mistakes = [_mistake(tree, each["loc"], each) for each in error.errors()]
+    if mistakes:
+        lines = [f"{_line(tree, place)}: {text}" for place, text in mistakes]
+        raise BadConfig("\n".join(dict.fromkeys(lines)))
+    return file, replace(settings, rows=_in_table_order(settings.rows))
+
+
+def _tree(file: Path) -> MappingNode:
+    """Return the YAML nodes of a suite file, merged with those of the file that it extends."""
     if not file.is_file():
         raise MissingInput(
-            f"{file} does not exist\na suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
+            f"{file} does not exist\n"
+            "a suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
         )
     try:
-        spec = yaml.safe_load(file.read_text())
+        with open(file) as stream:
+            tree = yaml.compose(stream, LOADER)
     except yaml.YAMLError as error:
         raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(spec, dict):
-        raise BadConfig(f"{file} must hold a mapping with the keys {', '.join(sorted(SUITE_KEYS))}")
-    _check_keys(spec, SUITE_KEYS, {"suite", "rows", "sample_seeds", "finetune_seeds", "baseline", "metrics"}, str(file))
-    if not isinstance(spec["rows"], list) or not spec["rows"]:
-        raise BadConfig(f"{file} has no rows")
-    for row in spec["rows"]:
-        _check_keys(row, ROW_KEYS, {"name", "label"}, f"a row of {file}")
-    seeds = [(key, spec[key]) for key in ("finetune_seeds", "sample_seeds")]
-    seeds += [
-        (f"sample_seeds of row {row['name']}", row["sample_seeds"]) for row in spec["rows"] if "sample_seeds" in row
-    ]
-    for key, given in seeds:
-        if not isinstance(given, list) or not all(type(seed) is int for seed in given):
-            raise BadConfig(f"{file}: {key} must be a list of whole numbers, got {given!r}")
-    shared = spec.get("runs_shared_with", [])
-    if not isinstance(shared, list) or not all(isinstance(place, str) for place in shared):
-        raise BadConfig(f"{file}: runs_shared_with must be a list of suites, such as [../coco], got {shared!r}")
-    _check_expected(spec, file)
-    _check_rows(spec, file)
-    _check_base(spec, file)
-    _check_references(spec, file)
-    _check_comparisons(spec, file)
-    in_order(spec["rows"])
-    return file, spec
+    if not isinstance(tree, MappingNode):
+        raise BadConfig(f"{file} must hold the keys of a suite, such as suite: and rows:")
+    if slips := list(_slips_of_yaml(tree)):
+        raise BadConfig("\n".join(slips))
+    keys = _values(tree)
+    if "extends" not in keys:
+        return tree
+    other = file.parent / str(keys["extends"].value)
+    if "extends" in _values(shared := _tree(other)):
+        raise BadConfig(f"{file} extends {other}, which extends another file; one step is allowed")
+    variables = keys.get("variables")
+    if isinstance(variables, MappingNode):
+        _substitute(shared, {name: str(node.value) for name, node in _values(variables).items()})
+    return _merged(shared, tree)
 
 
-def _check_rows(spec: dict[str, Any], file: Path) -> None:
-    rows = {row["name"]: row for row in spec["rows"]}
-    if len(rows) < len(spec["rows"]):
-        raise BadConfig(f"two rows of {file} have the same name")
-    stages = [(f"common.{stage}", spec.get("common", {}).get(stage, [])) for stage in CHAIN]
-    stages += [(f"row {name}: {stage}", row.get(stage, [])) for name, row in rows.items() for stage in CHAIN]
-    for where, words in stages:
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise BadConfig(
-                f"{file}, {where} must be a list of overrides, such as [num_steps=100] or [], got {words!r}"
+def _values(tree: MappingNode) -> dict[str, Node]:
+    return {str(key.value): value for key, value in tree.value}
+
+
+def _substitute(node: Node, variables: dict[str, str]) -> None:
+    """Replace $name in all texts of a tree."""
+    if isinstance(node, ScalarNode):
+        node.value = Template(node.value).safe_substitute(variables)
+    for child in [] if isinstance(node, ScalarNode) else node.value:
+        for part in child if isinstance(child, tuple) else [child]:
+            _substitute(part, variables)
+
+
+def _merged(shared: MappingNode, own: MappingNode) -> MappingNode:
+    """Return the keys of both: `rows` one after the other, `common` key by key, else the own."""
+    found = {str(key.value): (key, value) for key, value in shared.value}
+    for key, value in own.value:
+        before = found.get(key.value, (key, None))[1]
+        if key.value == "common" and type(before) is type(value) is MappingNode:
+            value = _merged(before, value)
+        elif key.value == "rows" and type(before) is type(value) is SequenceNode:
+            value = SequenceNode(
+                value.tag, before.value + value.value, value.start_mark, value.end_mark
             )
-    if "evaluate" not in rows.get(spec["baseline"], {"evaluate": []}):
-        raise BadConfig(f"{file}: the baseline {spec['baseline']} needs an evaluate stage")
+        found[key.value] = (key, value)
+    return MappingNode(own.tag, list(found.values()), own.start_mark, own.end_mark)
 
 
-def _check_expected(spec: dict[str, Any], file: Path) -> None:
-    """Published numbers are looked at before any work, not when the table is written."""
-    if "expected" not in spec:
+def _line(tree: Node, place: Place) -> str:
+    """Return "<file>, line <n>" of the value at `place`, or of what it should be in."""
+    node, mark = tree, tree.start_mark
+    for part in place:
+        if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            mark = node.start_mark
+        elif isinstance(node, MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    node, mark = value, key.start_mark
+    return f"{mark.name}, line {mark.line + 1}"
+
+
+def _slips_of_yaml(node: Node) -> Iterator[str]:
+    """Yield keys that are given twice, and keys without a value."""
+    for part in [] if isinstance(node, ScalarNode) else node.value:
+        for child in part if isinstance(part, tuple) else [part]:
+            yield from _slips_of_yaml(child)
+    pairs = node.value if isinstance(node, MappingNode) else []
+    for index, (key, value) in enumerate(pairs):
+        where = f"{key.start_mark.name}, line {key.start_mark.line + 1}"
+        if key.value in [other.value for other, _ in pairs[:index]]:
+            yield f"{where}: key {key.value!r} is given twice"
+        if value.tag.endswith(":null"):
+            example = (
+                f"type {key.value}: [] for no overrides" if key.value in CHAIN else "leave it out"
+            )
+            yield f"{where}: key {key.value!r} has no value; {example}"
+
+
+def _mistake(tree: MappingNode, place: Place, error: Mapping[str, object]) -> Mistake:
+    """Return what is wrong with a value, in the words of the other settings."""
+    kind: type = SuiteSettings
+    prefix = ""
+    if len(place) > 2 and place[0] == "rows":
+        row = _values(tree)["rows"].value[place[1]]
+        name = _values(row).get("name") if isinstance(row, MappingNode) else None
+        kind, prefix = RowSettings, f"row {name.value if name else place[1]}: "
+        error = {**error, "loc": place[2:]}
+    text = explanation(kind, error).partition("\n")[0]
+    return place, prefix + text.replace(", or null;", ";")
+
+
+def _contradictions(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:
+    names = [row.name for row in suite.rows]
+    rows = dict(zip(names, suite.rows, strict=True))
+    for index, row in enumerate(suite.rows):
+        if row.name in names[:index]:
+            yield ("rows", index, "name"), f"two rows have the name {row.name}"
+        for place, text in _slips_of_row(row, rows):
+            yield ("rows", index, place), f"row {row.name}: {text}"
+    named: list[tuple[Place, str | None]] = [
+        (("baseline",), _unknown(suite.baseline, rows, "evaluate")),
+        (("pretrained_by",), _no_pretraining(suite, rows)),
+    ]
+    for index, pair in enumerate(suite.comparisons):
+        named += [(("comparisons", index), _unknown(name, rows, "evaluate")) for name in pair]
+    yield from ((where, problem) for where, problem in named if problem)
+    yield from ((("expected",), text) for text in _slips_of_expected(suite, file))
+
+
+def _circles(suite: SuiteSettings) -> Iterator[Mistake]:
+    ordered = in_order(suite.rows)
+    circle = [index for index, row in enumerate(suite.rows) if row not in ordered]
+    if circle:
+        names = ", ".join(suite.rows[index].name for index in circle)
+        yield (
+            ("rows", circle[0]),
+            f"rows {names} wait for each other: look at their experts_of and search_of",
+        )
+
+
+def _unknown(name: str, rows: dict[str, RowSettings], stage: str | None) -> str | None:
+    """Return what is wrong with the name of a row that needs a stage, if anything."""
+    known = [each for each, row in rows.items() if not stage or row.overrides(stage) is not None]
+    if name in known:
+        return None
+    what = f"has no {stage} stage" if name in rows else "is not a row"
+    allowed = ", ".join(known) or "(none)"
+    return f"{name!r} {what}; {did_you_mean(name, known)}allowed: {allowed}"
+
+
+def _slips_of_row(row: RowSettings, rows: dict[str, RowSettings]) -> Iterator[tuple[str, str]]:
+    for key, stage in (("experts_of", "train"), ("search_of", "search"), ("after", None)):
+        name = getattr(row, key)
+        if name is not None and (text := _unknown(name, rows, stage)):
+            yield key, f"{key}: {text}"
+    if row.after in rows and rows[row.after].after:
+        yield "after", f"after: {row.after!r} must not have the key `after` itself"
+    if row.train is None and row.experts_of is None:
+        for stage in ("search", "merge"):
+            if row.overrides(stage) is not None:
+                yield stage, f"{stage} needs experts: type train: or experts_of:"
+    if row.search_of is not None and row.train is None:
+        yield "search_of", "search_of needs a train stage, which takes the weights found"
+
+
+def _no_pretraining(suite: SuiteSettings, rows: dict[str, RowSettings]) -> str | None:
+    name = suite.pretrained_by
+    row = rows.get(name or "")
+    if name is None:
+        return None
+    if any(name in (each.experts_of, each.search_of) for each in suite.rows):
+        return f"{name!r} trains one model; no row can name it in experts_of or search_of"
+    others = () if row is None else (row.experts, row.search_of, *map(row.overrides, CHAIN[1:]))
+    if row is None or row.train is None or any(value is not None for value in others):
+        return f"{name!r} must be a row with a train stage and no other, which trains one model"
+    return None
+
+
+def _slips_of_expected(suite: SuiteSettings, file: Path) -> Iterator[str]:
+    """Check published numbers before any work. Raises MissingInput."""
+    if suite.expected is None:
         return
-    place = file.parent / str(spec["expected"])
+    place = file.parent / suite.expected
     if not place.is_file():
-        raise MissingInput(f"{place} does not exist, which {file} expects published numbers in")
+        raise MissingInput(f"{place} does not exist; {file} expects published numbers in it")
     found = read_json(place)
     rows = found.get("rows") if isinstance(found, dict) else None
     if not isinstance(rows, dict) or not all(
         isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())
         for values in rows.values()
     ):
-        raise BadConfig(f'{place} must hold {{"rows": {{<row>: {{<metric>: <number>}}}}}}')
-    for what, given, known in (
-        ("rows", rows, {row["name"] for row in spec["rows"]}),
-        ("metrics", {metric for values in rows.values() for metric in values}, set(spec["metrics"])),
-    ):
-        if unknown := set(given) - known:
-            raise BadConfig(f"{place} has {what} that {file} has not: {', '.join(sorted(unknown))}")
-
-
-def _check_base(spec: dict[str, Any], file: Path) -> None:
-    rows = {row["name"]: row for row in spec["rows"]}
-    if "base" not in spec:
+        yield f'{place} must hold {{"rows": {{<row>: {{<metric>: <number>}}}}}}'
         return
-    base = rows.get(spec["base"]) if isinstance(spec["base"], str) else None
-    if any(spec["base"] in (row.get("experts_of"), row.get("search_of")) for row in rows.values()):
-        raise BadConfig(f"{file}: experts_of and search_of cannot name the base {spec['base']}, which trains one model")
-    if base is None or set(base) - {"name", "label", "train"} or "train" not in base:
-        raise BadConfig(
-            f"{file}: base: {spec['base']} must name a row with a train stage and no other, whose model all others start from"
-        )
+    metrics = {metric for values in rows.values() for metric in values}
+    for what, unknown in (
+        ("rows", set(rows) - {row.name for row in suite.rows}),
+        ("metrics", metrics - set(suite.metrics)),
+    ):
+        if unknown:
+            yield f"{place} has {what} that the suite has not: {', '.join(sorted(unknown))}"
 
 
-def _check_references(spec: dict[str, Any], file: Path) -> None:
-    rows = {row["name"]: row for row in spec["rows"]}
-    if spec["baseline"] not in rows:
-        raise BadConfig(f"baseline: {spec['baseline']} of {file} is no row; rows: {', '.join(rows)}")
-    for name, row in rows.items():
-        for key, stage, does in (("experts_of", "train", "trains"), ("search_of", "search", "searches")):
-            if key not in row:
-                continue
-            if not isinstance(row[key], str) or row[key] not in rows:
-                raise BadConfig(f"row {name} of {file}: {key}: {row[key]} is no row; rows: {', '.join(rows)}")
-            if stage not in rows[row[key]]:
-                raise BadConfig(f"{file}, row {name}: {key} must name a row that {does}; {row[key]} does not")
-        if "search" in row and "train" not in row and "experts_of" not in row:
-            raise BadConfig(f"{file}, row {name}: search needs experts: a train stage, or experts_of")
-        if "search_of" in row and "train" not in row:
-            raise BadConfig(f"{file}, row {name}: search_of needs a train stage, which takes the weights found")
+def _in_table_order(rows: Sequence[RowSettings]) -> tuple[RowSettings, ...]:
+    """Put each row with the key `after` behind the row that it names."""
+    placed = [row for row in rows if row.after is None]
+    for row in reversed(rows):
+        if row.after is not None:
+            names = [each.name for each in placed]
+            placed.insert(names.index(row.after) + 1, row)
+    return tuple(placed)
 
 
-def in_order(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows with those first that others take experts or merge weights from. Raises BadConfig for a circle."""
-    done: list[dict[str, Any]] = []
-    while len(done) < len(rows):
-        names = {row["name"] for row in done}
-        ready = [r for r in rows if r not in done and {r[k] for k in ("experts_of", "search_of") if k in r} <= names]
+def in_order(rows: Sequence[RowSettings]) -> list[RowSettings]:
+    """Return the rows with those first whose experts or merge weights others take.
+
+    Rows that wait for each other, or for none that exists, are left out.
+    """
+    done: list[RowSettings] = []
+    left = list(rows)
+    while left:
+        names = {row.name for row in done}
+        ready = [row for row in left if {row.experts_of, row.search_of} <= names | {None}]
         if not ready:
-            circle = ", ".join(row["name"] for row in rows if row not in done)
-            raise BadConfig(f"rows {circle} wait for each other: look at their experts_of and search_of")
+            break
         done += ready
+        left = [row for row in left if row not in ready]
     return done
-
-
-def _check_comparisons(spec: dict[str, Any], file: Path) -> None:
-    measured = [row["name"] for row in spec["rows"] if "evaluate" in row]
-    pairs = spec.get("comparisons", [])
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise BadConfig(f"{file}: comparisons must be a list of pairs of rows, such as [[deme_uniform, finetune]]")
-    for name in (name for pair in pairs for name in pair):
-        if name not in measured:
-            raise BadConfig(f"{file}: comparisons: {name!r} is no row that is evaluated; rows: {', '.join(measured)}")
-
-
-def _check_keys(given: Any, allowed: set[str], needed: set[str], where: str) -> None:
-    if not isinstance(given, dict):
-        raise BadConfig(f"{where} must be a mapping, got {given!r}")
-    for key in given:
-        if key not in allowed:
-            raise BadConfig(
-                f"unknown key {key!r} in {where}; {did_you_mean(key, allowed)}allowed: {', '.join(sorted(allowed))}"
-            )
-    if needed - given.keys():
-        raise BadConfig(f"{where} lacks {', '.join(sorted(needed - given.keys()))}")

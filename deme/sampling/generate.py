@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from deme.data import to_uint8
+from deme.data.pixels import to_uint8
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, moved
 from deme.diffusion.seeds import image_generator
 from deme.sampling.routed import RoutedModel

@@ -44,13 +44,13 @@ class Stopped(BaseException):
 
 
 class Preempted(Stopped):
-    """The process was asked to stop; the same command goes on where it stopped."""
+    """The process was asked to stop; run the same command to resume."""
 
     exit_code = 75
 
 
 class Interrupted(Stopped):
-    """Ctrl-C; the same command goes on where it stopped."""
+    """Ctrl-C; run the same command to resume."""
 
     exit_code = 130
 

@@ -16,8 +16,8 @@ _polling = False
 def stopped(exit_code: int) -> Stopped:
     """Return the error that ends the program with this exit code."""
     if exit_code == Interrupted.exit_code:
-        return Interrupted("interrupted; the same command goes on from here")
-    return Preempted("stopped on request; the same command goes on from here")
+        return Interrupted("interrupted; run the same command to resume")
+    return Preempted("stopped on request; run the same command to resume")
 
 
 def _error(signum: int) -> Stopped:

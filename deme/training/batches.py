@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from deme.data import Croppable, EncodedDataset, Images, InMemoryImages, mirrored
+from deme.data import Croppable, EncodedDataset, Images, InMemoryImages
+from deme.data.pixels import mirrored
 from deme.diffusion.seeds import ShardedRandom, generator
 from deme.system.errors import DemeError
 
@@ -137,13 +138,12 @@ class StepLoader:
     def _read(self) -> Iterator[Any]:
         reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
-        others = len(self.images) * (
-            self.batches.mirror and isinstance(self.images, EncodedDataset)
-        )  # their mirror images
+        flips = self.batches.mirror and isinstance(self.images, EncodedDataset)
         wanted: Any = (
             (
-                (rows + others * self.batches.coins(step) if others else rows).tolist(),
+                rows.tolist(),
                 self.batches.positions(step) if crops else None,
+                self.batches.coins(step).tolist() if flips else None,
             )
             for step, rows in self.batches.numbered()
         )
@@ -172,14 +172,16 @@ class _Reader:
 
     images: Any
 
-    def __getitems__(self, wanted: tuple[list[int], list[float] | None]) -> Tensor | DemeError:
-        indices, positions = wanted
+    def __getitems__(
+        self, wanted: tuple[list[int], list[float] | None, list[bool] | None]
+    ) -> Tensor | DemeError:
+        indices, positions, flips = wanted
         try:
-            return (
-                self.images.__getitems__(indices)
-                if positions is None
-                else self.images.cropped(indices, positions)
-            )
+            if positions is not None:
+                return self.images.cropped(indices, positions)
+            if flips is not None:
+                return self.images.__getitems__(indices, flips)
+            return self.images.__getitems__(indices)
         except DemeError as error:
             return error
 

@@ -18,7 +18,7 @@ def warmup_ema(
     """Return an average whose update k = 0, 1, ... has a decay with a warm-up.
 
     The decay is min(max_decay, 1 - (1 + k / inv_gamma)^-power), 0 at k = 0; diffusers counts
-    updates from 1 and subtracts one (docs/method.md#moving-average). Raises BadConfig.
+    updates from 1 and subtracts one (docs/method.md#weight-average). Raises BadConfig.
     """
     for name, value, most in (
         ("max_decay", max_decay, 1.0),

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from deme.data import to_float, to_uint8
+from deme.data.pixels import to_float, to_uint8
 from deme.diffusion.seeds import generator, seeded
 
 KL = 1e-3  # against the squared error, both as means

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import CLIPTokenizer
 
-from deme.data import to_float
 from deme.data.captioned_digits import NUMERALS, TEMPLATES
+from deme.data.pixels import to_float
 from deme.diffusion.seeds import generator, seeded
 from deme.metrics.caption_match import CaptionNetwork
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from deme.data import to_float
 from deme.data.digits import pixels_and_labels, split
+from deme.data.pixels import to_float
 from deme.metrics.digit_classifier import train_classifier
 from deme.system import tensors
 

@@ -31,12 +31,11 @@ from deme.runs.config import (
     accepted_arguments,
     compose_stage,
     extractor_specs,
-    groups,
     instantiate,
     instantiate_with,
-    options,
     partial,
 )
+from deme.runs.config_errors import groups, options
 from deme.runs.settings.base import build
 from deme.runs.settings.groups import ComputeSettings, PathsSettings
 from deme.system import tensors

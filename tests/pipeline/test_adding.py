@@ -13,7 +13,8 @@ from deme.models.layout import UNET
 from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "extending.md"]
 # What lies in the folders below is found as if it lay in the package.
 INSTALLED_HERE = """
 import importlib
@@ -25,7 +26,8 @@ for folder in Path("deme").rglob("*/"):
 
 @pytest.fixture
 def examples(tmp_path):
-    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", README, re.DOTALL)
+    text = "\n".join(page.read_text() for page in PAGES if page.exists())
+    blocks = re.findall(r"```(?:python|yaml)\n *# ((?:deme|conf)/\S+)\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 8
     for place, text in blocks:
         file = tmp_path / place

@@ -165,7 +165,8 @@ def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
     (merged,) = tmp_path.glob("runs/scratch/merge/*/weights/merged")
     start = load_pretrained(str(base)).state_dict()
     one, two, found = (
-        load_pretrained(str(f)).state_dict() for f in (*(e / "weights/ema" for e in experts), merged)
+        load_pretrained(str(f)).state_dict()
+        for f in (*(e / "weights/ema" for e in experts), merged)
     )
     for name, value in found.items():
         expected = start[name] + 0.5 * (one[name] - start[name]) + 2.0 * (two[name] - start[name])

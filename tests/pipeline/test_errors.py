@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deme.cli.app import COMMANDS, STAGES
+from deme.cli.app import COMMANDS, STAGES, main
 from deme.models.layout import UNET
 from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 
+DIGITS = Path(__file__).parents[2] / "experiments/digits/suite.yaml"
 WEIGHTS = f"weights/ema/{UNET}"
 
 
@@ -155,114 +156,59 @@ def test_a_missing_input_is_exit_3(words, message, tmp_path):
     fails(words, tmp_path, 3, f"deme: {message}")
 
 
-def test_a_suite_with_a_slip_is_exit_2(tmp_path):
-    (tmp_path / "s.yaml").write_text("suite: s\nrowz: []\n")
-    fails(
-        ["plan", "s.yaml"], tmp_path, 2, "deme: unknown key 'rowz' in s.yaml; did you mean 'rows'?"
-    )
-    (tmp_path / "s.yaml").write_text("suite: [\n")
-    fails(["plan", "s.yaml"], tmp_path, 2, "deme: s.yaml is not valid YAML")
+HEAD = "suite: s\nbaseline: a\nmetrics: [loss]\nfinetune_seeds: [0]\nsample_seeds: [1]\n"
+A = "{name: a, label: A, evaluate: []}"
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("text", "line", "parts"),
     [
-        ("[]", "s.yaml has no rows"),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: a, label: B}]",
-            "two rows of s.yaml have the same name",
-        ),
-        (
-            "[{name: a, label: A, evaluate: }]",
-            "s.yaml, row a: evaluate must be a list of overrides",
-        ),
-        ("[{name: a, label: A}]", "s.yaml: the baseline a needs an evaluate stage"),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B, experts_of: a}]",
-            "experts_of must name a row that trains",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B, train: [], search_of: a}]",
-            "search_of must name a row that searches; a does not",
-        ),
-        (
-            "[{name: a, label: A, evaluate: [], train: [], search: []}, {name: b, label: B, search_of: a}]",
-            "s.yaml, row b: search_of needs a train stage",
-        ),
-        (
-            "[{name: a, label: A, evaluate: [], search: []}]",
-            "s.yaml, row a: search needs experts: a train stage",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B, train: [], search: [], search_of: b}]",
-            "rows b wait for each other",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: [a]}]",
-            "search_of: ['a'] is no row",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B, search_of: c}]",
-            "row b of s.yaml: search_of: c is no row; rows: a, b",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}]\ncomparisons: [a]",
-            "s.yaml: comparisons must be a list of pairs of rows",
-        ),
-        (
-            "[{name: a, label: A, evaluate: []}, {name: b, label: B}]\ncomparisons: [[a, b]]",
-            "s.yaml: comparisons: 'b' is no row that is evaluated; rows: a",
-        ),
+        (f"{HEAD}rowz: []\nrows: [{A}]", 6, ["rowz", "did you mean 'rows'?"]),
+        (f"{HEAD}rows: []", 6, ["rows"]),
+        (f"{HEAD}suite: t\nrows: [{A}]", 6, ["'suite' is given twice"]),
+        ("suite: s\nrows:\n- {name: a, label: A}", 1, ["baseline must be given"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: a, label: B}}", 8, ["two rows", " a"]),
+        (f"{HEAD}rows:\n- {{name: a, label: A, evaluate: }}", 7, ["evaluate: []"]),
+        (f"{HEAD}rows:\n- {{name: a, label: A, evaluate: 3}}", 7, ["row a: evaluate must be a list"]),
+        (f"{HEAD}rows:\n- {{name: a, label: A}}", 2, ["'a' has no evaluate stage"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: b, label: B, experts_of: a}}", 8, ["experts_of", "train"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: b, label: B, train: [], search_of: a}}", 8, ["search_of", "search"]),
+        (f"{HEAD}rows:\n- {{name: a, label: A, train: [], search: [], evaluate: []}}\n- {{name: b, label: B, search_of: a}}",
+         8, ["row b: search_of needs a train stage"]),
+        (f"{HEAD}rows:\n- {{name: a, label: A, evaluate: [], search: []}}", 7, ["row a: search needs experts"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: b, label: B, train: [], search: [], search_of: b}}", 8, ["rows b wait for each other"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: b, label: B, search_of: [a]}}", 8, ["row b: search_of must be a text"]),
+        (f"{HEAD}rows:\n- {A}\n- {{name: b, label: B, train: [], experts_of: aa}}", 8, ["'aa' is not a row"]),
+        (f"{HEAD}rows: [{A}]\ncomparisons: [a]", 7, ["comparisons", "a list"]),
+        (f"{HEAD}rows: [{A}, {{name: b, label: B}}]\ncomparisons:\n- [a, b]", 8, ["'b' has no evaluate stage", "allowed: a"]),
     ],
-)
-def test_rows_that_cannot_be_are_exit_2(rows, message, tmp_path):
-    head = "suite: s\nbaseline: a\nmetrics: [loss]\nfinetune_seeds: [0]\nsample_seeds: [1]\n"
-    (tmp_path / "s.yaml").write_text(f"{head}rows: {rows}\n")
-    fails(
-        ["plan", "s.yaml"],
-        tmp_path,
-        2,
-        f"deme: {message}" if message.startswith(("s.yaml", "two")) else message,
-    )
+)  # fmt: skip
+def test_a_mistake_in_a_suite_is_exit_2_and_named_with_its_line(
+    text, line, parts, tmp_path, capsys
+):
+    (tmp_path / "s.yaml").write_text(text)
+    assert main(["plan", f"{tmp_path}/s.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert f"s.yaml, line {line}: " in message
+    for part in parts:
+        assert part in message
 
 
-def test_a_search_with_a_seed_of_the_report_is_exit_2(tmp_path):
-    suite = yaml.safe_load(
-        (Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text()
-    )
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "sample_seeds": [100, 7000]}))
-    fails(
-        ["plan", "s.yaml"],
-        tmp_path,
-        2,
-        "deme: s.yaml: row deme_search searches with sample_seed 7000, which the table reports",
-    )
+def test_a_suite_that_is_no_yaml_is_exit_2(tmp_path):
+    (tmp_path / "s.yaml").write_text("suite: [\n")
+    fails(["plan", "s.yaml"], tmp_path, 2, "s.yaml", "YAML")
 
 
-def test_a_search_with_a_seed_of_one_rows_report_is_exit_2(tmp_path):
-    suite = yaml.safe_load(
-        (Path(__file__).parents[2] / "experiments/digits/suite.yaml").read_text()
-    )
-    rows = [
-        {**row, "sample_seeds": [7000]} if row["name"] == "deme_uniform" else row
-        for row in suite["rows"]
-    ]
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
-    fails(
-        ["plan", "s.yaml"],
-        tmp_path,
-        2,
-        "row deme_search searches with sample_seed 7000, which the table reports",
-    )
-    rows[0] = {**rows[0], "sample_seeds": "7"}
-    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**suite, "rows": rows}))
-    fails(
-        ["plan", "s.yaml"],
-        tmp_path,
-        2,
-        "s.yaml: sample_seeds of row",
-        "must be a list of whole numbers, got '7'",
-    )
+@pytest.mark.parametrize("row", [None, "deme_uniform"])
+def test_a_search_with_a_seed_that_a_table_reports_is_exit_2(row, tmp_path):
+    suite = yaml.safe_load(DIGITS.read_text())
+    for one in suite["rows"]:
+        if one["name"] == row:
+            one["sample_seeds"] = [7000]
+    if row is None:
+        suite["sample_seeds"] = [100, 7000]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(suite))
+    fails(["plan", "s.yaml"], tmp_path, 2, "s.yaml: row deme_search", "sample_seed=7000")
 
 
 def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from deme.data import to_uint8
+from deme.data.pixels import to_uint8
 from deme.diffusion.seeds import image_generator
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load_pretrained
@@ -259,7 +259,10 @@ def test_kept_projections_are_whole_and_the_card_warns(papers, tmp_path):
     text = (tmp_path / "model" / "README.md").read_text()
     assert "Stock diffusers ignores them" in text
     assert 'model = load_pretrained("model")' in text
-    again, model = load_pretrained(str(tmp_path / "model")), load_pretrained(str(papers / "weights" / "ema"))
+    again, model = (
+        load_pretrained(str(tmp_path / "model")),
+        load_pretrained(str(papers / "weights" / "ema")),
+    )
     x_t, t = (
         torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([5, 900]),

@@ -64,7 +64,7 @@ def test_a_base_that_is_not_trained_yet_is_known_by_its_config(in_tmp):
         "base": ["model=ddpm_compact", "method=pretrain"],
         "deme": ["method=deme", "expert=0", "projection=blocks"],
     }
-    base, deme = lines(rows, in_tmp, base="base")
+    base, deme = lines(rows, in_tmp, pretrained_by="base")
     assert "(weights 0.036, " in base  # 4 bytes x 8,952,067
     assert "(weights 0.036, " in deme
     assert "teacher 0.036" in deme

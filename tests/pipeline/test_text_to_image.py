@@ -96,7 +96,9 @@ def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made
         output_type="pt",
     ).images
 
-    ours = load_pretrained(str(weights_folder(made["merged"])))  # merged from experts that had projections
+    ours = load_pretrained(
+        str(weights_folder(made["merged"]))
+    )  # merged from experts that had projections
     network = ClassifierFreeGuidance(ours, 2.0, ours.condition([""]))
     scheduler, x = DDIMScheduler.from_config(ours.scheduler_config), noise
     scheduler.set_timesteps(5)

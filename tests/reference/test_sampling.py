@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler
 
 from deme.builders.compute import Compute
-from deme.data import to_uint8
+from deme.data.pixels import to_uint8
 from deme.diffusion.ranges import uniform
 from deme.diffusion.seeds import image_generator
 from deme.models.loading import load_pretrained

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from deme.data import every, to_float
 from deme.data.digits import load_digits
+from deme.data.pixels import every, to_float
 from deme.diffusion.schedule import NoiseSchedule
 from deme.models.loading import load_pretrained
 from deme.models.probe import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule

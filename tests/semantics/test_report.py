@@ -16,6 +16,7 @@ from deme.report.statistics import (
     smallest_detectable,
 )
 from deme.report.tables import show
+from deme.runs.settings.suite import RowSettings, SuiteSettings
 from deme.runs.suite import Suite
 
 
@@ -136,11 +137,10 @@ def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys):
     names = [f"a_metric_with_a_long_name_{i}" for i in range(4)]
 
     def shown(metrics):
-        suite = Suite(
-            Path("suite.yaml"),
-            Path("runs"),
-            {"suite": "s", "baseline": "before", "metrics": metrics, "rows": []},
-        )
+        before = RowSettings(name="before", label="before", evaluate=())
+        settings = SuiteSettings(suite="s", baseline="before", metrics=tuple(metrics), rows=(before,),
+                                 finetune_seeds=(0,), sample_seeds=(1,))  # fmt: skip
+        suite = Suite(Path("suite.yaml"), Path("runs"), settings)
         numbers = {
             name: Number(0.98781, 0.00686, 4, about, Difference(-0.00383, -0.00694, -0.00072, 2))
             for name in metrics

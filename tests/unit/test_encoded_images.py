@@ -10,11 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import Croppable, InMemoryImages, decoded_once, encoded_data, every
-from deme.data.decode import RESIZE, Rules, Unreadable, opened
+from deme.data import Croppable, InMemoryImages, in_memory_images, split_dataset
+from deme.data.decode import RESIZE, Preprocessing, Unreadable, open_image
 from deme.data.encoded import EncodedImages, RandomlyCropped
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
+from deme.data.pixels import every
+from deme.system import console
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 
@@ -55,7 +57,7 @@ def as_tensor(image):
 @pytest.mark.parametrize("size", [5, 9, 30])
 def test_every_rule_is_what_pillow_does(resize, crop, channels, size):
     image = picture(13, 9).convert("L" if channels == 1 else "RGB")
-    found = Rules(size, channels, resize, crop).apply(image)
+    found = Preprocessing(size, channels, resize, crop).apply(image)
     wide = size if crop == "none" else round(13 * size / 9)
     filter_ = getattr(Image.Resampling, resize.upper())
     resized = image if image.size == (wide, size) else image.resize((wide, size), filter_)
@@ -65,7 +67,7 @@ def test_every_rule_is_what_pillow_does(resize, crop, channels, size):
 
 def test_a_position_runs_over_every_place_of_the_longer_side():
     wide, tall = picture(12, 8), picture(8, 12)
-    rules = Rules(8, 3, crop="random")
+    rules = Preprocessing(8, 3, crop="random")
     for image, cut in ((wide, lambda i: (i, 0, i + 8, 8)), (tall, lambda i: (0, i, 8, i + 8))):
         for place in range(5):
             for position in (place / 5, (place + 0.999) / 5):
@@ -85,7 +87,7 @@ def test_every_format_in_grey_and_colour(suffix, bands, tmp_path):
             for channels in (1, 3)
         }
     for channels in (1, 3):
-        found = of(tmp_path, Rules(8, channels)).__getitems__([0, 1])
+        found = of(tmp_path, Preprocessing(8, channels)).__getitems__([0, 1])
         assert torch.equal(found, torch.stack([expected[channels]] * 2))
 
 
@@ -93,14 +95,14 @@ def test_transparency_and_palettes_become_grey_or_rgb(tmp_path):
     picture(8, 8).convert("RGBA").save(tmp_path / "a.png")
     picture(8, 8).convert("P").save(tmp_path / "b.png")
     picture(8, 8, 1).convert("LA").save(tmp_path / "c.png")
-    assert of(tmp_path, Rules(8, 3)).__getitems__([0, 1, 2]).shape == (3, 3, 8, 8)
-    assert of(tmp_path, Rules(8, 1)).__getitems__([0, 1, 2]).shape == (3, 1, 8, 8)
+    assert of(tmp_path, Preprocessing(8, 3)).__getitems__([0, 1, 2]).shape == (3, 3, 8, 8)
+    assert of(tmp_path, Preprocessing(8, 1)).__getitems__([0, 1, 2]).shape == (3, 1, 8, 8)
 
 
 def test_sixteen_bits_are_refused_not_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "a.png")
     with pytest.raises(BadConfig, match=r"a\.png has more than 8 bits a channel \(mode I;16\)"):
-        of(tmp_path, Rules(8, 1)).__getitems__([0])
+        of(tmp_path, Preprocessing(8, 1)).__getitems__([0])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_sixteen_bits_are_refused_not_clipped(tmp_path):
         ({"in_memory": 3}, "data.in_memory must be null, true or false, got 3"),
         ({"in_memory": True, "crop": "random"}, "type: data.in_memory=null"),
         ({"held_out_fraction": 1.0}, "data.held_out_fraction must lie strictly between 0 and 1, got 1.0"),
-        ({"held_out_fraction": 0.01}, "20 images are too few: at least 2 must be left on each side of data.held_out_fraction=0.01"),
+        ({"held_out_fraction": 0.01}, "20 images are too few: data.held_out_fraction=0.01"),
         ({"size": None}, "data.size must be given: there is no model here to take it from\ntype: data.size=<value>"),
     ],
 )  # fmt: skip
@@ -146,9 +148,9 @@ def test_in_memory_and_streaming_are_the_same(folder):
 
 
 def test_what_does_not_fit_in_memory_streams_unless_told(folder, monkeypatch):
-    monkeypatch.setattr(encoded_data, "IN_MEMORY_BYTES", 20 * 3 * 64)
+    monkeypatch.setattr(split_dataset, "IN_MEMORY_BYTES", 20 * 3 * 64)
     assert isinstance(load_image_folder(str(folder), 8, 3).train, InMemoryImages)
-    monkeypatch.setattr(encoded_data, "IN_MEMORY_BYTES", 20 * 3 * 64 - 1)
+    monkeypatch.setattr(split_dataset, "IN_MEMORY_BYTES", 20 * 3 * 64 - 1)
     assert isinstance(load_image_folder(str(folder), 8, 3).train, EncodedImages)
     assert isinstance(load_image_folder(str(folder), 8, 3, in_memory=True).train, InMemoryImages)
 
@@ -169,7 +171,7 @@ def test_the_split_follows_from_the_listing_alone(folder, tmp_path):
 
 def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
     def content(**rules):
-        return of(folder, Rules(**{"size": 8, "channels": 3, **rules})).content_hash()
+        return of(folder, Preprocessing(**{"size": 8, "channels": 3, **rules})).content_hash()
 
     kinds = [
         {},
@@ -183,8 +185,11 @@ def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
     assert content() == content(resize="bicubic", crop="center")
     assert content() == content(crop="random")  # whoever hashes them sees the centre
     before = content()
-    images = of(folder, Rules(8))
-    assert EncodedImages(images.source, images.indices[::-1], images.rules).content_hash() != before
+    images = of(folder, Preprocessing(8))
+    assert (
+        EncodedImages(images.source, images.indices[::-1], images.preprocessing).content_hash()
+        != before
+    )
     picture(13, 9, seed=99).save(folder / "03.png")
     assert content() != before
 
@@ -192,7 +197,7 @@ def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
 def test_a_large_sets_hash_is_remembered_until_an_image_changes(folder, tmp_path, monkeypatch):
     def content(cache=tmp_path / "cache"):
         source = ImageFiles.below(folder)
-        return EncodedImages(source, range(len(source)), Rules(8), cache).content_hash()
+        return EncodedImages(source, range(len(source)), Preprocessing(8), cache).content_hash()
 
     first = content()
     assert first == content(None)
@@ -220,7 +225,7 @@ def damage(folder):
 def test_a_damaged_image_is_named_when_it_is_read(folder):
     damage(folder)
     stream = load_image_folder(str(folder), 8, 3, in_memory=False)
-    images = EncodedImages(stream.train.source, range(20), stream.train.rules)
+    images = EncodedImages(stream.train.source, range(20), stream.train.preprocessing)
     for index, reason in (
         (2, "truncated"),
         (5, "it is empty"),
@@ -253,13 +258,13 @@ def test_damaged_images_are_counted_when_all_are_decoded(folder):
     )
     assert message[0].startswith(f"{5 - held} of 18 images cannot be read: ")
     assert message[0].endswith(".png, ...")
-    assert message[0].count(".png") == decoded_once.NAMED
+    assert message[0].count(".png") == in_memory_images.NAMED
 
 
 @pytest.mark.parametrize("in_memory", [None, False])
-def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monkeypatch):
+def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monkeypatch, messages):
     whole = load_image_folder(str(folder), 8, 3, held_out_fraction=0.5, in_memory=False)
-    names, said = damage(folder), []
+    names = damage(folder)
 
     def load(cache=tmp_path / "cache"):
         return load_image_folder(
@@ -270,35 +275,35 @@ def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monk
             corrupt="skip",
             in_memory=in_memory,
             cache=cache,
-            say=said.append,
         )
 
     data = load()
-    assert len(said) == 1
-    assert said[0].startswith("5 of 20 images cannot be read and are left out: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("5 of 20 images cannot be read and are left out: ")
     for name in names:
-        assert name in said[0]
+        assert name in messages[0]
     for side in ("train", "held_out"):
         kept = [index for index in getattr(whole, side).indices if index not in (2, 5, 7, 11, 13)]
-        expected = EncodedImages(ImageFiles.below(folder), kept, Rules(8))
+        expected = EncodedImages(ImageFiles.below(folder), kept, Preprocessing(8))
         assert torch.equal(every(getattr(data, side)), every(expected))
     # looked for once per listing
-    monkeypatch.setattr("deme.data.unreadable.opened", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr("deme.data.unreadable.open_image", lambda *_: pytest.fail("looked again"))
     load()
-    assert said[1:] == said[:1]
+    assert messages[1:] == messages[:1]
     (folder / "05.png").write_bytes(b"longer")
     with pytest.raises(pytest.fail.Exception, match="looked again"):
         load()
     monkeypatch.undo()
     picture(9, 13, seed=5).save(folder / "05.png")
     load(None)
-    assert said[2].startswith("4 of 20 images")
+    assert messages[2].startswith("4 of 20 images")
 
 
-def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(folder, tmp_path):
+def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(
+    folder, tmp_path, messages
+):
     for index in range(30):
         (folder / f"bad{index}.png").write_bytes(b"")
-    said = []
     load_image_folder(
         str(folder),
         8,
@@ -306,11 +311,10 @@ def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(folder
         held_out_fraction=0.5,
         corrupt="skip",
         cache=tmp_path / "cache",
-        say=said.append,
     )
     (verdict,) = (tmp_path / "cache" / "unreadable").glob("*.json")
-    assert f" and 10 more; all of them: {verdict}" in said[0]
-    assert len(said[0]) < 5000
+    assert f" and 10 more; all of them: {verdict}" in messages[0]
+    assert len(messages[0]) < 5000
 
 
 def test_only_what_crops_at_random_is_croppable(folder):
@@ -322,21 +326,19 @@ def test_only_what_crops_at_random_is_croppable(folder):
     assert not isinstance(centre.train, Croppable)
     assert torch.equal(every(random.train), every(centre.train))
     assert torch.equal(every(random.held_out), every(centre.held_out))
-    images = of(folder, Rules(8, crop="random"), RandomlyCropped)
+    images = of(folder, Preprocessing(8, crop="random"), RandomlyCropped)
     assert torch.equal(
         images.cropped([3, 4], [0.5, 0.5]), images.__getitems__([3, 4])
     )  # 12 x 8: five places
     assert not torch.equal(images.cropped([3, 4], [0.0, 0.99]), images.__getitems__([3, 4]))
 
 
-def test_decoding_that_takes_long_says_how_far_it_is(folder, monkeypatch):
-    monkeypatch.setattr(decoded_once, "SAY_AFTER", -1.0)
-    monkeypatch.setattr(decoded_once, "CHUNK", 7)
-    said = []
-    every(load_image_folder(str(folder), 8, 3, say=said.append).train)
-    assert [text.split(",")[0] for text in said] == [
-        "  decoding 18 images: 7/18",
-        "  decoding 18 images: 14/18",
+def test_decoding_that_takes_long_shows_its_progress(folder, monkeypatch, messages):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(in_memory_images, "CHUNK", 7)
+    every(load_image_folder(str(folder), 8, 3).train)
+    assert [text.split(",")[0] for text in messages] == [
+        f"decoding images: {done}/18 images" for done in (7, 14, 18)
     ]
 
 
@@ -345,7 +347,7 @@ def test_a_photograph_is_turned_upright(tmp_path):
     told = Image.Exif()
     told[0x0112] = 6  # the top is at the right
     image.save(tmp_path / "turned.png", exif=told)
-    turned = opened((tmp_path / "turned.png").read_bytes(), "turned", 3)
+    turned = open_image((tmp_path / "turned.png").read_bytes(), "turned", 3)
     assert torch.equal(as_tensor(turned), as_tensor(image.transpose(Image.Transpose.ROTATE_270)))
 
 
@@ -363,4 +365,4 @@ def test_colours_of_16_bits_are_refused(tmp_path):
         + chunk(b"IEND", b"")
     )
     with pytest.raises(BadConfig, match="deep has more than 8 bits a channel"):
-        opened(png, "deep", 3)
+        open_image(png, "deep", 3)

@@ -3,8 +3,7 @@
 import torch
 
 from deme.builders.metrics import load_reference
-from deme.data import ImageData, InMemoryImages
-from deme.data.joined import Joined
+from deme.data import ImageData, InMemoryImages, JoinedImages
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.runs.config import compose_stage
 from deme.runs.settings.base import build
@@ -21,10 +20,10 @@ def numbered(*numbers):
 
 def test_joined_sets_are_one_set_after_the_other():
     one, other = numbered(10, 11, 12), numbered(20, 21)
-    both = Joined([one, other])
+    both = JoinedImages([one, other])
     assert len(both) == 5
     assert both.__getitems__([4, 0, 2, 3, 3])[:, 0, 0, 0].tolist() == [21, 10, 12, 20, 20]
-    assert both.content_hash() != Joined([other, one]).content_hash()
+    assert both.content_hash() != JoinedImages([other, one]).content_hash()
 
 
 def test_the_reference_all_is_every_image(tmp_path):

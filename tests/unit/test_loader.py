@@ -6,11 +6,10 @@ import torch
 from PIL import Image
 
 from deme.data import InMemoryImages
-from deme.data.decode import Rules, Unreadable
-from deme.data.decoded_once import DecodedOnce
+from deme.data.decode import Preprocessing, Unreadable
 from deme.data.encoded import EncodedImages, RandomlyCropped
-from deme.data.encoded_data import quiet
 from deme.data.image_files import ImageFiles
+from deme.data.in_memory_images import DecodedImages
 from deme.training.batches import StepBatches, StepLoader
 
 COUNT = 10
@@ -36,16 +35,16 @@ def loaded(images, num_workers=0, **which):
 
 
 def randomly_cropped(source):
-    return RandomlyCropped(source, range(COUNT), Rules(8, 1, crop="random"))
+    return RandomlyCropped(source, range(COUNT), Preprocessing(8, 1, crop="random"))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_way_of_feeding_gives_the_images_of_the_step(source, num_workers):
-    encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
+    encoded = EncodedImages(source, range(COUNT), Preprocessing(8, 1))
     expected = [encoded.__getitems__(indices) for indices in batches_of()]
     for images in (
         encoded,
-        DecodedOnce(encoded, quiet),
+        DecodedImages(encoded),
         InMemoryImages(encoded.__getitems__(list(range(COUNT)))),
     ):
         loader = StepLoader(images, batches_of(), num_workers)
@@ -76,8 +75,8 @@ def test_a_crop_follows_from_seed_step_and_row_alone(source):
 
 @pytest.mark.parametrize("feed", ["picked", "one by one in memory", "streamed"])
 def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatch):
-    encoded = EncodedImages(source, range(COUNT), Rules(8, 1))
-    images = encoded if feed == "streamed" else DecodedOnce(encoded, quiet)
+    encoded = EncodedImages(source, range(COUNT), Preprocessing(8, 1))
+    images = encoded if feed == "streamed" else DecodedImages(encoded)
     if feed == "one by one in memory":
         monkeypatch.setattr("deme.training.batches.MAX_MIRRORED_BYTES", 0)
 
@@ -105,7 +104,7 @@ def test_mirroring_follows_from_seed_step_and_row_alone(feed, source, monkeypatc
 @pytest.mark.parametrize("kind", [EncodedImages, RandomlyCropped])
 def test_a_damaged_image_is_one_clear_error_also_from_another_process(source, num_workers, kind):
     source.files[5].write_bytes(source.files[5].read_bytes()[:-30])
-    images = kind(source, range(COUNT), Rules(8, 1))
+    images = kind(source, range(COUNT), Preprocessing(8, 1))
     with pytest.raises(Unreadable) as caught:
         loaded(images, num_workers)
     assert str(caught.value).startswith(f"{source.files[5]} is not an image that can be read: ")
@@ -170,7 +169,7 @@ def test_batches_are_consecutive_pieces_of_seeded_permutations(count, batch_size
 
 
 def test_mirroring_bytes_is_mirroring_images():
-    from deme.data import mirrored, to_float
+    from deme.data.pixels import mirrored, to_float
 
     pixels = torch.randint(0, 256, (9, 3, 5, 7), generator=torch.Generator().manual_seed(0)).byte()
     before, which = pixels.clone(), torch.arange(9) % 3 == 0

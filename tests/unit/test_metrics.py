@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from deme.data import InMemoryImages, to_float, to_uint8
+from deme.data import InMemoryImages
+from deme.data.pixels import to_float, to_uint8
 from deme.diffusion.ranges import uniform
 from deme.diffusion.schedule import NoiseSchedule
 from deme.metrics.bootstrap import resample_counts, resampled_means

@@ -13,7 +13,8 @@ from deme.merging.search.evaluations import BudgetSpent, Evaluations
 from deme.merging.search.gradient import GradientSearch
 from deme.merging.search.grid import GridSearch
 from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
-from deme.runs.config import compose_stage, instantiate, options
+from deme.runs.config import compose_stage, instantiate
+from deme.runs.config_errors import options
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SearchSettings
 from deme.system.errors import BadConfig, WorkFailed
@@ -469,7 +470,7 @@ def test_the_journal_of_another_search_is_refused_and_kept(on, journal, change):
 @pytest.mark.parametrize("line", ['{"weights": [0, 1], "score": 2}', "[1]", "{not json", "null"])
 def test_lines_that_are_no_evaluations_are_refused(on, journal, line):
     journal.write_text(line + "\n")
-    with pytest.raises(WorkFailed, match="(?s)damaged.*delete"):
+    with pytest.raises(WorkFailed, match=r"(?s)damaged.*delete"):
         on(Quadratic())
 
 

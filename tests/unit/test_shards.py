@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deme.data import InMemoryImages, SomeImages, batches
+from deme.data import InMemoryImages, SomeImages
+from deme.data.pixels import batches
 from deme.metrics import reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.fingerprint import (
@@ -47,17 +48,13 @@ def pixels(indices):
     return batches(IMAGES, 4, indices)
 
 
-def silent(_):
-    return None
-
-
 def test_every_image_is_extracted_once_in_order(tmp_path):
     shards, means = FeatureShards(tmp_path, 50, 15), Means()
-    shards.fill(pixels, [means], silent)
+    shards.fill(pixels, [means])
     assert means.seen == 50
     torch.testing.assert_close(torch.cat(list(shards.read("means"))), Means()(IMAGES.pixels))
     assert [len(part) for part in shards.read("means")] == [15, 15, 15, 5]
-    shards.fill(pixels, [means], silent)
+    shards.fill(pixels, [means])
     assert means.seen == 50
 
 
@@ -70,12 +67,11 @@ def test_what_a_killed_process_left_is_kept_and_the_rest_made(tmp_path):
         return pixels(indices)
 
     with pytest.raises(KeyboardInterrupt):
-        shards.fill(killed, [means], silent)
+        shards.fill(killed, [means])
     assert means.seen == 30
-    said = []
-    shards.fill(pixels, [means], said.append)
+    shards.fill(pixels, [means])
     assert means.seen == 50
-    assert said[-1].startswith("50/50 images")
+    assert shards.missing() == []
     torch.testing.assert_close(torch.cat(list(shards.read("means"))), Means()(IMAGES.pixels))
 
 
@@ -86,7 +82,7 @@ def _slow_fill(folder, log):
         time.sleep(0.1)
         return pixels(indices)
 
-    FeatureShards(folder, 50, 5).fill(slow, [means], silent)
+    FeatureShards(folder, 50, 5).fill(slow, [means])
     log.put(means.seen)
 
 
@@ -108,7 +104,7 @@ def test_two_processes_share_the_shards(tmp_path):
 
 def test_a_helper_stops_when_the_work_is_finished_and_cleared_away(tmp_path):
     means = Means()
-    FeatureShards(tmp_path, 50, 10).fill(pixels, [means], silent, finished=lambda: True)
+    FeatureShards(tmp_path, 50, 10).fill(pixels, [means], finished=lambda: True)
     assert means.seen == 0
 
 
@@ -120,16 +116,16 @@ def test_nan_features_and_wrong_counts_are_refused(tmp_path):
     with pytest.raises(
         WorkFailed, match="row means: NaN or infinite features among images 0 to 14"
     ):
-        FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()], silent)
+        FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()])
     with pytest.raises(WorkFailed, match="15 images were asked for from number 0 on, 14 came"):
-        FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()], silent)
+        FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()])
     assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SHARD", 20)
     means = Means()
-    first = measured(IMAGES, "images", means, tmp_path, silent)
+    first = measured(IMAGES, "images", means, tmp_path)
     assert first.name == f"50 images ({IMAGES.content_hash()[:8]})"
     assert first.statistics.count == means.seen == 50
     torch.testing.assert_close(
@@ -137,18 +133,18 @@ def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch
     )
     torch.testing.assert_close(first.features, Means()(IMAGES.pixels))
     copy = InMemoryImages(IMAGES.pixels.clone())
-    again = measured(copy, "images", means, tmp_path, silent)
+    again = measured(copy, "images", means, tmp_path)
     assert means.seen == 50
     torch.testing.assert_close(
         again.statistics.covariance, first.statistics.covariance, rtol=1e-14, atol=0
     )
     copy.pixels[0, 0, 0, 0] += 1
-    measured(copy, "images", means, tmp_path, silent)
+    measured(copy, "images", means, tmp_path)
     assert means.seen == 100
-    measured(SomeImages(IMAGES, range(10)), "images", means, tmp_path, silent)
+    measured(SomeImages(IMAGES, range(10)), "images", means, tmp_path)
     assert means.seen == 110
     means.weights = "1" * 64
-    measured(IMAGES, "images", means, tmp_path, silent)
+    measured(IMAGES, "images", means, tmp_path)
     assert means.seen == 160
     assert not list(tmp_path.rglob("*.partial"))
     abouts = [json.loads(file.read_text()) for file in tmp_path.rglob("about.json")]
@@ -158,7 +154,7 @@ def test_a_reference_is_measured_once_and_found_by_content(tmp_path, monkeypatch
 def test_of_a_large_set_a_fixed_subset_of_features_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "SHARD", 20)
     monkeypatch.setattr(reference, "SUBSET", 30)
-    found = measured(IMAGES, "images", Means(), tmp_path, silent)
+    found = measured(IMAGES, "images", Means(), tmp_path)
     rows = {tuple(row.tolist()) for row in Means()(IMAGES.pixels)}
     assert found.features.shape == (30, 8)
     assert len({tuple(row.tolist()) for row in found.features} & rows) == 30
@@ -174,7 +170,7 @@ def _measure(folder, log):
             time.sleep(0.02)
             return slow(pixels)
 
-    measured(IMAGES, "images", Slow(), folder, silent)
+    measured(IMAGES, "images", Slow(), folder)
     log.put(means.seen)
 
 

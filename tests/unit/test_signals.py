@@ -11,7 +11,7 @@ from deme.system.errors import Interrupted, Preempted
     ("signum", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)]
 )
 def test_no_except_exception_swallows_a_stop(signum, error):
-    with signals.handled(), pytest.raises(error, match="the same command goes on from here"):  # noqa: PT012
+    with signals.handled(), pytest.raises(error):  # noqa: PT012
         try:
             os.kill(os.getpid(), signum)
         except Exception:

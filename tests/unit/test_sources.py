@@ -11,13 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import every
 from deme.data.dataset_rows import DatasetRows
 from deme.data.decode import Unreadable
 from deme.data.image_files import ImageFiles
-from deme.data.image_folder import load_image_folder
+from deme.data.image_folder import load_image_folder, source_at
 from deme.data.lmdb_images import LmdbImages
-from deme.data.sources import source_at
+from deme.data.pixels import every
 from deme.runs.config import compose_stage, instantiate
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
@@ -171,7 +170,7 @@ def test_lsun_is_cropped_at_random_and_not_mirrored(tmp_path):
     )
 
 
-def test_a_damaged_entry_is_named(tmp_path):
+def test_a_damaged_entry_is_named(tmp_path, messages):
     images = [*IMAGES[:3], IMAGES[3][:100], b"", *IMAGES[5:]]
     place = write_lmdb(tmp_path / "church", images)
     stream = load_image_folder(
@@ -179,12 +178,11 @@ def test_a_damaged_entry_is_named(tmp_path):
     )
     with pytest.raises(Unreadable, match=f"church, key {3:040x} is not an image"):
         stream.train.open(3)
-    said = []
     data = load_image_folder(
-        str(place), 8, 3, crop="random", held_out_fraction=0.25, corrupt="skip", say=said.append
+        str(place), 8, 3, crop="random", held_out_fraction=0.25, corrupt="skip"
     )
     assert len(data.train) + len(data.held_out) == 10
-    assert f"2 of 12 images cannot be read and are left out: {place}, key {3:040x} (" in said[0]
+    assert f"2 of 12 images cannot be read and are left out: {place}, key {3:040x} (" in messages[0]
     rows(images).save_to_disk(tmp_path / "saved")
     with pytest.raises(
         Unreadable, match="saved, row 4 is not an image that can be read: it is empty"

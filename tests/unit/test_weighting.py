@@ -11,7 +11,8 @@ from deme.diffusion.weighting.min_snr import MinSNR
 from deme.diffusion.weighting.p2 import P2
 from deme.diffusion.weighting.snr_plus_one import SNRPlusOne
 from deme.diffusion.weighting.truncated_snr import TruncatedSNR
-from deme.runs.config import compose_stage, instantiate, options
+from deme.runs.config import compose_stage, instantiate
+from deme.runs.config_errors import options
 
 LINEAR = NoiseSchedule.linear()
 SCALED_LINEAR = NoiseSchedule(

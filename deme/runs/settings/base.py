@@ -90,11 +90,11 @@ def build(kind: type[T], config: Mapping[str, Any]) -> T:
     try:
         return TypeAdapter(kind).validate_python(dict(config))
     except ValidationError as error:
-        lines = [_explanation(kind, each) for each in error.errors()]
+        lines = [explanation(kind, each) for each in error.errors()]
         raise BadConfig("\n".join(dict.fromkeys(lines))) from error
 
 
-def _explanation(kind: type, error: Any) -> str:
+def explanation(kind: type, error: Any) -> str:
     """Return one of pydantic's errors as a sentence: which key, what is allowed, what was given."""
     context = error.get("ctx", {})
     if isinstance(context.get("error"), BadConfig):  # a rule about several keys, which says it all
@@ -148,6 +148,7 @@ _WORDS = {
     "string_too_short": "a name",
     "string": "a text",
     "list": "a list",
+    "tuple": "a list",
     "dict": "a group of keys, such as <group>.<key>=<value>",
     "mapping": "a group of keys, such as <group>.<key>=<value>",
     "dataclass": "a group of keys, such as <group>.<key>=<value>",

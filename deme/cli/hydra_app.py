@@ -1,0 +1,96 @@
+"""The commands that Hydra configures: arguments to one resolved config per job."""
+
+import os
+import re
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from deme.system.errors import BadConfig, DemeError, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+# Hydra's own output folders and logs: a run directory describes itself already.
+QUIET_HYDRA = [
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra.sweep.dir=${paths.runs}/.multirun",
+    "hydra.sweep.subdir=.",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+]
+PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
+OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
+HYDRA_FLAGS = (
+    "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info",
+    "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "--hydra-help",
+)  # fmt: skip
+
+
+def expand_path_shortcut(arg: str) -> list[str]:
+    """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
+    from pathlib import Path
+
+    from deme.runs.inputs import is_run, weights_folder
+    from deme.system.paths import conf_dir
+
+    group, _, value = arg.partition("=")
+    option = PATH_OPTIONS.get(group)
+    if option is None or (conf_dir() / group / f"{value}.yaml").is_file():
+        return [arg]
+    if not ("/" in value or ":" in value or Path(value).is_dir()):
+        return [arg]
+    if group == "model" and is_run(Path(value)):
+        value = str(weights_folder(Path(value)))
+    if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
+        value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"{group}={option}", f"{group}.path={value}"]
+
+
+def run(verb: str, args: list[str]) -> int:
+    """Run a command once, or once for each job of a sweep; return 0.
+
+    A failing job does not stop the others. The first failure is raised at the end.
+    """
+    import hydra
+
+    from deme.commands import stage_function
+    from deme.runs.config import to_dict
+    from deme.runs.config_errors import config_errors
+    from deme.system.paths import conf_dir
+
+    failures: list[DemeError] = []
+
+    def job(cfg: "DictConfig") -> None:
+        try:
+            stage_function(verb)(to_dict(cfg))
+        except DemeError as error:
+            traceback.clear_frames(error.__traceback__)  # the next job needs the memory
+            failures.append(error)
+
+    overrides = [part for a in args if OVERRIDE.match(a) for part in expand_path_shortcut(a)]
+    flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
+    for flag in (arg.split("=")[0] for arg in flags if arg.startswith("-")):
+        if flag not in HYDRA_FLAGS:
+            near = did_you_mean(flag, HYDRA_FLAGS)
+            raise BadConfig(f"unknown flag {flag}; {near}allowed: {', '.join(HYDRA_FLAGS)}")
+    argv, sys.argv = sys.argv, ["deme", *flags, *QUIET_HYDRA, *overrides]
+    full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
+    try:
+        with config_errors(verb):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+    except SystemExit as error:
+        if error.code not in (0, None):
+            text = f"bad options: {' '.join(args)}\ntype: deme {verb} --help"
+            raise BadConfig(text) from error
+    finally:
+        sys.argv = argv
+        if full_error is None:
+            os.environ.pop("HYDRA_FULL_ERROR")
+    for other in failures[1:]:
+        print(f"deme: {other}", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return 0

@@ -1,0 +1,53 @@
+"""A folder of images of one size, measured as they are."""
+
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from deme.data.decode import Unreadable, image_to_tensor, open_image
+from deme.data.encoded import LazyImages
+from deme.data.image_files import ImageFiles
+from deme.system.errors import BadConfig, WorkFailed
+
+
+class RawImageFolder(LazyImages):
+    """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W].
+
+    Grey if the first image is grey. Raises MissingInput for a folder without images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        source = ImageFiles.below(folder)
+        super().__init__(source, range(len(source)))
+        first = self._open(0, None)
+        self.size, self.channels = first.size, len(first.getbands())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        return self.channels, self.size[1], self.size[0]
+
+    @property
+    def description(self) -> str:
+        return f"as it is, {self.channels} channels"
+
+    def read(self, index: int) -> Tensor:
+        """Return one image. Raises BadConfig for one of another size."""
+        image, name = self._open(index, self.channels), self.source.name(index)
+        if image.size != self.size:
+            raise BadConfig(
+                f"{name} has {image.width} x {image.height} pixels, "
+                f"{self.source.name(0)} {self.size[0]} x {self.size[1]}\n"
+                "generated images are measured as they are: give a folder of images of one size"
+            )
+        return image_to_tensor(image)
+
+    def _open(self, index: int, channels: int | None) -> Image.Image:
+        try:
+            return open_image(self.source.read(index), self.source.name(index), channels)
+        except Unreadable as error:
+            raise WorkFailed(
+                f"{error.name} is not an image that can be read: {error.reason}\n"
+                "move it out of the folder"
+            ) from error

@@ -1,0 +1,75 @@
+"""A data set from encoded images: split, kept in memory or read on demand, without damaged images."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from deme.data import ImageData, Images
+from deme.data.decode import Preprocessing
+from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
+from deme.data.in_memory_images import DecodedImages
+from deme.data.unreadable import unreadable_in
+from deme.diffusion.seeds import generator
+from deme.system.errors import BadConfig
+
+IN_MEMORY_BYTES = 2**30  # the largest set that in_memory=null keeps in memory
+CORRUPT = ("refuse", "skip")
+
+
+def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
+    """Return sorted (train, held-out) indices of `count` images: a random split that depends on it alone."""
+    order = torch.randperm(count, generator=generator("image_folder", count)).tolist()
+    num_held = round(fraction * count)
+    return sorted(order[num_held:]), sorted(order[:num_held])
+
+
+def split_dataset(
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    held_out_fraction: float,
+    random_flip: bool,
+    corrupt: str = "refuse",
+    in_memory: bool | None = None,
+    cache: Path | None = None,
+    left_out: Collection[int] = (),
+) -> ImageData:
+    """Return the images of a source, a fixed random share of them held out.
+
+    Images with the indices `left_out` are on neither side. Raises BadConfig for a wrong setting, or
+    if there are too few images to split.
+    """
+    if not isinstance(held_out_fraction, float) or not 0 < held_out_fraction < 1:
+        raise BadConfig(
+            f"data.held_out_fraction must lie strictly between 0 and 1, got {held_out_fraction!r}"
+        )
+    if corrupt not in CORRUPT:
+        raise BadConfig(f"data.corrupt must be {' or '.join(CORRUPT)}, got {corrupt!r}")
+    if in_memory not in (None, True, False):
+        raise BadConfig(f"data.in_memory must be null, true or false, got {in_memory!r}")
+    if in_memory and preprocessing.crop == "random":
+        raise BadConfig(
+            "data.crop=random crops whole images, which are read on demand\n"
+            "type: data.in_memory=null"
+        )
+    bad = {*left_out, *(unreadable_in(source, cache) if corrupt == "skip" else ())}
+    train, held_out = (
+        [index for index in side if index not in bad]
+        for side in split_indices(len(source), held_out_fraction)
+    )
+    if min(len(train), len(held_out)) < 2:
+        raise BadConfig(
+            f"{len(source) - len(bad)} images are too few: data.held_out_fraction="
+            f"{held_out_fraction} must leave at least 2 on each side"
+        )
+
+    def images(indices: list[int], num_kept: int) -> Images:
+        encoded = EncodedImages(source, indices, preprocessing, cache)
+        fits = num_kept * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
+        return DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
+
+    if preprocessing.crop == "random":
+        cropped = RandomlyCropped(source, train, preprocessing, cache)
+        return ImageData(cropped, images(held_out, len(held_out)), random_flip)
+    total = len(train) + len(held_out)
+    return ImageData(images(train, total), images(held_out, total), random_flip)

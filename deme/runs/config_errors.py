@@ -1,0 +1,104 @@
+"""Turn the errors of Hydra and OmegaConf into one message: what was given, what is allowed, what to type."""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import (
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
+
+from deme.system.errors import BadConfig, did_you_mean
+from deme.system.paths import conf_dir
+
+
+@contextlib.contextmanager
+def config_errors(stage: str = "") -> Iterator[None]:
+    """Raise BadConfig for whatever Hydra or OmegaConf raise in the block."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadConfig(explain(error, stage)) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override must be"):
+            raise
+        raise BadConfig(
+            "an option group takes the name of an option, got null\n"
+            "type, to see its options: deme <verb> group=?"
+        ) from error
+
+
+def explain(error: Exception, stage: str) -> str:
+    """Return what was given, what is allowed and what to type."""
+    text = str(error).split("\n    full_key")[0]
+    if option := re.search(r"Could not find '([^']+)'", text):
+        group, _, name = option[1].rpartition("/")
+        top, _, folder = group.partition("/")
+        if top in groups():
+            inside = [choice for choice in options(top) if choice.startswith(folder)]
+            allowed = [choice.removeprefix(f"{folder}/") for choice in inside]
+            near = did_you_mean(name, allowed)
+            return f"unknown option {group}={name}; {near}allowed: {', '.join(allowed)}"
+        near = did_you_mean(name, groups())
+        return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
+    if key := re.search(r"Could not override '([^']+)'", text):
+        return _unknown_key(key[1], [*keys(stage), "experiment"], stage)
+    if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
+        name = getattr(error, "full_key", "") or "a value"
+        return f"{name} must be given\ntype: {name}=<value>"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+    cause = str(error.__cause__ or "").split("\n")[0]
+    return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
+
+
+def _unknown_key(key: str, known: list[str], stage: str) -> str:
+    parent = key.rpartition(".")[0]
+    near = did_you_mean(key, known)
+    if parent and parent in known:
+        inside = [
+            each.removeprefix(f"{parent}.")
+            for each in known
+            if each.startswith(f"{parent}.") and "_target_" not in each
+        ]
+        allowed = ", ".join(inside) or "(none)"
+        return f"unknown key {key!r}; {near}keys of {parent}: {allowed}"
+    top = ", ".join(sorted({each.split(".")[0] for each in known}))
+    return f"unknown key {key!r}; {near}keys of `deme {stage}`: {top}"
+
+
+def keys(stage: str) -> list[str]:
+    """Return the dotted keys of a stage's default configuration."""
+    with contextlib.suppress(Exception):
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return _dotted(OmegaConf.to_container(compose(stage), resolve=False), "")
+    return []
+
+
+def _dotted(node: object, prefix: str) -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    return [
+        full for k, v in node.items() for full in (f"{prefix}{k}", *_dotted(v, f"{prefix}{k}."))
+    ]
+
+
+@functools.cache
+def groups() -> list[str]:
+    """Return the names of all option groups."""
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group, those of a folder in it as <folder>/<name>."""
+    folder = Path(conf_dir(), group)
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))

@@ -1,0 +1,155 @@
+"""One run of a suite: what it is made from, whether it is done, and how to make it by hand."""
+
+import shlex
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from deme.runs.config import compose_stage
+from deme.runs.cost import Settings, num_forward_passes
+from deme.runs.inputs import weights_folder
+from deme.runs.run import Run
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import SETTINGS
+from deme.system.errors import BadConfig, MissingInput
+from deme.system.files import read_json
+
+if TYPE_CHECKING:
+    from deme.runs.suite import Suite
+
+ORDER = ("pretraining", "train", "search", "training from a search", "merge", "evaluate")
+BLOCKED = ("waiting", "missing_file")  # states of runs that cannot start
+
+
+@dataclass(eq=False)
+class Node:
+    """A run that the table needs: a stage of a row, for a finetuning seed, sampling seed, expert."""
+
+    suite: "Suite" = field(repr=False)
+    row: str
+    stage: str
+    seed: int | None
+    sample_seed: int | None = None
+    expert: int | None = None
+    inputs: dict[str, "list[Node]"] = field(default_factory=dict, repr=False)
+    overrides: list[str] = field(default_factory=list, repr=False)
+    base: "Node | None" = field(
+        default=None, repr=False
+    )  # trains the model that this run starts from
+    missing_file: MissingInput | None = field(
+        default=None, repr=False
+    )  # what the user has to bring
+    _run: Run | None = field(default=None, repr=False)
+    _done: bool = field(default=False, repr=False)
+
+    @property
+    def waits_for_base(self) -> bool:
+        """Whether the model that this run starts from is not trained yet."""
+        return self.base is not None and self.base.state != "done"
+
+    @property
+    def args(self) -> list[str]:
+        """The overrides, the path of the base among them once it is trained."""
+        if self.base is None or self.base.state != "done" or self.base.run is None:
+            return self.overrides
+        return [*self.overrides, f"model.path={weights_folder(self.base.run.path)}"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved config; its inputs, and the model of an untrained base, are still open."""
+        still_open = ("model.path",) if self.waits_for_base else ()
+        config = compose_stage(self.stage, self.args, still_open, **self.values)
+        if self.stage == "search" and config["sample_seed"] in self.suite.sample_seeds:
+            raise BadConfig(
+                f"{self.suite.file}: row {self.row} searches with "
+                f"sample_seed={config['sample_seed']}, which the table reports\n"
+                "choose a sample_seed for the search that is not among sample_seeds"
+            )
+        paths = {**config["paths"], "runs": str(self.suite.runs)}
+        return {**config, "inputs": dict.fromkeys(config["inputs"]), "paths": paths}
+
+    @property
+    def settings(self) -> Settings:
+        """The checked settings of the run. Raises BadConfig."""
+        return build(SETTINGS[self.stage], self.config)
+
+    @property
+    def values(self) -> dict[str, int]:
+        """The seeds and the expert, as configuration values."""
+        found = {"seed": self.seed, "expert": self.expert, "sample_seed": self.sample_seed}
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def run(self) -> Run | None:
+        """The run directory, or None while an input is not finished: its content is in the id."""
+        if self._run is None and not self.waits_for_base:
+            config = self.config
+            for name, nodes in self.inputs.items():
+                runs = [node.run for node in nodes if node.state == "done"]
+                if len(runs) < len(nodes):
+                    return None
+                config["inputs"][name] = [str(run.path) for run in runs if run is not None]
+            self._run = Run.planned(config)
+        return self._run
+
+    @property
+    def state(self) -> str:
+        """done, running, preempted, failed, ready, waiting (for another run) or missing_file."""
+        if self._done:
+            return "done"
+        try:
+            run = self.run
+        except MissingInput as error:
+            self.missing_file = error
+            return "missing_file"
+        self.missing_file = None
+        if run is None:
+            return "waiting"
+        self._done = run.done
+        return "done" if self._done else str(run.status.get("state", "ready"))
+
+    @property
+    def command(self) -> str:
+        """The command that makes this run by hand."""
+        args = ["deme", self.stage, *self.args]
+        args += [f"{name}={value}" for name, value in self.values.items()]
+        args += [f"paths.runs={self.suite.runs}"] if str(self.suite.runs) != "runs" else []
+        run = self.run if self.state != "missing_file" else None
+        for name, paths in run.inputs.items() if run is not None else ():
+            args += [f"inputs.{name}=[{','.join(map(str, paths))}]"] if paths else []
+        return shlex.join(args)
+
+    @property
+    def num_forward_passes(self) -> int:
+        """The cost of this run in forward passes of one image; a backward pass counts as two.
+
+        A finished training or search has recorded what it took; before that it is estimated.
+        """
+        settings = self.settings
+        recorded = self.run.path / "cost.json" if self.state == "done" and self.run else None
+        if recorded is not None and recorded.exists():
+            return int(read_json(recorded)["num_forward_passes"])
+        return num_forward_passes(settings, len(self.inputs.get("experts", [])))
+
+    @property
+    def title(self) -> str:
+        """Row, stage and seeds."""
+        values = {"expert": self.expert, "seed": self.seed, "sample seed": self.sample_seed}
+        texts = [f"{name} {value}" for name, value in values.items() if value is not None]
+        return ", ".join([f"{self.row} {self.stage}", *texts])
+
+    @property
+    def order(self) -> int:
+        """When its turn comes: a run comes after its inputs."""
+        if self.row == self.suite.settings.pretrained_by:
+            return ORDER.index("pretraining")
+        from_search = self.stage == "train" and self.inputs
+        return ORDER.index("training from a search" if from_search else self.stage)
+
+    @cached_property
+    def ancestors(self) -> list["Node"]:
+        """Everything that goes into this run, each once, inputs first."""
+        parents = [node for nodes in self.inputs.values() for node in nodes]
+        parents += [self.base] if self.base is not None else []
+        found = [node for parent in parents for node in (*parent.ancestors, parent)]
+        return list(dict.fromkeys(found))
