@@ -5,7 +5,7 @@ from pathlib import Path
 from deme.commands import hub_upload
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import ExportSettings
+from deme.runs.settings.merging import ExportSettings
 from deme.system import files
 from deme.system.console import logger, print_result
 from deme.system.errors import BadConfig, WorkFailed

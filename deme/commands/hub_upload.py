@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from deme.runs.settings.commands import ExportSettings
+from deme.runs.settings.merging import ExportSettings
 from deme.system.console import print_result
 from deme.system.errors import BadConfig, WorkFailed
 

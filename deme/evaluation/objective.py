@@ -31,7 +31,7 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.reference import Reference
 from deme.metrics.statistics import Statistics
 from deme.runs.config import instantiate
-from deme.runs.settings.commands import SearchSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
 from deme.system.errors import BadConfig
