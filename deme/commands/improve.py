@@ -192,7 +192,8 @@ def _log_power(metric: str, evaluations: Sequence[Path]) -> None:
 
 
 def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path]) -> int:
-    """Return the optimizer steps of an expert; those that fit into `hours` are kept in plan.json."""
+    """Return the optimizer steps of an expert; those that fit into `hours` are kept in
+    plan.json."""
     if settings.steps_per_expert is not None or settings.hours is None:
         return settings.steps_per_expert or MAX_STEPS
     file = run.path / "plan.json"
@@ -244,7 +245,8 @@ def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float
 
 
 def _outcome(metric: str, before: Sequence[Path], after: Sequence[Path]) -> dict[str, object]:
-    """Return whether the metric is better, and for every metric the means, difference and verdict."""
+    """Return whether the metric is better, and for every metric the means, difference and
+    verdict."""
     new, old = read_evaluations(list(map(str, after))), read_evaluations(list(map(str, before)))
     rows: dict[str, object] = {}
     differences: dict[str, Difference | None] = {}

@@ -272,7 +272,8 @@ class DenoisingError:
 
     @torch.inference_mode()
     def _predict_with_experts(self) -> list[Tensor]:
-        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per range."""
+        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per
+        range."""
         found = []
         for index in range(len(self.ranges)):
             self.live.set_expert(index)
