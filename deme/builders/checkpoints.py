@@ -23,7 +23,8 @@ NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the finetu
 
 
 def network_folder(folder: Path) -> Path:
-    """Return the folder of a model's network: unet/, transformer/ or `folder`. Raises MissingInput."""
+    """Return the folder of a model's network: unet/, transformer/ or `folder`. Raises
+    MissingInput."""
     for place in (*(folder / name for name in NETWORKS), folder):
         if (place / "config.json").is_file():
             return place
@@ -36,7 +37,8 @@ def network_folder(folder: Path) -> Path:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read the configs and the headers of a model's weights. Raises MissingInput, WorkFailed (damaged)."""
+    """Read the configs and the headers of a model's weights. Raises MissingInput, WorkFailed
+    (damaged)."""
     place = network_folder(folder)
     name = next((n for n in NETWORKS if place == folder / n), None) or _network_of(place)
     parts: dict[Path, Tensors] = {Path(name, f"{NAME}.safetensors"): open_weights(place)}
@@ -71,7 +73,8 @@ def open_plan(
 
 
 def _source(plan: MergePlan) -> tuple[Path, list[str]]:
-    """Return the first whole pipeline, base first, and the names of its parts beside the network."""
+    """Return the first whole pipeline, base first, and the names of its parts beside the
+    network."""
     whole = [
         model.folder
         for model in (plan.base, *plan.experts)

@@ -24,7 +24,8 @@ def build_merge(
 ) -> Merge:
     """Return the merge of a `merge` option, with the weights that `search` found, if it is given.
 
-    Raises BadConfig for settings that the method does not take, and for a search with another merge.
+    Raises BadConfig for settings that the method does not take, and for a search with another
+    merge.
     """
     settings, by_name = _without_weights(option), dict(weights_by_name or {})
     if "weights" in option:

@@ -1,11 +1,12 @@
-"""`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging Face Hub."""
+"""`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging
+Face Hub."""
 
 from pathlib import Path
 
 from deme.commands import hub_upload
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import ExportSettings
+from deme.runs.settings.merging import ExportSettings
 from deme.system import files
 from deme.system.console import logger, print_result
 from deme.system.errors import BadConfig, WorkFailed
@@ -13,7 +14,8 @@ from deme.system.paths import cache_folder, locate
 
 
 def run(config: dict[str, object]) -> Path:
-    """Write the folder, or leave it if it is there already, then upload it if asked for; return the folder."""
+    """Write the folder, or leave it if it is there already, then upload it if asked for; return the
+    folder."""
     settings = build(ExportSettings, config)
     if settings.push is not None:
         hub_upload.check_name(settings.push)
@@ -30,7 +32,8 @@ def run(config: dict[str, object]) -> Path:
 
 
 def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
-    """Raise BadConfig if writing `out` would destroy anything but an untouched export of the same weights."""
+    """Raise BadConfig if writing `out` would destroy anything but an untouched export of the same
+    weights."""
     whole, inside = out.resolve(), source.resolve()
     if (
         any(kept == whole or whole in kept.parents for kept in (Path.cwd(), inside))

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from deme.runs.settings.commands import ExportSettings
+from deme.runs.settings.merging import ExportSettings
 from deme.system.console import print_result
 from deme.system.errors import BadConfig, WorkFailed
 
@@ -20,7 +20,8 @@ def check_name(name: str) -> None:
 
 
 def push(folder: Path, settings: ExportSettings) -> None:
-    """Upload `folder` to the repository `settings.push`, or print the files and the command. Raises WorkFailed."""
+    """Upload `folder` to the repository `settings.push`, or print the files and the command. Raises
+    WorkFailed."""
     name, private = settings.push, settings.private
     assert name is not None
     kind = "private" if private else "public"

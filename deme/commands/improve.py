@@ -1,139 +1,99 @@
-"""`deme improve`: a better checkpoint from a checkpoint and a folder of images, written only if it is better.
+"""`deme improve`: finetune and merge a checkpoint; the result is written only if it is better.
 
-Each step is a run of its own below this run's directory, so that the same command goes on where it was stopped.
+Every step is a run below this run's directory, so a command that was stopped resumes where it was.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from deme.commands import stage_function
 from deme.commands.compare import difference_of, read_evaluations
 from deme.report.numbers import digits_for
 from deme.report.statistics import Difference, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
-from deme.runs.config import compose_stage, extractor_specs
+from deme.runs.config import compose_stage
 from deme.runs.inputs import load_yaml, read_status
-from deme.runs.run import Run, say
+from deme.runs.run import Run
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import ImproveSettings
+from deme.runs.settings.merging import IMPROVE_SEARCH_SEED, ImproveSettings
 from deme.system import files
+from deme.system.console import logger, print_result
 from deme.system.errors import BadConfig
 
-GROUPS = (
-    "data",
-    "model",
-    "metrics",
-    "projection",
-    "prompts",
-    "sampler",
-    "compute",
-    "progress",
-    "logger",
+# Option groups that every step of the work shares.
+SHARED_GROUPS = (
+    "data", "model", "metrics", "projection", "prompts", "sampler", "compute", "progress", "logger",
     "passport",
-)
-MAX_STEPS = 20_000  # the paper's
+)  # fmt: skip
+MAX_STEPS = 20_000  # optimizer steps of an expert, as in the paper
 MIN_STEPS = 20
-MIN_HELD_OUT = 50  # false "better", simulated: 2.4%; 5.5% for lognormal losses (7% at 20 images, 4% at 200; wanted: 2.5%)
-TRIAL = (
-    1,
-    10,
-    60,
-)  # optimizer steps of runs: one that pays for what only a first run does, two that tell the seconds of a step
-SEARCH_SEED = 7_000_000
-FORWARDS_PER_STEP = 4  # of an image: forward, backward (counts as two), and the teacher's
+# With 50 held-out images a converged model is called better in 2.4% of simulations (5.5% with
+# lognormal losses), with 20 images in 7%, with 200 in 4%; the aim is 2.5%.
+MIN_HELD_OUT = 50
+# Optimizer steps of trial runs: the first warms up caches, the others measure the time of a step.
+TRIAL_STEPS = (1, 10, 60)
+PASSES_PER_STEP = 4  # forward passes per image: forward, backward (as two), and the teacher's
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 
 
-def run(config: dict[str, Any]) -> Path:
-    """Improve unless it is done; return the folder of the improved model, or the run's if there is none."""
-    _check(config)
+def run(config: dict[str, object]) -> Path:
+    """Improve unless it is done; return the folder of the improved model, else the run's."""
+    settings = build(ImproveSettings, config)
     planned = Run.planned(config)
-    _check_out(config, planned.done)
-    folder = planned.execute(_improve)
+    _check_out(settings, planned.done)
+    folder = planned.execute(lambda run: _improve(settings, run))
     outcome = files.read_json(folder / "outcome.json")
-    _tell(outcome, config)
+    _print_outcome(outcome, settings)
     if not outcome["better"]:
         return folder
-    out = Path(str(config["out"])).expanduser()
-    export = {
-        **compose_stage("export", ["run=here", "out=there"]),
-        "run": outcome["merged"],
-        "out": str(out),
-    }
-    stage_function("export")(export)
-    return out
+    out = str(Path(settings.out).expanduser())
+    stage_function("export")(compose_stage("export", [], run=outcome["merged"], out=out))
+    return Path(out)
 
 
-def _check(config: dict[str, Any]) -> None:
-    build(ImproveSettings, config)
-    if not isinstance(config["metrics"]["loss"], dict):
-        raise BadConfig(
-            "deme improve measures the held-out loss\ntype: leave out metrics.loss=null"
-        )
-    seeds = config["sample_seeds"]
-    if not seeds or max(seeds) >= SEARCH_SEED:
-        raise BadConfig(
-            f"sample_seeds must be a list of whole numbers below {SEARCH_SEED}, got {seeds!r}"
-        )
-    if len(set(seeds)) < len(seeds):
-        raise BadConfig(f"sample_seeds={seeds} names a seed twice")
-    if config["projection"]["placement"] not in (None, "foldable"):
-        raise BadConfig(
-            "deme improve writes a stock checkpoint, which projection=blocks cannot be\ntype: projection=foldable"
-        )
-    if len(extractor_specs(config["metrics"])) > 1:
-        raise BadConfig(
-            "one distance judges, and metrics.features names several\ntype: metrics=fid_pytorch, or another of one"
-        )
-    if config["hours"] is not None and config["steps_per_expert"] is not None:
-        raise BadConfig(
-            "steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>"
-        )
-    if not config["model"].get("path"):
-        raise BadConfig(
-            "deme improve starts from a model on disk\ntype: model=<folder or hub:owner/name>"
-        )
+def _check_out(settings: ImproveSettings, done: bool) -> None:
+    """Raise BadConfig, before hours of work, if `out` cannot be written or holds other files.
 
-
-def _check_out(config: dict[str, Any], done: bool) -> None:
-    """Before hours of work: is `out` a folder that can be written, and none that the work reads? `done`: it may have been written."""
-    out = Path(config["out"]).expanduser().resolve()
-    for group in ("model", "data"):
-        given = config[group].get("path")
+    `done`: an earlier command may have written it.
+    """
+    out = Path(settings.out).expanduser().resolve()
+    for name, option in (("model", settings.model), ("data", settings.data)):
+        given = option.get("path")
         place = Path(given).expanduser().resolve() if isinstance(given, str) else None
         if place is not None and (place == out or place in out.parents or out in place.parents):
             raise BadConfig(
-                f"out={config['out']} and {group}.path={given} lie in each other\ntype: out=<a folder of its own>"
+                f"out={settings.out} and {name}.path={given} contain each other\n"
+                "type: out=<a folder of its own>"
             )
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or done)):
+    if out.exists() and not (out.is_dir() and (done or not any(out.iterdir()))):
         raise BadConfig(
-            f"out={config['out']} is there, and what it holds would be lost\ntype: out=<another folder>"
+            f"out={settings.out} exists, and its files would be lost\ntype: out=<another folder>"
         )
 
 
-def _improve(run: Run) -> None:
-    config = run.config
-    seeds = (
-        config["sample_seeds"] if extractor_specs(config["metrics"]) else config["sample_seeds"][:1]
-    )  # no images
-    say(f"1 of 5: measuring {config['model']['path']}")
-    before = [_evaluate(run, seed) for seed in seeds]
-    metric = _judge(config, before[0])
-    _check_enough(before[0])
-    _tell_power(run, metric, before)
-    num_steps = _num_steps(run, before)
-    say(
-        f"2 of 5: {config['num_ranges']} experts, {num_steps:,} steps of {config['batch_size']} images each"
-    )
-    experts = [str(_train(run, expert, num_steps)) for expert in range(config["num_ranges"])]
-    say(
-        "3 of 5: looking for merge weights, on training images and with seeds that no evaluation uses"
-    )
-    search = _search(run, experts)
-    say("4 of 5: merging")
+def _improve(settings: ImproveSettings, run: Run) -> None:
+    judges_images = bool(settings.metrics.features)
+    if not judges_images:
+        logger.info(
+            "only the held-out denoising loss judges, which need not agree with how images look; "
+            "to judge images, type: metrics=fid_pytorch metrics.path=<Inception weights>"
+        )
+    seeds = settings.sample_seeds if judges_images else settings.sample_seeds[:1]
+    logger.info("1 of 5: evaluating %s", settings.model["path"])
+    before = [_evaluate(settings, run, seed) for seed in seeds]
+    measured = files.read_json(before[0] / "metrics.json")["metrics"]
+    _check_enough(measured["loss"]["num_images"])
+    metric = next((name for name in measured if name.startswith(("fd_", "fid_"))), "loss")
+    _log_power(metric, before)
+    num_steps = _num_steps(settings, run, before)
+    logger.info("2 of 5: training %d experts, %d steps each", settings.num_ranges, num_steps)
+    experts = [str(_train(settings, run, i, num_steps)) for i in range(settings.num_ranges)]
+    logger.info("3 of 5: searching merge weights on training images")
+    search = _search(settings, run, experts)
+    logger.info("4 of 5: merging")
     merged = _stage(run, "merge", [], inputs={"experts": experts, "search": str(search)})
-    say("5 of 5: measuring the merged model")
-    after = [_evaluate(run, seed, merged) for seed in seeds]
+    logger.info("5 of 5: evaluating the merged model")
+    after = [_evaluate(settings, run, seed, merged) for seed in seeds]
     outcome = {
         "metric": metric,
         **_outcome(metric, before, after),
@@ -144,208 +104,193 @@ def _improve(run: Run) -> None:
     files.write_json(run.path / "outcome.json", outcome)
 
 
-def _check_enough(evaluation: Path) -> None:
-    """Intervals are too narrow on few images, and a verdict would be a guess."""
-    count = files.read_json(evaluation / "metrics.json")["metrics"]["loss"]["num_images"]
-    if count < MIN_HELD_OUT:
+def _check_enough(num_images: int) -> None:
+    """Raise BadConfig for so few held-out images that intervals are too narrow."""
+    if num_images < MIN_HELD_OUT:
         raise BadConfig(
-            f"{count} images are held out, too few for an honest verdict; {MIN_HELD_OUT} are needed\n"
-            "type: data.held_out_fraction=<larger>, or give more images"
+            f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
+            "type: data.held_out_fraction=<larger>, or add images"
         )
 
 
-def _stage(run: Run, stage: str, words: list[str], **more: Any) -> Path:
-    """Run a stage below this run's directory, with this run's model, data, metrics and the like."""
-    words = [
-        *words,
-        *(["inputs.experts=[]"] if "experts" in more.get("inputs", {}) else []),
-    ]  # without a default
-    config = compose_stage(stage, words)
-    shared = {group: run.config[group] for group in GROUPS if group in config}
-    if "metrics" in shared:  # held-out images judge; a statistics file may be of others
+def _stage(run: Run, stage: str, overrides: Sequence[str], **values: object) -> Path:
+    """Run a command below this run's directory, with this run's model, data, metrics and the like.
+
+    `values` replace keys of its config; those of a mapping replace keys of that mapping.
+    """
+    config = compose_stage(stage, overrides, still_open=("inputs.experts",))
+    shared = {group: run.config[group] for group in SHARED_GROUPS if group in config}
+    if "metrics" in shared:  # held-out images judge; a statistics file may be of other images
         shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
+    if "guidance_scale" in config:
+        shared["guidance_scale"] = run.config["guidance_scale"]
     paths = {**run.config["paths"], "runs": str(run.path / "runs")}
-    shared |= {"guidance_scale": run.config["guidance_scale"]} if "guidance_scale" in config else {}
-    settings = {**config, **shared, "suite": "improve", "paths": paths}
-    settings |= {
-        key: {**settings[key], **value} if isinstance(value, dict) else value
-        for key, value in more.items()
-    }
-    return stage_function(stage)(settings)
+    config |= {**shared, "suite": "improve", "paths": paths}
+    for key, value in values.items():
+        config[key] = {**config[key], **value} if isinstance(value, dict) else value
+    return stage_function(stage)(config)
 
 
-def _evaluate(run: Run, sample_seed: int, weights: Path | None = None) -> Path:
-    words = [
-        f"num_images={run.config['num_images']}",
+def _evaluate(
+    settings: ImproveSettings, run: Run, sample_seed: int, weights: Path | None = None
+) -> Path:
+    overrides = [
+        f"num_images={settings.num_images}",
         f"sample_seed={sample_seed}",
-        f"batch_size={run.config['batch_size']}",
+        f"batch_size={settings.batch_size}",
+        f"cell.method={'before' if weights is None else 'merged'}",
     ]
-    seed = None if weights is None else run.config["seed"]
-    inputs = {"weights": None if weights is None else str(weights)}
-    return _stage(
-        run,
-        "evaluate",
-        [*words, f"cell.method={'before' if weights is None else 'merged'}"],
-        inputs=inputs,
-        seed=seed,
-    )
+    if weights is None:
+        return _stage(run, "evaluate", overrides, inputs={"weights": None}, seed=None)
+    inputs = {"weights": str(weights)}
+    return _stage(run, "evaluate", overrides, inputs=inputs, seed=settings.seed)
 
 
-def _train(run: Run, expert: int, num_steps: int, method: str = "deme") -> Path:
-    config = run.config
-    words = [
+def _train(
+    settings: ImproveSettings, run: Run, expert: int, num_steps: int, name: str = "deme"
+) -> Path:
+    overrides = [
         "method=deme",
         f"expert={expert}",
-        f"ranges.num_ranges={config['num_ranges']}",
+        f"ranges.num_ranges={settings.num_ranges}",
         f"num_steps={num_steps}",
+        f"batch_size={settings.batch_size}",
+        f"optimizer.lr={settings.lr}",
+        f"seed={settings.seed}",
+        f"cell.method={name}",
     ]
-    words += [
-        f"batch_size={config['batch_size']}",
-        f"optimizer.lr={config['lr']}",
-        f"seed={config['seed']}",
-    ]
-    return _stage(run, "train", [*words, f"cell.method={method}"])
+    return _stage(run, "train", overrides)
 
 
-def _search(run: Run, experts: list[str]) -> Path:
-    config, settings = run.config, run.config["search"]
-    steps = min(SEARCH_STEPS, config["sampler"].get("num_inference_steps", SEARCH_STEPS))
-    words = [
-        f"num_images={settings['num_images']}",
-        f"search.step={settings['step']}",
-        f"sample_seed={SEARCH_SEED}",
+def _search(settings: ImproveSettings, run: Run, experts: list[str]) -> Path:
+    overrides = [
+        f"num_images={settings.search.num_images}",
+        f"search.step={settings.search.step}",
+        f"sample_seed={IMPROVE_SEARCH_SEED}",
+        f"batch_size={settings.batch_size}",
+        f"seed={settings.seed}",
     ]
-    words += [f"batch_size={config['batch_size']}", f"seed={config['seed']}"]
+    steps = min(SEARCH_STEPS, settings.sampler.get("num_inference_steps", SEARCH_STEPS))
     sampler = {"num_inference_steps": steps}
-    return _stage(run, "search", words, inputs={"experts": experts}, sampler=sampler)
+    return _stage(run, "search", overrides, inputs={"experts": experts}, sampler=sampler)
 
 
-def _judge(config: dict[str, Any], evaluation: Path) -> str:
-    """The metric that decides: the first distance between images, or the held-out loss."""
-    names = files.read_json(evaluation / "metrics.json")["metrics"]
-    distances = [name for name in names if name.startswith(("fd_", "fid_"))]
-    if not extractor_specs(config["metrics"]):
-        say(
-            "the held-out denoising loss alone will judge, which need not agree with how images look; to judge images, too: "
-            "metrics=fid_pytorch metrics.path=<Inception weights>"
-        )
-    return distances[0] if distances else "loss"
-
-
-def _tell_power(run: Run, metric: str, evaluations: list[Path]) -> None:
-    values = [
-        files.read_json(place / "metrics.json")["metrics"][metric]["value"] for place in evaluations
-    ]
-    spreads = [files.read_json(place / "replicates.json")[metric] for place in evaluations]
-    mean = sum(values) / len(values)
+def _log_power(metric: str, evaluations: Sequence[Path]) -> None:
+    """Log which improvement of the metric is found with 80% power."""
+    values = [files.read_json(path / "metrics.json")["metrics"][metric] for path in evaluations]
+    mean = sum(value["value"] for value in values) / len(values)
+    spreads = [files.read_json(path / "replicates.json")[metric] for path in evaluations]
     variance = sum(
         sum((r - sum(s) / len(s)) ** 2 for r in s) / (len(s) - 1) for s in spreads
     ) / len(spreads)
-    smallest = (
-        smallest_detectable((2 * variance) ** 0.5, len(values), 0.0, 1) if variance > 0 else 0.0
-    )
-    share = smallest / abs(mean or 1)
-    run.log(
-        f"{metric} of the input: {mean:.{digits_for(mean)}f}; an improvement by {smallest:.2g} ({share:.0%}) is found with 80% power, "
-        "a smaller one if the two models err alike on the same noise"
+    smallest = smallest_detectable((2 * variance) ** 0.5, len(values), 0.0, 1) if variance else 0.0
+    logger.info(
+        f"{metric} of the input: {mean:.{digits_for(mean)}f}; an improvement by {smallest:.2g} "
+        f"({smallest / abs(mean or 1):.0%}) is detected with 80% power, a smaller one if the "
+        "errors of the two models on the same noise are correlated"
     )
 
 
-def _num_steps(run: Run, evaluations: list[Path]) -> int:
-    """The steps of an expert, kept in plan.json: a resumed run does not plan anew."""
-    config, place = run.config, run.path / "plan.json"
-    if config["steps_per_expert"] is not None or config["hours"] is None:
-        return int(config["steps_per_expert"] or MAX_STEPS)
-    if not place.exists():
-        began = [read_status(_train(run, 0, steps, "trial"))["seconds"] for steps in TRIAL]
-        _, few, many = TRIAL
-        per_step = max((began[2] - began[1]) / (many - few), began[2] / many / 4)
-        evaluation = sum(read_status(path)["seconds"] for path in evaluations)
-        spent = evaluation + sum(began)
-        later = evaluation + _search_seconds(run, evaluations, per_step)
-        left = 0.9 * (3600 * config["hours"] - spent - later)
-        steps = min(MAX_STEPS, int(left / per_step / config["num_ranges"]))
+def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path]) -> int:
+    """Return the optimizer steps of an expert; those that fit into `hours` are kept in
+    plan.json."""
+    if settings.steps_per_expert is not None or settings.hours is None:
+        return settings.steps_per_expert or MAX_STEPS
+    file = run.path / "plan.json"
+    if not file.exists():
+        first, short, long = (_seconds(_train(settings, run, 0, n, "trial")) for n in TRIAL_STEPS)
+        _, few, many = TRIAL_STEPS
+        per_step = max((long - short) / (many - few), short / many / 4)
+        evaluation = sum(map(_seconds, evaluations))
+        spent = evaluation + first + short + long
+        rest = spent + evaluation + _search_seconds(settings, evaluations[0], per_step)
+        steps = int(0.9 * (3600 * settings.hours - rest) / per_step / settings.num_ranges)
         plan = {
             "seconds_per_step": per_step,
-            "seconds_for_the_rest": spent + later,
-            "num_steps": steps,
+            "seconds_for_the_rest": rest,
+            "num_steps": min(MAX_STEPS, steps),
         }
-        files.write_json(place, plan)
-    plan = files.read_json(place)
+        files.write_json(file, plan)
+    plan = files.read_json(file)
     if plan["num_steps"] < MIN_STEPS:
         raise BadConfig(
-            f"hours={config['hours']} leaves time for {max(0, plan['num_steps'])} steps an expert; evaluations and search take "
-            f"{plan['seconds_for_the_rest'] / 3600:.2f} hours, a step {plan['seconds_per_step']:.2g} s\ntype: a larger hours=<n>"
+            f"hours={settings.hours} leaves time for {max(0, plan['num_steps'])} steps per expert; "
+            f"evaluations and search take {plan['seconds_for_the_rest'] / 3600:.2f} hours, "
+            f"a step {plan['seconds_per_step']:.2g} s\ntype: a larger hours=<n>"
         )
-    run.log(
-        f"{plan['num_steps']:,} steps an expert fit into {config['hours']} hours ({plan['seconds_per_step']:.2g} s a step)"
+    logger.info(
+        f"{plan['num_steps']:,} steps per expert fit into {settings.hours} hours "
+        f"({plan['seconds_per_step']:.2g} s per step)"
     )
     return int(plan["num_steps"])
 
 
-def _search_seconds(run: Run, evaluations: list[Path], per_step: float) -> float:
-    """What the search will take at the most: of generated images at the pace of the evaluations, of losses at that of training."""
-    config = run.config
-    candidates = (round(1 / config["search"]["step"]) + 1) ** config["num_ranges"]
-    evaluated = load_yaml(evaluations[0] / "config.yaml")
-    images, steps = config["num_images"], evaluated["sampler"].get("num_inference_steps", 1)
-    if not extractor_specs(config["metrics"]):
-        passes = (
-            candidates * config["search"]["num_images"] * evaluated["metrics"]["loss"]["num_ranges"]
-        )
-        return passes * per_step / (FORWARDS_PER_STEP * config["batch_size"])
-    share = config["search"]["num_images"] * min(SEARCH_STEPS, steps) / (images * steps)
-    return candidates * share * float(read_status(evaluations[0])["seconds"])
+def _seconds(run: Path) -> float:
+    return float(read_status(run)["seconds"])
 
 
-def _outcome(metric: str, before: list[Path], after: list[Path]) -> dict[str, Any]:
-    one, other = read_evaluations(list(map(str, after))), read_evaluations(list(map(str, before)))
-    rows, differences = {}, {}
-    for name in next(iter(one.values()))["metrics"]:
-        differences[name] = (
-            difference_of(name, one, other)
-            if name != "loss"
-            else _loss_difference(before[0], after[0])
-        )
+def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float) -> float:
+    """Return the most that the search can take.
+
+    Images are generated at the pace of the evaluation, losses computed at that of training.
+    """
+    num_candidates = (round(1 / settings.search.step) + 1) ** settings.num_ranges
+    images, evaluated = settings.search.num_images, load_yaml(evaluation / "config.yaml")
+    if not settings.metrics.features:
+        passes = num_candidates * images * evaluated["metrics"]["loss"]["num_ranges"]
+        return float(passes * per_step / (PASSES_PER_STEP * settings.batch_size))
+    steps = evaluated["sampler"].get("num_inference_steps", 1)
+    share = images * min(SEARCH_STEPS, steps) / (settings.num_images * steps)
+    return num_candidates * share * _seconds(evaluation)
+
+
+def _outcome(metric: str, before: Sequence[Path], after: Sequence[Path]) -> dict[str, object]:
+    """Return whether the metric is better, and for every metric the means, difference and
+    verdict."""
+    new, old = read_evaluations(list(map(str, after))), read_evaluations(list(map(str, before)))
+    rows: dict[str, object] = {}
+    differences: dict[str, Difference | None] = {}
+    for name in next(iter(new.values()))["metrics"]:
+        if name == "loss":
+            differences[name] = _loss_difference(before[0], after[0])
+        else:
+            differences[name] = difference_of(name, new, old)
         means = [
-            sum(r["metrics"][name]["value"] for r in found.values()) / len(found)
-            for found in (other, one)
+            sum(result["metrics"][name]["value"] for result in results.values()) / len(results)
+            for results in (old, new)
         ]
-        told = difference_cells(differences[name], digits_for(means[0]))
+        difference, verdict = difference_cells(differences[name], digits_for(means[0]))
         rows[name] = {
-            "before": means[0],
-            "after": means[1],
-            "difference": told[0],
-            "verdict": told[1],
-        }
-    decided = differences[metric]
-    return {"better": decided is not None and decided.verdict == "better", "metrics": rows}
+            "before": means[0], "after": means[1], "difference": difference, "verdict": verdict
+        }  # fmt: skip
+    decisive = differences[metric]
+    return {"better": decisive is not None and decisive.verdict == "better", "metrics": rows}
 
 
 def _loss_difference(before: Path, after: Path) -> Difference:
-    """The same images, timesteps and noise for both models: image by image, and mindful of rare large losses."""
+    """Compare losses image by image: both models see the same images, timesteps and noise."""
     from deme.system import tensors
 
-    one, other = (
-        tensors.TensorFile(place / "moments" / "loss.safetensors").read("loss")
-        for place in (after, before)
+    new, old = (
+        tensors.TensorFile(path / "moments" / "loss.safetensors").read("loss")
+        for path in (after, before)
     )
-    return mean_of((one - other).tolist())
+    return mean_of((new - old).tolist())
 
 
-def _tell(outcome: dict[str, Any], config: dict[str, Any]) -> None:
-    for name, row in outcome["metrics"].items():
+def _print_outcome(outcome: Mapping[str, object], settings: ImproveSettings) -> None:
+    rows = outcome["metrics"]
+    assert isinstance(rows, dict)
+    for name, row in rows.items():
         places = digits_for(row["before"])
-        said = f"{row['difference']} {row['verdict']}".strip()
-        say(
-            f"  {name}: {row['before']:.{places}f} before, {row['after']:.{places}f} after{', ' if said else ''}{said}"
-        )
+        line = f"{name}: {row['before']:.{places}f} before, {row['after']:.{places}f} after"
+        parts = [line, f"{row['difference']} {row['verdict']}".strip()]
+        print_result(", ".join(part for part in parts if part))
     if outcome["better"]:
-        say(
-            f"better in {outcome['metric']} beyond its interval (merge weights {outcome['weights']})"
-        )
+        weights = outcome["weights"]
+        print_result(f"better in {outcome['metric']} beyond its interval (merge weights {weights})")
     else:
-        say(
-            f"no harm done: the merged model is not better than the input in {outcome['metric']} beyond its interval, so {config['out']} "
-            "was not written; more images, more steps or another lr= may tell more"
+        print_result(
+            f"not better in {outcome['metric']} beyond its interval: {settings.out} was not "
+            "written; more images, more steps or another lr= may help"
         )

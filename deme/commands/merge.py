@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deme.runs.run import Run
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import MergeSettings
+from deme.runs.settings.merging import MergeSettings
 from deme.system import files
 from deme.system.console import logger, print_result, progress
 from deme.system.errors import BadConfig

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deme.runs.inputs import content_hash
 from deme.runs.run import Run
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import SearchSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.system import files
 from deme.system.console import logger, print_result, progress
 from deme.system.errors import BadConfig

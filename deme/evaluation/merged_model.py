@@ -52,7 +52,8 @@ class LiveModel:
         return [1 / self.num_experts] * self.num_experts * len(self.live.blocks)
 
     def set_weights(self, weights: Sequence[float]) -> None:
-        """Set the model to a merge, in place. Raises BadConfig for weights that the method refuses."""
+        """Set the model to a merge, in place. Raises BadConfig for weights that the method
+        refuses."""
         if self.merge.is_weighted_sum:
             self.live.merge(weights)
         else:

@@ -31,7 +31,7 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.reference import Reference
 from deme.metrics.statistics import Statistics
 from deme.runs.config import instantiate
-from deme.runs.settings.commands import SearchSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
 from deme.system.errors import BadConfig
@@ -272,7 +272,8 @@ class DenoisingError:
 
     @torch.inference_mode()
     def _predict_with_experts(self) -> list[Tensor]:
-        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per range."""
+        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per
+        range."""
         found = []
         for index in range(len(self.ranges)):
             self.live.set_expert(index)

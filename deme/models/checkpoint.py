@@ -1,4 +1,4 @@
-"""A UNet's weights as they are found: one file or several, safetensors or pickles, in any precision, under older names."""
+"""A UNet's weights on disk: safetensors or pickles, one file or shards, current or older names."""
 
 import re
 from pathlib import Path
@@ -25,10 +25,11 @@ LINEAR = re.compile(r".*attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
 def open_weights(place: Path) -> Tensors:
-    """Open the weights in a UNet's folder; tensors are read one at a time, in the file's own precision.
+    """Open the weights in a UNet's folder; tensors are read one at a time, in the file's precision.
 
-    The first that is there: diffusion_pytorch_model.safetensors, its .index.json with the files it names, the only variant
-    (.fp16.safetensors), then the same as .bin. Raises MissingInput, BadConfig (several variants), WorkFailed (damaged).
+    The first of diffusion_pytorch_model.safetensors, its .index.json with the files it names, the only
+    variant (.fp16.safetensors), then the same as .bin. Raises MissingInput, BadConfig (several
+    variants), WorkFailed (damaged).
     """
     file = _find(place)
     if ".index." not in file.name:
@@ -45,13 +46,14 @@ def _find(place: Path) -> Path:
         variants += place.glob(f"{NAME}.{suffix}.index.*.json")
         if len(variants) > 1:
             raise BadConfig(
-                f"{place} holds several variants of its weights: {', '.join(sorted(p.name for p in variants))}\n"
-                f"rename the one that you mean to {NAME}.{suffix}"
+                f"{place} has several variants of its weights: "
+                f"{', '.join(sorted(p.name for p in variants))}\nrename the one to use to {NAME}.{suffix}"
             )
         if variants:
             return variants[0]
     raise MissingInput(
-        f"{place / NAME}.safetensors does not exist; nor is there {NAME}.safetensors.index.json, .fp16.safetensors or .bin"
+        f"{place / NAME}.safetensors does not exist, nor {NAME}.safetensors.index.json, "
+        ".fp16.safetensors or .bin"
     )
 
 
@@ -60,7 +62,7 @@ def _open(file: Path) -> Tensors:
         with open(file, "rb") as opened:
             if opened.read(len(POINTER)) == POINTER:
                 raise MissingInput(
-                    f"{file} is git-lfs's pointer to a file, not the file\ntype: git lfs pull"
+                    f"{file} is a git-lfs pointer, not the file itself\ntype: git lfs pull"
                 )
     return TensorFile(file) if file.suffix == ".safetensors" else _unpickled(file)
 
@@ -75,7 +77,7 @@ def _unpickled(path: Path) -> Tensors:
 
 
 class StateDict:
-    """Tensors that are at hand, and the file that they come from."""
+    """Tensors in memory, and the file that they come from."""
 
     def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
         self.path = path
@@ -85,16 +87,16 @@ class StateDict:
         }
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor; NaN or infinite values are refused."""
+        """Return one tensor. Raises WorkFailed for NaN or infinite values."""
         return check_finite(self._state[name], name, self.path)
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are."""
+        """Return elements start:stop of the flattened tensor, unchecked."""
         return self._state[name].reshape(-1)[start:stop]
 
 
 class Shards:
-    """Several files and the index that says which tensor is in which. Raises MissingInput for a file that is not there."""
+    """Several files, and the index that maps tensors to them. Raises MissingInput, WorkFailed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -102,7 +104,7 @@ class Shards:
         places = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(places, dict):
             raise WorkFailed(
-                f"{path} is damaged: it has no weight_map\ncopy it again from where it came"
+                f"{path} is damaged: it has no weight_map\ncopy it again from its source"
             )
         files = {
             name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))
@@ -111,24 +113,29 @@ class Shards:
         missing = [tensor for tensor, file in self._files.items() if tensor not in file.specs]
         if missing:
             raise WorkFailed(
-                f"{self._files[missing[0]].path} lacks {missing[0]}, which {path.name} says it holds\n"
-                "copy the folder again from where it came"
+                f"{self._files[missing[0]].path} has no tensor {missing[0]}, which {path.name} "
+                "names\n"
+                "copy the folder again from its source"
             )
         self.specs: dict[str, Spec] = {
             tensor: file.specs[tensor] for tensor, file in self._files.items()
         }
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor; NaN or infinite values are refused."""
+        """Return one tensor. Raises WorkFailed for NaN or infinite values."""
         return self._files[name].read(name)
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are."""
+        """Return elements start:stop of the flattened tensor, unchecked."""
         return self._files[name].piece(name, start, stop)
 
 
 class CurrentNames:
-    """Tensors under today's names and shapes: attention was query, key, value and proj_attn, and 1x1 convolutions at first."""
+    """Tensors under the current names and shapes of diffusers.
+
+    Before diffusers 0.18 attention layers were called query, key, value and proj_attn, and were 1x1
+    convolutions at first.
+    """
 
     def __init__(self, source: Tensors) -> None:
         self.path = source.path
@@ -141,11 +148,11 @@ class CurrentNames:
             self.specs[name] = (shape[:2] if flat else shape, dtype)
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor; NaN or infinite values are refused."""
+        """Return one tensor. Raises WorkFailed for NaN or infinite values."""
         return self._source.read(self._names[name]).reshape(self.specs[name][0])
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are."""
+        """Return elements start:stop of the flattened tensor, unchecked."""
         return self._source.piece(self._names[name], start, stop)
 
 
@@ -157,7 +164,7 @@ def _current(name: str) -> str:
 def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.json") -> None:
     """Copy the tensors of `file` into the module's own, in its precision.
 
-    Raises WorkFailed unless they are those that `what` promises: equal names and shapes.
+    Raises WorkFailed unless names and shapes are equal; `what` describes the module in the message.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: shape for name, (shape, _) in file.specs.items()}

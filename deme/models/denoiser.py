@@ -1,8 +1,8 @@
 """A diffusion model: a UNet of diffusers, its noise schedule, and optional channel projections.
 
-On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/, ...) that stock diffusers loads, too; projections
-lie beside the UNet in unet/projections.safetensors, their placement in unet/projections.json (paper's without it), and only
-our loader applies them.
+On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/, ...) that stock
+diffusers loads, too; projections lie beside the UNet in unet/projections.safetensors, their
+placement in unet/projections.json (paper's without it), and only our loader applies them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,9 +24,12 @@ from deme.system.files import write_folder, write_json, write_text
 
 
 class DenoisingModel(nn.Module):
-    """UNet + schedule. `model(x_t [B, C, H, W], t [B], condition)` returns the network's prediction [B, C, H, W]."""
+    """UNet and noise schedule; returns the prediction of the network [B, C, H, W].
 
-    pipeline = "DDPMPipeline"  # diffusers' class that draws with it
+    `model(x_t [B, C, H, W], t [B], condition)`
+    """
+
+    pipeline = "DDPMPipeline"  # diffusers' class that samples from it
 
     def __init__(self, unet: Any, scheduler_config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -53,31 +56,38 @@ class DenoisingModel(nn.Module):
         return self.unet(x_t, t, **condition, return_dict=False)[0]
 
     def condition(self, texts: Sequence[str]) -> Condition:
-        """Return what the network is told of prompts; most models take none."""
+        """Return the condition of prompts; empty unless the model is text-conditioned."""
         return EMPTY_CONDITION
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Return the images [B, C, H, W] in -1..1 of what was denoised."""
+        """Return the images [B, C, H, W] in -1..1 of denoised x0."""
         return x0
 
     def add_projections(self, placement: str = "blocks") -> None:
-        """Add identity channel projections, unless there are some. Raises BadConfig if those are placed otherwise."""
+        """Add identity projections, unless present. Raises BadConfig if placed otherwise."""
         if self.projections is None:
             self.projections = Projections(self.unet, placement)
         elif self.projections.placement != placement:
             raise BadConfig(
-                f"the model has channel projections already, of the placement {self.projections.placement}\n"
+                "the model already has channel projections with "
+                f"placement={self.projections.placement}\n"
                 f"type: projection={self.projections.placement}"
             )
 
     def fold_projections(self) -> None:
-        """Multiply foldable projections into their layers (METHOD 1.5); the model is a plain UNet then. Raises BadConfig."""
+        """Multiply foldable projections into their layers; the model is then a plain UNet.
+
+        See docs/method.md#channel-projections. Raises BadConfig for another placement.
+        """
         if self.projections is not None:
             self.projections.fold()
             self.projections = None
 
     def read_weights(self, folder: Path) -> None:
-        """Replace all weights, in place, by those of a model folder of the same architecture. Raises WorkFailed."""
+        """Replace all weights, in place, by those of a model folder of the same architecture.
+
+        Raises WorkFailed for another architecture.
+        """
         place = unet_folder(folder)
         load_into(self.unet, open_weights(place))
         found, ours = (
@@ -89,7 +99,7 @@ class DenoisingModel(nn.Module):
                 f"{each} channel projections" if each else "no channel projections"
                 for each in (found, ours)
             )
-            raise WorkFailed(f"{folder} has {had}, the model it is read into has {has}")
+            raise WorkFailed(f"{folder} has {had}, the model has {has}")
         if self.projections is not None:
             load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
 
@@ -103,12 +113,12 @@ class DenoisingModel(nn.Module):
         self,
         folder: Path,
         state: Mapping[str, Tensor],
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         links: bool = False,
     ) -> None:
-        """Write the folder with the weights `state` (named as in `state_dict()`) and a description `deme.json`.
+        """Write the folder with the weights `state` (named as in `state_dict()`) and deme.json (`about`).
 
-        With `links` files of frozen parts are second names of the same bytes, where the disk can.
+        With `links`, files of frozen parts are hard links, where the file system has them.
         """
 
         def fill(partial: Path) -> None:
@@ -120,7 +130,7 @@ class DenoisingModel(nn.Module):
 
         write_folder(folder, fill)
 
-    def write_configs(self, folder: Path, about: Mapping[str, Any], links: bool = False) -> None:
+    def write_configs(self, folder: Path, about: Mapping[str, object], links: bool = False) -> None:
         """Write everything of a model folder but the UNet's weights."""
         write_text(folder / "unet" / "config.json", self.unet.to_json_string())
         write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler_config)

@@ -1,4 +1,4 @@
-"""The frozen parts of a text-to-image pipeline: captions to embeddings, images to latents and back."""
+"""The frozen parts of a text-to-image pipeline: text encoder, tokenizer and VAE."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,14 @@ from deme.system.files import read_json, sha256, sha256_text
 from deme.system.hugging_face import transformers_quietly, unreadable
 
 PARTS = ("vae", "text_encoder", "tokenizer")
-VAE_CHUNK = 8  # images in the autoencoder at once: its activations are the largest of all
+VAE_CHUNK = 8  # images per batch of the VAE, whose activations need most memory
 
 
 class FrozenEncoders:
-    """VAE, text encoder and tokenizer of a pipeline's folder, each loaded when it is first asked for, in float32.
+    """VAE, text encoder and tokenizer of a pipeline's folder, each loaded at first use, in float32.
 
-    No part of the model that is trained: their weights are in none of its states. Raises MissingInput, BadConfig, WorkFailed.
+    They are no submodules of the trained model, so their weights are in none of its checkpoints. Raises
+    MissingInput, BadConfig, WorkFailed.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -29,17 +30,17 @@ class FrozenEncoders:
         missing = [part for part in PARTS if not (folder / part).is_dir()]
         if missing:
             raise MissingInput(
-                f"{name} has a UNet that is told texts, but no {', '.join(missing)}\n"
+                f"{name} has a text-conditioned UNet, but no {', '.join(missing)}\n"
                 "give the folder of the whole pipeline, as diffusers' save_pretrained writes it"
             )
 
     def content_hash(self) -> str:
-        """Return the hash of everything that latents and embeddings follow from, beside images and captions."""
+        """Return the hash of all that determines latents and embeddings but images and captions."""
         return sha256_text("\n".join(sha256(self.folder / part) for part in PARTS))
 
     @property
     def factor(self) -> int:
-        """How many pixels a side of a latent stands for."""
+        """Pixels of an image per latent pixel, along each side."""
         return int(2 ** (len(self._config("vae")["block_out_channels"]) - 1))
 
     @property
@@ -49,12 +50,12 @@ class FrozenEncoders:
 
     @property
     def scale(self) -> float:
-        """Latents of the VAE times this have about unit variance; it is what is denoised."""
+        """Factor that gives the VAE's latents about unit variance before they are diffused."""
         return float(self._config("vae").get("scaling_factor", 0.18215))
 
     @property
     def max_tokens(self) -> int:
-        """How many tokens of a text are read, beginning and end included; longer ones are cut before the end token."""
+        """Tokens of a text, begin and end tokens included; longer texts are truncated."""
         return int(
             min(
                 self.tokenizer.model_max_length,
@@ -64,7 +65,7 @@ class FrozenEncoders:
 
     @property
     def width(self) -> int:
-        """The length of a token's embedding."""
+        """Dimension of a token's embedding."""
         return int(self._config("text_encoder")["hidden_size"])
 
     def _config(self, part: str) -> Any:
@@ -103,7 +104,7 @@ class FrozenEncoders:
 
     @contextlib.contextmanager
     def _reading(self, part: str) -> Iterator[tuple[Path, Any]]:
-        """Yield a part's folder and the library transformers; complaints come in one line."""
+        """Yield a part's folder and the transformers library; errors become one line."""
         place = self.folder / part
         with transformers_quietly() as transformers:
             try:
@@ -112,18 +113,19 @@ class FrozenEncoders:
                 raise unreadable(place, error) from error
 
     def _complete(self, part: str, network: Any, found: Any) -> Any:
-        """Return a network that got all its weights, in float32. Raises BadConfig for one that did not."""
+        """Return the network in float32. Raises BadConfig if weights are missing."""
         lost = sorted(
             [*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])]
         )
         if lost := [name for name in lost if not name.endswith("position_ids")]:
             raise BadConfig(
-                f"{self.folder / part} lacks {len(lost)} tensors, first {lost[0]}\ncopy it again from where it came"
+                f"{self.folder / part} has no values for {len(lost)} tensors, first {lost[0]}\n"
+                "copy it again from its source"
             )
         return network.float().eval().requires_grad_(False)
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Return token ids [B, max_tokens]; of a text that is too long the end is left out, not its end token."""
+        """Return token ids [B, max_tokens]; truncated texts keep their end token."""
         found = self.tokenizer(
             list(texts),
             padding="max_length",
@@ -135,19 +137,22 @@ class FrozenEncoders:
         return ids
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """Return how many texts are too long to be read whole."""
+        """Return how many texts are truncated."""
         found = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
         return sum(len(ids) > self.max_tokens for ids in found)
 
     @torch.no_grad()
     def embeddings(self, texts: Sequence[str]) -> Tensor:
-        """Return the text encoder's last hidden states [B, max_tokens, width], float32, on the device."""
+        """Return the last hidden states [B, max_tokens, width] of the text encoder, float32."""
         embedded: Tensor = self._text_encoder.to(self.device)(self.tokens(texts).to(self.device))[0]
         return embedded
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation [B, C, h, w] of the scaled latents of images [B, 3, H, W] in -1..1."""
+        """Return mean and standard deviation [B, C, h, w] of the scaled latents.
+
+        `images` [B, 3, H, W] are in -1..1.
+        """
         vae, means, deviations = self._vae.to(self.device), [], []
         for part in images.split(VAE_CHUNK):
             posterior = vae.encode(part.to(self.device)).latent_dist
@@ -157,7 +162,7 @@ class FrozenEncoders:
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
-        """Return the images [B, 3, H, W] in about -1..1 of scaled latents."""
+        """Return the images [B, 3, H, W], approximately in -1..1, of scaled latents."""
         vae = self._vae.to(latents.device)
         return torch.cat(
             [
@@ -167,6 +172,6 @@ class FrozenEncoders:
         )
 
     def release(self) -> None:
-        """Forget the networks; they are loaded again when they are asked for."""
+        """Free the networks; they are loaded again at their next use."""
         for name in ("_vae", "_text_encoder"):
             self.__dict__.pop(name, None)

@@ -1,7 +1,6 @@
-"""Where a model folder has its parts, and what its small files say. No torch here."""
+"""Locations of the parts of a model folder, and its small files. Imports no torch."""
 
 from pathlib import Path
-from typing import Any
 
 from deme.system.files import read_json
 
@@ -24,17 +23,19 @@ def scheduler_file(folder: Path) -> Path | None:
 
 
 def read_placement(unet_folder: Path) -> str | None:
-    """Return how the projections of a UNet folder are placed, None if it has none; before there was a choice, the paper's way."""
+    """Return the placement of a UNet folder's projections, None if it has none.
+
+    Folders without a placement file have the paper's, `blocks`.
+    """
     if not (unet_folder / Path(PROJECTIONS).name).is_file():
         return None
     file = unet_folder / Path(PLACEMENT).name
     return str(read_json(file)["placement"]) if file.is_file() else "blocks"
 
 
-def read_noise(folder: Path) -> dict[str, Any]:
-    """Return what a model folder's scheduler says, in so many words, of the noise and of what the network predicts of it."""
+def read_noise(folder: Path) -> dict[str, object]:
+    """Return the keys of the scheduler's config about noise and prediction type."""
     file = scheduler_file(folder)
-    told = read_json(file) if file is not None else {}
-    return {
-        key: told[key] for key in (*NOISE, "trained_betas", "rescale_betas_zero_snr") if key in told
-    }
+    config = read_json(file) if file is not None else {}
+    keys = (*NOISE, "trained_betas", "rescale_betas_zero_snr")
+    return {key: config[key] for key in keys if key in config}

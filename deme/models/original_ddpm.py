@@ -1,7 +1,9 @@
-"""DDPM checkpoints of the original layout (Ho et al. 2020, in the names of their PyTorch versions) as a UNet2DModel.
+"""DDPM checkpoints of the original layout (Ho et al. 2020, in the names of their PyTorch versions)
+as a UNet2DModel.
 
-Their networks count resolutions from the highest in both halves (`down.0` and `up.0` are at full size); diffusers counts
-each half in the order in which it runs. Pure: tensors and names in, tensors, names and a config out.
+Their networks count resolutions from the highest in both halves (`down.0` and `up.0` are at full
+size); diffusers counts each half in the order in which it runs. Pure: tensors and names in,
+tensors, names and a config out.
 """
 
 import re
@@ -37,7 +39,8 @@ LEVEL = re.compile(
 
 
 def is_original(state: object) -> bool:
-    """Whether `state` is a dict of tensors with names of the original layout; `module.` in front of them is fine."""
+    """Whether `state` is a dict of tensors with names of the original layout; `module.` in front of
+    them is fine."""
     return (
         isinstance(state, Mapping)
         and all(isinstance(value, Tensor) for value in state.values())
@@ -47,11 +50,13 @@ def is_original(state: object) -> bool:
 
 
 def pick(checkpoint: Any, ema: bool | None = None) -> tuple[State, bool | None]:
-    """Return the state dict in a checkpoint and whether it is a moving average; None: the checkpoint does not say.
+    """Return the state dict in a checkpoint and whether it is a moving average; None: the
+    checkpoint does not say.
 
-    A checkpoint is a state dict, DDIM's list (model, optimizer, epoch, step, and the average if there was one), or a dict of
-    parts by name. `ema` says which part to take (default: the average, if there is one) or what a bare state dict is.
-    Raises WorkFailed, or BadConfig when that part is missing.
+    A checkpoint is a state dict, DDIM's list (model, optimizer, epoch, step, and the average if
+    there was one), or a dict of parts by name. `ema` says which part to take (default: the average,
+    if there is one) or what a bare state dict is. Raises WorkFailed, or BadConfig when that part is
+    missing.
     """
     if is_original(checkpoint):
         return checkpoint, ema
@@ -86,10 +91,11 @@ def pick(checkpoint: Any, ema: bool | None = None) -> tuple[State, bool | None]:
 
 
 def convert(state: State, size: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a UNet2DModel's config and its state of a state dict of the original layout, told from names and shapes.
+    """Return a UNet2DModel's config and its state of a state dict of the original layout, told from
+    names and shapes.
 
-    `size`: pixels of an image's side. Raises WorkFailed for names that are not of this layout, BadConfig for a network that
-    UNet2DModel cannot be, or whose image size must be told.
+    `size`: pixels of an image's side. Raises WorkFailed for names that are not of this layout,
+    BadConfig for a network that UNet2DModel cannot be, or whose image size must be told.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if name not in UNUSED}
@@ -104,7 +110,8 @@ def convert(state: State, size: int | None = None) -> tuple[dict[str, Any], dict
 
 
 def rename(name: str, levels: int) -> str:
-    """Return diffusers' name of a parameter of a network with so many resolutions. Raises WorkFailed."""
+    """Return diffusers' name of a parameter of a network with so many resolutions. Raises
+    WorkFailed."""
     stem, _, kind = name.rpartition(".")
     if stem in TOP:
         return f"{TOP[stem]}.{kind}"

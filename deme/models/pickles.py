@@ -13,7 +13,8 @@ MARK = "WeightsUnpickler error:"  # before torch names what it refuses
 
 
 def read_pickle(path: Path) -> Any:
-    """Return what the file holds; tensors stay on disk until they are used. Raises MissingInput, WorkFailed."""
+    """Return what the file holds; tensors stay on disk until they are used. Raises MissingInput,
+    WorkFailed."""
     if not path.is_file():
         raise MissingInput(f"{path} does not exist")
     try:

@@ -1,4 +1,5 @@
-"""Which prediction type, noise schedule and value range do a model's weights fit? Asked of the weights, not of its config."""
+"""Which prediction type, noise schedule and value range do a model's weights fit? Asked of the
+weights, not of its config."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -45,7 +46,8 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Fit:
-    """The share of the images' variance that the network, so read, leaves unexplained: of each image [M], and their mean."""
+    """The share of the images' variance that the network, so read, leaves unexplained: of each
+    image [M], and their mean."""
 
     hypothesis: Hypothesis
     shares: Tensor
@@ -94,10 +96,12 @@ def probe(
     batch_size: int = 64,
     condition: Condition = EMPTY_CONDITION,
 ) -> list[Fit]:
-    """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis; return the fits, best first.
+    """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis;
+    return the fits, best first.
 
-    Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses, so that their errors
-    compare: only what the network is told differs. The first of `schedules` is tried with every value range.
+    Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses,
+    so that their errors compare: only what the network is told differs. The first of `schedules` is
+    tried with every value range.
     """
     draw = generator("passport", len(images))
     low, high = (math.log10(level) for level in LEVELS)

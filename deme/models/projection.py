@@ -1,7 +1,8 @@
 """Channel-wise projections of a diffusers UNet, in two placements.
 
-`blocks` is the paper's (section 3.2): one after every down, mid and up block. `foldable` multiplies the output of the last
-layer of a residual branch, so that it can be multiplied into that layer: no capacity of its own, and a stock checkpoint in the end.
+`blocks` is the paper's (section 3.2): one after every down, mid and up block. `foldable` multiplies
+the output of the last layer of a residual branch, so that it can be multiplied into that layer: no
+capacity of its own, and a stock checkpoint in the end.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ PLACEMENTS = ("blocks", "foldable")
 
 
 class ChannelProjection(nn.Module):
-    """P(F) = W F at every position: a bias-free 1x1 convolution [C, C] that starts as the identity."""
+    """P(F) = W F at every position: a bias-free 1x1 convolution [C, C] that starts as the
+    identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -26,11 +28,13 @@ class ChannelProjection(nn.Module):
         return nn.functional.conv2d(features, self.weight)
 
     def after_block(self, block: nn.Module, inputs: Any, output: Any) -> Any:
-        """Forward hook: project the main path; skip tensors (the rest of a tuple) stay as they are."""
+        """Forward hook: project the main path; skip tensors (the rest of a tuple) stay as they
+        are."""
         return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
 
     def after_layer(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Forward hook: project what a convolution [B, C, H, W] or a linear layer [..., C] gives."""
+        """Forward hook: project what a convolution [B, C, H, W] or a linear layer [..., C]
+        gives."""
         return (
             nn.functional.linear(output, self.weight[:, :, 0, 0])
             if isinstance(layer, nn.Linear)
@@ -39,7 +43,8 @@ class ChannelProjection(nn.Module):
 
 
 class Projections(nn.ModuleDict):
-    """Identity projections by name, hooked onto a diffusers UNet. Raises BadConfig for a `placement` that there is not."""
+    """Identity projections by name, hooked onto a diffusers UNet. Raises BadConfig for a
+    `placement` that there is not."""
 
     def __init__(self, unet: Any, placement: str) -> None:
         super().__init__()
@@ -68,9 +73,11 @@ class Projections(nn.ModuleDict):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Multiply every projection into its layer, W <- P W and b <- P b, and take it off the UNet.
+        """Multiply every projection into its layer, W <- P W and b <- P b, and take it off the
+        UNet.
 
-        Raises BadConfig for the paper's placement: what follows a block starts with a normalisation or reads the skip, too.
+        Raises BadConfig for the paper's placement: what follows a block starts with a normalisation
+        or reads the skip, too.
         """
         if self.placement != "foldable":
             raise BadConfig(
@@ -85,7 +92,8 @@ class Projections(nn.ModuleDict):
 
 
 def folded(projection: Tensor, tensor: Tensor) -> Tensor:
-    """Return P W for a layer's weight [C, ...], P b for its bias [C], of a projection [C, C, 1, 1]; in float64."""
+    """Return P W for a layer's weight [C, ...], P b for its bias [C], of a projection [C, C, 1, 1];
+    in float64."""
     matrix = projection.reshape(len(tensor), len(tensor)).double()
     return (matrix @ tensor.double().reshape(len(tensor), -1)).reshape(tensor.shape)
 
@@ -110,9 +118,10 @@ def _blocks(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
 def _layers(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
     """Name, module and channels of the layers that end a residual branch or a change of resolution.
 
-    In every block: conv2 of the last resnet, the output projection of each attention (to_out[0] of an Attention, proj_out of
-    a Transformer2DModel), the convolution of each sampler (its conv2, if it is a resnet). Layers that diffusers' FIR samplers
-    do not call, but only take the weights of, are left out.
+    In every block: conv2 of the last resnet, the output projection of each attention (to_out[0] of
+    an Attention, proj_out of a Transformer2DModel), the convolution of each sampler (its conv2, if
+    it is a resnet). Layers that diffusers' FIR samplers do not call, but only take the weights of,
+    are left out.
     """
     for block_name, block in _named_blocks(unet):
         ends = [("resnet", getattr(list(block.resnets)[-1], "conv2", None))]

@@ -1,4 +1,5 @@
-"""Unmerged experts in the memory of one model: the weights of the expert that answers are read from disk when it changes."""
+"""Unmerged experts in the memory of one model: the weights of the expert that answers are read from
+disk when it changes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from deme.models.loading import load_pretrained
 class SwappedExperts:
     """One live `model` for N folders of weights of the same shapes.
 
-    `num_swaps` counts how often weights were brought in. Raises WorkFailed when a folder does not fit the first.
+    `num_swaps` counts how often weights were brought in. Raises WorkFailed when a folder does not
+    fit the first.
     """
 
     def __init__(self, folders: Sequence[Path], device: str = "cpu") -> None:

@@ -1,7 +1,8 @@
-"""Stable Diffusion 1.x and 2.x: diffusers' UNet2DConditionModel is trained, its VAE and text encoder are frozen.
+"""Stable Diffusion 1.x and 2.x: diffusers' UNet2DConditionModel is trained, its VAE and text
+encoder are frozen.
 
-Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts, too: every one is a pipeline that stock
-diffusers loads.
+Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts, too: every one is
+a pipeline that stock diffusers loads.
 """
 
 import shutil
@@ -24,7 +25,8 @@ from deme.system.paths import locate
 
 
 class TextToImageModel(DenoisingModel):
-    """`model(x_t [B, 4, h, w], t [B], {"encoder_hidden_states": [B, L, D]})` returns the network's prediction [B, 4, h, w]."""
+    """`model(x_t [B, 4, h, w], t [B], {"encoder_hidden_states": [B, L, D]})` returns the network's
+    prediction [B, 4, h, w]."""
 
     pipeline = "StableDiffusionPipeline"
 
@@ -97,9 +99,11 @@ class TextToImageModel(DenoisingModel):
 
 
 def load(path: str) -> TextToImageModel:
-    """Load the folder of a whole pipeline. The schedule and the prediction type are the checkpoint's own.
+    """Load the folder of a whole pipeline. The schedule and the prediction type are the
+    checkpoint's own.
 
-    Raises MissingInput, BadConfig (another family of models), WorkFailed (damaged, NaN, other shapes).
+    Raises MissingInput, BadConfig (another family of models), WorkFailed (damaged, NaN, other
+    shapes).
     """
     folder = locate(path)
     model = _assembled(path, folder, read_json(unet_folder(folder) / "config.json"))
@@ -108,7 +112,8 @@ def load(path: str) -> TextToImageModel:
 
 
 def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
-    """Return the frozen parts of a pipeline's folder with a randomly initialised UNet of its config: the start of pretraining."""
+    """Return the frozen parts of a pipeline's folder with a randomly initialised UNet of its
+    config: the start of pretraining."""
     folder = locate(parts)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -132,7 +137,8 @@ def _assembled(path: str, folder: Path, unet: dict[str, Any]) -> TextToImageMode
 
 
 def check_family(path: str, folder: Path, unet: Mapping[str, Any]) -> None:
-    """Raise BadConfig unless a folder is Stable Diffusion 1.x or 2.x: one text encoder, nothing else that the UNet is told."""
+    """Raise BadConfig unless a folder is Stable Diffusion 1.x or 2.x: one text encoder, nothing
+    else that the UNet is told."""
     index = (
         read_json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     )

@@ -1,4 +1,5 @@
-"""An unconditional diffusion model of pixels: diffusers' UNet2DModel. Its pipeline is a DDPMPipeline."""
+"""An unconditional diffusion model of pixels: diffusers' UNet2DModel. Its pipeline is a
+DDPMPipeline."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +15,17 @@ from deme.system.paths import locate
 
 
 class UnconditionalModel(DenoisingModel):
-    """UNet2DModel + schedule. `model(x_t [B, C, H, W], t [B])` returns the network's prediction [B, C, H, W]."""
+    """UNet2DModel + schedule. `model(x_t [B, C, H, W], t [B])` returns the network's prediction [B,
+    C, H, W]."""
 
 
 def load(path: str) -> UnconditionalModel:
-    """Load a model folder: a diffusers pipeline folder, or a bare UNet folder with a scheduler_config.json beside it.
+    """Load a model folder: a diffusers pipeline folder, or a bare UNet folder with a
+    scheduler_config.json beside it.
 
-    The noise schedule is the checkpoint's own (METHOD 1.1); weights of any precision become float32. Raises MissingInput,
-    BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).
+    The noise schedule is the checkpoint's own (METHOD 1.1); weights of any precision become
+    float32. Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other
+    shapes).
     """
     folder = locate(path)
     unet, scheduler = read_configs(path, folder)
@@ -36,7 +40,8 @@ def load(path: str) -> UnconditionalModel:
 def build_unconditional(
     unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0
 ) -> UnconditionalModel:
-    """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of diffusers' classes."""
+    """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of
+    diffusers' classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = UNet2DModel(

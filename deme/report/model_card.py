@@ -1,4 +1,5 @@
-"""The model card of an exported model: what it is, how to load it, how it was made, what was measured. No torch here."""
+"""The model card of an exported model: what it is, how to load it, how it was made, what was
+measured. No torch here."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ SHOWN_VERSIONS = ("torch", "diffusers", "pytorch-lightning")
 
 @dataclass(frozen=True)
 class Exported:
-    """How a model was exported. `called`: what `from_pretrained` takes; `projections`: none, folded or kept."""
+    """How a model was exported. `called`: what `from_pretrained` takes; `projections`: none, folded
+    or kept."""
 
     called: str
     dtype: str

@@ -14,7 +14,8 @@ LETTER = 0.07  # inches of a character
 def prompt_grid(
     texts: Sequence[str], images: Mapping[str, np.ndarray], phrases: Sequence[str | None] = ()
 ) -> Figure:
-    """Return a figure with a line per prompt and a column per model: uint8 images [prompts, H, W, C] by the model's label.
+    """Return a figure with a line per prompt and a column per model: uint8 images [prompts, H, W,
+    C] by the model's label.
 
     A prompt's phrase, the part that a model is known to lose, is told below it.
     """

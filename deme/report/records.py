@@ -1,4 +1,5 @@
-"""What is on disk about a model: the run that made it, the training runs behind it, and the evaluations of it. No torch here."""
+"""What is on disk about a model: the run that made it, the training runs behind it, and the
+evaluations of it. No torch here."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class Evaluation:
 class Record:
     """A model and its history; what is not known is empty.
 
-    `weights`: content hash. `about`: its deme.json. `merge`: config of the run that merged it. `made`: run.json of the run that
-    made it. `trainings`: the finetuning behind it, in range order. `lost`: names of experts whose runs are not here any more.
+    `weights`: content hash. `about`: its deme.json. `merge`: config of the run that merged it.
+    `made`: run.json of the run that made it. `trainings`: the finetuning behind it, in range order.
+    `lost`: names of experts whose runs are not here any more.
     """
 
     name: str
@@ -57,7 +59,8 @@ class Record:
 
     @property
     def base(self) -> str | None:
-        """What the base was called: a hub: or asset: name as it is, of a path the last part or the run that it is of."""
+        """What the base was called: a hub: or asset: name as it is, of a path the last part or the
+        run that it is of."""
         for config in (*(each.config for each in self.trainings), self.merge):
             if path := config.get("model", {}).get("path"):
                 return public_name(str(path))
@@ -73,7 +76,8 @@ def public_name(path: str) -> str:
 
 
 def read_record(place: Path, called: str) -> Record:
-    """Return what is known about a run directory, a run's weights folder, or any other model folder, `called` by its user."""
+    """Return what is known about a run directory, a run's weights folder, or any other model
+    folder, `called` by its user."""
     folder = weights_folder(place)
     run = place if is_run(place) else folder.parent.parent
     about = files.read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}

@@ -1,4 +1,5 @@
-"""Pictures of a search: the best score so far against what it cost, and planes of the landscape that it went through."""
+"""Pictures of a search: the best score so far against what it cost, and planes of the landscape
+that it went through."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from matplotlib.figure import Figure
 
 
 def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
-    """Return a figure of finite scores on all images and of their running minimum, against images looked at."""
+    """Return a figure of finite scores on all images and of their running minimum, against images
+    looked at."""
     images, points = 0, list[tuple[int, float]]()
     best: list[float] = []
     for one in history:
@@ -41,7 +43,8 @@ def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
 
 @dataclass(frozen=True)
 class Plane:
-    """Scores where only the weights of two experts differ from the best vector: [y, x] over the values of `axis`."""
+    """Scores where only the weights of two experts differ from the best vector: [y, x] over the
+    values of `axis`."""
 
     experts: tuple[int, int]
     axis: Sequence[float]
@@ -50,7 +53,8 @@ class Plane:
 
 
 def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
-    """Return a figure with contours of every plane on one scale, up to the median score; the paper's Figure 6a."""
+    """Return a figure with contours of every plane on one scale, up to the median score; the
+    paper's Figure 6a."""
     columns = min(3, len(planes))
     lines = -(-len(planes) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.9, 3.4 * lines), layout="constrained")

@@ -1,4 +1,5 @@
-"""A report on task vectors: norms, cosines, sign agreement and the spread of entries (Figure 6b)."""
+"""A report on task vectors: norms, cosines, sign agreement and the spread of entries (Figure
+6b)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,8 @@ def _summed(tensors: Tensors) -> dict[str, list[list[float]]]:
 
 
 def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
-    """Return a figure with a panel per expert and a box per layer: quartiles of task vector entries.
+    """Return a figure with a panel per expert and a box per layer: quartiles of task vector
+    entries.
 
     Whiskers are at 5% and 95%. Biases and scalars are left out; layers are in the model's order.
     """

@@ -5,12 +5,8 @@ from typing import Protocol
 from deme.merging.search import Search
 from deme.runs.config import instantiate
 from deme.runs.settings.base import Option
-from deme.runs.settings.commands import (
-    EvaluateSettings,
-    MergeSettings,
-    SearchSettings,
-    TrainSettings,
-)
+from deme.runs.settings.commands import EvaluateSettings, TrainSettings
+from deme.runs.settings.merging import MergeSettings, SearchSettings
 
 Settings = TrainSettings | SearchSettings | MergeSettings | EvaluateSettings
 

@@ -132,7 +132,7 @@ def test_the_judge_is_not_the_text_encoder(pipeline):
 
 def test_scores_refuse_what_they_cannot_judge(tmp_path):
     agreement, match = DigitAgreement(CLASSIFIER), CaptionMatch(JUDGE)
-    with pytest.raises(BadConfig, match="'a cat'\ntype: metrics.scores.digit_agreement=null"):
+    with pytest.raises(BadConfig, match=r"'a cat'\ntype: metrics.scores.digit_agreement=null"):
         agreement.score(torch.zeros(2, 10), ["the digit two", "a cat"])
     with pytest.raises(BadConfig, match=r"digit_caption_match .*got \(1, 8, 8\)"):
         match(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))

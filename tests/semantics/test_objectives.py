@@ -15,7 +15,7 @@ from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.models.loading import load_pretrained
 from deme.runs.config import compose_stage
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import SearchSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.sampling.routed import RoutedModel
 from deme.system.errors import BadConfig
 from tests.models import moved, tiny

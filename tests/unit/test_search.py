@@ -16,7 +16,7 @@ from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
 from deme.runs.config import compose_stage, instantiate
 from deme.runs.config_errors import options
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import SearchSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.system.errors import BadConfig, WorkFailed
 from tests.objectives import Quadratic, curved
 

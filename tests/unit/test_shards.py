@@ -113,9 +113,9 @@ def test_nan_features_and_wrong_counts_are_refused(tmp_path):
         def __call__(self, pixels):
             return super().__call__(pixels) * float("nan")
 
-    with pytest.raises(WorkFailed, match="row means: .* images 0 to 14"):
+    with pytest.raises(WorkFailed, match=r"row means: .* images 0 to 14"):
         FeatureShards(tmp_path, 50, 15).fill(pixels, [Broken()])
-    with pytest.raises(WorkFailed, match="14 .* 15 .* number 0"):
+    with pytest.raises(WorkFailed, match=r"14 .* 15 .* number 0"):
         FeatureShards(tmp_path, 50, 15).fill(lambda indices: pixels(indices[1:]), [Means()])
     assert not list(tmp_path.glob("*.safetensors"))
 
