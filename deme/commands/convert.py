@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from deme.commands.arguments import split_args
-from deme.runs.run import say
 from deme.system import files
+from deme.system.console import print_result
 from deme.system.errors import BadConfig, DemeError, MissingInput
 from deme.system.paths import locate
 
@@ -32,7 +32,7 @@ def run(words: list[str]) -> int:
             f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
         )
     if out.exists():
-        say(f"{out} is {source.name}, converted before")
+        print_result(f"{out} is {source.name}, converted before")
         return 0
     ema = _convert(source, out, about, options)
     kind = {
@@ -40,7 +40,9 @@ def run(words: list[str]) -> int:
         False: "raw weights, no moving average",
         None: "raw or averaged: it does not say",
     }
-    say(f"converted {source} ({kind[ema]}) to {out}\nuse it with: model=diffusers model.path={out}")
+    print_result(
+        f"converted {source} ({kind[ema]}) to {out}\nuse it with: model=diffusers model.path={out}"
+    )
     return 0
 
 

@@ -9,7 +9,7 @@ from deme.runs.identity import identity_hash
 from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
 from deme.runs.run import Run, config_unmodified, recorded_identity
 from deme.runs.settings.base import build
-from deme.runs.settings.commands import EvaluateSettings, VerifySettings
+from deme.runs.settings.commands import EvaluateSettings, VerifySettings, run_settings
 from deme.system import files
 from deme.system.console import print_result
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
@@ -84,7 +84,7 @@ def _finished(path: Path) -> Run:
     recorded = files.read_json(path / "run.json")["inputs"]
     inputs = {name: [Path(place) for place in places] for name, places in recorded.items()}
     hashes = {name: list(places.values()) for name, places in recorded.items()}
-    return Run(path, "", config, inputs, hashes)
+    return Run(path, "", config, inputs, hashes, run_settings(config))
 
 
 def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
@@ -103,7 +103,7 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
             run.inputs[name], run.hashes[name], hashes, strict=True
         ):
             found.append((current == recorded, f"inputs.{name}: {place} is what was evaluated"))
-    same = recorded_identity(file) == identity_hash(load_yaml(file), now)
+    same = recorded_identity(file) == identity_hash(load_yaml(file), run.settings.stage, now)
     text = "model, data, weights of the metrics and all settings are those of the run's identity"
     return [*found, (same, text)]
 

@@ -22,9 +22,9 @@ HASHED_PATH_KEYS = (
 )  # of options: what lies there counts, not what it is called
 
 
-def identity_hash(config: Mapping[str, Any], hashes: Mapping[str, list[str]]) -> str:
-    """Return the sha256 of what determines a run's results: its resolved config and the content of its inputs."""
-    neutral = neutral_keys(config["stage"])
+def identity_hash(config: Mapping[str, Any], stage: str, hashes: Mapping[str, list[str]]) -> str:
+    """Return the sha256 of what determines a run's results: its config and its inputs' content."""
+    neutral = neutral_keys(stage)
     kept = {
         key: _named(value, neutral.get(key, ()))
         for key, value in config.items()

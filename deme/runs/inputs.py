@@ -1,4 +1,4 @@
-"""What a run starts from: paths, run directories, or finished runs looked up by what they are called. No torch here."""
+"""What a run starts from: paths, run directories, or finished runs looked up by their cells."""
 
 import contextlib
 import functools
@@ -15,6 +15,8 @@ from deme.system import files
 from deme.system.errors import BadConfig, DemeError, MissingInput
 from deme.system.paths import DATASETS, locate
 
+QUERY_KEYS = {"stage", "cell", "command"}
+
 
 def read_status(path: Path) -> dict[str, Any]:
     """Return a run directory's status.json, or {}."""
@@ -28,7 +30,7 @@ def is_run(path: Path) -> bool:
 
 
 def is_older_format(path: Path) -> bool:
-    """Whether `path` is a run directory that a version before format 2 made: its identity and labels mean something else."""
+    """Whether `path` is a run directory of format 1, whose identity and labels differ."""
     config = path / "config.yaml"
     if not (is_run(path) and config.is_file()):
         return False
@@ -37,17 +39,13 @@ def is_older_format(path: Path) -> bool:
 
 
 def check_format(path: Path) -> None:
-    """Raise BadConfig for a run directory of an older format, with the command that makes it again."""
+    """Raise BadConfig for a run directory of format 1, with the command that makes it again."""
     if is_older_format(path):
-        command = (
-            files.read_json(path / "run.json").get("command", [])
-            if (path / "run.json").exists()
-            else []
-        )
-        again = f"deme {shlex.join(command)}" if command else "the command that made it"
+        record = path / "run.json"
+        command = files.read_json(record).get("command", []) if record.exists() else []
         raise BadConfig(
-            f"{path} was made by an older version of deme, whose run directories have another format\n"
-            f"type, to make it again: {again}"
+            f"{path} has the format of an older version of deme, and this version cannot use it\n"
+            f"type, to make it again: deme {shlex.join(command)}"
         )
 
 
@@ -56,43 +54,36 @@ def load_yaml(file: Path) -> Any:
     return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-def find(value: Any, config: Mapping[str, Any]) -> list[Path]:
-    """Return the run directories or model folders that an input names: a path, a list of paths, or {stage, cell}."""
+def find(value: object, suite: Path) -> list[Path]:
+    """Return the run directories or model folders that an input names.
+
+    An input is a path, a list of paths, or {stage, cell}: the finished runs of the suite whose runs
+    are in the folder `suite`. Raises MissingInput and BadConfig.
+    """
     if value is None or value == []:
         return []
-    if isinstance(value, str):
-        value = [value]
-    if isinstance(value, list):
-        paths = [locate(str(item)) for item in value]
-        for path in paths:
-            check_format(path)
-            if is_run(path) and read_status(path)["state"] != "done":
-                raise MissingInput(
-                    f"{path} is not finished (state: {read_status(path)['state']}); run its command again first"
-                )
-        return paths
-    if not isinstance(value, Mapping):
+    if isinstance(value, Mapping) and {"stage", "cell"} <= value.keys() <= QUERY_KEYS:
+        return _search(value, suite / value["stage"])
+    if not isinstance(value, (str, list)):
         raise BadConfig(
             f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}"
         )
-    return _search(value, config)
+    paths = [locate(str(item)) for item in ([value] if isinstance(value, str) else value)]
+    for path in paths:
+        check_format(path)
+        state = read_status(path).get("state", "done")
+        if state != "done":
+            raise MissingInput(f"{path} is not finished (state: {state}); run its command first")
+    return paths
 
 
-def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
-    unknown = query.keys() - {"stage", "cell", "command"}
-    if unknown or "stage" not in query or "cell" not in query:
-        raise BadConfig(
-            f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {dict(query)}"
-        )
-    folder = Path(config["paths"]["runs"], config["suite"], query["stage"])
+def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
     matches: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*/config.yaml")):
-        if is_older_format(file.parent):
+        if is_older_format(file.parent) or read_status(file.parent).get("state") != "done":
             continue
         cell = load_yaml(file)["cell"]
-        if read_status(file.parent).get("state") == "done" and all(
-            cell.get(k) == v for k, v in query["cell"].items()
-        ):
+        if all(cell.get(key) == wanted for key, wanted in query["cell"].items()):
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
     wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
     if not matches:
@@ -103,23 +94,25 @@ def _search(query: Mapping[str, Any], config: Mapping[str, Any]) -> list[Path]:
     for paths in matches.values():
         if len(paths) > 1:
             raise BadConfig(
-                f"{len(paths)} finished runs are called {wanted}: {', '.join(p.name for p in paths)}\n"
+                f"{len(paths)} finished runs have {wanted}: "
+                f"{', '.join(path.name for path in paths)}\n"
                 "name the ones you mean: inputs.<name>=[<run directory>,...]"
             )
     return [paths[0] for paths in matches.values()]
 
 
 def weights_folder(path: Path) -> Path:
-    """Return the model folder of a finished run, or `path` itself if it is a model folder. Raises MissingInput."""
+    """Return the model folder of a finished run, or `path` itself if it is a model folder.
+
+    Raises MissingInput for a run that is not finished, BadConfig for one without weights.
+    """
     if not is_run(path):
         return path
-    folders = sorted((path / "weights").glob("[!.]*"))
-    if read_status(path).get("state") == "done" and not folders:
+    state, folders = read_status(path).get("state"), sorted((path / "weights").glob("[!.]*"))
+    if state != "done":
+        raise MissingInput(f"{path} is not finished (state: {state}); run its command first")
+    if not folders:
         raise BadConfig(f"{path} has no weights; give the directory of a train or merge run")
-    if read_status(path).get("state") != "done" or not folders:
-        raise MissingInput(
-            f"{path} is not finished (state: {read_status(path).get('state')}); run its command again first"
-        )
     return folders[0]
 
 
@@ -142,13 +135,16 @@ def found_weights(search: Path) -> dict[str, Any]:
 
 
 def input_hash(name: str, path: Path) -> str:
-    """Return the hash of a run's input: `content_hash`, but every byte of images that are measured."""
+    """Return the hash of a run's input: of images that are measured, that of every byte."""
     return files.sha256(path) if name == "images" else content_hash(path)
 
 
 def content_hash(place: str | Path) -> str:
-    """Return a hash of a locator's content: a finished run's recorded weights, a model folder's or file's bytes, or a
-    data folder's. A data set of the Hub is what its name and revision say."""
+    """Return a hash of what a path or locator names.
+
+    It is the recorded hash of a finished run's weights, else that of the bytes of a file, a model
+    folder or a data folder. Of a data set on the Hub it is that of the name and the revision.
+    """
     if str(place).startswith(DATASETS):
         return files.sha256_text(str(place))
     path = locate(str(place))
@@ -158,15 +154,9 @@ def content_hash(place: str | Path) -> str:
             return str(next(iter(weights.values())))
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
-    configs = (
-        path / "config.json",
-        path / "unet" / "config.json",
-    )  # a model's, whose weights may be pickles
-    if (
-        path.is_dir()
-        and not any(path.rglob("*.safetensors"))
-        and not any(config.exists() for config in configs)
-    ):
+    configs = [path / "config.json", path / "unet" / "config.json"]  # of a model, in any format
+    is_model = any(path.rglob("*.safetensors")) or any(config.exists() for config in configs)
+    if path.is_dir() and not is_model:
         return _folder_hash(path)
     inside = sorted(path.rglob("*")) if path.is_dir() else [path]
     stats = [(str(p), p.stat()) for p in inside if p.is_file()]
@@ -175,31 +165,28 @@ def content_hash(place: str | Path) -> str:
 
 @functools.cache
 def _sha256(path: Path, unchanged: tuple[tuple[str, int, int], ...]) -> str:  # noqa: ARG001
-    """Return the hash of a file or folder, worked out once a process until a size or time changes."""
+    """Return the hash of a file or folder, computed once a process until a size or time changes."""
     return files.sha256(path)
 
 
 def _folder_hash(folder: Path) -> str:
-    """Return the hash of a data folder's files, remembered in the cache until a name, a size or a time changes."""
-    stats = [
-        (p.relative_to(folder).as_posix(), p.stat())
-        for p in sorted(folder.rglob("*"))
-        if p.is_file()
-    ]
-    listing = files.sha256_text(
-        "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
-    )
+    """Return the hash of a data folder's files; cached until a name, a size or a time changes."""
+    inside = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in inside]
+    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+    listing = files.sha256_text("\n".join(lines))
     cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser() / "folders"
     place = cache / f"{files.sha256_text(str(folder.resolve()))[:32]}.json"
     with contextlib.suppress(OSError, DemeError):
         known = files.read_json(place)
         if known["listing"] == listing:
             return str(known["sha256"])
-    found = files.sha256_text(
-        "".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats)
-    )
+    digest = "".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats)
+    record = {
+        "folder": str(folder.resolve()),
+        "listing": listing,
+        "sha256": files.sha256_text(digest),
+    }
     with contextlib.suppress(DemeError):
-        files.write_json(
-            place, {"folder": str(folder.resolve()), "listing": listing, "sha256": found}
-        )
-    return found
+        files.write_json(place, record)
+    return record["sha256"]

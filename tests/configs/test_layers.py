@@ -1,178 +1,183 @@
-"""The layers of DESIGN 3, read off the imports: 3 -> 2 -> 1 -> 0, and who alone may import what."""
+"""The structure of the package: layers, who may import what, and measures of size (docs/main-path.md)."""
 
 import ast
+import re
+import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).parents[2] / "deme"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-GROUND = {"errors", "files", "paths", "processes", "signals"}  # standard library only
-PURE = {
-    "schedule",
-    "conditions",
-    "ranges",
-    "clustering",
-    "timesteps",
-    "seeds",
-    "weighting",
-    "balancing",
+LAYERS = {  # an import may only point to a folder of a lower layer, or of the same folder
+    "cli": 6,
+    "commands": 5,
+    "evaluation": 4,
+    "builders": 4,
+    "training": 3,
+    "analysis": 3,
+    "methods": 2,
+    "sampling": 2,
+    "metrics": 2,
+    "report": 2,
+    "data": 1,
+    "models": 1,
+    "merging": 1,
+    "runs": 1,
+    "diffusion": 0,
+    "system": 0,
 }
-COMPONENTS = {"data", "models", "merging", "sampling", "metrics", "tensors", "hugging_face"}
-LEARNING = {"methods", "training"}
-RUNS = {
-    "checks",
-    "config",
-    "inputs",
-    "runs",
-    "suite_file",
-    "suites",
-    "stages",
-    "report",
-    "analysis",
-    "cli",
+SAME_LAYER = {("evaluation", "builders")}  # the only arrow between two folders of one layer
+ONLY = {  # packages of others that only these folders import
+    "pytorch_lightning": {"training"},
+    "hydra": {"cli", "commands", "builders", "runs"},
+    "omegaconf": {"cli", "commands", "builders", "runs"},
+    "wandb": {"runs"},
 }
-LAYER = {
-    name: level
-    for level, names in enumerate((GROUND, PURE, COMPONENTS, LEARNING, RUNS))
-    for name in names
-}
+HEAVY = {"torch", "diffusers", "pytorch_lightning", "sklearn", "scipy", "transformers", "wandb"}
+LIGHT = {"cli", "commands", "runs", "report"}  # these import nothing heavy when they are imported
+LIGHT_EXCEPT = {"runs/tracking.py"}  # imported once a run is tracked
 
 
-def part(file: Path) -> str:
-    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def folder(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0]
 
 
-def imports(file: Path) -> list[str]:
+def name(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def imported(tree: ast.AST) -> list[str]:
+    """Every module that is imported anywhere in a file, also inside functions."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file} imports relatively"
+            assert node.level == 0, "relative import"
             found.append(node.module)
-            if node.module in ("deme", "deme.commands", "deme.report", "deme.training"):
-                found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
-def inner(file: Path) -> set[str]:
-    parts = {name.split(".")[1] for name in imports(file) if name.startswith("deme.")}
-    return {
-        name for name in parts if (PACKAGE / name).exists() or (PACKAGE / f"{name}.py").exists()
-    }
-
-
-def outer(file: Path) -> set[str]:
-    return {name.split(".")[0] for name in imports(file)} - {"deme"}
-
-
-def top_level_imports(file: Path) -> set[str]:
-    body = [
-        node
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, (ast.Import, ast.ImportFrom))
-    ]
-    return {
-        (node.names[0].name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
-        for node in body
-    }
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
-def test_imports_point_downwards(file):
-    if part(file) in ("__init__", "__main__"):
-        return
-    assert part(file) in LAYER, f"say in which layer {part(file)} is"
-    for other in inner(file):
-        assert LAYER[other] <= LAYER[part(file)], (
-            f"{file.name} (layer {LAYER[part(file)]}) imports deme.{other}"
-        )
-
-
-def test_ground_needs_the_standard_library_alone_and_mathematics_torch():
-    import sys
-
-    for file in FILES:
-        if part(file) in GROUND:
-            hub = (
-                {"huggingface_hub"} if file.stem == "paths" else set()
-            )  # only when a path names it
-            assert outer(file) <= hub | set(sys.stdlib_module_names)
-            assert top_level_imports(file) - {"deme"} <= set(sys.stdlib_module_names)
-        if part(file) in PURE:
-            assert outer(file) <= {"torch", *sys.stdlib_module_names}
-            assert not inner(file) & GROUND, f"{file.name}: no IO in the mathematics"
-
-
-def test_one_package_imports_lightning_and_one_layer_hydra():
-    for file in FILES:
-        assert "lightning" not in outer(file)
-        if part(file) != "training":
-            assert "pytorch_lightning" not in outer(file)
-        if part(file) not in RUNS:
-            assert not outer(file) & {"hydra", "omegaconf"}
-
-
-def test_merging_does_not_know_models_and_components_not_each_other():
-    allowed = {"data": {"data", "tensors"}, "models": {"models", "tensors", "hugging_face"}, "merging": {"merging", "tensors"}, "tensors": set(), "hugging_face": set(),
-               "sampling": {"sampling", "data"}, "metrics": {"metrics", "data", "tensors", "hugging_face"}}  # fmt: skip
-    for file in FILES:
-        if part(file) in COMPONENTS:
-            assert inner(file) & COMPONENTS <= allowed[part(file)], file
-
-
-def test_tables_and_decisions_need_no_torch():
-    """report/, suites, runs and the light halves of the stages import nothing heavy when they are imported."""
-    light = [
-        f
-        for f in FILES
-        if part(f)
-        in {*GROUND, "checks", "config", "inputs", "runs", "suite_file", "suites", "report", "cli"}
-    ]
-    heavy = (
-        "common",
-        "measure",
-        "learner",
-        "partition",
-        "extractors",
-        "sources",
-        "images",
-        "audit",
-        "labels",
-        "objective",
-        "passport",
-        "live",
-        "checkpoints",
-        "prompted",
-        "scores",
-        "audit_scores",
+def top_level(tree: ast.Module) -> list[str]:
+    return imported(
+        ast.Module([n for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom))], [])
     )
-    light += [f for f in FILES if part(f) == "stages" and f.stem not in heavy]
-    for file in light:
-        assert not top_level_imports(file) & {
-            "torch",
-            "diffusers",
-            "pytorch_lightning",
-            "sklearn",
-            "wandb",
-        }, file
 
 
-def test_files_are_short_enough_to_hold_in_your_head():
-    lengths = sorted(len(f.read_text().splitlines()) for f in FILES if f.stem != "__init__")
-    assert lengths[len(lengths) // 2] <= 120
-    assert lengths[-1] <= 320
+TREES = {file: ast.parse(file.read_text()) for file in FILES}
+
+
+def arrows() -> set[tuple[str, str, str]]:
+    """(file, folder of the file, folder that it imports), for imports across folders."""
+    found = set()
+    for file, tree in TREES.items():
+        for module in imported(tree):
+            parts = module.split(".")
+            if parts[0] == "deme" and len(parts) > 1 and parts[1] != folder(file):
+                found.add((name(file), folder(file), parts[1]))
+    return found
+
+
+def test_nothing_but_the_entry_points_lies_loose_in_the_package():
+    assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert {folder(file) for file in FILES if file.parent != PACKAGE} == {*LAYERS, "assets"}
+
+
+def test_imports_point_to_lower_layers():
+    violations = [
+        f"{file}: {start} (layer {LAYERS[start]}) imports {end} (layer {LAYERS[end]})"
+        for file, start, end in sorted(arrows())
+        if start in LAYERS and LAYERS[end] >= LAYERS[start] and (start, end) not in SAME_LAYER
+    ]
+    assert not violations, "\n".join(violations)
+
+
+def test_each_outer_package_has_its_folders():
+    violations = [
+        f"{name(file)} imports {module}"
+        for file, tree in TREES.items()
+        for module in imported(tree)
+        if folder(file) not in ONLY.get(module.split(".")[0], {folder(file)})
+    ]
+    violations += [
+        f"{name(file)} imports {module}: no file access in the mathematics"
+        for file, tree in TREES.items()
+        if folder(file) == "diffusion"
+        for module in imported(tree)
+        if module.split(".")[0] not in {"torch", "deme", *sys.stdlib_module_names}
+        or module.startswith("deme.system.files")
+    ]
+    assert not violations, "\n".join(violations)
+
+
+def test_commands_start_without_torch():
+    violations = [
+        f"{name(file)} imports {module}"
+        for file, tree in TREES.items()
+        if folder(file) in LIGHT and name(file) not in LIGHT_EXCEPT
+        for module in top_level(tree)
+        if module.split(".")[0] in HEAVY
+    ]
+    assert not violations, "\n".join(violations)
+
+
+def test_modules_are_short():
+    lengths = {name(file): len(file.read_text().splitlines()) for file in FILES}
+    assert {file: n for file, n in lengths.items() if n > 300} == {}
+    assert sorted(lengths.values())[len(lengths) // 2] <= 120
+
+
+def test_lines_have_at_most_100_columns():
+    long = [
+        f"{name(file)}:{number}"
+        for file in FILES
+        for number, line in enumerate(file.read_text().splitlines(), start=1)
+        if len(line) > 100
+    ]
+    assert not long, "\n".join(long)
+
+
+CONFIG = re.compile(r"(^|[^\w.])((\w+\.)*config)(\[|\.get\()")
+OF_DIFFUSERS = re.compile(r"(scheduler|unet|vae|self)\.config$")  # attributes of diffusers' classes
+
+
+def test_a_config_is_read_in_commands_and_builders_only():
+    """Everywhere else code takes values or settings (deme/runs/settings makes them of a config)."""
+    found = []
+    for file in FILES:
+        if name(file).startswith(("commands/", "builders/", "runs/settings/")):
+            continue
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            read = [m[2] for m in CONFIG.finditer(line) if not OF_DIFFUSERS.search(m[2])]
+            found += [f"{name(file)}:{number}: {line.strip()}"] if read else []
+    assert not found, "\n".join(found)
+
+
+def annotations(tree: ast.AST) -> list[ast.expr]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.arg, ast.AnnAssign)) and node.annotation is not None:
+            found.append(node.annotation)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns:
+            found.append(node.returns)
+    return found
+
+
+def test_types_are_known():
+    every = [annotation for tree in TREES.values() for annotation in annotations(tree)]
+    unknown = [
+        annotation
+        for annotation in every
+        if any(isinstance(n, ast.Name) and n.id == "Any" for n in ast.walk(annotation))
+    ]
+    assert len(unknown) < 0.03 * len(every)
 
 
 def test_every_package_is_in_the_wheel():
-    import tomllib
-
-    listed = set(
-        tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"][
-            "packages"
-        ]
-    )
-    found = {".".join(("deme", *f.parent.relative_to(PACKAGE).parts)) for f in FILES}
-    assert listed == found | {"deme.conf", "deme.assets"}
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    found = {".".join(("deme", *file.parent.relative_to(PACKAGE).parts)) for file in FILES}
+    assert listed == found | {"deme.conf", "deme.experiments", "deme.assets"}
+    assert all(a < b for a, b in pairwise(project["tool"]["setuptools"]["packages"]))

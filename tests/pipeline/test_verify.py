@@ -138,7 +138,7 @@ def reseal(run_dir: Path, **changes):
     hashes = {name: list(places.values()) for name, places in inputs.items() if places}
     body = yaml.safe_dump(config, sort_keys=False)
     file.write_text(
-        f"# deme run, format 2, identity {identity_hash(config, hashes)}, "
+        f"# deme run, format 2, identity {identity_hash(config, 'evaluate', hashes)}, "
         f"sha256 of the rest {files.sha256_text(body)}\n{body}"
     )
 

@@ -1,5 +1,6 @@
 """The settings of every command: one dataclass for each file conf/<command>.yaml."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import model_validator
@@ -14,6 +15,7 @@ from deme.runs.settings.base import (
     Option,
     OptionalOption,
     Positive,
+    build,
 )
 from deme.runs.settings.groups import (
     ComputeSettings,
@@ -246,3 +248,13 @@ SETTINGS = {
     "analyze": AnalyzeSettings,
     "doctor": DoctorSettings,
 }
+
+# Settings of the commands whose work is a run: they have stage, suite, cell, inputs, model and paths.
+RunSettings = TrainSettings | EvaluateSettings | MergeSettings | SearchSettings | ImproveSettings
+
+
+def run_settings(config: Mapping[str, Any]) -> RunSettings:
+    """Return the checked settings of a run's resolved config. Raises BadConfig."""
+    kind: Any = SETTINGS[config["stage"]]
+    settings: RunSettings = build(kind, config)
+    return settings
