@@ -23,8 +23,7 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.neighbours import precision_recall
 from deme.metrics.reference import SUBSET, measured
 from deme.metrics.statistics import Statistics
-from deme.system.console import progress
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, progress
 
 
 def noisy(pixels: Tensor, strength: float) -> Tensor:

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from deme.analysis import Analysis
 from deme.report.curves import task_weight_curves
 from deme.runs.inputs import is_run
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, locate
 
 
 def task_weights(run: str | None) -> Analysis:

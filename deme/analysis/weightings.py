@@ -13,8 +13,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.runs.config import instantiate
 from deme.runs.config_errors import options
 from deme.runs.inputs import load_yaml
-from deme.system.errors import BadConfig, did_you_mean
-from deme.system.paths import conf_dir
+from deme.system import BadConfig, conf_dir, did_you_mean
 
 KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 

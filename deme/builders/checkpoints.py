@@ -14,9 +14,15 @@ from deme.models.checkpoint import NAME, open_weights
 from deme.models.layout import PLACEMENT, read_noise, read_placement
 from deme.models.projection import Projections, folded
 from deme.runs.inputs import content_hash, weights_folder
-from deme.system.console import logger
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import is_weights, link_weights, read_json, same_content
+from deme.system import (
+    BadConfig,
+    MissingInput,
+    is_weights,
+    link_weights,
+    logger,
+    read_json,
+    same_content,
+)
 from deme.system.tensors import TensorFile, Tensors
 
 NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the finetuned network

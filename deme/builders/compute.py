@@ -10,8 +10,7 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.runs.settings.groups import ComputeSettings
-from deme.system import processes
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, processes
 
 # The dtype that autocast casts to; weights stay float32.
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

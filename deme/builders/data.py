@@ -9,9 +9,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.text_to_image import TextToImageModel
 from deme.runs.config import accepted_arguments, instantiate_with
 from deme.runs.settings.groups import PathsSettings
-from deme.system.console import logger
-from deme.system.errors import BadConfig
-from deme.system.paths import cache_folder
+from deme.system import BadConfig, cache_folder, logger
 
 
 def load_data(

@@ -16,9 +16,7 @@ from deme.runs.config import instantiate, partial
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import TrainSettings
 from deme.runs.suite import Node, Suite
-from deme.system import files
-from deme.system.errors import BadConfig, DemeError, MissingInput
-from deme.system.paths import cache_folder, locate
+from deme.system import BadConfig, DemeError, MissingInput, cache_folder, files, locate
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ from deme.merging.methods import MergeMethod
 from deme.merging.plan import Checkpoint
 from deme.runs.config import partial
 from deme.runs.inputs import content_hash, found_weights
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 def load_merge_method(option: Mapping[str, object]) -> MergeMethod:

@@ -16,9 +16,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.runs.config import accepted_arguments, instantiate, instantiate_with
 from deme.runs.inputs import found_weights
 from deme.runs.settings.commands import TrainSettings
-from deme.system import files
-from deme.system.console import logger
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files, logger
 
 NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution
 

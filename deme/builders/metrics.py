@@ -9,8 +9,7 @@ from deme.metrics.reference import Reference, measured
 from deme.metrics.text_score import TextScore
 from deme.runs.config import instantiate
 from deme.runs.settings.groups import MetricsSettings
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, locate
 
 SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}
 

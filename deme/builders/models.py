@@ -14,8 +14,7 @@ from deme.models.text_to_image import TextToImageModel
 from deme.runs.inputs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, locate
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from deme.models.text_to_image import TextToImageModel
 from deme.runs.config import accepted_arguments, instantiate_with
 from deme.sampling.generate import generate
 from deme.sampling.sampler import Sampler
-from deme.system.console import logger
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, logger
 
 
 def load_prompts(

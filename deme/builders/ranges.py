@@ -12,9 +12,7 @@ from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
 from deme.runs.config import accepted_arguments, instantiate_with
 from deme.runs.settings.commands import TrainSettings
-from deme.system import files
-from deme.system.console import logger
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed, files, logger
 
 
 def build_ranges(

@@ -6,9 +6,7 @@ import traceback
 
 from deme import __version__
 from deme.commands import COMMANDS, STAGES, summary
-from deme.system import signals
-from deme.system.console import log_to_terminal
-from deme.system.errors import BadConfig, DemeError, Stopped, did_you_mean
+from deme.system import BadConfig, DemeError, Stopped, did_you_mean, log_to_terminal, signals
 
 LEVELS = {  # of messages, by flag
     "--quiet": "WARNING",

@@ -6,7 +6,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from deme.system.errors import BadConfig, DemeError, did_you_mean
+from deme.system import BadConfig, DemeError, did_you_mean
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -33,7 +33,7 @@ def expand_path_shortcut(arg: str) -> list[str]:
     from pathlib import Path
 
     from deme.runs.inputs import is_run, weights_folder
-    from deme.system.paths import conf_dir
+    from deme.system import conf_dir
 
     group, _, value = arg.partition("=")
     option = PATH_OPTIONS.get(group)
@@ -59,7 +59,7 @@ def run(verb: str, args: list[str]) -> int:
     from deme.commands import stage_function
     from deme.runs.config import to_dict
     from deme.runs.config_errors import config_errors
-    from deme.system.paths import conf_dir
+    from deme.system import conf_dir
 
     failures: list[DemeError] = []
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from deme.commands import summary
 from deme.commands.arguments import positive_number, split_args
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 SUITE_OPTIONS = {"runs": "runs", "jobs": "1", "minutes": "0", "tflops": "0", "all": "false"}
 ARGUMENTS = {

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import AnalyzeSettings
-from deme.system import files
-from deme.system.console import print_result
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files, print_result
 
 
 def run(config: dict[str, object]) -> Path:
@@ -25,7 +23,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.metrics import load_extractors
     from deme.report.figures import png
     from deme.runs.config import accepted_arguments, instantiate, instantiate_with
-    from deme.system.paths import cache_folder
+    from deme.system import cache_folder
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 
-from deme.system.errors import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean
 
 
 def split_args(args: Sequence[str], allowed: Collection[str]) -> tuple[list[str], dict[str, str]]:

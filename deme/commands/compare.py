@@ -13,10 +13,7 @@ from deme.report.numbers import digits_for
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.report.tables import difference_cells
 from deme.runs.inputs import is_run, load_yaml, read_status
-from deme.system.console import print_result
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import read_json
-from deme.system.paths import locate
+from deme.system import BadConfig, MissingInput, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
 MUST_AGREE = ("n", "prompts", "reference", "implementation")

@@ -4,10 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from deme.commands.arguments import split_args
-from deme.system import files
-from deme.system.console import print_result
-from deme.system.errors import BadConfig, DemeError, MissingInput
-from deme.system.paths import locate
+from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 OPTIONS = ("out", "beta_schedule", "size", "ema")

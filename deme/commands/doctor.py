@@ -11,10 +11,15 @@ from deme import __version__
 from deme.runs.provenance import LIBRARIES
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import DoctorSettings
-from deme.system import files
-from deme.system.console import print_result
-from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import cache_folder, conf_dir, locate
+from deme.system import (
+    BadConfig,
+    WorkFailed,
+    cache_folder,
+    conf_dir,
+    files,
+    locate,
+    print_result,
+)
 
 if TYPE_CHECKING:
     from deme.data import ImageData

@@ -7,8 +7,7 @@ from typing import Any
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings
-from deme.system import files
-from deme.system.console import logger, print_result
+from deme.system import files, logger, print_result
 
 
 def run(config: dict[str, object]) -> Path:

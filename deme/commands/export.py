@@ -7,10 +7,15 @@ from deme.commands import hub_upload
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import ExportSettings
-from deme.system import files
-from deme.system.console import logger, print_result
-from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import cache_folder, locate
+from deme.system import (
+    BadConfig,
+    WorkFailed,
+    cache_folder,
+    files,
+    locate,
+    logger,
+    print_result,
+)
 
 
 def run(config: dict[str, object]) -> Path:

@@ -5,8 +5,7 @@ import shlex
 from pathlib import Path
 
 from deme.runs.settings.merging import ExportSettings
-from deme.system.console import print_result
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed, print_result
 
 # What the command that uploads repeats, where it differs.
 DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "private": True}

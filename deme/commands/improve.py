@@ -16,9 +16,7 @@ from deme.runs.inputs import load_yaml, read_status
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import IMPROVE_SEARCH_SEED, ImproveSettings
-from deme.system import files
-from deme.system.console import logger, print_result
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files, logger, print_result
 
 # Option groups that every step of the work shares.
 SHARED_GROUPS = (

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import MergeSettings
-from deme.system import files
-from deme.system.console import logger, print_result, progress
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files, logger, print_result, progress
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,7 @@ from deme.report.tables import text_table
 from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
 from deme.runs.suite import Suite
-from deme.system.console import print_result
+from deme.system import print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true
 

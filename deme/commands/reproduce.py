@@ -15,10 +15,18 @@ from pathlib import Path
 from deme.commands import stage_function, table
 from deme.runs.node import BLOCKED
 from deme.runs.suite import Node, Suite
-from deme.system import files
-from deme.system.console import Bar, log_to_terminal, logger, progress
-from deme.system.errors import BadConfig, DemeError, Stopped
-from deme.system.processes import helpers, world_size
+from deme.system import (
+    BadConfig,
+    Bar,
+    DemeError,
+    Stopped,
+    files,
+    helpers,
+    log_to_terminal,
+    logger,
+    progress,
+    world_size,
+)
 
 
 def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:

@@ -5,10 +5,7 @@ from pathlib import Path
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SampleSettings
-from deme.system import files
-from deme.system.console import print_result
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, files, locate, print_result
 
 DEFAULT_IMAGES = 64
 MAX_PROMPTS = 100

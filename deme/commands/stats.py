@@ -4,8 +4,7 @@ from pathlib import Path
 
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import StatsSettings
-from deme.system.console import print_result
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, print_result
 
 
 def run(config: dict[str, object]) -> Path:
@@ -29,7 +28,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.data import load_data
     from deme.builders.metrics import load_extractors, load_reference
     from deme.metrics import statistics_file
-    from deme.system.paths import cache_folder
+    from deme.system import cache_folder
 
     cache = cache_folder(settings.paths)
     device = Compute.of(settings.compute).device

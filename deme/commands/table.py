@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs.suite import Suite
-from deme.system import files
-from deme.system.console import logger, print_result
+from deme.system import files, logger, print_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,7 @@ from deme.runs.inputs import content_hash
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import TrainSettings
-from deme.system import files, processes, signals
-from deme.system.console import logger
-from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import cache_folder
+from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:
     from deme.builders.compute import Compute

@@ -10,10 +10,17 @@ from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights
 from deme.runs.run import Run, config_unmodified, recorded_identity
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings, VerifySettings, run_settings
-from deme.system import files
-from deme.system.console import print_result
-from deme.system.errors import BadConfig, MissingInput, WorkFailed
-from deme.system.paths import ASSET, HUB, cache_folder, locate
+from deme.system import (
+    ASSET,
+    HUB,
+    BadConfig,
+    MissingInput,
+    WorkFailed,
+    cache_folder,
+    files,
+    locate,
+    print_result,
+)
 
 MARKS = {True: "ok     ", False: "FAILED ", None: "note   "}
 

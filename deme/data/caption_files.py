@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from deme.data.text_table import one_line, parsed, read_table, read_text
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"

@@ -14,10 +14,7 @@ from deme.data.image_files import ImageFiles
 from deme.data.image_folder import make_preprocessing
 from deme.data.in_memory_images import DecodedImages
 from deme.data.split_dataset import split_dataset
-from deme.system.console import logger
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import sha256_text
-from deme.system.paths import DATASETS, locate
+from deme.system import DATASETS, BadConfig, MissingInput, locate, logger, sha256_text
 
 
 class CaptionedImages:

@@ -12,9 +12,7 @@ from torch import Tensor
 from deme.data import ImageData, InMemoryImages
 from deme.data.cifar10_files import BINARY, PYTHON, Place, places
 from deme.diffusion.seeds import generator
-from deme.system import files
-from deme.system.console import logger
-from deme.system.errors import BadConfig, MissingInput
+from deme.system import BadConfig, MissingInput, files, logger
 
 SHAPE = (3, 32, 32)
 PIXELS = 3 * 32 * 32

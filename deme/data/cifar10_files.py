@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.system.errors import MissingInput, WorkFailed
+from deme.system import MissingInput, WorkFailed
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ from typing import Any
 
 from deme.data.optional import optional_module
 from deme.data.text_table import chosen, one_line
-from deme.system.console import logger
-from deme.system.errors import BadConfig, MissingInput, WorkFailed
-from deme.system.paths import DATASETS
+from deme.system import DATASETS, BadConfig, MissingInput, WorkFailed, logger
 
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 

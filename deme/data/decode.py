@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from deme.system.errors import BadConfig, DemeError, WorkFailed, did_you_mean
+from deme.system import BadConfig, DemeError, WorkFailed, did_you_mean
 
 RESIZE = {
     "bicubic": Image.Resampling.BICUBIC,

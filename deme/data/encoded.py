@@ -12,8 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from deme.data.decode import Preprocessing, open_image
-from deme.system.console import progress
-from deme.system.files import read_json, sha256_text, write_json
+from deme.system import progress, read_json, sha256_text, write_json
 
 
 class ImageSource(Protocol):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.data.decode import Unreadable
-from deme.system.errors import MissingInput
+from deme.system import MissingInput
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 

@@ -9,8 +9,7 @@ from deme.data.encoded import ImageSource
 from deme.data.image_files import SUFFIXES, ImageFiles
 from deme.data.lmdb_images import FILE, LmdbImages
 from deme.data.split_dataset import split_dataset
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.paths import DATASETS, locate
+from deme.system import DATASETS, BadConfig, MissingInput, locate
 
 
 def load_image_folder(

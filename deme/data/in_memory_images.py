@@ -11,8 +11,7 @@ from torch import Tensor
 from deme.data import InMemoryImages
 from deme.data.decode import Unreadable
 from deme.data.encoded import EncodedImages
-from deme.system.console import progress
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed, progress
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 NAMED = 3  # of the images that cannot be decoded, in the error message

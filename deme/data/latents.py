@@ -13,9 +13,7 @@ from deme.data import Captioned
 from deme.data.pixels import to_float
 from deme.diffusion.conditioning import TEXT, Condition
 from deme.diffusion.seeds import ShardedRandom
-from deme.system import files, tensors
-from deme.system.console import Bar, logger, progress
-from deme.system.errors import WorkFailed
+from deme.system import Bar, WorkFailed, files, logger, progress, tensors
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once

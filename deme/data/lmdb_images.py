@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from deme.data.optional import optional_module
-from deme.system.errors import MissingInput, WorkFailed
+from deme.system import MissingInput, WorkFailed
 
 FILE = "data.mdb"
 

@@ -3,7 +3,7 @@
 import importlib
 from types import ModuleType
 
-from deme.system.errors import MissingInput
+from deme.system import MissingInput
 
 
 def optional_module(name: str, purpose: str) -> ModuleType:

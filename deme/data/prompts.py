@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 from deme.data import Captioned, Images
 from deme.data.text_table import Row, chosen, one_line, read_table
-from deme.system.errors import BadConfig
-from deme.system.files import sha256_text
-from deme.system.paths import locate
+from deme.system import BadConfig, locate, sha256_text
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.data.decode import Unreadable, image_to_tensor, open_image
 from deme.data.encoded import LazyImages
 from deme.data.image_files import ImageFiles
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed
 
 
 class RawImageFolder(LazyImages):

@@ -11,7 +11,7 @@ from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
 from deme.data.in_memory_images import DecodedImages
 from deme.data.unreadable import unreadable_in
 from deme.diffusion.seeds import generator
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 IN_MEMORY_BYTES = 2**30  # the largest set that in_memory=null keeps in memory
 CORRUPT = ("refuse", "skip")

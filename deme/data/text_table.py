@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.system.errors import BadConfig, MissingInput, WorkFailed, did_you_mean
+from deme.system import BadConfig, MissingInput, WorkFailed, did_you_mean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 TEXTS = ("prompt", "caption", "text")  # names of the column of texts, where none is given

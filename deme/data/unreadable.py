@@ -7,9 +7,7 @@ import PIL
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import ImageSource
 from deme.data.in_memory_images import in_threads
-from deme.system import files
-from deme.system.console import logger
-from deme.system.files import sha256_text
+from deme.system import files, logger, sha256_text
 
 NAMED = 20  # in the message; the file in the cache names all
 

@@ -37,8 +37,7 @@ from deme.metrics.reference import Reference
 from deme.metrics.text_score import TextScore
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
-from deme.system import files, tensors
-from deme.system.paths import cache_folder
+from deme.system import cache_folder, files, tensors
 
 # relative, and absolute below 1: the two ways to compute a distance round differently
 NUMBER_TOLERANCE = 1e-6

@@ -24,10 +24,7 @@ from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings
 from deme.sampling.grid import image_grid
-from deme.system import files
-from deme.system.console import log_to_terminal, logger
-from deme.system.errors import DemeError, Stopped, WorkFailed
-from deme.system.processes import helpers
+from deme.system import DemeError, Stopped, WorkFailed, files, helpers, log_to_terminal, logger
 
 GRID_IMAGES = 64
 

@@ -12,7 +12,7 @@ from deme.metrics.features import FeatureExtractor
 from deme.metrics.neighbours import KINDS
 from deme.metrics.reference import SUBSET, Reference
 from deme.runs.settings.groups import LossMetricSettings, MetricsSettings
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 Label = Mapping[str, str | int]
 Labels = dict[str, Label]

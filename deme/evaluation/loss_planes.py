@@ -9,9 +9,7 @@ from deme.merging.search.evaluations import Evaluations
 from deme.report.search import Plane, landscape
 from deme.runs.inputs import found_weights
 from deme.runs.settings.groups import LossPlaneSettings
-from deme.system import files
-from deme.system.console import logger, progress
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files, logger, progress
 
 
 def draw_loss_planes(

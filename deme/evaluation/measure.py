@@ -35,10 +35,7 @@ from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
-from deme.system import files, tensors
-from deme.system.console import progress
-from deme.system.errors import BadConfig
-from deme.system.paths import cache_folder
+from deme.system import BadConfig, cache_folder, files, progress, tensors
 
 Metrics = dict[str, Metric]
 

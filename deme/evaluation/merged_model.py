@@ -10,7 +10,7 @@ from deme.merging.plan import MergePlan
 from deme.merging.similarity import block_of
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 GRANULARITIES: dict[str, Callable[[str], str]] = {
     "model": lambda _: "",

@@ -34,8 +34,7 @@ from deme.runs.config import instantiate
 from deme.runs.settings.merging import SearchSettings
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
-from deme.system.errors import BadConfig
-from deme.system.paths import cache_folder
+from deme.system import BadConfig, cache_folder
 
 # Index of the timestep range, x_t, t, the target of the network, its condition.
 Batch = tuple[int, Tensor, Tensor, Tensor, Condition]

@@ -17,9 +17,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
 from deme.runs.identity import data_hash
 from deme.runs.inputs import content_hash
-from deme.system import files
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, files, locate
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
 KNOWN_RAW = ("google/ddpm-cifar10-32",)

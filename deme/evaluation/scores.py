@@ -12,8 +12,7 @@ from deme.evaluation.labels import Label, Metric
 from deme.metrics.bootstrap import resampled_means
 from deme.metrics.shards import FeatureShards
 from deme.metrics.text_score import TextScore
-from deme.system import tensors
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, tensors
 
 
 @dataclass(frozen=True)

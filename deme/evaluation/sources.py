@@ -18,7 +18,7 @@ from deme.runs.config import instantiate
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deme.merging.methods import MergeMethod, Stream
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.system.errors import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean
 
 # Number of experts -> the weight of each: what a YAML file may name instead of numbers.
 NAMED_WEIGHTS: dict[str, Callable[[int], float]] = {

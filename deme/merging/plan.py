@@ -14,8 +14,7 @@ from torch import Tensor
 
 from deme.diffusion.ranges import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system.errors import BadConfig
-from deme.system.files import read_json
+from deme.system import BadConfig, read_json
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"

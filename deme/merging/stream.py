@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
 from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed
 from deme.system.tensors import Spec, is_finite, write_stream
 
 MAX_SHOWN = 20  # tensors in a message

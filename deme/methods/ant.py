@@ -15,7 +15,7 @@ from deme.diffusion.timesteps import StratifiedSampler, TimestepSampler
 from deme.methods.balancing import Balancing
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed
 
 
 class Ant(Finetune):

@@ -14,7 +14,7 @@ from deme.diffusion.seeds import ShardedRandom
 from deme.diffusion.timesteps import TimestepSampler
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed
 
 
 class DeMe(Finetune):

@@ -11,7 +11,7 @@ from torch import Tensor
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.timesteps import RangeSampler, TimestepSampler
 from deme.methods.finetune import Finetune
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 class Reweighted(Finetune):

@@ -14,8 +14,7 @@ from torch.nn.functional import normalize
 from deme.data.pixels import to_float
 from deme.metrics.features import OnDevice, read_into, weights_file
 from deme.metrics.text_score import cosine_scores
-from deme.system import files
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files
 
 SHAPE = (3, 16, 16)
 SHIPPED = "type: metrics.scores.caption_match.path=asset:caption_judge"

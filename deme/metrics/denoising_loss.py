@@ -11,7 +11,7 @@ from deme.diffusion.conditioning import Condition, Network, bind_condition, move
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.schedule import NoiseSchedule
 from deme.diffusion.seeds import generator
-from deme.system.console import progress
+from deme.system import progress
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.data.captioned_digits import digit_in
 from deme.metrics.digit_classifier import as_digits, load_classifier
 from deme.metrics.features import OnDevice
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 class DigitAgreement(OnDevice):

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from deme.data.pixels import to_float
 from deme.diffusion.seeds import generator
 from deme.metrics.features import OnDevice, read_into, weights_file
-from deme.system import files
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files
 
 
 class DigitClassifier(nn.Module):

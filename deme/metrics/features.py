@@ -6,9 +6,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from deme.system import files, tensors
-from deme.system.errors import BadConfig, WorkFailed
-from deme.system.paths import locate
+from deme.system import BadConfig, WorkFailed, files, locate, tensors
 
 CHUNK = 50  # images or texts in a network at once
 

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from deme.metrics.features import CHUNK, OnDevice, read_weights, rgb, weights_file
 from deme.metrics.resize import CONVENTIONS
-from deme.system import files
-from deme.system.errors import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean, files
 
 # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
 LAYERS = (64, 192, 768, 2048)

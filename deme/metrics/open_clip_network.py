@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from deme.metrics.features import read_weights
-from deme.system.errors import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean
 
 ANOTHER = (
     "type: metrics.path=<weights of open_clip> "

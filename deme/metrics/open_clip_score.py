@@ -9,8 +9,7 @@ from torch import Tensor
 from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
 from deme.metrics.open_clip_network import load_weights, model_settings, preprocessing_of
 from deme.metrics.text_score import cosine_scores
-from deme.system import files
-from deme.system.errors import BadConfig
+from deme.system import BadConfig, files
 from deme.system.hugging_face import quietly
 
 

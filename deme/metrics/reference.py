@@ -15,8 +15,7 @@ from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
-from deme.system import files, tensors
-from deme.system.console import logger
+from deme.system import files, logger, tensors
 
 SUBSET = 10_000  # images whose features are kept for KID, precision and recall
 SHARD = 1000

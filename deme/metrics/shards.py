@@ -9,9 +9,7 @@ from torch import Tensor
 
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.text_score import TextScore
-from deme.system import files, tensors
-from deme.system.console import progress
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed, files, progress, tensors
 
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
 Extractors = Sequence[FeatureExtractor | TextScore]

@@ -9,8 +9,7 @@ import torch
 
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.statistics import Statistics
-from deme.system import files, tensors
-from deme.system.errors import BadConfig, MissingInput, WorkFailed
+from deme.system import BadConfig, MissingInput, WorkFailed, files, tensors
 
 
 def save(path: Path, statistics: Statistics) -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from deme.models.pickles import read_pickle
-from deme.system.errors import BadConfig, MissingInput, WorkFailed
-from deme.system.files import read_json
+from deme.system import BadConfig, MissingInput, WorkFailed, read_json
 from deme.system.tensors import Spec, TensorFile, Tensors, check_finite
 
 NAME = "diffusion_pytorch_model"

@@ -18,9 +18,7 @@ from deme.diffusion.schedule import NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections
-from deme.system import tensors
-from deme.system.errors import BadConfig, WorkFailed
-from deme.system.files import write_folder, write_json, write_text
+from deme.system import BadConfig, WorkFailed, tensors, write_folder, write_json, write_text
 
 
 class DenoisingModel(nn.Module):

@@ -9,8 +9,7 @@ import diffusers
 
 from deme.diffusion.schedule import PREDICTION_TYPES
 from deme.models.layout import NOISE, SCHEDULER, scheduler_file, unet_folder
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import read_json
+from deme.system import BadConfig, MissingInput, read_json
 
 # Samplers of a variance-preserving diffusion with betas; whichever one a folder names, its noise
 # schedule means the same.

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import read_json, sha256, sha256_text
+from deme.system import BadConfig, MissingInput, read_json, sha256, sha256_text
 from deme.system.hugging_face import transformers_quietly, unreadable
 
 PARTS = ("vae", "text_encoder", "tokenizer")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deme.system.files import read_json
+from deme.system import read_json
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"

@@ -6,8 +6,7 @@ from typing import Any
 from deme.models import text_to_image, unconditional
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import unet_folder
-from deme.system.files import read_json
-from deme.system.paths import locate
+from deme.system import locate, read_json
 
 
 def load_pretrained(path: str) -> DenoisingModel:

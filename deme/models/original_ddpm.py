@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed
 
 State = Mapping[str, Tensor]
 SIZES = {

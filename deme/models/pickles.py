@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from deme.system.errors import MissingInput, WorkFailed
+from deme.system import MissingInput, WorkFailed
 
 MARK = "WeightsUnpickler error:"  # before torch names what it refuses
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 PLACEMENTS = ("blocks", "foldable")
 

@@ -19,9 +19,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders
 from deme.models.layout import unet_folder
-from deme.system.errors import BadConfig
-from deme.system.files import link_weights, read_json, write_json
-from deme.system.paths import locate
+from deme.system import BadConfig, link_weights, locate, read_json, write_json
 
 
 class TextToImageModel(DenoisingModel):

@@ -10,8 +10,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
-from deme.system.errors import BadConfig
-from deme.system.paths import locate
+from deme.system import BadConfig, locate
 
 
 class UnconditionalModel(DenoisingModel):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deme.system.files import read_json, read_jsonl
+from deme.system import read_json, read_jsonl
 
 
 def task_weight_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:

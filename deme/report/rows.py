@@ -10,7 +10,7 @@ import numpy as np
 from deme.report.curves import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.runs.suite import Node, Suite
-from deme.system.files import read_json
+from deme.system import read_json
 
 Results = Mapping[Cell, Mapping[str, Any]]
 EMPTY_CONDITION: Results = {}

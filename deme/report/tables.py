@@ -12,7 +12,7 @@ from deme.report.parts import part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
 from deme.runs.suite import Suite
-from deme.system.console import print_result
+from deme.system import print_result
 
 NOT_MEASURED = "Not measured yet"
 

@@ -22,9 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from deme import __version__
 from deme.runs.config_errors import config_errors, groups
 from deme.runs.settings.base import Option
-from deme.system import files
-from deme.system.errors import BadConfig, DemeError
-from deme.system.paths import conf_dir
+from deme.system import BadConfig, DemeError, conf_dir, files
 
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
 

@@ -16,8 +16,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from deme.system.errors import BadConfig, did_you_mean
-from deme.system.paths import conf_dir
+from deme.system import BadConfig, conf_dir, did_you_mean
 
 
 @contextlib.contextmanager

@@ -11,9 +11,7 @@ from typing import Any
 
 import yaml
 
-from deme.system import files
-from deme.system.errors import BadConfig, DemeError, MissingInput
-from deme.system.paths import DATASETS, locate
+from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, locate
 
 QUERY_KEYS = {"stage", "cell", "command"}
 

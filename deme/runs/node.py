@@ -11,8 +11,7 @@ from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SETTINGS
-from deme.system.errors import BadConfig, MissingInput
-from deme.system.files import read_json
+from deme.system import BadConfig, MissingInput, read_json
 
 if TYPE_CHECKING:
     from deme.runs.suite import Suite

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deme.system.paths import PACKAGE
+from deme.system import PACKAGE
 
 LIBRARIES = (
     "torch",

@@ -16,9 +16,16 @@ from deme.runs.inputs import content_hash, find, input_hash, is_run, read_status
 from deme.runs.provenance import provenance
 from deme.runs.settings.commands import RunSettings, TrainSettings, run_settings
 from deme.runs.settings.merging import MergeSettings
-from deme.system import files
-from deme.system.console import log_to_file, logger
-from deme.system.errors import BadConfig, DemeError, Stopped, WorkFailed, out_of_memory
+from deme.system import (
+    BadConfig,
+    DemeError,
+    Stopped,
+    WorkFailed,
+    files,
+    log_to_file,
+    logger,
+    out_of_memory,
+)
 
 FORMAT = 2  # of run directories and identities; in format 1 the module of a class was part of both
 HEADER = re.compile(r"# deme run, format (\d+), identity (\w+), sha256 of the rest (\w+)")

@@ -12,9 +12,7 @@ from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
 from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
-from deme.system.errors import BadConfig
-from deme.system.files import read_json
-from deme.system.paths import PACKAGE, locate_suite
+from deme.system import PACKAGE, BadConfig, locate_suite, read_json
 
 __all__ = ["Node", "Suite"]
 

@@ -15,8 +15,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from deme.runs.settings.base import explanation
 from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
-from deme.system.errors import BadConfig, MissingInput, did_you_mean
-from deme.system.files import read_json
+from deme.system import BadConfig, MissingInput, did_you_mean, read_json
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

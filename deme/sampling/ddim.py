@@ -9,7 +9,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from deme.sampling.sampler import check_grid, check_limit, check_steps
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 SKIPS = ("uniform", "quadratic")
 

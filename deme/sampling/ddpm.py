@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from diffusers import DDPMScheduler
 
 from deme.sampling.sampler import check_limit, check_steps
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 VARIANCES = ("fixed_small", "fixed_large")
 

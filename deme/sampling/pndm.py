@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from diffusers import PNDMScheduler
 
 from deme.sampling.sampler import check_grid, check_limit, check_steps
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 class PNDM:

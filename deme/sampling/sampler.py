@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin

@@ -9,10 +9,7 @@ import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from deme.system import signals
-from deme.system.console import Bar
-from deme.system.errors import Stopped
-from deme.system.files import append_line, atomic, read_jsonl, write_jsonl
+from deme.system import Bar, Stopped, append_line, atomic, read_jsonl, signals, write_jsonl
 from deme.training.module import DiffusionModule
 
 

@@ -14,8 +14,7 @@ from deme.data import EncodedDataset, Images, eval_sample
 from deme.diffusion.conditioning import Condition, bind_condition, moved
 from deme.diffusion.seeds import generator, seeded
 from deme.models.denoiser import DenoisingModel
-from deme.system.console import logger
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed, logger
 
 # Of the loss. A power of two is exact in bfloat16 and float32 and keeps float16 from underflow.
 SCALE = 1024.0

@@ -19,8 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from deme.system import processes
-from deme.system.errors import DemeError, Preempted, Stopped, WorkFailed
+from deme.system import DemeError, Preempted, Stopped, WorkFailed, processes
 
 BUCKET_ELEMENTS = 25 << 20  # gradient elements that are averaged in one message
 INIT_SECONDS = 600.0  # that the slowest process may import longer than the fastest

@@ -6,7 +6,7 @@ from math import inf
 from diffusers.training_utils import EMAModel
 from torch import nn
 
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 def warmup_ema(

@@ -15,9 +15,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
-from deme.system import signals
-from deme.system.console import progress
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system import BadConfig, WorkFailed, progress, signals
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
 from deme.training.distributed import ProcessGroup

@@ -13,7 +13,7 @@ from deme.diffusion.conditioning import Condition
 from deme.diffusion.seeds import ShardedRandom, generator, seeded
 from deme.methods import Method
 from deme.models.denoiser import DenoisingModel
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed
 from deme.training.distributed import ProcessGroup
 
 # from parameter groups

@@ -8,7 +8,7 @@ from torch import Tensor
 from deme.diffusion.seeds import generator
 from deme.merging.methods import merge_method
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @merge_method(paper="arXiv 2311.03099", elementwise=False, named=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from deme.merging.methods import merge_method
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 TOLERANCE = 1e-6  # how far the sum of the weights may be from 1
 

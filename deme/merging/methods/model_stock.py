@@ -6,7 +6,7 @@ from torch import Tensor
 
 from deme.merging.geometry import cosines_of, displace, gram
 from deme.merging.methods import merge_method
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @merge_method(paper="arXiv 2403.19522", elementwise=False)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deme.merging.geometry import cosines_of, displace, gram
 from deme.merging.methods import merge_method
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 OPPOSITE = -0.9995  # cosine below which rounding would choose the path between two directions
 MIN_LENGTH = 1e-2  # length of a mean of unit vectors below which it has no direction

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from deme.merging.magnitudes import cutoffs, keep
 from deme.merging.methods import Stream, merge_method
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 TRIMS = ("model", "tensor")
 

@@ -7,7 +7,7 @@ from time import monotonic
 
 from deme.merging.search import Objective
 from deme.merging.search.journal import Evaluation, Journal
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed
 
 
 class BudgetSpent(Exception):

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deme.system import files
-from deme.system.errors import WorkFailed
+from deme.system import WorkFailed, files
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from deme.methods.balancing import Balancing
-from deme.system.console import logger
+from deme.system import logger
 
 MAX_CONDITION = 1e9  # of the gradients' cosine matrix: a ridge is added above it
 MAX_WEIGHT = 1e4  # of a unit-length gradient, where the ridge was needed

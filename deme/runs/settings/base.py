@@ -20,7 +20,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from deme.system.errors import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean
 
 STRICT = ConfigDict(extra="forbid")
 

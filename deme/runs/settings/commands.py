@@ -33,7 +33,7 @@ from deme.runs.settings.merging import (
     MergeSettings,
     SearchSettings,
 )
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

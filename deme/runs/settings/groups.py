@@ -18,7 +18,7 @@ from deme.runs.settings.base import (
     Switch,
     without_null,
 )
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -36,7 +36,7 @@ from deme.runs.settings.keys import (
     Progress,
     Suite,
 )
-from deme.system.errors import BadConfig
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
