@@ -24,7 +24,7 @@ smoke: .venv/installed
 	rm -rf runs/digits_smoke
 	$(BIN)/deme reproduce experiments/digits/smoke.yaml
 
-test: lint
+test: lint docs
 	$(BIN)/pytest -n $(JOBS) -m "not slow"
 
 test-slow: .venv/installed
@@ -36,7 +36,6 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	$(BIN)/python docs/build.py
 
 benchmarks: .venv/installed
