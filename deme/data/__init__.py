@@ -13,6 +13,7 @@ from torch import Tensor
 from deme.data.pixels import to_float
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
 from deme.diffusion.seeds import ShardedRandom
+from deme.system import sha256_text
 
 
 class Images(Protocol):
@@ -105,7 +106,9 @@ class InMemoryImages:
         return self.pixels.index_select(0, torch.tensor(indices, dtype=torch.long))
 
     def content_hash(self) -> str:
-        return _sha256(str(tuple(self.pixels.shape)), self.pixels.numpy().tobytes())
+        digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        digest.update(self.pixels.numpy().tobytes())
+        return digest.hexdigest()
 
 
 class SomeImages:
@@ -124,7 +127,7 @@ class SomeImages:
         return self.images.__getitems__([self.indices[i] for i in indices])
 
     def content_hash(self) -> str:
-        return _sha256(self.images.content_hash(), repr(self.indices))
+        return sha256_text(f"{self.images.content_hash()}{self.indices!r}")
 
 
 class SomeCaptioned(SomeImages):
@@ -154,14 +157,7 @@ class JoinedImages:
         return torch.cat(found)
 
     def content_hash(self) -> str:
-        return _sha256("\n".join(images.content_hash() for images in self.sets))
-
-
-def _sha256(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
+        return sha256_text("\n".join(images.content_hash() for images in self.sets))
 
 
 def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Tensor, Condition]:
@@ -177,8 +173,6 @@ def training_pixels(batch: Tensor, draws: ShardedRandom) -> tuple[Tensor, Condit
     return to_float(batch).contiguous(), EMPTY_CONDITION
 
 
-def training_sampler(
-    images: Images | EncodedDataset,
-) -> Callable[..., tuple[Tensor, Condition]]:
+def training_sampler(images: Images | EncodedDataset) -> Callable[..., tuple[Tensor, Condition]]:
     """Return the function (batch, draws) -> (x_0, condition) for training batches of `images`."""
     return images.training_sample if isinstance(images, EncodedDataset) else training_pixels

@@ -76,15 +76,12 @@ class CachedLatents:
     ) -> dict[str, Tensor]:
         """Return mean, std and embedding of images, float16; where `flips`, of mirror images."""
         prefixes = ["mirrored_" if flip else "" for flip in flips or [False] * len(indices)]
-        found = {
-            name: [
-                self._row(f"{prefix}{name}", index)
-                for index, prefix in zip(indices, prefixes, strict=True)
-            ]
-            for name in ("mean", "std")
+        wanted = list(zip(prefixes, indices, strict=True))
+        return {
+            "mean": torch.stack([self._row(f"{prefix}mean", index) for prefix, index in wanted]),
+            "std": torch.stack([self._row(f"{prefix}std", index) for prefix, index in wanted]),
+            TEXT: torch.stack([self._row(TEXT, index) for index in indices]),
         }
-        found[TEXT] = [self._row(TEXT, index) for index in indices]
-        return {name: torch.stack(rows) for name, rows in found.items()}
 
     def _row(self, name: str, index: int) -> Tensor:
         shard, row = self._shards[index // SHARD], index % SHARD
