@@ -36,7 +36,6 @@ class Croppable(Images, Protocol):
 
     def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
         """Return crops at `positions`, each in [0, 1) of the possible offsets."""
-        ...
 
 
 @runtime_checkable
@@ -65,11 +64,9 @@ class EncodedDataset(Protocol):
         self, batch: dict[str, Tensor], draws: ShardedRandom
     ) -> tuple[Tensor, Condition]:
         """Return x_0 [B, C, H, W] and the condition of a training batch, with this step's draws."""
-        ...
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return x_0 [B, C, H, W] and the condition of images, without any randomness."""
-        ...
 
     def content_hash(self) -> str: ...
 
@@ -114,7 +111,7 @@ class InMemoryImages:
 class SomeImages:
     """Images `indices` of another set; `Captioned` if that is."""
 
-    def __new__(cls, images: Images | None = None, indices: Sequence[int] = ()) -> "SomeImages":  # noqa: ARG004
+    def __new__(cls, images: Images | None = None, *_: object, **__: object) -> "SomeImages":
         return super().__new__(SomeCaptioned if isinstance(images, Captioned) else cls)
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
@@ -167,7 +164,10 @@ def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Te
     return to_float(images.__getitems__(indices)), EMPTY_CONDITION
 
 
-def training_pixels(batch: Tensor, draws: ShardedRandom) -> tuple[Tensor, Condition]:  # noqa: ARG001
+def training_pixels(
+    batch: Tensor,
+    draws: ShardedRandom,  # noqa: ARG001
+) -> tuple[Tensor, Condition]:
     """Return x_0 in -1..1 and the empty condition of a training batch of uint8 pixels."""
     # contiguous: the layout that the compiled network was traced with
     return to_float(batch).contiguous(), EMPTY_CONDITION

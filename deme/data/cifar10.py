@@ -72,7 +72,8 @@ def _complete_place(root: Path, with_test: bool, download: bool) -> Place:
             f"or {BINARY.archive} into {root.absolute()}{instead}"
         )
     raise MissingInput(
-        f"no CIFAR-10 in {root.absolute()}: put {BINARY.archive} or {PYTHON.archive} there, packed\n"
+        f"no CIFAR-10 in {root.absolute()}: "
+        f"put {BINARY.archive} or {PYTHON.archive} there, packed\n"
         "(from https://www.cs.toronto.edu/~kriz/cifar.html), or type: data.download=true"
     )
 

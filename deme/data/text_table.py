@@ -35,7 +35,8 @@ class Table(NamedTuple):
 def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -> str:
     """Return `given`, or the only column called prompt, caption or text.
 
-    It is "" where there are no columns. Raises BadConfig with a list of the columns; `option` is the key that selects one.
+    It is "" where there are no columns. Raises BadConfig with a list of the columns; `option` is
+    the key that selects one.
     """
     if not columns:
         if given is not None:

@@ -1,17 +1,20 @@
 """A UNet's weights on disk: safetensors or pickles, one file or shards, current or older names."""
 
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
-from deme.models.pickles import read_pickle
 from deme.system import BadConfig, MissingInput, WorkFailed, read_json
 from deme.system.tensors import Spec, TensorFile, Tensors, check_finite
 
 NAME = "diffusion_pytorch_model"
+UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
 POINTER = b"version https://git-lfs"
 
 OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
@@ -85,12 +88,40 @@ def _shards(path: Path) -> dict[str, Tensors]:
     return {tensor: files[name] for tensor, name in places.items()}
 
 
+def read_pickle(path: Path) -> object:
+    """Return what a file of `torch.save` holds, and run no code that it holds.
+
+    Tensors stay on disk until they are used. Raises MissingInput, WorkFailed.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist")
+    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote other files
+    try:
+        with warnings.catch_warnings():
+            # of unusual pickle protocols, just before they are refused
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        reason = str(error).partition(UNPICKLER)[2].strip().partition("\n")[0].split(". ")[0]
+        raise WorkFailed(
+            f"{path} holds more than tensors, which torch does not read safely: {reason}\n"
+            "where you trust it, save its state dict alone, with torch.save or as .safetensors, "
+            "and give that"
+        ) from error
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        told = isinstance(error, RuntimeError)
+        reason = str(error).partition(". ")[0] if told else type(error).__name__
+        raise WorkFailed(
+            f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
+            "make it again, or copy it again from where it came"
+        ) from error
+
+
 class StateDict:
     """Tensors in memory, and the file that they come from."""
 
     def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
-        self.path = path
-        self._state = state
+        self.path, self._state = path, state
         self.specs: dict[str, Spec] = {n: (tuple(v.shape), v.dtype) for n, v in state.items()}
 
     def read(self, name: str) -> Tensor:

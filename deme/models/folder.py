@@ -34,21 +34,22 @@ def read_configs(path: str, folder: Path) -> tuple[JsonObject, JsonObject]:
     _check_pipeline(path, read_json_object(folder / "model_index.json"))
     unet = read_json_object(unet_folder(folder) / "config.json")
     if not unet:
+        inside = [place.name for place in sorted((folder / "weights").glob("[!.]*"))]
         raise MissingInput(
             f"{path} is not a diffusers model folder: it needs unet/config.json and "
             "scheduler/scheduler_config.json (or both files at its top)"
-            + _weights_inside(path, folder)
+            + (f"\nit is a run; type: model.path={path}/weights/{inside[0]}" if inside else "")
         )
     kind, embedding = unet.get("_class_name"), unet.get("time_embedding_type", "positional")
     if kind not in (None, "UNet2DModel"):
         raise BadConfig(
-            f"{path} holds a {kind}; allowed: UNet2DModel, UNet2DConditionModel of Stable Diffusion "
-            "1.x and 2.x"
+            f"{path} holds a {kind}; allowed: UNet2DModel, UNet2DConditionModel of "
+            "Stable Diffusion 1.x and 2.x"
         )
     if embedding != "positional":
         raise BadConfig(
-            f"{path} has time_embedding_type={embedding!r}, as score models of other diffusions do; "
-            "only time_embedding_type=positional, with timesteps 0 .. T-1, can be trained here"
+            f"{path} has time_embedding_type={embedding!r}, as score models of other diffusions "
+            "do; only time_embedding_type=positional, with timesteps 0 .. T-1, can be trained here"
         )
     check_unet(path, unet, default_channels=3)
     return unet, read_scheduler(path, folder)
@@ -90,11 +91,6 @@ def read_scheduler(path: str, folder: Path) -> JsonObject:
         f"{missing}\nput the scheduler_config.json of its pipeline into it, or write one: "
         '{"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}'
     )
-
-
-def _weights_inside(path: str, folder: Path) -> str:
-    inside = [p.name for p in sorted((folder / "weights").glob("[!.]*"))]
-    return f"\nit is a run; type: model.path={path}/weights/{inside[0]}" if inside else ""
 
 
 def _check_pipeline(path: str, index: JsonObject) -> None:

@@ -73,10 +73,11 @@ def pick(checkpoint: object, ema: bool | None = None) -> tuple[State, bool | Non
     averaged = bool(averages) if ema is None else ema
     wanted = averages if averaged else [name for name in parts if name not in averages]
     if len(wanted) != 1:
+        kind = "the moving average" if averaged else "the weights"
         raise BadConfig(
-            f"{len(wanted)} parts of it could be {'the moving average' if averaged else 'the weights'}; "
-            f"it holds {', '.join(parts)}\n"
-            "save the state dict that you mean alone, and give that (or choose ema=true or ema=false)"
+            f"{len(wanted)} parts of it could be {kind}; it holds {', '.join(parts)}\n"
+            "save the state dict that you mean alone, and give that "
+            "(or choose ema=true or ema=false)"
         )
     return parts[wanted[0]], averaged
 
@@ -123,7 +124,10 @@ def rename(name: str, levels: int) -> str:
 
 
 def _architecture(state: State, levels: int, size: int | None) -> dict[str, object]:
-    """Return the arguments of UNet2DModel that names and shapes tell. Raises WorkFailed, BadConfig."""
+    """Return the arguments of UNet2DModel, read off names and shapes.
+
+    Raises WorkFailed, BadConfig.
+    """
     try:
         widths = [len(state[f"down.{level}.block.0.conv1.weight"]) for level in range(levels)]
         base, in_channels = state["conv_in.weight"].shape[:2]

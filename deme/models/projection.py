@@ -36,7 +36,7 @@ class ChannelProjection(nn.Module):
         return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
 
     def after_layer(self, layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        """Forward hook: project the output of a convolution [B, C, H, W] or linear layer [..., C]."""
+        """Forward hook: project what a convolution [B, C, H, W] or linear layer [..., C] gives."""
         if isinstance(layer, nn.Linear):
             return nn.functional.linear(output, self.weight[:, :, 0, 0])
         return self(output)

@@ -222,7 +222,7 @@ def test_weights_are_not_read_into_another_placement(tmp_path):
         model.save(tmp_path / placement, model.state_dict(), {})
     with pytest.raises(
         WorkFailed,
-        match="foldable has foldable channel projections, .* blocks",
+        match=r"foldable has foldable channel projections, .* blocks",
     ):
         load_pretrained(str(tmp_path / "blocks")).read_weights(tmp_path / "foldable")
 
