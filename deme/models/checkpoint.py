@@ -145,7 +145,8 @@ class CurrentNames:
         self.specs: dict[str, Spec] = {}
         self._found: dict[str, tuple[Tensors, str]] = {}  # the file of a tensor and its name in it
         for found, file in files.items():
-            name = _current(found)
+            old = OLD_NAME.fullmatch(found)
+            name = f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else found
             shape, dtype = file.specs[found]
             flat = LINEAR.fullmatch(name) and len(shape) == 4 and shape[2:] == (1, 1)
             self.specs[name] = (shape[:2] if flat else shape, dtype)
@@ -160,11 +161,6 @@ class CurrentNames:
         """Return elements start:stop of the flattened tensor, unchecked."""
         file, found = self._found[name]
         return file.piece(found, start, stop)
-
-
-def _current(name: str) -> str:
-    old = OLD_NAME.fullmatch(name)
-    return f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else name
 
 
 def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.json") -> None:
