@@ -91,7 +91,7 @@ class DenoisingModel(nn.Module):
         ours = None if self.projections is None else self.projections.placement
         if found != ours:
             raise WorkFailed(
-                f"{folder} has {found or 'no'} channel projections, the model has {ours or 'no'}"
+                f"{folder} has {found or 'no'} channel projections, the model has {ours or 'none'}"
             )
         if self.projections is not None:
             load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
