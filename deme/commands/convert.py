@@ -86,9 +86,8 @@ def _convert(
     source: Path, out: Path, about: dict[str, Any], options: dict[str, Any]
 ) -> bool | None:
     """Write the folder; return whether its weights are a moving average."""
-    from deme.models.checkpoint import StateDict, load_into
+    from deme.models.checkpoint import StateDict, load_into, read_pickle
     from deme.models.original_ddpm import convert, pick
-    from deme.models.pickles import read_pickle
     from deme.models.unconditional import build_unconditional
     from deme.system.tensors import TensorFile
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from deme.data.pixels import to_float
 from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
 from deme.diffusion.seeds import ShardedRandom
+from deme.system import sha256_text
 
 
 class Images(Protocol):
@@ -35,7 +36,6 @@ class Croppable(Images, Protocol):
 
     def cropped(self, indices: list[int], positions: Sequence[float]) -> Tensor:
         """Return crops at `positions`, each in [0, 1) of the possible offsets."""
-        ...
 
 
 @runtime_checkable
@@ -64,11 +64,9 @@ class EncodedDataset(Protocol):
         self, batch: dict[str, Tensor], draws: ShardedRandom
     ) -> tuple[Tensor, Condition]:
         """Return x_0 [B, C, H, W] and the condition of a training batch, with this step's draws."""
-        ...
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return x_0 [B, C, H, W] and the condition of images, without any randomness."""
-        ...
 
     def content_hash(self) -> str: ...
 
@@ -105,13 +103,15 @@ class InMemoryImages:
         return self.pixels.index_select(0, torch.tensor(indices, dtype=torch.long))
 
     def content_hash(self) -> str:
-        return _sha256(str(tuple(self.pixels.shape)), self.pixels.numpy().tobytes())
+        digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        digest.update(self.pixels.numpy().tobytes())
+        return digest.hexdigest()
 
 
 class SomeImages:
     """Images `indices` of another set; `Captioned` if that is."""
 
-    def __new__(cls, images: Images | None = None, indices: Sequence[int] = ()) -> "SomeImages":  # noqa: ARG004
+    def __new__(cls, images: Images | None = None, *_: object, **__: object) -> "SomeImages":
         return super().__new__(SomeCaptioned if isinstance(images, Captioned) else cls)
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
@@ -124,7 +124,7 @@ class SomeImages:
         return self.images.__getitems__([self.indices[i] for i in indices])
 
     def content_hash(self) -> str:
-        return _sha256(self.images.content_hash(), repr(self.indices))
+        return sha256_text(f"{self.images.content_hash()}{self.indices!r}")
 
 
 class SomeCaptioned(SomeImages):
@@ -154,14 +154,7 @@ class JoinedImages:
         return torch.cat(found)
 
     def content_hash(self) -> str:
-        return _sha256("\n".join(images.content_hash() for images in self.sets))
-
-
-def _sha256(*parts: str | bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-    return digest.hexdigest()
+        return sha256_text("\n".join(images.content_hash() for images in self.sets))
 
 
 def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Tensor, Condition]:
@@ -171,14 +164,15 @@ def eval_sample(images: Images | EncodedDataset, indices: list[int]) -> tuple[Te
     return to_float(images.__getitems__(indices)), EMPTY_CONDITION
 
 
-def training_pixels(batch: Tensor, draws: ShardedRandom) -> tuple[Tensor, Condition]:  # noqa: ARG001
+def training_pixels(
+    batch: Tensor,
+    draws: ShardedRandom,  # noqa: ARG001
+) -> tuple[Tensor, Condition]:
     """Return x_0 in -1..1 and the empty condition of a training batch of uint8 pixels."""
     # contiguous: the layout that the compiled network was traced with
     return to_float(batch).contiguous(), EMPTY_CONDITION
 
 
-def training_sampler(
-    images: Images | EncodedDataset,
-) -> Callable[..., tuple[Tensor, Condition]]:
+def training_sampler(images: Images | EncodedDataset) -> Callable[..., tuple[Tensor, Condition]]:
     """Return the function (batch, draws) -> (x_0, condition) for training batches of `images`."""
     return images.training_sample if isinstance(images, EncodedDataset) else training_pixels

@@ -1,4 +1,4 @@
-"""Images with captions: a folder with metadata, COCO's images and annotations, a Hugging Face data set."""
+"""Images with captions: a folder with metadata, COCO's annotations, a Hugging Face data set."""
 
 import json
 from dataclasses import dataclass, replace
@@ -82,14 +82,13 @@ def load_captioned_images(
         )
     dropout = check_dropout(caption_dropout)
     preprocessing = make_preprocessing(size, channels, resize, crop)
-    pairs = pairs_at(path, captions, caption_column)
+    pairs = _pairs_at(path, captions, caption_column)
     if pairs.mismatches and corrupt != "skip":
         raise MissingInput(
             f"{pairs.mismatches[0]}\ncorrect that, or leave them out: data.corrupt=skip"
         )
     for mismatch in pairs.mismatches:
         logger.info(f"{mismatch}; left out")
-    without = [index for index, caption in enumerate(pairs.captions) if not caption]
     data = split_dataset(
         pairs.source,
         preprocessing,
@@ -98,7 +97,7 @@ def load_captioned_images(
         corrupt,
         in_memory,
         cache,
-        left_out=without,
+        left_out=[index for index, caption in enumerate(pairs.captions) if not caption],
     )
     train, held_out = (_with_captions(side, pairs.captions) for side in (data.train, data.held_out))
     return replace(data, train=train, held_out=held_out, caption_dropout=dropout)
@@ -110,8 +109,11 @@ def _with_captions(images: Images, captions: list[str]) -> CaptionedImages:
     return CaptionedImages(images, [captions[index] for index in encoded.indices])
 
 
-def pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
-    """Return the images at `path` with their captions. Raises BadConfig, MissingInput, WorkFailed."""
+def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
+    """Return the images at `path` with their captions.
+
+    Raises BadConfig, MissingInput, WorkFailed.
+    """
     folder = None if path.startswith(DATASETS) else locate(path)
     if captions is not None:
         if folder is None or not folder.is_dir():
@@ -140,24 +142,26 @@ def pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
 
 def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
     source, found = ImageFiles.below(folder), captions_in(file, column)
-    if found.further:
+    first: dict[str, str] = {}
+    for name, caption in found:
+        first.setdefault(name, caption)
+    if len(found) > len(first):
         logger.info(
-            f"{found.further:,} further captions in {file} are left out: "
+            f"{len(found) - len(first):,} further captions in {file} are left out: "
             "the first of each image is used"
         )
     names = [place.relative_to(folder).as_posix() for place in source.files]
-    absent = found.by_name.keys() - set(names)
+    present = set(names)
     mismatches = {
         f"captions in {file} of images that {folder} does not hold": [
-            name for name in found.by_name if name in absent
+            name for name in first if name not in present
         ],
         f"images in {folder} without a caption in {file}": [
-            name for name in names if name not in found.by_name
+            name for name in names if name not in first
         ],
-        f"empty captions in {file}": [name for name in names if found.by_name.get(name) == ""],
+        f"empty captions in {file}": [name for name in names if first.get(name) == ""],
     }
-    captions = [found.by_name.get(name, "") for name in names]
-    return Pairs(source, captions, _mismatches(mismatches))
+    return Pairs(source, [first.get(name, "") for name in names], _mismatches(mismatches))
 
 
 def _mismatches(found: dict[str, list[str]]) -> list[str]:

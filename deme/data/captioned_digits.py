@@ -1,9 +1,8 @@
-"""scikit-learn's digits with captions: 16 x 16 in three equal channels, a phrase that names the digit."""
+"""scikit-learn's digits, 16 x 16 in three equal channels, with captions that name them."""
 
 import re
 
 import torch
-from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
 from deme.data.captioned import CaptionedImages, check_dropout
@@ -17,7 +16,7 @@ TEMPLATES = ("a photo of the digit {}", "the digit {}", "a handwritten {}")
 
 
 def digit_in(text: str) -> int | None:
-    """Return the digit that a text names, as a word or a figure; None if it names none or several."""
+    """Return the digit that a text names as a word or a figure, None if not exactly one."""
     words = re.findall(r"[a-z]+|[0-9]+", text.lower())
     found = {
         NUMERALS.index(word) if word in NUMERALS else int(word) for word in words if word in _NAMES
@@ -33,18 +32,14 @@ def caption(digit: int, template: int) -> str:
     return TEMPLATES[template].format(NUMERALS[digit])
 
 
-def enlarged(pixels: Tensor) -> Tensor:
-    """Resize grey uint8 images [N, 1, 8, 8] to [N, 3, 16, 16].
-
-    By Pillow's bicubic filter, whose integer arithmetic is the same on every machine.
-    """
-    return resized(pixels, SIDE).repeat(1, 3, 1, 1)
-
-
 def load_captioned_digits(caption_dropout: float = 0.1) -> ImageData:
-    """Return the digits of `data=digits`, split and ordered alike, with captions; never mirrored."""
+    """Return the digits of `data=digits`, split and ordered alike, with captions; never mirrored.
+
+    They are resized by Pillow's bicubic filter, whose integer arithmetic is the same on every
+    machine.
+    """
     pixels, labels = pixels_and_labels()
-    images = enlarged(pixels)
+    images = resized(pixels, SIDE).repeat(1, 3, 1, 1)
     templates = torch.randint(
         len(TEMPLATES), (len(labels),), generator=generator("captioned digits")
     )

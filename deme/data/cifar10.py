@@ -1,6 +1,10 @@
-"""CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, RGB 32 x 32, from the official files."""
+"""CIFAR-10 (Krizhevsky 2009), from its official files.
+
+50,000 training and 10,000 test images, RGB, 32 x 32.
+"""
 
 import contextlib
+import math
 import pickle
 import warnings
 from pathlib import Path
@@ -11,11 +15,11 @@ from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
 from deme.data.cifar10_files import BINARY, PYTHON, Place, places
-from deme.diffusion.seeds import generator
+from deme.data.decode import first_line
+from deme.data.split_dataset import split_indices
 from deme.system import BadConfig, MissingInput, files, logger
 
 SHAPE = (3, 32, 32)
-PIXELS = 3 * 32 * 32
 
 
 def load_cifar10(
@@ -32,39 +36,31 @@ def load_cifar10(
     """
     if held_out != "test" and (not isinstance(held_out, float) or not 0 < held_out < 1):
         raise BadConfig(f"data.held_out must be test, or a share between 0 and 1; got {held_out!r}")
-    folder = Path(root).expanduser()
-    place = _complete_place(folder, held_out == "test", download)
-    layout = place.layout
-    read = place.read([*layout.train, *([layout.test] if held_out == "test" else [])])
-    parts = [_pixels(data, layout.pickled) for data in read]
+    place = _complete_place(Path(root).expanduser(), held_out == "test", download)
+    parts = [_pixels(data, place.layout.pickled) for data in place.read(held_out == "test")]
     if held_out == "test":
         return ImageData(
             InMemoryImages(torch.cat(parts[:-1])), InMemoryImages(parts[-1]), random_flip
         )
     pixels = torch.cat(parts)
-    order = torch.randperm(len(pixels), generator=generator("cifar10", len(pixels)))
-    count = round(float(held_out) * len(pixels))
-    if not 2 <= count <= len(pixels) - 2:
+    train, held = split_indices(len(pixels), float(held_out), "cifar10")
+    if min(len(train), len(held)) < 2:
         raise BadConfig(
             f"data.held_out={held_out} leaves fewer than 2 of {len(pixels):,} images on one side"
         )
-    held, rest = order[:count].sort().values, order[count:].sort().values
-    return ImageData(InMemoryImages(pixels[rest]), InMemoryImages(pixels[held]), random_flip)
+    return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held]), random_flip)
 
 
 def _complete_place(root: Path, with_test: bool, download: bool) -> Place:
     """Return the first place with all needed files; if there is none, download if allowed."""
-    incomplete = {}
-    for place in places(root):
-        layout = place.layout
-        needed = [*layout.train, *([layout.test] if with_test else [])]
-        incomplete[place.path] = place.missing(needed)
-        if not incomplete[place.path]:
-            return place
+    found = places(root)
+    complete = next((place for place in found if not place.missing(with_test)), None)
+    if complete is not None:
+        return complete
     if download:
         return _download(root)
-    if incomplete:
-        path, missing = next(iter(incomplete.items()))
+    if found:
+        path, missing = found[0].path, found[0].missing(with_test)
         instead = (
             "\nor hold out training images instead: data.held_out=0.1"
             if len(missing) == 1 and with_test
@@ -76,7 +72,8 @@ def _complete_place(root: Path, with_test: bool, download: bool) -> Place:
             f"or {BINARY.archive} into {root.absolute()}{instead}"
         )
     raise MissingInput(
-        f"no CIFAR-10 in {root.absolute()}: put {BINARY.archive} or {PYTHON.archive} there, packed\n"
+        f"no CIFAR-10 in {root.absolute()}: "
+        f"put {BINARY.archive} or {PYTHON.archive} there, packed\n"
         "(from https://www.cs.toronto.edu/~kriz/cifar.html), or type: data.download=true"
     )
 
@@ -93,9 +90,8 @@ def _download(root: Path) -> Place:
             with contextlib.redirect_stdout(None):
                 CIFAR10(str(root), download=True)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise MissingInput(
-                f"CIFAR-10 cannot be downloaded: {reason}\n"
+                f"CIFAR-10 cannot be downloaded: {first_line(error)}\n"
                 f"put {BINARY.archive} or {PYTHON.archive} "
                 f"(https://www.cs.toronto.edu/~kriz/cifar.html) into {root.absolute()}"
             ) from error
@@ -109,6 +105,6 @@ def _pixels(batch: bytes, pickled: bool) -> Tensor:
             warnings.simplefilter("ignore")  # numpy's, about module names of 2009
             rows = pickle.loads(batch, encoding="bytes")[b"data"]
     else:
-        records = np.frombuffer(batch, np.uint8).reshape(-1, 1 + PIXELS)
-        rows = records[:, 1:]  # the first byte is the label
+        # the first byte of an image is its label
+        rows = np.frombuffer(batch, np.uint8).reshape(-1, 1 + math.prod(SHAPE))[:, 1:]
     return torch.from_numpy(np.array(rows, np.uint8)).reshape(-1, *SHAPE)

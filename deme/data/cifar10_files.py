@@ -24,6 +24,10 @@ class Layout:
         """The batches of training images, in order."""
         return [name for name in self.md5 if name not in (self.archive, self.test)]
 
+    def batches(self, with_test: bool) -> list[str]:
+        """Return the batches of training images and, if wanted, that of test images after them."""
+        return [*self.train, self.test] if with_test else self.train
+
 
 # The archive's sum is on https://www.cs.toronto.edu/~kriz/cifar.html, those of its members are in
 # the build files of several projects.
@@ -68,19 +72,24 @@ class Place:
     path: Path
     layout: Layout
 
-    def missing(self, names: Sequence[str]) -> list[str]:
-        """Return those of the batches that a folder lacks; an archive is checked when it is read."""
-        return [name for name in names if self.path.is_dir() and not (self.path / name).is_file()]
+    def missing(self, with_test: bool) -> list[str]:
+        """Return the batches that a folder lacks; an archive is checked when it is read."""
+        if not self.path.is_dir():
+            return []
+        return [n for n in self.layout.batches(with_test) if not (self.path / n).is_file()]
 
-    def read(self, names: Sequence[str]) -> Iterator[bytes]:
-        """Yield batches, their md5 sums checked. Raises MissingInput, WorkFailed."""
-        if missing := self.missing(names):
+    def read(self, with_test: bool) -> Iterator[bytes]:
+        """Yield the batches, their md5 sums checked. Raises MissingInput, WorkFailed."""
+        if missing := self.missing(with_test):
             raise MissingInput(f"{self.path} does not hold {', '.join(missing)}")
+        names = self.layout.batches(with_test)
+        for name, data in zip(names, self._stored(names), strict=True):
+            self._check(self.path / name, hashlib.md5(data).hexdigest())
+            yield data
+
+    def _stored(self, names: Sequence[str]) -> Iterator[bytes]:
         if self.path.is_dir():
-            for name in names:
-                data = (self.path / name).read_bytes()
-                self._check(self.path / name, hashlib.md5(data).hexdigest())
-                yield data
+            yield from ((self.path / name).read_bytes() for name in names)
             return
         with open(self.path, "rb") as file:
             self._check(self.path, hashlib.file_digest(file, "md5").hexdigest())
@@ -88,9 +97,7 @@ class Place:
             for name in names:
                 member = archive.extractfile(f"{self.layout.folder}/{name}")
                 assert member is not None
-                data = member.read()
-                self._check(self.path / name, hashlib.md5(data).hexdigest())
-                yield data
+                yield member.read()
 
     def _check(self, file: Path, md5: str) -> None:
         expected = self.layout.md5[file.name]

@@ -1,13 +1,18 @@
-"""Images in a Hugging Face data set: a folder of `save_to_disk`, parquet or arrow files, or on the Hub."""
+"""Images in a Hugging Face data set.
+
+A folder of `save_to_disk`, parquet or arrow files, or a data set on the Hub.
+"""
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from deme.data.decode import first_line
+from deme.data.image_files import listing
 from deme.data.optional import optional_module
 from deme.data.text_table import chosen, one_line
 from deme.system import DATASETS, BadConfig, MissingInput, WorkFailed, logger
 
+PURPOSE = "reads Hugging Face data sets"
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 
 
@@ -24,7 +29,7 @@ class DatasetRows:
     """The encoded images of a data set's `train` split, in the order of its rows."""
 
     def __init__(self, rows: Any, where: str, about: str = "") -> None:
-        datasets = _datasets()
+        datasets = optional_module("datasets", PURPOSE)
         if isinstance(rows, dict):
             if "train" not in rows and len(rows) != 1:
                 raise BadConfig(f"{where} has no split `train`; it has {', '.join(rows)}")
@@ -46,19 +51,16 @@ class DatasetRows:
     @classmethod
     def in_folder(cls, folder: Path) -> "DatasetRows":
         """Open a folder. Raises WorkFailed if it cannot be read."""
-        datasets = _datasets()
+        datasets = optional_module("datasets", PURPOSE)
+        saved = any((folder / name).is_file() for name in SAVED)
+        load = datasets.load_from_disk if saved else datasets.load_dataset
         try:
-            if any((folder / name).is_file() for name in SAVED):
-                rows = datasets.load_from_disk(str(folder))
-            else:
-                rows = datasets.load_dataset(str(folder.absolute()))
+            rows = load(str(folder.absolute()))
         except Exception as error:
             raise WorkFailed(
-                f"{folder} is not a data set that can be read: {_first_line(error)}"
+                f"{folder} is not a data set that can be read: {first_line(error)}"
             ) from error
-        stats = ((file, file.stat()) for file in _tables(folder))
-        about = " ".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
-        return cls(rows, str(folder), about)
+        return cls(rows, str(folder), " ".join(listing(_tables(folder))))
 
     @classmethod
     def on_hub(cls, path: str) -> "DatasetRows":
@@ -67,13 +69,13 @@ class DatasetRows:
         Raises MissingInput.
         """
         name, _, revision = path.removeprefix(DATASETS).partition("@")
-        datasets = _datasets()
+        datasets = optional_module("datasets", PURPOSE)
         try:
             rows = datasets.load_dataset(name, revision=revision or None)
         except Exception as error:
             raise MissingInput(
                 f"{path} is not in the cache of data sets and cannot be downloaded: "
-                f"{_first_line(error)}\nwhere there is a network, type: "
+                f"{first_line(error)}\nwhere there is a network, type: "
                 f"hf download --repo-type dataset {name} --local-dir <folder>; "
                 "then copy the folder and give its path"
             ) from error
@@ -129,11 +131,3 @@ def _file(path: str | None, name: str) -> bytes:
         raise MissingInput(
             f"{name} is the file {path}, which cannot be read: {error.strerror}"
         ) from error
-
-
-def _datasets() -> ModuleType:
-    return optional_module("datasets", "reads Hugging Face data sets")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

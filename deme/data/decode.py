@@ -53,7 +53,12 @@ def open_image(data: bytes, name: str, channels: int | None = None) -> Image.Ima
     except UnidentifiedImageError as error:
         raise Unreadable(name, "its format is unknown" if data else "it is empty") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
-        raise Unreadable(name, (str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise Unreadable(name, first_line(error)) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -79,8 +84,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise BadConfig(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")
-        for name, allowed in (("resize", tuple(RESIZE)), ("crop", CROPS)):
-            value = getattr(self, name)
+        for name, value, allowed in (
+            ("resize", self.resize, tuple(RESIZE)),
+            ("crop", self.crop, CROPS),
+        ):
             if value not in allowed:
                 raise BadConfig(
                     f"data.{name} must be one of {', '.join(allowed)}, got {value!r}; "
@@ -97,9 +104,8 @@ class Preprocessing:
     def apply(self, image: Image.Image, position: float | None = None) -> Tensor:
         """Return the pixels of an image, cropped at `position` in [0, 1), by default the center."""
         size = self.size
-        if self.crop == "none":
-            target = (size, size)
-        else:
+        target = (size, size)
+        if self.crop != "none":
             scale = size / min(image.size)
             target = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
         if image.size != target:
@@ -119,8 +125,5 @@ def resized(pixels: Tensor, size: int | None) -> Tensor:
     if size is None:
         return pixels
     preprocessing = Preprocessing(size, pixels.shape[1], "bicubic", "none")
-    images = (
-        image.squeeze(-1) if image.shape[-1] == 1 else image
-        for image in pixels.permute(0, 2, 3, 1).numpy()
-    )
-    return torch.stack([preprocessing.apply(Image.fromarray(image)) for image in images])
+    images = pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.permute(0, 2, 3, 1)
+    return torch.stack([preprocessing.apply(Image.fromarray(image)) for image in images.numpy()])

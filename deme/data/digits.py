@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels, which need no download (UCI repository)."""
+"""scikit-learn's 1,797 handwritten digits (UCI), 8 x 8 grey pixels, which need no download."""
 
 import torch
 from sklearn.datasets import load_digits as sklearn_digits

@@ -16,21 +16,18 @@ from deme.system import progress, read_json, sha256_text, write_json
 
 
 class ImageSource(Protocol):
-    """Encoded images in a fixed order: files of a folder, entries of a database, rows of a table."""
+    """Encoded images in a fixed order: files, entries of a database, rows of a table."""
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
         """Return what a message calls an image."""
-        ...
 
     def read(self, index: int) -> bytes:
         """Return an image as it is stored. Works in forked processes, too."""
-        ...
 
     def listing(self) -> str:
         """Return names, sizes and times of change: a text that changes when an image does."""
-        ...
 
 
 class LazyImages(ABC):

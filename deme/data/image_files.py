@@ -1,5 +1,6 @@
 """Image files below a folder."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deme.data.decode import Unreadable
@@ -16,7 +17,7 @@ class ImageFiles:
 
     @classmethod
     def below(cls, folder: Path) -> "ImageFiles":
-        """Return the image files below a folder, sorted by path. Raises MissingInput if there are none."""
+        """Return the image files below a folder, sorted by path. Raises MissingInput for none."""
         files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise MissingInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
@@ -36,5 +37,11 @@ class ImageFiles:
 
     def listing(self) -> str:
         """Return path, size and time of change of every file."""
-        stats = ((file, file.stat()) for file in self.files)
-        return "\n".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+        return "\n".join(listing(self.files))
+
+
+def listing(files: Iterable[Path]) -> Iterator[str]:
+    """Yield path, size and time of change of every file."""
+    for file in files:
+        stat = file.stat()
+        yield f"{file} {stat.st_size} {stat.st_mtime_ns}"

@@ -40,7 +40,7 @@ def load_image_folder(
 def make_preprocessing(
     size: int | None, channels: int | None, resize: str, crop: str
 ) -> Preprocessing:
-    """Return the preprocessing of these settings. Raises BadConfig where size or channels is None."""
+    """Return the preprocessing of these settings. Raises BadConfig if size or channels is None."""
     if size is None or channels is None:
         known = {"data.size": size, "data.channels": channels}
         missing = [name for name, value in known.items() if value is None]

@@ -1,4 +1,4 @@
-"""Latents and caption embeddings of images, computed once and cached in shards by content hash."""
+"""Latents and caption embeddings of images, computed once, cached in shards by content hash."""
 
 import math
 import time
@@ -57,9 +57,7 @@ class CachedLatents:
         self.folder = cache / "latents" / f"{self._hash[:32]}{'-mirrored' if mirrored else ''}"
         self._encode_missing(encoder)
         self._empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read(TEXT).float()
-        self._shards = [
-            tensors.TensorFile(self._path(first)) for first in range(0, len(images), SHARD)
-        ]
+        self._shards = [tensors.TensorFile(file) for file in self._shard_files()]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -76,15 +74,12 @@ class CachedLatents:
     ) -> dict[str, Tensor]:
         """Return mean, std and embedding of images, float16; where `flips`, of mirror images."""
         prefixes = ["mirrored_" if flip else "" for flip in flips or [False] * len(indices)]
-        found = {
-            name: [
-                self._row(f"{prefix}{name}", index)
-                for index, prefix in zip(indices, prefixes, strict=True)
-            ]
-            for name in ("mean", "std")
+        wanted = list(zip(prefixes, indices, strict=True))
+        return {
+            "mean": torch.stack([self._row(f"{prefix}mean", index) for prefix, index in wanted]),
+            "std": torch.stack([self._row(f"{prefix}std", index) for prefix, index in wanted]),
+            TEXT: torch.stack([self._row(TEXT, index) for index in indices]),
         }
-        found[TEXT] = [self._row(TEXT, index) for index in indices]
-        return {name: torch.stack(rows) for name, rows in found.items()}
 
     def _row(self, name: str, index: int) -> Tensor:
         shard, row = self._shards[index // SHARD], index % SHARD
@@ -109,12 +104,15 @@ class CachedLatents:
         batch = self.__getitems__(indices)
         return batch["mean"].float(), {TEXT: batch[TEXT].float()}
 
-    def _path(self, first: int) -> Path:
-        return self.folder / f"{first:09d}.safetensors"
+    def _shard_files(self) -> dict[Path, range]:
+        """Return the file of each shard, and the images in it."""
+        return {
+            self.folder / f"{first:09d}.safetensors": range(first, min(first + SHARD, len(self)))
+            for first in range(0, len(self), SHARD)
+        }
 
-    def _missing(self) -> list[int]:
-        firsts = range(0, len(self), SHARD)
-        return [first for first in firsts if not self._path(first).exists()]
+    def _missing(self) -> dict[Path, range]:
+        return {file: rows for file, rows in self._shard_files().items() if not file.exists()}
 
     def _encode_missing(self, encoder: Encoder) -> None:
         """Encode missing shards, each under a lock: processes share them, a kill loses one."""
@@ -128,11 +126,10 @@ class CachedLatents:
         with progress("encoding images and captions", len(self), "images") as bar:
             while missing := self._missing():
                 before = num_encoded
-                for first in missing:
-                    with files.try_locked(self._path(first).with_suffix(".lock")) as acquired:
-                        if acquired and not self._path(first).exists():
-                            indices = range(first, min(first + SHARD, len(self)))
-                            tensors.save(self._path(first), self._shard(encoder, indices, bar))
+                for file, indices in missing.items():
+                    with files.try_locked(file.with_suffix(".lock")) as acquired:
+                        if acquired and not file.exists():
+                            tensors.save(file, self._shard(encoder, indices, bar))
                             num_encoded += len(indices)
                 if num_encoded == before:
                     time.sleep(0.1)  # other processes encode the rest
@@ -144,9 +141,8 @@ class CachedLatents:
     def _shard(self, encoder: Encoder, indices: Sequence[int], bar: Bar) -> dict[str, Tensor]:
         parts: list[dict[str, Tensor]] = []
         for start in range(0, len(indices), CHUNK):
-            chunk = list(indices[start : start + CHUNK])
-            parts.append(self._encoded(encoder, chunk))
-            bar.advance(len(chunk))
+            parts.append(self._encoded(encoder, list(indices[start : start + CHUNK])))
+            bar.advance(len(parts[-1][TEXT]))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _encoded(self, encoder: Encoder, indices: list[int]) -> dict[str, Tensor]:

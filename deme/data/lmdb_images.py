@@ -1,35 +1,36 @@
-"""Images in an LMDB, the format of LSUN (Yu et al., arXiv 1506.03365): each value is an image file."""
+"""Images in an LMDB, as LSUN's (Yu et al., arXiv 1506.03365): each value is an image file."""
 
 import os
 import threading
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deme.data.optional import optional_module
 from deme.system import MissingInput, WorkFailed
 
+if TYPE_CHECKING:
+    from lmdb import Environment
+
 FILE = "data.mdb"
+PURPOSE = "reads LSUN's LMDB"
 
 # by folder: a process may open a database once, and forked processes must not use its handle
-_handles: dict[str, tuple[int, Any]] = {}
+_handles: dict[str, "tuple[int, Environment]"] = {}
 _opening = threading.Lock()
 
 
-def _lmdb() -> ModuleType:
-    return optional_module("lmdb", "reads LSUN's LMDB")
-
-
-def _handle(folder: str) -> Any:
+def _handle(folder: str) -> "Environment":
     """Return this process's handle of a database, opened at first use."""
     with _opening:
-        process, handle = _handles.get(folder, (0, None))
-        if process != os.getpid():
-            if handle is not None:
-                handle.close()
-            handle = _lmdb().open(folder, readonly=True, lock=False, readahead=False, meminit=False)
+        found = _handles.get(folder)
+        if found is None or found[0] != os.getpid():
+            if found is not None:
+                found[1].close()
+            handle = optional_module("lmdb", PURPOSE).open(
+                folder, readonly=True, lock=False, readahead=False, meminit=False
+            )
             _handles[folder] = os.getpid(), handle
-        return handle
+        return _handles[folder][1]
 
 
 class LmdbImages:
@@ -37,7 +38,7 @@ class LmdbImages:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._place = folder, str(folder.resolve())
-        lmdb = _lmdb()
+        lmdb = optional_module("lmdb", PURPOSE)
         try:
             with _handle(self._place).begin() as transaction:
                 self.keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
@@ -56,7 +57,7 @@ class LmdbImages:
 
     def read(self, index: int) -> bytes:
         with _handle(self._place).begin() as transaction:
-            return bytes(transaction.get(self.keys[index]))
+            return bytes(transaction.get(self.keys[index], b""))
 
     def listing(self) -> str:
         """Return path, number of entries, size and time of change of the database."""

@@ -1,7 +1,7 @@
 """Prompts: the texts that images are generated from, read from a file or taken from captions."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 
 from deme.data import Captioned, Images
@@ -11,7 +11,7 @@ from deme.system import BadConfig, locate, sha256_text
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text and, where its file has them, the seed of its image, its category and its key phrase."""
+    """A text and, where its file has them, its image's seed, its category and its key phrase."""
 
     text: str
     seed: int | None = None
@@ -67,15 +67,11 @@ def load_prompts(
         )
     place = locate(path)
     table = read_table(place)
-    texts = table.column(column, "prompts.column")
-    seeds, categories, phrases = (
-        None if name is None else chosen(table.columns, name, f"prompts.{option}", str(table.path))
-        for name, option in (
-            (seed_column, "seed_column"),
-            (category_column, "category_column"),
-            (phrase_column, "phrase_column"),
-        )
-    )
+    texts = chosen(table.columns, column, "prompts.column", str(place))
+    named = {"seed": seed_column, "category": category_column, "phrase": phrase_column}
+    for kind, name in named.items():
+        if name is not None:
+            chosen(table.columns, name, f"prompts.{kind}_column", str(place))
 
     def prompt(row: Row) -> Prompt:
         where = f"{place}, {row.place}"
@@ -84,15 +80,17 @@ def load_prompts(
             raise BadConfig(
                 f"{where}: the prompt is empty" + (f" (column {texts})" if texts else "")
             )
-        seed = None if seeds is None else _seed(row.values.get(seeds), f"{where} (column {seeds})")
+        seed = None
+        if seed_column is not None:
+            seed = _seed(row.values.get(seed_column), f"{where} (column {seed_column})")
         category, phrase = (
             None if name is None else one_line(row.values.get(name), where) or None
-            for name in (categories, phrases)
+            for name in (category_column, phrase_column)
         )
         return Prompt(template.replace("{}", text), seed, category, phrase)
 
     rows = table.rows[: _number(num_prompts, len(table.rows), str(place))]
-    return _repeated(place.stem, [prompt(row) for row in rows], per_prompt)
+    return _repeated(place.stem, map(prompt, rows), per_prompt)
 
 
 def held_out_prompts(
@@ -104,10 +102,8 @@ def held_out_prompts(
             "prompts=captions needs captioned images, and these have no captions\n"
             "type: data=captioned_images"
         )
-    count = _number(num_prompts, len(images), "the set of images")
-    return _repeated(
-        "captions", [Prompt(text) for text in images.captions(list(range(count)))], per_prompt
-    )
+    indices = range(_number(num_prompts, len(images), "the set of images"))
+    return _repeated("captions", map(Prompt, images.captions(list(indices))), per_prompt)
 
 
 def _seed(value: object, where: str) -> int:
@@ -128,7 +124,7 @@ def _number(num_prompts: int | None, available: int, where: str) -> int:
     return num_prompts
 
 
-def _repeated(name: str, prompts: list[Prompt], per_prompt: int) -> Prompts:
+def _repeated(name: str, prompts: Iterable[Prompt], per_prompt: int) -> Prompts:
     if not _is_count(per_prompt):
         raise BadConfig(
             f"prompts.per_prompt must be a whole number, at least 1; got {per_prompt!r}"

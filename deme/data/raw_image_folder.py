@@ -12,7 +12,7 @@ from deme.system import BadConfig, WorkFailed
 
 
 class RawImageFolder(LazyImages):
-    """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W].
+    """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W], the `shape`.
 
     Grey if the first image is grey. Raises MissingInput for a folder without images.
     """
@@ -21,24 +21,20 @@ class RawImageFolder(LazyImages):
         source = ImageFiles.below(folder)
         super().__init__(source, range(len(source)))
         first = self._open(0, None)
-        self.size, self.channels = first.size, len(first.getbands())
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of every image."""
-        return self.channels, self.size[1], self.size[0]
+        self.shape = len(first.getbands()), first.height, first.width
 
     @property
     def description(self) -> str:
-        return f"as it is, {self.channels} channels"
+        return f"as it is, {self.shape[0]} channels"
 
     def read(self, index: int) -> Tensor:
         """Return one image. Raises BadConfig for one of another size."""
-        image, name = self._open(index, self.channels), self.source.name(index)
-        if image.size != self.size:
+        channels, height, width = self.shape
+        image = self._open(index, channels)
+        if image.size != (width, height):
             raise BadConfig(
-                f"{name} has {image.width} x {image.height} pixels, "
-                f"{self.source.name(0)} {self.size[0]} x {self.size[1]}\n"
+                f"{self.source.name(index)} has {image.width} x {image.height} pixels, "
+                f"{self.source.name(0)} {width} x {height}\n"
                 "generated images are measured as they are: give a folder of images of one size"
             )
         return image_to_tensor(image)

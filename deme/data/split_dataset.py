@@ -1,4 +1,4 @@
-"""A data set from encoded images: split, kept in memory or read on demand, without damaged images."""
+"""A data set from encoded images: split, in memory or read on demand, without damaged images."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -17,9 +17,11 @@ IN_MEMORY_BYTES = 2**30  # the largest set that in_memory=null keeps in memory
 CORRUPT = ("refuse", "skip")
 
 
-def split_indices(count: int, fraction: float) -> tuple[list[int], list[int]]:
-    """Return sorted (train, held-out) indices of `count` images: a random split that depends on it alone."""
-    order = torch.randperm(count, generator=generator("image_folder", count)).tolist()
+def split_indices(
+    count: int, fraction: float, name: str = "image_folder"
+) -> tuple[list[int], list[int]]:
+    """Return sorted (train, held-out) indices: a random split that `count` and `name` determine."""
+    order = torch.randperm(count, generator=generator(name, count)).tolist()
     num_held = round(fraction * count)
     return sorted(order[num_held:]), sorted(order[:num_held])
 

@@ -4,41 +4,39 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from deme.system import BadConfig, MissingInput, WorkFailed, did_you_mean
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TEXTS = ("prompt", "caption", "text")  # names of the column of texts, where none is given
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row: its place in the file, for messages, and its values by column; of a list of texts, by ""."""
+class Row(NamedTuple):
+    """A row: its place in the file, for messages, and its values by column.
+
+    The column of a list of texts is "".
+    """
 
     place: str
     values: dict[str, object]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A file's rows, at least one, and the names of its columns: none for a list of texts."""
 
-    path: Path
     columns: tuple[str, ...]
     rows: list[Row]
 
-    def column(self, given: str | None, option: str) -> str:
-        """Return the column of texts: the given one, or the obvious one. Raises BadConfig."""
-        return chosen(self.columns, given, option, str(self.path))
-
 
 def chosen(columns: Sequence[str], given: str | None, option: str, where: str) -> str:
-    """Return `given`, or the only column called prompt, caption or text; "" where there are no columns.
+    """Return `given`, or the only column called prompt, caption or text.
 
-    Raises BadConfig with a list of the columns; `option` is the key that selects one.
+    It is "" where there are no columns. Raises BadConfig with a list of the columns; `option` is
+    the key that selects one.
     """
     if not columns:
         if given is not None:
@@ -80,17 +78,15 @@ def read_table(file: Path) -> Table:
     if suffix not in SUFFIXES or not file.is_file():
         raise BadConfig(f"{file} cannot be read as a file of texts; allowed: {', '.join(SUFFIXES)}")
     text = read_text(file)
-    if suffix == ".json":
-        table = _objects(file, _entries(file, text))
+    if suffix in SEPARATORS:
+        table = _separated(file, text, SEPARATORS[suffix])
+    elif suffix == ".json":
+        table = _listed(file, _entries(file, text))
     elif suffix == ".jsonl":
-        table = _objects(
-            file,
-            ((place, parsed(file, line, place)) for place, line in _lines(text) if line.strip()),
-        )
-    elif suffix == ".txt":
-        table = Table(file, (), [Row(place, {"": line}) for place, line in _lines(text)])
+        lines = [(place, line) for place, line in _lines(text) if line.strip()]
+        table = _listed(file, [(place, parsed(file, line, place)) for place, line in lines])
     else:
-        table = _separated(file, text, "," if suffix == ".csv" else "\t")
+        table = _listed(file, _lines(text))
     if not table.rows:
         raise MissingInput(f"{file} holds no texts")
     return table
@@ -115,35 +111,35 @@ def parsed(file: Path, text: str, place: str = "") -> object:
         raise WorkFailed(f"{file}, {line}: not JSON: {getattr(error, 'msg', error)}") from error
 
 
-def _lines(text: str) -> Iterator[tuple[str, str]]:
-    """Yield (place, line) up to the last line that is not blank."""
+def _lines(text: str) -> list[tuple[str, str]]:
+    """Return (place, line) up to the last line that is not blank."""
     lines = re.split(r"\r\n|\r|\n", text.rstrip()) if text.strip() else []
-    return ((f"line {number}", line) for number, line in enumerate(lines, 1))
+    return [(f"line {number}", line) for number, line in enumerate(lines, 1)]
 
 
-def _entries(file: Path, text: str) -> Iterator[tuple[str, object]]:
+def _entries(file: Path, text: str) -> list[tuple[str, object]]:
     found = parsed(file, text) if text.strip() else []
     if not isinstance(found, list):
         raise BadConfig(
             f"{file} must hold a list, of texts or of objects; it holds {type(found).__name__}"
         )
-    return ((f"entry {number}", entry) for number, entry in enumerate(found, 1))
+    return [(f"entry {number}", entry) for number, entry in enumerate(found, 1)]
 
 
-def _objects(file: Path, entries: Iterator[tuple[str, object]]) -> Table:
+def _listed(file: Path, entries: Sequence[tuple[str, object]]) -> Table:
+    """Return a table of entries (place, entry) that are all texts or all objects."""
+    kind = str if entries and isinstance(entries[0][1], str) else dict
     rows: list[Row] = []
     columns: dict[str, None] = {}
     for place, entry in entries:
-        if not isinstance(entry, (str, dict)) or (
-            rows and isinstance(entry, str) != ("" in rows[0].values)
-        ):
+        if not isinstance(entry, kind):
             raise BadConfig(
                 f"{file}, {place}: every entry must be a text, or every entry an object; "
                 f"got {entry!r:.80}"
             )
-        rows.append(Row(place, {"": entry} if isinstance(entry, str) else entry))
-        columns.update({} if isinstance(entry, str) else dict.fromkeys(entry))
-    return Table(file, tuple(columns), rows)
+        rows.append(Row(place, entry if isinstance(entry, dict) else {"": entry}))
+        columns |= dict.fromkeys(entry if isinstance(entry, dict) else ())
+    return Table(tuple(columns), rows)
 
 
 def _separated(file: Path, text: str, separator: str) -> Table:
@@ -171,4 +167,4 @@ def _separated(file: Path, text: str, separator: str) -> Table:
                 rows.append(Row(place, dict(zip(columns, fields, strict=False))))
     except csv.Error as error:
         raise WorkFailed(f"{file}, line {line}: not a table: {error}") from error
-    return Table(file, tuple(columns), rows)
+    return Table(tuple(columns), rows)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import PIL
 
-from deme.data.decode import Unreadable, open_image
+from deme.data.decode import open_image
 from deme.data.encoded import ImageSource
-from deme.data.in_memory_images import in_threads
+from deme.data.in_memory_images import unreadable_among
 from deme.system import files, logger, sha256_text
 
 NAMED = 20  # in the message; the file in the cache names all
@@ -19,8 +19,9 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
 
     All images are decoded once per listing: names, sizes and times of change.
     """
+    where = ""
     if cache is None:
-        found, where = _decode_all(source), ""
+        found = _decode_all(source)
     else:
         key = sha256_text(f"{PIL.__version__} {source.listing()}")[:32]
         file = cache / "unreadable" / f"{key}.json"
@@ -30,7 +31,7 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
         ):
             if not file.exists():
                 files.write_json(file, _decode_all(source))
-        found = [tuple(row) for row in files.read_json(file)]
+        found = files.read_json(file)
         where = f"; all of them: {file}"
     if found:
         named = ", ".join(f"{name} ({reason})" for _, name, reason in found[:NAMED])
@@ -43,14 +44,8 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
 
 
 def _decode_all(source: ImageSource) -> Damaged:
-    def check(index: int) -> Unreadable | None:
-        try:
-            open_image(source.read(index), source.name(index))
-        except Unreadable as error:
-            return error
-        return None
+    def check(index: int) -> None:
+        open_image(source.read(index), source.name(index))
 
-    errors = in_threads(check, range(len(source)), "checking images")
-    return [
-        (index, error.name, error.reason) for index, error in enumerate(errors) if error is not None
-    ]
+    errors = unreadable_among(check, len(source), "checking images")
+    return [(index, error.name, error.reason) for index, error in errors.items()]

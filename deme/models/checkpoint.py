@@ -1,39 +1,39 @@
 """A UNet's weights on disk: safetensors or pickles, one file or shards, current or older names."""
 
 import re
+import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
 
-from deme.models.pickles import read_pickle
 from deme.system import BadConfig, MissingInput, WorkFailed, read_json
 from deme.system.tensors import Spec, TensorFile, Tensors, check_finite
 
 NAME = "diffusion_pytorch_model"
+UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
 POINTER = b"version https://git-lfs"
 
 OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
-NEW_NAMES = {
-    "query": "to_q",
-    "key": "to_k",
-    "value": "to_v",
-    "proj_attn": "to_out.0",
-}  # diffusers 0.18
+NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 LINEAR = re.compile(r".*attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
 def open_weights(place: Path) -> Tensors:
     """Open the weights in a UNet's folder; tensors are read one at a time, in the file's precision.
 
-    The first of diffusion_pytorch_model.safetensors, its .index.json with the files it names, the only
-    variant (.fp16.safetensors), then the same as .bin. Raises MissingInput, BadConfig (several
+    The first of diffusion_pytorch_model.safetensors, its .index.json with the files it names, the
+    only variant (.fp16.safetensors), then the same as .bin. Raises MissingInput, BadConfig (several
     variants), WorkFailed (damaged).
     """
-    file = _find(place)
-    if ".index." not in file.name:
-        return CurrentNames(_open(file))
-    return CurrentNames(Shards(file))
+    path = _find(place)
+    if ".index." in path.name:
+        return CurrentNames(path, _shards(path))
+    file = _open(path)
+    return CurrentNames(path, dict.fromkeys(file.specs, file))
 
 
 def _find(place: Path) -> Path:
@@ -46,7 +46,8 @@ def _find(place: Path) -> Path:
         if len(variants) > 1:
             raise BadConfig(
                 f"{place} has several variants of its weights: "
-                f"{', '.join(sorted(p.name for p in variants))}\nrename the one to use to {NAME}.{suffix}"
+                f"{', '.join(sorted(p.name for p in variants))}\n"
+                f"rename the one to use to {NAME}.{suffix}"
             )
         if variants:
             return variants[0]
@@ -63,27 +64,65 @@ def _open(file: Path) -> Tensors:
                 raise MissingInput(
                     f"{file} is a git-lfs pointer, not the file itself\ntype: git lfs pull"
                 )
-    return TensorFile(file) if file.suffix == ".safetensors" else _unpickled(file)
+    if file.suffix == ".safetensors":
+        return TensorFile(file)
+    state = read_pickle(file)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WorkFailed(f"{file} is not a file of named tensors")
+    return StateDict(file, state)
 
 
-def _unpickled(path: Path) -> Tensors:
-    state = read_pickle(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(value, Tensor) for value in state.values()
-    ):
-        raise WorkFailed(f"{path} is not a file of named tensors")
-    return StateDict(path, state)
+def _shards(path: Path) -> dict[str, Tensors]:
+    """Return the file of each tensor that an index names. Raises MissingInput, WorkFailed."""
+    index = read_json(path)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict):
+        raise WorkFailed(f"{path} is damaged: it has no weight_map\ncopy it again from its source")
+    files = {name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))}
+    for tensor, name in places.items():
+        if tensor not in files[name].specs:
+            raise WorkFailed(
+                f"{files[name].path} has no tensor {tensor}, which {path.name} names\n"
+                "copy the folder again from its source"
+            )
+    return {tensor: files[name] for tensor, name in places.items()}
+
+
+def read_pickle(path: Path) -> object:
+    """Return what a file of `torch.save` holds, and run no code that it holds.
+
+    Tensors stay on disk until they are used. Raises MissingInput, WorkFailed.
+    """
+    if not path.is_file():
+        raise MissingInput(f"{path} does not exist")
+    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote other files
+    try:
+        with warnings.catch_warnings():
+            # of unusual pickle protocols, just before they are refused
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except UnpicklingError as error:
+        reason = str(error).partition(UNPICKLER)[2].strip().partition("\n")[0].split(". ")[0]
+        raise WorkFailed(
+            f"{path} holds more than tensors, which torch does not read safely: {reason}\n"
+            "where you trust it, save its state dict alone, with torch.save or as .safetensors, "
+            "and give that"
+        ) from error
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        told = isinstance(error, RuntimeError)
+        reason = str(error).partition(". ")[0] if told else type(error).__name__
+        raise WorkFailed(
+            f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
+            "make it again, or copy it again from where it came"
+        ) from error
 
 
 class StateDict:
     """Tensors in memory, and the file that they come from."""
 
     def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
-        self.path = path
-        self._state = state
-        self.specs: dict[str, Spec] = {
-            name: (tuple(value.shape), value.dtype) for name, value in state.items()
-        }
+        self.path, self._state = path, state
+        self.specs: dict[str, Spec] = {n: (tuple(v.shape), v.dtype) for n, v in state.items()}
 
     def read(self, name: str) -> Tensor:
         """Return one tensor. Raises WorkFailed for NaN or infinite values."""
@@ -94,70 +133,34 @@ class StateDict:
         return self._state[name].reshape(-1)[start:stop]
 
 
-class Shards:
-    """Several files, and the index that maps tensors to them. Raises MissingInput, WorkFailed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        index = read_json(path)
-        places = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(places, dict):
-            raise WorkFailed(
-                f"{path} is damaged: it has no weight_map\ncopy it again from its source"
-            )
-        files = {
-            name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))
-        }
-        self._files: dict[str, Tensors] = {tensor: files[name] for tensor, name in places.items()}
-        missing = [tensor for tensor, file in self._files.items() if tensor not in file.specs]
-        if missing:
-            raise WorkFailed(
-                f"{self._files[missing[0]].path} has no tensor {missing[0]}, which {path.name} "
-                "names\n"
-                "copy the folder again from its source"
-            )
-        self.specs: dict[str, Spec] = {
-            tensor: file.specs[tensor] for tensor, file in self._files.items()
-        }
-
-    def read(self, name: str) -> Tensor:
-        """Return one tensor. Raises WorkFailed for NaN or infinite values."""
-        return self._files[name].read(name)
-
-    def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of the flattened tensor, unchecked."""
-        return self._files[name].piece(name, start, stop)
-
-
 class CurrentNames:
-    """Tensors under the current names and shapes of diffusers.
+    """Tensors of one or several files, under the current names and shapes of diffusers.
 
     Before diffusers 0.18 attention layers were called query, key, value and proj_attn, and were 1x1
     convolutions at first.
     """
 
-    def __init__(self, source: Tensors) -> None:
-        self.path = source.path
-        self._source = source
-        self._names = {_current(name): name for name in source.specs}
+    def __init__(self, path: Path, files: Mapping[str, Tensors]) -> None:
+        self.path = path
         self.specs: dict[str, Spec] = {}
-        for name, found in self._names.items():
-            shape, dtype = source.specs[found]
+        self._found: dict[str, tuple[Tensors, str]] = {}  # the file of a tensor and its name in it
+        for found, file in files.items():
+            old = OLD_NAME.fullmatch(found)
+            name = f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else found
+            shape, dtype = file.specs[found]
             flat = LINEAR.fullmatch(name) and len(shape) == 4 and shape[2:] == (1, 1)
             self.specs[name] = (shape[:2] if flat else shape, dtype)
+            self._found[name] = file, found
 
     def read(self, name: str) -> Tensor:
         """Return one tensor. Raises WorkFailed for NaN or infinite values."""
-        return self._source.read(self._names[name]).reshape(self.specs[name][0])
+        file, found = self._found[name]
+        return file.read(found).reshape(self.specs[name][0])
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of the flattened tensor, unchecked."""
-        return self._source.piece(self._names[name], start, stop)
-
-
-def _current(name: str) -> str:
-    old = OLD_NAME.fullmatch(name)
-    return f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else name
+        file, found = self._found[name]
+        return file.piece(found, start, stop)
 
 
 def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.json") -> None:
@@ -176,9 +179,6 @@ def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.js
         raise WorkFailed(
             f"{file.path} does not fit {what}: {len(wrong)} tensors differ, first {shown}"
         )
-    with torch.no_grad():
-        for (
-            name,
-            value,
-        ) in module.state_dict().items():  # one tensor at a time: no second copy in memory
+    with torch.no_grad():  # one tensor at a time: no second copy in memory
+        for name, value in module.state_dict().items():
             value.copy_(file.read(name))

@@ -7,7 +7,6 @@ placement in unet/projections.json (paper's without it), and only our loader app
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import diffusers
 from diffusers import DDPMScheduler
@@ -17,7 +16,7 @@ from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
 from deme.diffusion.schedule import NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
-from deme.models.projection import Projections
+from deme.models.projection import Projections, UNet
 from deme.system import BadConfig, WorkFailed, tensors, write_folder, write_json, write_text
 
 
@@ -29,7 +28,7 @@ class DenoisingModel(nn.Module):
 
     pipeline = "DDPMPipeline"  # diffusers' class that samples from it
 
-    def __init__(self, unet: Any, scheduler_config: Mapping[str, Any]) -> None:
+    def __init__(self, unet: UNet, scheduler_config: Mapping[str, object]) -> None:
         super().__init__()
         self.unet = unet
         self.projections: Projections | None = None
@@ -88,16 +87,12 @@ class DenoisingModel(nn.Module):
         """
         place = unet_folder(folder)
         load_into(self.unet, open_weights(place))
-        found, ours = (
-            read_placement(place),
-            self.projections.placement if self.projections is not None else None,
-        )
+        found = read_placement(place)
+        ours = None if self.projections is None else self.projections.placement
         if found != ours:
-            had, has = (
-                f"{each} channel projections" if each else "no channel projections"
-                for each in (found, ours)
+            raise WorkFailed(
+                f"{folder} has {found or 'no'} channel projections, the model has {ours or 'none'}"
             )
-            raise WorkFailed(f"{folder} has {had}, the model has {has}")
         if self.projections is not None:
             load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
 
@@ -114,7 +109,7 @@ class DenoisingModel(nn.Module):
         about: Mapping[str, object],
         links: bool = False,
     ) -> None:
-        """Write the folder with the weights `state` (named as in `state_dict()`) and deme.json (`about`).
+        """Write the folder: weights `state`, named as in `state_dict()`, and `about` as deme.json.
 
         With `links`, files of frozen parts are hard links, where the file system has them.
         """
@@ -145,6 +140,4 @@ class DenoisingModel(nn.Module):
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}

@@ -1,16 +1,19 @@
 """The frozen parts of a text-to-image pipeline: text encoder, tokenizer and VAE."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import diffusers
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deme.system import BadConfig, MissingInput, read_json, sha256, sha256_text
 from deme.system.hugging_face import transformers_quietly, unreadable
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer")
 VAE_CHUNK = 8  # images per batch of the VAE, whose activations need most memory
@@ -19,8 +22,8 @@ VAE_CHUNK = 8  # images per batch of the VAE, whose activations need most memory
 class FrozenEncoders:
     """VAE, text encoder and tokenizer of a pipeline's folder, each loaded at first use, in float32.
 
-    They are no submodules of the trained model, so their weights are in none of its checkpoints. Raises
-    MissingInput, BadConfig, WorkFailed.
+    They are no submodules of the trained model, so their weights are in none of its checkpoints.
+    Raises MissingInput, BadConfig, WorkFailed.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -40,34 +43,30 @@ class FrozenEncoders:
     @property
     def factor(self) -> int:
         """Pixels of an image per latent pixel, along each side."""
-        return int(2 ** (len(self._config("vae")["block_out_channels"]) - 1))
+        return 2 ** (len(self._read("vae")["block_out_channels"]) - 1)
 
     @property
     def num_channels(self) -> int:
         """Channels of an image."""
-        return int(self._config("vae").get("in_channels", 3))
+        return self._read("vae").get("in_channels", 3)
 
     @property
     def scale(self) -> float:
         """Factor that gives the VAE's latents about unit variance before they are diffused."""
-        return float(self._config("vae").get("scaling_factor", 0.18215))
+        return self._read("vae").get("scaling_factor", 0.18215)
 
     @property
     def max_tokens(self) -> int:
         """Tokens of a text, begin and end tokens included; longer texts are truncated."""
-        return int(
-            min(
-                self.tokenizer.model_max_length,
-                self._config("text_encoder")["max_position_embeddings"],
-            )
-        )
+        positions = self._read("text_encoder")["max_position_embeddings"]
+        return min(self.tokenizer.model_max_length, positions)
 
     @property
     def width(self) -> int:
         """Dimension of a token's embedding."""
-        return int(self._config("text_encoder")["hidden_size"])
+        return self._read("text_encoder")["hidden_size"]
 
-    def _config(self, part: str) -> Any:
+    def _read(self, part: str) -> dict[str, Any]:
         return read_json(self.folder / part / "config.json")
 
     def to(self, device: torch.device | str) -> "FrozenEncoders":
@@ -76,47 +75,39 @@ class FrozenEncoders:
         return self
 
     @cached_property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> "CLIPTokenizer":
         """CLIP's tokenizer."""
-        with self._reading("tokenizer") as (place, transformers):
-            return transformers.CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        return self._load("tokenizer", "CLIPTokenizer")
 
     @cached_property
-    def _text_encoder(self) -> Any:
-        with self._reading("text_encoder") as (place, transformers):
-            read = transformers.CLIPTextModel.from_pretrained
-            network, found = read(
-                place, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
-        return self._complete("text_encoder", network, found)
+    def _text_encoder(self) -> "CLIPTextModel":
+        return self._network("text_encoder", "CLIPTextModel", dtype=torch.float32)
 
     @cached_property
-    def _vae(self) -> Any:
-        from diffusers import AutoencoderKL
+    def _vae(self) -> diffusers.AutoencoderKL:
+        return self._network("vae", "AutoencoderKL", low_cpu_mem_usage=False)
 
-        with self._reading("vae") as (place, _):
-            read = AutoencoderKL.from_pretrained
-            network, found = read(
-                place, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
-            )
-        return self._complete("vae", network, found)
-
-    @contextlib.contextmanager
-    def _reading(self, part: str) -> Iterator[tuple[Path, Any]]:
-        """Yield a part's folder and the transformers library; errors become one line."""
+    def _load(self, part: str, kind: str, **options: object) -> Any:
+        """Return what class `kind` of diffusers or transformers reads. Raises WorkFailed."""
         place = self.folder / part
         with transformers_quietly() as transformers:
+            library = diffusers if part == "vae" else transformers
+            read = getattr(library, kind).from_pretrained
             try:
-                yield place, transformers
+                return read(place, local_files_only=True, **options)
             except Exception as error:
                 raise unreadable(place, error) from error
 
-    def _complete(self, part: str, network: Any, found: Any) -> Any:
-        """Return the network in float32. Raises BadConfig if weights are missing."""
+    def _network(self, part: str, kind: str, **options: object) -> nn.Module:
+        """Return a network in float32. Raises WorkFailed, BadConfig if weights are missing."""
+        network, found = self._load(part, kind, output_loading_info=True, **options)
+        mismatched = [name for name, *_ in found.get("mismatched_keys") or []]
         lost = sorted(
-            [*found["missing_keys"], *(name for name, *_ in found.get("mismatched_keys") or [])]
+            name
+            for name in [*found["missing_keys"], *mismatched]
+            if not name.endswith("position_ids")
         )
-        if lost := [name for name in lost if not name.endswith("position_ids")]:
+        if lost:
             raise BadConfig(
                 f"{self.folder / part} has no values for {len(lost)} tensors, first {lost[0]}\n"
                 "copy it again from its source"
@@ -125,15 +116,13 @@ class FrozenEncoders:
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """Return token ids [B, max_tokens]; truncated texts keep their end token."""
-        found = self.tokenizer(
+        return self.tokenizer(
             list(texts),
             padding="max_length",
             max_length=self.max_tokens,
             truncation=True,
             return_tensors="pt",
-        )
-        ids: Tensor = found["input_ids"]
-        return ids
+        )["input_ids"]
 
     def truncated(self, texts: Sequence[str]) -> int:
         """Return how many texts are truncated."""
@@ -143,8 +132,7 @@ class FrozenEncoders:
     @torch.no_grad()
     def embeddings(self, texts: Sequence[str]) -> Tensor:
         """Return the last hidden states [B, max_tokens, width] of the text encoder, float32."""
-        embedded: Tensor = self._text_encoder.to(self.device)(self.tokens(texts).to(self.device))[0]
-        return embedded
+        return self._text_encoder.to(self.device)(self.tokens(texts).to(self.device))[0]
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,23 +140,18 @@ class FrozenEncoders:
 
         `images` [B, 3, H, W] are in -1..1.
         """
-        vae, means, deviations = self._vae.to(self.device), [], []
-        for part in images.split(VAE_CHUNK):
-            posterior = vae.encode(part.to(self.device)).latent_dist
-            means.append(posterior.mean * self.scale)
-            deviations.append(posterior.std * self.scale)
-        return torch.cat(means), torch.cat(deviations)
+        vae = self._vae.to(self.device)
+        found = [vae.encode(p.to(self.device)).latent_dist for p in images.split(VAE_CHUNK)]
+        means = torch.cat([posterior.mean for posterior in found])
+        deviations = torch.cat([posterior.std for posterior in found])
+        return means * self.scale, deviations * self.scale
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
         """Return the images [B, 3, H, W], approximately in -1..1, of scaled latents."""
         vae = self._vae.to(latents.device)
-        return torch.cat(
-            [
-                vae.decode(part / self.scale, return_dict=False)[0]
-                for part in latents.split(VAE_CHUNK)
-            ]
-        )
+        parts = latents.split(VAE_CHUNK)
+        return torch.cat([vae.decode(p / self.scale, return_dict=False)[0] for p in parts])
 
     def release(self) -> None:
         """Free the networks; they are loaded again at their next use."""

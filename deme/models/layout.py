@@ -4,6 +4,8 @@ from pathlib import Path
 
 from deme.system import read_json
 
+JsonObject = dict[str, object]  # a config that diffusers wrote: config.json, model_index.json, ...
+
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
 PLACEMENT = "unet/projections.json"
@@ -14,6 +16,11 @@ NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "pred
 def unet_folder(folder: Path) -> Path:
     """Return where the UNet's config and weights are: unet/, or the folder itself."""
     return folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def read_json_object(file: Path) -> JsonObject:
+    """Return what a JSON file of a model folder holds, {} if there is no such file."""
+    return dict(read_json(file)) if file.is_file() else {}
 
 
 def scheduler_file(folder: Path) -> Path | None:
@@ -29,13 +36,13 @@ def read_placement(unet_folder: Path) -> str | None:
     """
     if not (unet_folder / Path(PROJECTIONS).name).is_file():
         return None
-    file = unet_folder / Path(PLACEMENT).name
-    return str(read_json(file)["placement"]) if file.is_file() else "blocks"
+    placed = read_json_object(unet_folder / Path(PLACEMENT).name)
+    return str(placed.get("placement", "blocks"))
 
 
-def read_noise(folder: Path) -> dict[str, object]:
+def read_noise(folder: Path) -> JsonObject:
     """Return the keys of the scheduler's config about noise and prediction type."""
     file = scheduler_file(folder)
-    config = read_json(file) if file is not None else {}
+    scheduler = read_json_object(file) if file is not None else {}
     keys = (*NOISE, "trained_betas", "rescale_betas_zero_snr")
-    return {key: config[key] for key in keys if key in config}
+    return {key: scheduler[key] for key in keys if key in scheduler}

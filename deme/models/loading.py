@@ -1,12 +1,9 @@
 """Load whatever model a folder holds."""
 
-from pathlib import Path
-from typing import Any
-
 from deme.models import text_to_image, unconditional
 from deme.models.denoiser import DenoisingModel
-from deme.models.layout import unet_folder
-from deme.system import locate, read_json
+from deme.models.layout import read_json_object, unet_folder
+from deme.system import locate
 
 
 def load_pretrained(path: str) -> DenoisingModel:
@@ -14,11 +11,7 @@ def load_pretrained(path: str) -> DenoisingModel:
 
     Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).
     """
-    if _unet_class(locate(path)) == "UNet2DConditionModel":
+    unet = read_json_object(unet_folder(locate(path)) / "config.json")
+    if unet.get("_class_name") == "UNet2DConditionModel":
         return text_to_image.load(path)
     return unconditional.load(path)
-
-
-def _unet_class(folder: Path) -> Any:
-    config = unet_folder(folder) / "config.json"
-    return read_json(config).get("_class_name") if config.is_file() else None

@@ -1,46 +1,44 @@
-"""DDPM checkpoints of the original layout (Ho et al. 2020, in the names of their PyTorch versions)
-as a UNet2DModel.
+"""DDPM checkpoints of the original layout as a UNet2DModel.
 
-Their networks count resolutions from the highest in both halves (`down.0` and `up.0` are at full
-size); diffusers counts each half in the order in which it runs. Pure: tensors and names in,
-tensors, names and a config out.
+The layout is that of Ho et al. (2020), in the names of their PyTorch versions. Their networks count
+resolutions from the highest in both halves (`down.0` and `up.0` are at full size); diffusers counts
+each half in the order in which it runs. Pure: tensors and names in, tensors, names and a config
+out.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeGuard
 
 from torch import Tensor
 
 from deme.system import BadConfig, WorkFailed
 
 State = Mapping[str, Tensor]
-SIZES = {
-    4: 32,
-    6: 256,
-}  # resolutions -> pixels of CIFAR-10's and LSUN's networks; the weights do not know theirs
+# resolutions -> pixels of CIFAR-10's and LSUN's networks; the weights do not know theirs
+SIZES = {4: 32, 6: 256}
 GROUPS = 32
 UNUSED = {"logvar"}  # a parameter of DDIM's `bayesian` models that their network does not use
 
 TOP = {
     "conv_in": "conv_in", "norm_out": "conv_norm_out", "conv_out": "conv_out",
     "temb.dense.0": "time_embedding.linear_1", "temb.dense.1": "time_embedding.linear_2",
-    "mid.attn_1": "mid_block.attentions.0", "mid.block_1": "mid_block.resnets.0", "mid.block_2": "mid_block.resnets.1",
+    "mid.attn_1": "mid_block.attentions.0",
+    "mid.block_1": "mid_block.resnets.0", "mid.block_2": "mid_block.resnets.1",
 }  # fmt: skip
-BLOCK = {
-    "temb_proj": "time_emb_proj",
-    "nin_shortcut": "conv_shortcut",
-}  # norm1, conv1, norm2 and conv2 keep their names
+# norm1, conv1, norm2 and conv2 keep their names
+BLOCK = {"temb_proj": "time_emb_proj", "nin_shortcut": "conv_shortcut"}
 ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 PARTS = {"block": ("resnets", BLOCK), "attn": ("attentions", ATTENTION)}
 LEVEL = re.compile(
     r"(down|up)\.(\d+)\.(?:(block|attn)\.(\d+)\.(\w+)|(down|up)sample\.conv)\.(weight|bias)"
 )
+FLAT = re.compile(r"\.(to_q|to_k|to_v|to_out\.0)\.weight$")
 
 
-def is_original(state: object) -> bool:
-    """Whether `state` is a dict of tensors with names of the original layout; `module.` in front of
-    them is fine."""
+def is_original(state: object) -> TypeGuard[State]:
+    """Whether `state` is a dict of tensors with names of the original layout, or these with
+    `module.` in front of them."""
     return (
         isinstance(state, Mapping)
         and all(isinstance(value, Tensor) for value in state.values())
@@ -49,9 +47,8 @@ def is_original(state: object) -> bool:
     )
 
 
-def pick(checkpoint: Any, ema: bool | None = None) -> tuple[State, bool | None]:
-    """Return the state dict in a checkpoint and whether it is a moving average; None: the
-    checkpoint does not say.
+def pick(checkpoint: object, ema: bool | None = None) -> tuple[State, bool | None]:
+    """Return the state dict in a checkpoint, and whether it is a moving average (None: not known).
 
     A checkpoint is a state dict, DDIM's list (model, optimizer, epoch, step, and the average if
     there was one), or a dict of parts by name. `ema` says which part to take (default: the average,
@@ -60,58 +57,55 @@ def pick(checkpoint: Any, ema: bool | None = None) -> tuple[State, bool | None]:
     """
     if is_original(checkpoint):
         return checkpoint, ema
-    parts: dict[Any, Any] = {}
+    parts: dict[str, State] = {}
     if isinstance(checkpoint, list | tuple):
-        parts = {
-            ("model", "ema")[min(i, 1)]: part
-            for i, part in enumerate(p for p in checkpoint if is_original(p))
-        }
+        parts = dict(zip(("model", "ema"), filter(is_original, checkpoint), strict=False))
     elif isinstance(checkpoint, Mapping):
-        parts = {name: part for name, part in checkpoint.items() if is_original(part)}
-    if (
-        isinstance(checkpoint, Mapping)
-        and len(parts) == 1
-        and "ema" not in str(next(iter(parts))).lower()
-    ):
-        return next(iter(parts.values())), ema
-    averaged = [part for name, part in parts.items() if "ema" in str(name).lower()]
-    raw = [part for name, part in parts.items() if "ema" not in str(name).lower()]
+        parts = {str(name): part for name, part in checkpoint.items() if is_original(part)}
     if not parts:
         raise WorkFailed(
-            "no weights of the original DDPM layout in it (temb.dense.0.weight, conv_in.weight, down.0.block.0.norm1.weight, ...)"
+            "no weights of the original DDPM layout in it (temb.dense.0.weight, conv_in.weight, "
+            "down.0.block.0.norm1.weight, ...)"
         )
-    wanted = (averaged or raw) if ema is None else (averaged if ema else raw)
+    averages = [name for name in parts if "ema" in name.lower()]
+    if isinstance(checkpoint, Mapping) and len(parts) == 1 and not averages:
+        return parts.popitem()[1], ema
+    averaged = bool(averages) if ema is None else ema
+    wanted = averages if averaged else [name for name in parts if name not in averages]
     if len(wanted) != 1:
-        kind = "the moving average" if ema or (ema is None and averaged) else "the weights"
+        kind = "the moving average" if averaged else "the weights"
         raise BadConfig(
-            f"{len(wanted)} parts of it could be {kind}; it holds {', '.join(map(str, parts))}\n"
-            "save the state dict that you mean alone, and give that (or choose ema=true or ema=false)"
+            f"{len(wanted)} parts of it could be {kind}; it holds {', '.join(parts)}\n"
+            "save the state dict that you mean alone, and give that "
+            "(or choose ema=true or ema=false)"
         )
-    return wanted[0], bool(averaged) if ema is None else ema
+    return parts[wanted[0]], averaged
 
 
-def convert(state: State, size: int | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a UNet2DModel's config and its state of a state dict of the original layout, told from
-    names and shapes.
+def convert(state: State, size: int | None = None) -> tuple[dict[str, object], dict[str, Tensor]]:
+    """Return the config of a UNet2DModel and its state dict, from one of the original layout.
 
-    `size`: pixels of an image's side. Raises WorkFailed for names that are not of this layout,
-    BadConfig for a network that UNet2DModel cannot be, or whose image size must be told.
+    The config is read off names and shapes, except `size`, the pixels of an image's side. Raises
+    WorkFailed for names that are not of this layout, BadConfig for a network that UNet2DModel
+    cannot be, or whose image size must be given.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state = {name: value for name, value in state.items() if name not in UNUSED}
-    config = _config(state, size)
-    levels = len(config["block_out_channels"])
+    levels = _count(state, r"down\.(\d+)\.")
+    architecture = _architecture(state, levels, size)
     converted = {}
     for name, value in state.items():
         new = rename(name, levels)
-        flat = re.search(r"\.(to_q|to_k|to_v|to_out\.0)\.weight$", new) and value.ndim == 4
+        flat = FLAT.search(new) and value.ndim == 4
         converted[new] = value.flatten(1) if flat else value  # [C, C, 1, 1] -> [C, C]
-    return config, converted
+    return architecture, converted
 
 
 def rename(name: str, levels: int) -> str:
-    """Return diffusers' name of a parameter of a network with so many resolutions. Raises
-    WorkFailed."""
+    """Return diffusers' name of a parameter in a network of `levels` resolutions.
+
+    Raises WorkFailed.
+    """
     stem, _, kind = name.rpartition(".")
     if stem in TOP:
         return f"{TOP[stem]}.{kind}"
@@ -129,9 +123,11 @@ def rename(name: str, levels: int) -> str:
     return f"{block}.{folder}.{index}.{names.get(leaf, leaf)}.{kind}"
 
 
-def _config(state: State, size: int | None) -> dict[str, Any]:
-    """Read the architecture off the names and shapes."""
-    levels = _count(state, r"down\.(\d+)\.")
+def _architecture(state: State, levels: int, size: int | None) -> dict[str, object]:
+    """Return the arguments of UNet2DModel, read off names and shapes.
+
+    Raises WorkFailed, BadConfig.
+    """
     try:
         widths = [len(state[f"down.{level}.block.0.conv1.weight"]) for level in range(levels)]
         base, in_channels = state["conv_in.weight"].shape[:2]
@@ -188,5 +184,6 @@ def _config(state: State, size: int | None) -> dict[str, Any]:
 
 
 def _count(state: State, pattern: str) -> int:
-    found = {int(match[1]) for name in state if (match := re.match(pattern, name))}
-    return max(found, default=-1) + 1
+    """Return one more than the highest index that `pattern` finds in the names."""
+    matches = (re.match(pattern, name) for name in state)
+    return max((int(match[1]) for match in matches if match), default=-1) + 1

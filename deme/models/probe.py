@@ -1,5 +1,7 @@
-"""Which prediction type, noise schedule and value range do a model's weights fit? Asked of the
-weights, not of its config."""
+"""The prediction type, noise schedule and value range that a model's weights fit.
+
+The weights are asked, not the config.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,17 +21,16 @@ from deme.diffusion.conditioning import (
 from deme.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
 from deme.diffusion.seeds import generator
 
-VALUE_RANGES = {"-1..1": (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1
-LEVELS = (
-    0.1,
-    10.0,
-)  # signal variance over noise variance: where eps, x0 and v tell each other exactly enough
-MARGIN = (
-    1.2  # how much better another hypothesis must explain the images to contradict the stated one
-)
+STATED_RANGE = "-1..1"
+VALUE_RANGES = {STATED_RANGE: (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1
+# signal variance over noise variance: where eps, x0 and v tell each other exactly enough
+LEVELS = (0.1, 10.0)
+# how much better another hypothesis must explain the images to contradict the stated one
+MARGIN = 1.2
 FEWEST = 250  # timesteps from which on the usual betas reach the noise that is asked about
 SIGNIFICANT = 5.0  # standard errors
-KNOWS_NOTHING = 0.45  # unexplained share from which on a model knows nothing: shrinking x_t towards the mean leaves 0.5
+# unexplained share from which on a model knows nothing: shrinking x_t to the mean leaves 0.5
+KNOWS_NOTHING = 0.45
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Fit:
-    """The share of the images' variance that the network, so read, leaves unexplained: of each
-    image [M], and their mean."""
+    """The share of the images' variance that the network, so read, leaves unexplained.
+
+    `shares` are those of each image [M], `unexplained` is their mean.
+    """
 
     hypothesis: Hypothesis
     shares: Tensor
@@ -96,9 +99,9 @@ def probe(
     batch_size: int = 64,
     condition: Condition = EMPTY_CONDITION,
 ) -> list[Fit]:
-    """Let the network denoise images [M, C, H, W], in -1..1 or latents, under every hypothesis;
-    return the fits, best first.
+    """Let the network denoise images under every hypothesis; return the fits, best first.
 
+    `images` are [M, C, H, W], in -1..1 or latents.
     Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses,
     so that their errors compare: only what the network is told differs. The first of `schedules` is
     tried with every value range.
@@ -108,15 +111,13 @@ def probe(
     levels = torch.logspace(low, high, len(images), dtype=torch.float64)
     levels = levels[torch.randperm(len(images), generator=draw)]
     eps = torch.randn(images.shape, generator=draw)
-    first = next(iter(schedules))
-    fits = []
+    fits: list[Fit] = []
     for name, schedule in schedules.items():
-        for range_name, (scale, shift) in (
-            VALUE_RANGES.items() if name == first else [next(iter(VALUE_RANGES.items()))]
-        ):
+        for value_range in [STATED_RANGE] if fits else VALUE_RANGES:
+            scale, shift = VALUE_RANGES[value_range]
             x0 = images * scale + shift
             shares = _shares(network, schedule, x0, eps, levels, device, batch_size, condition)
-            fits += [Fit(Hypothesis(p, name, range_name), share) for p, share in shares.items()]
+            fits += [Fit(Hypothesis(p, name, value_range), share) for p, share in shares.items()]
     return sorted(fits, key=lambda fit: fit.unexplained)
 
 
@@ -163,10 +164,8 @@ class Verdict:
 
 def judge(fits: Sequence[Fit], prediction_type: str) -> Verdict:
     """Compare what a checkpoint's config states to the best fit, image by image."""
-    first_range = next(iter(VALUE_RANGES))
-    stated = next(
-        f for f in fits if f.hypothesis == Hypothesis(prediction_type, "its own", first_range)
-    )
+    hypothesis = Hypothesis(prediction_type, "its own", STATED_RANGE)
+    stated = next(fit for fit in fits if fit.hypothesis == hypothesis)
     best = min(fits, key=lambda fit: fit.unexplained)
     if best.unexplained > KNOWS_NOTHING:
         return Verdict("unclear", stated, best)

@@ -6,19 +6,21 @@ capacity of its own, and a stock checkpoint in the end.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TypeAlias
 
 import torch
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from deme.system import BadConfig
 
 PLACEMENTS = ("blocks", "foldable")
 
+UNet: TypeAlias = UNet2DModel | UNet2DConditionModel
+
 
 class ChannelProjection(nn.Module):
-    """P(F) = W F at every position: a bias-free 1x1 convolution [C, C] that starts as the
-    identity."""
+    """P(F) = W F at every position: a bias-free 1x1 convolution [C, C], at first the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -27,42 +29,38 @@ class ChannelProjection(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return nn.functional.conv2d(features, self.weight)
 
-    def after_block(self, block: nn.Module, inputs: Any, output: Any) -> Any:
-        """Forward hook: project the main path; skip tensors (the rest of a tuple) stay as they
-        are."""
+    def after_block(
+        self, block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Forward hook: project the main path; skip tensors (the rest of a tuple) stay."""
         return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
 
-    def after_layer(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Forward hook: project what a convolution [B, C, H, W] or a linear layer [..., C]
-        gives."""
-        return (
-            nn.functional.linear(output, self.weight[:, :, 0, 0])
-            if isinstance(layer, nn.Linear)
-            else self(output)
-        )
+    def after_layer(self, layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Forward hook: project what a convolution [B, C, H, W] or linear layer [..., C] gives."""
+        if isinstance(layer, nn.Linear):
+            return nn.functional.linear(output, self.weight[:, :, 0, 0])
+        return self(output)
 
 
 class Projections(nn.ModuleDict):
-    """Identity projections by name, hooked onto a diffusers UNet. Raises BadConfig for a
-    `placement` that there is not."""
+    """Identity projections by name, hooked onto a UNet. Raises BadConfig for another placement."""
 
-    def __init__(self, unet: Any, placement: str) -> None:
+    def __init__(self, unet: UNet, placement: str) -> None:
         super().__init__()
         if placement not in PLACEMENTS:
             raise BadConfig(
                 f"projection.placement must be null, {' or '.join(PLACEMENTS)}; got {placement!r}"
             )
         self.placement = placement
-        found = _blocks(unet) if placement == "blocks" else _layers(unet)
-        self._hooked: dict[str, Any] = {}
+        self._hooked: dict[str, nn.Module] = {}
         self._hooks = []
-        for name, module, channels in found:
+        for name, module, channels in (_blocks if placement == "blocks" else _layers)(unet):
             projection = ChannelProjection(channels).to(unet.device, unet.dtype)
             self[name], self._hooked[name] = projection, module
             hook = projection.after_block if placement == "blocks" else projection.after_layer
             self._hooks.append(module.register_forward_hook(hook))
 
-    def folds_into(self, unet: Any) -> dict[str, str]:
+    def folds_into(self, unet: UNet) -> dict[str, str]:
         """Return the projection's weight of each tensor of the UNet that it is multiplied into."""
         names = {layer: name for name, layer in unet.named_modules()}
         return {
@@ -73,8 +71,7 @@ class Projections(nn.ModuleDict):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Multiply every projection into its layer, W <- P W and b <- P b, and take it off the
-        UNet.
+        """Multiply every projection into its layer, W <- P W and b <- P b, and unhook it.
 
         Raises BadConfig for the paper's placement: what follows a block starts with a normalisation
         or reads the skip, too.
@@ -92,55 +89,48 @@ class Projections(nn.ModuleDict):
 
 
 def folded(projection: Tensor, tensor: Tensor) -> Tensor:
-    """Return P W for a layer's weight [C, ...], P b for its bias [C], of a projection [C, C, 1, 1];
-    in float64."""
+    """Return P W of a layer's weight [C, ...] or P b of its bias [C], in float64.
+
+    `projection` is P, [C, C, 1, 1].
+    """
     matrix = projection.reshape(len(tensor), len(tensor)).double()
     return (matrix @ tensor.double().reshape(len(tensor), -1)).reshape(tensor.shape)
 
 
-def _named_blocks(unet: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((f"down_{i}", block) for i, block in enumerate(unet.down_blocks))
+def _named_blocks(unet: UNet) -> dict[str, nn.Module]:
+    """Return the blocks in the order in which they run: down_0 .., mid, up_0 .. ."""
+    blocks = {f"down_{i}": block for i, block in enumerate(unet.down_blocks)}
     if unet.mid_block is not None:
-        yield "mid", unet.mid_block
-    yield from ((f"up_{i}", block) for i, block in enumerate(unet.up_blocks))
+        blocks["mid"] = unet.mid_block
+    return blocks | {f"up_{i}": block for i, block in enumerate(unet.up_blocks)}
 
 
-def _blocks(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
-    """Name, module and channels of every block: down_0 .. down_{D-1}, mid, up_0 .. up_{D-1}."""
-    widths = list(unet.config["block_out_channels"])
-    middle = widths[-1:] if unet.mid_block is not None else []
-    for (name, block), width in zip(
-        _named_blocks(unet), [*widths, *middle, *reversed(widths)], strict=True
-    ):
-        yield name, block, width
+def _blocks(unet: UNet) -> Iterator[tuple[str, nn.Module, int]]:
+    """Yield name, module and channels of every block."""
+    blocks, widths = _named_blocks(unet), list(unet.config["block_out_channels"])
+    middle = widths[-1:] if "mid" in blocks else []
+    return zip(blocks, blocks.values(), [*widths, *middle, *reversed(widths)], strict=True)
 
 
-def _layers(unet: Any) -> Iterator[tuple[str, nn.Module, int]]:
-    """Name, module and channels of the layers that end a residual branch or a change of resolution.
+def _layers(unet: UNet) -> Iterator[tuple[str, nn.Module, int]]:
+    """Yield name, module and channels of the layers that end a residual branch or resize.
 
     In every block: conv2 of the last resnet, the output projection of each attention (to_out[0] of
     an Attention, proj_out of a Transformer2DModel), the convolution of each sampler (its conv2, if
     it is a resnet). Layers that diffusers' FIR samplers do not call, but only take the weights of,
     are left out.
     """
-    for block_name, block in _named_blocks(unet):
-        ends = [("resnet", getattr(list(block.resnets)[-1], "conv2", None))]
-        for i, attention in enumerate(getattr(block, "attentions", None) or []):
+    for block_name, block in _named_blocks(unet).items():
+        ends = {"resnet": getattr(_parts(block, "resnets")[-1], "conv2", None)}
+        for i, attention in enumerate(_parts(block, "attentions")):
             output = getattr(attention, "to_out", None)
-            ends.append(
-                (f"attention_{i}", output[0] if output else getattr(attention, "proj_out", None))
-            )
-        for i, sampler in enumerate(_samplers(block)):
-            ends.append((f"sampler_{i}", getattr(sampler, "conv", getattr(sampler, "conv2", None))))
-        for name, layer in ends:
-            if isinstance(layer, nn.Linear):
-                yield f"{block_name}_{name}", layer, layer.out_features
-            elif isinstance(layer, nn.Conv2d):
-                yield f"{block_name}_{name}", layer, layer.out_channels
+            ends[f"attention_{i}"] = output[0] if output else getattr(attention, "proj_out", None)
+        for i, sampler in enumerate(_parts(block, "downsamplers", "upsamplers")):
+            ends[f"sampler_{i}"] = getattr(sampler, "conv", getattr(sampler, "conv2", None))
+        for name, layer in ends.items():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                yield f"{block_name}_{name}", layer, len(layer.weight)
 
 
-def _samplers(block: Any) -> list[nn.Module]:
-    return [
-        *(getattr(block, "downsamplers", None) or []),
-        *(getattr(block, "upsamplers", None) or []),
-    ]
+def _parts(block: nn.Module, *names: str) -> list[nn.Module]:
+    return [part for name in names for part in getattr(block, name, None) or []]

@@ -1,7 +1,7 @@
-"""Unmerged experts in the memory of one model: the weights of the expert that answers are read from
-disk when it changes."""
+"""Unmerged experts in the memory of one model: weights are read when another expert answers."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -26,18 +26,20 @@ class SwappedExperts:
 
     def networks(self, answer: Network | None = None) -> list[Network]:
         """Return a network per folder. `answer` runs the live model (default: as it is)."""
-        return [self._network(index, answer or self.model) for index in range(len(self.folders))]
+        network = answer or self.model
+        return [partial(self._answer, index, network) for index in range(len(self.folders))]
 
-    def _network(self, index: int, answer: Network) -> Network:
-        def network(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
-            self._bring(index)
-            return bind_condition(answer, condition)(x_t, t)
-
-        return network
-
-    def _bring(self, index: int) -> None:
+    def _answer(
+        self,
+        index: int,
+        network: Network,
+        x_t: Tensor,
+        t: Tensor,
+        condition: Condition = EMPTY_CONDITION,
+    ) -> Tensor:
         if index != self.current:
             self.current = -1  # half read, should reading fail
             self.model.read_weights(self.folders[index])
             self.current = index
             self.num_swaps += 1
+        return bind_condition(network, condition)(x_t, t)

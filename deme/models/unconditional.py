@@ -1,9 +1,7 @@
-"""An unconditional diffusion model of pixels: diffusers' UNet2DModel. Its pipeline is a
-DDPMPipeline."""
+"""An unconditional diffusion model of pixels: diffusers' UNet2DModel, in a DDPMPipeline."""
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
@@ -14,13 +12,11 @@ from deme.system import BadConfig, locate
 
 
 class UnconditionalModel(DenoisingModel):
-    """UNet2DModel + schedule. `model(x_t [B, C, H, W], t [B])` returns the network's prediction [B,
-    C, H, W]."""
+    """UNet2DModel and schedule; `model(x_t [B, C, H, W], t [B])` returns [B, C, H, W]."""
 
 
 def load(path: str) -> UnconditionalModel:
-    """Load a model folder: a diffusers pipeline folder, or a bare UNet folder with a
-    scheduler_config.json beside it.
+    """Load a diffusers pipeline folder, or a UNet folder with a scheduler_config.json in it.
 
     The noise schedule is the checkpoint's own (METHOD 1.1); weights of any precision become
     float32. Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other
@@ -37,10 +33,12 @@ def load(path: str) -> UnconditionalModel:
 
 
 def build_unconditional(
-    unet: Mapping[str, Any], scheduler: Mapping[str, Any], seed: int = 0
+    unet: Mapping[str, object], scheduler: Mapping[str, object], seed: int = 0
 ) -> UnconditionalModel:
-    """Return a randomly initialised model: `unet` and `scheduler` are constructor arguments of
-    diffusers' classes."""
+    """Return a randomly initialised model.
+
+    `unet` and `scheduler` are arguments of diffusers' UNet2DModel and DDPMScheduler.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = UNet2DModel(

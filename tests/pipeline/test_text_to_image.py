@@ -221,7 +221,7 @@ def test_prompts_are_drawn_in_a_labelled_grid(made):
              "sampler.num_inference_steps=3", "out=grid.png"]  # fmt: skip
     code, text = run(["sample", places, *words], made["folder"])
     assert code == 0, text
-    assert "drew 2 images of before" in text
+    assert "2 images of before" in text
     with Image.open(made["folder"] / "grid.png") as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape[1] > 2 * 250
@@ -258,7 +258,7 @@ def test_any_folder_with_captions_is_trained_on_with_mirror_images(captioned, tm
         (
             ["evaluate", *EVALUATE, "num_images=400"],
             2,
-            "holds 359 prompts, num_images=400 were asked for",
+            "type: num_images=359",
         ),
         (["evaluate", *EVALUATE, "sampler=ddim"], 2, "sampler=ddim_latent"),
         (["evaluate", *EVALUATE, "guidance_scale=0.5"], 2, "guidance_scale must be a number"),
@@ -294,8 +294,8 @@ def test_what_a_run_would_stumble_over_is_told_before_anything_long(tmp_path):
     ]
     columns = ["prompts.category_column=kind", "prompts.phrase_column=part"]
     for more, message in (
-        (["evaluate", *words, "prompts.path=twice.json", *columns], "a category and a phrase that are both called 'six'"),
-        (["evaluate", *words, "prompts.path=cats.json", "prompts.phrase_column=null"], "needs texts that name one digit"),
+        (["evaluate", *words, "prompts.path=twice.json", *columns], "a category and a phrase of the same name 'six'"),
+        (["evaluate", *words, "prompts.path=cats.json", "prompts.phrase_column=null"], "type: metrics.scores.digit_agreement=null"),
         (["train", *TRAIN, "method=deme", "paths.cache=cache"], "method=deme trains one expert per run"),
     ):  # fmt: skip
         text = fails(more, tmp_path, 2, message)

@@ -138,7 +138,7 @@ def test_an_index_that_promises_too_much(saved, model):
     content = json.loads(index.read_text())
     content["weight_map"]["conv_in.extra"] = content["weight_map"]["conv_in.bias"]
     index.write_text(json.dumps(content))
-    with pytest.raises(WorkFailed, match=r"lacks conv_in\.extra"):
+    with pytest.raises(WorkFailed, match=r"no tensor conv_in\.extra"):
         load_pretrained(str(saved))
     index.write_text("{}")
     with pytest.raises(WorkFailed, match="no weight_map"):
@@ -251,11 +251,11 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
     ("file", "values", "message"),
     [
         (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: UNet2DModel, UNet2DConditionModel of"),
-        (CONFIG, {"num_class_embeds": 10}, r"wants class labels \(num_class_embeds=10"),
-        (CONFIG, {"class_embed_type": "timestep"}, "wants class labels .*class_embed_type=timestep"),
-        (CONFIG, {"out_channels": 2}, "makes 2 channels of 1: a learned variance"),
-        (CONFIG, {"time_embedding_type": "fourier"}, "embeds time as 'fourier'"),
-        (CONFIG, {"sample_size": None}, "does not say which images it makes\nset sample_size"),
+        (CONFIG, {"num_class_embeds": 10}, "num_class_embeds=10"),
+        (CONFIG, {"class_embed_type": "timestep"}, "class_embed_type=timestep"),
+        (CONFIG, {"out_channels": 2}, "1 channels in and 2 out .*out_channels"),
+        (CONFIG, {"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
+        (CONFIG, {"sample_size": None}, "\nset sample_size"),
         (CONFIG, {"down_block_types": ["NoBlock", "DownBlock2D"]}, "diffusers makes no model: NoBlock does not exist"),
         (INDEX, {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, r"is a LDMPipeline with vqvae \(VQModel\)"),
         (INDEX, {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiT"]}, r"DiTPipeline with transformer \(DiT\)"),
@@ -263,7 +263,7 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
         (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "not of a variance-preserving .*\nallowed: DDPM, DDIM"),
         (SCHEDULER, {"use_flow_sigmas": True}, "flow matching"),
         (SCHEDULER, {"prediction_type": "flow_prediction"}, "'flow_prediction'; allowed: epsilon, sample, v_prediction"),
-        (SCHEDULER, {"variance_type": "learned_range"}, "variance_type=learned_range; a fixed one is allowed"),
+        (SCHEDULER, {"variance_type": "learned_range"}, "variance_type=learned_range"),
         (SCHEDULER, {"beta_schedule": "unheard_of"}, "diffusers makes no model: unheard_of"),
         (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "2 trained_betas for num_train_timesteps=1000"),
         (SCHEDULER, {"trained_betas": [0.1, -0.2], "num_train_timesteps": 2}, "makes no model: alpha_bar must fall"),
@@ -277,14 +277,10 @@ def test_other_models_are_refused_by_name(saved, file, values, message):
 
 
 def test_a_unet_without_a_schedule_says_what_to_put_where(saved):
-    with pytest.raises(
-        MissingInput, match=rf"no noise schedule .*\ntype: model\.path={re.escape(str(saved))}"
-    ):
+    with pytest.raises(MissingInput, match=rf"\ntype: model\.path={re.escape(str(saved))}$"):
         load_pretrained(str(saved / "unet"))
     shutil.rmtree(saved / "scheduler")
-    with pytest.raises(
-        MissingInput, match=r"no noise schedule .*\nput the scheduler_config\.json .* into it"
-    ):
+    with pytest.raises(MissingInput, match=r"\nput the scheduler_config\.json .* into it"):
         load_pretrained(str(saved))
     (saved / "scheduler_config.json").write_text('{"beta_schedule": "linear"}')
     load_pretrained(str(saved))

@@ -191,9 +191,7 @@ def test_a_folder_remembers_the_placement(placement, tmp_path):
     assert torch.equal(prediction(again), prediction(model))
     again.add_projections(placement)
     other = next(p for p in PLACEMENTS if p != placement)
-    with pytest.raises(
-        BadConfig, match=f"has channel projections already, of the placement {placement}"
-    ):
+    with pytest.raises(BadConfig, match=f"placement={placement}\ntype: projection={placement}"):
         again.add_projections(other)
 
 
@@ -224,7 +222,7 @@ def test_weights_are_not_read_into_another_placement(tmp_path):
         model.save(tmp_path / placement, model.state_dict(), {})
     with pytest.raises(
         WorkFailed,
-        match="foldable has foldable channel projections, the model it is read into has blocks",
+        match=r"foldable has foldable channel projections, .* blocks",
     ):
         load_pretrained(str(tmp_path / "blocks")).read_weights(tmp_path / "foldable")
 
