@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deme.diffusion.ranges import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import BadConfig, read_json
+from deme.system import BadConfig, files
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -57,7 +57,7 @@ class Expert:
     @classmethod
     def read(cls, folder: Path) -> "Expert":
         """Read the deme.json that training wrote beside the weights. Raises BadConfig."""
-        about = read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
+        about = files.read_about(folder)
         if about.get("range") is None:
             raise BadConfig(
                 f"{folder} is not an expert: its deme.json names no timestep range\n"

@@ -1,51 +1,49 @@
-"""Metrics in parts: the loss in each range of timesteps, a score of prompts in each of their categories and phrases."""
+"""Metrics in parts: the loss in each range of timesteps, a score in each kind of prompt."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from deme.report.numbers import digits_for
 from deme.report.rows import Number, Row
+from deme.report.statistics import digits_for
 
 
-@dataclass(frozen=True)
-class PartTable:
-    """A line per row, a column per part of a metric."""
+class TextTable(NamedTuple):
+    """Texts with a title for each column."""
 
     title: str
     columns: list[str]
     lines: list[list[str]]
 
 
-def part_tables(rows: Sequence[Row]) -> list[PartTable]:
-    """Return a table for each metric that has parts, in the order in which they were measured."""
+def part_tables(rows: Sequence[Row]) -> list[TextTable]:
+    """Return a table for each metric that has parts, in the order in which they were measured.
+
+    It has a line per row and a column per part.
+    """
     names = dict.fromkeys(name for row in rows for name in row.numbers if "/" in name)
+    about = {n: next(row.numbers[n].about for row in rows if n in row.numbers) for n in names}
     return [
-        _table(rows, metric, [name for name in names if name.partition("/")[0] == metric])
-        for metric in dict.fromkeys(name.partition("/")[0] for name in names)
+        _table(
+            rows, metric, {name: of for name, of in about.items() if name.split("/")[0] == metric}
+        )
+        for metric in dict.fromkeys(name.partition("/")[0] for name in about)
     ]
 
 
-def _table(rows: Sequence[Row], metric: str, names: list[str]) -> PartTable:
-    about = {
-        name: next(row.numbers[name].about for row in rows if name in row.numbers) for name in names
-    }
+def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, Mapping[str, Any]]) -> TextTable:
     if metric == "loss":
-        title, columns = (
-            "Loss per range of timesteps",
-            [f"t in {about[name].get('range', name)}" for name in names],
-        )
+        title = "Loss per range of timesteps"
+        columns = [f"t in {about.get('range', name)}" for name, about in parts.items()]
     else:
         title = f"{metric} by kind of prompt"
-        columns = [f"{name.partition('/')[2]} (n = {about[name]['n']:,})" for name in names]
-    lines = []
-    for row in rows:
-        texts = [_cell(row.numbers[name]) if name in row.numbers else "--" for name in names]
-        if any(text != "--" for text in texts):
-            lines.append([row.label, *texts])
-    return PartTable(title, ["row", *columns], lines)
+        columns = [f"{name.partition('/')[2]} (n = {of['n']:,})" for name, of in parts.items()]
+    lines = [[row.label, *(_cell(row.numbers.get(name)) for name in parts)] for row in rows]
+    return TextTable(title, ["row", *columns], [x for x in lines if set(x[1:]) != {"--"}])
 
 
-def _cell(number: Number) -> str:
+def _cell(number: Number | None) -> str:
+    if number is None:
+        return "--"
     change = ""
     if number.difference and number.mean != number.difference.value:
         share = number.difference.value / (number.mean - number.difference.value)

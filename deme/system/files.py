@@ -87,6 +87,12 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_about(folder: Path) -> dict[str, Any]:
+    """Return what deme.json says of a model folder, {} without one."""
+    file = folder / "deme.json"
+    return dict(read_json(file)) if file.is_file() else {}
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder under a temporary name, then rename it to `path`; an older `path` is replaced."""
     partial = temporary(path)
