@@ -40,7 +40,7 @@ from deme.system.paths import (
     locate,
     locate_suite,
 )
-from deme.system.processes import helpers, world_size
+from deme.system.processes import helpers, world
 
 __all__ = [
     "ASSET",
@@ -76,7 +76,7 @@ __all__ = [
     "same_content",
     "sha256",
     "sha256_text",
-    "world_size",
+    "world",
     "write_folder",
     "write_json",
     "write_jsonl",

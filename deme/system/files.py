@@ -1,7 +1,8 @@
 """Files that are either whole or absent, content hashes and locks. Standard library only.
 
-Everything is written under a temporary name next to its destination and renamed, so a kill at any moment leaves
-the old file or the new one. Writers of one destination are serialised by `locked`, so the temporary name is fixed.
+Everything is written under a temporary name next to its destination and renamed, so a kill at any
+moment leaves the old file or the new one. Writers of one destination are serialised by `locked`, so
+the temporary name is fixed.
 """
 
 import contextlib
@@ -35,13 +36,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         raise DiskError(
             f"cannot write {path}: {error.strerror or error}\n"
-            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, whichever it is"
+            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, "
+            "whichever it is"
         ) from error
 
 
 @contextlib.contextmanager
 def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
-    """Open `path` for writing; it appears whole when the block ends and not at all when the block raises.
+    """Open `path` for writing; it appears whole when the block ends, or not at all if it raises.
 
     `sync`: wait until the disk has it, so that it is whole after a power cut, too.
     """
@@ -94,7 +96,10 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder under a temporary name, then rename it to `path`; an older `path` is replaced."""
+    """Let `fill` write a folder under a temporary name, then rename it to `path`.
+
+    An older `path` is replaced.
+    """
     partial = temporary(path)
     with disk_errors(path):
         if partial.is_dir() and not partial.is_symlink():
@@ -111,7 +116,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write; a kill can cut the last line only, which `read_lines` drops."""
+    """Append one line in a single write.
+
+    A kill can cut the last line only, which `read_jsonl` drops.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -122,7 +130,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped, a missing file is empty."""
+    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped.
+
+    A missing file is empty.
+    """
     if not path.exists():
         return []
     text = path.read_text()
@@ -135,7 +146,7 @@ def write_jsonl(path: Path, rows: list[Any]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder: that of its sorted (relative name, sha256) pairs."""
+    """Return the sha256 of a file, or of a folder's sorted (relative name, sha256) pairs."""
     if path.is_dir():
         names = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         return sha256_text(
@@ -146,10 +157,10 @@ def sha256(path: Path) -> str:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; of what is one file under two names nothing is read."""
-    if one.samefile(other):
-        return True
-    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+    """Whether two files hold the same bytes; one file under two names is not read."""
+    return one.samefile(other) or (
+        one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+    )
 
 
 def sha256_text(text: str) -> str:
@@ -163,7 +174,10 @@ def is_weights(file: Path) -> bool:
 
 
 def link_weights(source: str, target: str) -> None:
-    """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
+    """Give a file of weights a second name where the disk can.
+
+    Others are copied: they are small, and edited in place.
+    """
     if is_weights(Path(source)):
         with contextlib.suppress(OSError):
             os.link(Path(source).resolve(), target)
@@ -173,14 +187,13 @@ def link_weights(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system drops it when the process ends, however it ends.
+    """Hold an exclusive lock on `path` for the block; the system drops it when the process ends.
 
-    `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call waits.
+    `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call
+    waits.
     """
     with _lock_file(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquire(handle):
             handle.seek(0)
             waiting(handle.read().strip() or "another process")
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -192,13 +205,27 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 def try_locked(path: Path) -> Iterator[bool]:
     """Hold the lock of `locked` for the block if nobody else does; yield whether it is held."""
     with _lock_file(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        _sign(handle)
-        yield True
+        acquired = _acquire(handle)
+        if acquired:
+            _sign(handle)
+        yield acquired
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of `locked`."""
+    if not path.exists():
+        return False
+    with open(path) as handle:
+        return not _acquire(handle, fcntl.LOCK_SH)
+
+
+def _acquire(handle: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock unless another process holds it; return whether it was taken."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -212,15 +239,3 @@ def _sign(handle: IO[str]) -> None:
     handle.truncate()
     handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     handle.flush()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of `locked`."""
-    if not path.exists():
-        return False
-    with open(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
