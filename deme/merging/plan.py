@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from deme.diffusion.ranges import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import BadConfig, files
+from deme.system import BadConfig, JsonObject, files
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -35,7 +34,7 @@ class Checkpoint:
     folder: Path
     parts: Mapping[Path, Tensors]
     config: Mapping[str, object]
-    about: Mapping[str, Any]
+    about: JsonObject
     placement: str | None = None
     noise: Mapping[str, object] = field(default_factory=dict)
 

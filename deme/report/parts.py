@@ -1,10 +1,11 @@
 """Metrics in parts: the loss in each range of timesteps, a score in each kind of prompt."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from deme.report.rows import Number, Row
 from deme.report.statistics import digits_for
+from deme.system import JsonObject
 
 
 class TextTable(NamedTuple):
@@ -30,7 +31,7 @@ def part_tables(rows: Sequence[Row]) -> list[TextTable]:
     ]
 
 
-def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, Mapping[str, Any]]) -> TextTable:
+def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, JsonObject]) -> TextTable:
     if metric == "loss":
         title = "Loss per range of timesteps"
         columns = [f"t in {about.get('range', name)}" for name, about in parts.items()]

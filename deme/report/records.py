@@ -4,7 +4,6 @@ evaluations of it. No torch here."""
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deme.runs.inputs import is_run, load_yaml, read_status, weights_folder
 from deme.runs.settings.base import build
@@ -14,9 +13,7 @@ from deme.runs.settings.commands import (
     TrainSettings,
     run_settings,
 )
-from deme.system import files
-
-Json = Mapping[str, Any]
+from deme.system import JsonObject, files
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Training:
     """A training run: its settings, and what it wrote beside the weights."""
 
     settings: TrainSettings
-    about: Json
+    about: JsonObject
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Evaluation:
     """A finished evaluation: its settings and its metrics with their labels."""
 
     settings: EvaluateSettings
-    metrics: Mapping[str, Json]
+    metrics: Mapping[str, JsonObject]
 
 
 @dataclass(frozen=True)
@@ -46,9 +43,9 @@ class Record:
 
     name: str
     weights: str
-    about: Json
+    about: JsonObject
     merge: RunSettings | None = None
-    made: Json = field(default_factory=dict)
+    made: JsonObject = field(default_factory=dict)
     trainings: tuple[Training, ...] = ()
     lost: tuple[str, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
@@ -117,7 +114,7 @@ def read_record(place: Path, called: str) -> Record:
     )
 
 
-def _found(named: str, run: Path, made: Json) -> Path | None:
+def _found(named: str, run: Path, made: JsonObject) -> Path | None:
     """Return a run that another one named as its input: where it was, or beside the other one."""
     for place in (
         Path(named),

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.runs.suite import Node, Suite
-from deme.system import read_json
+from deme.system import JsonObject, read_json
 
-Results = Mapping[Cell, Mapping[str, Any]]
+Results = Mapping[Cell, JsonObject]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Number:
     mean: float
     std: float | None
     num_values: int
-    about: Mapping[str, Any]
+    about: JsonObject
     difference: Difference | None
 
 

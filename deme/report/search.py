@@ -5,12 +5,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 
+from deme.merging.search.journal import Evaluation
 
-def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
+
+def best_so_far(metric: str, history: Sequence[Evaluation]) -> Figure:
     """Return a figure of finite scores on all images and of their running minimum, against images
     looked at."""
     costs = itertools.accumulate(one.images for one in history)

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+
+from deme.system import JsonObject
 
 # One evaluation: (finetuning seed or None, sampling seed) -> value, or bootstrap replicates.
 Cell = tuple[int | None, int]
@@ -40,12 +41,12 @@ class Difference:
             return "not resolved"
         return "better" if (self.low > 0) == self.higher_is_better else "worse"
 
-    def of(self, about: Mapping[str, Any]) -> "Difference":
+    def of(self, about: JsonObject) -> "Difference":
         """Return the same of a metric, whose label says which way is better."""
         return replace(self, higher_is_better=about.get("better") == "higher")
 
 
-def resampled_units(about: Mapping[str, Any]) -> int:
+def resampled_units(about: JsonObject) -> int:
     """Return how many things the bootstrap of a metric resampled: prompts of a score, or images."""
     return int(about.get("prompts", about.get("num_images", about["n"])))
 

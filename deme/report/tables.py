@@ -2,8 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +11,7 @@ from deme.report.parts import TextTable, part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
 from deme.runs.suite import Suite
-from deme.system import print_result
+from deme.system import JsonObject, print_result
 
 NOT_MEASURED = "Not measured yet"
 CSV_COLUMNS = [
@@ -135,7 +134,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _label_note(metric: str, about: Mapping[str, Any]) -> str:
+def _label_note(metric: str, about: JsonObject) -> str:
     images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
     return (
         f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against "

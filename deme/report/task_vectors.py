@@ -2,13 +2,14 @@
 6b)."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from deme.system import JsonObject
+
 # The rows of task_vectors.json, from deme.merging.similarity.
-Tensors = Sequence[Mapping[str, Any]]
+Tensors = Sequence[JsonObject]
 
 
 def summary(models: Sequence[str], tensors: Tensors) -> list[str]:

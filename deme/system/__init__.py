@@ -15,6 +15,7 @@ from deme.system.errors import (
     out_of_memory,
 )
 from deme.system.files import (
+    JsonObject,
     append_line,
     atomic,
     is_weights,
@@ -50,6 +51,7 @@ __all__ = [
     "BadConfig",
     "Bar",
     "DemeError",
+    "JsonObject",
     "MissingInput",
     "Preempted",
     "Stopped",

@@ -12,11 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from deme.system.errors import DiskError, WorkFailed
+
+JsonObject = Mapping[str, Any]
 
 
 def temporary(path: Path) -> Path:
@@ -74,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -89,10 +91,11 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> JsonObject:
     """Return what deme.json says of a model folder, {} without one."""
     file = folder / "deme.json"
-    return dict(read_json(file)) if file.is_file() else {}
+    about: JsonObject = read_json(file) if file.is_file() else {}
+    return about
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -140,7 +143,7 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def write_jsonl(path: Path, rows: list[Any]) -> None:
+def write_jsonl(path: Path, rows: Sequence[object]) -> None:
     """Write `rows` to a jsonl file, whole or not at all."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 

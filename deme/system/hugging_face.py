@@ -5,9 +5,11 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
@@ -37,7 +39,7 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def transformers_quietly() -> Iterator[Any]:
+def transformers_quietly() -> Iterator[ModuleType]:
     """Yield the library transformers, silenced for the block. Raises BadConfig without it."""
     with quietly(), contextlib.ExitStack() as after:
         try:
@@ -63,7 +65,9 @@ def unreadable(place: Path, error: Exception) -> WorkFailed:
     return WorkFailed(f"{place} cannot be read: {reason}\ncopy it again from where it came")
 
 
-def load_network(place: Path, model_types: tuple[str, ...], architecture: str) -> tuple[Any, Any]:
+def load_network(
+    place: Path, model_types: tuple[str, ...], architecture: str
+) -> tuple[nn.Module, Any]:
     """Return transformers' `architecture` and its config.
 
     A file with gaps, which transformers would fill at random, is refused. `model_types`: what
@@ -81,7 +85,7 @@ def load_network(place: Path, model_types: tuple[str, ...], architecture: str) -
         )
     with transformers_quietly() as transformers:
         try:
-            config: Any = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
             if model_type == "clip" and architecture != "CLIPModel":  # its vision half
                 # as wide as the whole model's config says
                 config.vision_config.projection_dim = config.projection_dim
