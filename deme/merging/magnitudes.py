@@ -14,10 +14,10 @@ Vectors = Callable[[], Iterator[Sequence[Tensor]]]
 def cutoffs(vectors: Vectors, share: float) -> list[float]:
     """Return the k-th largest magnitude of each of N vectors, k = round(share * entries) >= 1.
 
-    A half is rounded to the even number. Magnitudes are rounded to float32, whose bit patterns are ordered like their values: one pass
-    counts the upper halves of the patterns, a second one the lower halves of those whose upper half
-    is that of the k-th entry. This needs 2^16 counters per vector, whatever the number of entries.
-    Returns [] if there are no pieces.
+    A half is rounded to the even number. Magnitudes are rounded to float32, whose bit patterns are
+    ordered like their values: one pass counts the upper halves of the patterns, a second one the
+    lower halves of those whose upper half is that of the k-th entry. This needs 2^16 counters per
+    vector, whatever the number of entries. Returns [] if there are no pieces.
     """
     upper = _count(vectors, lambda bits, _: bits >> 16)
     if not upper:

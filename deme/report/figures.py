@@ -116,7 +116,8 @@ def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, flo
             panel.plot(side * edge, place, ">" if side > 0 else "<", color=colour, ms=6)
             panel.annotate(
                 f"{value:+.3g}", (side * edge, place), (-side * 8, 0),
-                textcoords="offset points", fontsize=8, ha="right" if side > 0 else "left", va="center", color=colour,
+                textcoords="offset points", fontsize=8, va="center", color=colour,
+                ha="right" if side > 0 else "left",
             )  # fmt: skip
             continue
         panel.plot([max(low, -edge), min(high, edge)], [place, place], color=colour, lw=1.6)

@@ -2,12 +2,12 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from deme.report.parts import TextTable, part_tables
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
 from deme.runs.suite import Suite
@@ -18,6 +18,14 @@ CSV_COLUMNS = [
     "row", "metric", "mean", "published", "std", "num_values", "num_images", "difference", "low",
     "high", "verdict", "forward_passes", "reference", "implementation",
 ]  # fmt: skip
+
+
+class TextTable(NamedTuple):
+    """Texts with a title for each column."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
 
 
 def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
@@ -106,6 +114,43 @@ def comparisons_table(
     return TextTable("Row against row", ["row", "against", *columns], lines)
 
 
+def part_tables(rows: Sequence[Row]) -> list[TextTable]:
+    """Return a table for each metric that has parts, in the order in which they were measured.
+
+    Parts are the loss in each range of timesteps, or a score in each kind of prompt. A table has a
+    line per row and a column per part.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.numbers if "/" in name)
+    about = {n: next(row.numbers[n].about for row in rows if n in row.numbers) for n in names}
+    return [
+        _table(
+            rows, metric, {name: of for name, of in about.items() if name.split("/")[0] == metric}
+        )
+        for metric in dict.fromkeys(name.partition("/")[0] for name in about)
+    ]
+
+
+def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, JsonObject]) -> TextTable:
+    if metric == "loss":
+        title = "Loss per range of timesteps"
+        columns = [f"t in {about.get('range', name)}" for name, about in parts.items()]
+    else:
+        title = f"{metric} by kind of prompt"
+        columns = [f"{name.partition('/')[2]} (n = {of['n']:,})" for name, of in parts.items()]
+    lines = [[row.label, *(_cell(row.numbers.get(name)) for name in parts)] for row in rows]
+    return TextTable(title, ["row", *columns], [x for x in lines if set(x[1:]) != {"--"}])
+
+
+def _cell(number: Number | None) -> str:
+    if number is None:
+        return "--"
+    change = ""
+    if number.difference and number.mean != number.difference.value:
+        share = number.difference.value / (number.mean - number.difference.value)
+        change = f" ({share:+.2%}, {number.difference.verdict})"
+    return f"{number.mean:.{digits_for(number.mean)}f}{change}"
+
+
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Return what the numbers mean: implementation, counts, seeds, intervals."""
     settings = suite.settings
@@ -121,15 +166,15 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         f"Finetuning seeds {list(settings.finetune_seeds)}, sampling seeds "
         f"{list(settings.sample_seeds)}; value ± standard deviation over the n combinations "
         "(the loss does not depend on the sampling seed).",
-        "Differences are paired (same initial noise, same held-out triples); their variance is that "
-        f"of the paired bootstrap over images{', of scores over prompts,' if scores else ''} "
+        "Differences are paired (same initial noise, same held-out triples); their variance is "
+        f"that of the paired bootstrap over images{', of scores over prompts,' if scores else ''} "
         + (
             "plus that between finetuning seeds."
             if len(settings.finetune_seeds) > 1
             else "alone: with one finetuning seed they say nothing about another."
         ),
-        "Training compute: forward passes of one image per finetuning seed, a backward pass counted "
-        "as two; search included, evaluation not.",
+        "Training compute: forward passes of one image per finetuning seed, a backward pass "
+        "counted as two; search included, evaluation not.",
         *settings.notes,
     ]
 
