@@ -116,14 +116,17 @@ def _hall(t: float, skewness: float) -> float:
 
 
 def interval_half_width(
-    sampling: float, sampling_df: int, between: float, between_df: int, level: float = 0.95
+    sampling: float, sampling_df: int, between: float, between_df: int
 ) -> float:
-    """Return t * sqrt(sampling + between) for two variances of a mean and their dof."""
+    """Return the half width of a 95% interval for a mean, t * sqrt(sampling + between).
+
+    The two variances of the mean come with their degrees of freedom.
+    """
     total = sampling + between
     if total == 0:
         return 0.0
     denominator = sampling**2 / sampling_df + (between**2 / between_df if between_df > 0 else 0.0)
-    return student_quantile(total**2 / denominator, 0.5 + level / 2) * math.sqrt(total)
+    return student_quantile(total**2 / denominator, 0.975) * math.sqrt(total)
 
 
 def smallest_detectable(
