@@ -342,7 +342,7 @@ def test_other_slips_are_one_message_each(made, tmp_path):
         [*base, "dtype=float8"],
         tmp_path,
         2,
-        "dtype must be one of float32, float16, bfloat16",
+        "deme: dtype must be one of float32, float16, bfloat16, got 'float8'",
     )
     fails([*base, "dry_run=1"], tmp_path, 2, "deme: dry_run must be true or false, got 1")
     for name in ("digits", "a/b/c", "../x", "5"):
