@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from deme.analysis import Analysis
-from deme.report.curves import task_weight_curves
+from deme.report.records import task_weight_curves
 from deme.runs.inputs import is_run
 from deme.system import BadConfig, locate
 

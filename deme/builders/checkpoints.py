@@ -20,6 +20,7 @@ from deme.system import (
     is_weights,
     link_weights,
     logger,
+    read_about,
     read_json,
     same_content,
 )
@@ -51,8 +52,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     projections = place / PROJECTIONS
     if projections.is_file():
         parts[Path(name, PROJECTIONS)] = TensorFile(projections)
-    about = read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
-    config = read_json(place / "config.json")
+    config, about = read_json(place / "config.json"), read_about(folder)
     return Checkpoint(folder, parts, config, about, read_placement(place), read_noise(folder))
 
 

@@ -47,7 +47,7 @@ class Compute:
         torch.backends.cudnn.allow_tf32 = False  # features and held-out losses are real float32
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        rank = processes.local_rank() if rank is None else rank
+        rank = processes.world().local_rank if rank is None else rank
         return cls(
             settings.accelerator,
             settings.precision,
@@ -79,7 +79,7 @@ class Compute:
         if self.compile:
             from deme.training.compiled import compile_checked, make_batch
 
-            rows = max(1, batch_size // processes.world_size())
+            rows = max(1, batch_size // processes.world().size)
             batch = make_batch(model.to(self.device), images, rows, self.device, self.dtype, seed)
             compile_checked(model, batch, teacher)
 

@@ -9,8 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deme.report.numbers import digits_for
-from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
+from deme.report.statistics import (
+    Cell,
+    Difference,
+    digits_for,
+    paired_difference,
+    resampled_units,
+)
 from deme.report.tables import difference_cells
 from deme.runs.inputs import is_run, load_yaml, read_status
 from deme.system import BadConfig, MissingInput, locate, print_result, read_json

@@ -55,7 +55,7 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
         )
     if overwrite:
         return
-    told = files.read_json(out / "deme.json") if (out / "deme.json").is_file() else {}
+    told = files.read_about(out)
     written = told.get("export", {}).get("files")
     if written is None:
         raise BadConfig(
@@ -88,7 +88,7 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     from deme.report.records import read_record
 
     model = load_pretrained(str(source))
-    about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
+    about = files.read_about(source)
     projections = (
         about.get("projections") or "none"
     )  # a merge has multiplied foldable ones into their layers

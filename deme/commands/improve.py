@@ -8,8 +8,7 @@ from pathlib import Path
 
 from deme.commands import stage_function
 from deme.commands.compare import difference_of, read_evaluations
-from deme.report.numbers import digits_for
-from deme.report.statistics import Difference, mean_of, smallest_detectable
+from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
 from deme.runs.config import compose_stage
 from deme.runs.inputs import load_yaml, read_status

@@ -25,7 +25,7 @@ from deme.system import (
     log_to_terminal,
     logger,
     progress,
-    world_size,
+    world,
 )
 
 
@@ -35,7 +35,7 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
     Returns 0, or raises the first failure. After `minutes` the work is stopped as a scheduler
     would stop it (exit code 75); run the same command to resume.
     """
-    if world_size() > 1:
+    if world().size > 1:
         raise BadConfig(
             "deme reproduce starts processes by itself: not under torchrun or srun with several "
             "tasks\ntype: jobs=<n>"

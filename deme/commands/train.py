@@ -42,7 +42,7 @@ def run(config: dict[str, object]) -> Path:
 
 
 def _run(config: dict[str, object], settings: TrainSettings) -> Path:
-    if processes.world_size() == 1:
+    if processes.world().size == 1:
         return Run.planned(config).execute(lambda run: _train(run, settings))
 
     from deme.builders.compute import Compute

@@ -76,17 +76,7 @@ class NoiseSchedule:
         alpha, sigma = self.coefficients(t, x_t)
         return (x_t - sigma * eps) / alpha
 
-    def x0_to_eps(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the noise that `x0` implies at `x_t`."""
-        alpha, sigma = self.coefficients(t, x_t)
-        return (x_t - alpha * x0) / sigma
-
     def v_to_x0(self, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the x_0 that `v` implies at `x_t` (Salimans & Ho 2022, appendix D)."""
         alpha, sigma = self.coefficients(t, x_t)
         return alpha * x_t - sigma * v
-
-    def v_to_eps(self, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the noise that `v` implies at `x_t`."""
-        alpha, sigma = self.coefficients(t, x_t)
-        return sigma * x_t + alpha * v

@@ -123,7 +123,7 @@ def describe(row: PassportRow) -> str:
 def weights_kind(path: str) -> tuple[str, str]:
     """Return ema, raw or unknown, and the reason; the weights themselves do not show it."""
     folder = locate(path)
-    about = files.read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
+    about = files.read_about(folder)
     if isinstance(about.get("ema"), bool):
         return "ema" if about["ema"] else "raw", "stated in its deme.json"
     if any(name in path for name in KNOWN_RAW):

@@ -11,23 +11,18 @@ HALF = 1 << 16  # number of values of one half of a float32
 Vectors = Callable[[], Iterator[Sequence[Tensor]]]
 
 
-def num_kept(num_entries: int, share: float) -> int:
-    """Return round(share * num_entries), at least one; a half is rounded to the even number."""
-    return max(1, round(share * num_entries))
-
-
 def cutoffs(vectors: Vectors, share: float) -> list[float]:
-    """Return the k-th largest magnitude of each of N vectors, k = num_kept(entries, share).
+    """Return the k-th largest magnitude of each of N vectors, k = round(share * entries) >= 1.
 
-    Magnitudes are rounded to float32, whose bit patterns are ordered like their values: one pass
-    counts the upper halves of the patterns, a second one the lower halves of those whose upper half
-    is that of the k-th entry. This needs 2^16 counters per vector, whatever the number of entries.
-    Returns [] if there are no pieces.
+    A half is rounded to the even number. Magnitudes are rounded to float32, whose bit patterns are
+    ordered like their values: one pass counts the upper halves of the patterns, a second one the
+    lower halves of those whose upper half is that of the k-th entry. This needs 2^16 counters per
+    vector, whatever the number of entries. Returns [] if there are no pieces.
     """
     upper = _count(vectors, lambda bits, _: bits >> 16)
     if not upper:
         return []
-    rank = num_kept(int(upper[0].sum()), share)
+    rank = max(1, round(share * int(upper[0].sum())))
     heads = [_descend(counts, rank) for counts in upper]
     lower = _count(vectors, lambda bits, i: bits[bits >> 16 == heads[i][0]] & (HALF - 1))
     patterns = [

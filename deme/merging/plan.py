@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from deme.diffusion.ranges import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import BadConfig, read_json
+from deme.system import BadConfig, JsonObject, files
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -35,7 +34,7 @@ class Checkpoint:
     folder: Path
     parts: Mapping[Path, Tensors]
     config: Mapping[str, object]
-    about: Mapping[str, Any]
+    about: JsonObject
     placement: str | None = None
     noise: Mapping[str, object] = field(default_factory=dict)
 
@@ -57,7 +56,7 @@ class Expert:
     @classmethod
     def read(cls, folder: Path) -> "Expert":
         """Read the deme.json that training wrote beside the weights. Raises BadConfig."""
-        about = read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
+        about = files.read_about(folder)
         if about.get("range") is None:
             raise BadConfig(
                 f"{folder} is not an expert: its deme.json names no timestep range\n"
@@ -168,41 +167,39 @@ def plan_merge(
         ]
     if base.placement is None and models[0].placement is not None:
         base = _with_identity(base, models[0])
-    everyone = (base, *models)
-    for model in models:
-        problems += _differences(base, model)
-    placements = {str(model.folder): model.placement for model in everyone if model.placement}
+    problems += [line for model in models for line in _differences(base, model)]
+    placements = {str(m.folder): m.placement for m in (base, *models) if m.placement}
     if len(set(placements.values())) > 1:
         problems += [
             f"{folder} has channel projections with placement={placement}"
             for folder, placement in placements.items()
         ]
     if problems:
-        more = f"\n... and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         count = f"{len(problems)} mismatch{'es' if len(problems) > 1 else ''}"
-        raise BadConfig(
-            f"these models cannot be merged, {count}:\n" + "\n".join(problems[:MAX_SHOWN]) + more
-        )
+        raise BadConfig(f"these models cannot be merged, {count}:\n{first_lines(problems)}")
     return MergePlan(base, models)
 
 
+def first_lines(lines: Sequence[str]) -> str:
+    """Return the first lines of a long message, and how many more there are."""
+    more = len(lines) - MAX_SHOWN
+    return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
+
+
 def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list[str]]:
-    without = [model for model in models if model.range is None]
-    if len(without) == len(models):
-        return tuple(models), []
-    if without:
-        problems = [
+    ranges = [model.range for model in models if model.range is not None]
+    if len(ranges) < len(models) or not models:
+        return tuple(models), [
             f"{model.folder} names no timestep range in a deme.json, the others do"
-            for model in without
+            for model in models
+            if model.range is None and ranges
         ]
-        return tuple(models), problems
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
     error = _partition_error(
-        [model.range for model in ordered if model.range], ordered[0].about["num_timesteps"]
+        sorted(ranges, key=lambda each: each.low), models[0].about["num_timesteps"]
     )
-    return ordered, [
-        f"{error} ({', '.join(str(model.folder) for model in models)})"
-    ] if error else []
+    folders = ", ".join(str(model.folder) for model in models)
+    return ordered, [f"{error} ({folders})"] if error else []
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from deme.merging.plan import CHUNK_ELEMENTS, MergePlan
 
@@ -42,10 +41,12 @@ def block_of(name: str) -> str:
 
 def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
     """Compare the task vectors of a plan's models, one piece in memory at a time; no integers."""
+    size = len(plan.experts)
     for part, tensor, name, (shape, kind) in plan.tensors():
         if not kind.is_floating_point:
             continue
-        numel, total, samples = math.prod(shape), _Sums(len(plan.experts)), []
+        numel, samples, base_square = math.prod(shape), [], 0.0
+        products, agree = torch.zeros(2, size, size, dtype=torch.float64)
         stride = max(1, math.ceil(numel / MAX_SAMPLES))
         for start in range(0, numel, CHUNK_ELEMENTS):
             stop = min(start + CHUNK_ELEMENTS, numel)
@@ -54,35 +55,19 @@ def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
                 for m in (plan.base, *plan.experts)
             )
             vectors = torch.stack(experts) - base
-            total.add(vectors, base)
+            products += vectors @ vectors.T
+            for sign in (1, -1, 0):
+                of_sign = (vectors.sign() == sign).double()
+                agree += of_sign @ of_sign.T
+            base_square += float(base.square().sum())
             samples.append(vectors[:, -start % stride :: stride])
-        spread = torch.quantile(
-            torch.cat(samples, 1), torch.tensor(QUANTILES, dtype=torch.float64), dim=1
-        ).T
-        agreement = (total.agree / numel).tolist()
+        quantiles = torch.tensor(QUANTILES, dtype=torch.float64)
         yield TensorSimilarity(
             name,
             block_of(name),
             numel,
-            math.sqrt(total.base),
-            total.products.tolist(),
-            agreement,
-            spread.tolist(),
+            math.sqrt(base_square),
+            products.tolist(),
+            (agree / numel).tolist(),
+            torch.quantile(torch.cat(samples, 1), quantiles, dim=1).T.tolist(),
         )
-
-
-class _Sums:
-    def __init__(self, num_models: int) -> None:
-        self.products = torch.zeros(num_models, num_models, dtype=torch.float64)
-        self.agree = torch.zeros(num_models, num_models, dtype=torch.float64)
-        self.base = 0.0
-
-    def add(self, vectors: Tensor, base: Tensor) -> None:
-        self.products += vectors @ vectors.T
-        positive, negative, zero = (
-            (vectors > 0).double(),
-            (vectors < 0).double(),
-            (vectors == 0).double(),
-        )
-        self.agree += positive @ positive.T + negative @ negative.T + zero @ zero.T
-        self.base += float(base.square().sum())

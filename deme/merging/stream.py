@@ -1,5 +1,6 @@
 """Merge models from disk to disk, with one piece of a tensor in memory at a time."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,9 @@ import torch
 from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
-from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
+from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, first_lines, full_name
 from deme.system import WorkFailed
 from deme.system.tensors import Spec, is_finite, write_stream
-
-MAX_SHOWN = 20  # tensors in a message
 
 OnBytes = Callable[[int], object]  # called with the number of bytes that were just processed
 
@@ -50,8 +49,8 @@ def merge_folder(
     for part in sorted(plan.experts[0].parts, key=lambda part: part.name != PROJECTIONS):
         kinds = [model.parts[part].specs for model in plan.experts]
         specs = {
-            name: (shape, _written(kind, [found[name][1] for found in kinds], dtype))
-            for name, (shape, kind) in kinds[0].items()
+            name: (shape, _written([found[name][1] for found in kinds], dtype))
+            for name, (shape, _) in kinds[0].items()
         }
         if fold is not None and part.name == PROJECTIONS:
             projections |= {
@@ -66,9 +65,7 @@ def merge_folder(
             _pieces(reader, part, specs, merge, accumulate, fold, projections, on_written),
         )
     if reader.bad:
-        found = list(dict.fromkeys(reader.bad))
-        more = f"\n... and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
-        raise WorkFailed("nothing was merged:\n" + "\n".join(found[:MAX_SHOWN]) + more)
+        raise WorkFailed(f"nothing was merged:\n{first_lines(list(dict.fromkeys(reader.bad)))}")
 
 
 def _pieces(
@@ -109,12 +106,10 @@ def find_nan(plan: MergePlan, on_read: OnBytes = lambda _: None) -> list[str]:
     return list(dict.fromkeys(reader.bad))
 
 
-def _written(kind: torch.dtype, kinds: list[torch.dtype], dtype: torch.dtype | None) -> torch.dtype:
-    if not kind.is_floating_point:
-        return kind
-    for other in kinds:
-        kind = torch.promote_types(kind, other)
-    return dtype or kind
+def _written(kinds: list[torch.dtype], dtype: torch.dtype | None) -> torch.dtype:
+    if not kinds[0].is_floating_point:
+        return kinds[0]
+    return dtype or functools.reduce(torch.promote_types, kinds)
 
 
 def _merged(

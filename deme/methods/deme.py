@@ -21,8 +21,8 @@ class DeMe(Finetune):
     """L_dec + lambda_c L_cons (eq. 5): the denoising loss, and the distance to the teacher.
 
     The teacher is the frozen pretrained network. It has no projections, gets the same x_t, t and
-    condition, and its distance has the same weight w(t) (docs/method.md#consistency). The range and the
-    probabilistic sampling are the timestep sampler's.
+    condition, and its distance has the same weight w(t) (docs/method.md#consistency). The range and
+    the probabilistic sampling are the timestep sampler's.
     """
 
     needs_expert = True

@@ -1,4 +1,4 @@
-"""Pictures of a table: samples of every row from the same noise, paired differences, the loss per range of timesteps."""
+"""Pictures of a table: samples of every row, paired differences, the loss per range."""
 
 import io
 import textwrap
@@ -16,7 +16,7 @@ COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
 
 
 def sample_grids(rows: Sequence[Row]) -> Figure:
-    """Return a figure with the first images of every measured row; all models start from the same noise."""
+    """Return a figure with the first images of every measured row, all from the same noise."""
     shown = []
     for row in rows:
         if row.grid is not None:
@@ -29,26 +29,24 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
     """Return a figure of pictures under their labels, four to a line."""
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.9 * columns, 3.2 * lines))
+    figure = Figure(figsize=(2.9 * columns, 3.2 * lines), layout="tight")
     axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (label, image) in zip(axes.flat, shown, strict=False):
         axis.imshow(image, cmap="gray", interpolation="nearest")
         axis.set_title(textwrap.fill(label, 36), fontsize=8)
-    figure.tight_layout()
     return figure
 
 
 def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
-    """Return a figure of every row's paired difference to the baseline, a panel per metric that has any, with 95% intervals."""
-    paired = {name for row in rows for name, number in row.numbers.items() if number.difference}
-    higher = {
-        name
-        for row in rows
-        for name, number in row.numbers.items()
-        if number.about.get("better") == "higher"
-    }
+    """Return a figure of every row's paired difference to the baseline, with 95% intervals.
+
+    It has a panel per metric that has any.
+    """
+    numbers = [(metric, n) for row in rows for metric, n in row.numbers.items()]
+    paired = {metric for metric, number in numbers if number.difference}
+    higher = {metric for metric, number in numbers if number.about.get("better") == "higher"}
     titles = {
         metric: f"{metric}, difference to {baseline}"
         + ("\n(higher is better)" if metric in higher else "")
@@ -59,7 +57,10 @@ def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> F
 
 
 def loss_per_range(rows: Sequence[Row]) -> Figure:
-    """Return a figure of each row's held-out loss relative to the baseline, a panel per range, with 95% intervals."""
+    """Return a figure of each row's held-out loss relative to the baseline, a panel per range.
+
+    Intervals are 95%.
+    """
     names = sorted({name for row in rows for name in row.numbers if name.startswith("loss/")})
     where = {
         n: next(row.numbers[n].about.get("range", n) for row in rows if n in row.numbers)
@@ -76,19 +77,16 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
         for row in rows
         if any(name in row.numbers and row.numbers[name].difference for name in titles)
     ]
-    figure = Figure(figsize=(3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown)))
+    size = (3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown))
+    figure = Figure(figsize=size, layout="tight")
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
         intervals = {}
         for place, row in enumerate(shown):
             if (number := row.numbers.get(name)) and (d := number.difference):
                 scale = 100 / (number.mean - d.value) if percent else 1.0
-                intervals[place] = (
-                    scale * d.low,
-                    scale * d.value,
-                    scale * d.high,
-                    COLOURS[d.verdict],
-                )
+                low, value, high = (scale * bound for bound in (d.low, d.value, d.high))
+                intervals[place] = (low, value, high, COLOURS[d.verdict])
         _draw_intervals(panel, intervals)
         panel.set_title(title, fontsize=9)
     panels[0].set_yticks(
@@ -96,15 +94,18 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
     )
     panels[0].invert_yaxis()
     figure.supxlabel(
-        "95% intervals; lower is better where no panel says otherwise: green better, red worse, grey not resolved",
+        "95% intervals; lower is better where no panel says otherwise: "
+        "green better, red worse, grey not resolved",
         fontsize=8,
     )
-    figure.tight_layout()
     return figure
 
 
 def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, float, str]]) -> None:
-    """Draw low, value, high per line; a value far beyond most others becomes an arrow at the edge with its number."""
+    """Draw low, value, high per line.
+
+    A value far beyond most others becomes an arrow at the edge with its number.
+    """
     if not intervals:
         return
     reach = sorted(max(abs(low), abs(high)) for low, _, high, _ in intervals.values())
@@ -114,8 +115,9 @@ def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, flo
             side = 1 if value > 0 else -1
             panel.plot(side * edge, place, ">" if side > 0 else "<", color=colour, ms=6)
             panel.annotate(
-                f"{value:+.3g}", (side * edge, place), (-side * 8, 0), textcoords="offset points", fontsize=8,
-                ha="right" if side > 0 else "left", va="center", color=colour,
+                f"{value:+.3g}", (side * edge, place), (-side * 8, 0),
+                textcoords="offset points", fontsize=8, va="center", color=colour,
+                ha="right" if side > 0 else "left",
             )  # fmt: skip
             continue
         panel.plot([max(low, -edge), min(high, edge)], [place, place], color=colour, lw=1.6)

@@ -1,22 +1,25 @@
-"""The model card of an exported model: what it is, how to load it, how it was made, what was
-measured. No torch here."""
+"""The model card of an exported model: how to load it, how it was made, what was measured."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
-from deme.report.records import Evaluation, Record, public_name
+from deme.report.records import Evaluation, Record, Training, public_name
+from deme.runs.settings.base import Option
+from deme.runs.settings.merging import MergeSettings, SearchSettings
 
 PAPER = "https://arxiv.org/abs/2410.06664"
 SHOWN_VERSIONS = ("torch", "diffusers", "pytorch-lightning")
+LABELS = ("better", "reference", "implementation")
 
 
 @dataclass(frozen=True)
 class Exported:
-    """How a model was exported. `called`: what `from_pretrained` takes; `projections`: none, folded
-    or kept."""
+    """How a model was exported.
+
+    `called`: what `from_pretrained` takes; `projections`: none, folded or kept.
+    """
 
     called: str
     dtype: str
@@ -68,8 +71,8 @@ def _what(record: Record, exported: Exported) -> str:
     channels, height, width = exported.image_shape
     base = f" from `{record.base}`" if record.base else ""
     how = {
-        "merged": f"finetuned{base} by one expert per range of timesteps; the experts are merged in parameter space "
-        f"([decouple-then-merge]({PAPER}))",
+        "merged": f"finetuned{base} by one expert per range of timesteps; the experts are merged "
+        f"in parameter space ([decouple-then-merge]({PAPER}))",
         "expert": f"one expert of [decouple-then-merge]({PAPER}), finetuned{base}",
         "finetuned": f"finetuned{base}",
         "pretrained": "trained from random weights",
@@ -77,8 +80,9 @@ def _what(record: Record, exported: Exported) -> str:
     }[record.kind]
     kind = "A text-to-image" if exported.takes_prompts else "An unconditional"
     return (
-        f"{kind} diffusion model of {height} x {width} images with {_count(channels, 'channel')} "
-        f"({exported.num_parameters:,} parameters, {exported.dtype}, predicts {exported.prediction_type}): {how}."
+        f"{kind} diffusion model of {height} x {width} images with {channels} "
+        f"channel{'' if channels == 1 else 's'} ({exported.num_parameters:,} parameters, "
+        f"{exported.dtype}, predicts {exported.prediction_type}): {how}."
     )
 
 
@@ -86,49 +90,63 @@ def _notes(record: Record, exported: Exported) -> Iterable[str]:
     if record.kind == "expert":
         low, high = record.about["range"]
         yield (
-            f"This is an expert: it is trained for the timesteps t in [{low}, {high}) of {record.about['num_timesteps']} only. "
-            "Elsewhere another model has to answer; images that it draws alone are not what the method gives."
+            f"This is an expert: it is trained for the timesteps t in [{low}, {high}) of "
+            f"{record.about['num_timesteps']} only. Elsewhere another model has to answer; images "
+            "that it draws alone are not what the method gives."
         )
     if exported.projections == "kept":
         yield (
-            "The channel projections in `unet/projections.safetensors` are part of this model. Stock diffusers ignores them: it "
-            "loads the folder without an error and draws other images. Load it with `deme`."
+            "The channel projections in `unet/projections.safetensors` are part of this model. "
+            "Stock diffusers ignores them: it loads the folder without an error and draws other "
+            "images. Load it with `deme`."
         )
+
+
+DEME_SNIPPET = """\
+from deme.models.loading import load_pretrained
+
+model = load_pretrained("{place}")  # model(x_t, t)"""
+
+PROMPTS_SNIPPET = """\
+from diffusers import StableDiffusionPipeline
+
+pipeline = StableDiffusionPipeline.from_pretrained("{called}")
+images = pipeline("a photo of a cat", num_inference_steps=25).images"""
+
+DDIM_SNIPPET = """\
+{imports}from diffusers import DDIMPipeline, DDIMScheduler
+
+pipeline = DDIMPipeline.from_pretrained("{called}"{dtype})
+pipeline.scheduler = DDIMScheduler.from_config(
+    pipeline.scheduler.config, clip_sample={clip_sample}, \
+timestep_spacing="{spacing}", set_alpha_to_one=True, steps_offset=0
+)
+images = pipeline(batch_size=4, num_inference_steps={steps}{eta}).images"""
 
 
 def _snippet(record: Record, exported: Exported) -> str:
+    """Return the code that draws images as the first DDIM evaluation of the record did."""
+    called = exported.called
     if exported.projections == "kept":
-        place = exported.called if "/" not in exported.called else f"hub:{exported.called}"
-        return f'from deme.models.loading import load_pretrained\n\nmodel = load_pretrained("{place}")  # model(x_t, t)'
+        return DEME_SNIPPET.format(place=called if "/" not in called else f"hub:{called}")
     if exported.takes_prompts:
-        return (
-            "from diffusers import StableDiffusionPipeline\n\n"
-            f'pipeline = StableDiffusionPipeline.from_pretrained("{exported.called}")\n'
-            'images = pipeline("a photo of a cat", num_inference_steps=25).images'
-        )
-    samplers = [each.config.get("sampler", {}) for each in record.evaluations]
+        return PROMPTS_SNIPPET.format(called=called)
+    samplers = [each.settings.sampler for each in record.evaluations]
     plain = [
-        s
-        for s in samplers
-        if s.get("_target_", "").endswith(".DDIM") and s.get("skip_type") == "uniform"
+        each
+        for each in samplers
+        if each["_target_"].endswith(".DDIM") and each.get("skip_type") == "uniform"
     ]
-    sampler: Mapping[str, Any] = plain[0] if plain else {}
-    dtype = (
-        "" if exported.dtype == "float32" else ", torch_dtype=torch.float32"
-    )  # the pipeline cannot return bfloat16
-    eta = f", eta={sampler['eta']}" if sampler.get("eta") else ""
-    return "\n".join(
-        [
-            *(["import torch"] if dtype else []),
-            "from diffusers import DDIMPipeline, DDIMScheduler",
-            "",
-            f'pipeline = DDIMPipeline.from_pretrained("{exported.called}"{dtype})',
-            "pipeline.scheduler = DDIMScheduler.from_config(",
-            f"    pipeline.scheduler.config, clip_sample={sampler.get('clip_sample', True)}, "
-            f'timestep_spacing="{sampler.get("timestep_spacing", "leading")}", set_alpha_to_one=True, steps_offset=0',
-            ")",
-            f"images = pipeline(batch_size=4, num_inference_steps={sampler.get('num_inference_steps', 50)}{eta}).images",
-        ]
+    sampler = plain[0] if plain else {}
+    rounded = exported.dtype != "float32"  # the pipeline cannot return bfloat16
+    return DDIM_SNIPPET.format(
+        imports="import torch\n" if rounded else "",
+        called=called,
+        dtype=", torch_dtype=torch.float32" if rounded else "",
+        clip_sample=sampler.get("clip_sample", True),
+        spacing=sampler.get("timestep_spacing", "leading"),
+        steps=sampler.get("num_inference_steps", 50),
+        eta=f", eta={sampler['eta']}" if sampler.get("eta") else "",
     )
 
 
@@ -138,68 +156,68 @@ def _made(record: Record, exported: Exported) -> Iterable[str]:
         yield f"Base: `{record.base or 'unknown'}`{known}"
     ranges = [each.about.get("range") for each in record.trainings]
     if any(ranges):
-        yield "Ranges of timesteps: " + ", ".join(
-            "all" if r is None else f"[{r[0]}, {r[1]})" for r in ranges
-        )
+        texts = ("all" if r is None else f"[{r[0]}, {r[1]})" for r in ranges)
+        yield f"Ranges of timesteps: {', '.join(texts)}"
     if record.kind == "merged":
-        yield "Merge weights, low noise first: " + ", ".join(
-            f"{weight:.6g}" for weight in record.about["weights"]
-        )
-    if record.merge:
-        yield f"Merge: {_call({k: v for k, v in record.merge['merge'].items() if k != 'weights'})}"
-    settings = [_settings(each.config, each.about) for each in record.trainings]
-    for key in dict.fromkeys(key for each in settings for key in each):
-        values = [each.get(key, "none") for each in settings]
-        yield f"{key}: {'; '.join(values if len(set(values)) > 1 else values[:1])}"
+        weights = ", ".join(f"{weight:.6g}" for weight in record.about["weights"])
+        yield f"Merge weights, low noise first: {weights}"
+    if isinstance(record.merge, (MergeSettings, SearchSettings)):
+        yield f"Merge: {_call(record.merge.merge, 'weights')}"
+    settings = [_settings(each) for each in record.trainings]
+    for key in settings[0] if settings else ():
+        yield f"{key}: {'; '.join(_once([each[key] for each in settings]))}"
     if record.lost:
         yield f"Experts whose records were not found: {', '.join(record.lost)}"
     if exported.projections == "folded":
         yield "Channel projections: multiplied into their layers"
     if record.made:
-        versions = [
-            f"{name} {record.made['versions'][name]}"
-            for name in SHOWN_VERSIONS
-            if name in record.made["versions"]
-        ]
+        known = record.made["versions"]
+        versions = ", ".join(f"{n} {known[n]}" for n in SHOWN_VERSIONS if n in known)
         git = record.made.get("git")
-        commit = (
-            f", commit `{git['commit']}`{' with changes' if git['dirty'] else ''}" if git else ""
+        changes = " with changes" if git and git["dirty"] else ""
+        commit = f", commit `{git['commit']}`{changes}" if git else ""
+        yield (
+            f"Software: deme {record.made['deme']}{commit}, {versions}, "
+            f"Python {record.made['python']}"
         )
-        yield f"Software: deme {record.made['deme']}{commit}, {', '.join(versions)}, Python {record.made['python']}"
-    yield f"{'Run' if record.made else 'Exported from'}: `{record.name}`, weights sha256 `{record.weights}`"
+    origin = "Run" if record.made else "Exported from"
+    yield f"{origin}: `{record.name}`, weights sha256 `{record.weights}`"
 
 
-def _settings(config: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, str]:
+def _once(values: list[str]) -> list[str]:
+    """Return one value if all are equal."""
+    return values if len(set(values)) > 1 else values[:1]
+
+
+def _settings(training: Training) -> dict[str, str]:
     """What was trained how; the keys are those of the card."""
-    images = f", {about['num_images']:,} training images" if "num_images" in about else ""
-    place = f" `{public}`" if (public := _data_name(config["data"])) else ""
-    clip = config.get("gradient_clip")
+    settings, about = training.settings, training.about
+    data = settings.data or {"_target_": "none"}
+    place = data.get("path") or data.get("root")
+    clip = settings.gradient_clip
     return {
-        "Training data": f"{config['cell'].get('data') or _call(config['data'])}{place}{images}",
-        "Method": _call(config["method"]),
-        "Loss weighting": _call(config["weighting"]),
-        "Timesteps": _call(config["timesteps"]),
-        "Optimizer steps": f"{config['num_steps']:,} of {config['batch_size'] * config['accumulate']} images",
-        "Optimizer": f"{_call(config['optimizer'])}, {_call(config['learning_rate'])}"
+        "Training data": str(settings.cell.get("data") or _call(data))
+        + (f" `{public_name(str(place))}`" if place else "")
+        + (f", {about['num_images']:,} training images" if "num_images" in about else ""),
+        "Method": _call(settings.method),
+        "Loss weighting": _call(settings.weighting),
+        "Timesteps": _call(settings.timesteps),
+        "Optimizer steps": f"{settings.num_steps:,} of "
+        f"{settings.batch_size * settings.accumulate} images",
+        "Optimizer": f"{_call(settings.optimizer)}, {_call(settings.learning_rate)}"
         + (f", gradients clipped to norm {clip}" if clip else ""),
-        "EMA": _call(config["ema"]) if config["ema"] else "none",
-        "Precision": f"{config['compute']['precision']} on {config['compute']['accelerator']}",
-        "Projections while training": str(config.get("projection", {}).get("placement") or "none"),
-        "Seed": str(config["seed"]),
+        "EMA": _call(settings.ema) if settings.ema else "none",
+        "Precision": f"{settings.compute.precision} on {settings.compute.accelerator}",
+        "Projections while training": settings.projection.placement or "none",
+        "Seed": str(settings.seed),
     }
 
 
-def _data_name(data: Mapping[str, Any]) -> str:
-    place = data.get("path") or data.get("root")
-    return public_name(str(place)) if place else ""
-
-
-def _call(spec: Mapping[str, Any]) -> str:
-    """Return a config with `_target_` as a call: AdamW(lr=1e-4). Paths are left out."""
-    given = ", ".join(
-        f"{key}={value}" for key, value in spec.items() if key not in ("_target_", "path", "root")
-    )
-    return f"{spec.get('_target_', '').rpartition('.')[2]}({given})"
+def _call(option: Option, *hidden: str) -> str:
+    """Return an option with `_target_` as a call: AdamW(lr=1e-4). Paths are left out."""
+    hidden = ("_target_", "path", "root", *hidden)
+    given = ", ".join(f"{key}={value}" for key, value in option.items() if key not in hidden)
+    return f"{option['_target_'].rpartition('.')[2]}({given})"
 
 
 def _evaluations(record: Record, exported: Exported) -> Iterable[str]:
@@ -213,27 +231,23 @@ def _evaluations(record: Record, exported: Exported) -> Iterable[str]:
 
 
 def _evaluation(evaluation: Evaluation) -> str:
-    config = evaluation.config
+    settings = evaluation.settings
     lines = [
-        f"{config['num_images']:,} images from seed {config['sample_seed']}, {_call(config['sampler'])}, "
-        f"{config['compute']['precision']}:",
+        f"{settings.num_images:,} images from seed {settings.sample_seed}, "
+        f"{_call(settings.sampler)}, {settings.compute.precision}:",
         "",
         "| metric | value | 95% interval | n | better | reference | implementation |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, metric in evaluation.metrics.items():
         if "/" not in name:
-            interval = (
-                "[{:.4g}, {:.4g}]".format(*metric["interval"]) if "interval" in metric else ""
-            )
-            cells = [name, f"{metric['value']:.4g}", interval, f"{metric['n']:,}"]
-            cells += [
-                str(metric.get(key, "")).replace("|", "\\|")
-                for key in ("better", "reference", "implementation")
+            interval = metric.get("interval")
+            cells = [
+                name,
+                f"{metric['value']:.4g}",
+                "[{:.4g}, {:.4g}]".format(*interval) if interval else "",
+                f"{metric['n']:,}",
+                *(str(metric.get(key, "")).replace("|", "\\|") for key in LABELS),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -2,49 +2,53 @@
 evaluations of it. No torch here."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from deme.runs.inputs import is_run, load_yaml, read_status, weights_folder
-from deme.system import files
-
-Json = Mapping[str, Any]
+from deme.runs.settings.base import build
+from deme.runs.settings.commands import (
+    EvaluateSettings,
+    RunSettings,
+    TrainSettings,
+    run_settings,
+)
+from deme.system import JsonObject, files
 
 
 @dataclass(frozen=True)
 class Training:
-    """A training run: its config, and what it wrote beside the weights."""
+    """A training run: its settings, and what it wrote beside the weights."""
 
-    config: Json
-    about: Json
+    settings: TrainSettings
+    about: JsonObject
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation: its config and its metrics with their labels."""
+    """A finished evaluation: its settings and its metrics with their labels."""
 
-    config: Json
-    metrics: Mapping[str, Json]
+    settings: EvaluateSettings
+    metrics: Mapping[str, JsonObject]
 
 
 @dataclass(frozen=True)
 class Record:
     """A model and its history; what is not known is empty.
 
-    `weights`: content hash. `about`: its deme.json. `merge`: config of the run that merged it.
+    `weights`: content hash. `about`: its deme.json. `merge`: settings of the run that merged it.
     `made`: run.json of the run that made it. `trainings`: the finetuning behind it, in range order.
     `lost`: names of experts whose runs are not here any more.
     """
 
     name: str
     weights: str
-    about: Json
-    merge: Json
-    made: Json
-    trainings: tuple[Training, ...]
-    lost: tuple[str, ...]
-    evaluations: tuple[Evaluation, ...]
+    about: JsonObject
+    merge: RunSettings | None = None
+    made: JsonObject = field(default_factory=dict)
+    trainings: tuple[Training, ...] = ()
+    lost: tuple[str, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -61,8 +65,8 @@ class Record:
     def base(self) -> str | None:
         """What the base was called: a hub: or asset: name as it is, of a path the last part or the
         run that it is of."""
-        for config in (*(each.config for each in self.trainings), self.merge):
-            if path := config.get("model", {}).get("path"):
+        for settings in (*(each.settings for each in self.trainings), self.merge):
+            if settings is not None and (path := settings.model.get("path")):
                 return public_name(str(path))
         return None
 
@@ -80,38 +84,29 @@ def read_record(place: Path, called: str) -> Record:
     folder, `called` by its user."""
     folder = weights_folder(place)
     run = place if is_run(place) else folder.parent.parent
-    about = files.read_json(folder / "deme.json") if (folder / "deme.json").is_file() else {}
+    about = files.read_about(folder)
     if folder.parent.name != "weights" or not is_run(run):
-        return Record(
-            public_name(called) or place.resolve().name,
-            files.sha256(folder),
-            about,
-            {},
-            {},
-            (),
-            (),
-            (),
-        )
-    config, made = load_yaml(run / "config.yaml"), files.read_json(run / "run.json")
+        return Record(public_name(called) or place.resolve().name, files.sha256(folder), about)
+    settings = run_settings(load_yaml(run / "config.yaml"))
+    made = files.read_json(run / "run.json")
     weights = str(read_status(run)["weights"][folder.name])
-    trainings, lost, merge = [], [], {}
-    if config["stage"] == "train":
-        trainings = [Training(config, about)]
+    trainings, lost = [], []
+    if isinstance(settings, TrainSettings):
+        trainings = [Training(settings, about)]
     else:
-        merge = config
         for named in made["inputs"].get("experts", {}):
             expert = _found(named, run, made)
             if expert is None:
                 lost.append(public_name(named))
             else:
-                beside = files.read_json(weights_folder(expert) / "deme.json")
-                trainings.append(Training(load_yaml(expert / "config.yaml"), beside))
+                trained = build(TrainSettings, load_yaml(expert / "config.yaml"))
+                trainings.append(Training(trained, files.read_about(weights_folder(expert))))
     trainings.sort(key=lambda each: each.about.get("range") or [0])
     return Record(
         run.name,
         weights,
         about,
-        merge,
+        None if isinstance(settings, TrainSettings) else settings,
         made,
         tuple(trainings),
         tuple(lost),
@@ -119,7 +114,7 @@ def read_record(place: Path, called: str) -> Record:
     )
 
 
-def _found(named: str, run: Path, made: Json) -> Path | None:
+def _found(named: str, run: Path, made: JsonObject) -> Path | None:
     """Return a run that another one named as its input: where it was, or beside the other one."""
     for place in (
         Path(named),
@@ -134,15 +129,22 @@ def _found(named: str, run: Path, made: Json) -> Path | None:
 def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
     """Yield the finished evaluations of the same suite that took exactly these weights."""
     for folder in sorted((run.parent.parent / "evaluate").glob("*")):
-        finished = (
-            read_status(folder).get("state") == "done" and (folder / "metrics.json").is_file()
-        )
-        if (
-            finished
-            and weights
-            in files.read_json(folder / "run.json")["inputs"].get("weights", {}).values()
-        ):
-            yield Evaluation(
-                load_yaml(folder / "config.yaml"),
-                files.read_json(folder / "metrics.json")["metrics"],
-            )
+        metrics = folder / "metrics.json"
+        if read_status(folder).get("state") != "done" or not metrics.is_file():
+            continue
+        inputs = files.read_json(folder / "run.json")["inputs"]
+        if weights in inputs.get("weights", {}).values():
+            settings = build(EvaluateSettings, load_yaml(folder / "config.yaml"))
+            yield Evaluation(settings, files.read_json(metrics)["metrics"])
+
+
+def task_weight_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
+    """Return steps and weights of every task of a training run, {} for a run without tasks."""
+    lines = [line for line in files.read_jsonl(folder / "metrics.jsonl") if "task_weight/0" in line]
+    if not lines:
+        return {}
+    steps = [line["step"] for line in lines]
+    return {
+        f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines])
+        for j, item in enumerate(files.read_json(folder / "weighting.json")["ranges"])
+    }

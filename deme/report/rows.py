@@ -3,45 +3,37 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from deme.report.curves import task_weight_curves
+from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.runs.suite import Node, Suite
-from deme.system import read_json
+from deme.system import JsonObject, read_json
 
-Results = Mapping[Cell, Mapping[str, Any]]
-EMPTY_CONDITION: Results = {}
-
-
-def result(node: Node) -> dict[str, Any] | None:
-    """Return metrics.json and replicates.json of a finished evaluation, else None."""
-    run = node.run if node.state == "done" else None
-    if run is None:
-        return None
-    return {
-        **read_json(run.path / "metrics.json"),
-        "replicates": read_json(run.path / "replicates.json"),
-        "path": run.path,
-    }
+Results = Mapping[Cell, JsonObject]
 
 
 @dataclass(frozen=True)
 class Number:
-    """A metric of a row: mean and standard deviation over its evaluations, and the paired difference to the baseline."""
+    """A metric of a row: mean and standard deviation over its evaluations.
+
+    `difference` is the paired difference to the baseline.
+    """
 
     mean: float
     std: float | None
     num_values: int
-    about: Mapping[str, Any]
+    about: JsonObject
     difference: Difference | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. `numbers` is empty, and `missing` holds the commands, while nothing is measured."""
+    """A row of the table.
+
+    While nothing is measured, `numbers` is empty, and `missing` holds the commands.
+    """
 
     name: str
     label: str
@@ -56,43 +48,30 @@ class Row:
 def table_rows(suite: Suite) -> list[Row]:
     """Return the rows that are evaluated, in the suite's order."""
     results = _results(suite)
-    baseline = suite.settings.baseline
-    rows = []
-    for row in suite.measured_rows:
-        name = row.name
-        evaluations = suite.evaluations(name)
-        numbers = {
-            metric: number
-            for metric in _metrics(suite, results)
-            if (
-                number := _number(
-                    metric,
-                    results[name],
-                    results[baseline] if name != baseline else EMPTY_CONDITION,
-                )
-            )
-            is not None
-        }
-        open_nodes = [node for node in evaluations if node.state != "done"]
-        missing = tuple(_first_missing(node).command for node in open_nodes)
-        pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
-        grids = [picture for picture in pictures if picture.exists()]
-        grid = grids[0] if grids else None
-        compute = _compute(suite, evaluations)
-        expected = suite.expected.get(name, {})
-        rows.append(
-            Row(
-                name,
-                row.label,
-                numbers,
-                missing,
-                compute,
-                grid,
-                expected,
-                _balanced(suite, name),
-            )
-        )
-    return rows
+    return [_row(suite, row.name, row.label, results) for row in suite.measured_rows]
+
+
+def _row(suite: Suite, name: str, label: str, results: Mapping[str, Results]) -> Row:
+    evaluations = suite.evaluations(name)
+    base = results[suite.settings.baseline] if name != suite.settings.baseline else {}
+    numbers = {metric: _number(metric, results[name], base) for metric in _metrics(suite, results)}
+    pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
+    trained = [node for node in suite.nodes if node.row == name and node.stage == "train"]
+    return Row(
+        name,
+        label,
+        {metric: number for metric, number in numbers.items() if number is not None},
+        tuple(_first_missing(node).command for node in evaluations if node.state != "done"),
+        _compute(suite, evaluations),
+        next((picture for picture in pictures if picture.exists()), None),
+        suite.expected.get(name, {}),
+        tuple(path for node in trained if (path := _finished(node)) and task_weight_curves(path)),
+    )
+
+
+def _finished(node: Node) -> Path | None:
+    """Return the directory of a run that is done."""
+    return node.run.path if node.state == "done" and node.run is not None else None
 
 
 @dataclass(frozen=True)
@@ -108,25 +87,32 @@ def comparisons(suite: Suite) -> list[Comparison]:
     """Return the suite's comparisons of row against row."""
     results = _results(suite)
     labels = {row.name: row.label for row in suite.settings.rows}
-    found = []
-    for name, other in suite.settings.comparisons:
-        numbers = {
-            metric: _number(metric, results[name], results[other])
-            for metric in suite.settings.metrics
-        }
-        differences = {
-            metric: number.difference if number else None for metric, number in numbers.items()
-        }
-        found.append(Comparison(labels[name], labels[other], differences))
-    return found
+
+    def difference(metric: str, name: str, other: str) -> Difference | None:
+        number = _number(metric, results[name], results[other])
+        return number.difference if number else None
+
+    return [
+        Comparison(
+            labels[name],
+            labels[other],
+            {metric: difference(metric, name, other) for metric in suite.settings.metrics},
+        )
+        for name, other in suite.settings.comparisons
+    ]
 
 
 def _results(suite: Suite) -> dict[str, Results]:
+    """Return metrics, replicates and directory of every finished evaluation, row by row."""
     return {
         row.name: {
-            (node.seed, node.sample_seed or 0): found
+            (node.seed, node.sample_seed or 0): {
+                **read_json(path / "metrics.json"),
+                "replicates": read_json(path / "replicates.json"),
+                "path": path,
+            }
             for node in suite.evaluations(row.name)
-            if (found := result(node)) is not None
+            if (path := _finished(node)) is not None
         }
         for row in suite.measured_rows
     }
@@ -184,15 +170,3 @@ def _compute(suite: Suite, evaluations: list[Node]) -> int:
     nodes = evaluations[0].ancestors if evaluations else []
     shared = suite.settings.pretrained_by
     return sum(node.num_forward_passes for node in nodes if node.row != shared)
-
-
-def _balanced(suite: Suite, row: str) -> tuple[Path, ...]:
-    trained = [
-        node
-        for node in suite.nodes
-        if node.row == row and node.stage == "train" and node.state == "done"
-    ]
-    folders = [
-        node.run.path for node in trained if node.config["balancing"] and node.run is not None
-    ]
-    return tuple(folder for folder in folders if task_weight_curves(folder))

@@ -1,43 +1,37 @@
 """Pictures of a search: the best score so far against what it cost, and planes of the landscape
 that it went through."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.figure import Figure
 
+from deme.merging.search.journal import Evaluation
 
-def best_so_far(metric: str, history: Sequence[Any]) -> Figure:
+
+def best_so_far(metric: str, history: Sequence[Evaluation]) -> Figure:
     """Return a figure of finite scores on all images and of their running minimum, against images
     looked at."""
-    images, points = 0, list[tuple[int, float]]()
-    best: list[float] = []
-    for one in history:
-        images += one.images
-        if one.fraction == 1 and math.isfinite(one.score):
-            points.append((images, one.score))
-            best.append(min(one.score, best[-1] if best else one.score))
-    figure = Figure(figsize=(6.4, 4.0))
+    costs = itertools.accumulate(one.images for one in history)
+    points = [
+        (images, one.score)
+        for images, one in zip(costs, history, strict=True)
+        if one.fraction == 1 and math.isfinite(one.score)
+    ]
+    images, scores = zip(*points, strict=True)
+    best = list(itertools.accumulate(scores, min))
+    figure = Figure(figsize=(6.4, 4.0), layout="tight")
     axis = figure.subplots()
-    axis.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        ".",
-        color="#9a9a9a",
-        markersize=4,
-        label="evaluated",
-    )
-    axis.step([x for x, _ in points], best, where="post", color="#1a7f37", label="best so far")
-    low, high = min(best), sorted(y for _, y in points)[int(0.9 * (len(points) - 1))]
+    axis.plot(images, scores, ".", color="#9a9a9a", markersize=4, label="evaluated")
+    axis.step(images, best, where="post", color="#1a7f37", label="best so far")
+    low, high = min(best), sorted(scores)[int(0.9 * (len(scores) - 1))]
     if high > low:
         axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
-    axis.set_xlabel("images looked at")
-    axis.set_ylabel(metric)
+    axis.set(xlabel="images looked at", ylabel=metric)
     axis.set_title(f"best {min(best):.4f} after {len(history)} evaluations", fontsize=10)
     axis.legend(fontsize=8)
-    figure.tight_layout()
     return figure
 
 

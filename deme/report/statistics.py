@@ -1,15 +1,27 @@
-"""Paired comparisons of two rows: estimate, interval, verdict (METHOD 10)."""
+"""Numbers of a table: how they are written, and paired comparisons with their intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+
+from deme.system import JsonObject
 
 # One evaluation: (finetuning seed or None, sampling seed) -> value, or bootstrap replicates.
 Cell = tuple[int | None, int]
+
+
+def digits_for(value: float) -> int:
+    """Return how many decimals show four significant digits of a value like those in the column."""
+    return 2 if abs(value) >= 1 else 5
+
+
+def student_quantile(df: float, probability: float) -> float:
+    """Return the quantile of Student's t distribution with `df` degrees of freedom."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, probability))
 
 
 @dataclass(frozen=True)
@@ -29,13 +41,13 @@ class Difference:
             return "not resolved"
         return "better" if (self.low > 0) == self.higher_is_better else "worse"
 
-    def of(self, about: Mapping[str, Any]) -> "Difference":
+    def of(self, about: JsonObject) -> "Difference":
         """Return the same of a metric, whose label says which way is better."""
         return replace(self, higher_is_better=about.get("better") == "higher")
 
 
-def resampled_units(about: Mapping[str, Any]) -> int:
-    """Return how many things the bootstrap of a metric resampled, by its label: prompts of a score, else images."""
+def resampled_units(about: JsonObject) -> int:
+    """Return how many things the bootstrap of a metric resampled: prompts of a score, or images."""
     return int(about.get("prompts", about.get("num_images", about["n"])))
 
 
@@ -46,11 +58,14 @@ def paired_difference(
     base_replicates: Mapping[Cell, Sequence[float]],
     num_units: int,
 ) -> Difference | None:
-    """Return row minus baseline over their common sampling seeds, or None if they have none or are of one image.
+    """Return row minus baseline over their common sampling seeds.
 
-    Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample n = `num_units` images or prompts,
-    + variance between finetuning seeds / their number; the t quantile has Welch-Satterthwaite degrees of freedom. With one
-    finetuning seed the second part is unknown, and the interval speaks of sampling alone.
+    None if they have no common seed or are of one image.
+
+    Variance of the mean = n / (n - 1) times that of its paired bootstrap replicates, which resample
+    n = `num_units` images or prompts, + variance between finetuning seeds / their number; the t
+    quantile has Welch-Satterthwaite degrees of freedom. With one finetuning seed the second part is
+    unknown, and the interval speaks of sampling alone.
     """
     pairs = [
         (cell, other)
@@ -73,41 +88,45 @@ def paired_difference(
 
 
 def mean_of(differences: Sequence[float]) -> Difference:
-    """Return the mean of paired differences of images with Student's 95% interval, wider on a side where skewness asks for it.
+    """Return the mean of paired differences of images with Student's 95% interval.
 
-    Where large differences are rare, a sample's mean misses them more often than Student's t believes: at 50 lognormal
-    differences a limit is on the wrong side of their mean in 10% of samples, with Hall's transformation of t (Hall, "On
-    the removal of skewness by transformation", 1992) in 5.5%; 2.5% are meant.
+    The interval is wider on a side where skewness asks for it. Where large differences are rare, a
+    sample's mean misses them more often than Student's t believes: at 50 lognormal differences a
+    limit is on the wrong side of their mean in 10% of samples, with Hall's transformation of t
+    (Hall, "On the removal of skewness by transformation", 1992) in 5.5%; 2.5% are meant.
     """
     x = np.asarray(differences, dtype=np.float64)
-    value, error, t = (
-        float(x.mean()),
-        float(x.std(ddof=1)) / math.sqrt(len(x)),
-        float(stdtrit(len(x) - 1, 0.975)),
-    )
+    value, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
     if error == 0:
         return Difference(value, value, value, 1)
+    t = student_quantile(len(x) - 1, 0.975)
     skewness = float(((x - value) ** 3).mean() / x.std() ** 3) / math.sqrt(len(x))
     low, high = (value - error * _hall(limit, skewness) for limit in (t, -t))
     return Difference(value, min(low, value - error * t), max(high, value + error * t), 1)
 
 
 def _hall(t: float, skewness: float) -> float:
-    """Return what t must be for its transformation, which has no skewness, to be `t`; `skewness` is that of the mean."""
+    """Return what t must be for its transformation, which has no skewness, to be `t`.
+
+    `skewness` is that of the mean.
+    """
     if abs(skewness) < 1e-9:
         return t
     return 3 / skewness * (float(np.cbrt(1 + skewness * (t - skewness / 6))) - 1)
 
 
 def interval_half_width(
-    sampling: float, sampling_df: int, between: float, between_df: int, level: float = 0.95
+    sampling: float, sampling_df: int, between: float, between_df: int
 ) -> float:
-    """Return t * sqrt(sampling + between) for two variances of a mean with their degrees of freedom."""
+    """Return the half width of a 95% interval for a mean, t * sqrt(sampling + between).
+
+    The two variances of the mean come with their degrees of freedom.
+    """
     total = sampling + between
     if total == 0:
         return 0.0
     denominator = sampling**2 / sampling_df + (between**2 / between_df if between_df > 0 else 0.0)
-    return float(stdtrit(total**2 / denominator, 0.5 + level / 2)) * math.sqrt(total)
+    return student_quantile(total**2 / denominator, 0.975) * math.sqrt(total)
 
 
 def smallest_detectable(
@@ -115,7 +134,8 @@ def smallest_detectable(
 ) -> float:
     """Return the difference that a two-sided 5% test finds with 80% power.
 
-    `sampling_sd`: bootstrap standard deviation of one paired difference; `finetune_sd`: between finetuning seeds.
+    `sampling_sd`: bootstrap standard deviation of one paired difference; `finetune_sd`: between
+    finetuning seeds.
     """
     sampling, between = sampling_sd**2 / num_sample_seeds, finetune_sd**2 / num_finetune_seeds
     total = sampling + between
@@ -123,4 +143,4 @@ def smallest_detectable(
         sampling**2 / 199
         + (between**2 / (num_finetune_seeds - 1) if num_finetune_seeds > 1 else 0.0)
     )
-    return float(stdtrit(df, 0.975) + stdtrit(df, 0.8)) * math.sqrt(total)
+    return (student_quantile(df, 0.975) + student_quantile(df, 0.8)) * math.sqrt(total)

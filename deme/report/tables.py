@@ -2,19 +2,30 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from deme.report.numbers import digits_for
-from deme.report.parts import part_tables
 from deme.report.rows import Comparison, Number, Row
-from deme.report.statistics import Difference
+from deme.report.statistics import Difference, digits_for
 from deme.runs.suite import Suite
-from deme.system import print_result
+from deme.system import JsonObject, print_result
 
 NOT_MEASURED = "Not measured yet"
+CSV_COLUMNS = [
+    "row", "metric", "mean", "published", "std", "num_values", "num_images", "difference", "low",
+    "high", "verdict", "forward_passes", "reference", "implementation",
+]  # fmt: skip
+
+
+class TextTable(NamedTuple):
+    """Texts with a title for each column."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
 
 
 def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
@@ -78,154 +89,154 @@ def _number_cells(number: Number) -> list[str]:
     return [value, *difference_cells(number.difference, places)]
 
 
-def comparison_cells(
-    metrics: Sequence[str], rows: Sequence[Row], compared: Comparison
-) -> list[str]:
-    """Return a comparison's texts: row, other row, and a difference and a verdict per metric."""
-    texts = [compared.label, compared.other]
-    for metric in metrics:
-        mean = next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
-        texts += difference_cells(compared.differences[metric], digits_for(mean))
-    return texts
+def results_table(suite: Suite, metrics: Sequence[str], rows: Sequence[Row]) -> TextTable:
+    """Return the table of these metrics."""
+    lines = [cells(suite, metrics, row) for row in rows]
+    return TextTable(suite.title, header(suite, metrics), lines)
 
 
-def comparison_header(metrics: Sequence[str]) -> list[str]:
-    """Return the column titles of the comparisons."""
-    columns = [(f"{metric}, difference (95% interval)", "verdict") for metric in metrics]
-    return ["row", "against", *(text for pair in columns for text in pair)]
+def comparisons_table(
+    metrics: Sequence[str], rows: Sequence[Row], compared: Sequence[Comparison]
+) -> TextTable:
+    """Return row, other row, and a difference and a verdict per metric."""
+    places = {
+        metric: digits_for(
+            next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
+        )
+        for metric in metrics
+    }
+    columns = [t for m in metrics for t in (f"{m}, difference (95% interval)", "verdict")]
+    lines = [
+        [one.label, one.other]
+        + [t for m in metrics for t in difference_cells(one.differences[m], places[m])]
+        for one in compared
+    ]
+    return TextTable("Row against row", ["row", "against", *columns], lines)
+
+
+def part_tables(rows: Sequence[Row]) -> list[TextTable]:
+    """Return a table for each metric that has parts, in the order in which they were measured.
+
+    Parts are the loss in each range of timesteps, or a score in each kind of prompt. A table has a
+    line per row and a column per part.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.numbers if "/" in name)
+    about = {n: next(row.numbers[n].about for row in rows if n in row.numbers) for n in names}
+    return [
+        _table(
+            rows, metric, {name: of for name, of in about.items() if name.split("/")[0] == metric}
+        )
+        for metric in dict.fromkeys(name.partition("/")[0] for name in about)
+    ]
+
+
+def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, JsonObject]) -> TextTable:
+    if metric == "loss":
+        title = "Loss per range of timesteps"
+        columns = [f"t in {about.get('range', name)}" for name, about in parts.items()]
+    else:
+        title = f"{metric} by kind of prompt"
+        columns = [f"{name.partition('/')[2]} (n = {of['n']:,})" for name, of in parts.items()]
+    lines = [[row.label, *(_cell(row.numbers.get(name)) for name in parts)] for row in rows]
+    return TextTable(title, ["row", *columns], [x for x in lines if set(x[1:]) != {"--"}])
+
+
+def _cell(number: Number | None) -> str:
+    if number is None:
+        return "--"
+    change = ""
+    if number.difference and number.mean != number.difference.value:
+        share = number.difference.value / (number.mean - number.difference.value)
+        change = f" ({share:+.2%}, {number.difference.verdict})"
+    return f"{number.mean:.{digits_for(number.mean)}f}{change}"
 
 
 def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     """Return what the numbers mean: implementation, counts, seeds, intervals."""
-    lines, scores = [], False
-    for metric in suite.settings.metrics:
-        about = next(
-            (
-                row.numbers[metric].about
-                for row in rows
-                if metric in row.numbers and "std" not in row.numbers[metric].about
-            ),
-            None,
-        )
-        if about:
-            scores |= "prompts" in about
-            images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
-            lines.append(
-                f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against {about['reference']}; "
-                f"{about['better']} is better."
-            )
-    seeds = list(suite.settings.finetune_seeds)
-    lines += [
-        f"Finetuning seeds {seeds}, sampling seeds {list(suite.settings.sample_seeds)}; value ± standard deviation over the n combinations "
+    settings = suite.settings
+    labels = {
+        metric: row.numbers[metric].about
+        for metric in settings.metrics
+        for row in reversed(rows)  # the first row that has one counts
+        if metric in row.numbers and "std" not in row.numbers[metric].about
+    }
+    scores = any("prompts" in about for about in labels.values())
+    return [
+        *(_label_note(metric, about) for metric, about in labels.items()),
+        f"Finetuning seeds {list(settings.finetune_seeds)}, sampling seeds "
+        f"{list(settings.sample_seeds)}; value ± standard deviation over the n combinations "
         "(the loss does not depend on the sampling seed).",
-        "Differences are paired (same initial noise, same held-out triples); their variance is that of the paired bootstrap over images"
-        + (", of scores over prompts, " if scores else " ")
+        "Differences are paired (same initial noise, same held-out triples); their variance is "
+        f"that of the paired bootstrap over images{', of scores over prompts,' if scores else ''} "
         + (
             "plus that between finetuning seeds."
-            if len(seeds) > 1
+            if len(settings.finetune_seeds) > 1
             else "alone: with one finetuning seed they say nothing about another."
         ),
-        "Training compute: forward passes of one image per finetuning seed, a backward pass counted as two; search included, evaluation not.",
-        *suite.settings.notes,
+        "Training compute: forward passes of one image per finetuning seed, a backward pass "
+        "counted as two; search included, evaluation not.",
+        *settings.notes,
     ]
-    return lines
+
+
+def _label_note(metric: str, about: JsonObject) -> str:
+    images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
+    return (
+        f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against "
+        f"{about['reference']}; {about['better']} is better."
+    )
 
 
 def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> str:
     """Return the table, its notes, row against row, and the commands for what is missing."""
     metrics = suite.settings.metrics
-    columns = header(suite, metrics)
-    lines = [
+    parts = [
         f"# {suite.title}",
-        "",
-        _md_row(columns),
-        _md_row(["---"] * len(columns)),
+        _md_table(results_table(suite, metrics, rows)),
+        "\n".join(f"- {note}" for note in notes(suite, rows)),
     ]
-    lines += [_md_row(cells(suite, metrics, row)) for row in rows]
-    lines += ["", *(f"- {note}" for note in notes(suite, rows))]
-    missing = [command for row in rows for command in row.missing]
+    missing = dict.fromkeys(command for row in rows for command in row.missing)
     if missing:
-        lines += [
-            "",
-            f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:",
-            "",
-            "```",
-        ]
-        lines += [*dict.fromkeys(missing), "```"]
-    if compared:
-        titles = comparison_header(metrics)
-        lines += ["", "## Row against row", "", _md_row(titles), _md_row(["---"] * len(titles))]
-        lines += [_md_row(comparison_cells(metrics, rows, one)) for one in compared]
-    for parts in part_tables(rows):
-        lines += [
-            "",
-            f"## {parts.title}",
-            "",
-            _md_row(parts.columns),
-            _md_row(["---"] * len(parts.columns)),
-        ]
-        lines += [_md_row(line) for line in parts.lines]
-    return "\n".join(lines) + "\n"
+        commands = "\n".join(["```", *missing, "```"])
+        parts += [f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", commands]
+    tables = [comparisons_table(metrics, rows, compared)] if compared else []
+    for table in [*tables, *part_tables(rows)]:
+        parts += [f"## {table.title}", _md_table(table)]
+    return "\n\n".join(parts) + "\n"
 
 
-def _md_row(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(texts) + " |"
+def _md_table(table: TextTable) -> str:
+    lines = [table.columns, ["---"] * len(table.columns), *table.lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+LATEX = str.maketrans({"%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "±": r"$\pm$"})
 
 
 def latex(suite: Suite, rows: Sequence[Row]) -> str:
     """Return a booktabs tabular."""
-
-    def line(texts: Sequence[str]) -> str:
-        escaped = (
-            t.replace("%", r"\%")
-            .replace("&", r"\&")
-            .replace("#", r"\#")
-            .replace("_", r"\_")
-            .replace("±", r"$\pm$")
-            for t in texts
-        )
-        return " & ".join(escaped) + r" \\"
-
-    columns = header(suite, suite.settings.metrics)
-    body = [line(cells(suite, suite.settings.metrics, row)) for row in rows]
-    return (
-        "\n".join(
-            [
-                rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-                r"\toprule",
-                line(columns),
-                r"\midrule",
-                *body,
-                r"\bottomrule",
-                r"\end{tabular}",
-            ]
-        )
-        + "\n"
+    table = results_table(suite, suite.settings.metrics, rows)
+    first, *body = (
+        " & ".join(text.translate(LATEX) for text in line) + r" \\"
+        for line in (table.columns, *table.lines)
     )
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        r"\toprule",
+        first,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
     """Return one line per row and metric with full precision."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "row",
-            "metric",
-            "mean",
-            "published",
-            "std",
-            "num_values",
-            "num_images",
-            "difference",
-            "low",
-            "high",
-            "verdict",
-            "forward_passes",
-            "reference",
-            "implementation",
-        ]
-    )
+    writer.writerow(CSV_COLUMNS)
     for row in rows:
         for metric, number in row.numbers.items():
             d = number.difference
@@ -249,24 +260,21 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
     """Print the table, and row against row, to standard output."""
+
+    def results(metrics: Sequence[str]) -> str:
+        return text_table(*results_table(suite, metrics, rows))
+
+    def comparisons(metrics: Sequence[str]) -> str:
+        return text_table(*comparisons_table(metrics, rows, compared), num_left=2)
+
     metrics = suite.settings.metrics
-
-    def results(some: Sequence[str]) -> str:
-        lines = [cells(suite, some, row) for row in rows]
-        return text_table(suite.title, header(suite, some), lines)
-
-    def comparisons(some: Sequence[str]) -> str:
-        lines = [comparison_cells(some, rows, one) for one in compared]
-        return text_table("Row against row", comparison_header(some), lines, 2)
-
     for table_of in (results, comparisons) if compared else (results,):
         text = table_of(metrics)
         if "…" in text:  # cut off: one table for each metric
             text = "\n".join(table_of([metric]) for metric in metrics)
         print_result(text)
-    if suite.settings.show_parts:
-        for parts in part_tables(rows):
-            print_result(text_table(parts.title, parts.columns, parts.lines))
+    for parts in part_tables(rows) if suite.settings.show_parts else ():
+        print_result(text_table(*parts))
 
 
 def text_table(

@@ -2,13 +2,14 @@
 6b)."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from deme.system import JsonObject
+
 # The rows of task_vectors.json, from deme.merging.similarity.
-Tensors = Sequence[Mapping[str, Any]]
+Tensors = Sequence[JsonObject]
 
 
 def summary(models: Sequence[str], tensors: Tensors) -> list[str]:
@@ -55,7 +56,8 @@ def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
     Whiskers are at 5% and 95%. Biases and scalars are left out; layers are in the model's order.
     """
     layers = [one for one in tensors if one["count"] > 1 and not one["name"].endswith("bias")]
-    figure = Figure(figsize=(max(8.0, min(24.0, 0.14 * len(layers) + 2)), 2.1 * len(models) + 1.2))
+    size = (max(8.0, min(24.0, 0.14 * len(layers) + 2)), 2.1 * len(models) + 1.2)
+    figure = Figure(figsize=size, layout="tight")
     panels = figure.subplots(len(models), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for index, (panel, model) in enumerate(zip(panels, models, strict=True)):
         boxes = [
@@ -83,5 +85,4 @@ def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
         "entries of the task vectors, expert minus base, layer by layer (5, 25, 50, 75, 95%)",
         fontsize=9,
     )
-    figure.tight_layout()
     return figure

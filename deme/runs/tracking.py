@@ -7,7 +7,7 @@ from typing import Any
 
 import wandb
 from PIL import Image
-from wandb.sdk.wandb_run import Run
+from wandb.sdk.wandb_run import Run as Run
 
 
 def start(

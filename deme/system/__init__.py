@@ -15,10 +15,12 @@ from deme.system.errors import (
     out_of_memory,
 )
 from deme.system.files import (
+    JsonObject,
     append_line,
     atomic,
     is_weights,
     link_weights,
+    read_about,
     read_json,
     read_jsonl,
     same_content,
@@ -39,7 +41,7 @@ from deme.system.paths import (
     locate,
     locate_suite,
 )
-from deme.system.processes import helpers, world_size
+from deme.system.processes import helpers, world
 
 __all__ = [
     "ASSET",
@@ -49,6 +51,7 @@ __all__ = [
     "BadConfig",
     "Bar",
     "DemeError",
+    "JsonObject",
     "MissingInput",
     "Preempted",
     "Stopped",
@@ -69,12 +72,13 @@ __all__ = [
     "out_of_memory",
     "print_result",
     "progress",
+    "read_about",
     "read_json",
     "read_jsonl",
     "same_content",
     "sha256",
     "sha256_text",
-    "world_size",
+    "world",
     "write_folder",
     "write_json",
     "write_jsonl",

@@ -1,7 +1,8 @@
 """What the program says: progress and messages on standard error, results on standard output.
 
-Modules write messages with `logger` (`logger.info`, `logger.warning`). The command line calls `log_to_terminal` once;
-in a program that does not, such as a notebook, Python's own logging settings decide what is shown.
+Modules write messages with `logger` (`logger.info`, `logger.warning`). The command line calls
+`log_to_terminal` once; in a program that does not, such as a notebook, Python's own logging
+settings decide what is shown.
 """
 
 import contextlib
@@ -11,19 +12,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+
+from rich import progress as columns
+from rich.console import Console
+from rich.text import Text
 
 from deme.system import files
-
-if TYPE_CHECKING:
-    from rich.progress import Progress
 
 logger = logging.getLogger("deme")
 
 LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # tells the processes that a command starts which level to show
 SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no bar
 
-_bars: "Progress | None" = None  # one live display for all steps that are under way
+_bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
 
 
@@ -61,7 +62,8 @@ def _with_level(record: logging.LogRecord) -> str:
 def log_to_terminal(level: str | None = None) -> None:
     """Show messages from `level` on: "DEBUG", "INFO" or "WARNING".
 
-    None is for helper processes: the level of the command that started this process, and lines instead of bars.
+    None is for helper processes: the level of the command that started this process, and lines
+    instead of bars.
     """
     global _bars_allowed
     _bars_allowed = level is not None
@@ -91,36 +93,20 @@ def print_result(text: str) -> None:
     print(text, flush=True)
 
 
-class Bar(Protocol):
-    """The progress of one step of the work."""
-
-    def advance(self, count: float = 1, **values: object) -> None:
-        """Count `count` more units as done; `values` are shown beside the bar: loss="0.012"."""
-        ...
-
-
-@contextlib.contextmanager
-def progress(name: str, total: float | None, unit: str = "", start: float = 0) -> Iterator[Bar]:
-    """Show how far a long step is: a bar on a terminal; elsewhere, and in log files, a line every 15 seconds.
-
-    `total` is the number of units (None: unknown), `start` how many of them an earlier process did.
-    """
-    lines = _Lines(name, total, unit, start)
-    if _bars_allowed and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO):
-        with _live_bar(lines) as bar:
-            yield bar
-    else:
-        yield lines
-
-
-class _Lines:
-    """Progress as messages."""
+class Bar:
+    """The progress of one step of the work: messages now and then, and on a terminal a bar."""
 
     def __init__(self, name: str, total: float | None, unit: str, start: float) -> None:
         self.name, self.total, self.unit, self.start, self.done = name, total, unit, start, start
         self.began = self.last_line = time.monotonic()
+        self.shown: tuple[columns.Progress, columns.TaskID] | None = None
 
     def advance(self, count: float = 1, **values: object) -> None:
+        """Count `count` more units as done; `values` are shown beside the bar: loss="0.012"."""
+        told = [f"{key} {value}" for key, value in values.items()]
+        if self.shown is not None:
+            bars, task = self.shown
+            bars.update(task, advance=count, values=", ".join(told))
         self.done += count
         now = time.monotonic()
         if now - self.last_line < SECONDS_BETWEEN_LINES:
@@ -131,57 +117,49 @@ class _Lines:
         parts = [f"{self.done:,.0f}{of} {self.unit}".strip(), f"{rate:.3g}/s"]
         if self.total and rate > 0:
             parts.append(f"{max(0.0, self.total - self.done) / rate:,.0f} s left")
-        text = ", ".join([*parts, *(f"{key} {value}" for key, value in values.items())])
+        text = ", ".join([*parts, *told])
         logger.info("%s: %s", self.name, text, extra={"progress": True})
 
 
-class _LiveBar:
-    """Progress as a bar, and as messages for the log file of a run."""
-
-    def __init__(self, bars: "Progress", lines: _Lines) -> None:
-        self.bars, self.lines = bars, lines
-        self.task = bars.add_task(
-            lines.name, total=lines.total, completed=int(lines.start), unit=lines.unit, values=""
-        )
-
-    def advance(self, count: float = 1, **values: object) -> None:
-        text = ", ".join(f"{key} {value}" for key, value in values.items())
-        self.bars.update(self.task, advance=count, values=text)
-        self.lines.advance(count, **values)
-
-
 @contextlib.contextmanager
-def _live_bar(lines: _Lines) -> Iterator[Bar]:
+def progress(name: str, total: float | None, unit: str = "", start: float = 0) -> Iterator[Bar]:
+    """Show how far a long step is: a bar on a terminal.
+
+    Elsewhere, and in log files, a line every 15 seconds. `total` is the number of units (None:
+    unknown), `start` how many of them an earlier process did.
+    """
     global _bars
+    bar = Bar(name, total, unit, start)
+    if not (_bars_allowed and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)):
+        yield bar
+        return
     bars, outermost = _bars or _new_bars(), _bars is None
     if outermost:
         _bars = bars
         bars.start()
-    bar = _LiveBar(bars, lines)
+    task = bars.add_task(name, total=total, completed=int(start), unit=unit, values="")
+    bar.shown = bars, task
     try:
         yield bar
     finally:
-        bars.remove_task(bar.task)
+        bars.remove_task(task)
         if outermost:
             bars.stop()
             _bars = None
 
 
-def _new_bars() -> "Progress":
-    from rich import progress as columns
-    from rich.console import Console
-    from rich.text import Text
+class _Rate(columns.ProgressColumn):
+    def render(self, task: columns.Task) -> Text:
+        return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
-    class Rate(columns.ProgressColumn):
-        def render(self, task: columns.Task) -> Text:
-            return Text(f"{task.speed:.3g}/s" if task.speed else "")
 
+def _new_bars() -> columns.Progress:
     return columns.Progress(
         columns.TextColumn("{task.description}"),
         columns.BarColumn(),
         columns.MofNCompleteColumn(),
         columns.TextColumn("{task.fields[unit]}"),
-        Rate(),
+        _Rate(),
         columns.TimeRemainingColumn(),
         columns.TextColumn("{task.fields[values]}"),
         console=Console(stderr=True),

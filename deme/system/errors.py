@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class DemeError(Exception):
-    """Base of all errors that are a user's to mend; anything else that escapes is a bug (exit code 1)."""
+    """Base of all errors that are a user's to mend; any other is a bug (exit code 1)."""
 
     exit_code = 1
 
@@ -38,15 +38,16 @@ class DiskError(DemeError):
 
 
 class Stopped(BaseException):
-    """The process was asked to stop. Not an Exception, so that no library's `except Exception` swallows it."""
+    """The process was asked to stop.
+
+    Not an Exception, so that no library's `except Exception` swallows it.
+    """
 
     exit_code = 75
 
 
 class Preempted(Stopped):
     """The process was asked to stop; run the same command to resume."""
-
-    exit_code = 75
 
 
 class Interrupted(Stopped):
@@ -67,6 +68,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """Return "did you mean 'x'? " for a near miss of `given` among `allowed`, else an empty string."""
+    """Return "did you mean 'x'? " for a near miss of `given` among `allowed`, else ""."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'? " if close else ""

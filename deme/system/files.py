@@ -1,7 +1,8 @@
 """Files that are either whole or absent, content hashes and locks. Standard library only.
 
-Everything is written under a temporary name next to its destination and renamed, so a kill at any moment leaves
-the old file or the new one. Writers of one destination are serialised by `locked`, so the temporary name is fixed.
+Everything is written under a temporary name next to its destination and renamed, so a kill at any
+moment leaves the old file or the new one. Writers of one destination are serialised by `locked`, so
+the temporary name is fixed.
 """
 
 import contextlib
@@ -11,11 +12,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from deme.system.errors import DiskError, WorkFailed
+
+JsonObject = Mapping[str, Any]
 
 
 def temporary(path: Path) -> Path:
@@ -35,13 +38,14 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         raise DiskError(
             f"cannot write {path}: {error.strerror or error}\n"
-            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, whichever it is"
+            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, "
+            "whichever it is"
         ) from error
 
 
 @contextlib.contextmanager
 def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
-    """Open `path` for writing; it appears whole when the block ends and not at all when the block raises.
+    """Open `path` for writing; it appears whole when the block ends, or not at all if it raises.
 
     `sync`: wait until the disk has it, so that it is whole after a power cut, too.
     """
@@ -72,7 +76,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
@@ -87,8 +91,18 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def read_about(folder: Path) -> JsonObject:
+    """Return what deme.json says of a model folder, {} without one."""
+    file = folder / "deme.json"
+    about: JsonObject = read_json(file) if file.is_file() else {}
+    return about
+
+
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder under a temporary name, then rename it to `path`; an older `path` is replaced."""
+    """Let `fill` write a folder under a temporary name, then rename it to `path`.
+
+    An older `path` is replaced.
+    """
     partial = temporary(path)
     with disk_errors(path):
         if partial.is_dir() and not partial.is_symlink():
@@ -105,7 +119,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write; a kill can cut the last line only, which `read_lines` drops."""
+    """Append one line in a single write.
+
+    A kill can cut the last line only, which `read_jsonl` drops.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -116,20 +133,23 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped, a missing file is empty."""
+    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped.
+
+    A missing file is empty.
+    """
     if not path.exists():
         return []
     text = path.read_text()
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
-def write_jsonl(path: Path, rows: list[Any]) -> None:
+def write_jsonl(path: Path, rows: Sequence[object]) -> None:
     """Write `rows` to a jsonl file, whole or not at all."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder: that of its sorted (relative name, sha256) pairs."""
+    """Return the sha256 of a file, or of a folder's sorted (relative name, sha256) pairs."""
     if path.is_dir():
         names = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
         return sha256_text(
@@ -140,10 +160,10 @@ def sha256(path: Path) -> str:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes; of what is one file under two names nothing is read."""
-    if one.samefile(other):
-        return True
-    return one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+    """Whether two files hold the same bytes; one file under two names is not read."""
+    return one.samefile(other) or (
+        one.stat().st_size == other.stat().st_size and sha256(one) == sha256(other)
+    )
 
 
 def sha256_text(text: str) -> str:
@@ -157,7 +177,10 @@ def is_weights(file: Path) -> bool:
 
 
 def link_weights(source: str, target: str) -> None:
-    """Give a file of weights a second name where the disk can; copy others: they are small, and edited in place."""
+    """Give a file of weights a second name where the disk can.
+
+    Others are copied: they are small, and edited in place.
+    """
     if is_weights(Path(source)):
         with contextlib.suppress(OSError):
             os.link(Path(source).resolve(), target)
@@ -167,14 +190,13 @@ def link_weights(source: str, target: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system drops it when the process ends, however it ends.
+    """Hold an exclusive lock on `path` for the block; the system drops it when the process ends.
 
-    `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call waits.
+    `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call
+    waits.
     """
     with _lock_file(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _acquire(handle):
             handle.seek(0)
             waiting(handle.read().strip() or "another process")
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -186,13 +208,27 @@ def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
 def try_locked(path: Path) -> Iterator[bool]:
     """Hold the lock of `locked` for the block if nobody else does; yield whether it is held."""
     with _lock_file(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        _sign(handle)
-        yield True
+        acquired = _acquire(handle)
+        if acquired:
+            _sign(handle)
+        yield acquired
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds the lock of `locked`."""
+    if not path.exists():
+        return False
+    with open(path) as handle:
+        return not _acquire(handle, fcntl.LOCK_SH)
+
+
+def _acquire(handle: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    """Take a lock unless another process holds it; return whether it was taken."""
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _lock_file(path: Path) -> IO[str]:
@@ -206,15 +242,3 @@ def _sign(handle: IO[str]) -> None:
     handle.truncate()
     handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     handle.flush()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of `locked`."""
-    if not path.exists():
-        return False
-    with open(path) as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

@@ -5,19 +5,27 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import nn
 
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
 
-ANOTHER = "type: metrics.path=<folder with config.json and model.safetensors> (metrics.clip.path of metrics=text_to_image)"
+ANOTHER = (
+    "type: metrics.path=<folder with config.json and model.safetensors> "
+    "(metrics.clip.path of metrics=text_to_image)"
+)
 
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Silence Python's warnings and what libraries log, for the block: what matters is raised. Logging is left as it was."""
+    """Silence Python's warnings and what libraries log, for the block: what matters is raised.
+
+    Logging is left as it was.
+    """
     disabled, silent = logging.root.manager.disable, logging.NullHandler()
     logging.root.addHandler(silent)  # without any, logging.warning() would set up one for good
     logging.disable(logging.CRITICAL)
@@ -31,7 +39,7 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def transformers_quietly() -> Iterator[Any]:
+def transformers_quietly() -> Iterator[ModuleType]:
     """Yield the library transformers, silenced for the block. Raises BadConfig without it."""
     with quietly(), contextlib.ExitStack() as after:
         try:
@@ -57,10 +65,13 @@ def unreadable(place: Path, error: Exception) -> WorkFailed:
     return WorkFailed(f"{place} cannot be read: {reason}\ncopy it again from where it came")
 
 
-def load_network(place: Path, model_types: tuple[str, ...], architecture: str) -> tuple[Any, Any]:
-    """Return transformers' `architecture` and its config; a file with gaps, which transformers would fill at random, is refused.
+def load_network(
+    place: Path, model_types: tuple[str, ...], architecture: str
+) -> tuple[nn.Module, Any]:
+    """Return transformers' `architecture` and its config.
 
-    `model_types`: what config.json may say. Raises BadConfig, or WorkFailed if the folder cannot be read.
+    A file with gaps, which transformers would fill at random, is refused. `model_types`: what
+    config.json may say. Raises BadConfig, or WorkFailed if the folder cannot be read.
     """
     if not (place / "config.json").is_file() or not any(place.glob("model*.safetensors")):
         raise BadConfig(
@@ -69,26 +80,30 @@ def load_network(place: Path, model_types: tuple[str, ...], architecture: str) -
     model_type = files.read_json(place / "config.json").get("model_type")
     if model_type not in model_types:
         raise BadConfig(
-            f"{place} holds a model of type {model_type!r}; allowed: {', '.join(model_types)}\n{ANOTHER}"
+            f"{place} holds a model of type {model_type!r}; allowed: {', '.join(model_types)}\n"
+            f"{ANOTHER}"
         )
     with transformers_quietly() as transformers:
-        how: dict[str, Any] = {
-            "local_files_only": True,
-            "use_safetensors": True,
-            "dtype": torch.float32,
-        }
         try:
-            config: Any = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
             if model_type == "clip" and architecture != "CLIPModel":  # its vision half
-                config.vision_config.projection_dim = (
-                    config.projection_dim
-                )  # as wide as the whole model's config says
+                # as wide as the whole model's config says
+                config.vision_config.projection_dim = config.projection_dim
                 config = config.vision_config
-            how |= {"config": config, "ignore_mismatched_sizes": True, "output_loading_info": True}
-            network, found = getattr(transformers, architecture).from_pretrained(place, **how)
+            network, found = getattr(transformers, architecture).from_pretrained(
+                place,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
         except Exception as error:
             raise unreadable(place, error) from error
     if lost := sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]):
-        needs = f"{len(lost)} of the {len(network.state_dict())} tensors of {architecture}, first {lost[0]}"
-        raise BadConfig(f"{place} lacks, or has in another shape, {needs}\n{ANOTHER}")
+        raise BadConfig(
+            f"{place} lacks, or has in another shape, {len(lost)} of the "
+            f"{len(network.state_dict())} tensors of {architecture}, first {lost[0]}\n{ANOTHER}"
+        )
     return network.eval().requires_grad_(False), config

@@ -48,9 +48,9 @@ def cache_folder(paths: _Paths) -> Path:
 def locate(path: str) -> Path:
     """Return the file or folder that `path` names. Raises MissingInput.
 
-    "asset:NAME" is a file shipped with the package. "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION" is
-    a model on the Hugging Face Hub, downloaded unless it is in the Hub's cache: only such names use
-    the network.
+    "asset:NAME" is a file shipped with the package. "hub:OWNER/NAME" or "hub:OWNER/NAME@REVISION"
+    is a model on the Hugging Face Hub, downloaded unless it is in the Hub's cache: only such names
+    use the network.
     """
     if path.startswith(HUB):
         return _from_hub(path)

@@ -1,4 +1,4 @@
-"""Processes: those that help this one with its work, and those that torchrun or srun started beside it. Standard library only."""
+"""Processes that help this one with its work, or that torchrun or srun started beside it."""
 
 import contextlib
 import os
@@ -18,9 +18,10 @@ SRUN = (
 
 @contextlib.contextmanager
 def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """Run `python -m module <arguments>` once per arguments beside the block; wait for them, and stop them if it raises.
+    """Run `python -m module <arguments>` once per arguments beside the block.
 
-    The list that is yielded holds their exit codes after the block. They are no part of a torchrun or srun around us.
+    Waits for them, and stops them if the block raises. The list that is yielded holds their exit
+    codes after the block. They are no part of a torchrun or srun around us.
     """
     codes: list[int] = []
     alone = {name: value for name, value in os.environ.items() if name not in (*TORCHRUN, *SRUN)}
@@ -39,7 +40,10 @@ def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[in
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that one torchrun or one srun started: `rank` of `size`, `local_rank` on its machine."""
+    """This process among those that one torchrun or one srun started.
+
+    It is number `rank` of `size`, and `local_rank` on its machine.
+    """
 
     rank: int = 0
     size: int = 1
@@ -49,18 +53,13 @@ class World:
 
 
 def world() -> World:
-    """Return who we are by the environment: torchrun's variables, or srun's where it started several tasks."""
+    """Return who we are by torchrun's variables, or srun's where it started several tasks."""
     env = os.environ
     if int(env.get("WORLD_SIZE", 1)) > 1 and "RANK" in env:
-        rank, size, local = (
+        return World(
             int(env["RANK"]),
             int(env["WORLD_SIZE"]),
             int(env.get("LOCAL_RANK", env["RANK"])),
-        )
-        return World(
-            rank,
-            size,
-            local,
             env.get("MASTER_ADDR", "127.0.0.1"),
             int(env.get("MASTER_PORT", 29500)),
         )
@@ -84,18 +83,3 @@ def first_host(nodes: str) -> str:
     match = re.match(r"([^,\[]+)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
     assert match is not None
     return "".join(part or "" for part in match.groups())
-
-
-def rank() -> int:
-    """Return this process's number, 0 if it is alone."""
-    return world().rank
-
-
-def world_size() -> int:
-    """Return how many processes torchrun or srun started, 1 without them."""
-    return world().size
-
-
-def local_rank() -> int:
-    """Return this process's number on its machine."""
-    return world().local_rank

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM/SIGUSR: at once where nothing can be lost, at the next step boundary inside `graceful`."""
+"""Stop signals: at once where nothing can be lost, at the next step inside `graceful`."""
 
 import contextlib
 import signal
@@ -20,15 +20,11 @@ def stopped(exit_code: int) -> Stopped:
     return Preempted("stopped on request; run the same command to resume")
 
 
-def _error(signum: int) -> Stopped:
-    return stopped((Interrupted if signum == signal.SIGINT else Preempted).exit_code)
-
-
 def receive(signum: int, _frame: FrameType | None) -> None:
     """Handle a stop signal: raise its error now, or keep it for the next poll inside `graceful`."""
     global _pending, _received
     again = _pending is not None
-    _pending = _received = _error(signum)
+    _pending = _received = stopped(130 if signum == signal.SIGINT else 75)
     if not _polling or again:
         error, _pending = _pending, None
         raise error
@@ -49,7 +45,7 @@ def handled() -> Iterator[None]:
 
 @contextlib.contextmanager
 def graceful() -> Iterator[None]:
-    """Only note a signal during the block, which polls `pending()`; a second signal stops at once."""
+    """Only note a signal in the block, which polls `pending()`; a second one stops at once."""
     global _polling, _pending
     _polling, _pending = True, None
     try:
@@ -64,7 +60,10 @@ def pending() -> Stopped | None:
 
 
 def received() -> Stopped | None:
-    """Return the last signal's error, also after it was raised: a library's clean-up may have failed on it and hidden it."""
+    """Return the last signal's error, also after it was raised.
+
+    A library's clean-up may have failed on it and hidden it.
+    """
     return _received
 
 

@@ -1,4 +1,4 @@
-"""safetensors files: written in a stream, read tensor by tensor or piece by piece, checked before they are believed."""
+"""safetensors files: written in a stream, read tensor by tensor or in pieces, and checked."""
 
 import json
 import math
@@ -35,7 +35,10 @@ Spec = tuple[tuple[int, ...], torch.dtype]
 
 
 class Tensors(Protocol):
-    """Named tensors on disk: their shapes and types, and one at a time themselves. `path` is what an error names."""
+    """Named tensors on disk: their shapes and types, and one at a time themselves.
+
+    `path` is what an error names.
+    """
 
     path: Path
     specs: dict[str, Spec]
@@ -52,7 +55,10 @@ class Tensors(Protocol):
 def write_stream(
     path: Path, specs: Mapping[str, Spec], pieces: Iterable[tuple[str, Tensor]]
 ) -> None:
-    """Write tensors in the order of `specs`, whole or piece by piece, one piece in memory; whole under `path` or not at all."""
+    """Write tensors in the order of `specs`, whole or piece by piece, one piece in memory.
+
+    The file appears whole under `path` or not at all.
+    """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (shape, dtype) in specs.items():
@@ -75,8 +81,8 @@ def write_stream(
                 raise ValueError(
                     f"a piece of {name} does not match the header entry {earlier} {specs[earlier]}"
                 )
-            flat = piece.detach().cpu().contiguous().reshape(-1)
-            file.write(_bytes(flat))
+            flat = piece.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            file.write(memoryview(flat.numpy()))  # type: ignore[arg-type]  # no copy
         if unwritten := [name for name, count in left.items() if count]:
             raise ValueError(f"nothing was written for {unwritten[0]}")
 
@@ -92,9 +98,10 @@ def save(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 class TensorFile:
-    """A safetensors file whose tensors are read one at a time. Raises MissingInput or WorkFailed when opened.
+    """A safetensors file whose tensors are read one at a time.
 
-    What is read is mapped for as long as it is held, not the whole file: whoever reads tensor by tensor holds one in memory.
+    What is read is mapped for as long as it is held, not the whole file: whoever reads tensor by
+    tensor holds one in memory. Raises MissingInput or WorkFailed when opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,18 +110,17 @@ class TensorFile:
         self.path = path
         try:
             with safe_open(path, framework="pt") as file:  # checks the header
-                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                specs = {
+                slices = {n: file.get_slice(n) for n in file.keys()}  # noqa: SIM118 (no mapping)
+                self.specs: dict[str, Spec] = {
                     n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()
                 }
         except (SafetensorError, OSError) as error:
             raise self._damaged(error) from error
-        self.specs: dict[str, Spec] = specs
         with open(path, "rb") as opened:
             size = int.from_bytes(opened.read(8), "little")
             header = json.loads(opened.read(size))
         self._starts: dict[str, int] = {
-            name: 8 + size + header[name]["data_offsets"][0] for name in specs
+            name: 8 + size + header[name]["data_offsets"][0] for name in self.specs
         }
 
     def _damaged(self, why: object) -> WorkFailed:
@@ -130,15 +136,17 @@ class TensorFile:
         )
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are: the system's copy of the file, ten times cheaper than ours."""
+        """Return elements start:stop of a tensor, flat and as they are.
+
+        They are the system's copy of the file, ten times cheaper than ours.
+        """
         dtype = self.specs[name][1]
         if start == stop:
             return torch.empty(0, dtype=dtype)
         at = self._starts[name] + start * dtype.itemsize
         end = at + (stop - start) * dtype.itemsize
-        if (
-            os.fstat(self._descriptor).st_size < end
-        ):  # to read behind a file's end would kill the process
+        # to read behind a file's end would kill the process
+        if os.fstat(self._descriptor).st_size < end:
             raise self._damaged(f"tensor {name} is cut off")
         page = at - at % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._descriptor, end - page, access=mmap.ACCESS_COPY, offset=page)
@@ -158,22 +166,17 @@ class TensorFile:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinite values."""
-    if not tensor.is_floating_point() or math.isfinite(
-        float(tensor.sum())
-    ):  # one pass without a copy
+    if not tensor.is_floating_point():
         return True
-    return bool(torch.isfinite(tensor).all())
+    # the sum is one pass without a copy
+    return math.isfinite(float(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def check_finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """Return `tensor`. Raises WorkFailed if it holds NaN or infinite values."""
     if not is_finite(tensor):
         raise WorkFailed(
-            f"tensor {name} of {path} holds NaN or infinite values\nthe run that made it failed; make it again"
+            f"tensor {name} of {path} holds NaN or infinite values\n"
+            "the run that made it failed; make it again"
         )
     return tensor
-
-
-def _bytes(flat: Tensor) -> memoryview:
-    """The memory of a flat tensor, not a copy."""
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
     """
     torch.compiler.reset()  # many models in one process would exceed torch's limit, hence be eager
     expected, noise = gradients(model, batch), perturbed(model, batch)
-    found, answers = None, None
+    answers = None
     with torch.no_grad():
         answer = _answer(teacher, batch) if teacher is not None else None
     try:
@@ -83,8 +83,6 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
             teacher.compile(options=OPTIONS)
             with torch.no_grad():
                 answers = _answer(teacher, batch)
-    except WorkFailed:
-        raise
     except Exception as error:
         raise WorkFailed(
             f"torch.compile failed here with torch {torch.__version__}: "

@@ -7,13 +7,12 @@ work, whatever the batch size.
 
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.functional import mse_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -61,13 +60,14 @@ class TrainingMemory:
         return self.held + max(self.casts + self.activations, self.update)
 
     def __str__(self) -> str:
-        step = {"low-precision copies": self.casts, "activations": self.activations}
-        update = {"copies within an update": self.update}
         parts = {
             name: getattr(self, name)
             for name in ("weights", "gradients", "optimizer", "average", "teacher")
         }
-        parts |= step if sum(step.values()) >= self.update else update
+        if self.casts + self.activations >= self.update:
+            parts |= {"low-precision copies": self.casts, "activations": self.activations}
+        else:
+            parts["copies within an update"] = self.update
         unit, name = (1e9, "GB") if self.peak >= 1e8 else (1e6, "MB")
         shown = ", ".join(f"{part} {size / unit:.2g}" for part, size in parts.items() if size)
         return f"{self.peak / unit:.2g} {name} ({shown})"
@@ -86,26 +86,23 @@ def training_memory(
     """
     rows = math.ceil(plan.batch_size / max(1, plan.tasks))
     with torch.device("meta"):
-        network, frozen = (
-            student().train(),
-            teacher().eval().requires_grad_(False) if teacher is not None else None,
-        )
+        network = student().train()
+        frozen = teacher().eval().requires_grad_(False) if teacher is not None else None
     if frozen is not None and plan.dtype is not None:
         hold_as_cast(frozen, plan.dtype)
     if plan.checkpointing:
         network.enable_gradient_checkpointing()  # type: ignore[operator]
     if plan.gpu and plan.dtype is not None:
         norms_in_float32(network)
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        # The device decides over attention kernels and autocast: fake tensors on a CPU.
         for module in (network, frozen):
-            _make_fake(module)
+            if module is not None:
+                module.to_empty(device="cpu")
         most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
     size = _bytes(network.parameters())
-    casts = (
-        _bytes(p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False))
-        // 2
-    )
-    casts = casts if plan.dtype is not None else 0
+    cast = [p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False)]
+    casts = _bytes(cast) // 2 if plan.dtype is not None else 0
     return TrainingMemory(
         weights=size,
         gradients=size,
@@ -145,22 +142,6 @@ def _step(
         loss.backward()
 
 
-def _make_fake(module: nn.Module | None) -> None:
-    """Replace tensors on the meta device by fake ones on a CPU.
-
-    The device decides over attention kernels and autocast.
-    """
-    for part in module.modules() if module is not None else ():
-        for name, p in list(part.named_parameters(recurse=False)):
-            setattr(
-                part,
-                name,
-                nn.Parameter(torch.empty(p.shape, dtype=p.dtype), requires_grad=p.requires_grad),
-            )
-        for name, b in list(part.named_buffers(recurse=False)):
-            part.register_buffer(name, torch.empty(b.shape, dtype=b.dtype))
-
-
 def norms_in_float32(network: nn.Module) -> None:
     """Let normalisations see and give float32, as autocast has it on a GPU and not on a CPU."""
     for part in network.modules():
@@ -189,7 +170,13 @@ class _Alive(TorchDispatchMode):
         self.known = known
         self.now = self.most = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[FakeTensor, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func is torch.ops.prim.device.default:  # most calls: a fake tensor's device
             return args[0].fake_device
         out = func(*args, **(kwargs or {}))

@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -89,8 +90,9 @@ def test_a_method_is_described_and_has_an_option(name):
 def test_an_option_explains_its_keys_which_are_the_methods_with_its_defaults(option):
     lines = (conf_dir() / "merge" / f"{option}.yaml").read_text().splitlines()
     assert lines[0].startswith("# ")
-    assert lines[1].startswith("_target_: ")
-    assert all("  # " in line for line in lines[2:])
+    (target,) = (i for i, line in enumerate(lines) if line.startswith("_target_: "))
+    for above, line in itertools.pairwise(lines[target:]):
+        assert "#" in line or above.startswith("#"), "a comment on its line or above it"
     spec = dict(OPTIONS[option])
     parameters = inspect.signature(METHODS[spec.pop("_target_").rpartition(".")[2]]).parameters
     prepared = {"thresholds"} if option == "ties" else set()

@@ -97,8 +97,8 @@ def test_loss_of_a_perfect_network_is_zero_and_of_a_silent_one_is_one():
     triples = fixed_triples(HELD_OUT, uniform(4, 1000), 50, seed=0)
 
     def perfect(x_t, t):  # the triples' images are known
-        x0 = to_float(HELD_OUT.pixels)
-        return SCHEDULE.x0_to_eps(x0, x_t, t)
+        alpha, sigma = SCHEDULE.coefficients(t, x_t)
+        return (x_t - alpha * to_float(HELD_OUT.pixels)) / sigma
 
     assert float(denoising_loss(perfect, SCHEDULE, "epsilon", triples).max()) < 1e-6
     silent = denoising_loss(lambda x, t: torch.zeros_like(x), SCHEDULE, "epsilon", triples)

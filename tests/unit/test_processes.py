@@ -45,7 +45,6 @@ def world_of(monkeypatch, env):
 )
 def test_a_process_is_alone_unless_it_was_started_as_one_of_several(env, monkeypatch):
     assert world_of(monkeypatch, env) == World()
-    assert (processes.rank(), processes.world_size(), processes.local_rank()) == (0, 1, 0)
 
 
 def test_torchrun_and_srun_say_who_is_who(monkeypatch):

@@ -46,7 +46,8 @@ def test_the_weighted_loss_is_the_same_whatever_is_predicted(weighting, schedule
     x0_guess = schedule.v_to_x0(
         guess, x_t, t
     )  # any prediction of x0, and the same one as eps and as v
-    eps_guess = schedule.v_to_eps(guess, x_t, t)
+    alpha, sigma = schedule.coefficients(t, x_t)
+    eps_guess = (x_t - alpha * x0_guess) / sigma
     losses = {}
     for kind, prediction in (("epsilon", eps_guess), ("sample", x0_guess), ("v_prediction", guess)):
         error = (prediction - schedule.target(kind, x0, eps, t)).square().mean(1)

@@ -39,15 +39,12 @@ def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -
     snr = snr.double().clamp(MIN_SNR, MAX_SNR)
     weight = weighting(snr)
     if not getattr(weighting, "native", False):
-        if prediction_type == "epsilon":
-            weight = weight / snr
-        elif prediction_type == "v_prediction":
-            weight = weight / (snr + 1)
-        elif prediction_type != "sample":
+        shares = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}
+        if prediction_type not in shares:
             raise ValueError(
-                f"unknown prediction type {prediction_type!r}; "
-                "allowed: epsilon, sample, v_prediction"
+                f"unknown prediction type {prediction_type!r}; allowed: {', '.join(shares)}"
             )
+        weight = weight / shares[prediction_type]
     return torch.where(weight > INFINITE, torch.inf, weight)
 
 

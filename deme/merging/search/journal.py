@@ -5,12 +5,10 @@ A search that was stopped is replayed from its journal.
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from deme.system import WorkFailed, files
+from deme.system import JsonObject, WorkFailed, files
 
 
 @dataclass(frozen=True)
@@ -26,29 +24,18 @@ class Evaluation:
 
     def row(self) -> dict[str, object]:
         """Return the line of the journal, in which numbers that are not finite are null."""
-        row: dict[str, object] = {
-            "weights": list(self.weights),
-            "score": _finite_or_none(self.score),
-            "fraction": self.fraction,
-            "images": self.images,
-            "seconds": self.seconds,
-        }
-        if self.gradient is not None:
-            row["gradient"] = [_finite_or_none(g) for g in self.gradient]
-        return row
+        row = {**asdict(self), "score": _finite_or_none(self.score)}
+        gradient = row.pop("gradient")
+        return row if gradient is None else {**row, "gradient": [*map(_finite_or_none, gradient)]}
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> "Evaluation":
+    def of_row(cls, row: JsonObject) -> "Evaluation":
         """Read a line of the journal."""
-        gradient = (
-            tuple(math.nan if g is None else float(g) for g in row["gradient"])
-            if "gradient" in row
-            else None
-        )
-        score = math.inf if row["score"] is None else float(row["score"])
-        return cls(
-            tuple(row["weights"]), score, row["fraction"], row["images"], row["seconds"], gradient
-        )
+        read = {**row, "weights": tuple(row["weights"])}
+        read["score"] = math.inf if row["score"] is None else float(row["score"])
+        if "gradient" in row:
+            read["gradient"] = tuple(math.nan if g is None else float(g) for g in row["gradient"])
+        return cls(**read)
 
 
 class Journal:

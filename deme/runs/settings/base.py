@@ -6,7 +6,7 @@ type and which values are allowed.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
@@ -17,6 +17,7 @@ from pydantic import (
     GetPydanticSchema,
     TypeAdapter,
     ValidationError,
+    WrapValidator,
 )
 from typing_extensions import TypedDict
 
@@ -66,8 +67,18 @@ class Arguments(TypedDict, total=False):
     warmup_steps: NonNegative
 
 
+def in_given_order(option: Any, validate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Return a checked option with its keys in the order in which they were given."""
+    checked = validate(option)
+    return {key: checked[key] for key in option}
+
+
 # {_target_: <class>, <argument>: <value>, ...}: what builders/ makes an object of
-Option = Annotated[Mapping[str, Any], GetPydanticSchema(lambda _, schema_of: schema_of(Arguments))]
+Option = Annotated[
+    Mapping[str, Any],
+    GetPydanticSchema(lambda _, schema_of: schema_of(Arguments)),
+    WrapValidator(in_given_order),
+]
 
 
 def without_null(options: Any) -> Any:
