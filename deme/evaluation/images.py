@@ -8,7 +8,6 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor
 from deme.builders.compute import Compute
 from deme.builders.metrics import load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
-from deme.metrics.shards import Extractors, FeatureShards
+from deme.metrics.features import ImageNetwork
+from deme.metrics.shards import FeatureShards
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings
@@ -30,14 +30,14 @@ GRID_IMAGES = 64
 
 
 def make_images(
-    run: Run, settings: EvaluateSettings, source: Source, extractors: Extractors
+    run: Run, settings: EvaluateSettings, source: Source, networks: Sequence[ImageNetwork]
 ) -> FeatureShards:
     """Fill the shards with `progress.processes` - 1 helper processes; save images if asked for."""
     shards = FeatureShards(run.path / "samples", source.total, settings.shard_size)
     count = min(settings.progress.processes, len(shards.missing())) - 1
     arguments = [[str(run.path), str(rank)] for rank in range(1, count + 1)]
     with helpers("deme.evaluation.images", arguments) as codes:
-        fill(run, settings, source, extractors)
+        fill(run, settings, source, networks)
     if any(codes):
         logger.warning(
             "helper processes ended with exit codes %s; this process made their images", codes
@@ -51,7 +51,7 @@ def fill(
     run: Run,
     settings: EvaluateSettings,
     source: Source,
-    extractors: Extractors,
+    networks: Sequence[ImageNetwork],
     finished: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make the shards that no other process makes until all exist; the first writes the grid."""
@@ -71,14 +71,14 @@ def fill(
                 image_grid(torch.cat(first)[:GRID_IMAGES]).save(file, format="PNG")
 
     shards = FeatureShards(folder, source.total, settings.shard_size)
-    shards.fill(pixels, extractors, "images and features", finished)
+    shards.fill(pixels, networks, "images and features", finished)
 
 
 def _save(batch: Tensor, folder: Path, first: int) -> None:
     for index, image in enumerate(batch.permute(0, 2, 3, 1).numpy(), start=first):
-        buffer = BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
-        files.write_bytes(folder / f"{index:07d}.png", buffer.getvalue(), sync=False)
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        with files.atomic(folder / f"{index:07d}.png", sync=False) as file:
+            picture.save(file, "PNG")
 
 
 def _zip(folder: Path, place: Path) -> None:
@@ -107,9 +107,11 @@ def help_with(
     compute = Compute.of(settings.compute, rank)
     source = load_source(run, settings, compute)
     done = run.path / "metrics.json"
-    extractors = load_extractors(settings.metrics, compute.device)
-    scores = load_scores(settings.metrics, compute.device)
-    fill(run, settings, source, [*extractors, *scores], lambda: finished() or done.exists())
+    networks = [
+        *load_extractors(settings.metrics, compute.device),
+        *load_scores(settings.metrics, compute.device),
+    ]
+    fill(run, settings, source, networks, lambda: finished() or done.exists())
 
 
 def _main(place: str, rank: str) -> None:

@@ -21,8 +21,8 @@ from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
 from deme.evaluation.images import make_images
 from deme.evaluation.labels import Metric, distance_labels, loss_labels, loss_ranges
-from deme.evaluation.scores import measure_score, parts_of
-from deme.evaluation.sources import load_source
+from deme.evaluation.scores import Part, measure_score, parts_of
+from deme.evaluation.sources import Source, load_source
 from deme.metrics import neighbours, statistics_file
 from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
@@ -33,8 +33,10 @@ from deme.metrics.kernel import kernel_distance
 from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
+from deme.metrics.text_score import TextScore
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
+from deme.runs.settings.groups import LossMetricSettings
 from deme.system import BadConfig, cache_folder, files, progress, tensors
 
 Metrics = dict[str, Metric]
@@ -43,41 +45,49 @@ Metrics = dict[str, Metric]
 def measure(run: Run, settings: EvaluateSettings, compute: Compute) -> Metrics:
     """Measure the images and the model of a run's source; see docs/metrics.md."""
     source, device = load_source(run, settings, compute), compute.device
-    moments = run.path / "moments"
-    extractors = load_extractors(settings.metrics, device)
-    scores = load_scores(settings.metrics, device)
-    if scores and source.prompts is None:
-        raise BadConfig(
-            "metrics.scores compare generated images to their prompts, and there are none here\n"
-            "type: metrics=<option without scores>, "
-            "or source=weights with a text-conditioned model=<option>"
-        )
-    loss = settings.metrics.loss if source.loaded is not None else None
-    if loss is not None and source.loaded is not None:  # before images are generated
-        loss_ranges(loss, source.loaded.model.schedule.num_timesteps)
+    moments, loss, loaded = run.path / "moments", settings.metrics.loss, source.loaded
+    if loss is not None and loaded is not None:  # before images are generated
+        loss_ranges(loss, loaded.model.schedule.num_timesteps)
+    distances, scores = load_networks(settings, source, device)
     metrics: Metrics = {}
     if settings.needs_images:
-        prompts = source.prompts
-        parts = [] if prompts is None else [parts_of(s, prompts, source.total) for s in scores]
-        cache = cache_folder(settings.paths)
-        references = [
-            load_reference(settings.metrics, source.data, each, cache) for each in extractors
-        ]
-        shards = make_images(run, settings, source, [*extractors, *scores])
-        for extractor, reference in zip(extractors, references, strict=True):
+        networks = [network for network, _ in (*distances, *scores)]
+        shards = make_images(run, settings, source, networks)
+        for extractor, reference in distances:
             features = _Features(shards, extractor, reference, device, run.path / "samples")
             metrics |= (
                 _real(features, settings)
                 if settings.source == "real"
                 else _distances(features, settings, moments)
             )
-        for score, of_score in zip(scores, parts, strict=True):
-            replicates = settings.metrics.replicates
-            metrics |= measure_score(moments, shards, score, of_score, replicates)
-    if loss is not None and source.loaded is not None:
-        held_out = held_out_images(settings, source.data, source.loaded, device)
-        metrics |= _loss(settings, held_out, source.loaded, device, moments)
+        for score, parts in scores:
+            metrics |= measure_score(moments, shards, score, parts, settings.metrics.replicates)
+    if loss is not None and loaded is not None:
+        held_out = held_out_images(settings, source.data, loaded, device)
+        metrics |= _loss(settings, loss, held_out, loaded, device, moments)
     return metrics
+
+
+def load_networks(
+    settings: EvaluateSettings, source: Source, device: str
+) -> tuple[list[tuple[FeatureExtractor, Reference]], list[tuple[TextScore, list[Part]]]]:
+    """Return the extractors with their references, and the scores with their metrics.
+
+    Raises BadConfig for scores where there are no prompts.
+    """
+    metrics, prompts = settings.metrics, source.prompts
+    extractors, scores = load_extractors(metrics, device), load_scores(metrics, device)
+    if scores and prompts is None:
+        raise BadConfig(
+            "metrics.scores compare generated images to their prompts, and there are none here\n"
+            "type: metrics=<option without scores>, "
+            "or source=weights with a text-conditioned model=<option>"
+        )
+    parts = [] if prompts is None else [list(parts_of(s, prompts, source.total)) for s in scores]
+    cache = cache_folder(settings.paths)
+    references = [load_reference(metrics, source.data, each, cache) for each in extractors]
+    pairs = zip(extractors, references, strict=True)
+    return list(pairs), list(zip(scores, parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -115,12 +125,8 @@ class _Features:
 
 def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metrics:
     """Frechet distance, KID, precision and recall; moments and fingerprints are for verify."""
-    metrics, seed, extractor, shards = (
-        settings.metrics,
-        settings.sample_seed,
-        of.extractor,
-        of.shards,
-    )
+    metrics, seed = settings.metrics, settings.sample_seed
+    extractor, shards = of.extractor, of.shards
     suffix, total = extractor.suffix, shards.total
     statistics = of.statistics()
     statistics_file.save(moments / f"{suffix}.safetensors", statistics)
@@ -151,8 +157,9 @@ def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metr
             kid.value + float(resample_counts(seed, r, count).double() @ kid.shares) / count
             for r in range(metrics.replicates)
         ]
-        error = {"standard_error": kid.standard_error}
-        found[name] = Metric(kid.value, labels[name], replicates, error)
+        found[name] = Metric(
+            kid.value, labels[name], replicates, {"standard_error": kid.standard_error}
+        )
     if metrics.nearest_k:
         near = neighbours.precision_recall(features, of.reference.features, metrics.nearest_k)
         for kind, value in near.items():
@@ -172,20 +179,19 @@ def _real(of: _Features, settings: EvaluateSettings) -> Metrics:
     values = of.bootstrap(settings.metrics.replicates, resampled)
     spread, name = torch.tensor(values, dtype=torch.float64), of.extractor.frechet_name
     labels = distance_labels(settings.metrics, of.extractor, of.reference, settings.num_images)
-    std = {"std": float(spread.std())}
-    return {name: Metric(float(spread.mean()), labels[name], values, std)}
+    return {name: Metric(float(spread.mean()), labels[name], values, {"std": float(spread.std())})}
 
 
 def _loss(
     settings: EvaluateSettings,
+    loss: LossMetricSettings,
     held_out: Images | EncodedDataset,
     loaded: Loaded,
     device: str,
     moments: Path,
 ) -> Metrics:
     """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
-    loss, model = settings.metrics.loss, loaded.model
-    assert loss is not None
+    model = loaded.model
     num_timesteps = model.schedule.num_timesteps
     ranges = loss_ranges(loss, num_timesteps)
     triples = fixed_triples(held_out, ranges, loss.draws, loss.seed)

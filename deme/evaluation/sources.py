@@ -1,4 +1,4 @@
-"""Where the images of an evaluation come from: a model, unmerged experts, a folder, the data set."""
+"""Where the images of an evaluation come from: a model, experts, a folder, the data set."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -100,5 +100,4 @@ def _folder(run: Run, settings: EvaluateSettings) -> Source:
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
         return (resized(batch, size) for batch in batches(images, settings.batch_size, indices))
 
-    data = load_data(settings.data, settings.paths, images.shape)
-    return Source(data, len(images), pixels)
+    return Source(load_data(settings.data, settings.paths, images.shape), len(images), pixels)

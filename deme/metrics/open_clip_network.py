@@ -93,13 +93,9 @@ def load_weights(network: nn.Module, place: Path, architecture: str) -> None:
     needed, given = counted(network.state_dict()), counted(read_weights(place))
     lost = [n for n, v in needed.items() if n not in given or given[n].shape != v.shape]
     unknown = [name for name in given if name not in needed]
-    problems = []
-    if lost:
-        problems.append(
-            f"{len(lost)} of {len(needed)} tensors are missing or of another shape, first {lost[0]}"
+    if wrong := [*lost, *unknown]:
+        raise BadConfig(
+            f"{place} holds no {architecture}: {len(lost)} of {len(needed)} tensors are missing or "
+            f"of another shape, {len(unknown)} are unknown, first {wrong[0]}\n{ANOTHER}"
         )
-    if unknown:
-        problems.append(f"{len(unknown)} tensors are unknown, first {unknown[0]}")
-    if problems:
-        raise BadConfig(f"{place} holds no {architecture}: {'; '.join(problems)}\n{ANOTHER}")
     network.load_state_dict(given, strict=False)

@@ -6,14 +6,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
+from deme.metrics.features import CHUNK, rgb, weights_file
 from deme.metrics.open_clip_network import load_weights, model_settings, preprocessing_of
-from deme.metrics.text_score import cosine_scores
-from deme.system import BadConfig, files
+from deme.metrics.text_score import CosineScore
+from deme.system import BadConfig
 from deme.system.hugging_face import quietly
 
 
-class OpenClipScore(OnDevice):
+class OpenClipScore(CosineScore):
     """Score images by texts: 100 cos(image, text); the metric is the plain mean, not clamped at 0.
 
     The CLIP score of BK-SDM (Kim et al. 2023), with ViT-g-14 of laion2b_s34b_b88k. `path`: its
@@ -32,7 +32,7 @@ class OpenClipScore(OnDevice):
         pretrained: str | None = None,
         sha256: str | None = None,
     ) -> None:
-        place = weights_file(path, sha256)
+        place, self.weights = weights_file(path, sha256)
         if place.is_dir():
             raise BadConfig(
                 f"{place} is a folder\n"
@@ -42,8 +42,10 @@ class OpenClipScore(OnDevice):
             try:
                 import open_clip
             except ImportError as error:
-                needs = f"{self.score_name} needs open_clip: {error}"
-                raise BadConfig(f"{needs}\ntype: pip install 'deme-diffusion[text]'") from error
+                raise BadConfig(
+                    f"{self.score_name} needs open_clip: {error}\n"
+                    "type: pip install 'deme-diffusion[text]'"
+                ) from error
             settings = model_settings(open_clip, architecture)
             preprocessing = preprocessing_of(open_clip, architecture, settings, pretrained)
             self.tokenizer = open_clip.get_tokenizer(architecture)
@@ -53,7 +55,6 @@ class OpenClipScore(OnDevice):
             size = self.network.visual.image_size
             self.preprocess = open_clip.image_transform(size, is_train=False, **preprocessing)
         self.network.eval().requires_grad_(False)
-        self.weights = sha256 or files.sha256(place)
         self.dimension: int = settings["embed_dim"]
         self.name = (
             f"open_clip {architecture}{'' if pretrained is None else ' ' + pretrained}, "
@@ -70,16 +71,10 @@ class OpenClipScore(OnDevice):
             found.append(self.network.encode_image(inputs.to(self.device)).float().cpu())
         return torch.cat(found)
 
-    def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        return cosine_scores(features, texts, self._embed)
-
-    def mean(self, scores: Tensor) -> float:
-        return float(scores.mean())
-
     def truncated(self, texts: Sequence[str]) -> int:
         context = self.tokenizer.context_length
         return sum(len(self.tokenizer.encode(text)) + 2 > context for text in texts)
 
     @torch.inference_mode()
-    def _embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         return self.network.encode_text(self.tokenizer(texts).to(self.device))

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -72,8 +73,11 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
                 _measure(images, name, extractor, folder)
     # left by a process that was killed at the end
     shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
-    kept = tensors.TensorFile(folder / "features.safetensors").read("features")
-    return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
+    return Reference(
+        statistics_file.load(folder / "statistics.safetensors"),
+        tensors.TensorFile(folder / "features.safetensors").read("features"),
+        name,
+    )
 
 
 def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path) -> None:
@@ -83,20 +87,20 @@ def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Pat
         [extractor],
         f"{extractor.suffix} features of {name}",
     )
-    statistics = Statistics()
-    for features in shards.read(extractor.suffix):
-        statistics.update(features)
+    statistics = reduce(Statistics.update, shards.read(extractor.suffix), Statistics())
     rows = subset(shards, extractor.suffix)
 
     def fill(partial: Path) -> None:
         statistics_file.save(partial / "statistics.safetensors", statistics)
         tensors.save(partial / "features.safetensors", {"features": rows})
-        about = {
-            "images": name,
-            "content": images.content_hash(),
-            "extractor": extractor.name,
-            "weights": extractor.weights,
-        }
-        files.write_json(partial / "about.json", about)
+        files.write_json(
+            partial / "about.json",
+            {
+                "images": name,
+                "content": images.content_hash(),
+                "extractor": extractor.name,
+                "weights": extractor.weights,
+            },
+        )
 
     files.write_folder(folder, fill)

@@ -5,16 +5,15 @@ See docs/metrics.md.
 
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch_fidelity import interpolate_compat_tensorflow as compat
 
 SIDE = 299
 
 
 def pytorch(pixels: Tensor) -> Tensor:
     """pytorch-fid, clean-fid's `legacy_pytorch`: bilinear, no antialiasing, on 0..1, to -1..1."""
-    size = (SIDE, SIDE)
-    return (
-        2 * interpolate(pixels.float() / 255, size=size, mode="bilinear", align_corners=False) - 1
-    )
+    images = pixels.float() / 255
+    return 2 * interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
 
 
 def clean(pixels: Tensor) -> Tensor:
@@ -27,8 +26,6 @@ def clean(pixels: Tensor) -> Tensor:
 
 def tf(pixels: Tensor) -> Tensor:
     """TensorFlow 1 (Heusel et al. 2017), clean-fid's `legacy_tensorflow`: its own bilinear."""
-    from torch_fidelity import interpolate_compat_tensorflow as compat
-
     resized = compat.interpolate_bilinear_2d_like_tensorflow1x(
         pixels.float(), size=(SIDE, SIDE), align_corners=False
     )

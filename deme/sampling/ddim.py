@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.sampling.sampler import check_steps, make_scheduler
 from deme.system import BadConfig
 
 SKIPS = ("uniform", "quadratic")
@@ -53,10 +53,9 @@ class DDIM:
     def scheduler(self, scheduler_config: Mapping[str, object]) -> DDIMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
         settings = {**self.settings, "clip_sample": self.clip_sample}
-        scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        check_grid(scheduler)
+        scheduler = make_scheduler(
+            DDIMScheduler, scheduler_config, self.num_inference_steps, **settings
+        )
         grid, limit = scheduler.timesteps, scheduler.config["num_train_timesteps"]
         if self.skip_type == "quadratic":
             grid = quadratic_grid(self.num_inference_steps, limit)

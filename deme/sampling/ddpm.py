@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from diffusers import DDPMScheduler
 
-from deme.sampling.sampler import check_limit, check_steps
+from deme.sampling.sampler import check_steps, make_scheduler
 from deme.system import BadConfig
 
 VARIANCES = ("fixed_small", "fixed_large")
@@ -38,9 +38,10 @@ class DDPM:
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> DDPMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        scheduler = DDPMScheduler.from_config(
-            dict(scheduler_config), steps_offset=0, **self.settings
+        return make_scheduler(
+            DDPMScheduler,
+            scheduler_config,
+            self.num_inference_steps,
+            steps_offset=0,
+            **self.settings,
         )
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        return scheduler

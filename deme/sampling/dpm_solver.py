@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from diffusers import DPMSolverMultistepScheduler
 
-from deme.sampling.sampler import check_limit, check_steps
+from deme.sampling.sampler import check_steps, make_scheduler
 from deme.system import BadConfig
 
 
@@ -28,14 +28,13 @@ class DPMSolver:
         """Return diffusers' scheduler with its grid of timesteps set."""
         # in this scheduler `variance_type` means learned variances
         given = {key: value for key, value in scheduler_config.items() if key != "variance_type"}
-        scheduler = DPMSolverMultistepScheduler.from_config(
+        return make_scheduler(
+            DPMSolverMultistepScheduler,
             given,
+            self.num_inference_steps,
             algorithm_type="dpmsolver++",
             solver_order=self.order,
             timestep_spacing=self.timestep_spacing,
             final_sigmas_type="zero",
             steps_offset=0,
         )
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        return scheduler

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from diffusers import PNDMScheduler
 
-from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.sampling.sampler import check_steps, make_scheduler
 from deme.system import BadConfig
 
 
@@ -35,15 +35,13 @@ class PNDM:
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> PNDMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        scheduler = PNDMScheduler.from_config(dict(scheduler_config), **self.settings)
-        if scheduler.config["prediction_type"] == "sample":
+        if scheduler_config.get("prediction_type") == "sample":
             raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
         if scheduler_config.get("rescale_betas_zero_snr"):
             raise BadConfig(
                 "PNDM cannot sample with a noise schedule that ends at zero SNR, as this model's\n"
                 "type: sampler=ddim_latent"
             )
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        check_grid(scheduler)
-        return scheduler
+        return make_scheduler(
+            PNDMScheduler, scheduler_config, self.num_inference_steps, **self.settings
+        )

@@ -1,7 +1,7 @@
 """The interface of samplers: settings that make a diffusers scheduler for a noise schedule."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from deme.system import BadConfig
 
@@ -21,7 +21,7 @@ class Sampler(Protocol):
     num_inference_steps: int
     step_options: dict[str, float]
 
-    def scheduler(self, scheduler_config: Mapping[str, object]) -> Any: ...
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> "SchedulerMixin": ...
 
 
 def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
@@ -37,22 +37,29 @@ def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
         )
 
 
-def check_limit(num_inference_steps: int, scheduler: "SchedulerMixin") -> None:
-    """Raise BadConfig for more steps than the model has timesteps."""
+def make_scheduler(
+    scheduler_class: "type[SchedulerMixin]",
+    scheduler_config: Mapping[str, object],
+    num_inference_steps: int,
+    **settings: object,
+) -> "SchedulerMixin":
+    """Return diffusers' scheduler for a model's noise schedule, with its grid of timesteps set.
+
+    Raises BadConfig for more steps than the model has timesteps, and for an offset that moves the
+    grid beyond them.
+    """
+    scheduler = scheduler_class.from_config(dict(scheduler_config), **settings)
     limit = scheduler.config["num_train_timesteps"]
     if num_inference_steps > limit:
         raise BadConfig(
             f"sampler.num_inference_steps={num_inference_steps} exceeds the model's "
             f"{limit} timesteps"
         )
-
-
-def check_grid(scheduler: "SchedulerMixin") -> None:
-    """Raise BadConfig for a grid that an offset moves beyond the model's timesteps."""
-    highest, limit = int(scheduler.timesteps.max()), scheduler.config["num_train_timesteps"]
-    if highest >= limit:
+    scheduler.set_timesteps(num_inference_steps)
+    if (highest := int(scheduler.timesteps.max())) >= limit:
         raise BadConfig(
             f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
             f"t = {highest}, the model has t < {limit}\n"
             "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
         )
+    return scheduler

@@ -166,8 +166,8 @@ def test_long_texts_keep_their_end_token_and_are_counted(root, kind):
     torch.testing.assert_close(scores[:4], scores[:1].expand(4), rtol=0, atol=1e-5)
     assert abs(scores[0] - scores[4]) > 0.1
     assert score.truncated(texts) == 3  # scoring left the tokenizer as it was
-    embedded = score._embed([LONG, "cat"])
-    torch.testing.assert_close(embedded[0], score._embed([LONG])[0], rtol=0, atol=1e-5)
+    embedded = score.embed([LONG, "cat"])
+    torch.testing.assert_close(embedded[0], score.embed([LONG])[0], rtol=0, atol=1e-5)
 
 
 @BOTH
