@@ -92,9 +92,8 @@ def _zip(folder: Path, place: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Delete what only an unfinished evaluation needs from its folder of samples."""
-    FeatureShards(folder, 0, 1).remove()
-    for journal in folder.glob("resamples_*"):
-        journal.unlink()
+    for file in [*folder.glob("features_*"), *folder.glob("resamples_*")]:
+        file.unlink()
 
 
 def help_with(

@@ -54,7 +54,7 @@ def measure(run: Run, settings: EvaluateSettings, compute: Compute) -> Metrics:
         networks = [network for network, _ in (*distances, *scores)]
         shards = make_images(run, settings, source, networks)
         for extractor, reference in distances:
-            features = _Features(shards, extractor, reference, device, run.path / "samples")
+            features = _Features(shards, extractor, reference, device)
             metrics |= (
                 _real(features, settings)
                 if settings.source == "real"
@@ -98,7 +98,6 @@ class _Features:
     extractor: FeatureExtractor
     reference: Reference
     device: str
-    samples: Path
 
     def statistics(self, counts: Tensor | None = None) -> Statistics:
         """Return those of all images, or of a resample, with one shard in memory at a time."""
@@ -112,7 +111,7 @@ class _Features:
     def bootstrap(self, count: int, value: Callable[[int], float]) -> list[float]:
         """Return a value per resample of the Frechet distance; each is kept for a resumed run."""
         name = self.extractor.frechet_name
-        journal = self.samples / f"resamples_{name}.jsonl"
+        journal = self.shards.folder / f"resamples_{name}.jsonl"
         values = [float(each) for each in files.read_jsonl(journal)]
         files.write_jsonl(journal, values)
         with progress(f"bootstrap of {name}", count, "resamples", start=len(values)) as bar:

@@ -15,6 +15,7 @@ from deme.data.pixels import to_float
 from deme.metrics.features import read_into, weights_file
 from deme.metrics.text_score import CosineScore
 from deme.system import BadConfig, files
+from deme.system.hugging_face import transformers_quietly
 
 SHAPE = (3, 16, 16)
 SHIPPED = "type: metrics.scores.caption_match.path=asset:caption_judge"
@@ -28,13 +29,9 @@ class CaptionNetwork(nn.Module):
 
     def __init__(self, text: Mapping[str, object]) -> None:
         super().__init__()
-        try:
-            from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-        except ImportError as error:
-            raise BadConfig(
-                f"captions need transformers: {error}\ntype: pip install transformers"
-            ) from error
-        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text))
+        with transformers_quietly() as transformers:
+            settings = transformers.CLIPTextConfig(**text)
+            self.text = transformers.CLIPTextModelWithProjection(settings)
         self.image = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -69,9 +66,10 @@ class CaptionMatch(CosineScore):
     def __init__(self, path: str, sha256: str | None = None) -> None:
         place, self.weights = weights_file(path, sha256)
         self.network = _load(place)
-        from transformers import CLIPTokenizer
-
-        self.tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        with transformers_quietly() as transformers:
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
+                place, local_files_only=True
+            )
         self.length: int = self.network.text.config.max_position_embeddings
         self.dimension: int = self.network.text.config.projection_dim
         self.name = (

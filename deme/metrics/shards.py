@@ -88,8 +88,3 @@ class FeatureShards:
         """Yield the features of one extractor shard by shard."""
         for first in self.firsts:
             yield tensors.TensorFile(self.path(first)).read(suffix)
-
-    def remove(self) -> None:
-        """Delete the files and locks."""
-        for file in self.folder.glob("features_*"):
-            file.unlink()
