@@ -6,14 +6,45 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 from torch_fidelity import feature_extractor_inceptionv3 as blocks
+from torch_fidelity import interpolate_compat_tensorflow as compat
 
 from deme.metrics.features import CHUNK, OnDevice, read_weights, rgb, weights_file
-from deme.metrics.resize import CONVENTIONS
 from deme.system import BadConfig, did_you_mean
 
+SIDE = 299
 # pytorch-fid's `dims`: first and second max pooling, Mixed_6e, the last pooling
 LAYERS = (64, 192, 768, 2048)
+
+
+# From uint8 images to Inception's input, in three conventions that give different FIDs
+# (docs/metrics.md).
+
+
+def pytorch(pixels: Tensor) -> Tensor:
+    """pytorch-fid, clean-fid's `legacy_pytorch`: bilinear, no antialiasing, on 0..1, to -1..1."""
+    images = pixels.float() / 255
+    return 2 * interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False) - 1
+
+
+def clean(pixels: Tensor) -> Tensor:
+    """clean-fid (Parmar et al. 2022): Pillow's antialiased bicubic, clamped, (x - 128) / 128."""
+    resized = interpolate(
+        pixels.float(), size=(SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True
+    )
+    return (resized.clamp(0, 255) - 128) / 128
+
+
+def tf(pixels: Tensor) -> Tensor:
+    """TensorFlow 1 (Heusel et al. 2017), clean-fid's `legacy_tensorflow`: its own bilinear."""
+    resized = compat.interpolate_bilinear_2d_like_tensorflow1x(
+        pixels.float(), size=(SIDE, SIDE), align_corners=False
+    )
+    return (resized - 128) / 128
+
+
+CONVENTIONS = {"pytorch": pytorch, "clean": clean, "tf": tf}
 
 
 def trunk(layer: int) -> nn.Sequential:
@@ -53,7 +84,7 @@ def trunk(layer: int) -> nn.Sequential:
 class InceptionFeatures(OnDevice):
     """Map uint8 images [B, 1 or 3, H, W] to float32 features [B, layer]: channel averages.
 
-    `convention`: pytorch, clean or tf, how images become the network's input (deme.metrics.resize);
+    `convention`: pytorch, clean or tf, how images become the network's input;
     grey images are repeated in three channels. `path`: a .safetensors or .pth file with
     pytorch-fid's parameter names, which must hold all that `layer` needs. The distance is called
     fid_<convention> at layer 2048 of the definition, fid_inception<layer> at others.

@@ -49,19 +49,14 @@ def subset(shards: FeatureShards, suffix: str) -> Tensor:
     return torch.cat(rows)
 
 
-def key(images: Images, extractor: FeatureExtractor) -> str:
-    """Return a sha256 of what the statistics follow from: the images, and the extractor."""
-    parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
-    return files.sha256_text(json.dumps(parts))
-
-
 def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path) -> Reference:
     """Return the reference that `images` make, from `cache` if it is there.
 
     `what` the images are stands in tables: "held-out images". Of several processes one measures
     and the others wait; a killed measurement is resumed.
     """
-    folder = cache / "references" / key(images, extractor)[:32]
+    parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
+    folder = cache / "references" / files.sha256_text(json.dumps(parts))[:32]
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
 
     def waiting(owner: str) -> None:

@@ -12,8 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deme.metrics.clip_score import ClipScore
-from deme.metrics.open_clip_network import model_settings, preprocessing_of
-from deme.metrics.open_clip_score import OpenClipScore
+from deme.metrics.open_clip_score import OpenClipScore, model_settings, preprocessing_of
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
 from tests.clips import OPEN_CLIP, hugging_face_clip, open_clip_file

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from deme.metrics import resize
+from deme.metrics import inception as resize
 from deme.metrics.inception import InceptionFeatures, trunk
 from deme.system import files, tensors
 from deme.system.errors import BadConfig, WorkFailed
