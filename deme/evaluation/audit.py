@@ -94,8 +94,8 @@ def audit(
         found += _loss(
             moments, settings, metrics.loss, held_out, loaded, stored, replicates, draw, device
         )
-    cell = {"suite": settings.suite, **settings.cell}
-    found.insert(0, _labels(stored, labels, replicates, written["cell"] == cell))
+    same_cell = written["cell"] == {"suite": settings.suite, **settings.cell}
+    found.insert(0, _labels(stored, labels, replicates, same_cell))
     if distances:
         unchecked += [f"the spread of {extractor.frechet_name}" for extractor, _ in distances]
         found.append(

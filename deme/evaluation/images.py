@@ -70,8 +70,9 @@ def fill(
             with files.atomic(folder / "grid.png") as file:
                 image_grid(torch.cat(first)[:GRID_IMAGES]).save(file, format="PNG")
 
-    shards = FeatureShards(folder, source.total, settings.shard_size)
-    shards.fill(pixels, networks, "images and features", finished)
+    FeatureShards(folder, source.total, settings.shard_size).fill(
+        pixels, networks, "images and features", finished
+    )
 
 
 def _save(batch: Tensor, folder: Path, first: int) -> None:
@@ -104,12 +105,12 @@ def help_with(
 ) -> None:
     """Make images of a run that another process owns, until all exist, or it is `finished`."""
     compute = Compute.of(settings.compute, rank)
-    source = load_source(run, settings, compute)
-    done = run.path / "metrics.json"
     networks = [
         *load_extractors(settings.metrics, compute.device),
         *load_scores(settings.metrics, compute.device),
     ]
+    source = load_source(run, settings, compute)
+    done = run.path / "metrics.json"
     fill(run, settings, source, networks, lambda: finished() or done.exists())
 
 
@@ -119,8 +120,7 @@ def _main(place: str, rank: str) -> None:
     run = Run.planned(yaml.safe_load(Path(place, "config.yaml").read_text()))
     if run.path != Path(place):
         raise WorkFailed(f"the inputs of {place} have changed: they belong to {run.path} now")
-    settings = build(EvaluateSettings, run.config)
-    help_with(run, settings, lambda: os.getppid() != parent, int(rank))
+    help_with(run, build(EvaluateSettings, run.config), lambda: os.getppid() != parent, int(rank))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,14 @@ from deme.evaluation.images import make_images
 from deme.evaluation.labels import Metric, distance_labels, loss_labels, loss_ranges
 from deme.evaluation.scores import Part, measure_score, parts_of
 from deme.evaluation.sources import Source, load_source
-from deme.metrics import neighbours, statistics_file
+from deme.metrics import statistics_file
 from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.fingerprint import fingerprints
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
+from deme.metrics.neighbours import precision_recall
 from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
@@ -86,8 +87,10 @@ def load_networks(
     parts = [] if prompts is None else [list(parts_of(s, prompts, source.total)) for s in scores]
     cache = cache_folder(settings.paths)
     references = [load_reference(metrics, source.data, each, cache) for each in extractors]
-    pairs = zip(extractors, references, strict=True)
-    return list(pairs), list(zip(scores, parts, strict=True))
+    return (
+        list(zip(extractors, references, strict=True)),
+        list(zip(scores, parts, strict=True)),
+    )
 
 
 @dataclass(frozen=True)
@@ -160,8 +163,9 @@ def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metr
             kid.value, labels[name], replicates, {"standard_error": kid.standard_error}
         )
     if metrics.nearest_k:
-        near = neighbours.precision_recall(features, of.reference.features, metrics.nearest_k)
-        for kind, value in near.items():
+        for kind, value in precision_recall(
+            features, of.reference.features, metrics.nearest_k
+        ).items():
             found[f"{kind}_{suffix}"] = Metric(value, labels[f"{kind}_{suffix}"])
     return found
 
@@ -193,12 +197,11 @@ def _loss(
     model = loaded.model
     num_timesteps = model.schedule.num_timesteps
     ranges = loss_ranges(loss, num_timesteps)
-    triples = fixed_triples(held_out, ranges, loss.draws, loss.seed)
     losses = denoising_loss(
         loaded.exact,
         model.schedule,
         model.prediction_type,
-        triples,
+        fixed_triples(held_out, ranges, loss.draws, loss.seed),
         device,
         settings.batch_size,
     )
@@ -231,6 +234,7 @@ def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -
     "loss" is that over all timesteps, "loss/i" that in range i.
     """
     share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / num_timesteps
-    return {"loss": (share[:, None] * losses).sum(0)} | {
-        f"loss/{i}": losses[i] for i in range(len(ranges))
+    return {
+        "loss": (share[:, None] * losses).sum(0),
+        **{f"loss/{i}": losses[i] for i in range(len(ranges))},
     }

@@ -62,7 +62,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
     sampler, size = instantiate(settings.sampler), settings.metrics.size
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
-        generated = generate_images(
+        for batch in generate_images(
             loaded.network,
             model,
             sampler,
@@ -71,8 +71,8 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
             settings.batch_size,
             compute.device,
             prompts,
-        )
-        return (resized(batch, size) for batch in generated)
+        ):
+            yield resized(batch, size)
 
     return Source(data, settings.num_images, pixels, loaded, prompts)
 

@@ -77,7 +77,7 @@ def trunk(layer: int) -> nn.Sequential:
             "Mixed_7c": blocks.InceptionE_2(2048),
         },
     }
-    kept = [modules.items() for last, modules in stages.items() if last <= layer]
+    kept = (modules.items() for last, modules in stages.items() if last <= layer)
     return nn.Sequential(OrderedDict(chain.from_iterable(kept)))
 
 

@@ -83,11 +83,12 @@ def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Pat
         f"{extractor.suffix} features of {name}",
     )
     statistics = reduce(Statistics.update, shards.read(extractor.suffix), Statistics())
-    rows = subset(shards, extractor.suffix)
 
     def fill(partial: Path) -> None:
         statistics_file.save(partial / "statistics.safetensors", statistics)
-        tensors.save(partial / "features.safetensors", {"features": rows})
+        tensors.save(
+            partial / "features.safetensors", {"features": subset(shards, extractor.suffix)}
+        )
         files.write_json(
             partial / "about.json",
             {
