@@ -106,10 +106,7 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     if planned is None or files.is_locked(planned.path / ".lock"):
         return False
     try:
-        inputs = {
-            name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()
-        }
-        stage_function(node.stage)({**node.config, "inputs": inputs})
+        stage_function(node.stage)(planned.config)
     except DemeError as error:
         logger.error("%s: %s", node.title, error)
         failed[node] = error

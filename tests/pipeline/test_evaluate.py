@@ -301,14 +301,15 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     assert "n is 100 and 200" in text
     code, text = run(["compare", str(one[0]), str(two[1])], tmp_path)
     assert code == 2
-    assert "no sampling seed in common: [0] and [1]" in text
+    assert "[0] and [1]" in text
     fewer = done(["evaluate", *TINY_EVALUATE, "metrics.replicates=11"], tmp_path)
     code, text = run(["compare", str(fewer), str(one[0])], tmp_path)
     assert code == 2
-    assert "fd_digits was resampled 10 and 11 times" in text
+    assert "10 and 11" in text
+    assert "metrics.replicates" in text
     code, text = run(["compare", str(one[0])], tmp_path)
     assert code == 2
-    assert "deme compare takes two evaluations, got 1" in text
+    assert "got 1" in text
 
 
 def test_real_images_score_as_well_as_they_can(tmp_path):
