@@ -106,7 +106,10 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     if planned is None or files.is_locked(planned.path / ".lock"):
         return False
     try:
-        stage_function(node.stage)(planned.config)
+        inputs = {
+            name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()
+        }
+        stage_function(node.stage)({**node.config, "inputs": inputs})
     except DemeError as error:
         logger.error("%s: %s", node.title, error)
         failed[node] = error
