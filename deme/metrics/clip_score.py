@@ -49,8 +49,10 @@ class ClipScore(CosineScore):
         self.context: int = min(
             self.processor.tokenizer.model_max_length, config.text_config.max_position_embeddings
         )
-        halves = (config.vision_config, config.text_config)
-        sizes = " and ".join(f"{half.hidden_size} x {half.num_hidden_layers}" for half in halves)
+        sizes = " and ".join(
+            f"{half.hidden_size} x {half.num_hidden_layers}"
+            for half in (config.vision_config, config.text_config)
+        )
         images = self.processor.image_processor
         settings = [
             f"{k} {v}"
