@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from deme.diffusion.seeds import generator
 from deme.metrics.bootstrap import resample_counts
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.frechet import FrechetDistance
-from deme.metrics.kernel import kernel_distance
+from deme.metrics.kernel import KernelDistance, kernel_distance
 from deme.metrics.neighbours import precision_recall
 from deme.metrics.reference import SUBSET, measured
 from deme.metrics.statistics import Statistics
@@ -60,7 +61,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], str]] = {
 
 @dataclass(frozen=True)
 class Measured:
-    """The metrics of a set against the reference, with bootstrap standard deviations.
+    """The metrics of a set against the reference, and the bootstrap deviation of the distance.
 
     `of_subsets`: standard deviations of Frechet distance and KID over disjoint subsets, and their
     number.
@@ -70,11 +71,9 @@ class Measured:
     count: int
     frechet: float
     frechet_sd: float
-    kid: float
-    kid_error: float
-    precision: float
-    recall: float
-    of_subsets: tuple[float, float, int] | None = None
+    kid: KernelDistance
+    near: dict[str, float]
+    of_subsets: tuple[float, float, int] | None
 
 
 def metric_validation(
@@ -120,71 +119,68 @@ def metric_validation(
     extractor = found[0]
     order = torch.randperm(len(images), generator=generator("metric validation", seed)).tolist()
 
-    def features_of(chosen: Images, what: str) -> Tensor:
-        features = measured(chosen, what, extractor, cache).features
-        assert features is not None  # of at most SUBSET images
-        return features
+    def measured_of(chosen: Images, what: str) -> tuple[Statistics, Tensor]:
+        found = measured(chosen, what, extractor, cache)
+        assert found.features is not None  # of at most SUBSET images
+        return found.statistics, found.features
 
-    reference = SomeImages(images, order[:set_size])
-    others = features_of(reference, "images, reference")
-    statistics = measured(reference, "images, reference", extractor, cache).statistics
-    judged = features_of(SomeImages(images, order[set_size : 2 * set_size]), "other images")
-    judge = _judge(statistics, others, replicates, nearest_k, seed)
-    rows = [judge("disjoint", judged[:n], judged) for n in counts]
-    originals = every(SomeImages(images, order[set_size : set_size + altered]))
+    statistics, reference = measured_of(SomeImages(images, order[:set_size]), "images, reference")
+    judge = partial(_judge, FrechetDistance(statistics), reference, replicates, nearest_k, seed)
+    _, judged = measured_of(SomeImages(images, order[set_size : 2 * set_size]), "other images")
+    disjoint = [judge("disjoint", judged[:n], judged) for n in counts]
     clean = judge("unaltered", judged[:altered])
-    rows.append(clean)
+    originals = every(SomeImages(images, order[set_size : set_size + altered]))
     lines: dict[str, list[tuple[float, Measured]]] = {}
     few = []
     for kind, strengths in (("noise", noise), ("blur", blur), ("jpeg", jpeg)):
         for strength in strengths:
             title = f"{kind} {strength:g}"
-            altered_images = InMemoryImages(ALTERATIONS[kind][0](originals, strength))
-            changed = features_of(altered_images, f"images, {title}")
+            damaged = InMemoryImages(ALTERATIONS[kind][0](originals, strength))
+            _, changed = measured_of(damaged, f"images, {title}")
             lines.setdefault(kind, []).append((strength, judge(title, changed)))
         few.append(judge(title, changed[: counts[0]], changed))  # for the spread of few images
-    rows += [one for points in lines.values() for _, one in points] + few
-    disjoint = [row for row in rows if row.title == "disjoint"]
+    rows = [*disjoint, clean, *(row for points in lines.values() for _, row in points), *few]
     return Analysis(_draw(disjoint, clean, lines, extractor, set_size), _table(rows, extractor))
 
 
 def _judge(
-    reference: Statistics, others: Tensor, replicates: int, nearest_k: int, seed: int
-) -> Callable[..., Measured]:
-    distance = FrechetDistance(reference)
+    distance: FrechetDistance,
+    reference: Tensor,
+    replicates: int,
+    nearest_k: int,
+    seed: int,
+    title: str,
+    features: Tensor,
+    whole: Tensor | None = None,
+) -> Measured:
+    """Return the metrics of features; `whole` is split into subsets of as many images."""
+    count = len(features)
 
     def frechet(features: Tensor, counts: Tensor | None = None) -> float:
         if len(features) <= features.shape[1]:
             return distance.of_features(features, counts)
         return distance(Statistics().update(features, counts))
 
-    def judge(title: str, features: Tensor, whole: Tensor | None = None) -> Measured:
-        spread = []
-        with progress(f"{title}, {len(features)} images", replicates, "resamples") as bar:
-            for r in range(replicates):
-                spread.append(frechet(features, resample_counts(seed, r, len(features))))
-                bar.advance()
-        kid = kernel_distance(features, others)
-        near = precision_recall(features, others, nearest_k)
-        subsets = None
-        if whole is not None and len(whole) >= 2 * len(features):
-            parts = [part for part in whole.split(len(features)) if len(part) == len(features)]
-            found = [(frechet(part), kernel_distance(part, others).value) for part in parts]
-            both = np.std(found, axis=0, ddof=1)
-            subsets = (float(both[0]), float(both[1]), len(parts))
-        return Measured(
-            title,
-            len(features),
-            frechet(features),
-            float(np.std(spread, ddof=1)),
-            kid.value,
-            kid.standard_error,
-            near["precision"],
-            near["recall"],
-            subsets,
-        )
-
-    return judge
+    spread = []
+    with progress(f"{title}, {count} images", replicates, "resamples") as bar:
+        for r in range(replicates):
+            spread.append(frechet(features, resample_counts(seed, r, count)))
+            bar.advance()
+    subsets = None
+    if whole is not None and len(whole) >= 2 * count:
+        parts = [part for part in whole.split(count) if len(part) == count]
+        found = [(frechet(part), kernel_distance(part, reference).value) for part in parts]
+        both = np.std(found, axis=0, ddof=1)
+        subsets = (float(both[0]), float(both[1]), len(parts))
+    return Measured(
+        title,
+        count,
+        frechet(features),
+        float(np.std(spread, ddof=1)),
+        kernel_distance(features, reference),
+        precision_recall(features, reference, nearest_k),
+        subsets,
+    )
 
 
 def _table(rows: list[Measured], extractor: FeatureExtractor) -> list[list[str]]:
@@ -208,9 +204,20 @@ def _table(rows: list[Measured], extractor: FeatureExtractor) -> list[list[str]]
         if row.of_subsets is not None:
             of_frechet = f"{row.of_subsets[0]:.3g} ({row.of_subsets[2]})"
             of_kid = f"{row.of_subsets[1] * 1e3:.2g}"
-        line = [row.title, f"{row.count:,}", f"{row.frechet:.4g}", f"{row.frechet_sd:.3g}"]
-        line += [of_frechet, f"{row.kid * 1e3:.4f}", f"{row.kid_error * 1e3:.2g}", of_kid]
-        table.append([*line, f"{row.precision:.3f}", f"{row.recall:.3f}"])
+        table.append(
+            [
+                row.title,
+                f"{row.count:,}",
+                f"{row.frechet:.4g}",
+                f"{row.frechet_sd:.3g}",
+                of_frechet,
+                f"{row.kid.value * 1e3:.4f}",
+                f"{row.kid.standard_error * 1e3:.2g}",
+                of_kid,
+                f"{row.near['precision']:.3f}",
+                f"{row.near['recall']:.3f}",
+            ]
+        )
     return table
 
 
@@ -225,7 +232,7 @@ def _draw(
         return row.frechet, 1.96 * row.frechet_sd
 
     def kid(row: Measured) -> tuple[float, float]:
-        return 1e3 * row.kid, 1.96 * 1e3 * row.kid_error
+        return 1e3 * row.kid.value, 1.96 * 1e3 * row.kid.standard_error
 
     figure = Figure(figsize=(13, 7.2))
     panels = figure.subplots(2, 4)

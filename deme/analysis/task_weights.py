@@ -31,8 +31,14 @@ def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
     for panel, (title, folders) in zip(panels, runs.items(), strict=True):
         for number, folder in enumerate(folders):
             for index, (name, (steps, values)) in enumerate(task_weight_curves(folder).items()):
-                label = None if number else name
-                panel.plot(steps, values, color=f"C{index}", lw=0.9, alpha=0.8, label=label)
+                panel.plot(
+                    steps,
+                    values,
+                    color=f"C{index}",
+                    lw=0.9,
+                    alpha=0.8,
+                    label=None if number else name,
+                )
         panel.set_yscale("log")
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")

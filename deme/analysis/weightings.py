@@ -66,8 +66,14 @@ def weightings(
         values = weight(scheme, network.prediction_type)
         if bool(torch.isfinite(values).all()):
             shares = mass(values, [0, *(item.high for item in ranges)])
-            line = [name, f"{values.mean():.4g}", f"{values.max():.4g}"]
-            table.append([*line, *(f"{share:.2%}" for share in shares)])
+            table.append(
+                [
+                    name,
+                    f"{values.mean():.4g}",
+                    f"{values.max():.4g}",
+                    *(f"{share:.2%}" for share in shares),
+                ]
+            )
         else:
             table.append([name, "infinite", "infinite", *["--"] * len(ranges)])
     return Analysis(figure, table)

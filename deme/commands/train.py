@@ -256,7 +256,7 @@ def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
     count, prompts = preview.num_images, None
     batch_size = count
     if model.image_shape != model.noise_shape and isinstance(training.images, Captioned):
-        sampler.clip_sample = False  # latents
+        sampler.settings["clip_sample"] = False  # latents
         prompts = held_out_prompts(training.images)
         network, count = guided(network, model, preview.guidance_scale), min(count, len(prompts))
         batch_size = max(1, min(count, settings.batch_size // 2))  # guidance doubles a batch

@@ -1,23 +1,23 @@
 """Checks of a finished evaluation: its files agree with each other and with regenerated images."""
 
 import math
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from deme.builders.compute import Compute
-from deme.builders.metrics import load_extractors, load_reference, load_scores
 from deme.builders.models import Loaded
 from deme.data import EncodedDataset, Images
 from deme.diffusion.seeds import generator
 from deme.evaluation.labels import Labels, distance_labels, interval, loss_labels, loss_ranges
-from deme.evaluation.measure import held_out_images, loss_rows
-from deme.evaluation.scores import Part, parts_of
+from deme.evaluation.measure import held_out_images, load_networks, loss_rows
+from deme.evaluation.scores import Part
 from deme.evaluation.sources import load_source
 from deme.metrics import statistics_file
 from deme.metrics.bootstrap import resampled_means
@@ -37,7 +37,8 @@ from deme.metrics.reference import Reference
 from deme.metrics.text_score import TextScore
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
-from deme.system import cache_folder, files, tensors
+from deme.runs.settings.groups import LossMetricSettings
+from deme.system import files, tensors
 
 # relative, and absolute below 1: the two ways to compute a distance round differently
 NUMBER_TOLERANCE = 1e-6
@@ -59,74 +60,58 @@ def audit(
     """
     written = files.read_json(run.path / "metrics.json")
     stored, replicates = written["metrics"], files.read_json(run.path / "replicates.json")
-    draw = generator("verify", pick_seed) if pick_seed is not None else torch.Generator()
-    if pick_seed is None:
-        draw.seed()
+    draw = generator("verify", secrets.randbits(63) if pick_seed is None else pick_seed)
     total = settings.num_images
     picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())
     # batches of equal size: a batch of one image runs other kernels, and in half precision differs
-    size = math.ceil(len(picks) / math.ceil(len(picks) / max(2, batch_size)))
-    settings = replace(settings, batch_size=size)
+    num_batches = math.ceil(len(picks) / max(2, batch_size))
+    settings = replace(settings, batch_size=math.ceil(len(picks) / num_batches))
     metrics, compute, moments = settings.metrics, Compute.of(settings.compute), run.path / "moments"
     source = load_source(run, settings, compute)
-    extractors = load_extractors(metrics, compute.device)
-    cache = cache_folder(settings.paths)
-    references = [load_reference(metrics, source.data, each, cache) for each in extractors]
-    prompts = source.prompts
-    scores = load_scores(metrics, compute.device) if prompts is not None else []
-    parts = [] if prompts is None else [parts_of(score, prompts, total) for score in scores]
-    networks: list[FeatureExtractor | TextScore] = [*extractors, *scores]
-    batches = (
-        [[network(pixels) for network in networks] for pixels in source.pixels(picks)]
-        if (networks)
-        else []
-    )
-    again = [torch.cat(features) for features in zip(*batches, strict=True)]
+    distances, scores = load_networks(settings, source, compute.device)
+    networks = [network for network, _ in (*distances, *scores)]
+    pixels = source.pixels(picks) if networks else []
+    batches = [[network(batch) for network in networks] for batch in pixels]
+    again = iter([torch.cat(features) for features in zip(*batches, strict=True)])
 
-    labels: Labels = {part.name: part.label for each in parts for part in each}
-    for extractor, reference in zip(extractors, references, strict=True):
-        labels |= distance_labels(metrics, extractor, reference, total)
-    loaded = source.loaded if metrics.loss is not None else None
-    checked = {extractor.frechet_name for extractor in extractors}
-    checked |= {part.name for each in parts for part in each}
+    labels: Labels = {}
     found: list[Finding] = []
-    for extractor, reference, features in zip(extractors, references, again, strict=False):
+    unchecked: list[str] = []
+    for extractor, reference in distances:
+        of_distance = distance_labels(metrics, extractor, reference, total)
+        labels |= of_distance
+        unchecked += sorted(of_distance.keys() - {extractor.frechet_name})
         found += _distance(
-            moments, extractor, reference, stored, features, picks, draw, compute, total
+            moments, extractor, reference, stored, next(again), picks, draw, compute, total
         )
-    for score, of_score, features in zip(scores, parts, again[len(extractors) :], strict=True):
-        found += _score(moments, score, of_score, stored, features, picks, metrics.replicates)
-    if loaded is not None and metrics.loss is not None:
-        held_out = held_out_images(settings, source.data, loaded, compute.device)
-        of_loss = loss_labels(metrics.loss, held_out, loaded.model.schedule.num_timesteps)
-        labels |= of_loss
-        checked |= set(of_loss)
+    for score, parts in scores:
+        labels |= {part.name: part.label for part in parts}
+        found += _score(moments, score, parts, stored, next(again), picks, metrics.replicates)
+    if source.loaded is not None and metrics.loss is not None:
+        loaded, device = source.loaded, compute.device
+        held_out = held_out_images(settings, source.data, loaded, device)
+        labels |= loss_labels(metrics.loss, held_out, loaded.model.schedule.num_timesteps)
         found += _loss(
-            moments, settings, held_out, loaded, stored, replicates, draw, compute.device
+            moments, settings, metrics.loss, held_out, loaded, stored, replicates, draw, device
         )
-    cell = {"suite": settings.suite, **settings.cell}
-    found.insert(0, _labels(written, cell, replicates, labels))
-    if rest := [
-        *sorted(set(labels) - checked),
-        *(f"the spread of {extractor.frechet_name}" for extractor in extractors),
-    ]:
-        found.append((None, f"not checked, as they do not follow from moments: {', '.join(rest)}"))
+    same_cell = written["cell"] == {"suite": settings.suite, **settings.cell}
+    found.insert(0, _labels(stored, labels, replicates, same_cell))
+    if distances:
+        unchecked += [f"the spread of {extractor.frechet_name}" for extractor, _ in distances]
+        found.append(
+            (None, f"not checked, as they do not follow from moments: {', '.join(unchecked)}")
+        )
     return found
 
 
 def _labels(
-    written: dict[str, Any],
-    cell: Mapping[str, object],
-    replicates: Mapping[str, list[float]],
-    labels: Labels,
+    stored: Stored, labels: Labels, replicates: Mapping[str, list[float]], same_cell: bool
 ) -> Finding:
     """Labels are those of this run's config, and intervals are those of the replicates."""
-    stored: Stored = written["metrics"]
     wrong = [f"{name} is not a metric of this run" for name in stored if name not in labels]
     wrong += [f"{name} is missing" for name in labels if name not in stored]
     for name in labels.keys() & stored.keys():
-        entry = stored[name]
-        value: Any = entry.get("value")
+        entry, value = stored[name], stored[name].get("value")
         wrong += [f"{key} of {name}" for key in labels[name] if entry.get(key) != labels[name][key]]
         if not _is_number(value):
             wrong.append(f"the value of {name} is no number")
@@ -134,7 +119,7 @@ def _labels(
             interval(value, replicates[name]), entry.get("interval")
         ):
             wrong.append(f"interval of {name}")
-    if written["cell"] != cell:
+    if not same_cell:
         wrong.append("cell")
     return not wrong, "metrics.json holds this run's metrics, labels and intervals" + _but(wrong)
 
@@ -152,8 +137,7 @@ def _distance(
 ) -> Iterator[Finding]:
     name, suffix = extractor.frechet_name, extractor.suffix
     statistics = statistics_file.load(moments / f"{suffix}.safetensors")
-    file = tensors.TensorFile(moments / f"{suffix}_fingerprints.safetensors")
-    prints = file.read("fingerprints")
+    prints = tensors.TensorFile(moments / f"{suffix}_fingerprints.safetensors").read("fingerprints")
     counts = (statistics.count, len(prints))
     fit = counts == (n, n) and len(statistics.mean) == extractor.dimension
     yield fit, f"{name}: num_images={n:,}; moments and fingerprints are of {counts} images"
@@ -168,7 +152,7 @@ def _distance(
     value = FrechetDistance(reference.statistics, compute.device)(statistics)
     recorded = stored.get(name, {}).get("value")
     yield (
-        _near(value, recorded, NUMBER_TOLERANCE),
+        _near(recorded, value, NUMBER_TOLERANCE),
         f"{name}: the moments give {value:.6f}, metrics.json {recorded} "
         f"(allowed {NUMBER_TOLERANCE:g})",
     )
@@ -201,8 +185,8 @@ def _score(
     for part in parts:
         values = file.read(part.name) if part.name in file.specs else torch.empty(0)
         entry = stored.get(part.name, {})
-        recorded: Any = entry.get("value")
-        if len(values) != len(part.rows) or not _near(score.mean(values), recorded, 1e-9):
+        recorded = entry.get("value")
+        if len(values) != len(part.rows) or not _near(recorded, score.mean(values), 1e-9):
             wrong.append(part.name)
         elif (spread := part.replicates(values, replicates)) is not None and not _agree(
             interval(recorded, spread), entry.get("interval")
@@ -212,8 +196,7 @@ def _score(
     yield not wrong, f"{name}: metrics.json agrees with the scores of its images{_but(wrong)}"
     if name in file.specs:
         again = score.score(features, [parts[0].texts[i] for i in picks])
-        apart = (again - file.read(name)[picks]).abs() > SCORE_TOLERANCE
-        share = float(apart.double().mean())
+        share = float(((again - file.read(name)[picks]).abs() > SCORE_TOLERANCE).double().mean())
         yield (
             share <= MAX_SHARE,
             f"{name}: {share:.0%} of {len(picks)} regenerated images score differently by more "
@@ -224,6 +207,7 @@ def _score(
 def _loss(
     moments: Path,
     settings: EvaluateSettings,
+    loss: LossMetricSettings,
     held_out: Images | EncodedDataset,
     loaded: Loaded,
     stored: Stored,
@@ -231,18 +215,16 @@ def _loss(
     draw: torch.Generator,
     device: str,
 ) -> Iterator[Finding]:
-    loss, model = settings.metrics.loss, loaded.model
-    assert loss is not None
+    model = loaded.model
     losses = tensors.TensorFile(moments / "loss.safetensors").read("losses")
     ranges = loss_ranges(loss, model.schedule.num_timesteps)
-    shape = (len(ranges), len(held_out))
-    fit = tuple(losses.shape) == shape
-    yield fit, f"loss: {shape} ranges and held-out images, losses of {tuple(losses.shape)}"
-    if not fit:
+    shape, found = (len(ranges), len(held_out)), tuple(losses.shape)
+    yield found == shape, f"loss: {shape} ranges and held-out images, losses of {found}"
+    if found != shape:
         return
     wrong = []
     for name, values in loss_rows(losses, ranges, model.schedule.num_timesteps).items():
-        if not _near(float(values.mean()), stored.get(name, {}).get("value"), 1e-9):
+        if not _near(stored.get(name, {}).get("value"), float(values.mean()), 1e-9):
             wrong.append(name)
         elif not _agree(
             resampled_means(loss.seed, values, settings.metrics.replicates), replicates[name]
@@ -260,21 +242,21 @@ def _loss(
     )
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _near(one: float, other: Any, tolerance: float) -> bool:
-    """Whether `other` is a number within a tolerance of `one`, relative above 1."""
-    return _is_number(other) and abs(one - other) <= tolerance * max(1.0, abs(one))
+def _near(recorded: object, expected: float, tolerance: float) -> TypeGuard[float]:
+    """Whether `recorded` is a number within a tolerance of `expected`, relative above 1."""
+    return _is_number(recorded) and abs(expected - recorded) <= tolerance * max(1.0, abs(expected))
 
 
-def _agree(expected: Sequence[float], recorded: Any) -> bool:
+def _agree(expected: Sequence[float], recorded: object) -> bool:
     """Whether a recorded list is the expected one, up to the order of summation."""
     return (
         isinstance(recorded, list)
         and len(recorded) == len(expected)
-        and all(map(_near, expected, recorded, repeat(1e-9)))
+        and all(map(_near, recorded, expected, repeat(1e-9)))
     )
 
 

@@ -8,7 +8,6 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -19,7 +18,8 @@ from torch import Tensor
 from deme.builders.compute import Compute
 from deme.builders.metrics import load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
-from deme.metrics.shards import Extractors, FeatureShards
+from deme.metrics.features import ImageNetwork
+from deme.metrics.shards import FeatureShards
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings
@@ -30,14 +30,14 @@ GRID_IMAGES = 64
 
 
 def make_images(
-    run: Run, settings: EvaluateSettings, source: Source, extractors: Extractors
+    run: Run, settings: EvaluateSettings, source: Source, networks: Sequence[ImageNetwork]
 ) -> FeatureShards:
     """Fill the shards with `progress.processes` - 1 helper processes; save images if asked for."""
     shards = FeatureShards(run.path / "samples", source.total, settings.shard_size)
     count = min(settings.progress.processes, len(shards.missing())) - 1
     arguments = [[str(run.path), str(rank)] for rank in range(1, count + 1)]
     with helpers("deme.evaluation.images", arguments) as codes:
-        fill(run, settings, source, extractors)
+        fill(run, settings, source, networks)
     if any(codes):
         logger.warning(
             "helper processes ended with exit codes %s; this process made their images", codes
@@ -51,7 +51,7 @@ def fill(
     run: Run,
     settings: EvaluateSettings,
     source: Source,
-    extractors: Extractors,
+    networks: Sequence[ImageNetwork],
     finished: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make the shards that no other process makes until all exist; the first writes the grid."""
@@ -70,15 +70,16 @@ def fill(
             with files.atomic(folder / "grid.png") as file:
                 image_grid(torch.cat(first)[:GRID_IMAGES]).save(file, format="PNG")
 
-    shards = FeatureShards(folder, source.total, settings.shard_size)
-    shards.fill(pixels, extractors, "images and features", finished)
+    FeatureShards(folder, source.total, settings.shard_size).fill(
+        pixels, networks, "images and features", finished
+    )
 
 
 def _save(batch: Tensor, folder: Path, first: int) -> None:
     for index, image in enumerate(batch.permute(0, 2, 3, 1).numpy(), start=first):
-        buffer = BytesIO()
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(buffer, "PNG")
-        files.write_bytes(folder / f"{index:07d}.png", buffer.getvalue(), sync=False)
+        picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        with files.atomic(folder / f"{index:07d}.png", sync=False) as file:
+            picture.save(file, "PNG")
 
 
 def _zip(folder: Path, place: Path) -> None:
@@ -92,9 +93,8 @@ def _zip(folder: Path, place: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Delete what only an unfinished evaluation needs from its folder of samples."""
-    FeatureShards(folder, 0, 1).remove()
-    for journal in folder.glob("resamples_*"):
-        journal.unlink()
+    for file in [*folder.glob("features_*"), *folder.glob("resamples_*")]:
+        file.unlink()
 
 
 def help_with(
@@ -105,11 +105,13 @@ def help_with(
 ) -> None:
     """Make images of a run that another process owns, until all exist, or it is `finished`."""
     compute = Compute.of(settings.compute, rank)
+    networks = [
+        *load_extractors(settings.metrics, compute.device),
+        *load_scores(settings.metrics, compute.device),
+    ]
     source = load_source(run, settings, compute)
     done = run.path / "metrics.json"
-    extractors = load_extractors(settings.metrics, compute.device)
-    scores = load_scores(settings.metrics, compute.device)
-    fill(run, settings, source, [*extractors, *scores], lambda: finished() or done.exists())
+    fill(run, settings, source, networks, lambda: finished() or done.exists())
 
 
 def _main(place: str, rank: str) -> None:
@@ -118,8 +120,7 @@ def _main(place: str, rank: str) -> None:
     run = Run.planned(yaml.safe_load(Path(place, "config.yaml").read_text()))
     if run.path != Path(place):
         raise WorkFailed(f"the inputs of {place} have changed: they belong to {run.path} now")
-    settings = build(EvaluateSettings, run.config)
-    help_with(run, settings, lambda: os.getppid() != parent, int(rank))
+    help_with(run, build(EvaluateSettings, run.config), lambda: os.getppid() != parent, int(rank))
 
 
 if __name__ == "__main__":

@@ -52,20 +52,28 @@ def distance_labels(
             "implementation": f"{implementation} {features}",
         }
 
-    frechet = "Frechet distance (float64, unbiased covariance)"
-    labels = {extractor.frechet_name: label(total, reference.name, "lower", frechet)}
+    labels = {
+        extractor.frechet_name: label(
+            total, reference.name, "lower", "Frechet distance (float64, unbiased covariance)"
+        )
+    }
     if reference.features is None:
         return labels
-    n, kept = min(total, SUBSET), len(reference.features)
-    whole = kept == reference.statistics.count
-    against = reference.name if whole else f"{kept:,} of {reference.name}"
+    n, against = min(total, SUBSET), reference.name
+    if (kept := len(reference.features)) < reference.statistics.count:
+        against = f"{kept:,} of {reference.name}"
     if metrics.kid:
-        kernel = "squared MMD (float64, unbiased, all pairs, kernel (x.y / d + 1)^3)"
-        labels[f"kid_{extractor.suffix}"] = label(n, against, "lower", kernel)
+        labels[f"kid_{extractor.suffix}"] = label(
+            n,
+            against,
+            "lower",
+            "squared MMD (float64, unbiased, all pairs, kernel (x.y / d + 1)^3)",
+        )
     if metrics.nearest_k:
-        neighbours = f"prdc, k = {metrics.nearest_k},"
         for kind in KINDS:
-            labels[f"{kind}_{extractor.suffix}"] = label(n, against, "higher", neighbours)
+            labels[f"{kind}_{extractor.suffix}"] = label(
+                n, against, "higher", f"prdc, k = {metrics.nearest_k},"
+            )
     return labels
 
 
@@ -97,8 +105,10 @@ def loss_labels(
             "range": str(where),
         }
 
-    whole = {"loss": label(each * len(ranges), TimestepRange(0, num_timesteps))}
-    return whole | {f"loss/{i}": label(each, item) for i, item in enumerate(ranges)}
+    return {
+        "loss": label(each * len(ranges), TimestepRange(0, num_timesteps)),
+        **{f"loss/{i}": label(each, item) for i, item in enumerate(ranges)},
+    }
 
 
 def interval(value: float, replicates: list[float]) -> list[float]:

@@ -21,20 +21,23 @@ from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
 from deme.evaluation.images import make_images
 from deme.evaluation.labels import Metric, distance_labels, loss_labels, loss_ranges
-from deme.evaluation.scores import measure_score, parts_of
-from deme.evaluation.sources import load_source
-from deme.metrics import neighbours, statistics_file
+from deme.evaluation.scores import Part, measure_score, parts_of
+from deme.evaluation.sources import Source, load_source
+from deme.metrics import statistics_file
 from deme.metrics.bootstrap import resample_counts, resampled_means
 from deme.metrics.denoising_loss import denoising_loss, fixed_triples
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.fingerprint import fingerprints
 from deme.metrics.frechet import FrechetDistance
 from deme.metrics.kernel import kernel_distance
+from deme.metrics.neighbours import precision_recall
 from deme.metrics.reference import Reference, subset
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
+from deme.metrics.text_score import TextScore
 from deme.runs.run import Run
 from deme.runs.settings.commands import EvaluateSettings
+from deme.runs.settings.groups import LossMetricSettings
 from deme.system import BadConfig, cache_folder, files, progress, tensors
 
 Metrics = dict[str, Metric]
@@ -43,41 +46,51 @@ Metrics = dict[str, Metric]
 def measure(run: Run, settings: EvaluateSettings, compute: Compute) -> Metrics:
     """Measure the images and the model of a run's source; see docs/metrics.md."""
     source, device = load_source(run, settings, compute), compute.device
-    moments = run.path / "moments"
-    extractors = load_extractors(settings.metrics, device)
-    scores = load_scores(settings.metrics, device)
-    if scores and source.prompts is None:
-        raise BadConfig(
-            "metrics.scores compare generated images to their prompts, and there are none here\n"
-            "type: metrics=<option without scores>, "
-            "or source=weights with a text-conditioned model=<option>"
-        )
-    loss = settings.metrics.loss if source.loaded is not None else None
-    if loss is not None and source.loaded is not None:  # before images are generated
-        loss_ranges(loss, source.loaded.model.schedule.num_timesteps)
+    moments, loss, loaded = run.path / "moments", settings.metrics.loss, source.loaded
+    if loss is not None and loaded is not None:  # before images are generated
+        loss_ranges(loss, loaded.model.schedule.num_timesteps)
+    distances, scores = load_networks(settings, source, device)
     metrics: Metrics = {}
     if settings.needs_images:
-        prompts = source.prompts
-        parts = [] if prompts is None else [parts_of(s, prompts, source.total) for s in scores]
-        cache = cache_folder(settings.paths)
-        references = [
-            load_reference(settings.metrics, source.data, each, cache) for each in extractors
-        ]
-        shards = make_images(run, settings, source, [*extractors, *scores])
-        for extractor, reference in zip(extractors, references, strict=True):
-            features = _Features(shards, extractor, reference, device, run.path / "samples")
+        networks = [network for network, _ in (*distances, *scores)]
+        shards = make_images(run, settings, source, networks)
+        for extractor, reference in distances:
+            features = _Features(shards, extractor, reference, device)
             metrics |= (
                 _real(features, settings)
                 if settings.source == "real"
                 else _distances(features, settings, moments)
             )
-        for score, of_score in zip(scores, parts, strict=True):
-            replicates = settings.metrics.replicates
-            metrics |= measure_score(moments, shards, score, of_score, replicates)
-    if loss is not None and source.loaded is not None:
-        held_out = held_out_images(settings, source.data, source.loaded, device)
-        metrics |= _loss(settings, held_out, source.loaded, device, moments)
+        for score, parts in scores:
+            metrics |= measure_score(moments, shards, score, parts, settings.metrics.replicates)
+    if loss is not None and loaded is not None:
+        held_out = held_out_images(settings, source.data, loaded, device)
+        metrics |= _loss(settings, loss, held_out, loaded, device, moments)
     return metrics
+
+
+def load_networks(
+    settings: EvaluateSettings, source: Source, device: str
+) -> tuple[list[tuple[FeatureExtractor, Reference]], list[tuple[TextScore, list[Part]]]]:
+    """Return the extractors with their references, and the scores with their metrics.
+
+    Raises BadConfig for scores where there are no prompts.
+    """
+    metrics, prompts = settings.metrics, source.prompts
+    extractors, scores = load_extractors(metrics, device), load_scores(metrics, device)
+    if scores and prompts is None:
+        raise BadConfig(
+            "metrics.scores compare generated images to their prompts, and there are none here\n"
+            "type: metrics=<option without scores>, "
+            "or source=weights with a text-conditioned model=<option>"
+        )
+    parts = [] if prompts is None else [list(parts_of(s, prompts, source.total)) for s in scores]
+    cache = cache_folder(settings.paths)
+    references = [load_reference(metrics, source.data, each, cache) for each in extractors]
+    return (
+        list(zip(extractors, references, strict=True)),
+        list(zip(scores, parts, strict=True)),
+    )
 
 
 @dataclass(frozen=True)
@@ -88,7 +101,6 @@ class _Features:
     extractor: FeatureExtractor
     reference: Reference
     device: str
-    samples: Path
 
     def statistics(self, counts: Tensor | None = None) -> Statistics:
         """Return those of all images, or of a resample, with one shard in memory at a time."""
@@ -102,7 +114,7 @@ class _Features:
     def bootstrap(self, count: int, value: Callable[[int], float]) -> list[float]:
         """Return a value per resample of the Frechet distance; each is kept for a resumed run."""
         name = self.extractor.frechet_name
-        journal = self.samples / f"resamples_{name}.jsonl"
+        journal = self.shards.folder / f"resamples_{name}.jsonl"
         values = [float(each) for each in files.read_jsonl(journal)]
         files.write_jsonl(journal, values)
         with progress(f"bootstrap of {name}", count, "resamples", start=len(values)) as bar:
@@ -115,12 +127,8 @@ class _Features:
 
 def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metrics:
     """Frechet distance, KID, precision and recall; moments and fingerprints are for verify."""
-    metrics, seed, extractor, shards = (
-        settings.metrics,
-        settings.sample_seed,
-        of.extractor,
-        of.shards,
-    )
+    metrics, seed = settings.metrics, settings.sample_seed
+    extractor, shards = of.extractor, of.shards
     suffix, total = extractor.suffix, shards.total
     statistics = of.statistics()
     statistics_file.save(moments / f"{suffix}.safetensors", statistics)
@@ -151,11 +159,13 @@ def _distances(of: _Features, settings: EvaluateSettings, moments: Path) -> Metr
             kid.value + float(resample_counts(seed, r, count).double() @ kid.shares) / count
             for r in range(metrics.replicates)
         ]
-        error = {"standard_error": kid.standard_error}
-        found[name] = Metric(kid.value, labels[name], replicates, error)
+        found[name] = Metric(
+            kid.value, labels[name], replicates, {"standard_error": kid.standard_error}
+        )
     if metrics.nearest_k:
-        near = neighbours.precision_recall(features, of.reference.features, metrics.nearest_k)
-        for kind, value in near.items():
+        for kind, value in precision_recall(
+            features, of.reference.features, metrics.nearest_k
+        ).items():
             found[f"{kind}_{suffix}"] = Metric(value, labels[f"{kind}_{suffix}"])
     return found
 
@@ -172,28 +182,26 @@ def _real(of: _Features, settings: EvaluateSettings) -> Metrics:
     values = of.bootstrap(settings.metrics.replicates, resampled)
     spread, name = torch.tensor(values, dtype=torch.float64), of.extractor.frechet_name
     labels = distance_labels(settings.metrics, of.extractor, of.reference, settings.num_images)
-    std = {"std": float(spread.std())}
-    return {name: Metric(float(spread.mean()), labels[name], values, std)}
+    return {name: Metric(float(spread.mean()), labels[name], values, {"std": float(spread.std())})}
 
 
 def _loss(
     settings: EvaluateSettings,
+    loss: LossMetricSettings,
     held_out: Images | EncodedDataset,
     loaded: Loaded,
     device: str,
     moments: Path,
 ) -> Metrics:
     """Held-out denoising loss, in float32: "loss" over all timesteps, "loss/i" in range i."""
-    loss, model = settings.metrics.loss, loaded.model
-    assert loss is not None
+    model = loaded.model
     num_timesteps = model.schedule.num_timesteps
     ranges = loss_ranges(loss, num_timesteps)
-    triples = fixed_triples(held_out, ranges, loss.draws, loss.seed)
     losses = denoising_loss(
         loaded.exact,
         model.schedule,
         model.prediction_type,
-        triples,
+        fixed_triples(held_out, ranges, loss.draws, loss.seed),
         device,
         settings.batch_size,
     )
@@ -226,6 +234,7 @@ def loss_rows(losses: Tensor, ranges: list[TimestepRange], num_timesteps: int) -
     "loss" is that over all timesteps, "loss/i" that in range i.
     """
     share = torch.tensor([len(r) for r in ranges], dtype=torch.float64) / num_timesteps
-    return {"loss": (share[:, None] * losses).sum(0)} | {
-        f"loss/{i}": losses[i] for i in range(len(ranges))
+    return {
+        "loss": (share[:, None] * losses).sum(0),
+        **{f"loss/{i}": losses[i] for i in range(len(ranges))},
     }

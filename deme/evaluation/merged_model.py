@@ -57,8 +57,7 @@ class LiveModel:
         if self.merge.is_weighted_sum:
             self.live.merge(weights)
         else:
-            merge = build_merge(*self.merge_settings(weights), self.num_experts)
-            self.live.merge_by(merge)
+            self.live.merge_by(build_merge(*self.merge_settings(weights), self.num_experts))
         self.live.write_into(self.tensors)
 
     def set_expert(self, index: int) -> None:

@@ -5,6 +5,7 @@ Candidates are scored on training images: held-out images are for the report.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -84,8 +85,7 @@ def _image_distance(
     prompts = load_prompts(settings.prompts, live.model, training, settings.num_images)
     kid = settings.resolved_objective == "kid"
     name = f"kid_{extractor.suffix}" if kid else extractor.frechet_name
-    sampler = instantiate(settings.sampler)
-    objective = ImageDistance(settings, live, compute, extractor, reference, sampler, prompts)
+    objective = ImageDistance(settings, live, compute, extractor, reference, prompts)
     return Scored(plan, name, labels[name], objective, live)
 
 
@@ -99,17 +99,18 @@ class ImageDistance:
         compute: Compute,
         extractor: FeatureExtractor,
         reference: Reference,
-        sampler: Sampler,
-        prompts: Prompts | None = None,
+        prompts: Prompts | None,
     ) -> None:
         self.settings, self.live, self.compute = settings, live, compute
-        self.extractor, self.sampler, self.prompts = extractor, sampler, prompts
+        self.extractor, self.prompts = extractor, prompts
+        self.sampler: Sampler = instantiate(settings.sampler)
         self.network = guided(compute.network(live.model), live.model, settings.guidance_scale)
-        kid = settings.resolved_objective == "kid"
-        self.reference_features = reference.features if kid else None
+        self.reference_features = (
+            reference.features if settings.resolved_objective == "kid" else None
+        )
         self.frechet = FrechetDistance(reference.statistics, compute.device)
         # PNDM repeats a timestep; guidance evaluates the network twice
-        steps = len(sampler.scheduler(live.model.scheduler_config).timesteps)
+        steps = len(self.sampler.scheduler(live.model.scheduler_config).timesteps)
         twice = isinstance(self.network, ClassifierFreeGuidance)
         self.num_forward_passes_per_image = steps * (2 if twice else 1)
 
@@ -120,26 +121,21 @@ class ImageDistance:
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
         """Return the distance."""
         self.live.set_weights(weights)
-        settings, statistics, kept = self.settings, Statistics(), []
-        for pixels in generate_images(
+        settings, device = self.settings, self.compute.device
+        batches = generate_images(
             self.network,
             self.live.model,
             self.sampler,
             settings.sample_seed,
             range(self.num_images(fraction)),
             settings.batch_size,
-            self.compute.device,
+            device,
             self.prompts,
-        ):
-            features = self.extractor(resized(pixels, settings.metrics.size))
-            if self.reference_features is None:
-                statistics.update(features)
-            else:
-                kept.append(features)
+        )
+        features = (self.extractor(resized(pixels, settings.metrics.size)) for pixels in batches)
         if self.reference_features is None:
-            return self.frechet(statistics)
-        device = self.compute.device
-        return kernel_distance(torch.cat(kept), self.reference_features, device).value
+            return self.frechet(reduce(Statistics.update, features, Statistics()))
+        return kernel_distance(torch.cat(list(features)), self.reference_features, device).value
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:  # noqa: ARG002
         """Raise BadConfig: the distance is not differentiated through the sampler."""
@@ -156,11 +152,11 @@ def _denoising_error(
     compute: Compute,
     data: ImageData | None,
 ) -> Scored:
+    model, name, loss = live.model, settings.resolved_objective, settings.metrics.loss
     assert data is not None  # SearchSettings checked both
-    assert settings.metrics.loss is not None
-    model, name = live.model, settings.resolved_objective
+    assert loss is not None
     num_timesteps = model.schedule.num_timesteps
-    ranges = loss_ranges(settings.metrics.loss, num_timesteps)
+    ranges = loss_ranges(loss, num_timesteps)
     if name == "distillation":
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:
@@ -177,8 +173,9 @@ def _denoising_error(
     # not sorted: fractions use the first images, which must not be of particular classes
     draw = generator("search", settings.sample_seed)
     chosen = torch.randperm(len(data.train), generator=draw)[: settings.num_images].tolist()
-    images = SomeImages(data.train, chosen)
-    encoded = encode_images(model, images, compute.device, cache_folder(settings.paths))
+    encoded = encode_images(
+        model, SomeImages(data.train, chosen), compute.device, cache_folder(settings.paths)
+    )
     triples = fixed_triples(encoded, ranges, 1, settings.sample_seed)
     label = {
         "n": int((shares > 0).sum()) * len(chosen),
@@ -251,8 +248,8 @@ class DenoisingError:
     def _errors(self, batch: Batch) -> Tensor:
         """Return the squared error of every image of a batch, mean over pixels, [B]."""
         _, x_t, t, target, condition = batch
-        prediction: Tensor = bind_condition(self.live.model, condition)(x_t, t)
-        return (prediction - target).square().flatten(1).mean(1)
+        error = bind_condition(self.live.model, condition)(x_t, t) - target
+        return error.square().flatten(1).mean(1)
 
     def _batches(self, fraction: float) -> Iterator[Batch]:
         schedule, kind = self.live.model.schedule, self.live.model.prediction_type
@@ -271,8 +268,7 @@ class DenoisingError:
 
     @torch.inference_mode()
     def _predict_with_experts(self) -> list[Tensor]:
-        """Return the predictions of each expert in its range, a tensor [images, C, H, W] per
-        range."""
+        """Return each expert's predictions in its range, a tensor [images, C, H, W] per range."""
         found = []
         for index in range(len(self.ranges)):
             self.live.set_expert(index)

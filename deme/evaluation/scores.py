@@ -1,4 +1,4 @@
-"""Scores of generated images and their prompts: of all, per category, and per phrase of a prompt."""
+"""Scores of images and their prompts: of all, per category, and per phrase of a prompt."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Part:
     label: Label
 
     def replicates(self, values: Tensor, count: int) -> list[float] | None:
-        """Return the mean score of resampled prompts, each with all its images; None for one prompt.
+        """Return the mean score of resampled prompts with all their images; None for one prompt.
 
         Sampling seeds share the prompts, so they are resampled alike for all of them.
         """
@@ -39,15 +39,11 @@ class Part:
         return resampled_means(0, values, count, self.groups)
 
 
-def parts_of(score: TextScore, prompts: Prompts, total: int) -> list[Part]:
-    """Return the metrics of a score: of all images first, then of each category and each phrase.
+def parts_of(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
+    """Yield the metrics of a score: of all images first, then of each category and each phrase.
 
     Raises BadConfig for a category and a phrase of one name, and for texts that it cannot score.
     """
-    return list(_parts(score, prompts, total))
-
-
-def _parts(score: TextScore, prompts: Prompts, total: int) -> Iterator[Part]:
     given = [prompts[i] for i in range(total)]
 
     def part(name: str, rows: list[int], texts: list[str], **more: str | int) -> Part:

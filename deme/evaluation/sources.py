@@ -1,4 +1,4 @@
-"""Where the images of an evaluation come from: a model, unmerged experts, a folder, the data set."""
+"""Where the images of an evaluation come from: a model, experts, a folder, the data set."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
     sampler, size = instantiate(settings.sampler), settings.metrics.size
 
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
-        generated = generate_images(
+        for batch in generate_images(
             loaded.network,
             model,
             sampler,
@@ -71,8 +71,8 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
             settings.batch_size,
             compute.device,
             prompts,
-        )
-        return (resized(batch, size) for batch in generated)
+        ):
+            yield resized(batch, size)
 
     return Source(data, settings.num_images, pixels, loaded, prompts)
 
@@ -100,5 +100,4 @@ def _folder(run: Run, settings: EvaluateSettings) -> Source:
     def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
         return (resized(batch, size) for batch in batches(images, settings.batch_size, indices))
 
-    data = load_data(settings.data, settings.paths, images.shape)
-    return Source(data, len(images), pixels)
+    return Source(load_data(settings.data, settings.paths, images.shape), len(images), pixels)

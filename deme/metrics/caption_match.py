@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from deme.data.pixels import to_float
-from deme.metrics.features import OnDevice, read_into, weights_file
-from deme.metrics.text_score import cosine_scores
+from deme.metrics.features import read_into, weights_file
+from deme.metrics.text_score import CosineScore
 from deme.system import BadConfig, files
+from deme.system.hugging_face import transformers_quietly
 
 SHAPE = (3, 16, 16)
 SHIPPED = "type: metrics.scores.caption_match.path=asset:caption_judge"
@@ -28,13 +29,9 @@ class CaptionNetwork(nn.Module):
 
     def __init__(self, text: Mapping[str, object]) -> None:
         super().__init__()
-        try:
-            from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-        except ImportError as error:
-            raise BadConfig(
-                f"captions need transformers: {error}\ntype: pip install transformers"
-            ) from error
-        self.text = CLIPTextModelWithProjection(CLIPTextConfig(**text))
+        with transformers_quietly() as transformers:
+            settings = transformers.CLIPTextConfig(**text)
+            self.text = transformers.CLIPTextModelWithProjection(settings)
         self.image = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1),
             nn.ReLU(),
@@ -56,7 +53,7 @@ class CaptionNetwork(nn.Module):
         return normalize(self.text(input_ids=tokens).text_embeds, dim=-1)
 
 
-class CaptionMatch(OnDevice):
+class CaptionMatch(CosineScore):
     """Score images [B, 3, 16, 16] by 100 x the cosine with their text, -100..100.
 
     A `TextScore` of a network that no generator was conditioned on. `path`: a folder with
@@ -67,12 +64,12 @@ class CaptionMatch(OnDevice):
     score_name = suffix = "digit_caption_match"
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
-        place = weights_file(path, sha256)
-        self.weights = sha256 or files.sha256(place)
+        place, self.weights = weights_file(path, sha256)
         self.network = _load(place)
-        from transformers import CLIPTokenizer
-
-        self.tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
+        with transformers_quietly() as transformers:
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
+                place, local_files_only=True
+            )
         self.length: int = self.network.text.config.max_position_embeddings
         self.dimension: int = self.network.text.config.projection_dim
         self.name = (
@@ -85,11 +82,8 @@ class CaptionMatch(OnDevice):
             raise BadConfig(f"{self.score_name} measures images of shape {SHAPE}, got {shape}")
         return self.network.of_images(to_float(pixels.to(self.device))).float().cpu()
 
-    def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        return cosine_scores(features, texts, self._embed)
-
     @torch.inference_mode()
-    def _embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(
             texts,
             padding="max_length",
@@ -98,9 +92,6 @@ class CaptionMatch(OnDevice):
             return_tensors="pt",
         )
         return self.network.of_texts(tokens.input_ids.to(self.device))
-
-    def mean(self, scores: Tensor) -> float:
-        return float(scores.double().mean())
 
     def truncated(self, texts: Sequence[str]) -> int:
         found = self.tokenizer(list(texts), verbose=False).input_ids if texts else []

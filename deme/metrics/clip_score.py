@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
-from deme.metrics.text_score import cosine_scores
-from deme.system import BadConfig, files
+from deme.metrics.features import CHUNK, rgb, weights_file
+from deme.metrics.text_score import CosineScore
+from deme.system import BadConfig
 from deme.system.hugging_face import load_network, transformers_quietly, unreadable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ COPY_ALL = (
 )
 
 
-class ClipScore(OnDevice):
+class ClipScore(CosineScore):
     """Score images by texts: 100 cos(image, text); the metric is max(mean, 0), as torchmetrics'.
 
     `path`: the folder of a whole CLIP (Radford et al. 2021) with its tokenizer and its image
@@ -42,16 +42,17 @@ class ClipScore(OnDevice):
     score_name = suffix = "clip_score"
 
     def __init__(self, path: str, sha256: str | None = None) -> None:
-        place = weights_file(path, sha256)
+        place, self.weights = weights_file(path, sha256)
         self.network, config = load_network(place, ("clip",), "CLIPModel")
         self.processor = _processor(place, config.text_config)
-        self.weights = sha256 or files.sha256(place)
         self.dimension: int = config.projection_dim
         self.context: int = min(
             self.processor.tokenizer.model_max_length, config.text_config.max_position_embeddings
         )
-        halves = (config.vision_config, config.text_config)
-        sizes = " and ".join(f"{half.hidden_size} x {half.num_hidden_layers}" for half in halves)
+        sizes = " and ".join(
+            f"{half.hidden_size} x {half.num_hidden_layers}"
+            for half in (config.vision_config, config.text_config)
+        )
         images = self.processor.image_processor
         settings = [
             f"{k} {v}"
@@ -70,23 +71,19 @@ class ClipScore(OnDevice):
             inputs = self.processor.image_processor(
                 list(chunk.cpu()), input_data_format="channels_first", return_tensors="pt"
             )["pixel_values"]
-            pooled = self.network.vision_model(pixel_values=inputs.to(self.device)).pooler_output
-            found.append(self.network.visual_projection(pooled).float().cpu())
+            output = self.network.vision_model(pixel_values=inputs.to(self.device))
+            found.append(self.network.visual_projection(output.pooler_output).float().cpu())
         return torch.cat(found)
-
-    def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
-        return cosine_scores(features, texts, self._embed)
 
     def mean(self, scores: Tensor) -> float:
         return max(float(scores.mean()), 0.0)
 
     def truncated(self, texts: Sequence[str]) -> int:
         tokenizer = self.processor.tokenizer  # without verbose=False it warns of long texts
-        lengths = (len(tokenizer(text, verbose=False)["input_ids"]) for text in texts)
-        return sum(length > self.context for length in lengths)
+        return sum(len(tokenizer(t, verbose=False)["input_ids"]) > self.context for t in texts)
 
     @torch.inference_mode()
-    def _embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Tensor:
         tokens = self.processor.tokenizer(
             texts, padding=True, truncation=True, max_length=self.context, return_tensors="pt"
         ).to(self.device)

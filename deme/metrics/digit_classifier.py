@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from deme.data.pixels import to_float
 from deme.diffusion.seeds import generator
 from deme.metrics.features import OnDevice, read_into, weights_file
-from deme.system import BadConfig, files
+from deme.system import BadConfig
 
 
 class DigitClassifier(nn.Module):
@@ -51,11 +51,14 @@ def as_digits(pixels: Tensor, metric: str) -> Tensor:
 
 def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifier, str]:
     """Return a saved classifier and the sha256 of its file. Raises BadConfig for other files."""
-    place = weights_file(path, sha256)
+    place, found = weights_file(path, sha256)
     classifier = DigitClassifier().eval()
-    message = f"{place} holds no digit classifier\ntype: metrics=<option for another extractor>"
-    read_into(classifier, place, message)
-    return classifier, files.sha256(place)
+    read_into(
+        classifier,
+        place,
+        f"{place} holds no digit classifier\ntype: metrics=<option for another extractor>",
+    )
+    return classifier, found
 
 
 class DigitFeatures(OnDevice):

@@ -11,23 +11,28 @@ from deme.system import BadConfig, WorkFailed, files, locate, tensors
 CHUNK = 50  # images or texts in a network at once
 
 
-class FeatureExtractor(Protocol):
+class ImageNetwork(Protocol):
     """Map uint8 images [B, C, H, W] of any size to float32 features [B, dimension] on the CPU.
 
     `name` describes everything that changes a feature: network, layer, resizing, value range.
-    `suffix` is its short form, which ends the names of metrics (`kid_<suffix>`); `frechet_name` is
-    the name of the Frechet distance on these features; `weights` is the sha256 of the weight file.
+    `suffix` is its short form, which ends the names of metrics (`kid_<suffix>`); `weights` is the
+    sha256 of the weight file.
     """
 
     name: str
     weights: str
     suffix: str
-    frechet_name: str
     dimension: int
 
     def to(self, device: str) -> Self: ...
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
+
+
+class FeatureExtractor(ImageNetwork, Protocol):
+    """A network of a distance; `frechet_name` is the name of the Frechet distance."""
+
+    frechet_name: str
 
 
 class OnDevice:
@@ -43,18 +48,19 @@ class OnDevice:
         return self
 
 
-def weights_file(path: str, sha256: str | None) -> Path:
-    """Return the place of a weight file or folder.
+def weights_file(path: str, sha256: str | None) -> tuple[Path, str]:
+    """Return the place of a weight file or folder, and its sha256.
 
     Raises MissingInput, and BadConfig if its sha256 is not the given one.
     """
     place = locate(path)
-    if sha256 is not None and (found := files.sha256(place)) != sha256:
+    found = files.sha256(place)
+    if sha256 not in (None, found):
         raise BadConfig(
             f"{place} is not the expected file: its sha256 is {found}, expected {sha256}\n"
             "copy it again from where it came, or give the sha256 of the file that you mean"
         )
-    return place
+    return place, found
 
 
 def read_weights(place: Path) -> dict[str, Tensor]:
@@ -73,18 +79,17 @@ def read_weights(place: Path) -> dict[str, Tensor]:
 
 def read_into(network: nn.Module, place: Path, message: str) -> None:
     """Load the weights of a file. Raises BadConfig(message) for other names or shapes."""
-    state = read_weights(place)
-    shapes, own = ({n: v.shape for n, v in s.items()} for s in (state, network.state_dict()))
-    if shapes != own:
-        raise BadConfig(message)
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(read_weights(place))
+    except RuntimeError as error:
+        raise BadConfig(message) from error
 
 
 def rgb(pixels: Tensor, metric: str) -> Tensor:
     """Return uint8 images [B, 1 or 3, H, W] with three channels. Raises BadConfig for others."""
     if pixels.ndim != 4 or pixels.dtype != torch.uint8 or pixels.shape[1] not in (1, 3):
-        kind = str(pixels.dtype).removeprefix("torch.")
         raise BadConfig(
-            f"{metric} measures uint8 images [B, 1 or 3, H, W], got {kind} {tuple(pixels.shape)}"
+            f"{metric} measures uint8 images [B, 1 or 3, H, W], "
+            f"got {pixels.dtype} {tuple(pixels.shape)}"
         )
     return pixels.expand(-1, 3, -1, -1)

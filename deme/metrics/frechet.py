@@ -33,9 +33,8 @@ class FrechetDistance:
             if self.triangular
             else self.root.T @ covariance @ self.root
         )
-        eigenvalues = torch.linalg.eigvalsh(product)  # of the lower triangle
         return self._distance(
-            generated.mean.to(self.device), covariance.trace(), eigenvalues, generated.count - 1
+            generated.mean.to(self.device), covariance.trace(), product, generated.count - 1
         )
 
     def of_features(self, features: Tensor, counts: Tensor | None = None) -> float:
@@ -56,10 +55,10 @@ class FrechetDistance:
         mean = times @ rows / total
         centred = (rows - mean) * (times / (total - 1)).sqrt()[:, None]
         half = _times(centred, self.root) if self.triangular else centred @ self.root
-        eigenvalues = torch.linalg.eigvalsh(_gram(half))
-        return self._distance(mean, centred.square().sum(), eigenvalues, len(rows) - 1)
+        return self._distance(mean, centred.square().sum(), _gram(half), len(rows) - 1)
 
-    def _distance(self, mean: Tensor, trace: Tensor, eigenvalues: Tensor, rank: int) -> float:
+    def _distance(self, mean: Tensor, trace: Tensor, product: Tensor, rank: int) -> float:
+        eigenvalues = torch.linalg.eigvalsh(product)  # of the lower triangle
         cross = _significant(eigenvalues, min(rank, self.root.shape[1])).sqrt().sum()
         return float((mean - self.mean).square().sum() + trace + self.trace - 2 * cross)
 

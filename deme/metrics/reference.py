@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -48,19 +49,14 @@ def subset(shards: FeatureShards, suffix: str) -> Tensor:
     return torch.cat(rows)
 
 
-def key(images: Images, extractor: FeatureExtractor) -> str:
-    """Return a sha256 of what the statistics follow from: the images, and the extractor."""
-    parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
-    return files.sha256_text(json.dumps(parts))
-
-
 def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path) -> Reference:
     """Return the reference that `images` make, from `cache` if it is there.
 
     `what` the images are stands in tables: "held-out images". Of several processes one measures
     and the others wait; a killed measurement is resumed.
     """
-    folder = cache / "references" / key(images, extractor)[:32]
+    parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
+    folder = cache / "references" / files.sha256_text(json.dumps(parts))[:32]
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
 
     def waiting(owner: str) -> None:
@@ -72,8 +68,11 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
                 _measure(images, name, extractor, folder)
     # left by a process that was killed at the end
     shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
-    kept = tensors.TensorFile(folder / "features.safetensors").read("features")
-    return Reference(statistics_file.load(folder / "statistics.safetensors"), kept, name)
+    return Reference(
+        statistics_file.load(folder / "statistics.safetensors"),
+        tensors.TensorFile(folder / "features.safetensors").read("features"),
+        name,
+    )
 
 
 def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path) -> None:
@@ -83,20 +82,21 @@ def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Pat
         [extractor],
         f"{extractor.suffix} features of {name}",
     )
-    statistics = Statistics()
-    for features in shards.read(extractor.suffix):
-        statistics.update(features)
-    rows = subset(shards, extractor.suffix)
+    statistics = reduce(Statistics.update, shards.read(extractor.suffix), Statistics())
 
     def fill(partial: Path) -> None:
         statistics_file.save(partial / "statistics.safetensors", statistics)
-        tensors.save(partial / "features.safetensors", {"features": rows})
-        about = {
-            "images": name,
-            "content": images.content_hash(),
-            "extractor": extractor.name,
-            "weights": extractor.weights,
-        }
-        files.write_json(partial / "about.json", about)
+        tensors.save(
+            partial / "features.safetensors", {"features": subset(shards, extractor.suffix)}
+        )
+        files.write_json(
+            partial / "about.json",
+            {
+                "images": name,
+                "content": images.content_hash(),
+                "extractor": extractor.name,
+                "weights": extractor.weights,
+            },
+        )
 
     files.write_folder(folder, fill)

@@ -7,12 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.metrics.features import FeatureExtractor
-from deme.metrics.text_score import TextScore
+from deme.metrics.features import ImageNetwork
 from deme.system import WorkFailed, files, progress, tensors
 
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
-Extractors = Sequence[FeatureExtractor | TextScore]
 
 
 class FeatureShards:
@@ -42,7 +40,7 @@ class FeatureShards:
     def fill(
         self,
         pixels: Pixels,
-        extractors: Extractors,
+        extractors: Sequence[ImageNetwork],
         name: str = "features",
         finished: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -65,7 +63,9 @@ class FeatureShards:
                 if self.missing() == missing:
                     time.sleep(0.1)  # other processes are at work on the rest
 
-    def _extract(self, pixels: Pixels, first: int, extractors: Extractors) -> dict[str, Tensor]:
+    def _extract(
+        self, pixels: Pixels, first: int, extractors: Sequence[ImageNetwork]
+    ) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {extractor.suffix: [] for extractor in extractors}
         expected, count = self.count(first), 0
         for batch in pixels(range(first, first + expected)):
@@ -88,8 +88,3 @@ class FeatureShards:
         """Yield the features of one extractor shard by shard."""
         for first in self.firsts:
             yield tensors.TensorFile(self.path(first)).read(suffix)
-
-    def remove(self) -> None:
-        """Delete the files and locks."""
-        for file in self.folder.glob("features_*"):
-            file.unlink()

@@ -1,19 +1,21 @@
 """Mean and covariance of features, in float64, batch by batch."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 
+@dataclass(eq=False)
 class Statistics:
     """Streaming mean [d] and unbiased covariance [d, d] (as numpy.cov), mergeable across shards.
 
     Sums are taken about each batch's mean, so that a large offset does not cancel digits.
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean: Tensor | None = None
-        self._scatter: Tensor | None = None
+    count: int = 0
+    _mean: Tensor | None = None
+    _scatter: Tensor | None = None
 
     @classmethod
     def given(cls, count: int, mean: Tensor, covariance: Tensor) -> "Statistics":
@@ -29,10 +31,7 @@ class Statistics:
         symmetric = torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8)
         if not symmetric or bool((covariance.diagonal() < 0).any()):
             raise ValueError("a covariance is symmetric without negative variances; this is not")
-        statistics = cls()
-        statistics.count = count
-        statistics._mean, statistics._scatter = mean.double(), covariance.double() * (count - 1)
-        return statistics
+        return cls(count, mean.double(), covariance.double() * (count - 1))
 
     def update(self, features: Tensor, weights: Tensor | None = None) -> "Statistics":
         """Add a batch [n, d] and return self; `weights` [n] count each row that many times.
@@ -42,14 +41,14 @@ class Statistics:
         batch = features.detach().double()
         if not bool(torch.isfinite(batch).all()):
             raise ValueError("features are NaN or infinite: images or extractor are damaged")
-        other = Statistics()
-        other.count = len(batch) if weights is None else int(weights.sum())
-        if other.count:
-            rows = None if weights is None else weights.to(batch).unsqueeze(1)
-            other._mean = batch.mean(0) if rows is None else (rows * batch).sum(0) / other.count
-            centred = batch - other._mean
-            other._scatter = (centred if rows is None else centred * rows).T @ centred
-        return self.merge(other)
+        count = len(batch) if weights is None else int(weights.sum())
+        if not count:
+            return self
+        rows = None if weights is None else weights.to(batch).unsqueeze(1)
+        mean = batch.mean(0) if rows is None else (rows * batch).sum(0) / count
+        centred = batch - mean
+        scatter = (centred if rows is None else centred * rows).T @ centred
+        return self.merge(Statistics(count, mean, scatter))
 
     def merge(self, other: "Statistics") -> "Statistics":
         """Add the statistics of other images (Chan et al. 1979) and return self.

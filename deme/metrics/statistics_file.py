@@ -16,12 +16,14 @@ def save(path: Path, statistics: Statistics) -> None:
     """Write count, mean and the lower triangle of the covariance in float64."""
     d = len(statistics.mean)
     rows, columns = torch.tril_indices(d, d)
-    stored = {
-        "count": torch.tensor([statistics.count]),
-        "mean": statistics.mean.cpu(),
-        "covariance": statistics.covariance.cpu()[rows, columns],
-    }
-    tensors.save(path, stored)
+    tensors.save(
+        path,
+        {
+            "count": torch.tensor([statistics.count]),
+            "mean": statistics.mean.cpu(),
+            "covariance": statistics.covariance.cpu()[rows, columns],
+        },
+    )
 
 
 def load(path: Path) -> Statistics:
@@ -62,8 +64,7 @@ def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
     BadConfig (another extractor).
     """
     if not path.is_file():
-        found = "a folder, not a file" if path.is_dir() else "missing"
-        raise MissingInput(f"{path} is {found}")
+        raise MissingInput(f"{path} is {'a folder, not a file' if path.is_dir() else 'missing'}")
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             held = {name: stored[name] for name in stored.files}
@@ -74,9 +75,9 @@ def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:
     named = "extractor" in held
     stated = f"{held['extractor']}, weights {str(held['weights'])[:12]}" if named else needed
     if stated != needed or mean.shape != (extractor.dimension,):
-        other = stated if named else f"{mean.numel()} numbers per image"
         raise BadConfig(
-            f"{path} holds statistics of another extractor: {other}\n"
+            f"{path} holds statistics of another extractor: "
+            f"{stated if named else f'{mean.numel()} numbers per image'}\n"
             f"needed: {needed} ({extractor.dimension} numbers per image)\n"
             "type: deme stats out=<file>.npz"
         )

@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
-from deme.system import files
 from deme.system.hugging_face import load_network
 
 Colour = tuple[float, float, float]
@@ -49,9 +48,8 @@ class VisionFeatures(OnDevice):
     def __init__(self, path: str, sha256: str | None = None) -> None:
         architecture, self.output, width = self.network_of
         self.frechet_name = f"fd_{self.suffix}"
-        place = weights_file(path, sha256)
+        place, self.weights = weights_file(path, sha256)
         self.network, config = load_network(place, self.model_types, architecture)
-        self.weights = sha256 or files.sha256(place)
         self.dimension: int = getattr(config, width)
         self.side: int = config.image_size if self.crop else 224
         self.name = (
@@ -64,9 +62,9 @@ class VisionFeatures(OnDevice):
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         mean, std = torch.tensor(self.colours, device=self.device).view(2, 3, 1, 1)
-        chunks = rgb(pixels, self.frechet_name).split(CHUNK)
         inputs = (
-            (resized(c.to(self.device), self.side, self.crop) / 255 - mean) / std for c in chunks
+            (resized(chunk.to(self.device), self.side, self.crop) / 255 - mean) / std
+            for chunk in rgb(pixels, self.frechet_name).split(CHUNK)
         )
         return torch.cat(
             [self.network(pixel_values=each)[self.output].float().cpu() for each in inputs]

@@ -8,13 +8,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.sampling.sampler import DiffusersSampler
 from deme.system import BadConfig
 
 SKIPS = ("uniform", "quadratic")
 
 
-class DDIM:
+class DDIM(DiffusersSampler):
     """Settings of a DDIM run; noise schedule and prediction type are those of the model.
 
     `eta`: 0 is deterministic, 1 adds as much noise as DDPM (eq. 16). `skip_type`: uniform, with
@@ -22,6 +22,8 @@ class DDIM:
     none above 0.8 T. `clip_sample`: clamp the predicted x_0 to [-1, 1], as diffusers does; the
     authors do not.
     """
+
+    scheduler_class = DDIMScheduler
 
     def __init__(
         self,
@@ -33,37 +35,32 @@ class DDIM:
         steps_offset: int = 0,
         set_alpha_to_one: bool = True,
     ) -> None:
-        check_steps(num_inference_steps, timestep_spacing)
         if not 0 <= eta <= 1:
             raise BadConfig(f"sampler.eta must lie between 0 and 1, got {eta}")
         if skip_type not in SKIPS:
             raise BadConfig(
                 f"sampler.skip_type must be one of {', '.join(SKIPS)}, got {skip_type!r}"
             )
-        self.num_inference_steps = num_inference_steps
+        super().__init__(
+            num_inference_steps,
+            timestep_spacing,
+            clip_sample=clip_sample,
+            set_alpha_to_one=set_alpha_to_one,
+            steps_offset=steps_offset,
+        )
         self.step_options = {"eta": eta} if eta else {}
         self.skip_type = skip_type
-        self.clip_sample = clip_sample
-        self.settings = {
-            "timestep_spacing": timestep_spacing,
-            "set_alpha_to_one": set_alpha_to_one,
-            "steps_offset": steps_offset,
-        }
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> DDIMScheduler:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        settings = {**self.settings, "clip_sample": self.clip_sample}
-        scheduler = DDIMScheduler.from_config(dict(scheduler_config), **settings)
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        check_grid(scheduler)
+        scheduler = super().scheduler(scheduler_config)
         grid, limit = scheduler.timesteps, scheduler.config["num_train_timesteps"]
         if self.skip_type == "quadratic":
             grid = quadratic_grid(self.num_inference_steps, limit)
         step = limit // self.num_inference_steps
         if bool((grid[:-1] - grid[1:] == step).all()) and int(grid[-1]) < step:
             return scheduler
-        scheduler = GridDDIMScheduler.from_config(dict(scheduler_config), **settings)
+        scheduler = GridDDIMScheduler.from_config(scheduler.config)
         scheduler.timesteps, scheduler.num_inference_steps = grid, len(grid)
         return scheduler
 

@@ -1,21 +1,21 @@
 """Ancestral sampling (Ho et al. 2020), the paper's eqs. 1 and 7, through diffusers' scheduler."""
 
-from collections.abc import Mapping
-
 from diffusers import DDPMScheduler
 
-from deme.sampling.sampler import check_limit, check_steps
+from deme.sampling.sampler import DiffusersSampler
 from deme.system import BadConfig
 
 VARIANCES = ("fixed_small", "fixed_large")
 
 
-class DDPM:
+class DDPM(DiffusersSampler):
     """Settings of a DDPM run.
 
     `variance_type`: fixed_large (beta_t), fixed_small (the posterior's), or None for that of the
     checkpoint.
     """
+
+    scheduler_class = DDPMScheduler
 
     def __init__(
         self,
@@ -24,23 +24,16 @@ class DDPM:
         clip_sample: bool = True,
         timestep_spacing: str = "leading",
     ) -> None:
-        check_steps(num_inference_steps, timestep_spacing)
         if variance_type not in (None, *VARIANCES):
             raise BadConfig(
                 f"sampler.variance_type must be null or one of {', '.join(VARIANCES)}, "
                 f"got {variance_type!r}"
             )
-        self.num_inference_steps = num_inference_steps
-        self.step_options: dict[str, float] = {}
-        self.settings = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
-        if variance_type is not None:
-            self.settings["variance_type"] = variance_type
-
-    def scheduler(self, scheduler_config: Mapping[str, object]) -> DDPMScheduler:
-        """Return diffusers' scheduler with its grid of timesteps set."""
-        scheduler = DDPMScheduler.from_config(
-            dict(scheduler_config), steps_offset=0, **self.settings
+        variance = {} if variance_type is None else {"variance_type": variance_type}
+        super().__init__(
+            num_inference_steps,
+            timestep_spacing,
+            clip_sample=clip_sample,
+            steps_offset=0,
+            **variance,
         )
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        return scheduler

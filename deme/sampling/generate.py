@@ -36,9 +36,8 @@ class _Batch:
     def advance(self, network: Network, timesteps: Sequence[int]) -> None:
         network, scheduler = bind_condition(network, self.condition), self.scheduler
         for t in timesteps:
-            model_input = scheduler.scale_model_input(self.images, t)
             times = torch.full((len(self.images),), t, device=self.device)
-            prediction = network(model_input, times)
+            prediction = network(scheduler.scale_model_input(self.images, t), times)
             self.images = scheduler.step(prediction, t, self.images, **self.options).prev_sample
 
 

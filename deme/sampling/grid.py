@@ -7,16 +7,14 @@ from PIL import Image
 from torch import Tensor
 
 
-def image_grid(
-    pixels: Tensor, columns: int | None = None, min_side: int = 32, gap: int = 2
-) -> Image.Image:
-    """Return a picture of uint8 images [N, C, H, W], row by row.
+def image_grid(pixels: Tensor, gap: int = 2) -> Image.Image:
+    """Return a picture of uint8 images [N, C, H, W], row by row, `gap` pixels apart.
 
-    Images below `min_side` pixels are enlarged by whole factors.
+    Images of less than 32 pixels are enlarged by whole factors.
     """
     count, channels, height, width = pixels.shape
-    columns = columns or math.ceil(math.sqrt(count))
-    factor = max(1, math.ceil(min_side / height))
+    columns = math.ceil(math.sqrt(count))
+    factor = max(1, math.ceil(32 / height))
     tiles = pixels.permute(0, 2, 3, 1).numpy().repeat(factor, axis=1).repeat(factor, axis=2)
     cell_h, cell_w = height * factor + gap, width * factor + gap
     shape = (math.ceil(count / columns) * cell_h + gap, columns * cell_w + gap, channels)

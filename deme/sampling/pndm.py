@@ -2,48 +2,44 @@
 
 from collections.abc import Mapping
 
-from diffusers import PNDMScheduler
+from diffusers import PNDMScheduler, SchedulerMixin
 
-from deme.sampling.sampler import check_grid, check_limit, check_steps
+from deme.sampling.sampler import DiffusersSampler
 from deme.system import BadConfig
 
 
-class PNDM:
+class PNDM(DiffusersSampler):
     """Settings of a PLMS run through diffusers' scheduler.
 
     It calls the network once more than it has steps. `steps_offset`: 1 as Stable Diffusion's. The
     last step goes to the least noise of the schedule, or with `set_alpha_to_one` to none.
     """
 
+    scheduler_class = PNDMScheduler
+
     def __init__(
         self, num_inference_steps: int = 25, steps_offset: int = 1, set_alpha_to_one: bool = False
     ) -> None:
-        check_steps(num_inference_steps, "leading")
+        super().__init__(
+            num_inference_steps,
+            "leading",  # diffusers steps by T // S whatever the grid is
+            skip_prk_steps=True,
+            steps_offset=steps_offset,
+            set_alpha_to_one=set_alpha_to_one,
+        )
         if num_inference_steps < 4:
             raise BadConfig(
                 "PNDM extrapolates from four steps; sampler.num_inference_steps must be "
                 f"at least 4, got {num_inference_steps}"
             )
-        self.num_inference_steps = num_inference_steps
-        self.step_options: dict[str, float] = {}
-        self.settings = {
-            "skip_prk_steps": True,
-            "timestep_spacing": "leading",  # diffusers steps by T // S whatever the grid is
-            "steps_offset": steps_offset,
-            "set_alpha_to_one": set_alpha_to_one,
-        }
 
-    def scheduler(self, scheduler_config: Mapping[str, object]) -> PNDMScheduler:
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
         """Return diffusers' scheduler with its grid of timesteps set."""
-        scheduler = PNDMScheduler.from_config(dict(scheduler_config), **self.settings)
-        if scheduler.config["prediction_type"] == "sample":
+        if scheduler_config.get("prediction_type") == "sample":
             raise BadConfig("PNDM takes networks that predict epsilon or v\ntype: sampler=ddim")
         if scheduler_config.get("rescale_betas_zero_snr"):
             raise BadConfig(
                 "PNDM cannot sample with a noise schedule that ends at zero SNR, as this model's\n"
                 "type: sampler=ddim_latent"
             )
-        check_limit(self.num_inference_steps, scheduler)
-        scheduler.set_timesteps(self.num_inference_steps)
-        check_grid(scheduler)
-        return scheduler
+        return super().scheduler(scheduler_config)

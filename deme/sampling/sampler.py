@@ -1,12 +1,11 @@
 """The interface of samplers: settings that make a diffusers scheduler for a noise schedule."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import ClassVar, Protocol
+
+from diffusers import SchedulerMixin
 
 from deme.system import BadConfig
-
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
 
 SPACINGS = ("leading", "trailing", "linspace")
 
@@ -19,40 +18,51 @@ class Sampler(Protocol):
     """
 
     num_inference_steps: int
-    step_options: dict[str, float]
+    step_options: Mapping[str, float]
 
-    def scheduler(self, scheduler_config: Mapping[str, object]) -> Any: ...
-
-
-def check_steps(num_inference_steps: int, timestep_spacing: str) -> None:
-    """Raise BadConfig for settings that are impossible for every model."""
-    if num_inference_steps < 1:
-        raise BadConfig(
-            f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}"
-        )
-    if timestep_spacing not in SPACINGS:
-        raise BadConfig(
-            f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, "
-            f"got {timestep_spacing!r}"
-        )
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin: ...
 
 
-def check_limit(num_inference_steps: int, scheduler: "SchedulerMixin") -> None:
-    """Raise BadConfig for more steps than the model has timesteps."""
-    limit = scheduler.config["num_train_timesteps"]
-    if num_inference_steps > limit:
-        raise BadConfig(
-            f"sampler.num_inference_steps={num_inference_steps} exceeds the model's "
-            f"{limit} timesteps"
-        )
+class DiffusersSampler:
+    """Base of samplers whose scheduler is a class of diffusers; `settings` are its arguments.
 
+    Raises BadConfig for settings that are impossible for every model.
+    """
 
-def check_grid(scheduler: "SchedulerMixin") -> None:
-    """Raise BadConfig for a grid that an offset moves beyond the model's timesteps."""
-    highest, limit = int(scheduler.timesteps.max()), scheduler.config["num_train_timesteps"]
-    if highest >= limit:
-        raise BadConfig(
-            f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
-            f"t = {highest}, the model has t < {limit}\n"
-            "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
-        )
+    scheduler_class: ClassVar[type[SchedulerMixin]]
+    step_options: Mapping[str, float] = {}
+
+    def __init__(self, num_inference_steps: int, timestep_spacing: str, **settings: object) -> None:
+        if num_inference_steps < 1:
+            raise BadConfig(
+                f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}"
+            )
+        if timestep_spacing not in SPACINGS:
+            raise BadConfig(
+                f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, "
+                f"got {timestep_spacing!r}"
+            )
+        self.num_inference_steps = num_inference_steps
+        self.settings = {"timestep_spacing": timestep_spacing, **settings}
+
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
+        """Return diffusers' scheduler with its grid of timesteps set.
+
+        Raises BadConfig for more steps than the model has timesteps, and for an offset that moves
+        the grid beyond them.
+        """
+        scheduler = self.scheduler_class.from_config(dict(scheduler_config), **self.settings)
+        limit = scheduler.config["num_train_timesteps"]
+        if self.num_inference_steps > limit:
+            raise BadConfig(
+                f"sampler.num_inference_steps={self.num_inference_steps} exceeds the model's "
+                f"{limit} timesteps"
+            )
+        scheduler.set_timesteps(self.num_inference_steps)
+        if (highest := int(scheduler.timesteps.max())) >= limit:
+            raise BadConfig(
+                f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
+                f"t = {highest}, the model has t < {limit}\n"
+                "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
+            )
+        return scheduler

@@ -18,12 +18,13 @@ from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run, start
 SLOW_IMAGES = """
 import time
 import deme.evaluation.sources as sources
-real = sources.drawn
+real = sources.generate_images
 def slow(*args):
     for batch in real(*args):
         time.sleep(0.1)
+        print(f"made {len(batch)} images", flush=True)
         yield batch
-sources.drawn = slow
+sources.generate_images = slow
 """
 BASE = "deme/assets/digits_base"
 
@@ -84,22 +85,24 @@ def test_every_number_says_what_it_is(honest):
 
 def test_two_processes_make_the_same_bits_as_one(honest, tmp_path):
     run_dir, words = honest
-    helped = done([*words, "progress.processes=2"], tmp_path)
+    code, text = run([*words, "progress.processes=2"], tmp_path)
+    assert code == 0, text
+    (helped,) = tmp_path.glob("runs/scratch/evaluate/*")
     assert helped.name == run_dir.name
     assert results(helped) == results(run_dir)
-    assert "warning" not in (helped / "log.txt").read_text()
+    assert "warning" not in text
 
 
 def test_the_same_command_typed_twice_at_once_works_together(honest, tmp_path):
     run_dir, words = honest
     programs = [start(words, tmp_path, SLOW_IMAGES) for _ in range(2)]
     assert [p.wait() for p in programs] == [0, 0], [p.text for p in programs]
-    texts = sorted((p.text for p in programs), key=lambda text: "working with it" in text)
-    assert "working with it" in texts[1]
-    assert "done by the other process: runs/" in texts[1]
+    texts = sorted((p.text for p in programs), key=lambda text: "helping" in text)
+    assert "helping" in texts[1]
+    assert "was done by another process" in texts[1]
     assert "evaluated runs/" in texts[0]
     assert "evaluated runs/" not in texts[1]
-    assert "images, " in texts[1]  # it made some
+    assert all("made 25 images" in text for text in texts)
     (only,) = tmp_path.glob("runs/scratch/evaluate/*")
     assert results(only) == results(run_dir)
     assert not list(only.glob("samples/features*"))
@@ -128,7 +131,8 @@ def test_saved_images_are_exactly_those_measured(honest, tmp_path):
     assert "loss" not in of_folder
     code, text = run([*folder, "num_images=201"], tmp_path)
     assert code == 2
-    assert "images holds 200 images, num_images=201 were asked for\ntype: num_images=200" in text
+    assert "num_images=201" in text
+    assert "type: num_images=200" in text
 
 
 def test_images_of_two_sizes_are_refused(tmp_path):
@@ -163,7 +167,7 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
     assert found["reference"].startswith("359 images (held_out.npz ")
     code, text = run([*words, "metrics.kid=true"], tmp_path)
     assert code == 2
-    assert "KID, precision and recall need images to compare to" in text
+    assert "type: metrics.kid=false metrics.nearest_k=null" in text
     np.savez(tmp_path / "other.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     code, text = run(
         ["evaluate", *TINY_EVALUATE, "+metrics.statistics.digits.path=other.npz"], tmp_path
@@ -179,30 +183,30 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["metrics.features.digits.sha256=0123"], 2, "is not the file that was asked for: its sha256 is c6ec3b2a"),
-        (["num_images=1"], 2, "deme: these metrics need at least 2 images, num_images=1 were asked for"),
-        (["metrics.nearest_k=5", "num_images=6"], 2, "deme: these metrics need at least 7 images, num_images=6"),
-        (["metrics.reference=heldout"], 2, "metrics.reference must be one of held_out, train, all, got 'heldout'"),
-        (["save_images=jpg"], 2, "save_images must be null, png or zip, got 'jpg'"),
-        (["source=images"], 2, "source=images and inputs.images=<folder> go together"),
-        (["source=real", "inputs.weights=deme"], 2, "source=real does not look at inputs.weights"),
-        (["metrics.kid=no"], 2, "metrics.kid must be true or false, got 'no'"),
-        (["sampler.clip_sample=maybe"], 2, "sampler.clip_sample must be true or false, got 'maybe'"),
-        (["logger=wandb", "logger.mode=nonsense"], 2, "logger.mode must be one of disabled, offline, online, got 'nonsense'"),
-        (["metrics.features=digits"], 2, "metrics.features must be {<name>: {_target_: <class>, path: <weights>}}"),
-        (["metrics.loss=3"], 2, "metrics.loss has keys of its own, such as metrics.loss.<name>=<value>; got 3"),
-        (["+metrics.statistics.digits=foo.npz"], 2, "metrics.statistics must be {<extractor>: {path: <file>.npz}}"),
+        (["metrics.features.digits.sha256=0123"], 2, "sha256 is c6ec3b2a"),
+        (["num_images=1"], 2, "num_images=1"),
+        (["metrics.nearest_k=5", "num_images=6"], 2, "at least 7 images"),
+        (["metrics.reference=heldout"], 2, "metrics.reference must be one of held_out, train, all"),
+        (["save_images=jpg"], 2, "save_images must be one of png, zip"),
+        (["source=images"], 2, "inputs.images=<folder>"),
+        (["source=real", "inputs.weights=deme"], 2, "type: source=weights"),
+        (["metrics.kid=no"], 2, "metrics.kid must be true or false"),
+        (["sampler.clip_sample=maybe"], 2, "sampler.clip_sample must be true or false"),
+        (["logger=wandb", "logger.mode=nonsense"], 2, "logger.mode must be one of disabled, offline, online"),
+        (["metrics.features=digits"], 2, "metrics.features must be"),
+        (["metrics.loss=3"], 2, "metrics.loss must be"),
+        (["+metrics.statistics.digits=foo.npz"], 2, "metrics.statistics.digits must be"),
         (["metrics.features.digits.path=deme/assets/digits_base/unet/diffusion_pytorch_model.safetensors"], 2, "holds no digit classifier"),
         (["data=image_folder", "data.path=pictures", "data.size=16", "data.channels=1"], 2,
-         "the data set has images of shape (1, 16, 16) (channels, height, width), the model wants (1, 8, 8)"),
+         "set data.size and data.channels"),
         (["source=images", "inputs.images=deme"], 3, "holds no images"),
         (["inputs.weights=hub:nobody/nothing"], 3, "hub:nobody/nothing is not in the Hub's cache and cannot be downloaded"),
         (["metrics=inception768", "metrics.path=none.pth"], 3, "deme: none.pth does not exist"),
         (["metrics=inception768", f"metrics.path={BASE}/unet/diffusion_pytorch_model.safetensors"], 2,
-         "tensors that layer 768 needs, first Conv2d_1a_3x3.conv.weight\nit is no Inception-v3 of FID"),
+         "layer 768, first Conv2d_1a_3x3.conv.weight"),
         (["metrics=inception768"], 2, "metrics.path must be given"),
-        (["progress.processes=0"], 2, "progress.processes must be a whole number, at least 1; got 0"),
-        (["compute.precision=bf16"], 2, "compute.precision must be one of 32-true, bf16-mixed, 16-mixed, got 'bf16'"),
+        (["progress.processes=0"], 2, "progress.processes must be"),
+        (["compute.precision=bf16"], 2, "compute.precision must be one of 32-true, bf16-mixed, 16-mixed"),
         (["metrics.features.digits._target_=deme.metrics.inception.InceptionFeatures",
           "+metrics.features.digits.layer=100"], 2, "Inception has no layer 100"),
     ],
@@ -227,7 +231,8 @@ def test_colour_images_for_a_grey_extractor_are_refused(tmp_path):
         ["evaluate", "source=images", "inputs.images=folder", "num_images=3"], tmp_path
     )
     assert code == 2
-    assert "fd_digits measures grey 8 x 8 images, got (3, 8, 8)" in text
+    assert "fd_digits" in text
+    assert "(3, 8, 8)" in text
 
 
 def test_several_models_are_drawn_from_the_same_noise(tmp_path):
@@ -293,17 +298,18 @@ def test_two_evaluations_are_compared_in_pairs(tmp_path):
     other = done(["evaluate", *TINY_EVALUATE, "num_images=100"], tmp_path)
     code, text = run(["compare", str(other), str(one[0])], tmp_path)
     assert code == 2
-    assert "fd_digits does not mean the same in these runs: n is 100 and 200" in text
+    assert "n is 100 and 200" in text
     code, text = run(["compare", str(one[0]), str(two[1])], tmp_path)
     assert code == 2
-    assert "no sampling seed in common: [0] and [1]" in text
+    assert "[0] and [1]" in text
     fewer = done(["evaluate", *TINY_EVALUATE, "metrics.replicates=11"], tmp_path)
     code, text = run(["compare", str(fewer), str(one[0])], tmp_path)
     assert code == 2
-    assert "fd_digits was resampled 10 and 11 times" in text
+    assert "10 and 11" in text
+    assert "metrics.replicates" in text
     code, text = run(["compare", str(one[0])], tmp_path)
     assert code == 2
-    assert "deme compare takes two evaluations, got 1" in text
+    assert "got 1" in text
 
 
 def test_real_images_score_as_well_as_they_can(tmp_path):
@@ -358,7 +364,7 @@ def test_more_than_8_bits_are_refused_and_changed_pictures_measured_again(tmp_pa
 CRASH = """
 import deme.evaluation.images as images
 def crash(run):
-    images.shards_of(run, 0).path(0).unlink()
+    images.FeatureShards(run, 0, 1).path(0).unlink()
     import os
     os._exit(9)
 images.clear = crash
@@ -400,7 +406,7 @@ def start(*_, **__):
 deme.runs.tracking.start = start
 """
     assert run(words, tmp_path, patch)[0] == 1
-    code, text = run(words, tmp_path)
+    none_again = "import deme.evaluation.sources as sources; sources.generate_images = None"
+    code, text = run(words, tmp_path, none_again)
     assert code == 0, text
-    assert "images, " not in text  # none was made again
     assert "evaluated runs/" in text

@@ -70,13 +70,10 @@ def test_an_honest_run_passes_whoever_made_its_images(honest):
     for run_dir in (one, two):
         code, text = verify(folder, run_dir)
         assert code == 0, text
-        assert "64 images made again differ by" in text
+        assert "64 regenerated images differ by" in text
         assert text.count("  ok ") >= 7
         assert not failed(text)
-    assert (
-        "note    these do not follow from moments: kid_digits, the spread of fd_digits"
-        in verify(folder, one)[1]
-    )
+    assert "kid_digits, the spread of fd_digits" in verify(folder, one)[1]
 
 
 def test_it_passes_from_another_directory_and_with_any_batch(honest, tmp_path):
@@ -91,7 +88,7 @@ def test_it_passes_from_another_directory_and_with_any_batch(honest, tmp_path):
 def test_other_images_are_picked_every_time(honest):
     texts = {
         run(["verify", f"run={honest[2]}", "num_images=5"], honest[0])[1].split(
-            "images made again"
+            "regenerated images"
         )[1]
         for _ in range(3)
     }
@@ -108,7 +105,7 @@ def test_a_folder_of_images_is_verified_too(honest, tmp_path):
         shutil.copyfile(pictures[0], picture)
     code, text = verify(tmp_path, run_dir)
     assert code == 4
-    assert any("images made again" in line for line in failed(text))
+    assert any("regenerated images" in line for line in failed(text))
 
 
 def test_altered_weights_fail(copy):
@@ -119,8 +116,8 @@ def test_altered_weights_fail(copy):
     assert code == 4
     lines = failed(text)
     assert any("is what was evaluated" in line for line in lines)
-    assert any("fd_digits: 64 images made again" in line for line in lines)
-    assert any("loss: those of 16 images measured again" in line for line in lines)
+    assert any("fd_digits: 64 regenerated images" in line for line in lines)
+    assert any("loss: remeasured on 16 images" in line for line in lines)
     assert "checks failed, first: " in text
 
 
@@ -158,7 +155,7 @@ def test_an_altered_seed_or_sampler_fails_even_under_a_new_seal(changes, copy):
     reseal(folder / one, **changes)
     code, text = verify(folder, one)
     assert code == 4
-    assert any("64 images made again" in line for line in failed(text))
+    assert any("64 regenerated images" in line for line in failed(text))
 
 
 def test_a_base_altered_a_little_fails(honest, tmp_path):
@@ -182,7 +179,7 @@ def test_an_edited_config_fails_by_its_seal(copy):
     file.write_text(file.read_text().replace("sample_seed: 0", "sample_seed: 0 "))
     code, text = verify(folder, one)
     assert code == 4
-    assert "FAILED  config.yaml is as it was frozen" in text
+    assert "FAILED  config.yaml" in text
 
 
 LABELS = "metrics.json holds this run's metrics"
@@ -200,9 +197,9 @@ LABELS = "metrics.json holds this run's metrics"
         ("fd_digits", "interval", [0.0, 1.0], LABELS),
         ("kid_digits", "value", 0.0, LABELS),  # by its interval
         ("fid_clean", "value", 1.9, LABELS),  # not a metric of this run
-        ("loss", "value", 0.01, "metrics.json says what the losses"),
+        ("loss", "value", 0.01, "loss: metrics.json"),
         ("loss", "n", 10**6, LABELS),
-        ("loss/0", "value", float("nan"), "metrics.json says what the losses"),
+        ("loss/0", "value", float("nan"), "loss: metrics.json"),
     ],
 )
 def test_an_altered_number_or_label_fails(metric, key, value, line, copy):
@@ -289,14 +286,15 @@ def test_fingerprints_bent_to_fit_the_moments_fail(copy):
     code, text = verify(folder, one)
     assert code == 4
     (line,) = failed(text)
-    assert "64 images made again" in line
+    assert "64 regenerated images" in line
 
 
 def test_what_cannot_be_verified_is_refused(copy):
     folder, trained, one, _ = copy
     code, text = verify(folder, trained)
     assert code == 2
-    assert f"{trained} is a run of deme train; deme verify takes one of deme evaluate" in text
+    assert f"{trained} is a run of deme train" in text
+    assert "type: deme verify run=" in text
     code, text = verify(folder, ".")
     assert code == 2
     assert "is no run directory" in text
@@ -307,4 +305,4 @@ def test_what_cannot_be_verified_is_refused(copy):
     real = done(["evaluate", "source=real", *TINY_EVALUATE], folder)
     code, text = verify(folder, real)
     assert code == 2
-    assert "there is nothing to make again" in text
+    assert "measured real images" in text
