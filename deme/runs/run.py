@@ -14,8 +14,9 @@ import yaml
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
 from deme.runs.provenance import provenance
-from deme.runs.settings.commands import RunSettings, TrainSettings, run_settings
-from deme.runs.settings.merging import MergeSettings
+from deme.runs.settings.base import Config
+from deme.runs.settings.commands import TrainSettings, run_settings
+from deme.runs.settings.keys import BatchSettings, RunSettings
 from deme.system import (
     BadConfig,
     DemeError,
@@ -27,8 +28,9 @@ from deme.system import (
     out_of_memory,
 )
 
-FORMAT = 2  # of run directories and identities; in format 1 the module of a class was part of both
-HEADER = re.compile(r"# deme run, format (\d+), identity (\w+), sha256 of the rest (\w+)")
+# First line of config.yaml. In format 1 the module of a class was part of identities.
+HEAD = "# deme run, format 2, identity {identity}, sha256 of the rest {digest}"
+HEADER = re.compile(HEAD.format(identity=r"(?P<identity>\w+)", digest=r"(?P<digest>\w+)"))
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Run:
 
     path: Path
     identity: str
-    config: dict[str, Any] = field(repr=False)
+    config: Config = field(repr=False)
     inputs: dict[str, list[Path]] = field(repr=False)
     hashes: dict[str, list[str]] = field(repr=False)
     settings: RunSettings = field(repr=False)
     is_main_process: bool = True
 
     @classmethod
-    def planned(cls, config: dict[str, Any]) -> "Run":
+    def planned(cls, config: Config) -> "Run":
         """Return the run of a resolved config: find and hash its inputs, derive its id.
 
         Raises MissingInput and BadConfig.
@@ -73,13 +75,11 @@ class Run:
     def done(self) -> bool:
         """Whether the run finished. Raises BadConfig if its directory holds another config."""
         file = self.path / "config.yaml"
-        if file.exists():
-            head, _, body = file.read_text().partition("\n")
-            if head != _header(self.identity, body):
-                raise BadConfig(
-                    f"{self.path} holds the run of another config: its config.yaml was edited or "
-                    "copied\nmove it away, or choose another place: paths.runs=<dir>"
-                )
+        if file.exists() and frozen_identity(file) != (self.identity, True):
+            raise BadConfig(
+                f"{self.path} holds the run of another config: its config.yaml was edited or "
+                "copied\nmove it away, or choose another place: paths.runs=<dir>"
+            )
         return self.status.get("state") == "done"
 
     def execute(
@@ -109,7 +109,7 @@ class Run:
         def wait(owner: str) -> None:
             doing = "helping" if helper else "waiting"
             logger.info("%s is working on %s; %s", owner, self.path, doing)
-            if helper is not None:
+            if helper:
                 helper(self)
 
         with files.locked(self.path / ".lock", wait):
@@ -117,7 +117,8 @@ class Run:
                 yield False
                 return
             body = yaml.safe_dump(self.config, sort_keys=False)
-            files.write_text(self.path / "config.yaml", f"{_header(self.identity, body)}\n{body}")
+            head = HEAD.format(identity=self.identity, digest=files.sha256_text(body))
+            files.write_text(self.path / "config.yaml", f"{head}\n{body}")
             files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
             before, began = self.status.get("seconds", 0.0), time.monotonic()
 
@@ -191,23 +192,16 @@ class Run:
                 make()
 
 
-def _header(identity: str, body: str) -> str:
-    """Return the first line of config.yaml: format, identity, and the hash of the lines below it."""
-    digest = files.sha256_text(body)
-    return f"# deme run, format {FORMAT}, identity {identity}, sha256 of the rest {digest}"
+def frozen_identity(file: Path) -> tuple[str, bool]:
+    """Return the identity that a frozen config.yaml names, and whether the rest is unmodified.
 
-
-def config_unmodified(file: Path) -> bool:
-    """Whether a frozen config.yaml is as it was written: its first line names the rest's hash."""
+    The identity is "" for a file that names none.
+    """
     head, _, body = file.read_text().partition("\n")
     found = HEADER.fullmatch(head)
-    return found is not None and found[3] == files.sha256_text(body)
-
-
-def recorded_identity(file: Path) -> str:
-    """Return the identity that a frozen config.yaml names, "" where it names none."""
-    found = HEADER.fullmatch(file.read_text().partition("\n")[0])
-    return found[2] if found else ""
+    if found is None:
+        return "", False
+    return found["identity"], found["digest"] == files.sha256_text(body)
 
 
 def slug(settings: RunSettings) -> str:
@@ -221,7 +215,7 @@ def slug(settings: RunSettings) -> str:
 
 def _memory_error(settings: RunSettings) -> WorkFailed:
     """Return the error of a run that ran out of memory, with the settings that need less."""
-    if isinstance(settings, MergeSettings):
+    if not isinstance(settings, BatchSettings):
         return WorkFailed("out of memory\nmerging needs a machine with more memory")
     size, options = settings.batch_size, []
     if size > 1:

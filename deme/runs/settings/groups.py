@@ -16,9 +16,10 @@ from deme.runs.settings.base import (
     Options,
     Positive,
     Switch,
+    TwoOrMore,
+    refuse,
     without_null,
 )
-from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -122,7 +123,7 @@ class MetricsSettings:
     statistics: Annotated[Mapping[str, StatisticsFileSettings], BeforeValidator(without_null)]
     kid: Switch
     nearest_k: Count | None
-    replicates: Annotated[int, Field(ge=2, strict=True)]
+    replicates: TwoOrMore
     loss: LossMetricSettings | None
     # keys that the option files refer to: where weights are
     path: str | None = None
@@ -149,9 +150,9 @@ class LossPlaneSettings:
 
     @model_validator(mode="after")
     def _range(self) -> "LossPlaneSettings":
-        if self.points == 1 or self.low >= self.high:
-            raise BadConfig(
-                "loss_planes.points must be 0 or at least 2, and loss_planes.low below "
-                f"loss_planes.high; got points={self.points}, low={self.low:g}, high={self.high:g}"
-            )
+        refuse(
+            self.points == 1 or self.low >= self.high,
+            "loss_planes.points must be 0 or at least 2, and loss_planes.low below "
+            f"loss_planes.high; got points={self.points}, low={self.low:g}, high={self.high:g}",
+        )
         return self
