@@ -12,7 +12,15 @@ from typing import Any
 import yaml
 
 from deme.runs.identity import identity_hash
-from deme.runs.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
+from deme.runs.inputs import (
+    check_format,
+    content_hash,
+    find,
+    input_hash,
+    is_run,
+    read_status,
+    weights_folder,
+)
 from deme.runs.provenance import provenance
 from deme.runs.settings.base import Config
 from deme.runs.settings.commands import TrainSettings, run_settings
@@ -74,6 +82,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the run finished. Raises BadConfig if its directory holds another config."""
+        check_format(self.path)
         file = self.path / "config.yaml"
         if file.exists() and frozen_identity(file) != (self.identity, True):
             raise BadConfig(

@@ -9,8 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
-from deme.runs.settings.base import STRICT, Name, NonNegative, Positive, Switch
+from deme.runs.settings.base import STRICT, Name, NonNegative, Number, Positive, Switch
 
 
 def _key(meaning: str, example: object) -> object:
@@ -114,6 +115,12 @@ class PlanSettings:
             {"fd_digits": {"sampling": 0.25, "finetuning": 0.8}},
         ),
     ] = Field(default_factory=dict)
+
+
+class PublishedNumbers(TypedDict):
+    """A file of published values: row -> metric -> value."""
+
+    rows: Mapping[str, Mapping[str, Number]]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
