@@ -31,15 +31,13 @@ def run_id(*overrides, **changes):
 
 
 def moved(node, package):
-    """Let every option's class lie in another module."""
+    """Let the class of every option that is one of deme's own lie in another module."""
     if isinstance(node, list):
         return [moved(item, package) for item in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: f"{package}.{value.rpartition('.')[2]}" if key == "_target_" else moved(value, package)
-        for key, value in node.items()
-    }
+    if isinstance(node, dict):
+        return {key: moved(value, package) for key, value in node.items()}
+    own = isinstance(node, str) and node.startswith("deme.")
+    return f"{package}.{node.rpartition('.')[2]}" if own else node
 
 
 @pytest.mark.parametrize("stage", RUNS)
