@@ -74,7 +74,8 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
     and the values of single keys are set afterwards. An override that this cannot do, a new or
     deleted key or a mapping, is left to Hydra.
     """
-    simple = [word for word in overrides if VALUE.match(word) and not _is_choice(word)]
+    choices = tuple(f"{group}=" for group in groups())
+    simple = [word for word in overrides if VALUE.match(word) and not word.startswith(choices)]
     config = deepcopy(_composed(stage, tuple(word for word in overrides if word not in simple)))
     for word in simple:
         with config_errors(stage):
@@ -86,10 +87,6 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
             return _composed(stage, overrides)
         group[last] = value
     return config
-
-
-def _is_choice(override: str) -> bool:
-    return override.partition("=")[0] in groups()
 
 
 @functools.cache

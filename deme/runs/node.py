@@ -12,7 +12,7 @@ from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
 from deme.runs.settings.base import Config, placed
 from deme.runs.settings.commands import run_settings
-from deme.runs.settings.keys import RunSettings
+from deme.runs.settings.groups import RunSettings
 from deme.runs.settings.merging import SearchSettings
 from deme.system import BadConfig, MissingInput, read_json
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from deme.runs.inputs import (
 from deme.runs.provenance import provenance
 from deme.runs.settings.base import Config
 from deme.runs.settings.commands import TrainSettings, run_settings
-from deme.runs.settings.keys import BatchSettings, RunSettings
+from deme.runs.settings.groups import BatchSettings, RunSettings
 from deme.system import (
     BadConfig,
     DemeError,
@@ -98,22 +98,6 @@ class Run:
 
         While another process does it, call `helper`, if given, then wait for the other process.
         """
-        if self.done:
-            logger.info("%s is done already", self.path)
-            return self.path
-        with self.acquire(helper) as is_open:
-            if is_open:
-                work(self)
-            else:
-                logger.info("%s was done by another process", self.path)
-        return self.path
-
-    @contextlib.contextmanager
-    def acquire(self, helper: Callable[["Run"], None] | None = None) -> Iterator[bool]:
-        """Lock the run for the block; yield whether there is work left to do.
-
-        The state is `running` in the block; after it `done`, or `preempted` or `failed`.
-        """
 
         def wait(owner: str) -> None:
             doing = "helping" if helper else "waiting"
@@ -121,56 +105,66 @@ class Run:
             if helper:
                 helper(self)
 
+        if self.done:
+            logger.info("%s is done already", self.path)
+            return self.path
         with files.locked(self.path / ".lock", wait):
             if self.done:
-                yield False
-                return
-            body = yaml.safe_dump(self.config, sort_keys=False)
-            head = HEAD.format(identity=self.identity, digest=files.sha256_text(body))
-            files.write_text(self.path / "config.yaml", f"{head}\n{body}")
-            files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
-            before, began = self.status.get("seconds", 0.0), time.monotonic()
+                logger.info("%s was done by another process", self.path)
+            else:
+                self._record(work)
+        return self.path
 
-            def seconds() -> float:  # of all attempts, except those that were killed
-                return round(before + time.monotonic() - began, 1)
+    def _record(self, work: Callable[["Run"], None]) -> None:
+        """Call `work` and record what it is made from, what becomes of it and how long it takes.
 
-            self.write_status("running", seconds=before)
-            try:
-                self._verify_inputs()
-                with log_to_file(self.path / "log.txt"):
-                    yield True
-            except BaseException as error:
-                failure = _memory_error(self.settings) if out_of_memory(error) else error
-                with contextlib.suppress(DemeError):
-                    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-                    state = "preempted" if stopped else "failed"
-                    self.write_status(state, error=str(failure), seconds=seconds())
-                if failure is error:
-                    raise
-                raise failure from error
-            spent = seconds()
-            folders = sorted((self.path / "weights").glob("[!.]*"))
-            weights = {folder.name: files.sha256(folder) for folder in folders}
-            self.write_status("done", weights=weights, seconds=spent)
+        The state is `running` until it ends; then it is `done`, `preempted` or `failed`.
+        """
+        body = yaml.safe_dump(self.config, sort_keys=False)
+        head = HEAD.format(identity=self.identity, digest=files.sha256_text(body))
+        files.write_text(self.path / "config.yaml", f"{head}\n{body}")
+        files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
+        before, began = self.status.get("seconds", 0.0), time.monotonic()
 
-    def write_status(self, state: str, **more: object) -> None:
-        """Replace status.json."""
+        def seconds() -> float:  # of all attempts, except those that were killed
+            return round(before + time.monotonic() - began, 1)
+
+        self._write_status("running", seconds=before)
+        try:
+            self._verify_inputs()
+            with log_to_file(self.path / "log.txt"):
+                work(self)
+        except BaseException as error:
+            failure = _memory_error(self.settings) if out_of_memory(error) else error
+            stopped = isinstance(error, (Stopped, KeyboardInterrupt))
+            with contextlib.suppress(DemeError):
+                state = "preempted" if stopped else "failed"
+                self._write_status(state, error=str(failure), seconds=seconds())
+            if failure is error:
+                raise
+            raise failure from error
+        spent = seconds()
+        folders = sorted((self.path / "weights").glob("[!.]*"))
+        weights = {folder.name: files.sha256(folder) for folder in folders}
+        self._write_status("done", weights=weights, seconds=spent)
+
+    def _write_status(self, state: str, **more: object) -> None:
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **more}
         files.write_json(self.path / "status.json", status)
 
     def _verify_inputs(self) -> None:
         """Raise WorkFailed if the weights of an input changed after its run finished."""
-        weights = [
-            (path, recorded)
+        recorded = [
+            (path, digest)
             for name, paths in self.inputs.items()
-            for path, recorded in zip(paths, self.hashes.get(name, []), strict=True)
+            for path, digest in zip(paths, self.hashes.get(name, []), strict=True)
             if is_run(path) and (path / "weights").is_dir()
         ]
         model = self.settings.model.get("path")
         if isinstance(model, str) and ":" not in model and is_run(Path(model)):
-            weights.append((Path(model), content_hash(model)))
-        for path, recorded in weights:
-            if files.sha256(weights_folder(path)) != recorded:
+            recorded.append((Path(model), content_hash(model)))
+        for path, digest in recorded:
+            if files.sha256(weights_folder(path)) != digest:
                 raise WorkFailed(
                     f"the weights of {path} changed after that run finished\n"
                     "delete that run directory and make it again"

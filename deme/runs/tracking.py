@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import wandb
 from PIL import Image
@@ -14,7 +13,7 @@ def start(
     folder: Path,
     suite: str,
     stage: str,
-    cell: Mapping[str, Any],
+    cell: Mapping[str, object],
     project: str = "deme",
     mode: str = "offline",
 ) -> Run:

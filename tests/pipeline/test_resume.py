@@ -254,11 +254,14 @@ def test_the_seconds_of_a_run_are_those_of_all_its_sittings(in_tmp, monkeypatch)
 
     run, clock = module.Run.planned(compose_stage("train", [])), iter([100.0, 130.0, 500.0, 505.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
-    with pytest.raises(KeyboardInterrupt), run.acquire():
+
+    def interrupted(run):
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(interrupted)
     assert run.status["seconds"] == 30
-    with run.acquire():
-        pass
+    run.execute(lambda run: None)
     assert (run.status["state"], run.status["seconds"]) == ("done", 35)
 
 

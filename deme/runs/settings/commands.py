@@ -19,20 +19,18 @@ from deme.runs.settings.base import (
     refuse,
 )
 from deme.runs.settings.groups import (
-    ComputeSettings,
-    LoggerSettings,
-    LossWeightSettings,
-    MetricsSettings,
-    PassportSettings,
-    ProjectionSettings,
-)
-from deme.runs.settings.keys import (
     BACKWARD,
     BatchSettings,
     CommandSettings,
+    ComputeSettings,
     Data,
     Logger,
+    LoggerSettings,
+    LossWeightSettings,
+    MetricsSettings,
     Passport,
+    PassportSettings,
+    ProjectionSettings,
     RunSettings,
     SamplingSettings,
 )

@@ -20,14 +20,16 @@ from deme.runs.settings.base import (
     TwoOrMore,
     refuse,
 )
-from deme.runs.settings.groups import LossPlaneSettings, MetricsSettings, ProjectionSettings
-from deme.runs.settings.keys import (
+from deme.runs.settings.groups import (
     BACKWARD,
     CommandSettings,
     Data,
     DType,
     Logger,
+    LossPlaneSettings,
+    MetricsSettings,
     Passport,
+    ProjectionSettings,
     RunSettings,
     SamplingSettings,
 )

@@ -191,7 +191,3 @@ class SuiteSettings:
     show_parts: Annotated[
         Switch, _key("Print the loss per range of timesteps on the terminal, too.", True)
     ] = False
-
-    def row(self, name: str) -> RowSettings:
-        """Return the row of this name."""
-        return next(row for row in self.rows if row.name == name)
