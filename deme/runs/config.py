@@ -172,7 +172,7 @@ def partial(option: Option) -> Callable[..., Any]:
 
 
 def instantiate(option: Option, **extra: object) -> Any:
-    """Call the `_target_` of an option with its arguments and the `extra` ones. Raises BadConfig."""
+    """Call the `_target_` of an option with its arguments and `extra` ones. Raises BadConfig."""
     factory = partial(option)
     try:
         _parameters(option, factory).bind(**extra)

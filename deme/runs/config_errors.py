@@ -1,4 +1,4 @@
-"""Turn the errors of Hydra and OmegaConf into one message: what was given, what is allowed, what to type."""
+"""Turn the errors of Hydra and OmegaConf into one message: what is wrong, allowed, to type."""
 
 import contextlib
 import functools

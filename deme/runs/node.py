@@ -25,7 +25,7 @@ BLOCKED = ("waiting", "missing_file")  # states of runs that cannot start
 
 @dataclass(eq=False)
 class Node:
-    """A run that the table needs: a stage of a row, for a finetuning seed, sampling seed, expert."""
+    """A run that the table needs: a stage of a row, for its seeds and its expert."""
 
     suite: "Suite" = field(repr=False)
     row: str

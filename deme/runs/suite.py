@@ -28,7 +28,7 @@ class Suite:
 
     @classmethod
     def read(cls, place: Path, runs: Path = Path("runs"), paths: Sequence[str] = ()) -> "Suite":
-        """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
+        """Read a folder with a suite.yaml, or a suite file. Raises MissingInput, BadConfig."""
         file, settings = read_suite(locate_suite(place))
         return cls(file, runs, settings, tuple(paths))
 

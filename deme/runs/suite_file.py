@@ -1,4 +1,4 @@
-"""Read a suite file and check it; every mistake is reported with the line it is in (docs/suites.md).
+"""Read a suite file and check it; each mistake is reported with its line (docs/suites.md).
 
 The keys, their types and their meaning: deme/runs/settings/suite.py.
 """

@@ -77,7 +77,7 @@ class SearchSettings(RunSettings, SamplingSettings):
 
     @property
     def resolved_objective(self) -> str:
-        """The objective; null stands for frechet if `metrics` has a feature extractor, else loss."""
+        """The objective; null is frechet if `metrics` has a feature extractor, else loss."""
         return self.objective or ("frechet" if self.metrics.features else "loss")
 
     @property
