@@ -19,7 +19,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from deme import __version__
-from deme.runs.config_errors import config_errors, groups
+from deme.runs.config_errors import config_errors, flattened, groups
 from deme.runs.inputs import cached
 from deme.runs.settings.base import Config, Option
 from deme.system import BadConfig, DemeError, conf_dir, files
@@ -140,21 +140,15 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     Raises BadConfig naming every key without a value, but for those of `still_open`.
     """
     # as written: a key that only refers to one without a value is not named
-    missing = sorted(set(_missing(OmegaConf.to_container(cfg, resolve=False), "")) - {*still_open})
+    written = flattened(OmegaConf.to_container(cfg, resolve=False))
+    open_keys = {name for name, value in written.items() if value == "???"}
+    missing = sorted(open_keys - {*still_open})
     if missing:
         args = " ".join(f"{name}=<value>" for name in missing)
         raise BadConfig(f"{', '.join(missing)} must be given\ntype: {args}")
     with config_errors():
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
     return cast(Config, container)
-
-
-def _missing(node: object, name: str) -> list[str]:
-    if isinstance(node, dict):
-        return [
-            key for k, v in node.items() for key in _missing(v, f"{name}.{k}" if name else str(k))
-        ]
-    return [name] if node == "???" else []
 
 
 def partial(option: Option) -> Callable[..., Any]:

@@ -209,11 +209,10 @@ def frozen_identity(file: Path) -> tuple[str, bool]:
 
 def slug(settings: RunSettings) -> str:
     """Return the readable part of a run id: method, expert and seeds."""
-    cell = settings.cell
-    parts = [str(cell.get("method", settings.stage))]
     letters = {"expert": "e", "seed": "s", "sample_seed": "n"}
-    parts += [f"{letters[key]}{cell[key]}" for key in letters if cell.get(key) is not None]
-    return "-".join(parts)
+    given = {key: settings.cell[key] for key in letters if settings.cell.get(key) is not None}
+    method = settings.cell.get("method", settings.stage)
+    return "-".join([str(method), *(f"{letters[key]}{value}" for key, value in given.items())])
 
 
 def _memory_error(settings: RunSettings) -> WorkFailed:
