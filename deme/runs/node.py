@@ -105,8 +105,9 @@ class Node:
             paths = {
                 name: [str(node.path) for node in nodes] for name, nodes in self.inputs.items()
             }
-            self._run = Run.planned(self._config_with(paths))
-            self._checked(self._run.settings)
+            run = Run.planned(self._config_with(paths))
+            self._checked(run.settings)
+            self._run = run
         return self._run
 
     @property
