@@ -38,8 +38,7 @@ def compose_stage(
     """
     marks = {name: f"\0{name}\0" for name in values}
     resolved = _resolved(stage, tuple(overrides), still_open, tuple(marks.items()))
-    config: Config = _replaced(resolved, {marks[name]: values[name] for name in values})
-    return config
+    return cast(Config, _replaced(resolved, {marks[name]: values[name] for name in values}))
 
 
 def _replaced(node: Any, values: Mapping[str, object]) -> Any:
@@ -106,8 +105,7 @@ def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
     key = json.dumps([stage, overrides, _conf_listing(), __version__, hydra.__version__])
     place = cached("compositions", key)
     with contextlib.suppress(OSError, DemeError):
-        known: Config = files.read_json(place)
-        return known
+        return cast(Config, files.read_json(place))
     GlobalHydra.instance().clear()
     with config_errors(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose(stage, list(overrides), return_hydra_config=True)
