@@ -53,7 +53,7 @@ def neutral_keys(stage: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def _named(node: object, neutral: tuple[str, ...] = ()) -> object:
-    """Replace each _target_ by an option's name, and paths of HASHED_PATH_KEYS by content hashes."""
+    """Replace a _target_ by an option's name, paths of HASHED_PATH_KEYS by content hashes."""
     if isinstance(node, list):
         return [_named(item) for item in node]
     if not isinstance(node, Mapping):
