@@ -189,7 +189,7 @@ def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code,
     )
     program.signal(signum)
     assert program.wait() == code
-    assert "the same command goes on from here" in program.text
+    assert "the same command" in program.text
     assert "Traceback" not in program.text
     (stopped,) = tmp_path.glob("runs/scratch/train/*")
     assert json.loads((stopped / "status.json").read_text())["state"] == state
