@@ -30,10 +30,8 @@ PROGRAM = (
 
 def fake(node: Node, rng: np.random.Generator) -> None:
     """Write what plans and tables read of a finished run: its settings, state and numbers."""
-    run = node.run
-    assert isinstance(run, Run)
-    with run.acquire() as work:
-        assert work
+
+    def work(run: Run) -> None:
         weights = run.path / "weights" / "fake"
         if node.stage in ("train", "merge"):
             files.write_text(weights / "model.safetensors", node.title)
@@ -47,6 +45,9 @@ def fake(node: Node, rng: np.random.Generator) -> None:
             replicates = {name: list(rng.normal(3, 0.1, 200)) for name in METRICS}
             files.write_json(run.path / "metrics.json", {"metrics": values})
             files.write_json(run.path / "replicates.json", replicates)
+
+    assert isinstance(node.run, Run)
+    node.run.execute(work)
 
 
 def cpu_seconds(args: list[str], folder: Path, repeats: int = 3) -> dict[str, object]:

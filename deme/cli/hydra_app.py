@@ -4,12 +4,16 @@ import os
 import re
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from deme.system import BadConfig, DemeError, did_you_mean
+import hydra
+from omegaconf import DictConfig
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from deme.commands import stage_function
+from deme.runs.config import to_dict
+from deme.runs.config_errors import config_errors
+from deme.runs.inputs import is_run, weights_folder
+from deme.system import BadConfig, DemeError, conf_dir, did_you_mean
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [
@@ -30,11 +34,6 @@ HYDRA_FLAGS = (
 
 def expand_path_shortcut(arg: str) -> list[str]:
     """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
-    from pathlib import Path
-
-    from deme.runs.inputs import is_run, weights_folder
-    from deme.system import conf_dir
-
     group, _, value = arg.partition("=")
     option = PATH_OPTIONS.get(group)
     if option is None or (conf_dir() / group / f"{value}.yaml").is_file():
@@ -54,16 +53,9 @@ def run(verb: str, args: list[str]) -> int:
 
     A failing job does not stop the others. The first failure is raised at the end.
     """
-    import hydra
-
-    from deme.commands import stage_function
-    from deme.runs.config import to_dict
-    from deme.runs.config_errors import config_errors
-    from deme.system import conf_dir
-
     failures: list[DemeError] = []
 
-    def job(cfg: "DictConfig") -> None:
+    def job(cfg: DictConfig) -> None:
         try:
             stage_function(verb)(to_dict(cfg))
         except DemeError as error:
@@ -77,7 +69,7 @@ def run(verb: str, args: list[str]) -> int:
             near = did_you_mean(flag, HYDRA_FLAGS)
             raise BadConfig(f"unknown flag {flag}; {near}allowed: {', '.join(HYDRA_FLAGS)}")
     argv, sys.argv = sys.argv, ["deme", *flags, *QUIET_HYDRA, *overrides]
-    full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where they get their message
     try:
         with config_errors(verb):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
@@ -87,8 +79,6 @@ def run(verb: str, args: list[str]) -> int:
             raise BadConfig(text) from error
     finally:
         sys.argv = argv
-        if full_error is None:
-            os.environ.pop("HYDRA_FULL_ERROR")
     for other in failures[1:]:
         print(f"deme: {other}", file=sys.stderr)
     if failures:

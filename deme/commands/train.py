@@ -110,7 +110,7 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
         if tracker is not None:
             tracking.finish(tracker, {}, grid)
         files.write_json(
-            run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes}
+            run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
         )
         logger.info("trained %s (from step %d)", run.path, first_step)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
-from deme.runs.run import Run, config_unmodified, recorded_identity
+from deme.runs.run import Run, frozen_identity
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings, VerifySettings, run_settings
 from deme.system import (
@@ -97,8 +97,9 @@ def _finished(path: Path) -> Run:
 def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
     """Check that config and inputs are those that the run was made and named with."""
     file = run.path / "config.yaml"
+    identity, unmodified = frozen_identity(file)
     found: list[tuple[bool | None, str]] = [
-        (config_unmodified(file), "config.yaml is as it was written before the work")
+        (unmodified, "config.yaml is as it was written before the work")
     ]
     now = {
         name: [_hash_now(name, place) for place in places]
@@ -110,7 +111,7 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
             run.inputs[name], run.hashes[name], hashes, strict=True
         ):
             found.append((current == recorded, f"inputs.{name}: {place} is what was evaluated"))
-    same = recorded_identity(file) == identity_hash(load_yaml(file), run.settings.stage, now)
+    same = identity == identity_hash(load_yaml(file), run.settings.stage, now)
     text = "model, data, weights of the metrics and all settings are those of the run's identity"
     return [*found, (same, text)]
 

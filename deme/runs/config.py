@@ -4,11 +4,10 @@ import contextlib
 import functools
 import inspect
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from copy import deepcopy
+from typing import Any, cast
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -20,8 +19,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from deme import __version__
-from deme.runs.config_errors import config_errors, groups
-from deme.runs.settings.base import Option
+from deme.runs.config_errors import config_errors, flattened, groups
+from deme.runs.inputs import cached
+from deme.runs.settings.base import Config, Option
 from deme.system import BadConfig, DemeError, conf_dir, files
 
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
@@ -29,7 +29,7 @@ VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of o
 
 def compose_stage(
     stage: str, overrides: Sequence[str], still_open: tuple[str, ...] = (), **values: int | str
-) -> dict[str, Any]:
+) -> Config:
     """Return the resolved config of `deme <stage> <overrides>`. Raises BadConfig.
 
     `values` are top-level keys, such as seed=1. They count as overrides, but what they are does
@@ -38,8 +38,7 @@ def compose_stage(
     """
     marks = {name: f"\0{name}\0" for name in values}
     resolved = _resolved(stage, tuple(overrides), still_open, tuple(marks.items()))
-    config: dict[str, Any] = _replaced(resolved, {marks[name]: values[name] for name in values})
-    return config
+    return cast(Config, _replaced(resolved, {marks[name]: values[name] for name in values}))
 
 
 def _replaced(node: Any, values: Mapping[str, object]) -> Any:
@@ -48,11 +47,12 @@ def _replaced(node: Any, values: Mapping[str, object]) -> Any:
         return {key: _replaced(value, values) for key, value in node.items()}
     if isinstance(node, list):
         return [_replaced(value, values) for value in node]
-    if isinstance(node, str):
-        if node in values:
-            return values[node]
-        for mark, value in values.items():
-            node = node.replace(mark, str(value))
+    if not isinstance(node, str):
+        return node
+    if node in values:
+        return values[node]
+    for mark, value in values.items():
+        node = node.replace(mark, str(value))
     return node
 
 
@@ -62,36 +62,30 @@ def _resolved(
     overrides: tuple[str, ...],
     still_open: tuple[str, ...],
     values: tuple[tuple[str, str], ...],
-) -> dict[str, Any]:
+) -> Config:
     return to_dict(OmegaConf.create({**_unresolved(stage, overrides), **dict(values)}), still_open)
 
 
-def _unresolved(stage: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
     """Return the config before interpolation.
 
     Hydra composes what the choices of options need, once for all overrides with the same choices,
     and the values of single keys are set afterwards. An override that this cannot do, a new or
     deleted key or a mapping, is left to Hydra.
     """
-    simple = [word for word in overrides if VALUE.match(word) and not _is_choice(word)]
-    config: dict[str, Any] = _replaced(
-        _composed(stage, tuple(word for word in overrides if word not in simple)), {}
-    )
+    choices = tuple(f"{group}=" for group in groups())
+    simple = [word for word in overrides if VALUE.match(word) and not word.startswith(choices)]
+    config = deepcopy(_composed(stage, tuple(word for word in overrides if word not in simple)))
     for word in simple:
         with config_errors(stage):
-            path, value = _parsed(word)
-        node: Any = config
-        for part in path[:-1]:
-            node = node.get(part) if isinstance(node, dict) else None
-        known = isinstance(node, dict) and path[-1] in node
-        if not known or isinstance(value, dict):
+            (*parents, last), value = _parsed(word)
+        group: object = config
+        for name in parents:
+            group = group.get(name) if isinstance(group, dict) else None
+        if not isinstance(group, dict) or last not in group or isinstance(value, dict):
             return _composed(stage, overrides)
-        node[path[-1]] = value
+        group[last] = value
     return config
-
-
-def _is_choice(override: str) -> bool:
-    return override.partition("=")[0] in groups()
 
 
 @functools.cache
@@ -103,17 +97,15 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 
 
 @functools.lru_cache(maxsize=512)
-def _composed(stage: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
     """Return Hydra's composition before interpolation, the names of chosen options filled in.
 
     It is kept on disk until a file of conf/ changes: composing takes Hydra 0.1 s.
     """
     key = json.dumps([stage, overrides, _conf_listing(), __version__, hydra.__version__])
-    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser() / "compositions"
-    place = cache / f"{files.sha256_text(key)[:32]}.json"
+    place = cached("compositions", key)
     with contextlib.suppress(OSError, DemeError):
-        known: dict[str, Any] = files.read_json(place)
-        return known
+        return cast(Config, files.read_json(place))
     GlobalHydra.instance().clear()
     with config_errors(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
         composed = compose(stage, list(overrides), return_hydra_config=True)
@@ -125,7 +117,7 @@ def _composed(stage: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     plain = OmegaConf.create(
         {key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"}
     )
-    config: dict[str, Any] = _replaced(OmegaConf.to_container(plain, resolve=False), choices)
+    config: Config = _replaced(OmegaConf.to_container(plain, resolve=False), choices)
     with contextlib.suppress(OSError, DemeError, TypeError):
         text = json.dumps(config)
         if json.loads(text) == config and "${hydra:" not in text and "hydra." not in key:
@@ -140,32 +132,28 @@ def _conf_listing() -> list[tuple[str, int, int]]:
     return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
-def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> dict[str, Any]:
+def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     """Return the resolved configuration as plain Python.
 
     Raises BadConfig naming every key without a value, but for those of `still_open`.
     """
     # as written: a key that only refers to one without a value is not named
-    missing = sorted(set(_missing(OmegaConf.to_container(cfg, resolve=False), "")) - {*still_open})
+    written = flattened(OmegaConf.to_container(cfg, resolve=False))
+    open_keys = {name for name, value in written.items() if value == "???"}
+    missing = sorted(open_keys - {*still_open})
     if missing:
         args = " ".join(f"{name}=<value>" for name in missing)
         raise BadConfig(f"{', '.join(missing)} must be given\ntype: {args}")
     with config_errors():
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def _missing(node: object, name: str) -> list[str]:
-    if isinstance(node, dict):
-        return [
-            key for k, v in node.items() for key in _missing(v, f"{name}.{k}" if name else str(k))
-        ]
-    return [name] if node == "???" else []
+    return cast(Config, container)
 
 
 def partial(option: Option) -> Callable[..., Any]:
-    """Return the `_target_` of an option with its arguments, still to be called. Raises BadConfig."""
+    """Return the `_target_` of an option with its arguments, still to be called.
+
+    Raises BadConfig.
+    """
     try:
         factory: Callable[..., Any] = hydra.utils.instantiate(
             {**option, "_partial_": True}, _convert_="all"
@@ -176,9 +164,8 @@ def partial(option: Option) -> Callable[..., Any]:
 
 
 def instantiate(option: Option, **extra: object) -> Any:
-    """Call the `_target_` of an option with its arguments and the `extra` ones. Raises BadConfig."""
+    """Call the `_target_` of an option with its arguments and `extra` ones. Raises BadConfig."""
     factory = partial(option)
-    name = option["_target_"].rpartition(".")[2]
     try:
         _parameters(option, factory).bind(**extra)
     except TypeError as error:
@@ -188,10 +175,10 @@ def instantiate(option: Option, **extra: object) -> Any:
     except DemeError:
         raise
     except ValueError as error:
-        raise BadConfig(f"{name}: {error}") from error
+        raise BadConfig(f"{_name(option)}: {error}") from error
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in option.items() if key != "_target_")
-        raise BadConfig(f"{name} cannot work with {given}: {error}") from error
+        raise BadConfig(f"{_name(option)} cannot work with {given}: {error}") from error
 
 
 def instantiate_with(option: Option, **offered: object) -> Any:
@@ -200,38 +187,20 @@ def instantiate_with(option: Option, **offered: object) -> Any:
     return instantiate(option, **{name: offered[name] for name in offered if name in taken})
 
 
-def extractor_specs(
-    metrics: Mapping[str, Any], key: str = "features"
-) -> dict[str, Mapping[str, Any]]:
-    """Return the feature extractors that the `metrics` group names, without those set to null. Raises BadConfig."""
-    specs = metrics["features"] or {}
-    if not isinstance(specs, Mapping) or not all(
-        isinstance(v, Mapping) and "_target_" in v for v in specs.values() if v
-    ):
-        raise BadConfig(
-            f"metrics.{key} must be {{<name>: {{_target_: <class>, path: <weights>}}}}\n"
-            "type: metrics=<option>, or see deme evaluate --cfg job"
-        )
-    return {name: spec for name, spec in specs.items() if spec}
-
-
-def score_specs(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the scores of images and prompts that the `metrics` group names, without those set to null. Raises BadConfig."""
-    return extractor_specs({"features": metrics.get("scores")}, "scores")
-
-
 def accepted_arguments(option: Option) -> set[str]:
     """Return the names of the arguments that a `_target_` takes. Raises BadConfig for others."""
     return set(_parameters(option, partial(option)).parameters)
 
 
-def _parameters(option: Option, factory: Callable[..., Any]) -> inspect.Signature:
+def _parameters(option: Option, factory: Callable[..., object]) -> inspect.Signature:
     try:
         return inspect.signature(factory)
     except ValueError as error:  # a partial with an argument that is none
         known = inspect.signature(factory.func).parameters  # type: ignore[attr-defined]
-        wrong = [key for key in option if key not in known and key != "_target_"]
-        name = option["_target_"].rpartition(".")[2]
-        raise BadConfig(
-            f"{name} takes no {', '.join(wrong)}; allowed: {', '.join(known) or '(none)'}"
-        ) from error
+        wrong = ", ".join(key for key in option if key not in known and key != "_target_")
+        allowed = ", ".join(known) or "(none)"
+        raise BadConfig(f"{_name(option)} takes no {wrong}; allowed: {allowed}") from error
+
+
+def _name(option: Option) -> str:
+    return str(option["_target_"]).rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Turn the errors of Hydra and OmegaConf into one message: what was given, what is allowed, what to type."""
+"""Turn the errors of Hydra and OmegaConf into one message: what is wrong, allowed, to type."""
 
 import contextlib
 import functools
@@ -79,16 +79,16 @@ def keys(stage: str) -> list[str]:
     with contextlib.suppress(Exception):
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return _dotted(OmegaConf.to_container(compose(stage), resolve=False), "")
+            return list(flattened(OmegaConf.to_container(compose(stage), resolve=False)))
     return []
 
 
-def _dotted(node: object, prefix: str) -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    return [
-        full for k, v in node.items() for full in (f"{prefix}{k}", *_dotted(v, f"{prefix}{k}."))
-    ]
+def flattened(node: object, prefix: str = "") -> dict[str, object]:
+    """Return every value of a configuration, groups included, by its dotted key."""
+    found: dict[str, object] = {}
+    for name, value in node.items() if isinstance(node, dict) else ():
+        found |= {f"{prefix}{name}": value, **flattened(value, f"{prefix}{name}.")}
+    return found
 
 
 @functools.cache

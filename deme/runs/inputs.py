@@ -14,6 +14,7 @@ import yaml
 from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, locate
 
 QUERY_KEYS = {"stage", "cell", "command"}
+Listed = tuple[str, int, int]  # name, size and time of a file
 
 
 def read_status(path: Path) -> dict[str, Any]:
@@ -47,6 +48,13 @@ def check_format(path: Path) -> None:
         )
 
 
+def check_finished(path: Path) -> None:
+    """Raise MissingInput for a run directory whose run is not done."""
+    state = read_status(path).get("state", "done")
+    if state != "done":
+        raise MissingInput(f"{path} is not finished (state: {state}); run its command first")
+
+
 def load_yaml(file: Path) -> Any:
     """Read a YAML file, by the C parser where there is one (five times faster)."""
     return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -69,9 +77,7 @@ def find(value: object, suite: Path) -> list[Path]:
     paths = [locate(str(item)) for item in ([value] if isinstance(value, str) else value)]
     for path in paths:
         check_format(path)
-        state = read_status(path).get("state", "done")
-        if state != "done":
-            raise MissingInput(f"{path} is not finished (state: {state}); run its command first")
+        check_finished(path)
     return paths
 
 
@@ -106,30 +112,25 @@ def weights_folder(path: Path) -> Path:
     """
     if not is_run(path):
         return path
-    state, folders = read_status(path).get("state"), sorted((path / "weights").glob("[!.]*"))
-    if state != "done":
-        raise MissingInput(f"{path} is not finished (state: {state}); run its command first")
-    if not folders:
+    check_finished(path)
+    folder = min((path / "weights").glob("[!.]*"), default=None)
+    if folder is None:
         raise BadConfig(f"{path} has no weights; give the directory of a train or merge run")
-    return folders[0]
+    return folder
 
 
 def found_weights(search: Path) -> dict[str, Any]:
-    """Return what a finished run of `deme search` found: `weights`, `weights_by_name`, the `merge` and `models` they are of.
+    """Return what a finished run of `deme search` found. Raises BadConfig for anything else.
 
-    Raises BadConfig for anything else.
+    It has `weights` and `weights_by_name`, and the `merge` and the `models` that they are of.
     """
     file = search / "best.json"
     if not file.is_file():
         raise BadConfig(
             f"{search} is no run of deme search; inputs.search takes the directory of one"
         )
-    found: dict[str, Any] = files.read_json(file)
-    return {
-        **found,
-        "weights": [float(w) for w in found["weights"]],
-        "weights_by_name": found.get("weights_by_name", {}),
-    }
+    found = {"weights_by_name": {}, **files.read_json(file)}
+    return {**found, "weights": [float(w) for w in found["weights"]]}
 
 
 def input_hash(name: str, path: Path) -> str:
@@ -152,39 +153,44 @@ def content_hash(place: str | Path) -> str:
             return str(next(iter(weights.values())))
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
+    if not path.is_dir():
+        return _sha256(path, (_listed("", path),))
+    inside = tuple(
+        _listed(p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file()
+    )
     configs = [path / "config.json", path / "unet" / "config.json"]  # of a model, in any format
     is_model = any(path.rglob("*.safetensors")) or any(config.exists() for config in configs)
-    if path.is_dir() and not is_model:
-        return _folder_hash(path)
-    inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-    stats = [(str(p), p.stat()) for p in inside if p.is_file()]
-    return _sha256(path, tuple((name, s.st_size, s.st_mtime_ns) for name, s in stats))
+    return _sha256(path, inside) if is_model else _folder_hash(path, inside)
+
+
+def _listed(name: str, file: Path) -> Listed:
+    stat = file.stat()
+    return name, stat.st_size, stat.st_mtime_ns
 
 
 @functools.cache
-def _sha256(path: Path, unchanged: tuple[tuple[str, int, int], ...]) -> str:  # noqa: ARG001
+def _sha256(path: Path, unchanged: tuple[Listed, ...]) -> str:  # noqa: ARG001
     """Return the hash of a file or folder, computed once a process until a size or time changes."""
     return files.sha256(path)
 
 
-def _folder_hash(folder: Path) -> str:
+def _folder_hash(folder: Path, inside: tuple[Listed, ...]) -> str:
     """Return the hash of a data folder's files; cached until a name, a size or a time changes."""
-    inside = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in inside]
-    lines = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
-    listing = files.sha256_text("\n".join(lines))
-    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser() / "folders"
-    place = cache / f"{files.sha256_text(str(folder.resolve()))[:32]}.json"
+    name = str(folder.resolve())
+    listing = files.sha256_text("\n".join(" ".join(map(str, listed)) for listed in inside))
+    place = cached("folders", name)
     with contextlib.suppress(OSError, DemeError):
         known = files.read_json(place)
         if known["listing"] == listing:
             return str(known["sha256"])
-    digest = "".join(f"{name} {files.sha256(folder / name)}\n" for name, _ in stats)
-    record = {
-        "folder": str(folder.resolve()),
-        "listing": listing,
-        "sha256": files.sha256_text(digest),
-    }
+    lines = "".join(f"{name} {files.sha256(folder / name)}\n" for name, _, _ in inside)
+    digest = files.sha256_text(lines)
     with contextlib.suppress(DemeError):
-        files.write_json(place, record)
-    return record["sha256"]
+        files.write_json(place, {"folder": name, "listing": listing, "sha256": digest})
+    return digest
+
+
+def cached(kind: str, key: str) -> Path:
+    """Return the file of the user's cache for what is found again by `key`."""
+    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser()
+    return cache / kind / f"{files.sha256_text(key)[:32]}.json"

@@ -1,16 +1,19 @@
 """One run of a suite: what it is made from, whether it is done, and how to make it by hand."""
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deme.runs.config import compose_stage
-from deme.runs.cost import Settings, num_forward_passes
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import SETTINGS
+from deme.runs.settings.base import Config, placed
+from deme.runs.settings.commands import run_settings
+from deme.runs.settings.groups import RunSettings
+from deme.runs.settings.merging import SearchSettings
 from deme.system import BadConfig, MissingInput, read_json
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ BLOCKED = ("waiting", "missing_file")  # states of runs that cannot start
 
 @dataclass(eq=False)
 class Node:
-    """A run that the table needs: a stage of a row, for a finetuning seed, sampling seed, expert."""
+    """A run that the table needs: a stage of a row, for its seeds and its expert."""
 
     suite: "Suite" = field(repr=False)
     row: str
@@ -47,33 +50,44 @@ class Node:
         return self.base is not None and self.base.state != "done"
 
     @property
+    def path(self) -> Path:
+        """The directory of a run whose inputs are finished."""
+        assert self.run is not None, f"{self.title} waits for its inputs"
+        return self.run.path
+
+    @property
     def args(self) -> list[str]:
         """The overrides, the path of the base among them once it is trained."""
-        if self.base is None or self.base.state != "done" or self.base.run is None:
+        if self.base is None or self.waits_for_base:
             return self.overrides
-        return [*self.overrides, f"model.path={weights_folder(self.base.run.path)}"]
+        return [*self.overrides, f"model.path={weights_folder(self.base.path)}"]
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """The resolved config; its inputs, and the model of an untrained base, are still open."""
+        return self._config_with({})
+
+    def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
         still_open = ("model.path",) if self.waits_for_base else ()
         config = compose_stage(self.stage, self.args, still_open, **self.values)
-        if self.stage == "search" and config["sample_seed"] in self.suite.sample_seeds:
-            raise BadConfig(
-                f"{self.suite.file}: row {self.row} searches with "
-                f"sample_seed={config['sample_seed']}, which the table reports\n"
-                "choose a sample_seed for the search that is not among sample_seeds"
-            )
-        paths = {**config["paths"], "runs": str(self.suite.runs)}
-        return {**config, "inputs": dict.fromkeys(config["inputs"]), "paths": paths}
+        return placed(config, self.suite.runs, inputs)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> RunSettings:
         """The checked settings of the run. Raises BadConfig."""
-        config = self.config
-        for name, nodes in self.inputs.items():  # some rules ask whether an input is given
-            config["inputs"][name] = [node.title for node in nodes]
-        return build(SETTINGS[self.stage], config)
+        # some rules ask whether an input is given
+        titles = {name: [node.title for node in nodes] for name, nodes in self.inputs.items()}
+        return self._checked(run_settings(self._config_with(titles)))
+
+    def _checked(self, settings: RunSettings) -> RunSettings:
+        seed = settings.sample_seed if isinstance(settings, SearchSettings) else None
+        if seed in self.suite.sample_seeds:
+            raise BadConfig(
+                f"{self.suite.file}: row {self.row} searches with sample_seed={seed}, which the "
+                "table reports\n"
+                "choose a sample_seed for the search that is not among sample_seeds"
+            )
+        return settings
 
     @property
     def values(self) -> dict[str, int]:
@@ -84,14 +98,16 @@ class Node:
     @property
     def run(self) -> Run | None:
         """The run directory, or None while an input is not finished: its content is in the id."""
-        if self._run is None and not self.waits_for_base:
-            config = self.config
-            for name, nodes in self.inputs.items():
-                runs = [node.run for node in nodes if node.state == "done"]
-                if len(runs) < len(nodes):
-                    return None
-                config["inputs"][name] = [str(run.path) for run in runs if run is not None]
-            self._run = Run.planned(config)
+        if self._run is None:
+            inputs = [node for nodes in self.inputs.values() for node in nodes]
+            if self.waits_for_base or any(node.state != "done" for node in inputs):
+                return None
+            paths = {
+                name: [str(node.path) for node in nodes] for name, nodes in self.inputs.items()
+            }
+            run = Run.planned(self._config_with(paths))
+            self._checked(run.settings)
+            self._run = run
         return self._run
 
     @property
@@ -128,10 +144,10 @@ class Node:
         A finished training or search has recorded what it took; before that it is estimated.
         """
         settings = self.settings
-        recorded = self.run.path / "cost.json" if self.state == "done" and self.run else None
+        recorded = self.path / "cost.json" if self.state == "done" else None
         if recorded is not None and recorded.exists():
             return int(read_json(recorded)["num_forward_passes"])
-        return num_forward_passes(settings, len(self.inputs.get("experts", [])))
+        return settings.num_forward_passes(len(self.inputs.get("experts", [])))
 
     @property
     def title(self) -> str:

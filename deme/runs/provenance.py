@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from deme.system import PACKAGE
 
@@ -28,7 +27,7 @@ LIBRARIES = (
 
 def provenance(
     inputs: Mapping[str, Sequence[Path]], hashes: Mapping[str, Sequence[str]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return versions, platform, git state, the command, and the hash of every input."""
     versions = {}
     for name in LIBRARIES:
@@ -49,7 +48,7 @@ def provenance(
     }
 
 
-def _git() -> dict[str, Any] | None:
+def _git() -> dict[str, object] | None:
     if not (PACKAGE.parent / ".git").exists():
         return None
     with contextlib.suppress(OSError, subprocess.CalledProcessError):

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,19 @@ from typing import Any
 import yaml
 
 from deme.runs.identity import identity_hash
-from deme.runs.inputs import content_hash, find, input_hash, is_run, read_status, weights_folder
+from deme.runs.inputs import (
+    check_format,
+    content_hash,
+    find,
+    input_hash,
+    is_run,
+    read_status,
+    weights_folder,
+)
 from deme.runs.provenance import provenance
-from deme.runs.settings.commands import RunSettings, TrainSettings, run_settings
-from deme.runs.settings.merging import MergeSettings
+from deme.runs.settings.base import Config
+from deme.runs.settings.commands import TrainSettings, run_settings
+from deme.runs.settings.groups import BatchSettings, RunSettings
 from deme.system import (
     BadConfig,
     DemeError,
@@ -27,8 +36,9 @@ from deme.system import (
     out_of_memory,
 )
 
-FORMAT = 2  # of run directories and identities; in format 1 the module of a class was part of both
-HEADER = re.compile(r"# deme run, format (\d+), identity (\w+), sha256 of the rest (\w+)")
+# First line of config.yaml. In format 1 the module of a class was part of identities.
+HEAD = "# deme run, format 2, identity {identity}, sha256 of the rest {digest}"
+HEADER = re.compile(HEAD.format(identity=r"(?P<identity>\w+)", digest=r"(?P<digest>\w+)"))
 
 
 @dataclass(frozen=True)
@@ -40,14 +50,14 @@ class Run:
 
     path: Path
     identity: str
-    config: dict[str, Any] = field(repr=False)
+    config: Config = field(repr=False)
     inputs: dict[str, list[Path]] = field(repr=False)
     hashes: dict[str, list[str]] = field(repr=False)
     settings: RunSettings = field(repr=False)
     is_main_process: bool = True
 
     @classmethod
-    def planned(cls, config: dict[str, Any]) -> "Run":
+    def planned(cls, config: Config) -> "Run":
         """Return the run of a resolved config: find and hash its inputs, derive its id.
 
         Raises MissingInput and BadConfig.
@@ -72,14 +82,13 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the run finished. Raises BadConfig if its directory holds another config."""
+        check_format(self.path)
         file = self.path / "config.yaml"
-        if file.exists():
-            head, _, body = file.read_text().partition("\n")
-            if head != _header(self.identity, body):
-                raise BadConfig(
-                    f"{self.path} holds the run of another config: its config.yaml was edited or "
-                    "copied\nmove it away, or choose another place: paths.runs=<dir>"
-                )
+        if file.exists() and frozen_identity(file) != (self.identity, True):
+            raise BadConfig(
+                f"{self.path} holds the run of another config: its config.yaml was edited or "
+                "copied\nmove it away, or choose another place: paths.runs=<dir>"
+            )
         return self.status.get("state") == "done"
 
     def execute(
@@ -89,78 +98,73 @@ class Run:
 
         While another process does it, call `helper`, if given, then wait for the other process.
         """
-        if self.done:
-            logger.info("%s is done already", self.path)
-            return self.path
-        with self.acquire(helper) as is_open:
-            if is_open:
-                work(self)
-            else:
-                logger.info("%s was done by another process", self.path)
-        return self.path
-
-    @contextlib.contextmanager
-    def acquire(self, helper: Callable[["Run"], None] | None = None) -> Iterator[bool]:
-        """Lock the run for the block; yield whether there is work left to do.
-
-        The state is `running` in the block; after it `done`, or `preempted` or `failed`.
-        """
 
         def wait(owner: str) -> None:
             doing = "helping" if helper else "waiting"
             logger.info("%s is working on %s; %s", owner, self.path, doing)
-            if helper is not None:
+            if helper:
                 helper(self)
 
+        if self.done:
+            logger.info("%s is done already", self.path)
+            return self.path
         with files.locked(self.path / ".lock", wait):
             if self.done:
-                yield False
-                return
-            body = yaml.safe_dump(self.config, sort_keys=False)
-            files.write_text(self.path / "config.yaml", f"{_header(self.identity, body)}\n{body}")
-            files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
-            before, began = self.status.get("seconds", 0.0), time.monotonic()
+                logger.info("%s was done by another process", self.path)
+            else:
+                self._record(work)
+        return self.path
 
-            def seconds() -> float:  # of all attempts, except those that were killed
-                return round(before + time.monotonic() - began, 1)
+    def _record(self, work: Callable[["Run"], None]) -> None:
+        """Call `work` and record what it is made from, what becomes of it and how long it takes.
 
-            self.write_status("running", seconds=before)
-            try:
-                self._verify_inputs()
-                with log_to_file(self.path / "log.txt"):
-                    yield True
-            except BaseException as error:
-                failure = _memory_error(self.settings) if out_of_memory(error) else error
-                with contextlib.suppress(DemeError):
-                    stopped = isinstance(error, (Stopped, KeyboardInterrupt))
-                    state = "preempted" if stopped else "failed"
-                    self.write_status(state, error=str(failure), seconds=seconds())
-                if failure is error:
-                    raise
-                raise failure from error
-            spent = seconds()
-            folders = sorted((self.path / "weights").glob("[!.]*"))
-            weights = {folder.name: files.sha256(folder) for folder in folders}
-            self.write_status("done", weights=weights, seconds=spent)
+        The state is `running` until it ends; then it is `done`, `preempted` or `failed`.
+        """
+        body = yaml.safe_dump(self.config, sort_keys=False)
+        head = HEAD.format(identity=self.identity, digest=files.sha256_text(body))
+        files.write_text(self.path / "config.yaml", f"{head}\n{body}")
+        files.write_json(self.path / "run.json", provenance(self.inputs, self.hashes))
+        before, began = self.status.get("seconds", 0.0), time.monotonic()
 
-    def write_status(self, state: str, **more: object) -> None:
-        """Replace status.json."""
+        def seconds() -> float:  # of all attempts, except those that were killed
+            return round(before + time.monotonic() - began, 1)
+
+        self._write_status("running", seconds=before)
+        try:
+            self._verify_inputs()
+            with log_to_file(self.path / "log.txt"):
+                work(self)
+        except BaseException as error:
+            failure = _memory_error(self.settings) if out_of_memory(error) else error
+            stopped = isinstance(error, (Stopped, KeyboardInterrupt))
+            with contextlib.suppress(DemeError):
+                state = "preempted" if stopped else "failed"
+                self._write_status(state, error=str(failure), seconds=seconds())
+            if failure is error:
+                raise
+            raise failure from error
+        spent = seconds()
+        folders = sorted((self.path / "weights").glob("[!.]*"))
+        weights = {folder.name: files.sha256(folder) for folder in folders}
+        self._write_status("done", weights=weights, seconds=spent)
+
+    def _write_status(self, state: str, **more: object) -> None:
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **more}
         files.write_json(self.path / "status.json", status)
 
     def _verify_inputs(self) -> None:
         """Raise WorkFailed if the weights of an input changed after its run finished."""
-        weights = [
-            (path, recorded)
+        recorded = [
+            (path, digest)
             for name, paths in self.inputs.items()
-            for path, recorded in zip(paths, self.hashes.get(name, []), strict=True)
+            for path, digest in zip(paths, self.hashes.get(name, []), strict=True)
             if is_run(path) and (path / "weights").is_dir()
         ]
         model = self.settings.model.get("path")
         if isinstance(model, str) and ":" not in model and is_run(Path(model)):
-            weights.append((Path(model), content_hash(model)))
-        for path, recorded in weights:
-            if files.sha256(weights_folder(path)) != recorded:
+            recorded.append((Path(model), content_hash(model)))
+        for path, digest in recorded:
+            if files.sha256(weights_folder(path)) != digest:
                 raise WorkFailed(
                     f"the weights of {path} changed after that run finished\n"
                     "delete that run directory and make it again"
@@ -191,37 +195,29 @@ class Run:
                 make()
 
 
-def _header(identity: str, body: str) -> str:
-    """Return the first line of config.yaml: format, identity, and the hash of the lines below it."""
-    digest = files.sha256_text(body)
-    return f"# deme run, format {FORMAT}, identity {identity}, sha256 of the rest {digest}"
+def frozen_identity(file: Path) -> tuple[str, bool]:
+    """Return the identity that a frozen config.yaml names, and whether the rest is unmodified.
 
-
-def config_unmodified(file: Path) -> bool:
-    """Whether a frozen config.yaml is as it was written: its first line names the rest's hash."""
+    The identity is "" for a file that names none.
+    """
     head, _, body = file.read_text().partition("\n")
     found = HEADER.fullmatch(head)
-    return found is not None and found[3] == files.sha256_text(body)
-
-
-def recorded_identity(file: Path) -> str:
-    """Return the identity that a frozen config.yaml names, "" where it names none."""
-    found = HEADER.fullmatch(file.read_text().partition("\n")[0])
-    return found[2] if found else ""
+    if found is None:
+        return "", False
+    return found["identity"], found["digest"] == files.sha256_text(body)
 
 
 def slug(settings: RunSettings) -> str:
     """Return the readable part of a run id: method, expert and seeds."""
-    cell = settings.cell
-    parts = [str(cell.get("method", settings.stage))]
     letters = {"expert": "e", "seed": "s", "sample_seed": "n"}
-    parts += [f"{letters[key]}{cell[key]}" for key in letters if cell.get(key) is not None]
-    return "-".join(parts)
+    given = {key: settings.cell[key] for key in letters if settings.cell.get(key) is not None}
+    method = settings.cell.get("method", settings.stage)
+    return "-".join([str(method), *(f"{letters[key]}{value}" for key, value in given.items())])
 
 
 def _memory_error(settings: RunSettings) -> WorkFailed:
     """Return the error of a run that ran out of memory, with the settings that need less."""
-    if isinstance(settings, MergeSettings):
+    if not isinstance(settings, BatchSettings):
         return WorkFailed("out of memory\nmerging needs a machine with more memory")
     size, options = settings.batch_size, []
     if size > 1:

@@ -3,14 +3,15 @@
 No torch here: what is done, ready or stale is known in a second (docs/suites.md, docs/runs.md).
 """
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
-from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
+from deme.runs.settings.suite import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
 from deme.system import PACKAGE, BadConfig, locate_suite, read_json
 
@@ -28,7 +29,7 @@ class Suite:
 
     @classmethod
     def read(cls, place: Path, runs: Path = Path("runs"), paths: Sequence[str] = ()) -> "Suite":
-        """Read experiments/<table> (its suite.yaml) or a suite file. Raises MissingInput, BadConfig."""
+        """Read a folder with a suite.yaml, or a suite file. Raises MissingInput, BadConfig."""
         file, settings = read_suite(locate_suite(place))
         return cls(file, runs, settings, tuple(paths))
 
@@ -43,14 +44,12 @@ class Suite:
         return self.settings.title or self.name
 
     @cached_property
-    def expected(self) -> dict[str, dict[str, float]]:
+    def expected(self) -> Mapping[str, Mapping[str, float]]:
         """The published numbers, row -> metric -> value; empty without an `expected` file."""
         if self.settings.expected is None:
             return {}
-        rows: dict[str, dict[str, float]] = read_json(self.file.parent / self.settings.expected)[
-            "rows"
-        ]
-        return rows
+        published: PublishedNumbers = read_json(self.file.parent / self.settings.expected)
+        return published["rows"]
 
     @property
     def measured_rows(self) -> list[RowSettings]:
@@ -77,7 +76,7 @@ class Suite:
     @cached_property
     def nodes(self) -> list[Node]:
         """All runs, inputs before what needs them."""
-        return sorted(_Chains(self).nodes(), key=lambda node: node.order)
+        return sorted(_Chains(self).layout(), key=lambda node: node.order)
 
     def sharing(self) -> list["Suite"]:
         """Return the suites that `runs_shared_with` names. Raises BadConfig."""
@@ -111,50 +110,41 @@ class _Chains:
 
     def __init__(self, suite: Suite) -> None:
         self.suite = suite
-        self.trained: dict[tuple[str, int | None], list[Node]] = {}
-        self.searches: dict[tuple[str, int | None], Node] = {}
+        self.nodes: list[Node] = []
+        self.made: dict[tuple[str, str, int | None], list[Node]] = defaultdict(list)
 
-    def nodes(self) -> Iterator[Node]:
-        """Yield all runs, row by row; a row that trains nothing is laid out once."""
+    def layout(self) -> list[Node]:
+        """Return all runs, row by row; a row that trains nothing is laid out once."""
         settings = self.suite.settings
         rows = in_order(settings.rows)
         for row in sorted(rows, key=lambda row: row.name != settings.pretrained_by):
             trains = row.train is not None or row.experts_of is not None
             once = row.name == settings.pretrained_by or not trains
             for seed in (None,) if once else settings.finetune_seeds:
-                yield from self.chain(row, seed)
+                self.chain(row, seed)
+        return self.nodes
 
-    def chain(self, row: RowSettings, seed: int | None) -> Iterator[Node]:
-        """Yield the runs of a row for one finetuning seed."""
-        trained: list[Node] = []
+    def chain(self, row: RowSettings, seed: int | None) -> None:
+        """Add the runs of a row for one finetuning seed."""
         cell = f"cell.method={row.name}"
         if row.train is not None:
-            found = {"search": [self.searches[row.search_of, seed]]} if row.search_of else {}
-            trained = [
-                self.node(row, "train", seed, found, expert=expert)
-                for expert in row.experts or (None,)
-            ]
-            yield from trained
-        if row.experts_of:
-            trained = self.trained[row.experts_of, seed]
-        else:
-            self.trained[row.name, seed] = trained
-        inputs = {"experts": trained}
+            found = {"search": self.made[row.search_of, "search", seed]} if row.search_of else {}
+            for expert in row.experts or (None,):
+                self.add(row, "train", seed, found, expert=expert)
+        experts = self.made[row.experts_of or row.name, "train", seed]
         if row.search is not None:
-            search = self.node(row, "search", seed, {"experts": trained}, cell)
-            inputs["search"] = [search]
-            self.searches[row.name, seed] = search
-            yield search
-        weights = trained
+            self.add(row, "search", seed, {"experts": experts}, cell)
+        searched = self.made[row.name, "search", seed]
         if row.merge is not None:
-            weights = [self.node(row, "merge", seed, inputs, cell)]
-            yield weights[0]
+            inputs = {"experts": experts, "search": searched} if searched else {"experts": experts}
+            self.add(row, "merge", seed, inputs, cell)
+        weights = self.made[row.name, "merge", seed] or experts
         routed = ["source=experts"] if row.experts else []
-        source = {"experts": trained} if row.experts else {"weights": weights} if weights else {}
+        source = {"experts": experts} if row.experts else {"weights": weights} if weights else {}
         for sample_seed in self.suite.seeds_of(row) if row.evaluate is not None else ():
-            yield self.node(row, "evaluate", seed, source, cell, *routed, sample_seed=sample_seed)
+            self.add(row, "evaluate", seed, source, cell, *routed, sample_seed=sample_seed)
 
-    def node(
+    def add(
         self,
         row: RowSettings,
         stage: str,
@@ -163,16 +153,16 @@ class _Chains:
         *more: str,
         expert: int | None = None,
         sample_seed: int | None = None,
-    ) -> Node:
-        """Return one run: common overrides, then the row's, then what the suite adds."""
-        suite = self.suite
+    ) -> None:
+        """Add one run: common overrides, then the row's, then what the suite adds."""
+        suite, pretrained_by = self.suite, self.suite.settings.pretrained_by
         common: tuple[str, ...] = getattr(suite.settings.common, stage)
         overrides = [*common, *(row.overrides(stage) or ()), *more, f"suite={suite.name}"]
         overrides += suite.paths
         base = None
-        if suite.settings.pretrained_by not in (None, row.name):
-            base = self.trained[str(suite.settings.pretrained_by), None][0]
+        if pretrained_by is not None and pretrained_by != row.name:
+            (base,) = self.made[pretrained_by, "train", None]
             overrides.append("model=diffusers")
-        return Node(
-            suite, row.name, stage, seed, sample_seed, expert, dict(inputs), overrides, base
-        )
+        node = Node(suite, row.name, stage, seed, sample_seed, expert, inputs, overrides, base)
+        self.nodes.append(node)
+        self.made[row.name, stage, seed].append(node)

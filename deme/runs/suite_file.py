@@ -1,10 +1,11 @@
-"""Read a suite file and check it; every mistake is reported with the line it is in (docs/suites.md).
+"""Read a suite file and check it; each mistake is reported with its line (docs/suites.md).
 
 The keys, their types and their meaning: deme/runs/settings/suite.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from string import Template
 
@@ -14,7 +15,7 @@ from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from deme.runs.settings.base import explanation
-from deme.runs.settings.suite import CHAIN, RowSettings, SuiteSettings
+from deme.runs.settings.suite import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
 from deme.system import BadConfig, MissingInput, did_you_mean, read_json
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,7 +65,10 @@ def _tree(file: Path) -> MappingNode:
         raise BadConfig(f"{file} extends {other}, which extends another file; one step is allowed")
     variables = keys.get("variables")
     if isinstance(variables, MappingNode):
-        _substitute(shared, {name: str(node.value) for name, node in _values(variables).items()})
+        texts = {name: str(node.value) for name, node in _values(variables).items()}
+        for node in _nodes(shared):
+            if isinstance(node, ScalarNode):
+                node.value = Template(node.value).safe_substitute(texts)
     return _merged(shared, tree)
 
 
@@ -72,13 +76,12 @@ def _values(tree: MappingNode) -> dict[str, Node]:
     return {str(key.value): value for key, value in tree.value}
 
 
-def _substitute(node: Node, variables: dict[str, str]) -> None:
-    """Replace $name in all texts of a tree."""
-    if isinstance(node, ScalarNode):
-        node.value = Template(node.value).safe_substitute(variables)
-    for child in [] if isinstance(node, ScalarNode) else node.value:
-        for part in child if isinstance(child, tuple) else [child]:
-            _substitute(part, variables)
+def _nodes(tree: Node) -> Iterator[Node]:
+    """Yield a node and everything in it."""
+    yield tree
+    for part in [] if isinstance(tree, ScalarNode) else tree.value:
+        for child in part if isinstance(part, tuple) else [part]:
+            yield from _nodes(child)
 
 
 def _merged(shared: MappingNode, own: MappingNode) -> MappingNode:
@@ -98,33 +101,31 @@ def _merged(shared: MappingNode, own: MappingNode) -> MappingNode:
 
 def _line(tree: Node, place: Place) -> str:
     """Return "<file>, line <n>" of the value at `place`, or of what it should be in."""
-    node, mark = tree, tree.start_mark
+    node, start = tree, tree
     for part in place:
         if isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            mark = node.start_mark
+            node = start = node.value[part]
         elif isinstance(node, MappingNode):
             for key, value in node.value:
                 if key.value == part:
-                    node, mark = value, key.start_mark
-    return f"{mark.name}, line {mark.line + 1}"
+                    node, start = value, key
+    return _place(start)
 
 
-def _slips_of_yaml(node: Node) -> Iterator[str]:
+def _place(node: Node) -> str:
+    return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
+
+
+def _slips_of_yaml(tree: Node) -> Iterator[str]:
     """Yield keys that are given twice, and keys without a value."""
-    for part in [] if isinstance(node, ScalarNode) else node.value:
-        for child in part if isinstance(part, tuple) else [part]:
-            yield from _slips_of_yaml(child)
-    pairs = node.value if isinstance(node, MappingNode) else []
-    for index, (key, value) in enumerate(pairs):
-        where = f"{key.start_mark.name}, line {key.start_mark.line + 1}"
-        if key.value in [other.value for other, _ in pairs[:index]]:
-            yield f"{where}: key {key.value!r} is given twice"
-        if value.tag.endswith(":null"):
-            example = (
-                f"type {key.value}: [] for no overrides" if key.value in CHAIN else "leave it out"
-            )
-            yield f"{where}: key {key.value!r} has no value; {example}"
+    for mapping in (node for node in _nodes(tree) if isinstance(node, MappingNode)):
+        for index, (key, value) in enumerate(mapping.value):
+            where = f"{_place(key)}: key {key.value!r}"
+            if key.value in [other.value for other, _ in mapping.value[:index]]:
+                yield f"{where} is given twice"
+            if value.tag.endswith(":null"):
+                chain = f"type {key.value}: [] for no overrides"
+                yield f"{where} has no value; {chain if key.value in CHAIN else 'leave it out'}"
 
 
 def _mistake(tree: MappingNode, place: Place, error: Mapping[str, object]) -> Mistake:
@@ -159,14 +160,14 @@ def _contradictions(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:
 
 
 def _circles(suite: SuiteSettings) -> Iterator[Mistake]:
-    ordered = in_order(suite.rows)
-    circle = [index for index, row in enumerate(suite.rows) if row not in ordered]
-    if circle:
-        names = ", ".join(suite.rows[index].name for index in circle)
-        yield (
-            ("rows", circle[0]),
-            f"rows {names} wait for each other: look at their experts_of and search_of",
-        )
+    try:
+        in_order(suite.rows)
+    except CycleError as error:
+        circle = list(dict.fromkeys(error.args[1]))
+        index = [row.name for row in suite.rows].index(circle[0])
+        names = ", ".join(circle)
+        text = f"rows {names} wait for each other: look at their experts_of and search_of"
+        yield ("rows", index), text
 
 
 def _unknown(name: str, rows: dict[str, RowSettings], stage: str | None) -> str | None:
@@ -214,12 +215,9 @@ def _slips_of_expected(suite: SuiteSettings, file: Path) -> Iterator[str]:
     place = file.parent / suite.expected
     if not place.is_file():
         raise MissingInput(f"{place} does not exist; {file} expects published numbers in it")
-    found = read_json(place)
-    rows = found.get("rows") if isinstance(found, dict) else None
-    if not isinstance(rows, dict) or not all(
-        isinstance(values, dict) and all(type(value) in (int, float) for value in values.values())
-        for values in rows.values()
-    ):
+    try:
+        rows = TypeAdapter(PublishedNumbers).validate_python(read_json(place))["rows"]
+    except ValidationError:
         yield f'{place} must hold {{"rows": {{<row>: {{<metric>: <number>}}}}}}'
         return
     metrics = {metric for values in rows.values() for metric in values}
@@ -244,15 +242,13 @@ def _in_table_order(rows: Sequence[RowSettings]) -> tuple[RowSettings, ...]:
 def in_order(rows: Sequence[RowSettings]) -> list[RowSettings]:
     """Return the rows with those first whose experts or merge weights others take.
 
-    Rows that wait for each other, or for none that exists, are left out.
+    Raises CycleError for rows that wait for each other.
     """
-    done: list[RowSettings] = []
-    left = list(rows)
-    while left:
-        names = {row.name for row in done}
-        ready = [row for row in left if {row.experts_of, row.search_of} <= names | {None}]
-        if not ready:
-            break
-        done += ready
-        left = [row for row in left if row not in ready]
-    return done
+    sorter = TopologicalSorter({row.name: {row.experts_of, row.search_of} - {None} for row in rows})
+    sorter.prepare()
+    found: list[RowSettings] = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        found += [row for row in rows if row.name in ready]
+        sorter.done(*ready)
+    return found

@@ -1,9 +1,8 @@
-"""Weights & Biases as a mirror of a run (offline by default); the files of the run stay the truth."""
+"""Weights & Biases as a mirror of a run (offline by default); its files stay the truth."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import wandb
 from PIL import Image
@@ -14,11 +13,14 @@ def start(
     folder: Path,
     suite: str,
     stage: str,
-    cell: Mapping[str, Any],
+    cell: Mapping[str, object],
     project: str = "deme",
     mode: str = "offline",
 ) -> Run:
-    """Open the wandb run of a run directory: its id is stable across resumes, its group is the suite, its config the cell."""
+    """Open the wandb run of a run directory; its id is stable across resumes.
+
+    Its group is the suite, its config the cell.
+    """
     os.environ.setdefault("WANDB_SILENT", "true")
     return wandb.init(
         project=project,

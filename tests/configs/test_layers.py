@@ -82,7 +82,7 @@ def arrows() -> set[tuple[str, str, str]]:
 
 def test_nothing_but_the_entry_points_lies_loose_in_the_package():
     assert {file.name for file in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
-    assert {folder(file) for file in FILES if file.parent != PACKAGE} == {*LAYERS, "assets"}
+    assert {folder(file) for file in FILES if file.parent != PACKAGE} == set(LAYERS)
 
 
 def test_imports_point_to_lower_layers():

@@ -32,7 +32,6 @@ from deme.models.denoiser import DenoisingModel
 from deme.runs.config import (
     accepted_arguments,
     compose_stage,
-    extractor_specs,
     instantiate,
     instantiate_with,
     partial,
@@ -40,7 +39,7 @@ from deme.runs.config import (
 from deme.runs.config_errors import groups, options
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SETTINGS
-from deme.runs.settings.groups import ComputeSettings, PathsSettings
+from deme.runs.settings.groups import ComputeSettings, MetricsSettings, PathsSettings
 from deme.system import tensors
 from deme.system.errors import BadConfig
 from deme.system.paths import conf_dir, locate
@@ -199,7 +198,7 @@ def build_sampler(spec):
 
 
 def build_metrics(spec):
-    for one in extractor_specs(spec).values():
+    for one in build(MetricsSettings, spec).features.values():
         extractor = instantiate(one).to("cpu")
         features = extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)

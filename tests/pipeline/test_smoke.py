@@ -103,7 +103,8 @@ def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
 def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_path):
     code, text = run(["plan", str(SMOKE), f"runs={smoke}/runs"], tmp_path)
     assert code == 0
-    assert "23 of 23 runs done; 0.0 million forward passes to go" in text
+    assert "23 of 23 runs done" in text
+    assert "0.0 million forward passes to go" in text
     copy = tmp_path / "runs"
     shutil.copytree(smoke / "runs", copy)
     (expert,) = copy.glob("digits_smoke/train/deme-e1-*")
@@ -111,7 +112,7 @@ def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_pat
     code, text = run(["plan", str(SMOKE)], tmp_path)
     assert "deme train " in text
     assert "expert=1" in text
-    assert "more that wait for these" in text
+    assert "wait for others" in text
     page = tmp_path / "runs/digits_smoke/results/digits_smoke.md"
     complete = page.read_text()
     code, text = run(["table", str(SMOKE)], tmp_path)
@@ -272,7 +273,7 @@ def test_ranges_by_gradient_are_measured_once_and_used(tmp_path):
     (run_dir,) = tmp_path.glob("runs/scratch/train/*")
     affinity = json.loads((run_dir / "affinity.json").read_text())
     assert len(affinity["cosines"]) == len(affinity["reliability"]) == 5
-    assert "of 5 bins are known well enough" in (run_dir / "log.txt").read_text()
+    assert "of 5 bins are reliable" in (run_dir / "log.txt").read_text()
     cost = json.loads((run_dir / "cost.json").read_text())["num_forward_passes"]
     assert cost == 3 * 12 * 16 + 3 * 5 * 2048
     ranges = json.loads((run_dir / "weighting.json").read_text())["ranges"]
@@ -313,7 +314,8 @@ def test_by_hand_the_same_runs_result(tmp_path):
         tmp_path,
     )
     assert code == 0, text
-    assert "merged 2 models by weighted_sum with weights [0.5, 0.5]" in text
+    assert "merged 2 models" in text
+    assert "weighted_sum with weights [0.5, 0.5]" in text
     for node in Suite.read(tmp_path / "s.yaml", tmp_path / "runs").nodes:
         if node.stage == "train":
             assert node.state == "done"

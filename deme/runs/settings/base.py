@@ -8,6 +8,7 @@ type and which values are allowed.
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import (
@@ -27,12 +28,15 @@ STRICT = ConfigDict(extra="forbid")
 
 Switch = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+TwoOrMore = Annotated[int, Field(ge=2, strict=True)]
 NonNegative = Annotated[int, Field(ge=0, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
 Guidance = Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
 
+Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")
 
 
@@ -57,7 +61,7 @@ class Arguments(TypedDict, total=False):
     download: Switch
     fused: Switch | None
     num_bins: Count
-    num_images: Annotated[int, Field(ge=2, strict=True)]
+    num_images: TwoOrMore
     num_inference_steps: Count
     num_ranges: Count
     random_flip: Switch
@@ -81,13 +85,11 @@ Option = Annotated[
 ]
 
 
-def without_null(options: Any) -> Any:
+def without_null(options: object) -> object:
     """Return named options without those set to null."""
-    return (
-        {name: one for name, one in options.items() if one}
-        if isinstance(options, Mapping)
-        else options or {}
-    )
+    if not isinstance(options, Mapping):
+        return options or {}
+    return {name: option for name, option in options.items() if option}
 
 
 # {<name>: <option>, ...}, where null takes out a name that another option file has put in
@@ -96,13 +98,25 @@ Options = Annotated[Mapping[str, Option], BeforeValidator(without_null)]
 OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or None)]
 
 
-def build(kind: type[T], config: Mapping[str, Any]) -> T:
+def placed(config: Config, runs: Path, inputs: Mapping[str, list[str]]) -> Config:
+    """Return a config with this folder of runs and these inputs; inputs not given are null."""
+    paths = {**config["paths"], "runs": str(runs)}
+    return {**config, "inputs": {**dict.fromkeys(config["inputs"]), **inputs}, "paths": paths}
+
+
+def build(kind: type[T], config: Config) -> T:
     """Return the settings of a resolved config. Raises BadConfig with a line per wrong key."""
     try:
-        return TypeAdapter(kind).validate_python(dict(config))
+        return TypeAdapter(kind).validate_python(config)
     except ValidationError as error:
         lines = [explanation(kind, each) for each in error.errors()]
         raise BadConfig("\n".join(dict.fromkeys(lines))) from error
+
+
+def refuse(broken: object, message: str) -> None:
+    """Raise BadConfig(message) if a rule about several keys is broken."""
+    if broken:
+        raise BadConfig(message)
 
 
 def explanation(kind: type, error: Any) -> str:

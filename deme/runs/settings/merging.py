@@ -6,103 +6,78 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from deme.runs.config import instantiate
 from deme.runs.settings.base import (
     NO_RESULT,
     STRICT,
     Count,
-    Guidance,
+    Fraction,
     Name,
     NonNegative,
     Option,
-    OptionalOption,
     Positive,
     Switch,
+    TwoOrMore,
+    refuse,
 )
 from deme.runs.settings.groups import (
-    ComputeSettings,
-    LossPlaneSettings,
-    MetricsSettings,
-    PathsSettings,
-    ProjectionSettings,
-)
-from deme.runs.settings.keys import (
-    Cell,
+    BACKWARD,
+    CommandSettings,
     Data,
     DType,
-    Inputs,
     Logger,
+    LossPlaneSettings,
+    MetricsSettings,
     Passport,
-    Paths,
-    Progress,
-    Suite,
+    ProjectionSettings,
+    RunSettings,
+    SamplingSettings,
 )
-from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class MergeSettings:
+class MergeSettings(RunSettings):
     """deme merge."""
 
-    stage: Name
-    suite: Suite
-    cell: Cell
-    seed: NonNegative | None
     weights_by_name: Mapping[str, Any] | None
     compute_dtype: Literal["float32", "float64"]
     dtype: DType | None
     report: Annotated[Switch, NO_RESULT]
     plan: Annotated[Switch, NO_RESULT]
-    inputs: Inputs
-    model: Option
     merge: Option
-    progress: Progress
-    paths: Paths
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> "MergeSettings":
         weights = self.merge.get("weights")
-        if self.inputs.get("search") and isinstance(weights, list):
-            raise BadConfig(
-                f"inputs.search has merge weights, and merge.weights={weights} is given, too\n"
-                "type: one of them"
-            )
+        refuse(
+            self.inputs.get("search") and isinstance(weights, list),
+            f"inputs.search has merge weights, and merge.weights={weights} is given, too\n"
+            "type: one of them",
+        )
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SearchSettings:
+class SearchSettings(RunSettings, SamplingSettings):
     """deme search."""
 
-    stage: Name
-    suite: Suite
-    cell: Cell
-    seed: NonNegative | None
     objective: str | None
     granularity: Literal["model", "block", "tensor"]
     rungs: Annotated[list[Positive], Field(min_length=1)]
-    keep: Annotated[float, Field(gt=0, le=1, strict=True)]
+    keep: Fraction
     max_images: Count | None
     max_seconds: Positive | None
     loss_planes: Annotated[LossPlaneSettings, NO_RESULT]
-    num_images: Annotated[int, Field(ge=2, strict=True)]
-    batch_size: Count
+    num_images: TwoOrMore
     sample_seed: NonNegative
-    guidance_scale: Guidance | None
-    inputs: Inputs
     data: Data
-    model: Option
     merge: Option
     search: Option
-    prompts: OptionalOption
-    sampler: Option
     metrics: MetricsSettings
-    compute: ComputeSettings
-    progress: Progress
-    paths: Paths
 
     @property
     def resolved_objective(self) -> str:
-        """The objective; null stands for frechet if `metrics` has a feature extractor, else loss."""
+        """The objective; null is frechet if `metrics` has a feature extractor, else loss."""
         return self.objective or ("frechet" if self.metrics.features else "loss")
 
     @property
@@ -110,32 +85,43 @@ class SearchSettings:
         """Whether candidates are scored by generated images, not by losses on training images."""
         return self.resolved_objective in ("frechet", "kid")
 
+    def num_forward_passes(self, num_experts: int = 0) -> int:
+        """Return the largest cost of a search for the weights of `num_experts`."""
+        search, loss = instantiate(self.search), self.metrics.loss  # a deme.merging.search.Search
+        per_image = loss.num_ranges if loss else 0
+        if self.generates_images:
+            per_image = self.num_forward_passes_per_image
+        if getattr(search, "needs_gradients", False):
+            per_image *= 1 + BACKWARD
+        return int(self.num_images * per_image * (search.count(num_experts) or 0))
+
     @model_validator(mode="after")
     def _rules(self) -> "SearchSettings":
-        if sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1:
-            raise BadConfig(
-                f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}"
-            )
-        if self.loss_planes.points and self.granularity != "model":
-            raise BadConfig(
-                "loss planes need one weight per expert\n"
-                "type: granularity=model, or loss_planes.points=0"
-            )
-        if len(self.metrics.features) > 1:
-            raise BadConfig(
-                "deme search scores images with one feature extractor, and metrics.features names "
-                f"{', '.join(self.metrics.features)}\ntype: metrics=<option with one>"
-            )
-        if self.generates_images and not self.metrics.features:
-            raise BadConfig(
-                f"objective={self.objective} needs a feature extractor\n"
-                "type: metrics=digits, metrics=fid_pytorch, ..., or objective=loss"
-            )
-        if not self.generates_images and (self.data is None or self.metrics.loss is None):
-            raise BadConfig(
-                f"objective={self.resolved_objective} needs training images and metrics.loss\n"
-                "type: data=<option> metrics=loss"
-            )
+        features = self.metrics.features
+        refuse(
+            sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1,
+            f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}",
+        )
+        refuse(
+            self.loss_planes.points and self.granularity != "model",
+            "loss planes need one weight per expert\n"
+            "type: granularity=model, or loss_planes.points=0",
+        )
+        refuse(
+            len(features) > 1,
+            "deme search scores images with one feature extractor, and metrics.features names "
+            f"{', '.join(features)}\ntype: metrics=<option with one>",
+        )
+        refuse(
+            self.generates_images and not features,
+            f"objective={self.objective} needs a feature extractor\n"
+            "type: metrics=digits, metrics=fid_pytorch, ..., or objective=loss",
+        )
+        refuse(
+            not self.generates_images and (self.data is None or self.metrics.loss is None),
+            f"objective={self.resolved_objective} needs training images and metrics.loss\n"
+            "type: data=<option> metrics=loss",
+        )
         return self
 
 
@@ -146,79 +132,66 @@ IMPROVE_SEARCH_SEED = 7_000_000  # sample_seed of the search; evaluations use sm
 class ImproveSearchSettings:
     """The search for merge weights of deme improve."""
 
-    num_images: Annotated[int, Field(ge=2, strict=True)]
-    step: Annotated[float, Field(gt=0, le=1, strict=True)]
+    num_images: TwoOrMore
+    step: Fraction
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ImproveSettings:
+class ImproveSettings(RunSettings, SamplingSettings):
     """deme improve."""
 
-    stage: Name
-    suite: Suite
-    cell: Cell
     seed: NonNegative
     out: Annotated[Name, NO_RESULT]
     num_ranges: Count
     steps_per_expert: Count | None
     hours: Positive | None
-    batch_size: Count
     lr: Positive
-    guidance_scale: Guidance | None
     num_images: Count
     sample_seeds: list[NonNegative]
     search: ImproveSearchSettings
     passport: Passport
-    inputs: Inputs
     data: Option
-    model: Option
     metrics: MetricsSettings
     projection: ProjectionSettings
-    prompts: OptionalOption
-    sampler: Option
-    compute: ComputeSettings
-    progress: Progress
     logger: Logger
-    paths: Paths
 
     @model_validator(mode="after")
     def _rules(self) -> "ImproveSettings":
-        seeds = self.sample_seeds
-        if not seeds or len(set(seeds)) < len(seeds) or max(seeds) >= IMPROVE_SEARCH_SEED:
-            raise BadConfig(
-                f"sample_seeds must be different whole numbers below {IMPROVE_SEARCH_SEED}, "
-                f"got {seeds}"
-            )
-        if self.metrics.loss is None:
-            raise BadConfig(
-                "deme improve measures the held-out loss\ntype: leave out metrics.loss=null"
-            )
-        if len(self.metrics.features) > 1:
-            raise BadConfig(
-                "deme improve judges by one distance, and metrics.features names "
-                f"{', '.join(self.metrics.features)}\ntype: metrics=fid_pytorch"
-            )
-        if self.projection.placement == "blocks":
-            raise BadConfig(
-                "deme improve writes a stock checkpoint, which projection=blocks cannot be\n"
-                "type: projection=foldable"
-            )
-        if self.hours is not None and self.steps_per_expert is not None:
-            raise BadConfig(
-                "hours determines steps_per_expert\ntype: one of hours=<n>, steps_per_expert=<n>"
-            )
-        if not self.model.get("path"):
-            raise BadConfig(
-                "deme improve starts from a model on disk\ntype: model=<folder or hub:owner/name>"
-            )
+        seeds, features = self.sample_seeds, self.metrics.features
+        refuse(
+            not seeds or len(set(seeds)) < len(seeds) or max(seeds) >= IMPROVE_SEARCH_SEED,
+            f"sample_seeds must be different whole numbers below {IMPROVE_SEARCH_SEED}, "
+            f"got {seeds}",
+        )
+        refuse(
+            self.metrics.loss is None,
+            "deme improve measures the held-out loss\ntype: leave out metrics.loss=null",
+        )
+        refuse(
+            len(features) > 1,
+            "deme improve judges by one distance, and metrics.features names "
+            f"{', '.join(features)}\ntype: metrics=fid_pytorch",
+        )
+        refuse(
+            self.projection.placement == "blocks",
+            "deme improve writes a stock checkpoint, which projection=blocks cannot be\n"
+            "type: projection=foldable",
+        )
+        refuse(
+            self.hours is not None and self.steps_per_expert is not None,
+            "hours determines steps_per_expert\ntype: one of hours=<n>, steps_per_expert=<n>",
+        )
+        refuse(
+            not self.model.get("path"),
+            "deme improve starts from a model on disk\ntype: model=<folder or hub:owner/name>",
+        )
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ExportSettings:
+class ExportSettings(CommandSettings):
     """deme export."""
 
-    stage: Name
     run: Name
     out: Name
     dtype: DType
@@ -228,4 +201,3 @@ class ExportSettings:
     push: str | None
     private: Switch
     dry_run: Switch
-    paths: PathsSettings

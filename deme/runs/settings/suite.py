@@ -9,8 +9,9 @@ from typing import Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
 
-from deme.runs.settings.base import STRICT, Name, NonNegative, Positive, Switch
+from deme.runs.settings.base import STRICT, Name, NonNegative, Number, Positive, Switch
 
 
 def _key(meaning: str, example: object) -> object:
@@ -116,6 +117,12 @@ class PlanSettings:
     ] = Field(default_factory=dict)
 
 
+class PublishedNumbers(TypedDict):
+    """A file of published values: row -> metric -> value."""
+
+    rows: Mapping[str, Mapping[str, Number]]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SuiteSettings:
     """A suite file."""
@@ -184,7 +191,3 @@ class SuiteSettings:
     show_parts: Annotated[
         Switch, _key("Print the loss per range of timesteps on the terminal, too.", True)
     ] = False
-
-    def row(self, name: str) -> RowSettings:
-        """Return the row of this name."""
-        return next(row for row in self.rows if row.name == name)
