@@ -9,10 +9,10 @@ from deme.runs.inputs import is_run, load_yaml, read_status, weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import (
     EvaluateSettings,
-    RunSettings,
     TrainSettings,
     run_settings,
 )
+from deme.runs.settings.groups import RunSettings
 from deme.system import JsonObject, files
 
 
