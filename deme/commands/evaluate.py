@@ -40,7 +40,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
             run.path,
             settings.suite,
             "evaluate",
-            dict(settings.cell),
+            settings.cell,
             settings.logger.project,
             settings.logger.mode,
         )
@@ -67,10 +67,9 @@ def _measure(run: Run, settings: EvaluateSettings) -> None:
 
 def summary(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the metrics in a line: four significant digits, and the 95% interval if known."""
-
-    def shown(metric: Mapping[str, Any]) -> str:
-        numbers = [metric["value"], *metric.get("interval", ())]
-        value, *ends = (f"{number:.4g}" for number in numbers)
-        return f"{value} [{', '.join(ends)}]" if ends else value
-
-    return ", ".join(f"{name} {shown(one)}" for name, one in metrics.items() if "/" not in name)
+    texts = []
+    for name, metric in metrics.items():
+        if "/" not in name:
+            ends = ", ".join(f"{end:.4g}" for end in metric.get("interval", ()))
+            texts.append(f"{name} {metric['value']:.4g}" + (f" [{ends}]" if ends else ""))
+    return ", ".join(texts)

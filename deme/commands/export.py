@@ -19,8 +19,7 @@ from deme.system import (
 
 
 def run(config: dict[str, object]) -> Path:
-    """Write the folder, or leave it if it is there already, then upload it if asked for; return the
-    folder."""
+    """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
     if settings.push is not None:
         hub_upload.check_name(settings.push)
@@ -32,43 +31,40 @@ def run(config: dict[str, object]) -> Path:
         _check_out(out, source, files.sha256(source), settings.overwrite)
         _write(settings, place, source, out)
     if settings.push is not None:
-        hub_upload.push(out, settings)
+        hub_upload.push(out, settings.push, settings)
     return out
 
 
 def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
-    """Raise BadConfig if writing `out` would destroy anything but an untouched export of the same
-    weights."""
+    """Raise BadConfig if writing `out` would destroy anything of value.
+
+    An untouched export of the same weights, whose sha256 is `content`, may be replaced.
+    """
     whole, inside = out.resolve(), source.resolve()
-    if (
-        any(kept == whole or whole in kept.parents for kept in (Path.cwd(), inside))
-        or inside in whole.parents
-    ):
+    if Path.cwd().is_relative_to(whole) or whole.is_relative_to(inside) or inside.is_relative_to(whole):
         raise BadConfig(
-            f"out={out} holds the model itself or the folder you are in\ntype: out=<a folder of its own>"
+            f"out={out} holds the model itself or the folder you are in\n"
+            "type: out=<a folder of its own>"
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or out.is_symlink() or (out / ".git").exists():
         raise BadConfig(
-            f"out={out} is a file, a link or a git repository\ntype: out=<a folder of its own>"
+            f"out={out} is a file, a link or a git repository\n"
+            "type: out=<a folder of its own>"
         )
     if overwrite:
         return
     told = files.read_json(out / "deme.json") if (out / "deme.json").is_file() else {}
-    written = told.get("export", {}).get("files")
-    if written is None:
+    export = told.get("export", {})
+    written = export.get("files")
+    if written is None or export["of"] != content:
+        what = "is there and is no export" if written is None else "holds the export of another model"
         raise BadConfig(
-            f"{out} is there and is no export\ntype: out=<another folder>, or overwrite=true to replace it"
+            f"{out} {what}\ntype: out=<another folder>, or overwrite=true to replace it"
         )
-    if told["export"]["of"] != content:
-        raise BadConfig(
-            f"{out} holds the export of another model\ntype: out=<another folder>, or overwrite=true to replace it"
-        )
-    changed = [n for n, h in _hashes(out).items() if written.get(n) != h] + [
-        n for n in written if not (out / n).exists()
-    ]
-    if changed:
+    found = _hashes(out)
+    if changed := [n for n in {**found, **written} if found.get(n) != written.get(n)]:
         raise BadConfig(
             f"{out} was changed since it was exported: {', '.join(sorted(changed)[:3])}\n"
             "type: out=<another folder>, or overwrite=true to lose these changes"
@@ -89,19 +85,20 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
 
     model = load_pretrained(str(source))
     about = files.read_json(source / "deme.json") if (source / "deme.json").is_file() else {}
-    projections = (
-        about.get("projections") or "none"
-    )  # a merge has multiplied foldable ones into their layers
-    if model.projections is not None:
-        projections = "kept" if settings.keep_projections else "folded"
-        if projections == "folded" and model.projections.placement != "foldable":
+    # a merge has multiplied foldable ones into their layers
+    projections = about.get("projections") or "none"
+    if model.projections is not None and settings.keep_projections:
+        projections = "kept"
+    elif model.projections is not None:
+        if model.projections.placement != "foldable":
             raise BadConfig(
-                f"{place} has channel projections in the paper's placement, which only deme's loader applies: stock diffusers would "
-                "ignore them and draw other images\ntype: keep_projections=true for a folder that needs deme (its card says so),\n"
+                f"{place} has channel projections in the paper's placement, which only deme's "
+                "loader applies: stock diffusers would ignore them and draw other images\n"
+                "type: keep_projections=true for a folder that needs deme (its card says so),\n"
                 "or train with projection=foldable, which exports to a stock checkpoint"
             )
-        if projections == "folded":
-            model.fold_projections()
+        projections = "folded"
+        model.fold_projections()
     dtype: torch.dtype = getattr(torch, settings.dtype)
     state = {
         name: value.to(dtype) if value.is_floating_point() else value
@@ -111,14 +108,12 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
         raise WorkFailed(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
-    called = settings.push or out.name
-    count = sum(value.numel() for value in state.values())
     exported = Exported(
-        called,
+        settings.push or out.name,
         settings.dtype,
         projections,
         model.image_shape,
-        count,
+        sum(value.numel() for value in state.values()),
         model.prediction_type,
         settings.license,
         model.pipeline,
