@@ -68,7 +68,9 @@ def _value(key: str, text: str) -> object:
     """Return a size as a number, true and false of `ema` as such, and any other text as it is."""
     if key == "size" and text.isdecimal():
         return int(text)
-    return {"ematrue": True, "emafalse": False}.get(key + text, text)
+    if key == "ema" and text in ("true", "false"):
+        return text == "true"
+    return text
 
 
 def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) -> bool:

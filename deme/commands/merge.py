@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import MergeSettings
-from deme.system import BadConfig, files, logger, print_result, progress
+from deme.system import BadConfig, files, log_to_file, logger, print_result, progress
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,8 @@ def run(config: dict[str, object]) -> Path:
         return run.path
     run.execute(lambda run: _merge(settings, run, *opened()))
     if settings.report:
-        run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
+        with log_to_file(run.path / "log.txt"):
+            run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
     about = files.read_json(run.path / "weights" / "merged" / "deme.json")
     text = f"merged by {about['merge']}"
     if about["weights"] is not None:
