@@ -4,9 +4,11 @@ import os
 import re
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.system import BadConfig, DemeError, did_you_mean
+from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result
+from deme.system.processes import rank
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -30,10 +32,7 @@ HYDRA_FLAGS = (
 
 def expand_path_shortcut(arg: str) -> list[str]:
     """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
-    from pathlib import Path
-
     from deme.runs.inputs import is_run, weights_folder
-    from deme.system import conf_dir
 
     group, _, value = arg.partition("=")
     option = PATH_OPTIONS.get(group)
@@ -59,13 +58,14 @@ def run(verb: str, args: list[str]) -> int:
     from deme.commands import stage_function
     from deme.runs.config import to_dict
     from deme.runs.config_errors import config_errors
-    from deme.system import conf_dir
 
     failures: list[DemeError] = []
 
     def job(cfg: "DictConfig") -> None:
         try:
-            stage_function(verb)(to_dict(cfg))
+            path = stage_function(verb)(to_dict(cfg))
+            if path != Path() and rank() == 0:  # doctor may have nothing to show
+                print_result(str(path))
         except DemeError as error:
             traceback.clear_frames(error.__traceback__)  # the next job needs the memory
             failures.append(error)

@@ -1,6 +1,7 @@
 """What each verb does, a module each.
 
-A command finds out whether its run is done before it imports torch. The first sentence of a module's docstring is the verb's text on the help page.
+A command finds out whether its run is done before it imports torch. The first sentence of a
+module's docstring is the verb's text on the help page.
 """
 
 import importlib

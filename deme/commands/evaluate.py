@@ -16,14 +16,16 @@ def run(config: dict[str, object]) -> Path:
     If another process is evaluating it, make images together with it.
     """
     settings = build(EvaluateSettings, config)
+    return Run.planned(config).execute(
+        lambda run: _evaluate(run, settings), lambda run: _help(run, settings)
+    )
 
-    def helper(run: Run) -> None:
-        if settings.needs_images:
-            from deme.evaluation.images import help_with
 
-            help_with(run, settings)
+def _help(run: Run, settings: EvaluateSettings) -> None:
+    if settings.needs_images:
+        from deme.evaluation.images import help_with
 
-    return Run.planned(config).execute(lambda run: _evaluate(run, settings), helper)
+        help_with(run, settings)
 
 
 def _evaluate(run: Run, settings: EvaluateSettings) -> None:

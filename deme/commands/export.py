@@ -41,7 +41,11 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
     An untouched export of the same weights, whose sha256 is `content`, may be replaced.
     """
     whole, inside = out.resolve(), source.resolve()
-    if Path.cwd().is_relative_to(whole) or whole.is_relative_to(inside) or inside.is_relative_to(whole):
+    if (
+        Path.cwd().is_relative_to(whole)
+        or whole.is_relative_to(inside)
+        or inside.is_relative_to(whole)
+    ):
         raise BadConfig(
             f"out={out} holds the model itself or the folder you are in\n"
             "type: out=<a folder of its own>"
@@ -50,8 +54,7 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
         return
     if not out.is_dir() or out.is_symlink() or (out / ".git").exists():
         raise BadConfig(
-            f"out={out} is a file, a link or a git repository\n"
-            "type: out=<a folder of its own>"
+            f"out={out} is a file, a link or a git repository\ntype: out=<a folder of its own>"
         )
     if overwrite:
         return
@@ -59,7 +62,9 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
     export = told.get("export", {})
     written = export.get("files")
     if written is None or export["of"] != content:
-        what = "is there and is no export" if written is None else "holds the export of another model"
+        what = (
+            "is there and is no export" if written is None else "holds the export of another model"
+        )
         raise BadConfig(
             f"{out} {what}\ntype: out=<another folder>, or overwrite=true to replace it"
         )

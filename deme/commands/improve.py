@@ -268,8 +268,7 @@ def _loss_difference(before: Path, after: Path) -> Difference:
     from deme.system.tensors import TensorFile
 
     new, old = (
-        TensorFile(path / "moments" / "loss.safetensors").read("loss")
-        for path in (after, before)
+        TensorFile(path / "moments" / "loss.safetensors").read("loss") for path in (after, before)
     )
     return mean_of((new - old).tolist())
 

@@ -35,7 +35,7 @@ def run(config: dict[str, object]) -> Path:
         text += f" with weights {about['weights']}"
         if by_name := about["weights_by_name"]:
             text += f", others for {len(by_name)} blocks or tensors"
-    print_result(f"{text}: {run.path}")
+    print_result(text)
     return run.path
 
 

@@ -38,7 +38,7 @@ def run(config: dict[str, object]) -> Path:
     best = files.read_json(run.path / "best.json")
     mean = "mean over blocks " if best["weights_by_name"] else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
-    print_result(f"best score {best['score']:.4f} at weights {weights}: {run.path}")
+    print_result(f"best score {best['score']:.4f} at weights {weights}")
     return run.path
 
 

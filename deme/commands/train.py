@@ -142,9 +142,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     if "path" in settings.model:
         _check_passport(run, settings, model, data, compute.device)
     encoded = cache(  # can take hours
-        lambda: encode_images(
-            model, data.train, compute.device, cache_folder(settings.paths), data
-        )
+        lambda: encode_images(model, data.train, compute.device, cache_folder(settings.paths), data)
     )
     ranges = build_ranges(settings, model, encoded, compute.device, run.path / "affinity.json")
     expert_range = range_of(settings.expert, ranges)
