@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
@@ -125,18 +124,16 @@ def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> N
 
 
 def fold_of(plan: MergePlan) -> Fold | None:
-    """Return how projections are multiplied into their layers, None unless they are foldable."""
+    """Return how projections are multiplied into their layers, None unless they are foldable.
+
+    Raises BadConfig for a network that diffusers does not have.
+    """
     if not plan.folds:
         return None
-    with torch.device("meta"):
-        network = network_class(plan.experts[0].config).from_config(dict(plan.experts[0].config))
-    return Fold(Projections(network, "foldable").folds_into(network), folded)
-
-
-def network_class(config: Mapping[str, object]) -> Any:
-    """Return diffusers' class of a network's config. Raises BadConfig if there is none."""
+    config = dict(plan.experts[0].config)
     name = str(config.get("_class_name", "UNet2DModel"))
-    found = getattr(diffusers, name, None)
-    if found is None:
+    if not hasattr(diffusers, name):
         raise BadConfig(f"diffusers {diffusers.__version__} has no {name}")
-    return found
+    with torch.device("meta"):
+        network = getattr(diffusers, name).from_config(config)
+    return Fold(Projections(network, "foldable").folds_into(network), folded)

@@ -70,8 +70,10 @@ def _dtypes(settings: MergeSettings) -> "tuple[torch.dtype, torch.dtype | None]"
     """Return the precision of the arithmetic, and that of the merged weights (None: as given)."""
     import torch
 
-    dtype = getattr(torch, settings.dtype) if settings.dtype else None
-    return getattr(torch, settings.compute_dtype), dtype
+    return (
+        getattr(torch, settings.compute_dtype),
+        getattr(torch, settings.dtype) if settings.dtype else None,
+    )
 
 
 def _print_plan(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
