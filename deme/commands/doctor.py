@@ -85,8 +85,7 @@ def _self_test() -> None:
     from deme.models.loading import load_pretrained
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    devices = [f"cpu ({torch.get_num_threads()} threads)", *gpus]
-    print_result(f"devices: {', '.join(devices)}")
+    print_result(", ".join([f"devices: cpu ({torch.get_num_threads()} threads)", *gpus]))
     model = load_pretrained("asset:digits_base")
     draw = torch.Generator().manual_seed(0)
     x_t = torch.randn(4, *model.image_shape, generator=draw)

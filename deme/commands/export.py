@@ -1,9 +1,15 @@
 """`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging
-Face Hub."""
+Face Hub.
 
+By default, it only says what an upload would do.
+"""
+
+import re
+import shlex
 from pathlib import Path
 
-from deme.commands import hub_upload
+from rich.filesize import decimal
+
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import ExportSettings
@@ -17,12 +23,18 @@ from deme.system import (
     print_result,
 )
 
+# What the command that uploads repeats, where it differs.
+DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "private": True}
+NAME = r"[A-Za-z0-9][\w.-]*"
+
 
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    if settings.push is not None:
-        hub_upload.check_name(settings.push)
+    if settings.push is not None and not re.fullmatch(f"{NAME}/{NAME}", settings.push):
+        raise BadConfig(
+            f"push takes <owner>/<name>, got {settings.push!r}\ntype: push=<owner>/<name>"
+        )
     place, out = locate(settings.run), Path(settings.out).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
@@ -31,7 +43,7 @@ def run(config: dict[str, object]) -> Path:
         _check_out(out, source, files.sha256(source), settings.overwrite)
         _write(settings, place, source, out)
     if settings.push is not None:
-        hub_upload.push(out, settings.push, settings)
+        _push(out, settings.push, settings)
     return out
 
 
@@ -136,3 +148,44 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     files.write_folder(out, fill)
     folded = " (projections folded)" if projections == "folded" else ""
     print_result(f"exported {place} to {out}{folded}; read its README.md before you share it")
+
+
+def _push(folder: Path, name: str, settings: ExportSettings) -> None:
+    """Upload `folder` to the repository `name`, or print the files and the command.
+
+    Raises WorkFailed.
+    """
+    sizes = {p: p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    if settings.dry_run:
+        print_result(
+            f"would upload {len(sizes)} files, {decimal(sum(sizes.values()))}, to {name} (made as "
+            f"a {'private' if settings.private else 'public'} repository if it is not there):"
+        )
+        for path, size in sizes.items():
+            print_result(f"  {decimal(size):>10}  {path.relative_to(folder)}")
+        words = [f"run={settings.run}", f"out={settings.out}"]
+        words += [
+            f"{key}={getattr(settings, key)}"
+            for key, default in DEFAULTS.items()
+            if getattr(settings, key) != default
+        ]
+        command = shlex.join(["deme", "export", *words, f"push={name}", "dry_run=false"])
+        print_result(f"nothing was uploaded; to do it, type: {command}")
+        return
+    import huggingface_hub
+
+    try:
+        huggingface_hub.create_repo(name, private=settings.private, exist_ok=True)
+        huggingface_hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=f"Export of {Path(settings.run).name}",
+            delete_patterns=["unet/*", "scheduler/*"],  # what an older export left there
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WorkFailed(
+            f"{folder} is not uploaded to {name}: {reason}\n"
+            "the folder is whole; log in with `hf auth login`, then type the same again"
+        ) from error
+    print_result(f"uploaded {len(sizes)} files to https://huggingface.co/{name}")
