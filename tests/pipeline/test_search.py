@@ -305,7 +305,7 @@ def test_a_slip_is_exit_2_with_one_clear_message(words, parts, given, tmp_path):
 
 @pytest.mark.parametrize(
     ("granularity", "told"),
-    [("model", "1/4 evaluations, best "), ("tensor", "1/? evaluations, best ")],
+    [("model", " 1/4 evaluations, "), ("tensor", " 1 evaluations, ")],
 )
 def test_progress_says_what_is_left_unless_there_is_no_end(granularity, told, given, tmp_path):
     always = "import deme.system.console as console; console.SECONDS_BETWEEN_LINES = -1"
