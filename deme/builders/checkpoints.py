@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
+import diffusers
 import torch
 
 from deme.builders.models import base_folder
@@ -30,8 +31,10 @@ NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the finetu
 
 
 def network_folder(folder: Path) -> Path:
-    """Return the folder of a model's network: unet/, transformer/ or `folder`. Raises
-    MissingInput."""
+    """Return the folder of a model's network: unet/, transformer/ or `folder`.
+
+    Raises MissingInput.
+    """
     for place in (*(folder / name for name in NETWORKS), folder):
         if (place / "config.json").is_file():
             return place
@@ -44,22 +47,19 @@ def network_folder(folder: Path) -> Path:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read the configs and the headers of a model's weights. Raises MissingInput, WorkFailed
-    (damaged)."""
+    """Read the configs and the headers of a model's weights.
+
+    Raises MissingInput, WorkFailed (damaged).
+    """
     place = network_folder(folder)
-    name = next((n for n in NETWORKS if place == folder / n), None) or _network_of(place)
-    parts: dict[Path, Tensors] = {Path(name, f"{NAME}.safetensors"): open_weights(place)}
-    projections = place / PROJECTIONS
-    if projections.is_file():
-        parts[Path(name, PROJECTIONS)] = TensorFile(projections)
     config, about = read_json(place / "config.json"), read_about(folder)
+    name = place.name
+    if place == folder:  # a bare network: the name that one of its class has in a pipeline
+        name = "transformer" if "Transformer" in str(config.get("_class_name")) else "unet"
+    parts: dict[Path, Tensors] = {Path(name, f"{NAME}.safetensors"): open_weights(place)}
+    if (place / PROJECTIONS).is_file():
+        parts[Path(name, PROJECTIONS)] = TensorFile(place / PROJECTIONS)
     return Checkpoint(folder, parts, config, about, read_placement(place), read_noise(folder))
-
-
-def _network_of(place: Path) -> str:
-    """Return the name that the network of a bare folder has in a pipeline, from its class."""
-    name = str(read_json(place / "config.json").get("_class_name"))
-    return "transformer" if "Transformer" in name else "unet"
 
 
 def open_plan(
@@ -79,19 +79,13 @@ def open_plan(
 
 
 def _source(plan: MergePlan) -> tuple[Path, list[str]]:
-    """Return the first whole pipeline, base first, and the names of its parts beside the
-    network."""
-    whole = [
-        model.folder
-        for model in (plan.base, *plan.experts)
-        if (model.folder / "model_index.json").is_file()
-    ]
-    if not whole:
-        return plan.experts[0].folder, []
-    index = read_json(whole[0] / "model_index.json")
-    return whole[0], [
-        part for part, value in index.items() if isinstance(value, list) and part != _name(plan)
-    ]
+    """Return the first whole pipeline, base first, and its parts beside the network."""
+    for model in (plan.base, *plan.experts):
+        file = model.folder / "model_index.json"
+        if file.is_file():
+            parts = [part for part, value in read_json(file).items() if isinstance(value, list)]
+            return model.folder, [part for part in parts if part != _name(plan)]
+    return plan.experts[0].folder, []
 
 
 def _name(plan: MergePlan) -> str:
@@ -102,14 +96,11 @@ def _name(plan: MergePlan) -> str:
 def not_merged(plan: MergePlan) -> Iterator[str]:
     """Yield a line for every other part of a pipeline that differs from the one a merge keeps."""
     source, parts = _source(plan)
-    for model in (plan.base, *plan.experts):
-        for part in parts:
-            files = [file for file in (model.folder / part).glob("*") if is_weights(file)]
-            pairs = [
-                (file, other) for file in files if (other := source / part / file.name).is_file()
-            ]
-            if not all(same_content(*pair) for pair in pairs):
-                yield f"{model.folder} has another {part} than {source}; the merge keeps the latter"
+    for model, part in product((plan.base, *plan.experts), parts):
+        kept = {file.name: file for file in (source / part).glob("*") if is_weights(file)}
+        files = [file for file in (model.folder / part).glob("*") if file.name in kept]
+        if not all(same_content(file, kept[file.name]) for file in files):
+            yield f"{model.folder} has another {part} than {source}; the merge keeps the latter"
 
 
 def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> None:
@@ -133,20 +124,16 @@ def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> N
 
 
 def fold_of(plan: MergePlan) -> Fold | None:
-    """Return how projections are multiplied into their layers, None unless they are foldable."""
+    """Return how projections are multiplied into their layers, None unless they are foldable.
+
+    Raises BadConfig for a network that diffusers does not have.
+    """
     if not plan.folds:
         return None
-    with torch.device("meta"):
-        network = network_class(plan.experts[0].config).from_config(dict(plan.experts[0].config))
-    return Fold(Projections(network, "foldable").folds_into(network), folded)
-
-
-def network_class(config: Mapping[str, object]) -> Any:
-    """Return diffusers' class of a network's config. Raises BadConfig if there is none."""
-    import diffusers
-
+    config = dict(plan.experts[0].config)
     name = str(config.get("_class_name", "UNet2DModel"))
-    found = getattr(diffusers, name, None)
-    if found is None:
+    if not hasattr(diffusers, name):
         raise BadConfig(f"diffusers {diffusers.__version__} has no {name}")
-    return found
+    with torch.device("meta"):
+        network = getattr(diffusers, name).from_config(config)
+    return Fold(Projections(network, "foldable").folds_into(network), folded)

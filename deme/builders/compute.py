@@ -92,8 +92,7 @@ class Compute:
             model.to(memory_format=torch.channels_last)
         if self.compile:
             model.compile()
-        dtype = self.dtype
-        if dtype is None:
+        if (dtype := self.dtype) is None:
             return model
 
         def cast(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
@@ -42,11 +42,9 @@ def memory_lines(suite: Suite) -> Iterator[str]:
 def _line(node: Node) -> str:
     """Return the text on one run, which is the same for the same kind of training."""
     settings = build(TrainSettings, node.config)
-    before = None
-    if node.base is not None:
-        before = build(TrainSettings, node.base.config)
+    before = build(TrainSettings, node.base.config) if node.base is not None else None
     try:
-        waiting = before if node.base is not None and node.base.state != "done" else None
+        waiting = before if node.waits_for_base else None
         unet = _unet((waiting or settings).model)
         placement = unet.placement if waiting is None else waiting.projection.placement
         parts = [
@@ -82,7 +80,7 @@ class _UNet:
     """diffusers' class and its config, the stored projections, and how many tokens it sees."""
 
     kind: str
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
     placement: str | None = None
     num_tokens: int = NUM_TOKENS
 
@@ -102,13 +100,11 @@ def _unet(option: Mapping[str, object]) -> _UNet:
     if (kind := stored.get("_class_name", KINDS[0])) not in KINDS:
         raise BadConfig(f"{path} holds a {kind}")
     text = place / "text_encoder" / "config.json"
-    num_tokens = (
-        files.read_json(text).get("max_position_embeddings", NUM_TOKENS)
-        if text.is_file()
-        else NUM_TOKENS
-    )
+    encoder = files.read_json(text) if text.is_file() else {}
     arguments = {name: value for name, value in stored.items() if not name.startswith("_")}
-    return _UNet(kind, arguments, read_placement(folder), num_tokens)
+    return _UNet(
+        kind, arguments, read_placement(folder), encoder.get("max_position_embeddings", NUM_TOKENS)
+    )
 
 
 def _memory(settings: TrainSettings, unet: _UNet, placement: str | None) -> "TrainingMemory":
@@ -132,13 +128,14 @@ def _memory(settings: TrainSettings, unet: _UNet, placement: str | None) -> "Tra
             made.projections = Projections(made, placement)
         return made
 
-    size, channels = unet.config["sample_size"], unet.config["in_channels"]
-    sides = list(size) if isinstance(size, (list, tuple)) else [size, size]
-    shape = torch.Size([channels, *sides])  # type: ignore[list-item]
-    inputs: dict[str, tuple[int, ...]] = {"sample": shape, "timestep": ()}
+    size = unet.config["sample_size"]
+    sides = size if isinstance(size, (list, tuple)) else (size, size)
+    inputs: dict[str, tuple[int, ...]] = {
+        "sample": (unet.config["in_channels"], *sides),
+        "timestep": (),
+    }
     if unet.kind == "UNet2DConditionModel":
-        width = int(str(unet.config["cross_attention_dim"]))
-        inputs["encoder_hidden_states"] = (unet.num_tokens, width)
+        inputs["encoder_hidden_states"] = (unet.num_tokens, unet.config["cross_attention_dim"])
     gpu = settings.compute.accelerator == "gpu"
     # torch updates all parameters at once on a GPU, unless the optimizer is fused
     together = gpu and not settings.optimizer.get("fused")
@@ -165,9 +162,7 @@ def _moments(option: Mapping[str, object]) -> float:
     optimizer = partial(option)([{"params": [parameter]}])
     parameter.grad = torch.ones(4, 4)
     optimizer.step()
-    kept = [
-        value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor)
-    ]
+    kept = [value for value in optimizer.state[parameter].values() if torch.is_tensor(value)]
     return sum(value.numel() for value in kept if value.dim()) / parameter.numel()
 
 

@@ -27,9 +27,7 @@ def build_merge(
     Raises BadConfig for settings that the method does not take, and for a search with another
     merge.
     """
-    settings, by_name = _without_weights(option), dict(weights_by_name or {})
-    if "weights" in option:
-        settings["weights"] = option["weights"]
+    settings, by_name = dict(option), dict(weights_by_name or {})
     if search is not None:
         found = found_weights(search)
         searched = found.get("merge", option)

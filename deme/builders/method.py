@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from deme.diffusion.ranges import TimestepRange
 from deme.diffusion.seeds import generator
@@ -93,8 +92,8 @@ def _searched_weights(
     option: Mapping[str, object], search: Path, ranges: list[TimestepRange]
 ) -> list[float]:
     """Return the best merge weights of inputs.search. Raises BadConfig if they do not fit."""
-    if option.get("merge_weights") != "uniform":
-        given = option.get("merge_weights", "no such key")
+    given = option.get("merge_weights", "no such key")
+    if given != "uniform":
         raise BadConfig(
             "inputs.search brings the merge weights of method=reweighted, whose "
             f"method.merge_weights must be uniform; got {given}"
@@ -126,18 +125,20 @@ def write_loss_mass(method: Method, ranges: list[TimestepRange], file: Path) -> 
         return
     boundaries = [0, *(item.high for item in ranges)]
     draws = method.timesteps(NUM_DRAWS, generator("mass"))
-    counts: Tensor = torch.bincount(draws, minlength=boundaries[-1])
+    counts = torch.bincount(draws, minlength=boundaries[-1])
     shares = mass(method.weights, boundaries)
     drawn = mass(method.weights * counts, boundaries)
     names = [str(item) for item in ranges]
-    values = {
-        "ranges": names,
-        "mass": shares,
-        "mass_as_drawn": drawn,
-        "mean": float(method.weights.mean()),
-        "max": float(method.weights.max()),
-    }
-    files.write_json(file, values)
+    files.write_json(
+        file,
+        {
+            "ranges": names,
+            "mass": shares,
+            "mass_as_drawn": drawn,
+            "mean": float(method.weights.mean()),
+            "max": float(method.weights.max()),
+        },
+    )
     listed = [
         ", ".join(f"{value:.2%} in {name}" for value, name in zip(each, names, strict=True))
         for each in (shares, drawn)

@@ -52,8 +52,7 @@ def load_reference(
     Statistics of images are kept in `cache`. Raises BadConfig where neither fits the metrics.
     """
     file = f"+metrics.statistics.{extractor.suffix}.path=<file>.npz"
-    given = metrics.statistics.get(extractor.suffix)
-    if given is not None:
+    if (given := metrics.statistics.get(extractor.suffix)) is not None:
         if metrics.kid or metrics.nearest_k:
             raise BadConfig(
                 "KID, precision and recall compare to images; metrics.statistics holds only their "

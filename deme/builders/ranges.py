@@ -44,18 +44,19 @@ def build_ranges(
             )
             found = gradient_affinity(model.to(device), images(), num_bins, num_images, seed)
             _check_reliability(found.reliability, num_images)
-            rounded = {
-                "cosines": [[round(c, 6) for c in row] for row in found.cosines.tolist()],
-                "reliability": [round(r, 6) for r in found.reliability.tolist()],
-            }
-            files.write_json(file, rounded)
+            files.write_json(
+                file,
+                {
+                    "cosines": [[round(c, 6) for c in row] for row in found.cosines.tolist()],
+                    "reliability": [round(r, 6) for r in found.reliability.tolist()],
+                },
+            )
         return torch.tensor(files.read_json(file)["cosines"], dtype=torch.float64)
 
-    schedule = model.schedule
     ranges: list[TimestepRange] = instantiate_with(
         settings.ranges,
-        num_timesteps=schedule.num_timesteps,
-        schedule=schedule,
+        num_timesteps=model.schedule.num_timesteps,
+        schedule=model.schedule,
         affinity=affinity,
     )
     return ranges

@@ -13,7 +13,8 @@ from deme.commands import stage_function
 from deme.runs.config import to_dict
 from deme.runs.config_errors import config_errors
 from deme.runs.inputs import is_run, weights_folder
-from deme.system import BadConfig, DemeError, conf_dir, did_you_mean
+from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result
+from deme.system.processes import world
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [
@@ -57,7 +58,9 @@ def run(verb: str, args: list[str]) -> int:
 
     def job(cfg: DictConfig) -> None:
         try:
-            stage_function(verb)(to_dict(cfg))
+            path = stage_function(verb)(to_dict(cfg))
+            if path != Path() and world().rank == 0:  # doctor may have nothing to show
+                print_result(str(path))
         except DemeError as error:
             traceback.clear_frames(error.__traceback__)  # the next job needs the memory
             failures.append(error)

@@ -1,12 +1,12 @@
-"""What each verb does, a module each. A command finds out whether its run is done before it imports torch.
+"""What each verb does, a module each.
 
-The first sentence of a module's docstring is the verb's text on the help page.
+A command finds out whether its run is done before it imports torch. The first sentence of a
+module's docstring is the verb's text on the help page.
 """
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 STAGES = (  # configured by Hydra: conf/<verb>.yaml
     "train", "merge", "search", "improve", "evaluate", "sample", "export", "stats", "verify",
@@ -14,7 +14,7 @@ STAGES = (  # configured by Hydra: conf/<verb>.yaml
 )  # fmt: skip
 COMMANDS = ("plan", "reproduce", "table", "compare", "convert")  # they take no Hydra overrides
 
-Stage = Callable[[dict[str, Any]], Path]
+Stage = Callable[[dict[str, object]], Path]
 
 
 def stage_function(verb: str) -> Stage:

@@ -4,17 +4,16 @@ import csv
 import io
 from pathlib import Path
 
+from deme.commands.arguments import output_file
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import AnalyzeSettings
-from deme.system import BadConfig, files, print_result
+from deme.system import BadConfig, cache_folder, files, print_result
 
 
 def run(config: dict[str, object]) -> Path:
     """Draw the figure, write its numbers beside it as CSV, and return the picture's path."""
     settings = build(AnalyzeSettings, config)
-    out = Path(settings.out)
-    if out.suffix.lower() != ".png":
-        raise BadConfig(f"out must name a .png file, got {out}")
+    out = output_file(settings.out, ".png")
 
     from rich.console import Console
     from rich.table import Table
@@ -23,7 +22,6 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.metrics import load_extractors
     from deme.report.figures import png
     from deme.runs.config import accepted_arguments, instantiate, instantiate_with
-    from deme.system import cache_folder
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]

@@ -1,7 +1,8 @@
-"""Arguments of the commands that do not go through Hydra: places and key=value."""
+"""Arguments of commands: places, key=value, and the names of files to write."""
 
 import math
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from deme.system import BadConfig, did_you_mean
 
@@ -24,3 +25,11 @@ def positive_number(name: str, text: str) -> float | None:
     if value < 0:
         raise BadConfig(f"{name} must be a positive number, got {text!r}")
     return value or None
+
+
+def output_file(name: str, suffix: str) -> Path:
+    """Return the path of a file to write. Raises BadConfig for another suffix."""
+    path = Path(name)
+    if path.suffix.lower() != suffix:
+        raise BadConfig(f"out must name a {suffix} file, got {path}")
+    return path

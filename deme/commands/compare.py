@@ -61,18 +61,23 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _row(metric: str, one: Results, other: Results) -> list[str]:
+    labels = [result["metrics"][metric] for result in (*one.values(), *other.values())]
     for key in MUST_AGREE:
-        results = (*one.values(), *other.values())
-        found = {str(result["metrics"][metric].get(key)) for result in results}
+        found = {str(label.get(key)) for label in labels}
         if len(found) > 1:
             raise BadConfig(
                 f"{metric} is not the same metric in these runs: {key} is "
                 f"{' and '.join(sorted(found))}"
             )
-    means = [sum(_values(metric, each).values()) / len(each) for each in (one, other)]
+    means = [mean_value(metric, each) for each in (one, other)]
     places = digits_for(means[0])
     cells = difference_cells(difference_of(metric, one, other), places)
     return [metric, *(f"{mean:.{places}f}" for mean in means), *cells]
+
+
+def mean_value(metric: str, results: Results) -> float:
+    """Return the mean of a metric over evaluations."""
+    return sum(_values(metric, results).values()) / len(results)
 
 
 def _values(metric: str, results: Results) -> dict[Cell, float]:
@@ -86,25 +91,21 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
     """
     results = [*one.values(), *other.values()]
     about = results[0]["metrics"][metric]
-    spreads = [
-        {cell: result["replicates"].get(metric) for cell, result in found.items()}
-        for found in (one, other)
-    ]
-    every = [values for spread in spreads for values in spread.values()]
-    if None in every or any("std" in result["metrics"][metric] for result in results):
+    if any(metric not in r["replicates"] or "std" in r["metrics"][metric] for r in results):
         return None
-    counts = sorted({len(values) for values in every})
+    counts = sorted({len(result["replicates"][metric]) for result in results})
     if len(counts) > 1:
         raise BadConfig(
             f"{metric} has {' and '.join(map(str, counts))} bootstrap replicates: evaluate with "
             "the same metrics.replicates"
         )
-    values, units = [_values(metric, one), _values(metric, other)], resampled_units(about)
     turned = {cell[0] for cell in one} == {None}  # a model that was not finetuned is the baseline
-    if turned:
-        values.reverse()
-        spreads.reverse()
-    difference = paired_difference(values[0], values[1], spreads[0], spreads[1], units)
+    pair = (other, one) if turned else (one, other)
+    values = [_values(metric, each) for each in pair]
+    spreads = [{cell: each[cell]["replicates"][metric] for cell in each} for each in pair]
+    difference = paired_difference(
+        values[0], values[1], spreads[0], spreads[1], resampled_units(about)
+    )
     if difference is not None and turned:
         seeds = difference.num_finetune_seeds
         difference = Difference(-difference.value, -difference.high, -difference.low, seeds)

@@ -1,89 +1,88 @@
 """`deme convert`: a DDPM checkpoint of the original layout as a diffusers folder."""
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
+from deme.runs.settings.base import STRICT, Count, Name, Switch, build
 from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
 
-SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-OPTIONS = ("out", "beta_schedule", "size", "ema")
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"
+KINDS = {
+    True: "a moving average",
+    False: "raw weights, no moving average",
+    None: "raw or averaged: it does not say",
+}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ConvertSettings:
+    """deme convert. `size` and `ema`: None for what the checkpoint says."""
+
+    out: Name
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    size: Count | None = None
+    ema: Switch | None = None
 
 
 def run(words: list[str]) -> int:
     """Convert unless it is done; return the exit code."""
-    source, options = _parse(words)
-    out = Path(options["out"]).expanduser()
-    about = {
-        "range": None,
-        "converted": {
-            "from": "the original DDPM layout",
-            "file": source.name,
-            "sha256": files.sha256(source),
-            "beta_schedule": options["beta_schedule"],
-        },
+    source, settings = _parse(words)
+    out = Path(settings.out).expanduser()
+    origin: dict[str, object] = {
+        "from": "the original DDPM layout",
+        "file": source.name,
+        "sha256": files.sha256(source),
+        "beta_schedule": settings.beta_schedule,
     }
-    if out.exists() and not _is_ours(out, about, options):
+    if not out.exists():
+        kind = KINDS[_convert(source, out, origin, settings)]
+        print_result(
+            f"converted {source} ({kind}) to {out}\nuse it with: model=diffusers model.path={out}"
+        )
+    elif _is_ours(out, origin, settings):
+        print_result(f"{out} is {source.name}, converted before")
+    else:
         raise BadConfig(
             f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
         )
-    if out.exists():
-        print_result(f"{out} is {source.name}, converted before")
-        return 0
-    ema = _convert(source, out, about, options)
-    kind = {
-        True: "a moving average",
-        False: "raw weights, no moving average",
-        None: "raw or averaged: it does not say",
-    }
-    print_result(
-        f"converted {source} ({kind[ema]}) to {out}\nuse it with: model=diffusers model.path={out}"
-    )
     return 0
 
 
-def _parse(words: list[str]) -> tuple[Path, dict[str, Any]]:
-    places, options = split_args(words, OPTIONS)
-    given = {"beta_schedule": "linear", **options}
+def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:
+    places, given = split_args(words, ("out", "beta_schedule", "size", "ema"))
     if len(places) != 1 or not given.get("out"):
         raise BadConfig(
             f"deme convert takes one checkpoint and a folder to write\ntype: deme convert{USAGE}"
         )
-    if given["beta_schedule"] not in SCHEDULES:
-        raise BadConfig(
-            f"beta_schedule must be one of {', '.join(SCHEDULES)}, got {given['beta_schedule']!r}"
-        )
-    size, ema = given.get("size"), given.get("ema")
-    if size is not None and not (size.isdigit() and int(size) > 0):
-        raise BadConfig(f"size must be a positive whole number of pixels, got {size!r}")
-    if ema not in (None, "true", "false"):
-        raise BadConfig(f"ema must be true or false, got {ema!r}")
+    settings = build(ConvertSettings, {key: _value(key, text) for key, text in given.items()})
     source = locate(places[0])
     if not source.is_file():
         raise MissingInput(f"{source} is a folder; deme convert takes the file of a checkpoint")
-    return source, {
-        **given,
-        "size": int(size) if size else None,
-        "ema": None if ema is None else ema == "true",
-    }
+    return source, settings
 
 
-def _is_ours(out: Path, about: dict[str, Any], options: dict[str, Any]) -> bool:
+def _value(key: str, text: str) -> object:
+    """Return a size as a number, true and false of `ema` as such, and any other text as it is."""
+    if key == "size" and text.isdecimal():
+        return int(text)
+    if key == "ema" and text in ("true", "false"):
+        return text == "true"
+    return text
+
+
+def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) -> bool:
     """Whether `out` is what this command would write."""
-    if not (out / "deme.json").is_file():
+    about = files.read_json(out / "deme.json") if (out / "deme.json").is_file() else {}
+    if about.get("converted") != origin or settings.ema not in (None, about.get("ema")):
         return False
-    found = files.read_json(out / "deme.json")
-    if found.get("converted") != about["converted"] or options["ema"] not in (
-        None,
-        found.get("ema"),
-    ):
-        return False
-    return options["size"] in (None, files.read_json(out / "unet" / "config.json")["sample_size"])
+    return settings.size in (None, files.read_json(out / "unet" / "config.json")["sample_size"])
 
 
 def _convert(
-    source: Path, out: Path, about: dict[str, Any], options: dict[str, Any]
+    source: Path, out: Path, origin: dict[str, object], settings: ConvertSettings
 ) -> bool | None:
     """Write the folder; return whether its weights are a moving average."""
     from deme.models.checkpoint import StateDict, load_into, read_pickle
@@ -95,16 +94,15 @@ def _convert(
         TensorFile(source).read_all() if source.suffix == ".safetensors" else read_pickle(source)
     )
     try:
-        state, ema = pick(checkpoint, options["ema"])
-        config, weights = convert(state, options["size"])
+        state, ema = pick(checkpoint, settings.ema)
+        config, weights = convert(state, settings.size)
     except DemeError as error:
         raise type(error)(f"{source}: {error}") from error
-    variance = (
-        "fixed_large" if config["sample_size"] == 32 else "fixed_small"
-    )  # as their authors sample CIFAR-10 and LSUN
+    # as their authors sample CIFAR-10 and LSUN
+    variance = "fixed_large" if config["sample_size"] == 32 else "fixed_small"
     model = build_unconditional(
-        config, {"beta_schedule": options["beta_schedule"], "variance_type": variance}
+        config, {"beta_schedule": settings.beta_schedule, "variance_type": variance}
     )
     load_into(model.unet, StateDict(source, weights), "the network that its shapes are of")
-    model.save(out, model.state_dict(), {**about, "ema": ema})
+    model.save(out, model.state_dict(), {"range": None, "converted": origin, "ema": ema})
     return ema

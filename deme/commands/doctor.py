@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme import __version__
+from deme.commands.arguments import output_file
 from deme.runs.provenance import LIBRARIES
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import DoctorSettings
 from deme.system import (
-    BadConfig,
     WorkFailed,
     cache_folder,
     conf_dir,
     files,
-    locate,
     print_result,
 )
 
@@ -41,9 +40,7 @@ def run(config: dict[str, object]) -> Path:
     Raises WorkFailed if the self-test fails.
     """
     settings = build(DoctorSettings, config)
-    out = Path(settings.out)
-    if out.suffix.lower() != ".png":
-        raise BadConfig(f"out must name a .png file, got {out}")
+    out = output_file(settings.out, ".png")
     if not settings.model and not settings.data:
         _machine()
         _self_test()
@@ -53,9 +50,10 @@ def run(config: dict[str, object]) -> Path:
     from deme.runs.config import instantiate
 
     device = Compute.of(settings.compute).device
-    model: DenoisingModel | None = instantiate(settings.model) if settings.model else None
-    if model is not None:
-        _model(str((settings.model or {}).get("path", "random weights")), model)
+    model: DenoisingModel | None = None
+    if settings.model:
+        model = instantiate(settings.model)
+        _model(str(settings.model.get("path", "random weights")), model)
     shape = model.image_shape if model is not None else None
     data = load_data(settings.data, settings.paths, shape)
     if data is None:
@@ -87,8 +85,7 @@ def _self_test() -> None:
     from deme.models.loading import load_pretrained
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    devices = [f"cpu ({torch.get_num_threads()} threads)", *gpus]
-    print_result(f"devices: {', '.join(devices)}")
+    print_result(", ".join([f"devices: cpu ({torch.get_num_threads()} threads)", *gpus]))
     model = load_pretrained("asset:digits_base")
     draw = torch.Generator().manual_seed(0)
     x_t = torch.randn(4, *model.image_shape, generator=draw)
@@ -101,9 +98,8 @@ def _self_test() -> None:
             f"self-test failed: the cosine of noise and the shipped model's prediction is "
             f"{cosine:.3f}, not about 1"
         )
-    name = locate("asset:digits_base").name
     print_result(
-        f"self-test passed: the shipped model ({name}) predicts noise, cosine {cosine:.3f}"
+        f"self-test passed: the shipped model (digits_base) predicts noise, cosine {cosine:.3f}"
     )
 
 

@@ -16,14 +16,16 @@ def run(config: dict[str, object]) -> Path:
     If another process is evaluating it, make images together with it.
     """
     settings = build(EvaluateSettings, config)
+    return Run.planned(config).execute(
+        lambda run: _evaluate(run, settings), lambda run: _help(run, settings)
+    )
 
-    def helper(run: Run) -> None:
-        if settings.needs_images:
-            from deme.evaluation.images import help_with
 
-            help_with(run, settings)
+def _help(run: Run, settings: EvaluateSettings) -> None:
+    if settings.needs_images:
+        from deme.evaluation.images import help_with
 
-    return Run.planned(config).execute(lambda run: _evaluate(run, settings), helper)
+        help_with(run, settings)
 
 
 def _evaluate(run: Run, settings: EvaluateSettings) -> None:
@@ -40,7 +42,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
             run.path,
             settings.suite,
             "evaluate",
-            dict(settings.cell),
+            settings.cell,
             settings.logger.project,
             settings.logger.mode,
         )
@@ -67,10 +69,9 @@ def _measure(run: Run, settings: EvaluateSettings) -> None:
 
 def summary(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the metrics in a line: four significant digits, and the 95% interval if known."""
-
-    def shown(metric: Mapping[str, Any]) -> str:
-        numbers = [metric["value"], *metric.get("interval", ())]
-        value, *ends = (f"{number:.4g}" for number in numbers)
-        return f"{value} [{', '.join(ends)}]" if ends else value
-
-    return ", ".join(f"{name} {shown(one)}" for name, one in metrics.items() if "/" not in name)
+    texts = []
+    for name, metric in metrics.items():
+        if "/" not in name:
+            ends = ", ".join(f"{end:.4g}" for end in metric.get("interval", ()))
+            texts.append(f"{name} {metric['value']:.4g}" + (f" [{ends}]" if ends else ""))
+    return ", ".join(texts)

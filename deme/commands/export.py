@@ -1,9 +1,15 @@
 """`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging
-Face Hub."""
+Face Hub.
 
+By default, it only says what an upload would do.
+"""
+
+import re
+import shlex
 from pathlib import Path
 
-from deme.commands import hub_upload
+from rich.filesize import decimal
+
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import ExportSettings
@@ -17,13 +23,18 @@ from deme.system import (
     print_result,
 )
 
+# What the command that uploads repeats, where it differs.
+DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "private": True}
+NAME = r"[A-Za-z0-9][\w.-]*"
+
 
 def run(config: dict[str, object]) -> Path:
-    """Write the folder, or leave it if it is there already, then upload it if asked for; return the
-    folder."""
+    """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    if settings.push is not None:
-        hub_upload.check_name(settings.push)
+    if settings.push is not None and not re.fullmatch(f"{NAME}/{NAME}", settings.push):
+        raise BadConfig(
+            f"push takes <owner>/<name>, got {settings.push!r}\ntype: push=<owner>/<name>"
+        )
     place, out = locate(settings.run), Path(settings.out).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
@@ -32,20 +43,24 @@ def run(config: dict[str, object]) -> Path:
         _check_out(out, source, files.sha256(source), settings.overwrite)
         _write(settings, place, source, out)
     if settings.push is not None:
-        hub_upload.push(out, settings)
+        _push(out, settings.push, settings)
     return out
 
 
 def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
-    """Raise BadConfig if writing `out` would destroy anything but an untouched export of the same
-    weights."""
+    """Raise BadConfig if writing `out` would destroy anything of value.
+
+    An untouched export of the same weights, whose sha256 is `content`, may be replaced.
+    """
     whole, inside = out.resolve(), source.resolve()
     if (
-        any(kept == whole or whole in kept.parents for kept in (Path.cwd(), inside))
-        or inside in whole.parents
+        Path.cwd().is_relative_to(whole)
+        or whole.is_relative_to(inside)
+        or inside.is_relative_to(whole)
     ):
         raise BadConfig(
-            f"out={out} holds the model itself or the folder you are in\ntype: out=<a folder of its own>"
+            f"out={out} holds the model itself or the folder you are in\n"
+            "type: out=<a folder of its own>"
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
@@ -55,20 +70,17 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
         )
     if overwrite:
         return
-    told = files.read_about(out)
-    written = told.get("export", {}).get("files")
-    if written is None:
-        raise BadConfig(
-            f"{out} is there and is no export\ntype: out=<another folder>, or overwrite=true to replace it"
+    export = files.read_about(out).get("export", {})
+    written = export.get("files")
+    if written is None or export["of"] != content:
+        what = (
+            "is there and is no export" if written is None else "holds the export of another model"
         )
-    if told["export"]["of"] != content:
         raise BadConfig(
-            f"{out} holds the export of another model\ntype: out=<another folder>, or overwrite=true to replace it"
+            f"{out} {what}\ntype: out=<another folder>, or overwrite=true to replace it"
         )
-    changed = [n for n, h in _hashes(out).items() if written.get(n) != h] + [
-        n for n in written if not (out / n).exists()
-    ]
-    if changed:
+    found = _hashes(out)
+    if changed := [n for n in {**found, **written} if found.get(n) != written.get(n)]:
         raise BadConfig(
             f"{out} was changed since it was exported: {', '.join(sorted(changed)[:3])}\n"
             "type: out=<another folder>, or overwrite=true to lose these changes"
@@ -89,19 +101,20 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
 
     model = load_pretrained(str(source))
     about = files.read_about(source)
-    projections = (
-        about.get("projections") or "none"
-    )  # a merge has multiplied foldable ones into their layers
-    if model.projections is not None:
-        projections = "kept" if settings.keep_projections else "folded"
-        if projections == "folded" and model.projections.placement != "foldable":
+    # a merge has multiplied foldable ones into their layers
+    projections = about.get("projections") or "none"
+    if model.projections is not None and settings.keep_projections:
+        projections = "kept"
+    elif model.projections is not None:
+        if model.projections.placement != "foldable":
             raise BadConfig(
-                f"{place} has channel projections in the paper's placement, which only deme's loader applies: stock diffusers would "
-                "ignore them and draw other images\ntype: keep_projections=true for a folder that needs deme (its card says so),\n"
+                f"{place} has channel projections in the paper's placement, which only deme's "
+                "loader applies: stock diffusers would ignore them and draw other images\n"
+                "type: keep_projections=true for a folder that needs deme (its card says so),\n"
                 "or train with projection=foldable, which exports to a stock checkpoint"
             )
-        if projections == "folded":
-            model.fold_projections()
+        projections = "folded"
+        model.fold_projections()
     dtype: torch.dtype = getattr(torch, settings.dtype)
     state = {
         name: value.to(dtype) if value.is_floating_point() else value
@@ -111,14 +124,12 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
         raise WorkFailed(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
-    called = settings.push or out.name
-    count = sum(value.numel() for value in state.values())
     exported = Exported(
-        called,
+        settings.push or out.name,
         settings.dtype,
         projections,
         model.image_shape,
-        count,
+        sum(value.numel() for value in state.values()),
         model.prediction_type,
         settings.license,
         model.pipeline,
@@ -136,3 +147,44 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     files.write_folder(out, fill)
     folded = " (projections folded)" if projections == "folded" else ""
     print_result(f"exported {place} to {out}{folded}; read its README.md before you share it")
+
+
+def _push(folder: Path, name: str, settings: ExportSettings) -> None:
+    """Upload `folder` to the repository `name`, or print the files and the command.
+
+    Raises WorkFailed.
+    """
+    sizes = {p: p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    if settings.dry_run:
+        print_result(
+            f"would upload {len(sizes)} files, {decimal(sum(sizes.values()))}, to {name} (made as "
+            f"a {'private' if settings.private else 'public'} repository if it is not there):"
+        )
+        for path, size in sizes.items():
+            print_result(f"  {decimal(size):>10}  {path.relative_to(folder)}")
+        words = [f"run={settings.run}", f"out={settings.out}"]
+        words += [
+            f"{key}={getattr(settings, key)}"
+            for key, default in DEFAULTS.items()
+            if getattr(settings, key) != default
+        ]
+        command = shlex.join(["deme", "export", *words, f"push={name}", "dry_run=false"])
+        print_result(f"nothing was uploaded; to do it, type: {command}")
+        return
+    import huggingface_hub
+
+    try:
+        huggingface_hub.create_repo(name, private=settings.private, exist_ok=True)
+        huggingface_hub.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message=f"Export of {Path(settings.run).name}",
+            delete_patterns=["unet/*", "scheduler/*"],  # what an older export left there
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WorkFailed(
+            f"{folder} is not uploaded to {name}: {reason}\n"
+            "the folder is whole; log in with `hf auth login`, then type the same again"
+        ) from error
+    print_result(f"uploaded {len(sizes)} files to https://huggingface.co/{name}")

@@ -5,9 +5,11 @@ Every step is a run below this run's directory, so a command that was stopped re
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
 
 from deme.commands import stage_function
-from deme.commands.compare import difference_of, read_evaluations
+from deme.commands.compare import difference_of, mean_value, read_evaluations
 from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
 from deme.runs.config import compose_stage
@@ -55,11 +57,12 @@ def _check_out(settings: ImproveSettings, done: bool) -> None:
     """
     out = Path(settings.out).expanduser().resolve()
     for name, option in (("model", settings.model), ("data", settings.data)):
-        given = option.get("path")
-        place = Path(given).expanduser().resolve() if isinstance(given, str) else None
-        if place is not None and (place == out or place in out.parents or out in place.parents):
+        if not isinstance(option.get("path"), str):
+            continue
+        place = Path(option["path"]).expanduser().resolve()
+        if place.is_relative_to(out) or out.is_relative_to(place):
             raise BadConfig(
-                f"out={settings.out} and {name}.path={given} contain each other\n"
+                f"out={settings.out} and {name}.path={option['path']} contain each other\n"
                 "type: out=<a folder of its own>"
             )
     if out.exists() and not (out.is_dir() and (done or not any(out.iterdir()))):
@@ -79,7 +82,11 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     logger.info("1 of 5: evaluating %s", settings.model["path"])
     before = [_evaluate(settings, run, seed) for seed in seeds]
     measured = files.read_json(before[0] / "metrics.json")["metrics"]
-    _check_enough(measured["loss"]["num_images"])
+    if (num_images := measured["loss"]["num_images"]) < MIN_HELD_OUT:
+        raise BadConfig(
+            f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
+            "type: data.held_out_fraction=<larger>, or add images"
+        )
     metric = next((name for name in measured if name.startswith(("fd_", "fid_"))), "loss")
     _log_power(metric, before)
     num_steps = _num_steps(settings, run, before)
@@ -99,15 +106,6 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
         "num_steps": num_steps,
     }
     files.write_json(run.path / "outcome.json", outcome)
-
-
-def _check_enough(num_images: int) -> None:
-    """Raise BadConfig for so few held-out images that intervals are too narrow."""
-    if num_images < MIN_HELD_OUT:
-        raise BadConfig(
-            f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
-            "type: data.held_out_fraction=<larger>, or add images"
-        )
 
 
 def _stage(run: Run, stage: str, overrides: Sequence[str], **values: object) -> Path:
@@ -131,16 +129,16 @@ def _stage(run: Run, stage: str, overrides: Sequence[str], **values: object) -> 
 def _evaluate(
     settings: ImproveSettings, run: Run, sample_seed: int, weights: Path | None = None
 ) -> Path:
+    """Evaluate the model that is improved, or the merged one in the run `weights`."""
     overrides = [
         f"num_images={settings.num_images}",
         f"sample_seed={sample_seed}",
         f"batch_size={settings.batch_size}",
-        f"cell.method={'before' if weights is None else 'merged'}",
+        f"cell.method={'merged' if weights else 'before'}",
     ]
-    if weights is None:
-        return _stage(run, "evaluate", overrides, inputs={"weights": None}, seed=None)
-    inputs = {"weights": str(weights)}
-    return _stage(run, "evaluate", overrides, inputs=inputs, seed=settings.seed)
+    inputs = {"weights": str(weights) if weights else None}
+    seed = settings.seed if weights else None
+    return _stage(run, "evaluate", overrides, inputs=inputs, seed=seed)
 
 
 def _train(
@@ -174,13 +172,10 @@ def _search(settings: ImproveSettings, run: Run, experts: list[str]) -> Path:
 
 def _log_power(metric: str, evaluations: Sequence[Path]) -> None:
     """Log which improvement of the metric is found with 80% power."""
-    values = [files.read_json(path / "metrics.json")["metrics"][metric] for path in evaluations]
-    mean = sum(value["value"] for value in values) / len(values)
-    spreads = [files.read_json(path / "replicates.json")[metric] for path in evaluations]
-    variance = sum(
-        sum((r - sum(s) / len(s)) ** 2 for r in s) / (len(s) - 1) for s in spreads
-    ) / len(spreads)
-    smallest = smallest_detectable((2 * variance) ** 0.5, len(values), 0.0, 1) if variance else 0.0
+    found = read_evaluations(list(map(str, evaluations)))
+    mean = mean_value(metric, found)
+    noise = fmean(variance(result["replicates"][metric]) for result in found.values())
+    smallest = smallest_detectable((2 * noise) ** 0.5, len(found), 0.0, 1) if noise else 0.0
     logger.info(
         f"{metric} of the input: {mean:.{digits_for(mean)}f}; an improvement by {smallest:.2g} "
         f"({smallest / abs(mean or 1):.0%}) is detected with 80% power, a smaller one if the "
@@ -202,12 +197,14 @@ def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path])
         spent = evaluation + first + short + long
         rest = spent + evaluation + _search_seconds(settings, evaluations[0], per_step)
         steps = int(0.9 * (3600 * settings.hours - rest) / per_step / settings.num_ranges)
-        plan = {
-            "seconds_per_step": per_step,
-            "seconds_for_the_rest": rest,
-            "num_steps": min(MAX_STEPS, steps),
-        }
-        files.write_json(file, plan)
+        files.write_json(
+            file,
+            {
+                "seconds_per_step": per_step,
+                "seconds_for_the_rest": rest,
+                "num_steps": min(MAX_STEPS, steps),
+            },
+        )
     plan = files.read_json(file)
     if plan["num_steps"] < MIN_STEPS:
         raise BadConfig(
@@ -244,48 +241,48 @@ def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float
 def _outcome(metric: str, before: Sequence[Path], after: Sequence[Path]) -> dict[str, object]:
     """Return whether the metric is better, and for every metric the means, difference and
     verdict."""
-    new, old = read_evaluations(list(map(str, after))), read_evaluations(list(map(str, before)))
-    rows: dict[str, object] = {}
-    differences: dict[str, Difference | None] = {}
-    for name in next(iter(new.values()))["metrics"]:
-        if name == "loss":
-            differences[name] = _loss_difference(before[0], after[0])
-        else:
-            differences[name] = difference_of(name, new, old)
-        means = [
-            sum(result["metrics"][name]["value"] for result in results.values()) / len(results)
-            for results in (old, new)
-        ]
-        difference, verdict = difference_cells(differences[name], digits_for(means[0]))
+    new, old = (read_evaluations(list(map(str, paths))) for paths in (after, before))
+    differences = {
+        name: _loss_difference(before[0], after[0])
+        if name == "loss"
+        else difference_of(name, new, old)
+        for name in next(iter(new.values()))["metrics"]
+    }
+    rows = {}
+    for name, found in differences.items():
+        mean = mean_value(name, old)
+        difference, verdict = difference_cells(found, digits_for(mean))
         rows[name] = {
-            "before": means[0], "after": means[1], "difference": difference, "verdict": verdict
-        }  # fmt: skip
+            "before": mean,
+            "after": mean_value(name, new),
+            "difference": difference,
+            "verdict": verdict,
+        }
     decisive = differences[metric]
     return {"better": decisive is not None and decisive.verdict == "better", "metrics": rows}
 
 
 def _loss_difference(before: Path, after: Path) -> Difference:
     """Compare losses image by image: both models see the same images, timesteps and noise."""
-    from deme.system import tensors
+    from deme.system.tensors import TensorFile
 
     new, old = (
-        tensors.TensorFile(path / "moments" / "loss.safetensors").read("loss")
-        for path in (after, before)
+        TensorFile(path / "moments" / "loss.safetensors").read("loss") for path in (after, before)
     )
     return mean_of((new - old).tolist())
 
 
-def _print_outcome(outcome: Mapping[str, object], settings: ImproveSettings) -> None:
-    rows = outcome["metrics"]
-    assert isinstance(rows, dict)
-    for name, row in rows.items():
+def _print_outcome(outcome: Mapping[str, Any], settings: ImproveSettings) -> None:
+    for name, row in outcome["metrics"].items():
         places = digits_for(row["before"])
         line = f"{name}: {row['before']:.{places}f} before, {row['after']:.{places}f} after"
         parts = [line, f"{row['difference']} {row['verdict']}".strip()]
         print_result(", ".join(part for part in parts if part))
     if outcome["better"]:
-        weights = outcome["weights"]
-        print_result(f"better in {outcome['metric']} beyond its interval (merge weights {weights})")
+        print_result(
+            f"better in {outcome['metric']} beyond its interval "
+            f"(merge weights {outcome['weights']})"
+        )
     else:
         print_result(
             f"not better in {outcome['metric']} beyond its interval: {settings.out} was not "

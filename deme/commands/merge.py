@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deme.runs.run import Run
 from deme.runs.settings.base import build
 from deme.runs.settings.merging import MergeSettings
-from deme.system import BadConfig, files, logger, print_result, progress
+from deme.system import BadConfig, files, log_to_file, logger, print_result, progress
 
 if TYPE_CHECKING:
     import torch
@@ -27,22 +27,16 @@ def run(config: dict[str, object]) -> Path:
         return run.path
     run.execute(lambda run: _merge(settings, run, *opened()))
     if settings.report:
-        run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
+        with log_to_file(run.path / "log.txt"):
+            run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
     about = files.read_json(run.path / "weights" / "merged" / "deme.json")
-    print_result(f"merged by {about['merge']}{_format_weights(about)}: {run.path}")
+    text = f"merged by {about['merge']}"
+    if about["weights"] is not None:
+        text += f" with weights {about['weights']}"
+        if by_name := about["weights_by_name"]:
+            text += f", others for {len(by_name)} blocks or tensors"
+    print_result(text)
     return run.path
-
-
-def _format_weights(about: dict[str, object]) -> str:
-    by_name = about["weights_by_name"]
-    if about["weights"] is None:
-        return ""
-    others = (
-        f", others for {len(by_name)} blocks or tensors"
-        if isinstance(by_name, dict) and by_name
-        else ""
-    )
-    return f" with weights {about['weights']}{others}"
 
 
 def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
@@ -76,8 +70,10 @@ def _dtypes(settings: MergeSettings) -> "tuple[torch.dtype, torch.dtype | None]"
     """Return the precision of the arithmetic, and that of the merged weights (None: as given)."""
     import torch
 
-    dtype = getattr(torch, settings.dtype) if settings.dtype else None
-    return getattr(torch, settings.compute_dtype), dtype
+    return (
+        getattr(torch, settings.compute_dtype),
+        getattr(torch, settings.dtype) if settings.dtype else None,
+    )
 
 
 def _print_plan(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
@@ -112,24 +108,25 @@ def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge")
     (compute_dtype, dtype), fold, first = _dtypes(settings), fold_of(plan), plan.experts[0]
 
     def fill(folder: Path) -> None:
-        total = plan.bytes_written(dtype, fold is not None) / 1e6
-        with progress("merging", total, "MB") as bar:
+        with progress("merging", plan.bytes_written(dtype, fold is not None) / 1e6, "MB") as bar:
             merge_folder(
                 plan, merge, folder, compute_dtype, dtype, fold,
                 lambda count: bar.advance(count / 1e6),
             )  # fmt: skip
         copy_other_parts(plan, folder, with_projections=fold is None)
-        about = {
-            "range": None,
-            "num_timesteps": first.about.get("num_timesteps"),
-            "base": first.about.get("base"),
-            "ema": first.about.get("ema"),
-            "merge": merge.method.__name__,
-            "projections": "folded" if fold is not None else None,
-            "weights": merge.weights,
-            "weights_by_name": merge.by_name,
-        }
-        files.write_json(folder / "deme.json", about)
+        files.write_json(
+            folder / "deme.json",
+            {
+                "range": None,
+                "num_timesteps": first.about.get("num_timesteps"),
+                "base": first.about.get("base"),
+                "ema": first.about.get("ema"),
+                "merge": merge.method.__name__,
+                "projections": "folded" if fold is not None else None,
+                "weights": merge.weights,
+                "weights_by_name": merge.by_name,
+            },
+        )
 
     files.write_folder(run.path / "weights" / "merged", fill)
     logger.info("merged %d models", len(plan.experts))
@@ -152,8 +149,10 @@ def _report(run: Run, plan: "MergePlan") -> None:
         for tensor in similarity(plan):
             found.append(asdict(tensor))
             bar.advance()
-    report = {"models": models, "quantiles": QUANTILES, "tensors": found}
-    files.write_json(run.path / "task_vectors.json", report)
+    files.write_json(
+        run.path / "task_vectors.json",
+        {"models": models, "quantiles": QUANTILES, "tensors": found},
+    )
     with files.atomic(run.path / "task_vectors.png") as file:
         box_plots(models, found).savefig(file, format="png", dpi=110)
     for line in summary(models, found):

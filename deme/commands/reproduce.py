@@ -77,7 +77,7 @@ def _limited(minutes: float | None) -> Iterator[None]:
 
 
 def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None:
-    """Run nodes until all are done: one whose inputs are there and that no other process works on, again and again.
+    """Run nodes until all are done, each once its inputs are there and no other process has it.
 
     Helpers start at the other end (`last_first`), so that two processes seldom want the same node.
     A failing node does not stop the others; its error is raised when nothing else can be done.
@@ -106,10 +106,7 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     if planned is None or files.is_locked(planned.path / ".lock"):
         return False
     try:
-        inputs = {
-            name: [str(path) for path in paths] or None for name, paths in planned.inputs.items()
-        }
-        stage_function(node.stage)({**node.config, "inputs": inputs})
+        stage_function(node.stage)(planned.config)
     except DemeError as error:
         logger.error("%s: %s", node.title, error)
         failed[node] = error

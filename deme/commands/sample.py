@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deme.commands.arguments import output_file
 from deme.runs.inputs import weights_folder
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import SampleSettings
@@ -14,9 +15,7 @@ MAX_PROMPTS = 100
 def run(config: dict[str, object]) -> Path:
     """Generate the grid and return its path."""
     settings = build(SampleSettings, config)
-    places, out = _places(settings.run), Path(settings.out)
-    if out.suffix.lower() != ".png":
-        raise BadConfig(f"out must name a .png file, got {out}")
+    places, out = _places(settings.run), output_file(settings.out, ".png")
 
     import torch
 
@@ -29,7 +28,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.sampling.grid import image_grid
 
     compute, scale = Compute.of(settings.compute), settings.guidance_scale
-    images, shapes, prompts = {}, {}, None
+    images, shapes = {}, {}
     for label, folders in places.items():
         loaded = (
             load_model(folders[0], compute, scale)
@@ -64,7 +63,7 @@ def run(config: dict[str, object]) -> Path:
                 label or "images": pixels.permute(0, 2, 3, 1).numpy()
                 for label, pixels in images.items()
             }
-            given = [prompts[i] for i in range(count)]
+            given = prompts.prompts[:count]
             texts, phrases = [prompt.text for prompt in given], [prompt.phrase for prompt in given]
             file.write(png(prompt_grid(texts, shown, phrases)))
         elif len(images) == 1:

@@ -38,7 +38,7 @@ def run(config: dict[str, object]) -> Path:
     best = files.read_json(run.path / "best.json")
     mean = "mean over blocks " if best["weights_by_name"] else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
-    print_result(f"best score {best['score']:.4f} at weights {weights}: {run.path}")
+    print_result(f"best score {best['score']:.4f} at weights {weights}")
     return run.path
 
 
@@ -74,9 +74,8 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
     from deme.runs.config import instantiate
 
     search: Search = instantiate(settings.search)
-    num_weights = len(scored.live.uniform)
-    total = search.count(num_weights)
-    journal, best_score = run.path / "evaluations.jsonl", math.inf
+    total = search.count(len(scored.live.uniform))
+    best_score = math.inf
 
     def show(evaluation: "Evaluation") -> None:
         nonlocal best_score
@@ -86,7 +85,7 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
 
     evaluations = Evaluations(
         scored.objective,
-        journal,
+        run.path / "evaluations.jsonl",
         settings.rungs,
         settings.keep,
         settings.max_images,
@@ -106,34 +105,38 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
             logger.info("the budget is spent: %s", budget)
     best, history, metric = evaluations.best, evaluations.history, scored.metric
     option, by_name = scored.live.merge_settings(best.weights)
-    found = {"weights": option["weights"], "weights_by_name": by_name}
-    ranges = [
-        [model.range.low, model.range.high] if model.range else None
-        for model in scored.plan.experts
-    ]
-    about = {
-        "merge": settings.merge,
-        "models": [content_hash(model.folder) for model in scored.plan.experts],
-    }
+    experts = scored.plan.experts
     files.write_json(
-        run.path / "best.json", {**found, "score": best.score, "ranges": ranges, **about}
+        run.path / "best.json",
+        {
+            "weights": option["weights"],
+            "weights_by_name": by_name,
+            "score": best.score,
+            "ranges": [
+                [model.range.low, model.range.high] if model.range else None for model in experts
+            ],
+            "merge": settings.merge,
+            "models": [content_hash(model.folder) for model in experts],
+        },
     )
     files.write_text(
         run.path / "best.yaml", _as_yaml(option, by_name, f"{metric} {best.score:.6g}")
     )
     with files.atomic(run.path / "best_so_far.png") as file:
         best_so_far(metric, history).savefig(file, format="png", dpi=110)
-    passes = evaluations.images * (
-        3 if search.needs_gradients else 1
-    )  # backward: two forward passes
+    per_image = scored.objective.num_forward_passes_per_image
+    if search.needs_gradients:
+        per_image *= 3  # a backward pass costs two forward passes
     counts = {"evaluations": len(history), "images": evaluations.images}
-    cost = {
-        "num_forward_passes": passes * scored.objective.num_forward_passes_per_image,
-        **counts,
-        "seconds": round(evaluations.seconds, 1),  # in no file that another run must reproduce
-    }
-    files.write_json(run.path / "cost.json", cost)
-    result = {"value": best.score, **scored.label, "weights": found["weights"], **counts}
+    files.write_json(
+        run.path / "cost.json",
+        {
+            "num_forward_passes": evaluations.images * per_image,
+            **counts,
+            "seconds": round(evaluations.seconds, 1),  # in no file that another run must reproduce
+        },
+    )
+    result = {"value": best.score, **scored.label, "weights": option["weights"], **counts}
     cell = {"suite": settings.suite, **settings.cell}
     files.write_json(run.path / "metrics.json", {"cell": cell, "metrics": {metric: result}})
     logger.info("searched %d candidates by %s", len(history), metric)

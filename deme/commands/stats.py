@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
+from deme.commands.arguments import output_file
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import StatsSettings
-from deme.system import BadConfig, print_result
+from deme.system import BadConfig, cache_folder, print_result
 
 
 def run(config: dict[str, object]) -> Path:
     """Measure what is not in the cache, write a file if asked for, and return the cache or file."""
     settings = build(StatsSettings, config)
-    out, count = settings.out and Path(settings.out), len(settings.metrics.features)
-    if out and out.suffix != ".npz":
-        raise BadConfig(f"out must name a .npz file, got {out}")
+    out = output_file(settings.out, ".npz") if settings.out is not None else None
+    count = len(settings.metrics.features)
     if not count:
         raise BadConfig(
             "deme stats needs a feature extractor; metrics.features is empty\n"
@@ -28,7 +28,6 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.data import load_data
     from deme.builders.metrics import load_extractors, load_reference
     from deme.metrics import statistics_file
-    from deme.system import cache_folder
 
     cache = cache_folder(settings.paths)
     device = Compute.of(settings.compute).device

@@ -4,6 +4,7 @@ import gc
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,12 @@ def _run(config: dict[str, object], settings: TrainSettings) -> Path:
         logger.setLevel(logging.ERROR)  # the first process says what happens
         run = Run.planned(config)
         message = group.wait_for("go")
-        if message["train"] and message["identity"] != run.identity:
-            raise WorkFailed(
-                f"process 0 trains another run ({str(message['identity'])[:10]})\n"
-                "give all processes the same arguments"
-            )
         if message["train"]:
+            if message["identity"] != run.identity:
+                raise WorkFailed(
+                    f"process 0 trains another run ({str(message['identity'])[:10]})\n"
+                    "give all processes the same arguments"
+                )
             _train(replace(run, is_main_process=False), settings, group)
         group.wait_for("end")
         return run.path
@@ -91,8 +92,14 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
     if settings.logger.mode != "disabled" and run.is_main_process:
         from deme.runs import tracking
 
-        project, mode = settings.logger.project, settings.logger.mode
-        tracker = tracking.start(run.path, settings.suite, "train", settings.cell, project, mode)
+        tracker = tracking.start(
+            run.path,
+            settings.suite,
+            "train",
+            settings.cell,
+            settings.logger.project,
+            settings.logger.mode,
+        )
     logger.info(
         "training %s: t in %s, %d steps of %d images%s",
         run.path.name,
@@ -134,12 +141,10 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     check_images(data, model)
     if "path" in settings.model:
         _check_passport(run, settings, model, data, compute.device)
-    cache_path = cache_folder(settings.paths)
     encoded = cache(  # can take hours
-        lambda: encode_images(model, data.train, compute.device, cache_path, data)
+        lambda: encode_images(model, data.train, compute.device, cache_folder(settings.paths), data)
     )
-    file = run.path / "affinity.json"
-    ranges = build_ranges(settings, model, encoded, compute.device, file)
+    ranges = build_ranges(settings, model, encoded, compute.device, run.path / "affinity.json")
     expert_range = range_of(settings.expert, ranges)
     if settings.projection.placement is not None:
         model.add_projections(settings.projection.placement)
@@ -245,16 +250,14 @@ def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
     model.to(device).eval()
     network = model.forward  # not the compiled one: the samples have another shape
     if settings.expert is not None:
-        low, high = training.range.low, training.range.high
-        ranges = [
-            TimestepRange(a, b) for a, b in ((0, low), (low, high), (high, num_timesteps)) if a < b
-        ]
-        base = instantiate(settings.model).to(device)
-        networks = [model.forward if item.low == low else base for item in ranges]
+        trained, base = training.range, instantiate(settings.model).to(device)
+        ends = sorted({0, trained.low, trained.high, num_timesteps})
+        ranges = [TimestepRange(low, high) for low, high in pairwise(ends)]
+        networks = [network if item == trained else base for item in ranges]
         network = RoutedModel(networks, ranges, num_timesteps)
     sampler = DDIM(min(preview.num_inference_steps, num_timesteps))
-    count, prompts = preview.num_images, None
-    batch_size = count
+    count = batch_size = preview.num_images
+    prompts = None
     if model.image_shape != model.noise_shape and isinstance(training.images, Captioned):
         sampler.settings["clip_sample"] = False  # latents
         prompts = held_out_prompts(training.images)

@@ -98,19 +98,21 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
     """Check that config and inputs are those that the run was made and named with."""
     file = run.path / "config.yaml"
     identity, unmodified = frozen_identity(file)
-    found: list[tuple[bool | None, str]] = [
-        (unmodified, "config.yaml is as it was written before the work")
-    ]
     now = {
         name: [_hash_now(name, place) for place in places]
         for name, places in run.inputs.items()
         if places
     }
-    for name, hashes in now.items():
-        for place, recorded, current in zip(
-            run.inputs[name], run.hashes[name], hashes, strict=True
-        ):
-            found.append((current == recorded, f"inputs.{name}: {place} is what was evaluated"))
+    found: list[tuple[bool | None, str]] = [
+        (unmodified, "config.yaml is as it was written before the work"),
+        *(
+            (current == recorded, f"inputs.{name}: {place} is what was evaluated")
+            for name, hashes in now.items()
+            for place, recorded, current in zip(
+                run.inputs[name], run.hashes[name], hashes, strict=True
+            )
+        ),
+    ]
     same = identity == identity_hash(load_yaml(file), run.settings.stage, now)
     text = "model, data, weights of the metrics and all settings are those of the run's identity"
     return [*found, (same, text)]

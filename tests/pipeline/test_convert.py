@@ -94,9 +94,9 @@ def test_a_bare_state_dict_is_what_it_is_told_to_be(tmp_path):
         (
             ["good.pth", "out=x", "size=big"],
             2,
-            "size must be a positive whole number of pixels, got 'big'",
+            "size must be a whole number",
         ),
-        (["good.pth", "out=x", "ema=yes"], 2, "ema must be true or false, got 'yes'"),
+        (["good.pth", "out=x", "ema=yes"], 2, "ema must be true or false"),
         (
             ["good.pth", "out=x", "beta_schedule=quad"],
             2,

@@ -78,7 +78,7 @@ def test_a_converged_model_is_not_harmed(tmp_path):
     assert not found["better"]
     assert found["metrics"]["fd_digits"]["verdict"] != "better"
     assert not (tmp_path / "better").exists()
-    assert "no harm done: the merged model is not better than the input in fd_digits" in text
+    assert "not better in fd_digits" in text
 
 
 def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
@@ -88,7 +88,8 @@ def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
         ["improve", "model=asset:digits_base", "data=digits", "out=better", *SMALL], tmp_path
     )
     assert code == 2, text
-    assert "out=better is there, and what it holds would be lost" in text
+    assert "out=better" in text
+    assert "type: out=" in text
     assert not (tmp_path / "runs").exists()
 
 
@@ -99,7 +100,8 @@ def test_time_that_is_too_short_is_said_before_training(tmp_path):
         tmp_path,
     )
     assert code == 2, text
-    assert "deme: hours=0.0001 leaves time for 0 steps an expert" in text
+    assert "deme: hours=0.0001 " in text
+    assert "type: a larger hours=<n>" in text
     assert not list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*"))
 
 
@@ -127,10 +129,10 @@ def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["hours=1", "steps_per_expert=10"], "steps_per_expert follows from hours\ntype: one of hours=<n>, steps_per_expert=<n>"),
-        (["hours=-1"], "hours must be a positive number, got -1"),
-        (["sample_seeds=0"], "sample_seeds must be a list of whole numbers below 7000000, got 0"),
-        (["steps_per_expert=0"], "steps_per_expert must be a whole number, at least 1; got 0"),
+        (["hours=1", "steps_per_expert=10"], "type: one of hours=<n>, steps_per_expert=<n>"),
+        (["hours=-1"], "hours must be "),
+        (["sample_seeds=0"], "sample_seeds must be "),
+        (["steps_per_expert=0"], "steps_per_expert must be "),
     ],
 )  # fmt: skip
 def test_slips(words, message, tmp_path):
@@ -138,5 +140,6 @@ def test_slips(words, message, tmp_path):
         ["improve", "model=asset:digits_base", "data=digits", "out=better", *words], tmp_path
     )
     assert code == 2, text
-    assert f"deme: {message}" in text
+    assert "deme: " in text
+    assert message in text
     assert "Traceback" not in text

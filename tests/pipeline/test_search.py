@@ -19,12 +19,12 @@ LOSS = ["objective=loss", "num_images=12", "batch_size=12"]
 IMAGES, RANGES = 12, 4  # of LOSS
 SLOW = """
 import time
-from deme.evaluation.objective import Denoising
-real = Denoising.value
+from deme.evaluation.objective import DenoisingError
+real = DenoisingError.value
 def value(self, *asked):
     time.sleep(0.1)
     return real(self, *asked)
-Denoising.value = value
+DenoisingError.value = value
 """
 
 
@@ -155,17 +155,17 @@ def test_a_budget_is_kept_and_said(given, tmp_path):
     code, text = run(words, tmp_path)
     assert code == 0, text
     (run_dir,) = tmp_path.glob("runs/scratch/search/*")
-    assert "searched 4 candidates, best loss " in text
-    assert "the budget is spent: 48 of 50 images are used, the next evaluation takes 12" in text
+    assert "searched 4 candidates" in text
+    assert "48 of 50 images" in text
     assert read(run_dir, "cost.json")["images"] == 48
     assert read(run_dir, "best.json")["score"] == best_of(journal(run_dir))["score"]
     message = fails(
         [*words, "max_images=5"],
         tmp_path,
         2,
-        "deme: the budget ends before any merge was scored on all images",
+        "\ntype: a larger max_images=<n>",
     )
-    assert "0 of 5 images are used, the next evaluation takes 12\ntype: a larger one" in message
+    assert "0 of 5 images" in message
 
 
 def test_a_search_by_gradient_counts_its_backward_passes(given, searched, tmp_path):
@@ -266,10 +266,10 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["search=gradient", "objective=frechet", "num_images=4"], ["a distance of images has no gradient here", "type: objective=loss or objective=distillation"]),
-        (["search=surrogate", "merge=slerp"], ["merge=slerp takes a weighted mean, and search.low=-0.2 is negative\ntype: search.low=0"]),
-        (["search=grid", "merge=linear"], ["merge=linear wants weights of sum 1, which no search here keeps"]),
-        (["search=gradient", "search.low=0", "merge=ties"], ["merge=ties has no gradient by its weights here\ntype: merge=weighted_sum"]),
+        (["search=gradient", "objective=frechet", "num_images=4"], ["type: objective=loss"]),
+        (["search=surrogate", "merge=slerp"], ["merge=slerp", "search.low=-0.2", "\ntype: search.low=0"]),
+        (["search=grid", "merge=linear"], ["merge=linear", "\ntype: merge=weighted_sum"]),
+        (["search=gradient", "search.low=0", "merge=ties"], ["merge=ties", "\ntype: merge=weighted_sum"]),
         (["granularity=wrong"], ["granularity must be one of model, block, tensor; got 'wrong'"]),
         (["granularity=[block]"], ["granularity must be one of model, block, tensor; got ['block']"]),
         (["objective=wrong"], ["objective must be frechet, kid, loss, distillation, loss/0, loss/1, loss/2, loss/3; got 'wrong'"]),
@@ -285,15 +285,15 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
         (["search=cma_es", "search.sigma=-1"], ["CMAESSearch: sigma must be positive, got -1"]),
         (["search=surrogate", "search.step=3"], ["SurrogateSearch: step must lie in (0, (high - low) / 3 = 0.7333], got 3"]),
         (["search=gradient", "search.max_evaluations=0"], ["GradientSearch: max_evaluations must be a whole number of at least 1, got 0"]),
-        (["rungs=[0.5]"], ["rungs must be ascending fractions of the images that end in 1, got [0.5]"]),
-        (["rungs=0.5"], ["rungs must be ascending fractions of the images that end in 1, got 0.5"]),
-        (["rungs=[a,1]"], ["rungs must be ascending fractions of the images that end in 1, got ['a', 1]"]),
-        (["rungs=null"], ["rungs must be ascending fractions of the images that end in 1, got None"]),
-        (["keep=0"], ["keep must lie in (0, 1], got 0"]),
-        (["keep=most"], ["keep must lie in (0, 1], got most"]),
-        (["max_images=0"], ["max_images must be positive, or null for no limit; got 0"]),
-        (["max_seconds=long"], ["max_seconds must be positive, or null for no limit; got long"]),
-        (["num_images=1"], ["num_images=1"]),
+        (["rungs=[0.5]"], ["rungs must be", "got [0.5]"]),
+        (["rungs=0.5"], ["rungs must be", "got 0.5"]),
+        (["rungs=[a,1]"], ["rungs.0 must be", "got 'a'"]),
+        (["rungs=null"], ["rungs must be", "got None"]),
+        (["keep=0"], ["keep must be", "got 0"]),
+        (["keep=most"], ["keep must be", "got 'most'"]),
+        (["max_images=0"], ["max_images must be", "null", "got 0"]),
+        (["max_seconds=long"], ["max_seconds must be", "null", "got 'long'"]),
+        (["num_images=1"], ["num_images must be", "at least 2", "got 1"]),
         (["metrics.loss.num_ranges=1001"], ["metrics.loss: num_ranges must lie in 1..1000 (the number of timesteps), got 1001"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) and "=" in value[0] else "",
@@ -305,10 +305,10 @@ def test_a_slip_is_exit_2_with_one_clear_message(words, parts, given, tmp_path):
 
 @pytest.mark.parametrize(
     ("granularity", "told"),
-    [("model", "1/4 evaluations, best "), ("tensor", "1/? evaluations, best ")],
+    [("model", " 1/4 evaluations, "), ("tensor", " 1 evaluations, ")],
 )
 def test_progress_says_what_is_left_unless_there_is_no_end(granularity, told, given, tmp_path):
-    always = "import deme.commands.search as stage; stage.SAY_AFTER = -1"
+    always = "import deme.system.console as console; console.SECONDS_BETWEEN_LINES = -1"
     words = ["search", given, "search.step=1", *LOSS, f"granularity={granularity}", "max_images=24"]
     code, text = run(words, tmp_path, always)
     assert code == 0, text
@@ -325,31 +325,32 @@ def test_what_a_search_found_is_of_its_merge_and_its_models(given, tmp_path):
         ["merge", given, f"inputs.search={found}"],
         tmp_path,
         2,
-        f"deme: {found} looked for weights of ties ",
+        f"deme: {found} ",
     )
-    assert "and this merge is weighted_sum\ntype: the merge=... of the search" in message
+    assert "ties" in message
+    assert "weighted_sum\ntype: the merge=... of the search" in message
     fails(["merge", given, "merge=ties", f"inputs.search={found}", "merge.weights=[0.9,0.1]"], tmp_path, 2,
-          "inputs.search brings merge weights, and merge.weights=[0.9, 0.1] is given, too\ntype: one of them")  # fmt: skip
+          "inputs.search", "merge.weights=[0.9, 0.1]", "\ntype: one of them")  # fmt: skip
     done(["merge", given, "merge=ties", f"inputs.search={found}"], tmp_path)
     best = json.loads((found / "best.json").read_text())
     (found / "best.json").write_text(json.dumps({**best, "models": best["models"][::-1]}))
     fails(["merge", given, "merge=ties", "dtype=float16", f"inputs.search={found}"], tmp_path, 2,
-          f"deme: {found} looked for weights of other models, or of these in another order")  # fmt: skip
+          f"deme: {found} ", "\ntype: the inputs.experts=[...] of the search")  # fmt: skip
 
 
 def test_slices_are_drawn_of_a_finished_search_too(given, tmp_path):
     words = ["search", given, "search=surrogate", "search.rounds=1", *LOSS]
     found = done(words, tmp_path)
     before = (found / "evaluations.jsonl").read_bytes()
-    assert not (found / "slices.png").exists()
-    assert done([*words, "slices.points=3"], tmp_path) == found
-    assert (found / "slices.png").stat().st_size > 5_000
-    rows = [json.loads(line) for line in (found / "slices.jsonl").read_text().splitlines()]
+    assert not (found / "loss_planes.png").exists()
+    assert done([*words, "loss_planes.points=3"], tmp_path) == found
+    assert (found / "loss_planes.png").stat().st_size > 5_000
+    rows = [json.loads(line) for line in (found / "loss_planes.jsonl").read_text().splitlines()]
     assert len(rows) == 9
     assert (found / "evaluations.jsonl").read_bytes() == before
     fails(
-        [*words, "slices.points=1"],
+        [*words, "loss_planes.points=1"],
         tmp_path,
         2,
-        "deme: slices.points must be 0 (none) or a whole number from 2 on, got 1",
+        "loss_planes.points must be 0 or at least 2",
     )
