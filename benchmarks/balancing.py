@@ -1,12 +1,15 @@
-"""What balancing k tasks costs beside a plain step of the same batch: one process, taking turns, medians of ratios.
+"""What a step that balances k tasks costs, compared with a plain step of the same batch.
 
-Times are CPU seconds of the process (one thread). A plain step is one forward and backward pass of the whole batch with constant
-weights and an AdamW step; the others put one balancing in its place. NashMTL is (refresh + (R - 1) between) / R for new weights
-every R steps, from a step that refreshes and one that does not. Beside the methods stand two bare building blocks: k passes
-over B / k images each, and k passes over B; and the plain step is taken twice: the
-ratios are to the faster of the two, and their own say what equal things differ by.
-`python benchmarks/balancing.py` writes benchmarks/results/balancing.json; `--model cifar10` measures the 35.7M UNet of DDPM on
-CIFAR-10.
+All variants take turns in one process; reported are medians of the ratios of their times. Times are
+CPU seconds of the process (one thread). A plain step is one forward and backward pass of the whole
+batch with constant weights and an AdamW step; the others put one balancing method in its place. For
+NashMTL with new weights every R steps, the time is (refresh + (R - 1) between) / R, from a step
+that refreshes and one that does not. Beside the methods stand two bare building blocks: k passes
+over B / k images each, and k passes over B. The plain step is measured twice: the ratios are to the
+faster of the two, and the ratio of the two shows the noise of the measurement.
+
+`python benchmarks/balancing.py` writes benchmarks/results/balancing.json; `--model cifar10`
+measures the 35.7M UNet of DDPM on CIFAR-10.
 """
 
 import argparse
@@ -76,7 +79,10 @@ def step_of(method: Finetune, model: UnconditionalModel, x0: Tensor) -> Step:
 
 
 def passes_of(model: UnconditionalModel, x0: Tensor, k: int, whole: bool) -> Step:
-    """k forward and backward passes, each over its slice of the batch or over the whole of it, and the same AdamW step."""
+    """k forward and backward passes and one AdamW step.
+
+    Each pass is over its slice of the batch, or over the whole of it.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     t = torch.arange(len(x0)) * 1000 // len(x0)
 
@@ -136,11 +142,24 @@ def main() -> None:
         name: sorted(r[name] / r["base"] for r in rounds) for name in rounds[0] if name != "base"
     }
     result = {
-        "model": arguments.model, "tasks": k, "batch_size": batch_size, "refresh_every": refresh, "repeats": repeats,
+        "model": arguments.model,
+        "tasks": k,
+        "batch_size": batch_size,
+        "refresh_every": refresh,
+        "repeats": repeats,
         "plain_ms": round(statistics.median(r["base"] for r in rounds) * 1e3, 1),
-        "ratios": {n: {"median": round(statistics.median(v), 3), "min": round(v[0], 3), "max": round(v[-1], 3)} for n, v in ratios.items()},
-        "torch": torch.__version__, "threads": 1, "machine": platform.machine(),
-    }  # fmt: skip
+        "ratios": {
+            n: {
+                "median": round(statistics.median(v), 3),
+                "min": round(v[0], 3),
+                "max": round(v[-1], 3),
+            }
+            for n, v in ratios.items()
+        },
+        "torch": torch.__version__,
+        "threads": 1,
+        "machine": platform.machine(),
+    }
     record("balancing", result, of=arguments.model)
 
 

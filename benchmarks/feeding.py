@@ -1,10 +1,14 @@
-"""What feeding costs at 32 px beside a DataLoader that converts images one by one: one process, taking turns, medians of ratios.
+"""What feeding images at 32 px costs, compared with a DataLoader that converts them one by one.
 
-10,000 RGB images, batches of 128. Ours is what training does: uint8 images in memory, picked by index out of the set and its mirror
-images (put there once, in the round that warms up), and mapped to -1..1, a batch at a time. `tensors`: a DataLoader whose data set
-converts and mirrors one tensor after another. `pillow`: one that goes through PIL and torchvision's transforms, as examples do.
-`png`: the same from encoded PNGs; ours beside it decodes once, which is not counted. Times are CPU seconds of the process (one thread,
-no workers). Beside them stands a forward and backward pass of an 8M UNet at a batch of 16.
+All variants take turns in one process; reported are medians of the ratios of their times. 10,000
+RGB images, batches of 128. Ours is what training does: uint8 images in memory, picked by index out
+of the set and its mirror images (put there once, in the warm-up round), and mapped to -1..1, a
+batch at a time. `tensors`: a DataLoader whose data set converts and mirrors one tensor after
+another. `pillow`: one that goes through PIL and torchvision's transforms, as examples do. `png`:
+the same from encoded PNGs; ours, compared with it, decodes once, which is not counted. Times are
+CPU seconds of the process (one thread, no workers). For scale, a forward and backward pass of an 8M
+UNet at a batch of 16 is measured, too.
+
 `python benchmarks/feeding.py` writes benchmarks/results/feeding.json.
 """
 
@@ -137,14 +141,26 @@ def main() -> None:
     rates = {name: statistics.median(r[name] for r in rounds) for name in feeds}
     step = step_images_per_second()
     result = {
-        "images": COUNT, "batch_size": BATCH, "repeats": len(rounds),
+        "images": COUNT,
+        "batch_size": BATCH,
+        "repeats": len(rounds),
         "images_per_second": {name: round(rate) for name, rate in rates.items()},
-        "times_faster": {name: {"median": round(statistics.median(v), 1), "min": round(v[0], 1), "max": round(v[-1], 1),
-                                "target": TARGETS[name]} for name, v in ratios.items()},
+        "times_faster": {
+            name: {
+                "median": round(statistics.median(v), 1),
+                "min": round(v[0], 1),
+                "max": round(v[-1], 1),
+                "target": TARGETS[name],
+            }
+            for name, v in ratios.items()
+        },
         "compact_unet_step_images_per_second": round(step, 1),
         "share_of_a_step": {name: round(step / (rate + step), 5) for name, rate in rates.items()},
-        "torch": torch.__version__, "torchvision": torchvision.__version__, "threads": 1, "machine": platform.machine(),
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "threads": 1,
+        "machine": platform.machine(),
+    }
     record("feeding", result)
 
 

@@ -1,9 +1,13 @@
-"""The Frechet distance beside scipy's matrix square root, and beside an exact reference: one process, taking turns.
+"""The Frechet distance, compared with scipy's matrix square root and with an exact reference.
 
-At d = 2048 on well-conditioned covariances, the reference's root taken before (as in an evaluation): ours from moments. At
-n = 1,000 images of 2,048 features: ours from features (n x n). Both against |m1 - m2|^2 + tr(S1 + S2) - 2 tr sqrtm(S1 S2),
-as pytorch-fid computes it, with 1e-6 added to the diagonals where its square root is not finite. The exact value for n < d is
-the sum of the singular values of X1 X2^T (nothing is squared). `python benchmarks/frechet.py` writes results/frechet.json.
+All variants take turns in one process. At d = 2048 on well-conditioned covariances, ours is
+computed from moments, with the square root of the reference's covariance taken beforehand (as in an
+evaluation). At n = 1,000 images of 2,048 features, ours is computed from features (n x n). Both are
+compared with |m1 - m2|^2 + tr(S1 + S2) - 2 tr sqrtm(S1 S2), as pytorch-fid computes it, with 1e-6
+added to the diagonals where its square root is not finite. The exact value for n < d is the sum of
+the singular values of X1 X2^T (nothing is squared).
+
+`python benchmarks/frechet.py` writes results/frechet.json.
 """
 
 import json
@@ -24,7 +28,7 @@ D, FEW, REPEATS = 2048, 1000, 3
 
 
 def features(n: int, seed: int) -> torch.Tensor:
-    """Correlated features with a spectrum that decays as Inception's does, and with no exact zeros."""
+    """Correlated features; the spectrum decays as Inception's does and has no exact zeros."""
     g = torch.Generator().manual_seed(seed)
     rotation, _ = torch.linalg.qr(
         torch.randn(D, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
@@ -75,8 +79,14 @@ def main() -> None:
             lambda: by_square_root(of_few, of_reference),
         ),
     }
-    result = {"torch": torch.__version__, "scipy": scipy.__version__, "machine": platform.machine(), "threads": 1,
-              "repeats": REPEATS, "root_of_reference_seconds": round(root_seconds, 2)}  # fmt: skip
+    result = {
+        "torch": torch.__version__,
+        "scipy": scipy.__version__,
+        "machine": platform.machine(),
+        "threads": 1,
+        "repeats": REPEATS,
+        "root_of_reference_seconds": round(root_seconds, 2),
+    }
     for name, (ours, theirs) in cases.items():
         ours()
         pairs = [(timed(ours), timed(theirs)) for _ in range(REPEATS)]

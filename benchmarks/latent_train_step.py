@@ -1,10 +1,15 @@
-"""What a training step on cached latents takes beside the network and the optimizer: reading, drawing, noise, loss, the trainer.
+"""What a training step on cached latents takes outside the network and the optimizer.
 
-Stable Diffusion's shapes at half its side: latents 4 x 32 x 32 and embeddings 77 x 768, encoded once by a made-up encoder and read
-from the cache's shards (in the page cache: a cold disk is not measured); continued finetuning, whose step has no teacher, of a
-UNet2DConditionModel of 38M parameters. Real trainer, module, loader and average. Counted apart are the UNet's forward pass, the backward
-pass, and the optimizer with clipping and the average; all else is `outside`. Times are CPU seconds of the process (one thread): wall
-clock on a shared machine says more about the neighbours. `python benchmarks/latent_train_step.py` writes results/latent_train_step.json.
+That is reading, drawing, noise, loss and the trainer. The shapes are Stable Diffusion's at half its
+side: latents 4 x 32 x 32 and embeddings 77 x 768, encoded once by a made-up encoder and read from
+the cache's shards (in the page cache: a cold disk is not measured). The method is continued
+finetuning, whose step has no teacher, of a UNet2DConditionModel of 38M parameters, with the real
+trainer, module, loader and average of the weights. Counted apart are the UNet's forward pass, the
+backward pass, and the optimizer with clipping and the average; all else is `outside`. Times are CPU
+seconds of the process (one thread), since wall-clock time on a shared machine depends on its other
+users.
+
+`python benchmarks/latent_train_step.py` writes results/latent_train_step.json.
 """
 
 import argparse
@@ -38,10 +43,14 @@ from deme.training.module import DiffusionModule
 
 COUNT, SIDE, TOKENS, WIDTH, TARGET = 256, 32, 77, 768, 0.05
 UNET = {
-    "sample_size": SIDE, "block_out_channels": [160, 320, 320], "layers_per_block": 1, "attention_head_dim": 8,
-    "cross_attention_dim": WIDTH, "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "sample_size": SIDE,
+    "block_out_channels": [160, 320, 320],
+    "layers_per_block": 1,
+    "attention_head_dim": 8,
+    "cross_attention_dim": WIDTH,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-}  # fmt: skip
+}
 SCHEDULER = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
@@ -179,11 +188,20 @@ def summary(steps: list[dict[str, float]]) -> dict[str, Any]:
         "step",
     )  # what of `outside` is neither: noise, loss, the trainer
     return {
-        "share_outside": {"median": round(statistics.median(shares), 4), "min": round(shares[0], 4), "max": round(shares[-1], 4)},
-        "ms": {"outside": round(statistics.median(outside) * 1e3, 2),
-               **{part: round(statistics.median(step[part] for step in steps) * 1e3, 2) for part in parts}},
+        "share_outside": {
+            "median": round(statistics.median(shares), 4),
+            "min": round(shares[0], 4),
+            "max": round(shares[-1], 4),
+        },
+        "ms": {
+            "outside": round(statistics.median(outside) * 1e3, 2),
+            **{
+                part: round(statistics.median(step[part] for step in steps) * 1e3, 2)
+                for part in parts
+            },
+        },
         "steps": len(steps),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -202,11 +220,18 @@ def main() -> None:
             steps += measure(Path(folder), a.batch_size, a.steps)
             print(summary(steps[-a.steps :]), flush=True)
     result = {
-        "parameters": parameters, "latent": [4, SIDE, SIDE], "embedding": [TOKENS, WIDTH], "images": COUNT,
-        "batch_size": a.batch_size, "repeats": a.repeats, "target_share_outside": TARGET,
+        "parameters": parameters,
+        "latent": [4, SIDE, SIDE],
+        "embedding": [TOKENS, WIDTH],
+        "images": COUNT,
+        "batch_size": a.batch_size,
+        "repeats": a.repeats,
+        "target_share_outside": TARGET,
         **summary(steps),
-        "torch": torch.__version__, "machine": platform.machine(), "device": "cpu, one thread, CPU seconds",
-    }  # fmt: skip
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": "cpu, one thread, CPU seconds",
+    }
     record("latent_train_step", result)
 
 

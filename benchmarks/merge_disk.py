@@ -1,14 +1,20 @@
-"""Merging a base and 4 experts of the 113.7M UNet from disk to disk, beside state dicts and beside copying bytes: taking turns.
+"""Merging a base and 4 experts of the 113.7M UNet from disk to disk, and other ways to do it.
 
-Random weights in five files of 455 MB, in the page cache. `ours`: deme.merging.stream.merge_folder, with the checks of its plan and
-of every number. `torch_files`: torch.load five times, base + sum w (expert - base), torch.save. `state_dicts`: the same with
-safetensors.torch.load_file and save_file. `copy`: reads the five files and writes one of 455 MB in pieces of 1 MiB. `ours` and
-`copy` end with an fsync, the others do not. Every turn is a process of its own, as a merge is (in one that merges again and again
-the allocator learns), timed once all is imported: CPU seconds, user and system (one thread), and wall time, which waits for the
-disk. Before the clock starts, memory is filled and given back: in a virtual machine pages that nobody used for a while cost
-several times as much. Peaks of resident memory are above what is resident after the imports, from processes of their own.
-`state_dicts_over_copy` bounds what can be gained beside mapped files.
-`python benchmarks/merge_disk.py` writes benchmarks/results/merge_disk.json; it needs 6.5 GB in the folder for temporary files.
+The ways take turns. Random weights in five files of 455 MB, in the page cache. `ours`:
+deme.merging.stream.merge_folder, with the checks of its plan and of every number. `torch_files`:
+torch.load five times, base + sum w (expert - base), torch.save. `state_dicts`: the same with
+safetensors.torch.load_file and save_file. `copy`: reads the five files and writes one of 455 MB in
+pieces of 1 MiB. `ours` and `copy` end with an fsync, the others do not.
+
+Every turn is a process of its own, as a merge is (in a process that merges repeatedly, the memory
+allocator adapts to it), timed once all is imported: CPU seconds, user and system (one thread), and
+wall time, which includes waiting for the disk. Before the clock starts, memory is filled and given
+back: in a virtual machine, pages that were not used for a while cost several times as much. Peaks
+of resident memory are above what is resident after the imports, from processes of their own.
+`state_dicts_over_copy` bounds what can be gained over reading mapped files.
+
+`python benchmarks/merge_disk.py` writes benchmarks/results/merge_disk.json; it needs 6.5 GB in the
+folder for temporary files.
 """
 
 import argparse
@@ -129,7 +135,10 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
-    """CPU and wall seconds, or the peak, of this process for one merge; what an earlier turn wrote is removed first."""
+    """CPU and wall seconds, or the peak memory, of this process for one merge.
+
+    What an earlier turn wrote is removed first.
+    """
     for file in (FILE, PICKLE):
         (root / way / file).unlink(missing_ok=True)
     os.sync()
@@ -163,8 +172,11 @@ def largest_difference(root: Path) -> float:
 
 
 def spread(values: list[float], digits: int) -> dict[str, float]:
-    return {"median": round(statistics.median(values), digits), "min": round(min(values), digits),
-            "max": round(max(values), digits)}  # fmt: skip
+    return {
+        "median": round(statistics.median(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
+    }
 
 
 def main() -> None:
@@ -200,12 +212,28 @@ def main() -> None:
         return spread([r[one][clock] / r[other][clock] for r in rounds], 2)
 
     result = {
-        "model": "113.7M UNet", "experts": len(WEIGHTS), "file_mb": round(size / 1e6), "repeats": len(rounds),
-        **{f"{clock}_seconds": {way: spread([r[way][clock] for r in rounds], 3) for way in WAYS} for clock in ("cpu", "wall")},
-        **{f"{clock}_ratios": {f"{one}_over_{other}": ratio(clock, one, other) for one, other in RATIOS} for clock in ("cpu", "wall")},
-        "peak_mb_above_imports": memory, "targets": TARGETS, "largest_difference": difference,
-        "torch": torch.__version__, "safetensors": safetensors.__version__, "threads": 1, "machine": platform.machine(),
-    }  # fmt: skip
+        "model": "113.7M UNet",
+        "experts": len(WEIGHTS),
+        "file_mb": round(size / 1e6),
+        "repeats": len(rounds),
+        **{
+            f"{clock}_seconds": {way: spread([r[way][clock] for r in rounds], 3) for way in WAYS}
+            for clock in ("cpu", "wall")
+        },
+        **{
+            f"{clock}_ratios": {
+                f"{one}_over_{other}": ratio(clock, one, other) for one, other in RATIOS
+            }
+            for clock in ("cpu", "wall")
+        },
+        "peak_mb_above_imports": memory,
+        "targets": TARGETS,
+        "largest_difference": difference,
+        "torch": torch.__version__,
+        "safetensors": safetensors.__version__,
+        "threads": 1,
+        "machine": platform.machine(),
+    }
     record("merge_disk", result)
 
 

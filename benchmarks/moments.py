@@ -1,7 +1,8 @@
-"""Memory of streaming moments for 10,000 and 50,000 images: peak of a process of its own each (median of 5), d = 2048.
+"""Memory of streaming moments for 10,000 and 50,000 images with 2,048 features.
 
-`python benchmarks/moments.py` writes results/moments.json. Baseline: the same with all features kept, as clean-fid and
-pytorch-fid do.
+Every measurement is the peak of a process of its own (median of 5). Baseline: the same with all
+features kept, as clean-fid and pytorch-fid do. `python benchmarks/moments.py` writes
+results/moments.json.
 """
 
 import json

@@ -1,4 +1,6 @@
-"""CPU time of `deme plan` and `deme table` on experiments/digits: none of its 344 runs done, all done.
+"""CPU time of `deme plan` and `deme table` on experiments/digits.
+
+It is measured with none of its 344 runs done and with all done.
 
 `python benchmarks/planning.py` fakes the finished runs in a temporary folder, measures, and writes
 benchmarks/results/planning.json: medians of CPU seconds (user and system) of whole processes, the
@@ -57,8 +59,11 @@ def cpu_seconds(args: list[str], folder: Path, repeats: int = 3) -> dict[str, ob
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         text = subprocess.run(
             [sys.executable, "-c", PROGRAM, *args],
-            cwd=folder, check=True, capture_output=True, text=True,
-        ).stderr  # fmt: skip
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
     return {

@@ -1,8 +1,11 @@
-"""What channel projections cost when a model answers: none, the paper's placement, foldable, foldable after folding.
+"""What channel projections cost in a forward pass.
 
-The 35.7M UNet of DDPM on CIFAR-10 with random weights and projections that are not the identity; one process, one thread, the
-four taking turns in another order each time, medians of the ratios to the plain UNet. Times are CPU seconds of the process (one
-thread): wall clock on a shared machine says more about the neighbours. `--device cuda` measures seconds on a GPU.
+Compared are no projections, the paper's placement, foldable ones, and foldable ones after folding,
+in the 35.7M UNet of DDPM on CIFAR-10 with random weights and projections that are not the identity.
+One process, one thread; the four take turns in another order each time, and medians of the ratios
+to the plain UNet are reported. Times are CPU seconds of the process, since wall-clock time on a
+shared machine depends on its other users. `--device cuda` measures seconds on a GPU.
+
 `python benchmarks/projection.py` writes results/projection_<device>.json.
 """
 
@@ -74,10 +77,17 @@ def main() -> None:
             if repeat:  # the first turn warms up
                 times[name].append(spent)
     result = {
-        "model": "35.7M UNet", "batch": a.batch, "calls": a.calls, "repeats": a.repeats, "torch": torch.__version__,
-        "machine": platform.machine(), "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds",
+        "model": "35.7M UNet",
+        "batch": a.batch,
+        "calls": a.calls,
+        "repeats": a.repeats,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if a.device == "cuda"
+        else "cpu, one thread, CPU seconds",
         "variants": {},
-    }  # fmt: skip
+    }
     for name in names:
         ratios = sorted(
             mine / other for mine, other in zip(times[name], times["none"], strict=True)

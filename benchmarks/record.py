@@ -6,7 +6,10 @@ from typing import Any
 
 
 def record(name: str, result: dict[str, Any], of: str | None = None) -> None:
-    """Print a result and write it to results/<name>.json: the whole file, or its entry `of` (a model), the others left alone."""
+    """Print a result and write it to results/<name>.json.
+
+    With `of` (a model), only that entry of the file is replaced.
+    """
     print(json.dumps(result, indent=1), flush=True)
     place = Path(__file__).parent / "results" / f"{name}.json"
     place.parent.mkdir(exist_ok=True)

@@ -1,9 +1,12 @@
-"""Merging 4 experts of the 35.7M UNet again in memory, as a search does, beside state dict sums: one process, taking turns.
+"""Merging 4 experts of the 35.7M UNet again in memory, compared with sums of state dicts.
 
-Ours: deme.merging.live.LiveMerge, which shares its memory with a live model; `all_weights`: a new weight vector; `one_weight`: one
-weight of it changes. `state_dicts`: a deep copy of the model, base + sum w (expert - base) tensor by tensor, load_state_dict. Times
-are CPU seconds of the process (one thread); medians and ranges of ratios. The results are compared, for a new weight vector and
-after 1,000 changes of one weight each, with each other and with the same sum in float64.
+This is what a search for merge weights repeats. All ways take turns in one process. Ours:
+deme.merging.live.LiveMerge, which shares its memory with a live model; `all_weights`: a new weight
+vector; `one_weight`: one weight of it changes. `state_dicts`: a deep copy of the model, base + sum
+w (expert - base) tensor by tensor, load_state_dict. Times are CPU seconds of the process (one
+thread); medians and ranges of ratios. The results are compared, for a new weight vector and after
+1,000 changes of one weight each, with each other and with the same sum in float64.
+
 `python benchmarks/remerge.py` writes benchmarks/results/remerge.json.
 """
 
@@ -116,15 +119,28 @@ def main() -> None:
     for _ in range(CHANGES):
         change_one()
     result = {
-        "model": "35.7M UNet", "experts": COUNT, "repeats": len(rounds),
+        "model": "35.7M UNet",
+        "experts": COUNT,
+        "repeats": len(rounds),
         "cpu_ms": {way: round(1000 * statistics.median(r[way] for r in rounds), 2) for way in ways},
-        "times_faster": {way: {"median": round(statistics.median(v), 1), "min": round(v[0], 1), "max": round(v[-1], 1),
-                               "target": TARGETS[way]} for way, v in ratios.items()},
+        "times_faster": {
+            way: {
+                "median": round(statistics.median(v), 1),
+                "min": round(v[0], 1),
+                "max": round(v[-1], 1),
+                "target": TARGETS[way],
+            }
+            for way, v in ratios.items()
+        },
         "largest_number": max(float(tensor.abs().max()) for tensor in base.values()),
-        "largest_difference": {"new weights": anew,
-                               f"{CHANGES} single changes": differences(model, base, experts, weights)},
-        "torch": torch.__version__, "threads": 1, "machine": platform.machine(),
-    }  # fmt: skip
+        "largest_difference": {
+            "new weights": anew,
+            f"{CHANGES} single changes": differences(model, base, experts, weights),
+        },
+        "torch": torch.__version__,
+        "threads": 1,
+        "machine": platform.machine(),
+    }
     record("remerge", result)
 
 

@@ -1,10 +1,14 @@
-"""Sampling beside diffusers' DDIMPipeline, bfloat16 beside float32, unmerged experts beside one model: one process, taking turns.
+"""Sampling: compared with diffusers' DDIMPipeline, in bfloat16, and with unmerged experts.
 
-The 35.7M UNet of DDPM on CIFAR-10 with random weights, DDIM, the same batches. Times are CPU seconds of the process (one
-thread) on a CPU, seconds on a GPU (`--device cuda`, which also measures bfloat16 + torch.compile). Pipeline and ours start from
-the same noise, and must give the same samples bit for bit. The experts are four copies on disk, one in memory at a time;
-memory is the growth of the process while it samples, less what the same call takes with one model, measured in processes of
-their own. `python benchmarks/sampling.py` writes results/sampling_<device>.json.
+The 35.7M UNet of DDPM on CIFAR-10 with random weights, DDIM, the same batches; all variants take
+turns in one process. bfloat16 is compared with float32, unmerged experts with one model. Times are
+CPU seconds of the process (one thread) on a CPU, seconds on a GPU (`--device cuda`, which also
+measures bfloat16 + torch.compile). The pipeline and ours start from the same noise, and must give
+the same samples bit for bit. The experts are four copies on disk, one in memory at a time; memory
+is the growth of the process while it samples, less what the same call takes with one model,
+measured in processes of their own.
+
+`python benchmarks/sampling.py` writes results/sampling_<device>.json.
 """
 
 import argparse
@@ -106,7 +110,10 @@ def turns(
 
 
 def peak(kind: str, folder: str, steps: int) -> float:
-    """Megabytes by which this process grows while it loads and samples: `none` is everything but the weights."""
+    """Megabytes by which this process grows while it loads and samples.
+
+    `none` is everything but the weights.
+    """
     torch.set_num_threads(1)
     folders = [Path(folder, str(i)) for i in range(EXPERTS)]
     before = peak_mb()
@@ -141,9 +148,17 @@ def main() -> None:
         torch.set_num_threads(1)
     torch.manual_seed(0)
     model = build_unconditional(CIFAR10, {}, 0).eval().to(a.device)
-    result: dict[str, object] = {"model": "35.7M UNet", "steps": a.steps, "batch": a.batch, "repeats": a.repeats,
-        "torch": torch.__version__, "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds"}  # fmt: skip
+    result: dict[str, object] = {
+        "model": "35.7M UNet",
+        "steps": a.steps,
+        "batch": a.batch,
+        "repeats": a.repeats,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if a.device == "cuda"
+        else "cpu, one thread, CPU seconds",
+    }
 
     def ours(
         network: Network, count: int = a.batch, of: UnconditionalModel = model

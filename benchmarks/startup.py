@@ -1,6 +1,7 @@
-"""How long `deme` takes before it works: the help page, and a verb on a finished run, beside a bare Python.
+"""How long `deme` takes for its help page and for a command whose run is finished.
 
-`python benchmarks/startup.py` writes benchmarks/results/startup.json: medians of wall-clock seconds.
+Both are compared with starting a bare Python. `python benchmarks/startup.py` writes
+benchmarks/results/startup.json: medians of wall-clock seconds.
 """
 
 import statistics

@@ -1,8 +1,12 @@
-"""Memory of `deme train -m method=deme`: four experts in one process beside one expert, and what a run takes in model sizes.
+"""Memory of `deme train -m method=deme`, whose process trains four experts.
 
-Every measurement is a process of its own that trains a UNet of 47M parameters on 8 x 8 images (two steps; so small images that
-activations hardly count); its peak is compared to that of the same process with a tiny UNet. What must be held: weights, gradients,
-Adam's two moments, the average, the teacher: 6 model sizes. `python benchmarks/train_memory.py` writes results/train_memory.json.
+Four experts in one process are compared with one expert, and a run's memory is given in model
+sizes. Every measurement is a process of its own that trains a UNet of 47M parameters on 8 x 8
+images for two steps (so small that activations hardly count); its peak is compared to that of the
+same process with a tiny UNet. What must be held: weights, gradients, Adam's two moments, the
+average, the teacher: 6 model sizes.
+
+`python benchmarks/train_memory.py` writes results/train_memory.json.
 """
 
 import argparse
@@ -35,8 +39,13 @@ KINDS = {
 
 
 def unet(channels: list[int]) -> dict[str, object]:
-    return {"block_out_channels": channels, "layers_per_block": 1, "norm_num_groups": 4,
-            "down_block_types": ["DownBlock2D"] * 3, "up_block_types": ["UpBlock2D"] * 3}  # fmt: skip
+    return {
+        "block_out_channels": channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ["DownBlock2D"] * 3,
+        "up_block_types": ["UpBlock2D"] * 3,
+    }
 
 
 def peak(kind: str) -> float:
@@ -74,8 +83,19 @@ def main() -> None:
     if a.peak:
         print(peak(a.peak))
         return
-    parameters = sum(p.numel() for p in build_unconditional({"sample_size": 8, "in_channels": 1, "out_channels": 1, "add_attention": False,
-                                               **unet(LARGE)}, {}).parameters())  # fmt: skip
+    parameters = sum(
+        p.numel()
+        for p in build_unconditional(
+            {
+                "sample_size": 8,
+                "in_channels": 1,
+                "out_channels": 1,
+                "add_attention": False,
+                **unet(LARGE),
+            },
+            {},
+        ).parameters()
+    )
     size = parameters * 4 / 2**20
     peaks: dict[str, float] = {}
     for kind in KINDS:
@@ -93,13 +113,23 @@ def main() -> None:
             flush=True,
         )
     result = {
-        "parameters": parameters, "model_mb": round(size), "repeats": a.repeats, "must_hold_model_sizes": 6,
+        "parameters": parameters,
+        "model_mb": round(size),
+        "repeats": a.repeats,
+        "must_hold_model_sizes": 6,
         "peak_mb": {kind: round(value) for kind, value in peaks.items()},
-        "model_sizes": {kind: round((value - peaks["tiny"]) / size, 2) for kind, value in peaks.items() if kind != "tiny"},
+        "model_sizes": {
+            kind: round((value - peaks["tiny"]) / size, 2)
+            for kind, value in peaks.items()
+            if kind != "tiny"
+        },
         "four_over_one": round((peaks["four"] - peaks["tiny"]) / (peaks["one"] - peaks["tiny"]), 3),
-        "four_over_one_bf16": round((peaks["four_bf16"] - peaks["tiny"]) / (peaks["one_bf16"] - peaks["tiny"]), 3),
-        "torch": torch.__version__, "machine": platform.machine(),
-    }  # fmt: skip
+        "four_over_one_bf16": round(
+            (peaks["four_bf16"] - peaks["tiny"]) / (peaks["one_bf16"] - peaks["tiny"]), 3
+        ),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
     record("train_memory", result)
 
 

@@ -1,11 +1,15 @@
-"""A DeMe step of ours beside a bare loop: one process, the loops taking turns, medians of their ratios.
+"""A DeMe training step of ours, compared with a bare loop.
 
-All loops do the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. On a CPU times are CPU seconds of the process
-(one thread): wall clock on a shared machine says more about the neighbours. There, ours in float32 (what does the Trainer cost?) and,
-where it is asked for, in `--precision bf16-mixed` are compared to the bare loop in eager float32. On a GPU (`--device cuda`, seconds)
-ours is bf16-mixed, compiled, channels last, compared to bare loops in eager float32 and in eager float16 autocast.
-`python benchmarks/train_step.py` writes results/train_step.json (train_step_cuda.json); `--model cifar10` measures the 35.7M UNet of
-DDPM on CIFAR-10.
+The loops take turns in one process; reported are medians of the ratios of their times. All loops do
+the same work: same teacher, EMA, AdamW, clipping, timesteps and batches. On a CPU, times are CPU
+seconds of the process (one thread), since wall-clock time on a shared machine depends on its other
+users; ours in float32 (the cost of the Trainer) and, where it is asked for, in
+`--precision bf16-mixed` are compared to the bare loop in eager float32. On a GPU (`--device cuda`,
+seconds) ours is bf16-mixed, compiled, channels last, compared to bare loops in eager float32 and in
+eager float16 autocast.
+
+`python benchmarks/train_step.py` writes results/train_step.json (train_step_cuda.json);
+`--model cifar10` measures the 35.7M UNet of DDPM on CIFAR-10.
 """
 
 import argparse
@@ -71,7 +75,10 @@ def optimizer(parameters) -> torch.optim.AdamW:  # type: ignore[no-untyped-def]
 def ours(
     setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False
 ) -> float:
-    """Seconds that `fit` takes for `num_steps`, its logging, progress and set-up included; checkpoint and compiling are not."""
+    """Seconds that `fit` takes for `num_steps`.
+
+    Logging, progress and set-up are included; checkpoint and compiling are not.
+    """
     compute = Compute(
         "gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast
     )
@@ -212,13 +219,21 @@ def main() -> None:
 
     bases = [name for name in calls if name.startswith("bare")]
     result = {
-        "model": a.model, "batch_size": setting.batch_size, "steps": num_steps, "repeats": len(rounds),
+        "model": a.model,
+        "batch_size": setting.batch_size,
+        "steps": num_steps,
+        "repeats": len(rounds),
         "ratios": {f"{n} / {b}": compared(n, b) for n in calls if n not in bases for b in bases},
-        "ms": {n: round(statistics.median(r[n] for r in rounds) / num_steps * 1e3, 2) for n in calls},
-        "torch": torch.__version__, "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if a.device == "cuda" else "cpu, one thread, CPU seconds",
+        "ms": {
+            n: round(statistics.median(r[n] for r in rounds) / num_steps * 1e3, 2) for n in calls
+        },
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if a.device == "cuda"
+        else "cpu, one thread, CPU seconds",
         "avx512_bf16": a.device == "cpu" and "avx512_bf16" in Path("/proc/cpuinfo").read_text(),
-    }  # fmt: skip
+    }
     record("train_step_cuda" if a.device == "cuda" else "train_step", result, of=a.model)
 
 

@@ -1,6 +1,7 @@
 """Write docs/configuration.md and the tables of docs/suites.md from conf/ and the settings.
 
-`python docs/generate.py` writes them; `--check` only says whether they are up to date (exit code 1).
+`python docs/generate.py` writes them; `--check` only says whether they are up to date (if not, the
+exit code is 1).
 """
 
 import re
@@ -109,7 +110,7 @@ def sentence(text: str) -> str:
 
 
 def kind_at(kind: Any, path: str) -> tuple[str, bool]:
-    """Return in words the type of a key of a settings dataclass, and whether it changes no result."""
+    """Return in words the type of a settings dataclass's key, and whether it changes no result."""
     neutral = False
     for name in path.split("."):
         inner = next(

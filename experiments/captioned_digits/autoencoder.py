@@ -1,4 +1,7 @@
-"""The autoencoder of the pipeline: images [3, 16, 16] to latents [4, 8, 8] and back (Rombach et al. 2022, without adversary)."""
+"""The autoencoder of the pipeline: images [3, 16, 16] to latents [4, 8, 8] and back.
+
+As in Rombach et al. 2022, without the adversarial loss.
+"""
 
 import torch
 from diffusers import AutoencoderKL
@@ -13,10 +16,20 @@ STEPS, BATCH = 1500, 32
 
 
 def train_autoencoder(pixels: Tensor, seed: int = 0) -> AutoencoderKL:
-    """Train on uint8 images [N, 3, 16, 16]; `scaling_factor` becomes 1 over the standard deviation of their latents."""
+    """Train on uint8 images [N, 3, 16, 16].
+
+    `scaling_factor` becomes 1 over the standard deviation of their latents.
+    """
     with seeded(torch.device("cpu"), "autoencoder", seed):
-        vae = AutoencoderKL(sample_size=16, latent_channels=4, block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4,
-                            down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2)  # fmt: skip
+        vae = AutoencoderKL(
+            sample_size=16,
+            latent_channels=4,
+            block_out_channels=[8, 16],
+            layers_per_block=1,
+            norm_num_groups=4,
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+        )
     images = to_float(pixels)
     draw = generator("digits to encode", seed)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=0)

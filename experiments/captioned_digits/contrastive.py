@@ -1,4 +1,7 @@
-"""A small contrastive network of images and captions, trained with CLIP's symmetric InfoNCE loss (Radford et al. 2021)."""
+"""A small contrastive network of images and captions.
+
+It is trained with CLIP's symmetric InfoNCE loss (Radford et al. 2021).
+"""
 
 import torch
 from torch import Tensor
@@ -10,25 +13,41 @@ from deme.data.pixels import to_float
 from deme.diffusion.seeds import generator, seeded
 from deme.metrics.caption_match import CaptionNetwork
 
-PHRASES = (*TEMPLATES, "{}", "the number {}", "a picture of the number {}", "an image of a handwritten {}",
-           "a photo of a {}", "the digit {} written by hand")  # fmt: skip
+PHRASES = (
+    *TEMPLATES,
+    "{}",
+    "the number {}",
+    "a picture of the number {}",
+    "an image of a handwritten {}",
+    "a photo of a {}",
+    "the digit {} written by hand",
+)
 GROUPS, STEPS = 12, 2000
 
 
 def text_config(tokenizer: CLIPTokenizer) -> dict[str, object]:
     """Return the CLIPTextConfig of both networks: 2 layers of 2 heads, 32 wide."""
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "projection_dim": 32, "num_hidden_layers": 2,
-            "num_attention_heads": 2, "max_position_embeddings": tokenizer.model_max_length,
-            "pad_token_id": tokenizer.pad_token_id, **ends}  # fmt: skip
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "projection_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "pad_token_id": tokenizer.pad_token_id,
+        **ends,
+    }
 
 
 def train_contrastive(
     pixels: Tensor, labels: Tensor, tokenizer: CLIPTokenizer, seed: int
 ) -> CaptionNetwork:
-    """Train on images [N, 3, 16, 16] (uint8) of digits [N]; captions are any phrase, the digit a word or a figure.
+    """Train on images [N, 3, 16, 16] (uint8) of digits [N].
 
-    A group holds one image of every digit, so that no negative of InfoNCE is right by chance.
+    Captions are any phrase, the digit a word or a figure. A group holds one image of every digit,
+    so that no negative of InfoNCE is right by chance.
     """
     with seeded(torch.device("cpu"), "caption network", seed):
         network = CaptionNetwork(text_config(tokenizer))

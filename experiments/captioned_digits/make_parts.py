@@ -1,7 +1,9 @@
-"""Make the frozen parts of the text-to-image pipeline of captioned digits, and the network that judges its images.
+"""Make the frozen parts of the captioned digits' text-to-image pipeline, and the judge network.
 
-The pipeline has Stable Diffusion's layout. Its UNet is not trained here: random weights stand in, so that the folder loads,
-and training replaces them. The text encoder and the judge come from two seeds of one recipe. About 5 minutes on one core.
+The judge scores how well an image matches its caption. The pipeline has Stable Diffusion's layout.
+Its UNet is not trained here: random weights stand in, so that the folder loads, and training
+replaces them. The text encoder and the judge come from two seeds of one recipe. About 5 minutes on
+one core.
 """
 
 import argparse
@@ -25,14 +27,31 @@ from deme.metrics.digit_classifier import as_digits, load_classifier
 from deme.system import files, tensors
 
 CONDITIONS, JUDGES = 0, 1  # seeds of the two contrastive networks
-# attention_head_dim is the number of heads, a name that diffusers keeps (see UNet2DConditionModel.__init__)
-UNET = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "block_out_channels": [16, 32], "layers_per_block": 1,
-        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-        "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 4}  # fmt: skip
+# In diffusers, attention_head_dim is the number of heads (see UNet2DConditionModel.__init__).
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [16, 32],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
 # Stable Diffusion's; skip_prk_steps is for PNDM, should someone build it from this file
-SCHEDULER = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
-             "prediction_type": "epsilon", "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1,
-             "skip_prk_steps": True}  # fmt: skip
+SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "prediction_type": "epsilon",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "skip_prk_steps": True,
+}
 
 
 def digits_of(images: Captioned) -> Tensor:
@@ -84,10 +103,12 @@ def report(
         for images in (pixels, reconstructed(vae, pixels))
     )
     print(
-        f"{len(pixels)} held-out images: the classifier is right in {(seen == digits).float().mean():.3f}"
+        f"{len(pixels)} held-out images: "
+        f"the classifier is right in {(seen == digits).float().mean():.3f}"
     )
     print(
-        f"autoencoder: {(seen == again).float().mean():.3f} keep their digit, scaling {vae.config.scaling_factor}"
+        f"autoencoder: {(seen == again).float().mean():.3f} keep their digit, "
+        f"scaling {vae.config.scaling_factor}"
     )
     texts = [caption(digit, 0) for digit in range(10)]
     tokens = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids

@@ -1,4 +1,7 @@
-"""A tokenizer of CLIP's kind in which every known word is one token, and other words are spelled in bytes."""
+"""A tokenizer of CLIP's kind for the words of the captions.
+
+Every known word is one token; other words are spelled in bytes.
+"""
 
 import json
 from collections import Counter
@@ -14,12 +17,24 @@ from deme.system import files
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 16  # positions of the text encoder, START and END among them
-WORDS = {*NUMERALS, *" ".join(TEMPLATES).replace("{}", "").split(), "an", "by", "hand", "image", "number", "picture",
-         "written"}  # fmt: skip
+WORDS = {
+    *NUMERALS,
+    *" ".join(TEMPLATES).replace("{}", "").split(),
+    "an",
+    "by",
+    "hand",
+    "image",
+    "number",
+    "picture",
+    "written",
+}
 
 
 def merges_of(words: Iterable[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges (Sennrich et al. 2016), the most frequent pair first, until each word is one symbol."""
+    """Return byte-pair merges (Sennrich et al. 2016) that make each word one symbol.
+
+    The most frequent pair comes first.
+    """
     spelled = [[*word[:-1], f"{word[-1]}</w>"] for word in sorted(words)]
     merges = []
     while counts := Counter(pair for word in spelled for pair in pairwise(word)):
@@ -33,7 +48,10 @@ def merges_of(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Write a tokenizer to `folder`, readable by transformers 4 and 5 and offline, and return it as read from there."""
+    """Write a tokenizer to `folder` and return it as read from there.
+
+    transformers 4 and 5 can read it, offline.
+    """
     merges = merges_of(WORDS)
     letters = sorted(ByteLevel.alphabet())
     symbols = [

@@ -1,4 +1,7 @@
-"""Train the classifier behind `fd_digits` on the training digits and write it as safetensors: part of `make pretrain-digits`."""
+"""Train the classifier behind `fd_digits` on the training digits; write it as safetensors.
+
+This is part of `make pretrain-digits`.
+"""
 
 import argparse
 from pathlib import Path

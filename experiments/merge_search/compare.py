@@ -1,7 +1,9 @@
-"""The table and the curve of experiments/merge_search by strategy: what it found, beside the uniform merge and the grid.
+"""The table and the curve of experiments/merge_search by strategy.
 
-`python experiments/merge_search/compare.py [paths.runs]` writes results/searches.md, .csv and .png from finished runs. Differences are
-over sampling seeds and the bootstrap over images; the three search seeds stand where a table has finetuning seeds.
+They say what each search found, compared with the uniform merge and the grid.
+`python experiments/merge_search/compare.py [paths.runs]` writes results/searches.md, .csv and .png
+from finished runs. Differences are over sampling seeds and the bootstrap over images; the three
+search seeds stand where a table has finetuning seeds.
 """
 
 import csv
@@ -122,7 +124,8 @@ def main():
             else "another objective"
         )
         lines.append(
-            f"| {label} | {evaluations:,.0f} | {images:,.0f} | {forwards / 1e6:.2f}M | {mean:.2f} | {told(to_uniform)} | "
+            f"| {label} | {evaluations:,.0f} | {images:,.0f} | {forwards / 1e6:.2f}M | "
+            f"{mean:.2f} | {told(to_uniform)} | "
             f"{told(to_grid) if to_grid else '-- | --'} | {until} |"
         )
         other = [to_grid.value, to_grid.low, to_grid.high] if to_grid else ["", "", ""]
@@ -149,8 +152,10 @@ def main():
         about.append(f"{label} {sum(values) / len(values):.2f}")
     count = f"{next(iter(uniform.values()))[2]:,} images by {len(uniform)} sampling seeds"
     head = (
-        f"{METRIC} of {count}, {len(SEEDS)} search seeds a strategy, one set of experts (lower is better): {', '.join(about)}.\n\n"
-        f"| search | evaluations | images | forward passes | {METRIC} | to uniform | | to the grid | | images until the grid's best score |\n"
+        f"{METRIC} of {count}, {len(SEEDS)} search seeds a strategy, "
+        f"one set of experts (lower is better): {', '.join(about)}.\n\n"
+        f"| search | evaluations | images | forward passes | {METRIC} | to uniform | "
+        "| to the grid | | images until the grid's best score |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n"
     )
     folder = HERE / "results"
