@@ -4,15 +4,17 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from deme.commands import stage_function
-from deme.runs.config import to_dict
+from deme.runs.config import compose_stage, to_dict
 from deme.runs.config_errors import config_errors
 from deme.runs.inputs import is_run, weights_folder
+from deme.runs.settings.base import Config
 from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result
 from deme.system.processes import world
 
@@ -56,9 +58,9 @@ def run(verb: str, args: list[str]) -> int:
     """
     failures: list[DemeError] = []
 
-    def job(cfg: DictConfig) -> None:
+    def job(config: DictConfig | Config) -> None:
         try:
-            path = stage_function(verb)(to_dict(cfg))
+            path = stage_function(verb)(config if isinstance(config, dict) else to_dict(config))
             if path != Path() and world().rank == 0:  # doctor may have nothing to show
                 print_result(str(path))
         except DemeError as error:
@@ -71,19 +73,26 @@ def run(verb: str, args: list[str]) -> int:
         if flag not in HYDRA_FLAGS:
             near = did_you_mean(flag, HYDRA_FLAGS)
             raise BadConfig(f"unknown flag {flag}; {near}allowed: {', '.join(HYDRA_FLAGS)}")
-    argv, sys.argv = sys.argv, ["deme", *flags, *QUIET_HYDRA, *overrides]
+    if flags or any(part.lstrip("+~").startswith("hydra") for part in overrides):
+        _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
+    else:  # one job: hydra.main would compose it twice
+        job(compose_stage(verb, overrides))
+    for other in failures[1:]:
+        print(f"deme: {other}", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _hydra_main(verb: str, args: list[str], job: Callable[[DictConfig], None]) -> None:
+    argv, sys.argv = sys.argv, ["deme", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where they get their message
     try:
         with config_errors(verb):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
     except SystemExit as error:
         if error.code not in (0, None):
-            text = f"bad options: {' '.join(args)}\ntype: deme {verb} --help"
-            raise BadConfig(text) from error
+            given = " ".join(arg for arg in args if arg not in QUIET_HYDRA)
+            raise BadConfig(f"bad options: {given}\ntype: deme {verb} --help") from error
     finally:
         sys.argv = argv
-    for other in failures[1:]:
-        print(f"deme: {other}", file=sys.stderr)
-    if failures:
-        raise failures[0]
-    return 0

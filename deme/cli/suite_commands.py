@@ -56,12 +56,17 @@ def run(verb: str, args: list[str]) -> int:
         raise BadConfig(f"all must be true or false, got {options['all']!r}")
     minutes, tflops = (positive_number(name, options[name]) for name in ("minutes", "tflops"))
 
-    from deme.commands import plan, reproduce, table
     from deme.runs.suite import Suite
 
-    suite = Suite.read(Path(places[0]), Path(options["runs"]), paths)
+    suite, jobs = Suite.read(Path(places[0]), Path(options["runs"]), paths), int(options["jobs"])
     if verb == "plan":
-        return plan.run(suite, int(options["jobs"]), tflops, options["all"] == "true")
+        from deme.commands import plan
+
+        return plan.run(suite, jobs, tflops, options["all"] == "true")
     if verb == "table":
+        from deme.commands import table
+
         return table.run(suite)
-    return reproduce.run(suite, int(options["jobs"]), minutes)
+    from deme.commands import reproduce
+
+    return reproduce.run(suite, jobs, minutes)

@@ -461,6 +461,13 @@ def test_a_path_that_cannot_be_written_is_exit_74(tmp_path):
 FULL = "no space left on the disk while writing "
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The name of the run directory that the smallest training makes in any folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    return done(["train", *TINY_TRAIN], folder).relative_to(folder)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -471,11 +478,9 @@ FULL = "no space left on the disk while writing "
         "samples/.grid.png.tmp",
     ],
 )
-def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, tmp_path):
+def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, trained, tmp_path):
     words = ["train", *TINY_TRAIN]
-    run_dir = done(words, tmp_path)
-    shutil.rmtree(run_dir)
-    target = run_dir / name
+    target = tmp_path / trained / name
     target.parent.mkdir(parents=True)
     target.symlink_to("/dev/full")
     fails(words, tmp_path, 74, f"deme: {FULL}runs/", "free some space and run it again")

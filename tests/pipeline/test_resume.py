@@ -113,13 +113,19 @@ def commands(experts):
     }
 
 
-LONG = [pytest.param(verb, marks=pytest.mark.slow) for verb in ("ant-gradient", "evaluate-all")]
+QUICK = ("train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search")
 
 
 @pytest.mark.parametrize(
-    "verb", ["train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search", *LONG]
+    ("verb", "attempts"),
+    [
+        *((verb, range(1)) for verb in QUICK),
+        *(pytest.param(verb, range(1, 4), marks=pytest.mark.slow) for verb in QUICK),
+        pytest.param("ant-gradient", range(3), marks=pytest.mark.slow),
+        pytest.param("evaluate-all", range(3), marks=pytest.mark.slow),
+    ],
 )
-def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_path):
+def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, attempts, experts, tmp_path):
     words = commands(experts)[verb]
     (tmp_path / "a").mkdir()
     began = time.monotonic()
@@ -127,8 +133,8 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, experts, tmp_pa
     duration = time.monotonic() - began
     expected = results(undisturbed)
     assert expected
-    moments = random.Random(verb)
-    for attempt in range(3):
+    for attempt in attempts:
+        moments = random.Random(f"{verb} {attempt}")
         folder = tmp_path / f"b{attempt}"
         folder.mkdir()
         for _ in range(3):  # the same command is killed up to three times
