@@ -3,15 +3,10 @@
 What is not measured yet is shown as `--`, with the command that measures it.
 """
 
-from typing import TYPE_CHECKING
-
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs.suite import Suite
 from deme.system import files, logger, print_result
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def run(suite: Suite) -> int:
@@ -37,39 +32,47 @@ def run(suite: Suite) -> int:
 
 
 def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
-    folder, name = suite.results, suite.name
+    """Write what is missing or has changed; pictures take longer than all the rest."""
+    folder, numbers = suite.results, suite.results / f"{suite.name}.csv"
+    table = tables.comma_separated(rows)
+    unchanged = numbers.is_file() and numbers.read_bytes() == table.encode()
+    pictures = _pictures(rows)
+    for file in pictures:
+        if not (unchanged and (folder / file).is_file()):
+            files.write_bytes(folder / file, _drawn(file, suite, rows))
     texts = {
-        f"{name}.md": tables.markdown(suite, rows, compared),
-        f"{name}.tex": tables.latex(suite, rows),
-        f"{name}.csv": tables.comma_separated(rows),
+        f"{suite.name}.md": tables.markdown(suite, rows, compared),
+        f"{suite.name}.tex": tables.latex(suite, rows),
+        numbers.name: table,  # last: its numbers are those of the pictures
     }
     for file, text in texts.items():
         files.write_text(folder / file, text)
-    pictures = _pictures(suite, rows)
-    for file, figure in pictures.items():
-        from deme.report.figures import png
-
-        files.write_bytes(folder / file, png(figure))
     print_result(f"wrote {folder}/{{{','.join([*texts, *pictures])}}}")
 
 
-def _pictures(suite: Suite, rows: list[Row]) -> dict[str, "Figure"]:
-    """Return the figures that the rows have numbers for, by file name."""
-    grids = any(row.grid for row in rows)
+def _pictures(rows: list[Row]) -> list[str]:
+    """Return the names of the pictures that the rows have numbers for."""
     paired = [name for row in rows for name, number in row.numbers.items() if number.difference]
-    balanced = {row.label: row.balanced for row in rows if row.balanced}
-    if not (grids or paired or balanced):
-        return {}
+    wanted = {
+        "samples.png": any(row.grid for row in rows),
+        "differences.png": bool(paired),
+        "loss_per_range.png": any("/" in metric for metric in paired),
+        "task_weights.png": any(row.balanced for row in rows),
+    }
+    return [file for file, is_wanted in wanted.items() if is_wanted]
+
+
+def _drawn(file: str, suite: Suite, rows: list[Row]) -> bytes:
     from deme.report import figures
 
-    found = {"samples.png": figures.sample_grids(rows)} if grids else {}
-    if paired:
-        settings = suite.settings
-        found["differences.png"] = figures.differences(rows, settings.metrics, settings.baseline)
-    if any("/" in metric for metric in paired):
-        found["loss_per_range.png"] = figures.loss_per_range(rows)
-    if balanced:
+    if file == "task_weights.png":
         from deme.analysis import task_weights
 
-        found["task_weights.png"] = task_weights.draw(balanced)
-    return found
+        balanced = {row.label: row.balanced for row in rows if row.balanced}
+        return figures.png(task_weights.draw(balanced))
+    if file == "samples.png":
+        return figures.png(figures.sample_grids(rows))
+    if file == "loss_per_range.png":
+        return figures.png(figures.loss_per_range(rows))
+    settings = suite.settings
+    return figures.png(figures.differences(rows, settings.metrics, settings.baseline))

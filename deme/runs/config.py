@@ -118,7 +118,7 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
 @functools.cache
 def _parsed(override: str) -> tuple[list[str], Any]:
     """Return key and value of an override; a mapping where it is not a plain value."""
-    parsed = OverridesParser.create().parse_override(override)
+    (parsed,) = OverridesParser.create().parse_overrides([override])
     plain = parsed.type is OverrideType.CHANGE and not parsed.is_sweep_override()
     return parsed.key_or_group.split("."), parsed.value() if plain else {}
 

@@ -100,6 +100,19 @@ def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
+def test_pictures_are_drawn_again_only_if_missing_or_of_other_numbers(smoke, tmp_path):
+    shutil.copytree(smoke / "runs", tmp_path / "runs")
+    results = tmp_path / "runs/digits_smoke/results"
+    pictures = {file: file.stat().st_mtime_ns for file in results.glob("*.png")}
+    (results / "samples.png").unlink()
+    assert run(["table", str(SMOKE)], tmp_path)[0] == 0
+    drawn = {file for file, time in pictures.items() if file.stat().st_mtime_ns != time}
+    assert drawn == {results / "samples.png"}
+    (results / "digits_smoke.csv").write_text("row,metric\n")
+    assert run(["table", str(SMOKE)], tmp_path)[0] == 0
+    assert all(file.stat().st_mtime_ns != time for file, time in pictures.items())
+
+
 def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_path):
     code, text = run(["plan", str(SMOKE), f"runs={smoke}/runs"], tmp_path)
     assert code == 0
