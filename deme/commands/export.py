@@ -139,9 +139,9 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     def fill(partial: Path) -> None:
         model.save(partial, state, about)
         files.write_text(partial / "README.md", card)
-        told = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
+        export = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
         files.write_json(
-            partial / "deme.json", {**about, "export": {**told, "files": _hashes(partial)}}
+            partial / "deme.json", {**about, "export": {**export, "files": _hashes(partial)}}
         )
 
     files.write_folder(out, fill)

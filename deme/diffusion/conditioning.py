@@ -17,7 +17,7 @@ EMPTY_CONDITION: Condition = MappingProxyType({})
 
 
 def bind_condition(network: Network, condition: Condition) -> Network:
-    """Return the network that is told `condition`, as a function of x_t and t alone."""
+    """Return the network under `condition`, as a function of x_t and t alone."""
     return partial(network, condition=condition) if condition else network
 
 

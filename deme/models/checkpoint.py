@@ -109,8 +109,8 @@ def read_pickle(path: Path) -> object:
             "and give that"
         ) from error
     except Exception as error:  # whatever a damaged file makes of the unpickler
-        told = isinstance(error, RuntimeError)
-        reason = str(error).partition(". ")[0] if told else type(error).__name__
+        has_reason = isinstance(error, RuntimeError)
+        reason = str(error).partition(". ")[0] if has_reason else type(error).__name__
         raise WorkFailed(
             f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
             "make it again, or copy it again from where it came"

@@ -103,7 +103,7 @@ def probe(
 
     `images` are [M, C, H, W], in -1..1 or latents.
     Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses,
-    so that their errors compare: only what the network is told differs. The first of `schedules` is
+    so that their errors compare: only the input of the network differs. The first of `schedules` is
     tried with every value range.
     """
     draw = generator("passport", len(images))

@@ -17,7 +17,7 @@ def prompt_grid(
     """Return a figure with a line per prompt and a column per model: uint8 images [prompts, H, W,
     C] by the model's label.
 
-    A prompt's phrase, the part that a model is known to lose, is told below it.
+    A prompt's phrase, the part that models often leave out, is printed below it.
     """
     small = next(iter(images.values())).shape[1] < 128
     side, column = SIDES[small], LETTER * min(WIDTH, max(map(len, texts))) + 0.2
@@ -31,13 +31,13 @@ def prompt_grid(
     for row, text in enumerate(texts):
         axes[row][0].axis("off")
         phrase = phrases[row] if row < len(phrases) else None
-        told = textwrap.fill(text, WIDTH) + (
+        caption = textwrap.fill(text, WIDTH) + (
             f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else ""
         )
         axes[row][0].text(
             0,
             0.5,
-            told,
+            caption,
             va="center",
             ha="left",
             fontsize=8,

@@ -39,7 +39,7 @@ class Row:
     label: str
     numbers: Mapping[str, Number]
     missing: tuple[str, ...]
-    forwards: int  # forward passes of one image, per finetuning seed, without the evaluations
+    num_forward_passes: int  # of one image, per finetuning seed, without the evaluations
     grid: Path | None
     expected: Mapping[str, float] = field(default_factory=dict)  # published values, by metric
     balanced: tuple[Path, ...] = ()  # its finished training runs that weighed tasks

@@ -57,7 +57,7 @@ def cells(suite: Suite, metrics: Sequence[str], row: Row) -> list[str]:
         number = row.numbers.get(metric)
         texts += [_published_cell(row, metric)] if _published(suite, metric) else []
         texts += _number_cells(number) if number else ["--", "", ""]
-    return [*texts, _count(row.forwards)]
+    return [*texts, _count(row.num_forward_passes)]
 
 
 def _count(number: int) -> str:
@@ -250,7 +250,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
                     number.num_values,
                     number.about["n"],
                     *((d.value, d.low, d.high, d.verdict) if d else ("", "", "", "")),
-                    row.forwards,
+                    row.num_forward_passes,
                     number.about["reference"],
                     number.about["implementation"],
                 ]

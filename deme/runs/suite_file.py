@@ -55,8 +55,8 @@ def _tree(file: Path) -> MappingNode:
         raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, MappingNode):
         raise BadConfig(f"{file} must hold the keys of a suite, such as suite: and rows:")
-    if slips := list(_slips_of_yaml(tree)):
-        raise BadConfig("\n".join(slips))
+    if mistakes := list(_yaml_mistakes(tree)):
+        raise BadConfig("\n".join(mistakes))
     keys = _values(tree)
     if "extends" not in keys:
         return tree
@@ -116,7 +116,7 @@ def _place(node: Node) -> str:
     return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
 
 
-def _slips_of_yaml(tree: Node) -> Iterator[str]:
+def _yaml_mistakes(tree: Node) -> Iterator[str]:
     """Yield keys that are given twice, and keys without a value."""
     for mapping in (node for node in _nodes(tree) if isinstance(node, MappingNode)):
         for index, (key, value) in enumerate(mapping.value):
@@ -147,7 +147,7 @@ def _contradictions(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:
     for index, row in enumerate(suite.rows):
         if row.name in names[:index]:
             yield ("rows", index, "name"), f"two rows have the name {row.name}"
-        for place, text in _slips_of_row(row, rows):
+        for place, text in _row_mistakes(row, rows):
             yield ("rows", index, place), f"row {row.name}: {text}"
     named: list[tuple[Place, str | None]] = [
         (("baseline",), _unknown(suite.baseline, rows, "evaluate")),
@@ -156,7 +156,7 @@ def _contradictions(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:
     for index, pair in enumerate(suite.comparisons):
         named += [(("comparisons", index), _unknown(name, rows, "evaluate")) for name in pair]
     yield from ((where, problem) for where, problem in named if problem)
-    yield from ((("expected",), text) for text in _slips_of_expected(suite, file))
+    yield from ((("expected",), text) for text in _expected_mistakes(suite, file))
 
 
 def _circles(suite: SuiteSettings) -> Iterator[Mistake]:
@@ -180,7 +180,7 @@ def _unknown(name: str, rows: dict[str, RowSettings], stage: str | None) -> str 
     return f"{name!r} {what}; {did_you_mean(name, known)}allowed: {allowed}"
 
 
-def _slips_of_row(row: RowSettings, rows: dict[str, RowSettings]) -> Iterator[tuple[str, str]]:
+def _row_mistakes(row: RowSettings, rows: dict[str, RowSettings]) -> Iterator[tuple[str, str]]:
     for key, stage in (("experts_of", "train"), ("search_of", "search"), ("after", None)):
         name = getattr(row, key)
         if name is not None and (text := _unknown(name, rows, stage)):
@@ -208,7 +208,7 @@ def _no_pretraining(suite: SuiteSettings, rows: dict[str, RowSettings]) -> str |
     return None
 
 
-def _slips_of_expected(suite: SuiteSettings, file: Path) -> Iterator[str]:
+def _expected_mistakes(suite: SuiteSettings, file: Path) -> Iterator[str]:
     """Check published numbers before any work. Raises MissingInput."""
     if suite.expected is None:
         return

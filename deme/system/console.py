@@ -103,10 +103,10 @@ class Bar:
 
     def advance(self, count: float = 1, **values: object) -> None:
         """Count `count` more units as done; `values` are shown beside the bar: loss="0.012"."""
-        told = [f"{key} {value}" for key, value in values.items()]
+        extras = [f"{key} {value}" for key, value in values.items()]
         if self.shown is not None:
             bars, task = self.shown
-            bars.update(task, advance=count, values=", ".join(told))
+            bars.update(task, advance=count, values=", ".join(extras))
         self.done += count
         now = time.monotonic()
         if now - self.last_line < SECONDS_BETWEEN_LINES:
@@ -117,7 +117,7 @@ class Bar:
         parts = [f"{self.done:,.0f}{of} {self.unit}".strip(), f"{rate:.3g}/s"]
         if self.total and rate > 0:
             parts.append(f"{max(0.0, self.total - self.done) / rate:,.0f} s left")
-        text = ", ".join([*parts, *told])
+        text = ", ".join([*parts, *extras])
         logger.info("%s: %s", self.name, text, extra={"progress": True})
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class DemeError(Exception):
-    """Base of all errors that are a user's to mend; any other is a bug (exit code 1)."""
+    """Base of all errors that a user can correct; any other is a bug (exit code 1)."""
 
     exit_code = 1
 

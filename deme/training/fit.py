@@ -139,7 +139,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Return Lightning's trainer of one process and one device. Raises BadConfig if it refuses.
 
-    It is never told of torchrun or SLURM: see deme/training/distributed.py.
+    It does not see torchrun or SLURM: see deme/training/distributed.py.
     """
     try:
         return pl.Trainer(
