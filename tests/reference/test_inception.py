@@ -190,7 +190,7 @@ def test_from_images_to_distance_equals_torchmetrics(weights):
             feature=64, feature_extractor_weights_path=path, antialias=False
         )
     theirs.set_dtype(torch.float64)
-    real, fake = pictures(32, 32, 90), 255 - pictures(32, 32, 80).flip(3)
+    real, fake = pictures(32, 32, 70), 255 - pictures(32, 32, 66).flip(3)
     theirs.update(real, real=True)
     theirs.update(fake, real=False)
     features = InceptionFeatures(path, "tf", 64)
