@@ -50,7 +50,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
         values = {name: metric["value"] for name, metric in metrics.items()}
         tracking.finish(tracker, values, grid if grid.exists() else None)
     text = f"evaluated {run.path}: {summary(metrics)}"
-    logger.debug(text)  # kept in log.txt
+    logger.debug(text)  # for log.txt; the terminal has the result on stdout
     print_result(text)
     clear(samples)
 

@@ -6,7 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deme.runs.identity import identity_hash
-from deme.runs.inputs import input_hash, is_run, load_yaml, read_status, weights_folder
+from deme.runs.inputs import (
+    check_format,
+    input_hash,
+    is_run,
+    load_yaml,
+    read_status,
+    weights_folder,
+)
 from deme.runs.run import Run, frozen_identity
 from deme.runs.settings.base import build
 from deme.runs.settings.commands import EvaluateSettings, VerifySettings, run_settings
@@ -77,6 +84,7 @@ def _finished(path: Path) -> Run:
         raise BadConfig(
             f"{path} is no run directory\ntype: deme verify run=<directory of a deme evaluate run>"
         )
+    check_format(path)
     config = load_yaml(path / "config.yaml")
     if config["stage"] != "evaluate":
         raise BadConfig(

@@ -46,7 +46,7 @@ class _FileHandler(logging.Handler):
     """Append records to a file, whose folder need not exist yet."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(logging.INFO)
+        super().__init__()
         self.path = path
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -66,7 +66,7 @@ def log_to_terminal(level: str | None = None) -> None:
     instead of bars.
     """
     global _bars_allowed
-    _bars_allowed = level is not None
+    _bars_allowed = level in ("DEBUG", "INFO")
     os.environ[LEVEL_VARIABLE] = level = level or os.environ.get(LEVEL_VARIABLE, "INFO")
     for handler in [each for each in logger.handlers if isinstance(each, _TerminalHandler)]:
         logger.removeHandler(handler)
@@ -77,10 +77,10 @@ def log_to_terminal(level: str | None = None) -> None:
 
 @contextlib.contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Append every message from INFO on to `path`, with date and time, while the block runs."""
+    """Append every message, details too, to `path`, with date and time, while the block runs."""
     handler, level = _FileHandler(path), logger.level
     logger.addHandler(handler)
-    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
+    logger.setLevel(logging.DEBUG)  # the terminal has a level of its own
     try:
         yield
     finally:
@@ -130,7 +130,7 @@ def progress(name: str, total: float | None, unit: str = "", start: float = 0) -
     """
     global _bars
     bar = Bar(name, total, unit, start)
-    if not (_bars_allowed and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)):
+    if not (_bars_allowed and sys.stderr.isatty()):
         yield bar
         return
     bars, outermost = _bars or _new_bars(), _bars is None

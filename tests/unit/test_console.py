@@ -73,7 +73,7 @@ def test_a_log_file_holds_messages_that_the_terminal_does_not_show(tmp_path, cap
         logger.debug("a detail")
     logger.warning("after it")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
-    assert [line[20:] for line in lines] == ["a message", "warning: take care"]
+    assert [line[20:] for line in lines] == ["a message", "warning: take care", "a detail"]
     assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", line) for line in lines)
     assert "a message" not in capsys.readouterr().err
 
@@ -142,8 +142,10 @@ def test_bars_survive_an_error_and_ends_in_another_order():
 
 
 @pytest.mark.parametrize("how", ["helper", "quiet"])
-def test_no_bar_in_helper_processes_and_none_when_quiet(how):
-    log_to_terminal(None if how == "helper" else "WARNING")
+def test_no_bar_in_helper_processes_and_none_when_quiet(how, tmp_path):
     with on_terminal() as terminal:
+        log_to_terminal(None if how == "helper" else "WARNING")
         work()
+        with log_to_file(tmp_path / "log.txt"):  # as in a run
+            work()
     assert terminal.getvalue() == ""

@@ -138,8 +138,10 @@ def older(in_tmp):
 AGAIN = "type, to make it again: deme train experiment=digits/finetune 'cell.data=two words'"
 
 
-def test_a_run_of_the_older_format_is_refused_as_an_input(older, capsys):
-    assert main(["evaluate", f"inputs.weights={older}"]) == BadConfig.exit_code == 2
+@pytest.mark.parametrize("words", [["evaluate", "inputs.weights="], ["verify", "run="]])
+def test_a_run_of_the_older_format_is_refused_as_an_input(words, older, capsys):
+    command, key = words
+    assert main([command, f"{key}{older}"]) == BadConfig.exit_code == 2
     message = capsys.readouterr().err
     assert "older version of deme" in message
     assert str(older) in message
