@@ -108,10 +108,12 @@ def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
 def weights_folder(path: Path) -> Path:
     """Return the model folder of a finished run, or `path` itself if it is a model folder.
 
-    Raises MissingInput for a run that is not finished, BadConfig for one without weights.
+    Raises MissingInput for a run that is not finished, BadConfig for one without weights or of the
+    older format.
     """
     if not is_run(path):
         return path
+    check_format(path)
     check_finished(path)
     folder = min((path / "weights").glob("[!.]*"), default=None)
     if folder is None:

@@ -138,10 +138,17 @@ def older(in_tmp):
 AGAIN = "type, to make it again: deme train experiment=digits/finetune 'cell.data=two words'"
 
 
-@pytest.mark.parametrize("words", [["evaluate", "inputs.weights="], ["verify", "run="]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "inputs.weights="],
+        ["verify", "run="],
+        ["sample", "out=grid.png", "run="],
+        ["export", "out=exported", "run="],
+    ],
+)
 def test_a_run_of_the_older_format_is_refused_as_an_input(words, older, capsys):
-    command, key = words
-    assert main([command, f"{key}{older}"]) == BadConfig.exit_code == 2
+    assert main([*words[:-1], f"{words[-1]}{older}"]) == BadConfig.exit_code == 2
     message = capsys.readouterr().err
     assert "older version of deme" in message
     assert str(older) in message
