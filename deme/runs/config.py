@@ -25,7 +25,7 @@ from deme.runs.inputs import cached
 from deme.runs.settings.base import Config, Option
 from deme.system import BadConfig, DemeError, conf_dir, files
 
-RESOLVER = re.compile(r"\$\{([a-z_.]+):")  # of an interpolation that calls something
+RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
 
 
