@@ -24,9 +24,7 @@ from record import record
 from torch import Tensor
 from train_step import CIFAR10
 
-from deme.diffusion.ranges import TimestepRange, uniform
-from deme.diffusion.seeds import ShardedRandom, generator
-from deme.diffusion.timesteps import StratifiedSampler
+from deme.diffusion import ShardedRandom, StratifiedSampler, TimestepRange, generator, uniform
 from deme.methods.ant import Ant
 from deme.methods.balancing import Balancing
 from deme.methods.balancing.equal import Equal

@@ -30,7 +30,7 @@ from torchvision import transforms
 
 from deme.data import InMemoryImages
 from deme.data.pixels import to_float
-from deme.runs.config import compose_stage, instantiate
+from deme.runs import compose_stage, instantiate
 from deme.training.batches import StepBatches, StepLoader
 
 COUNT, BATCH = 10_000, 128

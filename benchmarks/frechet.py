@@ -21,8 +21,7 @@ import torch
 from record import record
 from scipy.linalg import sqrtm
 
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.statistics import Statistics
+from deme.metrics import FrechetDistance, Statistics
 
 D, FEW, REPEATS = 2048, 1000, 3
 

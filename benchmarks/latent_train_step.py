@@ -30,9 +30,7 @@ from record import record
 from torch import Tensor
 
 from deme.data.latents import CachedLatents
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import generator
-from deme.diffusion.timesteps import RangeSampler
+from deme.diffusion import RangeSampler, TimestepRange, generator
 from deme.methods.finetune import Finetune
 from deme.models.denoiser import DenoisingModel
 from deme.training.batches import StepBatches, StepLoader

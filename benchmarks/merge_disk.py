@@ -43,7 +43,7 @@ from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import merge_folder
-from deme.runs.config import compose_stage
+from deme.runs import compose_stage
 from deme.system.files import sha256_text, write_json
 from deme.system.tensors import Spec, TensorFile, write_stream
 

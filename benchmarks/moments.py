@@ -15,7 +15,7 @@ import torch
 from memory import peak_mb
 from record import record
 
-from deme.metrics.statistics import Statistics
+from deme.metrics import Statistics
 
 D, BATCH, REPEATS = 2048, 250, 5
 

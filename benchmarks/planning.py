@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 from record import record
 
-from deme.runs.run import Run
-from deme.runs.suite import Node, Suite
+from deme.runs import Node, Run, Suite
 from deme.system import files
 
 DIGITS = Path(__file__).parents[1] / "experiments" / "digits" / "suite.yaml"

@@ -23,7 +23,7 @@ from record import record
 from torch import Tensor, nn
 
 from deme.merging.live import LiveMerge
-from deme.runs.config import compose_stage, instantiate
+from deme.runs import compose_stage, instantiate
 
 COUNT, CALLS, CHANGES = 4, 5, 1000
 TARGETS = {"all_weights": 6, "one_weight": 20}

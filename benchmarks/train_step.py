@@ -33,7 +33,7 @@ from deme.builders.compute import Compute
 from deme.data import InMemoryImages
 from deme.data.digits import load_digits
 from deme.data.pixels import to_float
-from deme.diffusion.ranges import TimestepRange
+from deme.diffusion import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
 from deme.models.loading import load_pretrained

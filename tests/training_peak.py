@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from deme.data.latents import TEXT
-from deme.diffusion.ranges import TimestepRange
+from deme.diffusion import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel

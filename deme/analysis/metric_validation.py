@@ -16,14 +16,18 @@ from torch import Tensor
 from deme.analysis import Analysis
 from deme.data import ImageData, Images, InMemoryImages, SomeImages
 from deme.data.pixels import every
-from deme.diffusion.seeds import generator
-from deme.metrics.bootstrap import resample_counts
-from deme.metrics.features import FeatureExtractor
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.kernel import KernelDistance, kernel_distance
-from deme.metrics.neighbours import precision_recall
-from deme.metrics.reference import SUBSET, measured
-from deme.metrics.statistics import Statistics
+from deme.diffusion import generator
+from deme.metrics import (
+    SUBSET,
+    FeatureExtractor,
+    FrechetDistance,
+    KernelDistance,
+    Statistics,
+    kernel_distance,
+    measured,
+    precision_recall,
+    resample_counts,
+)
 from deme.system import BadConfig, progress
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from deme.analysis import Analysis
 from deme.report.records import task_weight_curves
-from deme.runs.inputs import is_run
+from deme.runs import is_run
 from deme.system import BadConfig, locate
 
 

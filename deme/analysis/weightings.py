@@ -7,12 +7,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from deme.analysis import Analysis
-from deme.diffusion.ranges import uniform
+from deme.diffusion import uniform
 from deme.diffusion.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import instantiate
-from deme.runs.config_errors import options
-from deme.runs.inputs import load_yaml
+from deme.runs import instantiate, load_yaml, options
 from deme.system import BadConfig, conf_dir, did_you_mean
 
 KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}

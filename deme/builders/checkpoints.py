@@ -14,7 +14,7 @@ from deme.merging.stream import Fold
 from deme.models.checkpoint import NAME, open_weights
 from deme.models.layout import PLACEMENT, read_noise, read_placement
 from deme.models.projection import Projections, folded
-from deme.runs.inputs import content_hash, weights_folder
+from deme.runs import content_hash, weights_folder
 from deme.system import (
     BadConfig,
     MissingInput,

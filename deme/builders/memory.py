@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
-from deme.runs.config import instantiate, partial
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import TrainSettings
-from deme.runs.suite import Node, Suite
+from deme.runs import Node, Suite, instantiate, partial
+from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, DemeError, MissingInput, cache_folder, files, locate
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from pathlib import Path
 from deme.merging.combine import Merge
 from deme.merging.methods import MergeMethod
 from deme.merging.plan import Checkpoint
-from deme.runs.config import partial
-from deme.runs.inputs import content_hash, found_weights
+from deme.runs import content_hash, found_weights, partial
 from deme.system import BadConfig
 
 

@@ -5,16 +5,13 @@ from pathlib import Path
 
 import torch
 
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import generator
-from deme.diffusion.timesteps import TimestepSampler
+from deme.diffusion import TimestepRange, TimestepSampler, generator
 from deme.diffusion.weighting import mass, timestep_weights
 from deme.methods import Method
 from deme.methods.balancing import Balancing
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import accepted_arguments, instantiate, instantiate_with
-from deme.runs.inputs import found_weights
-from deme.runs.settings.commands import TrainSettings
+from deme.runs import accepted_arguments, found_weights, instantiate, instantiate_with
+from deme.runs.settings import TrainSettings
 from deme.system import BadConfig, files, logger
 
 NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution

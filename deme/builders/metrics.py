@@ -3,12 +3,9 @@
 from pathlib import Path
 
 from deme.data import ImageData, JoinedImages
-from deme.metrics import statistics_file
-from deme.metrics.features import FeatureExtractor
-from deme.metrics.reference import Reference, measured
-from deme.metrics.text_score import TextScore
-from deme.runs.config import instantiate
-from deme.runs.settings.groups import MetricsSettings
+from deme.metrics import FeatureExtractor, Reference, TextScore, measured, statistics_file
+from deme.runs import instantiate
+from deme.runs.settings import MetricsSettings
 from deme.system import BadConfig, locate
 
 SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deme.builders.compute import Compute
-from deme.diffusion.conditioning import Network
+from deme.diffusion import Network
 from deme.merging.plan import Expert, order_experts
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.models.text_to_image import TextToImageModel
-from deme.runs.inputs import weights_folder
+from deme.runs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
 from deme.system import BadConfig, locate

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from deme.data import ImageData
 from deme.data.prompts import Prompts
-from deme.diffusion.conditioning import Network
+from deme.diffusion import Network
 from deme.models.denoiser import DenoisingModel
 from deme.models.text_to_image import TextToImageModel
-from deme.runs.config import accepted_arguments, instantiate_with
+from deme.runs import accepted_arguments, instantiate_with
 from deme.sampling.generate import generate
 from deme.sampling.sampler import Sampler
 from deme.system import BadConfig, logger

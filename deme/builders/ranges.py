@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from deme.data import EncodedDataset, Images
-from deme.diffusion.ranges import TimestepRange
+from deme.diffusion import TimestepRange
 from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import accepted_arguments, instantiate_with
-from deme.runs.settings.commands import TrainSettings
+from deme.runs import accepted_arguments, instantiate_with
+from deme.runs.settings import TrainSettings
 from deme.system import BadConfig, WorkFailed, files, logger
 
 

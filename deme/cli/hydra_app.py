@@ -11,10 +11,8 @@ import hydra
 from omegaconf import DictConfig
 
 from deme.commands import stage_function
-from deme.runs.config import compose_stage, to_dict
-from deme.runs.config_errors import config_errors
-from deme.runs.inputs import is_run, weights_folder
-from deme.runs.settings.base import Config
+from deme.runs import compose_stage, config_errors, is_run, to_dict, weights_folder
+from deme.runs.settings import Config
 from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result
 from deme.system.processes import world
 

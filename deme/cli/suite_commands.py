@@ -56,7 +56,7 @@ def run(verb: str, args: list[str]) -> int:
         raise BadConfig(f"all must be true or false, got {options['all']!r}")
     minutes, tflops = (positive_number(name, options[name]) for name in ("minutes", "tflops"))
 
-    from deme.runs.suite import Suite
+    from deme.runs import Suite
 
     suite, jobs = Suite.read(Path(places[0]), Path(options["runs"]), paths), int(options["jobs"])
     if verb == "plan":

@@ -5,8 +5,7 @@ import io
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import AnalyzeSettings
+from deme.runs.settings import AnalyzeSettings, build
 from deme.system import BadConfig, cache_folder, files, print_result
 
 
@@ -21,7 +20,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.data import load_data
     from deme.builders.metrics import load_extractors
     from deme.report.figures import png
-    from deme.runs.config import accepted_arguments, instantiate, instantiate_with
+    from deme.runs import accepted_arguments, instantiate, instantiate_with
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]

@@ -17,7 +17,7 @@ from deme.report.statistics import (
     resampled_units,
 )
 from deme.report.tables import difference_cells
-from deme.runs.inputs import is_run, load_yaml, read_status
+from deme.runs import is_run, load_yaml, read_status
 from deme.system import BadConfig, MissingInput, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]

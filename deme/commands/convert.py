@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
-from deme.runs.settings.base import STRICT, Count, Name, Switch, build
+from deme.runs.settings import STRICT, Count, Name, Switch, build
 from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
 
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.commands.arguments import output_file
-from deme.runs.provenance import LIBRARIES
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import DoctorSettings
+from deme.runs import LIBRARIES
+from deme.runs.settings import DoctorSettings, build
 from deme.system import (
     WorkFailed,
     cache_folder,
@@ -47,7 +46,7 @@ def run(config: dict[str, object]) -> Path:
         return Path()
     from deme.builders.compute import Compute
     from deme.builders.data import check_images, load_data
-    from deme.runs.config import instantiate
+    from deme.runs import instantiate
 
     device = Compute.of(settings.compute).device
     model: DenoisingModel | None = None

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import EvaluateSettings
+from deme.runs import Run
+from deme.runs.settings import EvaluateSettings, build
 from deme.system import files, logger, print_result
 
 

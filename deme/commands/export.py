@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from deme.runs.inputs import weights_folder
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import ExportSettings
+from deme.runs import weights_folder
+from deme.runs.settings import ExportSettings, build
 from deme.system import (
     BadConfig,
     WorkFailed,

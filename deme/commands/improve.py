@@ -12,11 +12,8 @@ from deme.commands import stage_function
 from deme.commands.compare import difference_of, mean_value, read_evaluations
 from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
-from deme.runs.config import compose_stage
-from deme.runs.inputs import load_yaml, read_status
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import IMPROVE_SEARCH_SEED, ImproveSettings
+from deme.runs import Run, compose_stage, load_yaml, read_status
+from deme.runs.settings import IMPROVE_SEARCH_SEED, ImproveSettings, build
 from deme.system import BadConfig, files, logger, print_result
 
 # Option groups that every step of the work shares.

@@ -5,9 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import MergeSettings
+from deme.runs import Run
+from deme.runs.settings import MergeSettings, build
 from deme.system import BadConfig, files, log_to_file, logger, print_result, progress
 
 if TYPE_CHECKING:

@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs.inputs import weights_folder
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import SampleSettings
+from deme.runs import weights_folder
+from deme.runs.settings import SampleSettings, build
 from deme.system import BadConfig, files, locate, print_result
 
 DEFAULT_IMAGES = 64
@@ -24,7 +23,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.prompts import check_sampler, generate_images, load_prompts
     from deme.report.figures import labelled, png
     from deme.report.prompt_grid import prompt_grid
-    from deme.runs.config import instantiate
+    from deme.runs import instantiate
     from deme.sampling.grid import image_grid
 
     compute, scale = Compute.of(settings.compute), settings.guidance_scale

@@ -6,10 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs.inputs import content_hash
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import SearchSettings
+from deme.runs import Run, content_hash
+from deme.runs.settings import SearchSettings, build
 from deme.system import BadConfig, files, logger, print_result, progress
 
 if TYPE_CHECKING:
@@ -71,7 +69,7 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
     from deme.merging.search import Search
     from deme.merging.search.evaluations import BudgetSpent, Evaluations
     from deme.report.search import best_so_far
-    from deme.runs.config import instantiate
+    from deme.runs import instantiate
 
     search: Search = instantiate(settings.search)
     total = search.count(len(scored.live.uniform))

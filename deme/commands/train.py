@@ -8,16 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs.inputs import content_hash
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import TrainSettings
+from deme.runs import Run, content_hash
+from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:
     from deme.builders.compute import Compute
     from deme.data import EncodedDataset, ImageData, Images
-    from deme.diffusion.ranges import TimestepRange
+    from deme.diffusion import TimestepRange
     from deme.models.denoiser import DenoisingModel
     from deme.training.distributed import ProcessGroup
     from deme.training.fit import Loop
@@ -129,7 +127,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     from deme.builders.method import build_method, write_loss_mass
     from deme.builders.ranges import build_ranges, range_of
     from deme.data import training_sampler
-    from deme.runs.config import instantiate, partial
+    from deme.runs import instantiate, partial
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
@@ -238,8 +236,8 @@ def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
     from deme.builders.prompts import generate_images
     from deme.data import Captioned
     from deme.data.prompts import held_out_prompts
-    from deme.diffusion.ranges import TimestepRange
-    from deme.runs.config import instantiate
+    from deme.diffusion import TimestepRange
+    from deme.runs import instantiate
     from deme.sampling.ddim import DDIM
     from deme.sampling.grid import image_grid
     from deme.sampling.routed import RoutedModel

@@ -5,18 +5,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from deme.runs.identity import identity_hash
-from deme.runs.inputs import (
+from deme.runs import (
+    Run,
     check_format,
+    frozen_identity,
+    identity_hash,
     input_hash,
     is_run,
     load_yaml,
     read_status,
     weights_folder,
 )
-from deme.runs.run import Run, frozen_identity
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import EvaluateSettings, VerifySettings, run_settings
+from deme.runs.settings import EvaluateSettings, VerifySettings, build, run_settings
 from deme.system import (
     ASSET,
     HUB,

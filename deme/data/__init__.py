@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from deme.data.pixels import to_float
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
-from deme.diffusion.seeds import ShardedRandom
+from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom
 from deme.system import sha256_text
 
 

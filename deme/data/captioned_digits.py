@@ -8,7 +8,7 @@ from deme.data import ImageData, InMemoryImages
 from deme.data.captioned import CaptionedImages, check_dropout
 from deme.data.decode import resized
 from deme.data.digits import pixels_and_labels, split
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 
 SIDE = 16
 NUMERALS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 
 
 def pixels_and_labels() -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from deme.data import Captioned
 from deme.data.pixels import to_float
-from deme.diffusion.conditioning import TEXT, Condition
-from deme.diffusion.seeds import ShardedRandom
+from deme.diffusion import TEXT, Condition, ShardedRandom
 from deme.system import Bar, WorkFailed, files, logger, progress, tensors
 
 SHARD = 1024  # images in a file

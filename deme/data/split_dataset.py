@@ -10,7 +10,7 @@ from deme.data.decode import Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
 from deme.data.in_memory_images import DecodedImages
 from deme.data.unreadable import unreadable_in
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.system import BadConfig
 
 IN_MEMORY_BYTES = 2**30  # the largest set that in_memory=null keeps in memory

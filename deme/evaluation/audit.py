@@ -14,15 +14,21 @@ from torch import Tensor
 from deme.builders.compute import Compute
 from deme.builders.models import Loaded
 from deme.data import EncodedDataset, Images
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.evaluation.labels import Labels, distance_labels, interval, loss_labels, loss_ranges
 from deme.evaluation.measure import held_out_images, load_networks, loss_rows
 from deme.evaluation.scores import Part
 from deme.evaluation.sources import load_source
-from deme.metrics import statistics_file
-from deme.metrics.bootstrap import resampled_means
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
-from deme.metrics.features import FeatureExtractor
+from deme.metrics import (
+    FeatureExtractor,
+    FrechetDistance,
+    Reference,
+    TextScore,
+    denoising_loss,
+    fixed_triples,
+    resampled_means,
+    statistics_file,
+)
 from deme.metrics.fingerprint import (
     DRIFT_TOLERANCE,
     MOMENTS_TOLERANCE,
@@ -32,12 +38,8 @@ from deme.metrics.fingerprint import (
     fingerprints,
     moments_error,
 )
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.reference import Reference
-from deme.metrics.text_score import TextScore
-from deme.runs.run import Run
-from deme.runs.settings.commands import EvaluateSettings
-from deme.runs.settings.groups import LossMetricSettings
+from deme.runs import Run
+from deme.runs.settings import EvaluateSettings, LossMetricSettings
 from deme.system import files, tensors
 
 # relative, and absolute below 1: the two ways to compute a distance round differently

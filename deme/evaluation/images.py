@@ -18,11 +18,9 @@ from torch import Tensor
 from deme.builders.compute import Compute
 from deme.builders.metrics import load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
-from deme.metrics.features import ImageNetwork
-from deme.metrics.shards import FeatureShards
-from deme.runs.run import Run
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import EvaluateSettings
+from deme.metrics import FeatureShards, ImageNetwork
+from deme.runs import Run
+from deme.runs.settings import EvaluateSettings, build
 from deme.sampling.grid import image_grid
 from deme.system import DemeError, Stopped, WorkFailed, files, helpers, log_to_terminal, logger
 

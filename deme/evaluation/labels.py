@@ -7,11 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from deme.data import EncodedDataset, Images
-from deme.diffusion.ranges import TimestepRange, uniform
-from deme.metrics.features import FeatureExtractor
-from deme.metrics.neighbours import KINDS
-from deme.metrics.reference import SUBSET, Reference
-from deme.runs.settings.groups import LossMetricSettings, MetricsSettings
+from deme.diffusion import TimestepRange, uniform
+from deme.metrics import KINDS, SUBSET, FeatureExtractor, Reference
+from deme.runs.settings import LossMetricSettings, MetricsSettings
 from deme.system import BadConfig
 
 Label = Mapping[str, str | int]

@@ -7,8 +7,8 @@ from deme.evaluation.merged_model import LiveModel
 from deme.merging.search import Objective
 from deme.merging.search.evaluations import Evaluations
 from deme.report.search import Plane, landscape
-from deme.runs.inputs import found_weights
-from deme.runs.settings.groups import LossPlaneSettings
+from deme.runs import found_weights
+from deme.runs.settings import LossPlaneSettings
 from deme.system import BadConfig, files, logger, progress
 
 

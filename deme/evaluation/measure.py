@@ -17,27 +17,30 @@ from deme.builders.data import encode_images
 from deme.builders.metrics import load_extractors, load_reference, load_scores
 from deme.builders.models import Loaded
 from deme.data import EncodedDataset, ImageData, Images
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import generator
+from deme.diffusion import TimestepRange, generator
 from deme.evaluation.images import make_images
 from deme.evaluation.labels import Metric, distance_labels, loss_labels, loss_ranges
 from deme.evaluation.scores import Part, measure_score, parts_of
 from deme.evaluation.sources import Source, load_source
-from deme.metrics import statistics_file
-from deme.metrics.bootstrap import resample_counts, resampled_means
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
-from deme.metrics.features import FeatureExtractor
+from deme.metrics import (
+    FeatureExtractor,
+    FeatureShards,
+    FrechetDistance,
+    Reference,
+    Statistics,
+    TextScore,
+    denoising_loss,
+    fixed_triples,
+    kernel_distance,
+    precision_recall,
+    resample_counts,
+    resampled_means,
+    statistics_file,
+    subset,
+)
 from deme.metrics.fingerprint import fingerprints
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.kernel import kernel_distance
-from deme.metrics.neighbours import precision_recall
-from deme.metrics.reference import Reference, subset
-from deme.metrics.shards import FeatureShards
-from deme.metrics.statistics import Statistics
-from deme.metrics.text_score import TextScore
-from deme.runs.run import Run
-from deme.runs.settings.commands import EvaluateSettings
-from deme.runs.settings.groups import LossMetricSettings
+from deme.runs import Run
+from deme.runs.settings import EvaluateSettings, LossMetricSettings
 from deme.system import BadConfig, cache_folder, files, progress, tensors
 
 Metrics = dict[str, Metric]

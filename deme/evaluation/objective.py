@@ -18,21 +18,23 @@ from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.data import ImageData, SomeImages
 from deme.data.decode import resized
 from deme.data.prompts import Prompts
-from deme.diffusion.conditioning import Condition, bind_condition
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import generator
+from deme.diffusion import Condition, TimestepRange, bind_condition, generator
 from deme.evaluation.labels import distance_labels, loss_ranges
 from deme.evaluation.merged_model import LiveModel
 from deme.merging.plan import MergePlan
 from deme.merging.search import Objective
-from deme.metrics.denoising_loss import Triples, fixed_triples, noised
-from deme.metrics.features import FeatureExtractor
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.kernel import kernel_distance
-from deme.metrics.reference import Reference
-from deme.metrics.statistics import Statistics
-from deme.runs.config import instantiate
-from deme.runs.settings.merging import SearchSettings
+from deme.metrics import (
+    FeatureExtractor,
+    FrechetDistance,
+    Reference,
+    Statistics,
+    Triples,
+    fixed_triples,
+    kernel_distance,
+    noised,
+)
+from deme.runs import instantiate
+from deme.runs.settings import SearchSettings
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
 from deme.system import BadConfig, cache_folder

@@ -12,11 +12,10 @@ import torch
 from deme import __version__
 from deme.builders.data import encode_images
 from deme.data import ImageData, SomeImages, eval_sample
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
-from deme.runs.identity import data_hash
-from deme.runs.inputs import content_hash
+from deme.runs import content_hash, data_hash
 from deme.system import BadConfig, files, locate
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)

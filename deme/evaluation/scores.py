@@ -9,9 +9,7 @@ from torch import Tensor
 
 from deme.data.prompts import Prompts
 from deme.evaluation.labels import Label, Metric
-from deme.metrics.bootstrap import resampled_means
-from deme.metrics.shards import FeatureShards
-from deme.metrics.text_score import TextScore
+from deme.metrics import FeatureShards, TextScore, resampled_means
 from deme.system import BadConfig, tensors
 
 

@@ -14,10 +14,8 @@ from deme.data.decode import resized
 from deme.data.pixels import batches
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
-from deme.runs.config import instantiate
-from deme.runs.inputs import weights_folder
-from deme.runs.run import Run
-from deme.runs.settings.commands import EvaluateSettings
+from deme.runs import Run, instantiate, weights_folder
+from deme.runs.settings import EvaluateSettings
 from deme.system import BadConfig
 
 

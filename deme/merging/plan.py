@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.diffusion.ranges import TimestepRange, check_partition
+from deme.diffusion import TimestepRange, check_partition
 from deme.merging.combine import Merge
 from deme.system import BadConfig, JsonObject, files
 from deme.system.tensors import Spec, Tensors

@@ -5,9 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
-from deme.diffusion.seeds import ShardedRandom
-from deme.diffusion.timesteps import TimestepSampler
+from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom, TimestepSampler
 from deme.models.denoiser import DenoisingModel
 
 

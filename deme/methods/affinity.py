@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from deme.data import EncodedDataset, Images, eval_sample
-from deme.diffusion.conditioning import bind_condition, joined, moved
-from deme.diffusion.ranges import TimestepRange, uniform
-from deme.diffusion.seeds import generator
+from deme.diffusion import TimestepRange, bind_condition, generator, joined, moved, uniform
 from deme.methods.finetune import weighted_errors
 from deme.models.denoiser import DenoisingModel
 

@@ -8,10 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition, rows_of
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import ShardedRandom
-from deme.diffusion.timesteps import StratifiedSampler, TimestepSampler
+from deme.diffusion import (
+    EMPTY_CONDITION,
+    Condition,
+    ShardedRandom,
+    StratifiedSampler,
+    TimestepRange,
+    TimestepSampler,
+    bind_condition,
+    rows_of,
+)
 from deme.methods.balancing import Balancing
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel

@@ -9,9 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition
-from deme.diffusion.seeds import ShardedRandom
-from deme.diffusion.timesteps import TimestepSampler
+from deme.diffusion import (
+    EMPTY_CONDITION,
+    Condition,
+    ShardedRandom,
+    TimestepSampler,
+    bind_condition,
+)
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
 from deme.system import BadConfig, WorkFailed

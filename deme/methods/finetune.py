@@ -3,9 +3,13 @@
 import torch
 from torch import Tensor
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, bind_condition
-from deme.diffusion.seeds import ShardedRandom
-from deme.diffusion.timesteps import TimestepSampler
+from deme.diffusion import (
+    EMPTY_CONDITION,
+    Condition,
+    ShardedRandom,
+    TimestepSampler,
+    bind_condition,
+)
 from deme.methods import Method
 from deme.models.denoiser import DenoisingModel
 

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.timesteps import RangeSampler, TimestepSampler
+from deme.diffusion import RangeSampler, TimestepRange, TimestepSampler
 from deme.methods.finetune import Finetune
 from deme.system import BadConfig
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 
 
 def resampled_means(

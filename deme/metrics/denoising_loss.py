@@ -7,10 +7,16 @@ import torch
 from torch import Tensor
 
 from deme.data import EncodedDataset, Images, eval_sample
-from deme.diffusion.conditioning import Condition, Network, bind_condition, moved, rows_of
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.schedule import NoiseSchedule
-from deme.diffusion.seeds import generator
+from deme.diffusion import (
+    Condition,
+    Network,
+    NoiseSchedule,
+    TimestepRange,
+    bind_condition,
+    generator,
+    moved,
+    rows_of,
+)
 from deme.system import progress
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from deme.data.pixels import to_float
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.metrics.features import OnDevice, read_into, weights_file
 from deme.system import BadConfig
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.metrics.statistics import Statistics
 
 FLOOR = 1e-6  # relative: the smallest standard deviation of a fingerprint, for constant images

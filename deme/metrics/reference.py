@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deme.data import Images
 from deme.data.pixels import batches
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards

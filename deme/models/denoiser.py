@@ -12,8 +12,7 @@ import diffusers
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import EMPTY_CONDITION, Condition, NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections, UNet

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import diffusers
 
-from deme.diffusion.schedule import PREDICTION_TYPES
+from deme.diffusion import PREDICTION_TYPES
 from deme.models.layout import (
     NOISE,
     SCHEDULER,

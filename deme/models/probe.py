@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deme.diffusion.conditioning import (
+from deme.diffusion import (
     EMPTY_CONDITION,
+    PREDICTION_TYPES,
     Condition,
     Network,
+    NoiseSchedule,
     bind_condition,
+    generator,
     moved,
     rows_of,
 )
-from deme.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
-from deme.diffusion.seeds import generator
 
 STATED_RANGE = "-1..1"
 VALUE_RANGES = {STATED_RANGE: (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition
+from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 

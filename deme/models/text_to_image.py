@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from deme.diffusion.conditioning import TEXT, Condition
+from deme.diffusion import TEXT, Condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import check_unet, read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders

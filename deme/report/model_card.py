@@ -6,7 +6,7 @@ import jinja2
 import yaml
 
 from deme.report.records import Record, Training, public_name
-from deme.runs.settings.base import Option
+from deme.runs.settings import Option
 from deme.system import PACKAGE
 
 PAPER = "https://arxiv.org/abs/2410.06664"

@@ -5,14 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deme.runs.inputs import is_run, load_yaml, read_status, weights_folder
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import (
-    EvaluateSettings,
-    TrainSettings,
-    run_settings,
-)
-from deme.runs.settings.groups import RunSettings
+from deme.runs import is_run, load_yaml, read_status, weights_folder
+from deme.runs.settings import EvaluateSettings, RunSettings, TrainSettings, build, run_settings
 from deme.system import JsonObject, files
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
-from deme.runs.suite import Node, Suite
+from deme.runs import Node, Suite
 from deme.system import JsonObject, read_json
 
 Results = Mapping[Cell, JsonObject]

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
-from deme.runs.suite import Suite
+from deme.runs import Suite
 from deme.system import JsonObject, print_result
 
 NOT_MEASURED = "Not measured yet"

@@ -1,12 +1,11 @@
-"""Compose and resolve configurations, and make the objects that their options stand for."""
+"""Compose and resolve configurations."""
 
 import contextlib
 import functools
-import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, cast
 
@@ -16,13 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
-from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from deme import __version__
 from deme.runs.config_errors import config_errors, flattened, groups
 from deme.runs.inputs import cached
-from deme.runs.settings.base import Config, Option
+from deme.runs.settings.base import Config
 from deme.system import BadConfig, DemeError, conf_dir, files
 
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
@@ -162,60 +160,3 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     with config_errors():
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
     return cast(Config, container)
-
-
-def partial(option: Option) -> Callable[..., Any]:
-    """Return the `_target_` of an option with its arguments, still to be called.
-
-    Raises BadConfig.
-    """
-    try:
-        factory: Callable[..., Any] = hydra.utils.instantiate(
-            {**option, "_partial_": True}, _convert_="all"
-        )
-    except InstantiationException as error:
-        raise BadConfig(f"{option.get('_target_')}: {str(error).splitlines()[0]}") from error
-    return factory
-
-
-def instantiate(option: Option, **extra: object) -> Any:
-    """Call the `_target_` of an option with its arguments and `extra` ones. Raises BadConfig."""
-    factory = partial(option)
-    try:
-        _parameters(option, factory).bind(**extra)
-    except TypeError as error:
-        raise BadConfig(f"{option['_target_']}: {error}") from error
-    try:
-        return factory(**extra)
-    except DemeError:
-        raise
-    except ValueError as error:
-        raise BadConfig(f"{_name(option)}: {error}") from error
-    except TypeError as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in option.items() if key != "_target_")
-        raise BadConfig(f"{_name(option)} cannot work with {given}: {error}") from error
-
-
-def instantiate_with(option: Option, **offered: object) -> Any:
-    """Instantiate with those of the `offered` arguments that the `_target_` takes by name."""
-    taken = accepted_arguments(option) - option.keys()
-    return instantiate(option, **{name: offered[name] for name in offered if name in taken})
-
-
-def accepted_arguments(option: Option) -> set[str]:
-    """Return the names of the arguments that a `_target_` takes. Raises BadConfig for others."""
-    return set(_parameters(option, partial(option)).parameters)
-
-
-def _parameters(option: Option, factory: Callable[..., object]) -> inspect.Signature:
-    try:
-        return inspect.signature(factory)
-    except ValueError as error:  # a partial with an argument that is none
-        known = inspect.signature(factory.func).parameters  # type: ignore[attr-defined]
-        wrong = ", ".join(key for key in option if key not in known and key != "_target_")
-        allowed = ", ".join(known) or "(none)"
-        raise BadConfig(f"{_name(option)} takes no {wrong}; allowed: {allowed}") from error
-
-
-def _name(option: Option) -> str:
-    return str(option["_target_"]).rpartition(".")[2]

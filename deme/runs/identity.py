@@ -12,8 +12,7 @@ from functools import cache
 from typing import get_args, get_type_hints
 
 from deme.runs.inputs import content_hash
-from deme.runs.settings.base import ChangesNoResult, Config, Option
-from deme.runs.settings.commands import SETTINGS
+from deme.runs.settings import SETTINGS, ChangesNoResult, Config, Option
 from deme.system import files
 
 # of options: what lies there counts, not what it is called

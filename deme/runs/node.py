@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 from deme.runs.config import compose_stage
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
-from deme.runs.settings.base import Config, placed
-from deme.runs.settings.commands import run_settings
-from deme.runs.settings.groups import RunSettings
-from deme.runs.settings.merging import SearchSettings
+from deme.runs.settings import Config, RunSettings, SearchSettings, placed, run_settings
 from deme.system import BadConfig, MissingInput, read_json
 
 if TYPE_CHECKING:

@@ -22,9 +22,7 @@ from deme.runs.inputs import (
     weights_folder,
 )
 from deme.runs.provenance import provenance
-from deme.runs.settings.base import Config
-from deme.runs.settings.commands import TrainSettings, run_settings
-from deme.runs.settings.groups import BatchSettings, RunSettings
+from deme.runs.settings import BatchSettings, Config, RunSettings, TrainSettings, run_settings
 from deme.system import (
     BadConfig,
     DemeError,

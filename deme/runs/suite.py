@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
-from deme.runs.settings.suite import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
+from deme.runs.settings import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
 from deme.system import PACKAGE, BadConfig, locate_suite, read_json
 

@@ -14,8 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from deme.runs.settings.base import explanation
-from deme.runs.settings.suite import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
+from deme.runs.settings import CHAIN, PublishedNumbers, RowSettings, SuiteSettings, explanation
 from deme.system import BadConfig, MissingInput, did_you_mean, read_json
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 from deme.data.pixels import to_uint8
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, moved
-from deme.diffusion.seeds import image_generator
+from deme.diffusion import (
+    EMPTY_CONDITION,
+    Condition,
+    Network,
+    bind_condition,
+    image_generator,
+    moved,
+)
 from deme.sampling.routed import RoutedModel
 from deme.sampling.sampler import Sampler
 

@@ -3,14 +3,7 @@
 import torch
 from torch import Tensor
 
-from deme.diffusion.conditioning import (
-    EMPTY_CONDITION,
-    Condition,
-    Network,
-    bind_condition,
-    joined,
-    repeated,
-)
+from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition, joined, repeated
 
 
 class ClassifierFreeGuidance:

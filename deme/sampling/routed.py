@@ -6,8 +6,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.diffusion.conditioning import EMPTY_CONDITION, Condition, Network, bind_condition, rows_of
-from deme.diffusion.ranges import TimestepRange, check_partition
+from deme.diffusion import (
+    EMPTY_CONDITION,
+    Condition,
+    Network,
+    TimestepRange,
+    bind_condition,
+    check_partition,
+    rows_of,
+)
 
 
 class RoutedModel:

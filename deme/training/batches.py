@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from deme.data import Croppable, EncodedDataset, Images, InMemoryImages
 from deme.data.pixels import mirrored
-from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion import ShardedRandom, generator
 from deme.system import DemeError
 
 MAX_MIRRORED_BYTES = 2**28  # of a set in memory that is kept with its mirror images

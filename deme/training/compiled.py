@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deme.data import EncodedDataset, Images, eval_sample
-from deme.diffusion.conditioning import Condition, bind_condition, moved
-from deme.diffusion.seeds import generator, seeded
+from deme.diffusion import Condition, bind_condition, generator, moved, seeded
 from deme.models.denoiser import DenoisingModel
 from deme.system import WorkFailed, logger
 

@@ -9,8 +9,7 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from deme.data import training_pixels
-from deme.diffusion.conditioning import Condition
-from deme.diffusion.seeds import ShardedRandom, generator, seeded
+from deme.diffusion import Condition, ShardedRandom, generator, seeded
 from deme.methods import Method
 from deme.models.denoiser import DenoisingModel
 from deme.system import WorkFailed

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from deme.data.pixels import to_float, to_uint8
-from deme.diffusion.seeds import generator, seeded
+from deme.diffusion import generator, seeded
 
 KL = 1e-3  # against the squared error, both as means
 STEPS, BATCH = 1500, 32

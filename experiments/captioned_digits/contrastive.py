@@ -10,7 +10,7 @@ from transformers import CLIPTokenizer
 
 from deme.data.captioned_digits import NUMERALS, TEMPLATES
 from deme.data.pixels import to_float
-from deme.diffusion.seeds import generator, seeded
+from deme.diffusion import generator, seeded
 from deme.metrics.caption_match import CaptionNetwork
 
 PHRASES = (

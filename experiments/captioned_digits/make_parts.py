@@ -21,7 +21,7 @@ from word_pieces import make_tokenizer
 from deme.data import Captioned, Images
 from deme.data.captioned_digits import caption, digit_in, load_captioned_digits
 from deme.data.pixels import every, to_float
-from deme.diffusion.seeds import seeded
+from deme.diffusion import seeded
 from deme.metrics.caption_match import CaptionNetwork
 from deme.metrics.digit_classifier import as_digits, load_classifier
 from deme.system import files, tensors

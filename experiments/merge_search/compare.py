@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from deme.report.rows import result
 from deme.report.statistics import paired_difference
-from deme.runs.suite import Suite
+from deme.runs import Suite
 from deme.system import files
 
 HERE = Path(__file__).parent

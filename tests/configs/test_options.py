@@ -17,11 +17,17 @@ from deme.builders.data import load_data
 from deme.data import ImageData, InMemoryImages, cifar10_files
 from deme.data.captioned import CaptionedImages
 from deme.data.cifar10_files import BINARY
+from deme.diffusion import (
+    NoiseSchedule,
+    RangeSampler,
+    ShardedRandom,
+    StratifiedSampler,
+    TimestepRange,
+    check_partition,
+    generator,
+    uniform,
+)
 from deme.diffusion.conditioning import bind_condition as told_with
-from deme.diffusion.ranges import TimestepRange, check_partition, uniform
-from deme.diffusion.schedule import NoiseSchedule
-from deme.diffusion.seeds import ShardedRandom, generator
-from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
 from deme.merging.search.evaluations import Evaluations
 from deme.methods.balancing import Balancing
 from deme.methods.balancing.equal import Equal
@@ -29,17 +35,9 @@ from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models import unconditional
 from deme.models.denoiser import DenoisingModel
-from deme.runs.config import (
-    accepted_arguments,
-    compose_stage,
-    instantiate,
-    instantiate_with,
-    partial,
-)
+from deme.runs import accepted_arguments, compose_stage, instantiate, instantiate_with, partial
 from deme.runs.config_errors import groups, options
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import SETTINGS
-from deme.runs.settings.groups import ComputeSettings, MetricsSettings, PathsSettings
+from deme.runs.settings import SETTINGS, ComputeSettings, MetricsSettings, PathsSettings, build
 from deme.system import tensors
 from deme.system.errors import BadConfig
 from deme.system.paths import conf_dir, locate
@@ -505,7 +503,7 @@ def test_an_expert_job_per_range_is_what_the_deme_experiment_sweeps():
 
 
 def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
-    from deme.runs.run import Run
+    from deme.runs import Run
 
     def run_id(*overrides):
         return Run.planned(compose_stage("train", list(overrides))).path.name
@@ -528,7 +526,7 @@ def test_a_run_id_depends_on_what_changes_results_and_on_nothing_else(in_tmp):
 
 
 def test_where_data_lies_and_how_it_is_read_changes_no_run_id(in_tmp):
-    from deme.runs.run import Run
+    from deme.runs import Run
 
     def run_id(*overrides):
         return Run.planned(compose_stage("train", ["data=cifar10", *overrides])).path.name
@@ -544,7 +542,7 @@ def test_where_data_lies_and_how_it_is_read_changes_no_run_id(in_tmp):
 def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
     import shutil
 
-    from deme.runs.run import Run
+    from deme.runs import Run
     from deme.system.paths import locate
 
     shutil.copytree(locate("asset:digits_base"), in_tmp / "model")
@@ -563,7 +561,7 @@ def test_a_run_is_itself_from_another_directory(in_tmp, monkeypatch):
 
 
 def test_a_run_id_follows_the_bytes_of_a_data_folder(in_tmp):
-    from deme.runs.run import Run
+    from deme.runs import Run
 
     def run_id(path):
         words = ["data=image_folder", f"data.path={path}", "data.size=8", "data.channels=1"]
@@ -580,7 +578,7 @@ def test_a_run_id_follows_the_bytes_of_a_data_folder(in_tmp):
 def test_a_run_id_follows_the_content_of_its_inputs_not_their_place(in_tmp):
     import shutil
 
-    from deme.runs.run import Run
+    from deme.runs import Run
     from deme.system.paths import locate
 
     def run_id(path):

@@ -11,7 +11,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from deme.runs.settings.commands import SETTINGS
+from deme.runs.settings import SETTINGS
 from deme.system.paths import conf_dir
 
 ROOT = Path(__file__).parents[2]

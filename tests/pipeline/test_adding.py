@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import NoiseSchedule
 from deme.models.layout import UNET
 from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deme.data.cifar10_files import BINARY
 from deme.metrics.inception import trunk
-from deme.runs.suite import Suite
+from deme.runs import Suite
 from deme.system import files, tensors
 from deme.system.errors import BadConfig, MissingInput
 from deme.system.paths import PACKAGE
@@ -234,7 +234,7 @@ def test_the_cost_of_a_forward_pass_is_what_the_suite_says(name, suite):
     from diffusers import UNet2DModel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from deme.runs.config import compose_stage
+    from deme.runs import compose_stage
 
     unet = compose_stage("train", [f"model={name}"])["model"]["unet"]
     with torch.device("meta"):

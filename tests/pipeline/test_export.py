@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from deme.data.pixels import to_uint8
-from deme.diffusion.seeds import image_generator
+from deme.diffusion import image_generator
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load_pretrained
 from deme.sampling.ddim import DDIM

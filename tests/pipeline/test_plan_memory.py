@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from deme.builders.memory import memory_lines
-from deme.runs.suite import Suite
+from deme.runs import Suite
 from deme.system import files
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -255,8 +255,8 @@ def test_killed_after_the_weights_are_written_it_goes_on_from_its_checkpoint(tmp
 
 
 def test_the_seconds_of_a_run_are_those_of_all_its_sittings(in_tmp, monkeypatch):
+    from deme.runs import compose_stage
     from deme.runs import run as module
-    from deme.runs.config import compose_stage
 
     run, clock = module.Run.planned(compose_stage("train", [])), iter([100.0, 130.0, 500.0, 505.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))

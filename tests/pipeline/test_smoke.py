@@ -14,11 +14,10 @@ import yaml
 from nbclient import NotebookClient
 from scipy import stats
 
-from deme.diffusion.ranges import uniform
+from deme.diffusion import uniform
 from deme.models.layout import UNET
 from deme.report.rows import comparisons
-from deme.runs.config_errors import options
-from deme.runs.suite import Suite
+from deme.runs import Suite, options
 from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
 

@@ -10,12 +10,10 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from deme.data.captioned_digits import load_captioned_digits
-from deme.diffusion.ranges import uniform
-from deme.diffusion.seeds import image_generator
-from deme.metrics.bootstrap import resample_counts
-from deme.metrics.denoising_loss import fixed_triples
+from deme.diffusion import image_generator, uniform
+from deme.metrics import fixed_triples, resample_counts
 from deme.models.loading import load_pretrained
-from deme.runs.inputs import weights_folder
+from deme.runs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.system.files import read_json
 from deme.system.paths import locate

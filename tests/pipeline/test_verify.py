@@ -8,9 +8,8 @@ import pytest
 import torch
 import yaml
 
-from deme.metrics import statistics_file
-from deme.metrics.statistics import Statistics
-from deme.runs.identity import identity_hash
+from deme.metrics import Statistics, statistics_file
+from deme.runs import identity_hash
 from deme.system import files, tensors
 from deme.system.paths import PACKAGE
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
@@ -253,8 +252,8 @@ def test_moments_bent_to_fit_a_better_number_fail(copy):
     moments = statistics_file.load(file)
     from deme.data.digits import load_digits
     from deme.data.pixels import every
+    from deme.metrics import FrechetDistance
     from deme.metrics.digit_classifier import DigitFeatures
-    from deme.metrics.frechet import FrechetDistance
 
     real = Statistics().update(
         DigitFeatures("asset:digits_classifier.safetensors")(every(load_digits().held_out))

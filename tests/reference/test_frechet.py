@@ -5,8 +5,7 @@ import warnings
 import pytest
 import torch
 
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.statistics import Statistics
+from deme.metrics import FrechetDistance, Statistics
 
 
 def sets(n=2000, d=32):

@@ -180,8 +180,7 @@ def test_wrong_files_settings_and_images_are_refused(weights, tmp_path):
 def test_from_images_to_distance_equals_torchmetrics(weights):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    from deme.metrics.frechet import FrechetDistance
-    from deme.metrics.statistics import Statistics
+    from deme.metrics import FrechetDistance, Statistics
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

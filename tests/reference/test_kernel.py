@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from deme.metrics.bootstrap import resample_counts
-from deme.metrics.kernel import kernel_distance
+from deme.metrics import kernel_distance, resample_counts
 
 
 def rows(n, seed, d=8, shift=0.0):

@@ -70,7 +70,7 @@ def test_the_architecture_is_told_from_the_shapes():
 @pytest.mark.parametrize("option", ["ddpm_cifar10", "ddpm_lsun256"])
 def test_the_published_networks_are_the_options_of_the_same_name(option, in_tmp):
     """Names, shapes and every setting but dropout, which no checkpoint shows."""
-    from deme.runs.config import compose_stage
+    from deme.runs import compose_stage
     from tests.original_ddpm import OriginalDDPM
 
     shape = {"ddpm_cifar10": CIFAR, "ddpm_lsun256": LSUN}[option]

@@ -6,8 +6,7 @@ from diffusers import DDIMPipeline, DDIMScheduler
 
 from deme.builders.compute import Compute
 from deme.data.pixels import to_uint8
-from deme.diffusion.ranges import uniform
-from deme.diffusion.seeds import image_generator
+from deme.diffusion import image_generator, uniform
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.sampling.ddim import DDIM

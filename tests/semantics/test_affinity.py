@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from deme.data import InMemoryImages
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import NoiseSchedule
 from deme.methods import affinity
 from deme.methods.affinity import gradient_affinity
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
+from deme.diffusion import RangeSampler, ShardedRandom, StratifiedSampler, generator
 from deme.diffusion.ranges import TimestepRange, from_boundaries, uniform
-from deme.diffusion.seeds import ShardedRandom, generator
-from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
 from deme.methods.ant import Ant, combine, gram_matrix, task_gradients, with_gradient
 from deme.methods.balancing.equal import Equal
 from deme.methods.balancing.nash_mtl import NashMTL

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from deme.data import InMemoryImages
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.timesteps import RangeSampler
+from deme.diffusion import RangeSampler, TimestepRange
 from deme.methods.deme import DeMe, parameter_hash
 from deme.system.errors import WorkFailed
 from deme.training.compiled import compile_checked, gradients, make_batch

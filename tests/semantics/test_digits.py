@@ -8,11 +8,9 @@ import torch
 
 from deme.data.digits import load_digits, pixels_and_labels, split
 from deme.data.pixels import every, to_float
-from deme.diffusion.ranges import uniform
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
+from deme.diffusion import uniform
+from deme.metrics import FrechetDistance, Statistics, denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_classifier
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.statistics import Statistics
 from deme.models.loading import load_pretrained
 from deme.system.paths import PACKAGE
 

@@ -2,9 +2,8 @@
 
 import pytest
 
-from deme.runs.config import compose_stage
-from deme.runs.settings.base import build
-from deme.runs.settings.commands import TrainSettings
+from deme.runs import compose_stage
+from deme.runs.settings import TrainSettings, build
 from deme.system.errors import BadConfig
 
 GPU16 = ["compute.accelerator=gpu", "compute.precision=16-mixed"]

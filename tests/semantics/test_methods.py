@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deme.diffusion.ranges import TimestepRange, uniform
-from deme.diffusion.schedule import NoiseSchedule
-from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion import NoiseSchedule, ShardedRandom, TimestepRange, generator, uniform
 from deme.diffusion.timesteps import ProbabilisticSampler, RangeSampler
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.methods.deme import DeMe, parameter_hash

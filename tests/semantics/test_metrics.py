@@ -7,11 +7,8 @@ import torch
 from deme.analysis.metric_validation import ALTERATIONS
 from deme.data.digits import load_digits
 from deme.data.pixels import every
+from deme.metrics import FrechetDistance, Statistics, kernel_distance, precision_recall
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.kernel import kernel_distance
-from deme.metrics.neighbours import precision_recall
-from deme.metrics.statistics import Statistics
 
 STRENGTHS = {"noise": (10, 30, 90), "blur": (0.3, 0.6, 1.2), "jpeg": (90, 40, 5)}
 

@@ -7,15 +7,14 @@ import torch
 
 from deme.builders.checkpoints import open_checkpoint
 from deme.data import ImageData, InMemoryImages
-from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion import TimestepRange, uniform
 from deme.evaluation import objective as module
 from deme.evaluation.objective import ImageDistance, build_objective
 from deme.merging.plan import plan_merge
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
+from deme.metrics import denoising_loss, fixed_triples
 from deme.models.loading import load_pretrained
-from deme.runs.config import compose_stage
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import SearchSettings
+from deme.runs import compose_stage
+from deme.runs.settings import SearchSettings, build
 from deme.sampling.routed import RoutedModel
 from deme.system.errors import BadConfig
 from tests.models import moved, tiny

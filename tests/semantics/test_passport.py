@@ -5,7 +5,7 @@ import torch
 
 from deme.data.digits import load_digits
 from deme.data.pixels import every, to_float
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import NoiseSchedule
 from deme.models.loading import load_pretrained
 from deme.models.probe import cosine_schedule, judge, known_schedules, probe, scaled_linear_schedule
 from tests.models import tiny

@@ -5,9 +5,7 @@ import torch
 
 from deme.builders.compute import Compute
 from deme.data import InMemoryImages
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import ShardedRandom, generator, seeded
-from deme.diffusion.timesteps import RangeSampler
+from deme.diffusion import RangeSampler, ShardedRandom, TimestepRange, generator, seeded
 from deme.methods.deme import DeMe, hold_as_cast, parameter_hash
 from deme.methods.finetune import Finetune
 from deme.training.ema import warmup_ema

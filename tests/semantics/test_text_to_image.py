@@ -11,10 +11,15 @@ from torch import nn
 from deme.builders.prompts import generate_images
 from deme.data.captioned_digits import load_captioned_digits
 from deme.data.prompts import Prompt, Prompts
-from deme.diffusion.conditioning import bind_condition, moved, rows_of
-from deme.diffusion.ranges import TimestepRange
-from deme.diffusion.seeds import ShardedRandom, generator
-from deme.diffusion.timesteps import RangeSampler
+from deme.diffusion import (
+    RangeSampler,
+    ShardedRandom,
+    TimestepRange,
+    bind_condition,
+    generator,
+    moved,
+    rows_of,
+)
 from deme.diffusion.weighting import timestep_weights
 from deme.diffusion.weighting.min_snr import MinSNR
 from deme.methods.finetune import Finetune
@@ -154,7 +159,7 @@ def test_stock_diffusers_draws_the_same_pictures(base, tmp_path, sampler):
     stock.set_progress_bar_config(disable=True)
     stock.scheduler = sampler.scheduler(model.scheduler_config)
     texts = ["a photo of the digit seven", "the digit two", "a handwritten five"]
-    from deme.diffusion.seeds import image_generator
+    from deme.diffusion import image_generator
 
     noise = torch.stack(
         [torch.randn(model.noise_shape, generator=image_generator(5, i)) for i in range(3)]

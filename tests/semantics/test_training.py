@@ -5,9 +5,14 @@ import torch
 
 from deme.data import InMemoryImages
 from deme.data.pixels import to_float
-from deme.diffusion.ranges import TimestepRange, uniform
-from deme.diffusion.seeds import ShardedRandom, generator
-from deme.diffusion.timesteps import RangeSampler, StratifiedSampler
+from deme.diffusion import (
+    RangeSampler,
+    ShardedRandom,
+    StratifiedSampler,
+    TimestepRange,
+    generator,
+    uniform,
+)
 from deme.methods.ant import Ant
 from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty

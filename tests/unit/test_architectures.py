@@ -5,7 +5,7 @@ import torch
 from diffusers import UNet2DModel
 
 from deme.models.unconditional import build_unconditional
-from deme.runs.config import compose_stage
+from deme.runs import compose_stage
 from deme.system import files
 
 SIZES = {"ddpm_cifar10": 35_746_307, "ddpm_lsun256": 113_673_219, "ddpm_compact": 8_952_067}

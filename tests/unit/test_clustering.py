@@ -5,9 +5,8 @@ import itertools
 import pytest
 import torch
 
+from deme.diffusion import NoiseSchedule, check_partition, uniform
 from deme.diffusion.clustering import by_affinity, by_log_snr, interval_clustering
-from deme.diffusion.ranges import check_partition, uniform
-from deme.diffusion.schedule import NoiseSchedule
 
 LINEAR = NoiseSchedule.linear()
 SCALED_LINEAR = NoiseSchedule(

@@ -9,9 +9,8 @@ import pytest
 
 from deme.cli.app import main
 from deme.diffusion.weighting import min_snr
-from deme.runs.config import compose_stage, instantiate
+from deme.runs import Run, compose_stage, instantiate
 from deme.runs.identity import identity_hash, neutral_keys
-from deme.runs.run import Run
 from deme.runs.settings.commands import RUNS
 from deme.system import BadConfig, files
 

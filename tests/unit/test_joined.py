@@ -5,9 +5,8 @@ import torch
 from deme.builders.metrics import load_reference
 from deme.data import ImageData, InMemoryImages, JoinedImages
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.runs.config import compose_stage
-from deme.runs.settings.base import build
-from deme.runs.settings.groups import MetricsSettings
+from deme.runs import compose_stage
+from deme.runs.settings import MetricsSettings, build
 
 
 def numbered(*numbers):

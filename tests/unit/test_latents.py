@@ -8,7 +8,7 @@ import torch
 from deme.data import EncodedDataset, InMemoryImages
 from deme.data.captioned import CaptionedImages, load_captioned_images
 from deme.data.latents import SHARD, TEXT, CachedLatents
-from deme.diffusion.seeds import ShardedRandom, generator
+from deme.diffusion import ShardedRandom, generator
 from deme.system.errors import WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from tests.captioned import captioned_folder

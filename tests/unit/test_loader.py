@@ -129,8 +129,7 @@ def test_pixels_are_moved_to_the_device_once():
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers, tmp_path):
-    from deme.diffusion.ranges import TimestepRange
-    from deme.diffusion.timesteps import RangeSampler
+    from deme.diffusion import RangeSampler, TimestepRange
     from deme.methods.finetune import Finetune
     from deme.training.fit import Loop, fit
     from deme.training.learning_rate import ConstantRate
@@ -155,7 +154,7 @@ def test_training_reads_streams_and_stops_at_a_damaged_image(source, num_workers
     ("count", "batch_size", "world_size"), [(10, 4, 1), (10, 4, 2), (3, 8, 1), (5, 5, 3), (1, 2, 2)]
 )
 def test_batches_are_consecutive_pieces_of_seeded_permutations(count, batch_size, world_size):
-    from deme.diffusion.seeds import generator
+    from deme.diffusion import generator
 
     steps, stream = 6, []
     while len(stream) < steps * batch_size * world_size:

@@ -4,12 +4,15 @@ import torch
 
 from deme.data import InMemoryImages
 from deme.data.pixels import to_float, to_uint8
-from deme.diffusion.ranges import uniform
-from deme.diffusion.schedule import NoiseSchedule
-from deme.metrics.bootstrap import resample_counts, resampled_means
-from deme.metrics.denoising_loss import denoising_loss, fixed_triples
-from deme.metrics.frechet import FrechetDistance
-from deme.metrics.statistics import Statistics
+from deme.diffusion import NoiseSchedule, uniform
+from deme.metrics import (
+    FrechetDistance,
+    Statistics,
+    denoising_loss,
+    fixed_triples,
+    resample_counts,
+    resampled_means,
+)
 
 
 def features(n=500, d=6, seed=0, offset=0.0):

@@ -5,7 +5,7 @@ import fnmatch
 import huggingface_hub
 import pytest
 
-from deme.runs.inputs import content_hash
+from deme.runs import content_hash
 from deme.system.errors import MissingInput
 from deme.system.paths import locate
 

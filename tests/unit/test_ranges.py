@@ -1,6 +1,6 @@
 import pytest
 
-from deme.diffusion.ranges import TimestepRange, check_partition, uniform
+from deme.diffusion import TimestepRange, check_partition, uniform
 
 
 @pytest.mark.parametrize("num_ranges", [1, 2, 3, 4, 7, 8, 999, 1000])

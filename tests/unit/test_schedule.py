@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.linear()
 

@@ -13,10 +13,8 @@ from deme.merging.search.evaluations import BudgetSpent, Evaluations
 from deme.merging.search.gradient import GradientSearch
 from deme.merging.search.grid import GridSearch
 from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
-from deme.runs.config import compose_stage, instantiate
-from deme.runs.config_errors import options
-from deme.runs.settings.base import build
-from deme.runs.settings.merging import SearchSettings
+from deme.runs import compose_stage, instantiate, options
+from deme.runs.settings import SearchSettings, build
 from deme.system.errors import BadConfig, WorkFailed
 from tests.objectives import Quadratic, curved
 

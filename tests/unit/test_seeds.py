@@ -1,6 +1,6 @@
 import torch
 
-from deme.diffusion.seeds import ShardedRandom, generator, image_generator
+from deme.diffusion import ShardedRandom, generator, image_generator
 
 
 def test_an_images_noise_depends_on_seed_and_index_alone():

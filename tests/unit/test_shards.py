@@ -10,7 +10,7 @@ import torch
 
 from deme.data import InMemoryImages, SomeImages
 from deme.data.pixels import batches
-from deme.metrics import reference, statistics_file
+from deme.metrics import FeatureShards, Statistics, measured, reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.fingerprint import (
     DRIFT_TOLERANCE,
@@ -20,9 +20,6 @@ from deme.metrics.fingerprint import (
     fingerprints,
     moments_error,
 )
-from deme.metrics.reference import measured
-from deme.metrics.shards import FeatureShards
-from deme.metrics.statistics import Statistics
 from deme.system import files, tensors
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 

@@ -17,7 +17,7 @@ from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder, source_at
 from deme.data.lmdb_images import LmdbImages
 from deme.data.pixels import every
-from deme.runs.config import compose_stage, instantiate
+from deme.runs import compose_stage, instantiate
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 datasets = pytest.importorskip("datasets")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deme.diffusion.ranges import TimestepRange, uniform
+from deme.diffusion import TimestepRange, uniform
 from deme.diffusion.timesteps import ProbabilisticSampler, RangeSampler
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deme.diffusion.schedule import NoiseSchedule
+from deme.diffusion import NoiseSchedule
 from deme.diffusion.weighting import mass, prediction_weight, timestep_weights
 from deme.diffusion.weighting.constant import Constant
 from deme.diffusion.weighting.constant_native import ConstantNative
@@ -11,8 +11,7 @@ from deme.diffusion.weighting.min_snr import MinSNR
 from deme.diffusion.weighting.p2 import P2
 from deme.diffusion.weighting.snr_plus_one import SNRPlusOne
 from deme.diffusion.weighting.truncated_snr import TruncatedSNR
-from deme.runs.config import compose_stage, instantiate
-from deme.runs.config_errors import options
+from deme.runs import compose_stage, instantiate, options
 
 LINEAR = NoiseSchedule.linear()
 SCALED_LINEAR = NoiseSchedule(

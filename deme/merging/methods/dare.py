@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.diffusion.seeds import generator
+from deme.diffusion import generator
 from deme.merging.methods import merge_method
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.system import BadConfig

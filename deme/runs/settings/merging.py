@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from deme.runs.config import instantiate
+from deme.runs.objects import instantiate
 from deme.runs.settings.base import (
     NO_RESULT,
     STRICT,
