@@ -14,12 +14,10 @@ def run(config: dict[str, object]) -> Path:
     settings = build(AnalyzeSettings, config)
     out = output_file(settings.out, ".png")
 
-    from rich.console import Console
-    from rich.table import Table
-
     from deme.builders.data import load_data
     from deme.builders.metrics import load_extractors
     from deme.report.figures import png
+    from deme.report.tables import text_table
     from deme.runs import accepted_arguments, instantiate, instantiate_with
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
@@ -40,9 +38,7 @@ def run(config: dict[str, object]) -> Path:
         csv.writer(text, lineterminator="\n").writerows(analysis.table)
         files.write_text(out.with_suffix(".csv"), text.getvalue())
         written += f" and {out.with_suffix('.csv')}"
-        screen = Table(*analysis.table[0])
-        for line in analysis.table[1:]:
-            screen.add_row(*line)
-        Console(width=max(Console().width, 120)).print(screen)
+        columns, *lines = analysis.table
+        print_result(text_table(None, columns, lines, num_left=len(columns)))
     print_result(f"wrote {written}")
     return out

@@ -1,30 +1,25 @@
 """Arguments of commands: places, key=value, and the names of files to write."""
 
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from deme.system import BadConfig, did_you_mean
+from deme.runs.settings import build
+from deme.system import BadConfig
+
+T = TypeVar("T")
 
 
-def split_args(args: Sequence[str], allowed: Collection[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the arguments without "=", and the others by key. Raises BadConfig for other keys."""
+def split_args(args: Sequence[str], kind: type[T], what: str, usage: str) -> tuple[str, T]:
+    """Return the only argument without "=", which names `what`, and the others as settings.
+
+    Raises BadConfig.
+    """
+    places = [arg for arg in args if "=" not in arg]
+    if len(places) != 1:
+        raise BadConfig(f"one {what} is needed, got {len(places)}\ntype: {usage}")
     given = dict(arg.split("=", 1) for arg in args if "=" in arg)
-    for key in given.keys() - set(allowed):
-        names = ", ".join(f"{name}=" for name in allowed)
-        raise BadConfig(f"unknown option {key!r}; {did_you_mean(key, allowed)}allowed: {names}")
-    return [arg for arg in args if "=" not in arg], given
-
-
-def positive_number(name: str, text: str) -> float | None:
-    """Return a number, or None for 0, which stands for an option that is not given."""
-    try:
-        value = float(text) if math.isfinite(float(text)) else -1
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise BadConfig(f"{name} must be a positive number, got {text!r}")
-    return value or None
+    return places[0], build(kind, given, texts=True)
 
 
 def output_file(name: str, suffix: str) -> Path:

@@ -4,28 +4,31 @@ See docs/metrics.md for the intervals.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from deme.report.statistics import (
-    Cell,
-    Difference,
-    digits_for,
-    paired_difference,
-    resampled_units,
-)
-from deme.report.tables import difference_cells
+from deme.report import rows
+from deme.report.statistics import Cell, Difference, digits_for
+from deme.report.tables import difference_cells, text_table
 from deme.runs import is_run, load_yaml, read_status
 from deme.system import BadConfig, MissingInput, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
+COLUMNS = ("metric", "first", "second", "difference (95% interval)", "verdict")
 MUST_AGREE = ("n", "prompts", "reference", "implementation")
 
 
-def run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Print every metric of both, and first minus second where replicates are stored; return 0."""
+def run(args: Sequence[str]) -> None:
+    """Print every metric of two evaluations, and first minus second where replicates are stored.
+
+    Each argument is a run, or a run per seed: <run>,<run>,... Raises BadConfig, MissingInput.
+    """
+    if len(args) != 2:
+        raise BadConfig(
+            f"deme compare takes two evaluations, got {len(args)}\n"
+            "type: deme compare <run> <run>, or <run>,<run>,... twice for several seeds each"
+        )
+    first, second = (arg.split(",") for arg in args)
     one, other = read_evaluations(first), read_evaluations(second)
     paired = {cell[1] for cell in one} & {cell[1] for cell in other}
     if not paired:
@@ -44,20 +47,19 @@ def run(first: Sequence[str], second: Sequence[str]) -> int:
             "compare models of the same finetuning seeds, or one of them with a model that was "
             "not finetuned"
         )
-    table = Table(title=f"{', '.join(first)} against {', '.join(second)}")
-    for column in ("metric", "first", "second", "difference (95% interval)", "verdict"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for metric in next(iter(one.values()))["metrics"]:
-        if all(metric in result["metrics"] for result in (*one.values(), *other.values())):
-            table.add_row(*_row(metric, one, other))
-    Console(width=max(Console().width, 120)).print(table)
+    results = (*one.values(), *other.values())
+    lines = [
+        _row(metric, one, other)
+        for metric in results[0]["metrics"]
+        if all(metric in result["metrics"] for result in results)
+    ]
+    print_result(text_table(f"{', '.join(first)} against {', '.join(second)}", COLUMNS, lines))
     number = max(len(seeds), len(others))
     spread = f", and the spread between {number} finetuning seeds" if number > 1 else ""
     print_result(
         f"Paired over sampling seeds {sorted(paired)}. Intervals: bootstrap over images (of "
         f"scores: over prompts){spread or ', of one finetuning seed'}."
     )
-    return 0
 
 
 def _row(metric: str, one: Results, other: Results) -> list[str]:
@@ -77,11 +79,7 @@ def _row(metric: str, one: Results, other: Results) -> list[str]:
 
 def mean_value(metric: str, results: Results) -> float:
     """Return the mean of a metric over evaluations."""
-    return sum(_values(metric, results).values()) / len(results)
-
-
-def _values(metric: str, results: Results) -> dict[Cell, float]:
-    return {cell: result["metrics"][metric]["value"] for cell, result in results.items()}
+    return sum(rows.values_of(metric, results).values()) / len(results)
 
 
 def difference_of(metric: str, one: Results, other: Results) -> Difference | None:
@@ -89,27 +87,17 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
 
     Raises BadConfig for another number of replicates.
     """
-    results = [*one.values(), *other.values()]
-    about = results[0]["metrics"][metric]
-    if any(metric not in r["replicates"] or "std" in r["metrics"][metric] for r in results):
-        return None
-    counts = sorted({len(result["replicates"][metric]) for result in results})
-    if len(counts) > 1:
+    found = [result["replicates"].get(metric, []) for result in (*one.values(), *other.values())]
+    counts = sorted({len(replicates) for replicates in found})
+    if len(counts) > 1 and counts[0]:
         raise BadConfig(
             f"{metric} has {' and '.join(map(str, counts))} bootstrap replicates: evaluate with "
             "the same metrics.replicates"
         )
-    turned = {cell[0] for cell in one} == {None}  # a model that was not finetuned is the baseline
-    pair = (other, one) if turned else (one, other)
-    values = [_values(metric, each) for each in pair]
-    spreads = [{cell: each[cell]["replicates"][metric] for cell in each} for each in pair]
-    difference = paired_difference(
-        values[0], values[1], spreads[0], spreads[1], resampled_units(about)
-    )
-    if difference is not None and turned:
-        seeds = difference.num_finetune_seeds
-        difference = Difference(-difference.value, -difference.high, -difference.low, seeds)
-    return difference and difference.of(about)
+    if {cell[0] for cell in one} != {None}:
+        return rows.difference_of(metric, one, other)
+    turned = rows.difference_of(metric, other, one)  # one that was not finetuned is the baseline
+    return turned and replace(turned, value=-turned.value, low=-turned.high, high=-turned.low)
 
 
 def read_evaluations(names: Sequence[str]) -> Results:

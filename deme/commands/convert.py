@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
-from deme.runs.settings import STRICT, Count, Name, Switch, build
+from deme.runs.settings import STRICT, Count, Name, Switch
 from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
 
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"
@@ -27,8 +27,8 @@ class ConvertSettings:
     ema: Switch | None = None
 
 
-def run(words: list[str]) -> int:
-    """Convert unless it is done; return the exit code."""
+def run(words: list[str]) -> None:
+    """Convert unless it is done."""
     source, settings = _parse(words)
     out = Path(settings.out).expanduser()
     origin: dict[str, object] = {
@@ -48,29 +48,14 @@ def run(words: list[str]) -> int:
         raise BadConfig(
             f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
         )
-    return 0
 
 
 def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:
-    places, given = split_args(words, ("out", "beta_schedule", "size", "ema"))
-    if len(places) != 1 or not given.get("out"):
-        raise BadConfig(
-            f"deme convert takes one checkpoint and a folder to write\ntype: deme convert{USAGE}"
-        )
-    settings = build(ConvertSettings, {key: _value(key, text) for key, text in given.items()})
-    source = locate(places[0])
+    place, settings = split_args(words, ConvertSettings, "checkpoint", f"deme convert{USAGE}")
+    source = locate(place)
     if not source.is_file():
         raise MissingInput(f"{source} is a folder; deme convert takes the file of a checkpoint")
     return source, settings
-
-
-def _value(key: str, text: str) -> object:
-    """Return a size as a number, true and false of `ema` as such, and any other text as it is."""
-    if key == "size" and text.isdecimal():
-        return int(text)
-    if key == "ema" and text in ("true", "false"):
-        return text == "true"
-    return text
 
 
 def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs import Run
+from deme.runs import Run, tracking
 from deme.runs.settings import EvaluateSettings, build
 from deme.system import files, logger, print_result
 
@@ -34,20 +34,10 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
     if not file.exists():  # written last: an earlier process may have stopped after it
         _measure(run, settings)
     metrics = files.read_json(file)["metrics"]
-    if settings.logger.mode != "disabled":
-        from deme.runs import tracking
-
-        tracker = tracking.start(
-            run.path,
-            settings.suite,
-            "evaluate",
-            settings.cell,
-            settings.logger.project,
-            settings.logger.mode,
-        )
-        grid = samples / "grid.png"
-        values = {name: metric["value"] for name, metric in metrics.items()}
-        tracking.finish(tracker, values, grid if grid.exists() else None)
+    tracker = tracking.start(run.path, settings.suite, "evaluate", settings.cell, settings.logger)
+    grid = samples / "grid.png"
+    values = {name: metric["value"] for name, metric in metrics.items()}
+    tracking.finish(tracker, values, grid if grid.exists() else None)
     text = f"evaluated {run.path}: {summary(metrics)}"
     logger.debug(text)  # for log.txt; the terminal has the result on stdout
     print_result(text)

@@ -95,7 +95,7 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     import torch
 
     from deme.models.loading import load_pretrained
-    from deme.report.model_card import Exported, model_card
+    from deme.report.model_card import model_card
     from deme.report.records import read_record
 
     model = load_pretrained(str(source))
@@ -123,17 +123,9 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
         raise WorkFailed(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
-    exported = Exported(
-        settings.push or out.name,
-        settings.dtype,
-        projections,
-        model.image_shape,
-        sum(value.numel() for value in state.values()),
-        model.prediction_type,
-        settings.license,
-        model.pipeline,
-    )
-    card = model_card(read_record(place, settings.run), exported)
+    count = sum(value.numel() for value in state.values())
+    record = read_record(place, settings.run)
+    card = model_card(record, settings, model, projections, count)
 
     def fill(partial: Path) -> None:
         model.save(partial, state, about)

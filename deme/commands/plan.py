@@ -10,23 +10,23 @@ from deme.builders.memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.tables import text_table
 from deme.runs import BLOCKED, Node, Suite, read_status
+from deme.runs.settings import SuiteOptions
 from deme.system import print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true
 
 
-def run(suite: Suite, jobs: int = 1, tflops: float | None = None, all_runs: bool = False) -> int:
-    """Print the plan for `jobs` processes, or for a device that computes at `tflops`; return 0."""
+def run(suite: Suite, options: SuiteOptions) -> None:
+    """Print the plan for some processes (`jobs`), or for a device that computes at `tflops`."""
     states = {node: node.state for node in suite.nodes}
     passes = {node: node.num_forward_passes for node in suite.nodes}
     lines = [f"{suite.title} ({suite.file})", _counts(states.values())]
-    lines += [f"  {line}" for line in _costs(suite, states, passes, jobs, tflops)]
+    lines += [f"  {line}" for line in _costs(suite, states, passes, options)]
     lines += [f"  {line}" for line in memory_lines(suite)]
     lines += [f"  {line}" for line in _power(suite)]
     print_result("\n".join(lines))
-    print_result(_table(suite, states, passes, all_runs))
-    print_result("\n".join(_next(suite, states, all_runs)))
-    return 0
+    print_result(_table(suite, states, passes, options.all))
+    print_result("\n".join(_next(suite, states, options.all)))
 
 
 def _counts(states: Iterable[str]) -> str:
@@ -39,13 +39,9 @@ def _counts(states: Iterable[str]) -> str:
 
 
 def _costs(
-    suite: Suite,
-    states: dict[Node, str],
-    passes: dict[Node, int],
-    jobs: int,
-    tflops: float | None,
+    suite: Suite, states: dict[Node, str], passes: dict[Node, int], options: SuiteOptions
 ) -> Iterator[str]:
-    settings = suite.settings.plan
+    settings, jobs, tflops = suite.settings.plan, options.jobs, options.tflops
     cost = sum(passes[node] for node, state in states.items() if state != "done")
     done = [node for node, state in states.items() if state == "done" and passes[node]]
     seconds = sum(read_status(node.run.path)["seconds"] for node in done if node.run is not None)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from deme.commands import stage_function, table
 from deme.runs import BLOCKED, Node, Suite
+from deme.runs.settings import SuiteOptions
 from deme.system import (
     BadConfig,
     Bar,
@@ -28,11 +29,11 @@ from deme.system import (
 )
 
 
-def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
+def run(suite: Suite, options: SuiteOptions) -> None:
     """Run what is not done with `jobs` processes, then write the table of what is there.
 
-    Returns 0, or raises the first failure. After `minutes` the work is stopped as a scheduler
-    would stop it (exit code 75); run the same command to resume.
+    Raises the first failure. After `minutes` the work is stopped as a scheduler would stop it (exit
+    code 75); run the same command to resume.
     """
     if world().size > 1:
         raise BadConfig(
@@ -44,8 +45,8 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
     logger.info("%s: %d runs, %d done already%s", suite.name, len(suite.nodes), len(done), skipped)
     first_error = None
     if len(done) < len(suite.nodes):
-        arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (jobs - 1)
-        with _limited(minutes), helpers("deme.commands.reproduce", arguments) as codes:
+        arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (options.jobs - 1)
+        with _limited(options.minutes), helpers("deme.commands.reproduce", arguments) as codes:
             try:
                 with progress("runs", len(suite.nodes), "runs", start=len(done)) as bar:
                     work(suite, bar)
@@ -59,7 +60,7 @@ def run(suite: Suite, jobs: int = 1, minutes: float | None = None) -> int:
         if any(node.state == "done" for node in suite.nodes if node.stage == "evaluate"):
             table.run(suite)
         raise first_error
-    return table.run(suite)
+    table.run(suite)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import weights_folder
+from deme.runs import tracking, weights_folder
 from deme.runs.settings import SampleSettings, build
 from deme.system import BadConfig, files, locate, print_result
 
@@ -84,12 +84,10 @@ def _track(settings: SampleSettings, picture: Path) -> None:
     """Show the picture in Weights & Biases, if asked for."""
     if settings.logger.mode == "disabled":
         return
-    from deme.runs import tracking
-
     folder = Path(settings.paths.runs, "samples", f"sample-{files.sha256(picture)[:10]}")
     folder.mkdir(parents=True, exist_ok=True)
-    about, logger = {"picture": picture.name}, settings.logger
-    tracker = tracking.start(folder, "samples", "sample", about, logger.project, logger.mode)
+    about = {"picture": picture.name}
+    tracker = tracking.start(folder, "samples", "sample", about, settings.logger)
     tracking.finish(tracker, {}, picture)
 
 

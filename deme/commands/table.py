@@ -6,11 +6,12 @@ What is not measured yet is shown as `--`, with the command that measures it.
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite
+from deme.runs.settings import SuiteOptions
 from deme.system import files, logger, print_result
 
 
-def run(suite: Suite) -> int:
-    """Print the table and write it with its figures to the folder `results`; return 0."""
+def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG001
+    """Print the table and write it with its figures to the folder `results`."""
     rows = table_rows(suite)
     compared = comparisons(suite)
     tables.show(suite, rows, compared)
@@ -26,9 +27,8 @@ def run(suite: Suite) -> int:
     page = suite.results / f"{suite.name}.md"
     if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
         logger.warning("kept %s: the table there is complete, this one is not", suite.results)
-        return 0
-    _write(suite, rows, compared)
-    return 0
+    else:
+        _write(suite, rows, compared)
 
 
 def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, content_hash
+from deme.runs import Run, content_hash, tracking
 from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
@@ -87,17 +87,8 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
     if group is not None and run.is_main_process:
         group.publish("go", train=True, identity=run.identity)
     tracker = None
-    if settings.logger.mode != "disabled" and run.is_main_process:
-        from deme.runs import tracking
-
-        tracker = tracking.start(
-            run.path,
-            settings.suite,
-            "train",
-            settings.cell,
-            settings.logger.project,
-            settings.logger.mode,
-        )
+    if run.is_main_process:
+        tracker = tracking.start(run.path, settings.suite, "train", settings.cell, settings.logger)
     logger.info(
         "training %s: t in %s, %d steps of %d images%s",
         run.path.name,
@@ -112,8 +103,7 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
     if run.is_main_process:
         _write_weights(run.path, settings, training)
         grid = _preview(run.path, settings, training)
-        if tracker is not None:
-            tracking.finish(tracker, {}, grid)
+        tracking.finish(tracker, {}, grid)
         files.write_json(
             run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
         )

@@ -1,48 +1,40 @@
 """The model card of an exported model: how to load it, how it was made, what was measured."""
 
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 import yaml
 
 from deme.report.records import Record, Training, public_name
-from deme.runs.settings import Option
+from deme.runs.settings import ExportSettings, Option
 from deme.system import PACKAGE
+
+if TYPE_CHECKING:
+    from deme.models.denoiser import DenoisingModel
 
 PAPER = "https://arxiv.org/abs/2410.06664"
 TEMPLATE = PACKAGE / "assets" / "model_card.md.jinja"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """How a model was exported.
+def model_card(
+    record: Record,
+    settings: ExportSettings,
+    model: "DenoisingModel",
+    projections: str,
+    num_parameters: int,
+) -> str:
+    """Return README.md for a model folder, with front matter for the Hugging Face Hub.
 
-    `called`: what `from_pretrained` takes; `projections`: none, folded or kept.
+    `projections` of the model in the folder: none, folded or kept.
     """
-
-    called: str
-    dtype: str
-    projections: str
-    image_shape: tuple[int, int, int]
-    num_parameters: int
-    prediction_type: str
-    license: str | None
-    pipeline: str = "DDPMPipeline"
-
-    @property
-    def takes_prompts(self) -> bool:
-        """Whether images are drawn from texts."""
-        return self.pipeline == "StableDiffusionPipeline"
-
-
-def model_card(record: Record, exported: Exported) -> str:
-    """Return README.md for a model folder, with front matter for the Hugging Face Hub."""
-    task = "text-to-image" if exported.takes_prompts else "unconditional-image-generation"
+    takes_prompts = model.pipeline == "StableDiffusionPipeline"
+    task = "text-to-image" if takes_prompts else "unconditional-image-generation"
     method = ["decouple-then-merge"] if record.kind in ("merged", "expert") else []
     front = {
         "library_name": "diffusers",
         "pipeline_tag": task,
-        "license": exported.license or "unknown",
+        "license": settings.license or "unknown",
         "tags": ["diffusers", "deme", *method],
     }
     if record.base and record.base.startswith("hub:"):
@@ -52,7 +44,12 @@ def model_card(record: Record, exported: Exported) -> str:
     return environment.from_string(TEMPLATE.read_text()).render(
         front=yaml.safe_dump(front, sort_keys=False),
         record=record,
-        exported=exported,
+        called=settings.push or Path(settings.out).name,  # what from_pretrained takes
+        dtype=settings.dtype,
+        projections=projections,
+        num_parameters=num_parameters,
+        takes_prompts=takes_prompts,
+        model=model,
         paper=PAPER,
         sampler=_ddim_settings(record),
         trainings=_trainings(record),

@@ -131,34 +131,45 @@ def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
 def _number(metric: str, results: Results, base: Results) -> Number | None:
     if metric.partition("/")[0] == "loss":  # on fixed triples: sampling seeds do not change it
         results = {cell: results[cell] for cell in results if cell[1] == min(c[1] for c in results)}
-    values = {
-        cell: one["metrics"][metric]["value"]
-        for cell, one in results.items()
-        if metric in one["metrics"]
-    }
+    values = values_of(metric, results)
     if not values:
         return None
     about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
     others = {cell: one for cell, one in base.items() if metric in one["replicates"]}
-    difference = (
-        paired_difference(
-            values,
-            {cell: one["metrics"][metric]["value"] for cell, one in others.items()},
-            {cell: results[cell]["replicates"][metric] for cell in values},
-            {cell: one["replicates"][metric] for cell, one in others.items()},
-            resampled_units(about),
-        )
-        if "std" not in about and all(metric in results[cell]["replicates"] for cell in values)
-        else None
-    )
+    difference = difference_of(metric, {cell: results[cell] for cell in values}, others)
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
     return Number(
         float(np.mean(list(values.values()))),
         std,
         len(values),
         about,
-        difference and difference.of(about),
+        difference,
     )
+
+
+def difference_of(metric: str, results: Results, base: Results) -> Difference | None:
+    """Return the paired difference of a metric; None where no bootstrap replicates are stored."""
+    every = [*results.values(), *base.values()]
+    if any(metric not in one["replicates"] or "std" in one["metrics"][metric] for one in every):
+        return None
+    about = every[0]["metrics"][metric]
+    difference = paired_difference(
+        values_of(metric, results),
+        values_of(metric, base),
+        {cell: one["replicates"][metric] for cell, one in results.items()},
+        {cell: one["replicates"][metric] for cell, one in base.items()},
+        resampled_units(about),
+    )
+    return difference and difference.of(about)
+
+
+def values_of(metric: str, results: Results) -> dict[Cell, float]:
+    """Return the values of a metric, of those evaluations that have it."""
+    return {
+        cell: one["metrics"][metric]["value"]
+        for cell, one in results.items()
+        if metric in one["metrics"]
+    }
 
 
 def _first_missing(node: Node) -> Node:

@@ -1,7 +1,4 @@
-"""Run directories, suites, configuration, tracking. No torch here.
-
-Tracking imports wandb, so it is imported by its path.
-"""
+"""Run directories, suites, configuration, tracking. No torch here."""
 
 from deme.runs.config import compose_stage, to_dict
 from deme.runs.config_errors import config_errors, options

@@ -37,7 +37,6 @@ ONLY = {  # packages of others that only these folders import
 }
 HEAVY = {"torch", "diffusers", "pytorch_lightning", "sklearn", "scipy", "transformers", "wandb"}
 LIGHT = {"cli", "commands", "runs", "report"}  # these import nothing heavy when they are imported
-LIGHT_EXCEPT = {"runs/tracking.py"}  # imported once a run is tracked
 
 
 def folder(file: Path) -> str:
@@ -116,7 +115,7 @@ def test_commands_start_without_torch():
     violations = [
         f"{name(file)} imports {module}"
         for file, tree in TREES.items()
-        if folder(file) in LIGHT and name(file) not in LIGHT_EXCEPT
+        if folder(file) in LIGHT
         for module in top_level(tree)
         if module.split(".")[0] in HEAVY
     ]

@@ -121,7 +121,7 @@ def fails(words, folder, code, *parts, patch=""):
         (["evaluate", "sampler.num_inference_steps=1001"], ["sampler.num_inference_steps=1001"]),
         (["sample", "run=asset:digits_base", "out=grid.jpg"], ["out", "got grid.jpg"]),
         (["plan"], ["plan", "got 0", "type: deme plan experiments/digits"]),
-        (["table", "x", "run=3"], ["run", "did you mean 'runs'?", "jobs="]),
+        (["table", "x", "run=3"], ["run", "did you mean 'runs'?", "jobs"]),
     ],
 )  # fmt: skip
 def test_bad_configuration_is_exit_2(words, parts, tmp_path):

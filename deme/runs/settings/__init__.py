@@ -26,6 +26,7 @@ from deme.runs.settings.commands import (
 from deme.runs.settings.groups import (
     BatchSettings,
     ComputeSettings,
+    LoggerSettings,
     LossMetricSettings,
     LossPlaneSettings,
     MetricsSettings,
@@ -39,7 +40,13 @@ from deme.runs.settings.merging import (
     MergeSettings,
     SearchSettings,
 )
-from deme.runs.settings.suite import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
+from deme.runs.settings.suite import (
+    CHAIN,
+    PublishedNumbers,
+    RowSettings,
+    SuiteOptions,
+    SuiteSettings,
+)
 
 __all__ = [
     "CHAIN",
@@ -56,6 +63,7 @@ __all__ = [
     "EvaluateSettings",
     "ExportSettings",
     "ImproveSettings",
+    "LoggerSettings",
     "LossMetricSettings",
     "LossPlaneSettings",
     "MergeSettings",
@@ -69,6 +77,7 @@ __all__ = [
     "SampleSettings",
     "SearchSettings",
     "StatsSettings",
+    "SuiteOptions",
     "SuiteSettings",
     "Switch",
     "TrainSettings",

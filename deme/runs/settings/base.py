@@ -104,10 +104,14 @@ def placed(config: Config, runs: Path, inputs: Mapping[str, list[str]]) -> Confi
     return {**config, "inputs": {**dict.fromkeys(config["inputs"]), **inputs}, "paths": paths}
 
 
-def build(kind: type[T], config: Config) -> T:
-    """Return the settings of a resolved config. Raises BadConfig with a line per wrong key."""
+def build(kind: type[T], config: Config, texts: bool = False) -> T:
+    """Return the settings of a resolved config. Raises BadConfig with a line per wrong key.
+
+    `texts`: values are as they were typed, "3" for 3 and "true" for True.
+    """
+    adapter = TypeAdapter(kind)
     try:
-        return TypeAdapter(kind).validate_python(config)
+        return adapter.validate_strings(config) if texts else adapter.validate_python(config)
     except ValidationError as error:
         lines = [explanation(kind, each) for each in error.errors()]
         raise BadConfig("\n".join(dict.fromkeys(lines))) from error

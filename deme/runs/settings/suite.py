@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
-from deme.runs.settings.base import STRICT, Name, NonNegative, Number, Positive, Switch
+from deme.runs.settings.base import STRICT, Count, Name, NonNegative, Number, Positive, Switch
 
 
 def _key(meaning: str, example: object) -> object:
@@ -115,6 +115,17 @@ class PlanSettings:
             {"fd_digits": {"sampling": 0.25, "finetuning": 0.8}},
         ),
     ] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SuiteOptions:
+    """What `deme plan`, `reproduce` and `table` take beside the suite."""
+
+    runs: Name = "runs"  # the folder of all runs
+    jobs: Count = 1  # processes
+    minutes: Positive | None = None  # after which to stop
+    tflops: Positive | None = None  # of the device to estimate for
+    all: Switch = False  # whether to list every run
 
 
 class PublishedNumbers(TypedDict):
