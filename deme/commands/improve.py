@@ -3,23 +3,31 @@
 Every step is a run below this run's directory, so a command that was stopped resumes where it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
 
 from deme.commands import stage_function
-from deme.commands.compare import difference_of, mean_value, read_evaluations
+from deme.commands.compare import mean_value, read_evaluations
+from deme.report.rows import table_rows
 from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
-from deme.runs import Run, compose_stage, load_yaml, read_status
-from deme.runs.settings import IMPROVE_SEARCH_SEED, ImproveSettings, build
+from deme.runs import Run, Suite, compose_stage, load_yaml, read_status
+from deme.runs.settings import (
+    CHAIN,
+    IMPROVE_SEARCH_SEED,
+    ImproveSettings,
+    RowSettings,
+    SuiteSettings,
+    build,
+)
 from deme.system import BadConfig, files, logger, print_result
 
-# Option groups that every step of the work shares.
-SHARED_GROUPS = (
+# Keys that every step of the work shares, if its command has them.
+SHARED_KEYS = (
     "data", "model", "metrics", "projection", "prompts", "sampler", "compute", "progress", "logger",
-    "passport",
+    "passport", "guidance_scale", "paths",
 )  # fmt: skip
 MAX_STEPS = 20_000  # optimizer steps of an expert, as in the paper
 MIN_STEPS = 20
@@ -69,102 +77,99 @@ def _check_out(settings: ImproveSettings, done: bool) -> None:
 
 
 def _improve(settings: ImproveSettings, run: Run) -> None:
-    judges_images = bool(settings.metrics.features)
-    if not judges_images:
+    if not settings.metrics.features:
         logger.info(
             "only the held-out denoising loss judges, which need not agree with how images look; "
             "to judge images, type: metrics=fid_pytorch metrics.path=<Inception weights>"
         )
-    seeds = settings.sample_seeds if judges_images else settings.sample_seeds[:1]
+    evaluate = (f"num_images={settings.num_images}", f"batch_size={settings.batch_size}")
+    before = RowSettings(name="before", label="before", evaluate=evaluate)
     logger.info("1 of 5: evaluating %s", settings.model["path"])
-    before = [_evaluate(settings, run, seed) for seed in seeds]
-    measured = files.read_json(before[0] / "metrics.json")["metrics"]
+    evaluations = _made(_suite(settings, run, before), "evaluate")
+    measured = files.read_json(evaluations[0] / "metrics.json")["metrics"]
     if (num_images := measured["loss"]["num_images"]) < MIN_HELD_OUT:
         raise BadConfig(
             f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
             "type: data.held_out_fraction=<larger>, or add images"
         )
     metric = next((name for name in measured if name.startswith(("fd_", "fid_"))), "loss")
-    _log_power(metric, before)
-    num_steps = _num_steps(settings, run, before)
+    _log_power(metric, evaluations)
+    num_steps = _num_steps(settings, run, evaluations)
+    experts = _experts("deme", settings, num_steps, range(settings.num_ranges))
+    search = (
+        f"num_images={settings.search.num_images}",
+        f"search.step={settings.search.step}",
+        f"sample_seed={IMPROVE_SEARCH_SEED}",
+        f"batch_size={settings.batch_size}",
+        "inputs.experts=null",
+    )
+    merged = RowSettings(
+        name="merged",
+        label="merged",
+        experts_of=experts.name,
+        search=search,
+        merge=("inputs.experts=null",),
+        evaluate=evaluate,
+    )
+    suite = _suite(settings, run, before, experts, merged, metrics=measured)
     logger.info("2 of 5: training %d experts, %d steps each", settings.num_ranges, num_steps)
-    experts = [str(_train(settings, run, i, num_steps)) for i in range(settings.num_ranges)]
+    _made(suite, "train")
     logger.info("3 of 5: searching merge weights on training images")
-    search = _search(settings, run, experts)
+    (searched,) = _made(suite, "search")
     logger.info("4 of 5: merging")
-    merged = _stage(run, "merge", [], inputs={"experts": experts, "search": str(search)})
+    (model,) = _made(suite, "merge")
     logger.info("5 of 5: evaluating the merged model")
-    after = [_evaluate(settings, run, seed, merged) for seed in seeds]
+    _made(suite, "evaluate")
     outcome = {
         "metric": metric,
-        **_outcome(metric, before, after),
-        "merged": str(merged.resolve()),
-        "weights": files.read_json(search / "best.json")["weights"],
+        **_outcome(metric, suite),
+        "merged": str(model.resolve()),
+        "weights": files.read_json(searched / "best.json")["weights"],
         "num_steps": num_steps,
     }
     files.write_json(run.path / "outcome.json", outcome)
 
 
-def _stage(run: Run, stage: str, overrides: Sequence[str], **values: object) -> Path:
-    """Run a command below this run's directory, with this run's model, data, metrics and the like.
-
-    `values` replace keys of its config; those of a mapping replace keys of that mapping.
-    """
-    config = compose_stage(stage, overrides, still_open=("inputs.experts",))
-    shared = {group: run.config[group] for group in SHARED_GROUPS if group in config}
-    if "metrics" in shared:  # held-out images judge; a statistics file may be of other images
-        shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
-    if "guidance_scale" in config:
-        shared["guidance_scale"] = run.config["guidance_scale"]
-    paths = {**run.config["paths"], "runs": str(run.path / "runs")}
-    config |= {**shared, "suite": "improve", "paths": paths}
-    for key, value in values.items():
-        config[key] = {**config[key], **value} if isinstance(value, dict) else value
-    return stage_function(stage)(config)
-
-
-def _evaluate(
-    settings: ImproveSettings, run: Run, sample_seed: int, weights: Path | None = None
-) -> Path:
-    """Evaluate the model that is improved, or the merged one in the run `weights`."""
-    overrides = [
-        f"num_images={settings.num_images}",
-        f"sample_seed={sample_seed}",
-        f"batch_size={settings.batch_size}",
-        f"cell.method={'merged' if weights else 'before'}",
-    ]
-    inputs = {"weights": str(weights) if weights else None}
-    seed = settings.seed if weights else None
-    return _stage(run, "evaluate", overrides, inputs=inputs, seed=seed)
+def _suite(
+    settings: ImproveSettings, run: Run, *rows: RowSettings, metrics: Iterable[str] = ()
+) -> Suite:
+    """Return a suite of these rows below this run's directory, with its model, data and others."""
+    shared = {key: run.config[key] for key in SHARED_KEYS}
+    # held-out images judge; a statistics file may be of other images
+    shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
+    steps = min(SEARCH_STEPS, settings.sampler.get("num_inference_steps", SEARCH_STEPS))
+    search = {**shared, "sampler": {**shared["sampler"], "num_inference_steps": steps}}
+    suite = SuiteSettings(
+        suite="improve",
+        rows=rows,
+        baseline="before",
+        metrics=tuple(name for name in metrics if "/" not in name),
+        finetune_seeds=(settings.seed,),
+        # the loss does not depend on the sampling seed
+        sample_seeds=tuple(settings.sample_seeds[: None if settings.metrics.features else 1]),
+    )
+    values = {**dict.fromkeys(CHAIN, shared), "search": search}
+    return Suite(run.path / "config.yaml", run.path / "runs", suite, replaced=values)
 
 
-def _train(
-    settings: ImproveSettings, run: Run, expert: int, num_steps: int, name: str = "deme"
-) -> Path:
-    overrides = [
+def _made(suite: Suite, stage: str) -> list[Path]:
+    """Make the runs of a stage, whose inputs are done; return their directories."""
+    runs = [node.run for node in suite.nodes if node.stage == stage]
+    return [stage_function(stage)(run.config) for run in runs if run is not None]
+
+
+def _experts(
+    name: str, settings: ImproveSettings, num_steps: int, experts: Iterable[int]
+) -> RowSettings:
+    train = (
         "method=deme",
-        f"expert={expert}",
         f"ranges.num_ranges={settings.num_ranges}",
         f"num_steps={num_steps}",
         f"batch_size={settings.batch_size}",
         f"optimizer.lr={settings.lr}",
-        f"seed={settings.seed}",
         f"cell.method={name}",
-    ]
-    return _stage(run, "train", overrides)
-
-
-def _search(settings: ImproveSettings, run: Run, experts: list[str]) -> Path:
-    overrides = [
-        f"num_images={settings.search.num_images}",
-        f"search.step={settings.search.step}",
-        f"sample_seed={IMPROVE_SEARCH_SEED}",
-        f"batch_size={settings.batch_size}",
-        f"seed={settings.seed}",
-    ]
-    steps = min(SEARCH_STEPS, settings.sampler.get("num_inference_steps", SEARCH_STEPS))
-    sampler = {"num_inference_steps": steps}
-    return _stage(run, "search", overrides, inputs={"experts": experts}, sampler=sampler)
+    )
+    return RowSettings(name=name, label=name, train=train, experts=tuple(experts))
 
 
 def _log_power(metric: str, evaluations: Sequence[Path]) -> None:
@@ -187,7 +192,8 @@ def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path])
         return settings.steps_per_expert or MAX_STEPS
     file = run.path / "plan.json"
     if not file.exists():
-        first, short, long = (_seconds(_train(settings, run, 0, n, "trial")) for n in TRIAL_STEPS)
+        trials = (_suite(settings, run, _experts("trial", settings, n, [0])) for n in TRIAL_STEPS)
+        first, short, long = (_seconds(_made(trial, "train")[0]) for trial in trials)
         _, few, many = TRIAL_STEPS
         per_step = max((long - short) / (many - few), short / many / 4)
         evaluation = sum(map(_seconds, evaluations))
@@ -235,23 +241,20 @@ def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float
     return num_candidates * share * _seconds(evaluation)
 
 
-def _outcome(metric: str, before: Sequence[Path], after: Sequence[Path]) -> dict[str, object]:
+def _outcome(metric: str, suite: Suite) -> dict[str, object]:
     """Return whether the metric is better, and for every metric the means, difference and
     verdict."""
-    new, old = (read_evaluations(list(map(str, paths))) for paths in (after, before))
-    differences = {
-        name: _loss_difference(before[0], after[0])
-        if name == "loss"
-        else difference_of(name, new, old)
-        for name in next(iter(new.values()))["metrics"]
-    }
+    before, after = table_rows(suite)
+    old, new = (suite.evaluations(row.name)[0].path for row in (before, after))
+    differences = {name: number.difference for name, number in after.numbers.items()}
+    differences["loss"] = _loss_difference(old, new)
     rows = {}
     for name, found in differences.items():
-        mean = mean_value(name, old)
+        mean = before.numbers[name].mean
         difference, verdict = difference_cells(found, digits_for(mean))
         rows[name] = {
             "before": mean,
-            "after": mean_value(name, new),
+            "after": after.numbers[name].mean,
             "difference": difference,
             "verdict": verdict,
         }

@@ -67,6 +67,8 @@ class Node:
     def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
         still_open = ("model.path",) if self.waits_for_base else ()
         config = compose_stage(self.stage, self.args, still_open, **self.values)
+        replaced = self.suite.replaced.get(self.stage, {})
+        config |= {key: value for key, value in replaced.items() if key in config}
         return placed(config, self.suite.runs, inputs)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
-from deme.runs.settings import CHAIN, PublishedNumbers, RowSettings, SuiteSettings
+from deme.runs.settings import CHAIN, Config, PublishedNumbers, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
 from deme.system import PACKAGE, BadConfig, locate_suite, read_json
 
@@ -26,6 +26,8 @@ class Suite:
     runs: Path
     settings: SuiteSettings = field(repr=False)
     paths: tuple[str, ...] = ()  # overrides of the `paths` group, for every run
+    # stage -> keys whose values replace those of its configuration
+    replaced: Mapping[str, Config] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, place: Path, runs: Path = Path("runs"), paths: Sequence[str] = ()) -> "Suite":
