@@ -12,6 +12,9 @@ SMALL = ["steps_per_expert=40", "num_ranges=2", "lr=1e-3", "projection=foldable"
          "progress.log_every=20", "progress.preview.num_images=4", "progress.preview.num_inference_steps=2"]  # fmt: skip
 
 
+WITHOUT_STEPS = [word for word in SMALL if not word.startswith("steps_per_expert")]
+
+
 @pytest.fixture(scope="module")
 def undertrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
@@ -33,17 +36,32 @@ def outcome(folder):
 
 
 def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained, tmp_path):
-    words = ["improve", f"model={undertrained}", "data=digits", "out=better", *SMALL]
-    program = start(words, tmp_path)
+    """The steps that fit into the time are kept: an hour is time for far more than the most steps."""
+    words = [
+        "improve",
+        f"model={undertrained}",
+        "data=digits",
+        "out=better",
+        *WITHOUT_STEPS,
+        "hours=1",
+    ]
+    few_steps = "import deme.commands.improve as stage; stage.MAX_STEPS = 60"
+    program = start(words, tmp_path, few_steps)
     program.wait_for(
-        lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/*/weights/ema"))
+        lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*/weights/ema"))
     )
     program.signal(signal.SIGKILL)
     program.wait()
     assert not (tmp_path / "better").exists()
-    code, text = run(words, tmp_path)
+    (file,) = tmp_path.glob("runs/improve/improve/*/plan.json")
+    plan = json.loads(file.read_text())
+    code, text = run(words, tmp_path, few_steps)
     assert code == 0, text
     found = outcome(tmp_path)
+    assert json.loads(file.read_text()) == plan
+    assert plan["num_steps"] == found["num_steps"] == 60
+    assert 0 < plan["seconds_per_step"] < 60
+    assert 0 < plan["seconds_for_the_rest"] < 3600
     assert found["better"]
     assert found["metrics"]["loss"]["after"] < found["metrics"]["loss"]["before"]
     assert "better in loss beyond its interval" in text
@@ -94,36 +112,17 @@ def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
 
 
 def test_time_that_is_too_short_is_said_before_training(tmp_path):
-    small = [word for word in SMALL if not word.startswith("steps_per_expert")]
     code, text = run(
-        ["improve", "model=asset:digits_base", "data=digits", "out=better", *small, "hours=0.0001"],
+        [
+            "improve", "model=asset:digits_base", "data=digits", "out=better", *WITHOUT_STEPS,
+            "hours=0.0001",
+        ],
         tmp_path,
-    )
+    )  # fmt: skip
     assert code == 2, text
     assert "deme: hours=0.0001 " in text
     assert "type: a larger hours=<n>" in text
     assert not list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*"))
-
-
-def test_hours_become_steps_that_a_resumed_run_keeps(tmp_path):
-    """An hour is time for far more than the most steps, of which there are fewer here."""
-    small = [word for word in SMALL if not word.startswith("steps_per_expert")]
-    words = [
-        "improve",
-        "model=asset:digits_base",
-        "data=digits",
-        "out=better",
-        *small,
-        "search.step=1.0",
-        "hours=1",
-    ]
-    code, text = run(words, tmp_path, "import deme.commands.improve as stage; stage.MAX_STEPS = 60")
-    assert code == 0, text
-    (plan,) = tmp_path.glob("runs/improve/improve/*/plan.json")
-    found = json.loads(plan.read_text())
-    assert found["num_steps"] == outcome(tmp_path)["num_steps"] == 60
-    assert 0 < found["seconds_per_step"] < 60
-    assert 0 < found["seconds_for_the_rest"] < 3600
 
 
 @pytest.mark.parametrize(
