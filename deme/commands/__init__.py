@@ -1,4 +1,4 @@
-"""What each verb does, a module each.
+"""What each verb does, a module each; arguments.py and training_memory.py serve them.
 
 A command finds out whether its run is done before it imports torch. The first sentence of a
 module's docstring is the verb's text on the help page.

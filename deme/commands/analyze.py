@@ -14,8 +14,7 @@ def run(config: dict[str, object]) -> Path:
     settings = build(AnalyzeSettings, config)
     out = output_file(settings.out, ".png")
 
-    from deme.builders.data import load_data
-    from deme.builders.metrics import load_extractors
+    from deme.builders import load_data, load_extractors
     from deme.report.figures import png
     from deme.report.tables import text_table
     from deme.runs import accepted_arguments, instantiate, instantiate_with

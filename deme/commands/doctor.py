@@ -44,8 +44,7 @@ def run(config: dict[str, object]) -> Path:
         _machine()
         _self_test()
         return Path()
-    from deme.builders.compute import Compute
-    from deme.builders.data import check_images, load_data
+    from deme.builders import Compute, check_images, load_data
     from deme.runs import instantiate
 
     device = Compute.of(settings.compute).device

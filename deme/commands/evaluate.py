@@ -45,7 +45,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
 
 
 def _measure(run: Run, settings: EvaluateSettings) -> None:
-    from deme.builders.compute import Compute
+    from deme.builders import Compute
     from deme.evaluation.measure import measure
 
     found = measure(run, settings, Compute.of(settings.compute))

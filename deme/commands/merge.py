@@ -40,8 +40,7 @@ def run(config: dict[str, object]) -> Path:
 
 def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
     """Return the plan and the merge. Raises BadConfig for all errors that file headers show."""
-    from deme.builders.checkpoints import open_plan
-    from deme.builders.merging import build_merge, check_searched_models
+    from deme.builders import build_merge, check_searched_models, open_plan
 
     experts, search = run.inputs["experts"], run.single_input("search")
     if not experts:
@@ -101,7 +100,7 @@ def _print_plan(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Me
 
 
 def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
-    from deme.builders.checkpoints import copy_other_parts, fold_of
+    from deme.builders import copy_other_parts, fold_of
     from deme.merging.stream import merge_folder
 
     (compute_dtype, dtype), fold, first = _dtypes(settings), fold_of(plan), plan.experts[0]

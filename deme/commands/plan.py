@@ -6,7 +6,7 @@ Nothing is started. Power is the smallest difference that the table could find.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from deme.builders.memory import memory_lines
+from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.tables import text_table
 from deme.runs import BLOCKED, Node, Suite, read_status

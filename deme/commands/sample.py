@@ -18,9 +18,15 @@ def run(config: dict[str, object]) -> Path:
 
     import torch
 
-    from deme.builders.compute import Compute
-    from deme.builders.models import load_experts, load_model, ordered_experts
-    from deme.builders.prompts import check_sampler, generate_images, load_prompts
+    from deme.builders import (
+        Compute,
+        check_sampler,
+        generate_images,
+        load_experts,
+        load_model,
+        load_prompts,
+        ordered_experts,
+    )
     from deme.report.figures import labelled, png
     from deme.report.prompt_grid import prompt_grid
     from deme.runs import instantiate

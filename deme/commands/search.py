@@ -41,7 +41,7 @@ def run(config: dict[str, object]) -> Path:
 
 
 def _open(settings: SearchSettings, run: Run) -> "Scored":
-    from deme.builders.checkpoints import open_plan
+    from deme.builders import open_plan
     from deme.evaluation.objective import build_objective
 
     _check_method(settings)
@@ -50,7 +50,7 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
 
 def _check_method(settings: SearchSettings) -> None:
     """Raise BadConfig for a merge method that does not take the weights of this search."""
-    from deme.builders.merging import load_merge_method
+    from deme.builders import load_merge_method
 
     method, low = load_merge_method(settings.merge), settings.search.get("low", 0)
     if method.of == "checkpoints":

@@ -23,9 +23,7 @@ def run(config: dict[str, object]) -> Path:
             f"{count}\ntype: metrics=<option with one feature extractor>"
         )
 
-    from deme.builders.compute import Compute
-    from deme.builders.data import load_data
-    from deme.builders.metrics import load_extractors, load_reference
+    from deme.builders import Compute, load_data, load_extractors, load_reference
     from deme.metrics import statistics_file
 
     cache = cache_folder(settings.paths)

@@ -13,7 +13,7 @@ from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:
-    from deme.builders.compute import Compute
+    from deme.builders import Compute
     from deme.data import EncodedDataset, ImageData, Images
     from deme.diffusion import TimestepRange
     from deme.models.denoiser import DenoisingModel
@@ -44,7 +44,7 @@ def _run(config: dict[str, object], settings: TrainSettings) -> Path:
     if processes.world().size == 1:
         return Run.planned(config).execute(lambda run: _train(run, settings))
 
-    from deme.builders.compute import Compute
+    from deme.builders import Compute
     from deme.training.distributed import init_distributed
 
     group = init_distributed(Compute.of(settings.compute).device)
@@ -112,10 +112,17 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
 
 def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") -> Training:
     """Build and check everything, cheap things first."""
-    from deme.builders.compute import Compute, try_optimizer
-    from deme.builders.data import check_images, encode_images, load_data
-    from deme.builders.method import build_method, write_loss_mass
-    from deme.builders.ranges import build_ranges, range_of
+    from deme.builders import (
+        Compute,
+        build_method,
+        build_ranges,
+        check_images,
+        encode_images,
+        load_data,
+        range_of,
+        try_optimizer,
+        write_loss_mass,
+    )
     from deme.data import training_sampler
     from deme.runs import instantiate, partial
     from deme.training.fit import Loop
@@ -222,8 +229,7 @@ def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
     """
     import torch
 
-    from deme.builders.models import guided
-    from deme.builders.prompts import generate_images
+    from deme.builders import generate_images, guided
     from deme.data import Captioned
     from deme.data.prompts import held_out_prompts
     from deme.diffusion import TimestepRange

@@ -11,8 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from deme.builders.compute import Compute
-from deme.builders.models import Loaded
+from deme.builders import Compute, Loaded
 from deme.data import EncodedDataset, Images
 from deme.diffusion import generator
 from deme.evaluation.labels import Labels, distance_labels, interval, loss_labels, loss_ranges

@@ -15,8 +15,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from deme.builders.compute import Compute
-from deme.builders.metrics import load_extractors, load_scores
+from deme.builders import Compute, load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
 from deme.runs import Run

@@ -12,10 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.builders.compute import Compute
-from deme.builders.data import encode_images
-from deme.builders.metrics import load_extractors, load_reference, load_scores
-from deme.builders.models import Loaded
+from deme.builders import (
+    Compute,
+    Loaded,
+    encode_images,
+    load_extractors,
+    load_reference,
+    load_scores,
+)
 from deme.data import EncodedDataset, ImageData, Images
 from deme.diffusion import TimestepRange, generator
 from deme.evaluation.images import make_images

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from deme.builders.merging import build_merge
+from deme.builders import build_merge
 from deme.merging.live import LiveMerge
 from deme.merging.plan import MergePlan
 from deme.merging.similarity import block_of

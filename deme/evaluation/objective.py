@@ -10,11 +10,17 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from deme.builders.compute import Compute
-from deme.builders.data import encode_images, load_data
-from deme.builders.metrics import load_extractors, load_reference
-from deme.builders.models import guided
-from deme.builders.prompts import check_sampler, generate_images, load_prompts
+from deme.builders import (
+    Compute,
+    check_sampler,
+    encode_images,
+    generate_images,
+    guided,
+    load_data,
+    load_extractors,
+    load_prompts,
+    load_reference,
+)
 from deme.data import ImageData, SomeImages
 from deme.data.decode import resized
 from deme.data.prompts import Prompts

@@ -10,7 +10,7 @@ from typing import TypedDict, cast
 import torch
 
 from deme import __version__
-from deme.builders.data import encode_images
+from deme.builders import encode_images
 from deme.data import ImageData, SomeImages, eval_sample
 from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel

@@ -5,10 +5,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deme.builders.compute import Compute
-from deme.builders.data import check_images, load_data
-from deme.builders.models import Loaded, base_folder, load_experts, load_model, ordered_experts
-from deme.builders.prompts import check_sampler, generate_images, load_prompts
+from deme.builders import (
+    Compute,
+    Loaded,
+    base_folder,
+    check_images,
+    check_sampler,
+    generate_images,
+    load_data,
+    load_experts,
+    load_model,
+    load_prompts,
+    ordered_experts,
+)
 from deme.data import ImageData
 from deme.data.decode import resized
 from deme.data.pixels import batches

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deme.builders.memory import memory_lines
+from deme.commands.training_memory import memory_lines
 from deme.runs import Suite
 from deme.system import files
 

@@ -162,7 +162,7 @@ def test_what_one_process_cannot_do_all_say(tmp_path):
 
 @pytest.mark.parametrize("fails", [0, 1])
 def test_a_process_that_fails_before_training_does_not_leave_the_other_waiting(fails, tmp_path):
-    broken = "import deme.builders.data as c\nfrom deme.system.errors import MissingInput\ndef no(*a): raise MissingInput('no disk here')\nc.check_images = no\n"
+    broken = "import deme.builders as c\nfrom deme.system.errors import MissingInput\ndef no(*a): raise MissingInput('no disk here')\nc.check_images = no\n"
     programs = pair(
         WORDS,
         tmp_path,
