@@ -10,8 +10,8 @@ from typing import Any
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells, text_table
-from deme.runs import is_run, load_yaml, read_status
-from deme.system import BadConfig, MissingInput, locate, print_result, read_json
+from deme.runs import evaluation_config
+from deme.system import BadConfig, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
 COLUMNS = ("metric", "first", "second", "difference (95% interval)", "verdict")
@@ -108,16 +108,7 @@ def read_evaluations(names: Sequence[str]) -> Results:
     found: Results = {}
     for name in names:
         path = locate(name)
-        if not is_run(path) or path.parent.name != "evaluate":
-            raise BadConfig(
-                f"{name} is no evaluation\ntype: deme compare <evaluate run> <evaluate run>"
-            )
-        state = read_status(path).get("state")
-        if state != "done":
-            raise MissingInput(
-                f"{path} is not finished (state: {state})\nrun its command to resume"
-            )
-        about = load_yaml(path / "config.yaml")
+        about = evaluation_config(path)
         cell = (about["seed"], about["sample_seed"])
         if cell in found:
             raise BadConfig(

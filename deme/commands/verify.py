@@ -7,13 +7,13 @@ from pathlib import Path
 
 from deme.runs import (
     Run,
-    check_format,
+    evaluation_config,
+    flattened,
     frozen_identity,
     identity_hash,
     input_hash,
     is_run,
     load_yaml,
-    read_status,
     weights_folder,
 )
 from deme.runs.settings import EvaluateSettings, VerifySettings, build, run_settings
@@ -21,7 +21,6 @@ from deme.system import (
     ASSET,
     HUB,
     BadConfig,
-    MissingInput,
     WorkFailed,
     cache_folder,
     files,
@@ -65,35 +64,20 @@ def run(config: dict[str, object]) -> Path:
 
 def _directory(run: Run) -> Path:
     """Return where relative paths of a run are found: here, or in the directory it was made in."""
-    named = [str(place) for places in run.inputs.values() for place in places] + _paths(run.config)
+    named = [str(place) for places in run.inputs.values() for place in places]
+    named += [
+        str(value)
+        for key, value in flattened(run.config).items()
+        if key.endswith(".path") and isinstance(value, str)
+    ]
     here = all(name.startswith((ASSET, HUB)) or Path(name).expanduser().exists() for name in named)
     made = Path(files.read_json(run.path / "run.json").get("directory", "."))
     return made if made.is_dir() and not here else Path()
 
 
-def _paths(node: object) -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    own = [node["path"]] if isinstance(node.get("path"), str) else []
-    return own + [path for value in node.values() for path in _paths(value)]
-
-
 def _finished(path: Path) -> Run:
     """Return the evaluation in a directory, with the inputs that were recorded."""
-    if not is_run(path) or not (path / "config.yaml").exists():
-        raise BadConfig(
-            f"{path} is no run directory\ntype: deme verify run=<directory of a deme evaluate run>"
-        )
-    check_format(path)
-    config = load_yaml(path / "config.yaml")
-    if config["stage"] != "evaluate":
-        raise BadConfig(
-            f"{path} is a run of deme {config['stage']}, not of deme evaluate\n"
-            "type: deme verify run=<directory of a deme evaluate run>"
-        )
-    state = read_status(path).get("state")
-    if state != "done":
-        raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
+    config = evaluation_config(path)
     if config["source"] == "real":
         raise BadConfig(f"{path} measured real images, which cannot be regenerated")
     recorded = files.read_json(path / "run.json")["inputs"]

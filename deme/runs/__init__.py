@@ -1,11 +1,12 @@
 """Run directories, suites, configuration, tracking. No torch here."""
 
 from deme.runs.config import compose_stage, to_dict
-from deme.runs.config_errors import config_errors, options
+from deme.runs.config_errors import config_errors, flattened, options
 from deme.runs.identity import data_hash, identity_hash
 from deme.runs.inputs import (
     check_format,
     content_hash,
+    evaluation_config,
     found_weights,
     input_hash,
     is_run,
@@ -31,6 +32,8 @@ __all__ = [
     "config_errors",
     "content_hash",
     "data_hash",
+    "evaluation_config",
+    "flattened",
     "found_weights",
     "frozen_identity",
     "identity_hash",

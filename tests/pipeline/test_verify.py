@@ -293,7 +293,7 @@ def test_what_cannot_be_verified_is_refused(copy):
     code, text = verify(folder, trained)
     assert code == 2
     assert f"{trained} is a run of deme train" in text
-    assert "type: deme verify run=" in text
+    assert "deme evaluate run" in text
     code, text = verify(folder, ".")
     assert code == 2
     assert "is no run directory" in text
