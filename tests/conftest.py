@@ -2,8 +2,9 @@ import os
 import tempfile
 
 os.environ["OMP_NUM_THREADS"] = "1"
-CACHE = tempfile.TemporaryDirectory(prefix="deme-cache-")
-os.environ["DEME_CACHE"] = CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of one pytest share a cache
+    CACHE = tempfile.TemporaryDirectory(prefix="deme-cache-")
+    os.environ["DEME_CACHE"] = CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.setdefault("TQDM_DISABLE", "1")
