@@ -1,7 +1,6 @@
 """Samplers of training timesteps: a callable (n, generator) -> LongTensor [n]."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -10,11 +9,7 @@ from deme.diffusion.ranges import TimestepRange
 
 GRANULARITIES = ("sample", "batch")
 
-
-class TimestepSampler(Protocol):
-    """Draws n timesteps from a generator."""
-
-    def __call__(self, n: int, generator: Generator) -> Tensor: ...
+TimestepSampler = Callable[[int, Generator], Tensor]  # (n, generator) -> n timesteps
 
 
 class RangeSampler:
@@ -100,11 +95,10 @@ class StratifiedSampler:
                 f"stratified timesteps come from all of [0, {num_timesteps}), "
                 f"not from {timestep_range}"
             )
-        self.ranges = tuple(ranges)
         self.inside = [RangeSampler(item, num_timesteps, antithetic) for item in ranges]
 
     def __call__(self, n: int, generator: Generator) -> Tensor:
-        k = len(self.ranges)
+        k = len(self.inside)
         first = int(torch.randint(k, (), generator=generator))
         counts = [n // k + ((j - first) % k < n % k) for j in range(k)]
         t = torch.cat(

@@ -2,13 +2,13 @@
 
 from diffusers import DDPMScheduler
 
-from deme.sampling.sampler import DiffusersSampler
+from deme.sampling.sampler import Sampler
 from deme.system import BadConfig
 
 VARIANCES = ("fixed_small", "fixed_large")
 
 
-class DDPM(DiffusersSampler):
+class DDPM(Sampler):
     """Settings of a DDPM run.
 
     `variance_type`: fixed_large (beta_t), fixed_small (the posterior's), or None for that of the

@@ -1,7 +1,7 @@
-"""The interface of samplers: settings that make a diffusers scheduler for a noise schedule."""
+"""The base of samplers: settings that make a diffusers scheduler for a noise schedule."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from diffusers import SchedulerMixin
 
@@ -10,23 +10,11 @@ from deme.system import BadConfig
 SPACINGS = ("leading", "trailing", "linspace")
 
 
-class Sampler(Protocol):
-    """`scheduler` returns a fresh diffusers scheduler with its timesteps set.
+class Sampler:
+    """Settings of a scheduler of diffusers: `settings` are arguments of its class.
 
-    A scheduler may remember steps, so each batch has its own. `step_options` are further arguments
-    of its `step`. Noise that a step adds comes from each image's generator.
-    """
-
-    num_inference_steps: int
-    step_options: Mapping[str, float]
-
-    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin: ...
-
-
-class DiffusersSampler:
-    """Base of samplers whose scheduler is a class of diffusers; `settings` are its arguments.
-
-    Raises BadConfig for settings that are impossible for every model.
+    `step_options` are further arguments of its `step`. Noise that a step adds comes from each
+    image's generator. Raises BadConfig for settings that are impossible for every model.
     """
 
     scheduler_class: ClassVar[type[SchedulerMixin]]
@@ -46,10 +34,10 @@ class DiffusersSampler:
         self.settings = {"timestep_spacing": timestep_spacing, **settings}
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
-        """Return diffusers' scheduler with its grid of timesteps set.
+        """Return a fresh scheduler of diffusers with its grid of timesteps set.
 
-        Raises BadConfig for more steps than the model has timesteps, and for an offset that moves
-        the grid beyond them.
+        A scheduler may remember steps, so each batch has its own. Raises BadConfig for more steps
+        than the model has timesteps, and for an offset that moves the grid beyond them.
         """
         scheduler = self.scheduler_class.from_config(dict(scheduler_config), **self.settings)
         limit = scheduler.config["num_train_timesteps"]

@@ -4,8 +4,7 @@ See docs/method.md#loss-weightings.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,19 +13,14 @@ from torch import Tensor
 MIN_SNR, MAX_SNR = 1e-100, 1e100
 INFINITE = 1e50
 
+# SNR [..., T], positive and finite -> the weight of ||x0 - x0_hat||^2, same shape. With a class
+# attribute `native = True`, it is the weight of the network's own squared error instead, whatever
+# it predicts.
+Weighting = Callable[[Tensor], Tensor]
+
 
 class Infinite(ValueError):
     """A weight that cannot be trained with."""
-
-
-class Weighting(Protocol):
-    """Maps SNR [..., T], positive and finite, to the weight of ||x0 - x0_hat||^2, same shape.
-
-    With a class attribute `native = True`, it is the weight of the network's own squared error
-    instead, whatever it predicts.
-    """
-
-    def __call__(self, snr: Tensor) -> Tensor: ...
 
 
 def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -> Tensor:
