@@ -148,12 +148,10 @@ def gram_matrix(gradients: Sequence[Sequence[Tensor]], chunk: int = 65536) -> Te
 
 def combine(gradients: Sequence[Sequence[Tensor]], weights: Sequence[float]) -> list[Tensor]:
     """Return the weighted sum of k gradients, parameter by parameter."""
-    sums = []
-    for parts in zip(*gradients, strict=True):
-        total = torch.zeros_like(parts[0])
-        for weight, part in zip(weights, parts, strict=True):
+    sums = [torch.zeros_like(part) for part in gradients[0]]
+    for weight, parts in zip(weights, gradients, strict=True):
+        for total, part in zip(sums, parts, strict=True):
             total.add_(part, alpha=weight)
-        sums.append(total)
     return sums
 
 

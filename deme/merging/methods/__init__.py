@@ -51,11 +51,9 @@ def merge_method(
     """
 
     def mark(function: Callable[..., Tensor]) -> MergeMethod:
-        attributes = {
-            "paper": paper, "elementwise": elementwise, "named": named, "of": of,
-            "prepare": prepare, "mean": mean,
-        }  # fmt: skip
-        vars(function).update(attributes)
+        vars(function).update(
+            paper=paper, elementwise=elementwise, named=named, of=of, prepare=prepare, mean=mean
+        )
         return cast(MergeMethod, function)
 
     return mark

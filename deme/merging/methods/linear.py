@@ -1,7 +1,9 @@
 """LCSC: a weighted mean of checkpoints in which weights may be negative (Liu et al. 2024)."""
 
 from collections.abc import Sequence
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 from deme.merging.methods import merge_method
@@ -26,10 +28,6 @@ def linear(
             f"merge=linear needs weights that sum to 1; {list(weights)} sum to {sum(weights):.6g}\n"
             "for a sum of task vectors with any weights, type: merge=weighted_sum"
         )
-    merged: Tensor | None = None
-    for weight, tensor in zip(weights, experts, strict=True):
-        if weight != 0:
-            term = tensor if weight == 1 else weight * tensor
-            merged = term if merged is None else merged + term
-    assert merged is not None  # weights that sum to 1 are not all 0
-    return merged
+    pairs = zip(weights, experts, strict=True)
+    terms = (tensor if weight == 1 else weight * tensor for weight, tensor in pairs if weight != 0)
+    return reduce(torch.add, terms)  # weights that sum to 1 are not all 0

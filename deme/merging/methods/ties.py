@@ -58,10 +58,8 @@ def ties(
     if thresholds is None:
         raise ValueError("trim='model' needs the thresholds that ties.prepare returns")
     trimmed = [keep(vector, cutoff) for vector, cutoff in zip(vectors, thresholds, strict=True)]
-    mass, total, agreed = torch.zeros_like(base), torch.zeros_like(base), torch.zeros_like(base)
-    for weight, vector in zip(weights, trimmed, strict=True):
-        mass = mass + weight * vector
-    elected = mass.sign()
+    mass = sum((w * v for w, v in zip(weights, trimmed, strict=True)), torch.zeros_like(base))
+    elected, total, agreed = mass.sign(), torch.zeros_like(base), torch.zeros_like(base)
     for weight, vector in zip(weights, trimmed, strict=True):
         agrees = vector.sign() == elected
         total = total + weight * torch.where(agrees, vector, 0.0)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from deme.methods.balancing import Balancing
 from deme.system import logger
@@ -102,21 +102,17 @@ class NashMTL(Balancing):
         if refresh_every < 1:
             raise ValueError(f"balancing.refresh_every must be at least 1, got {refresh_every}")
         self.refresh_every = refresh_every
-        self.register_buffer("alpha", torch.ones(num_tasks, dtype=torch.float64))
-        self.register_buffer("batches", torch.tensor(0))
-        self.register_buffer("found", torch.zeros(3, dtype=torch.float64))  # residual, ridge, idle
+        self.alpha = nn.Buffer(torch.ones(num_tasks, dtype=torch.float64))
+        self.batches = nn.Buffer(torch.tensor(0))
+        self.found = nn.Buffer(torch.zeros(3, dtype=torch.float64))  # residual, ridge, idle
         self._warned: set[str] = set()
-
-    alpha: Tensor
-    batches: Tensor
-    found: Tensor
 
     def weights(self) -> Tensor:
         return self.alpha / self.num_tasks
 
     def wants_gradients(self) -> bool:
         due = int(self.batches) % self.refresh_every == 0
-        self.batches += 1
+        self.batches.add_(1)
         return due
 
     def observe(self, gram: Tensor, generator: Generator) -> None:

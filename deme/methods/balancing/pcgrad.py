@@ -1,7 +1,7 @@
 """PCGrad, projecting conflicting gradients (Yu et al. 2020, algorithm 1)."""
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from deme.methods.balancing import Balancing
 
@@ -18,11 +18,7 @@ class PCGrad(Balancing):
 
     def __init__(self, num_tasks: int) -> None:
         super().__init__(num_tasks)
-        self.register_buffer(
-            "coefficients", torch.full((num_tasks,), 1 / num_tasks, dtype=torch.float64)
-        )
-
-    coefficients: Tensor
+        self.coefficients = nn.Buffer(torch.full((num_tasks,), 1 / num_tasks, dtype=torch.float64))
 
     def weights(self) -> Tensor:
         return self.coefficients
