@@ -12,7 +12,6 @@ from deme.builders.models import (
     guided,
     load_experts,
     load_model,
-    ordered_experts,
 )
 from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.builders.ranges import build_ranges, range_of
@@ -41,7 +40,6 @@ __all__ = [
     "load_reference",
     "load_scores",
     "open_plan",
-    "ordered_experts",
     "range_of",
     "try_optimizer",
     "write_loss_mass",

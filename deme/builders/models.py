@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deme.builders.compute import Compute
 from deme.diffusion import Network
-from deme.merging.plan import Expert, order_experts
+from deme.merging.plan import order_experts
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
@@ -33,11 +33,16 @@ def load_model(folder: Path, compute: Compute, guidance_scale: float | None = No
 
 
 def load_experts(
-    experts: Sequence[Expert], compute: Compute, guidance_scale: float | None = None
+    folders: Sequence[Path], compute: Compute, guidance_scale: float | None = None
 ) -> Loaded:
-    """Load unmerged experts, routed by timestep; one is in memory at a time."""
+    """Load unmerged experts, routed by timestep; one is in memory at a time.
+
+    Raises BadConfig unless they cover every timestep once.
+    """
+    experts = order_experts(folders)
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
-    ranges, num_timesteps = [expert.range for expert in experts], experts[0].num_timesteps
+    ranges = [expert.range for expert in experts if expert.range is not None]
+    num_timesteps = experts[0].about["num_timesteps"]
     network = guided(compute.network(swapped.model), swapped.model, guidance_scale)
     return Loaded(
         swapped.model,
@@ -54,14 +59,6 @@ def guided(network: Network, model: DenoisingModel, scale: float | None) -> Netw
     if not isinstance(model, TextToImageModel) or scale is None or scale == 1:
         return network
     return ClassifierFreeGuidance(network, scale, model.condition([""]))
-
-
-def ordered_experts(paths: Sequence[Path]) -> tuple[Expert, ...]:
-    """Return experts in the order of their ranges.
-
-    Raises BadConfig unless they cover every timestep once.
-    """
-    return order_experts([weights_folder(path) for path in paths])
 
 
 def base_folder(model_option: Mapping[str, object]) -> Path:

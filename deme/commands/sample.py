@@ -25,7 +25,6 @@ def run(config: dict[str, object]) -> Path:
         load_experts,
         load_model,
         load_prompts,
-        ordered_experts,
     )
     from deme.report.figures import labelled, png
     from deme.report.prompt_grid import prompt_grid
@@ -38,7 +37,7 @@ def run(config: dict[str, object]) -> Path:
         loaded = (
             load_model(folders[0], compute, scale)
             if len(folders) == 1
-            else load_experts(ordered_experts(folders), compute, scale)
+            else load_experts(folders, compute, scale)
         )
         shapes[label] = loaded.model.image_shape
         if len(set(shapes.values())) > 1:

@@ -16,7 +16,6 @@ from deme.builders import (
     load_experts,
     load_model,
     load_prompts,
-    ordered_experts,
 )
 from deme.data import ImageData
 from deme.data.decode import resized
@@ -54,7 +53,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
         return _folder(run, settings)
     given, scale = run.single_input("weights"), settings.guidance_scale
     if settings.source == "experts":
-        loaded = load_experts(ordered_experts(run.inputs["experts"]), compute, scale)
+        loaded = load_experts(list(map(weights_folder, run.inputs["experts"])), compute, scale)
     else:
         folder = weights_folder(given) if given else base_folder(settings.model)
         loaded = load_model(folder, compute, scale)
@@ -103,8 +102,8 @@ def _folder(run: Run, settings: EvaluateSettings) -> Source:
             f"{folder} holds {len(images)} images, num_images={settings.num_images} asks for "
             f"another number\ntype: num_images={len(images)}"
         )
-
-    def pixels(indices: Sequence[int]) -> Iterable[Tensor]:
-        return (resized(batch, size) for batch in batches(images, settings.batch_size, indices))
-
-    return Source(load_data(settings.data, settings.paths, images.shape), len(images), pixels)
+    return Source(
+        load_data(settings.data, settings.paths, images.shape),
+        len(images),
+        lambda indices: (resized(b, size) for b in batches(images, settings.batch_size, indices)),
+    )

@@ -45,56 +45,6 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Expert:
-    """A finetuned model on disk, its timestep range, and the content hash of its base if known."""
-
-    folder: Path
-    range: TimestepRange
-    num_timesteps: int
-    base: str | None
-
-    @classmethod
-    def read(cls, folder: Path) -> "Expert":
-        """Read the deme.json that training wrote beside the weights. Raises BadConfig."""
-        about = files.read_about(folder)
-        if about.get("range") is None:
-            raise BadConfig(
-                f"{folder} is not an expert: its deme.json names no timestep range\n"
-                "type: deme train method=deme ranges.num_ranges=<N> expert=<i>"
-            )
-        return cls(
-            folder, TimestepRange(*about["range"]), about["num_timesteps"], about.get("base")
-        )
-
-
-def order_experts(folders: Sequence[Path]) -> tuple[Expert, ...]:
-    """Read the experts and sort them by range.
-
-    Raises BadConfig unless they cover every timestep once and have the same base.
-    """
-    experts = tuple(
-        sorted((Expert.read(folder) for folder in folders), key=lambda expert: expert.range.low)
-    )
-    if not experts:
-        raise BadConfig("the experts do not fit together: there are no experts\ngiven: none")
-    error = _partition_error([expert.range for expert in experts], experts[0].num_timesteps)
-    if not error and len({expert.base for expert in experts} - {None}) > 1:
-        error = "the experts do not fit together: their deme.json files name different bases"
-    if error:
-        raise BadConfig(f"{error}\ngiven: {', '.join(map(str, folders))}")
-    return experts
-
-
-def _partition_error(ranges: Sequence[TimestepRange], num_timesteps: int) -> str:
-    """Return why sorted ranges do not cover every timestep once, "" if they do."""
-    try:
-        check_partition(ranges, num_timesteps)
-    except ValueError as error:
-        return f"the experts do not fit together: {error}"
-    return ""
-
-
-@dataclass(frozen=True)
 class MergePlan:
     """A base and experts, by range (low noise first), or as given if they name no ranges."""
 
@@ -120,9 +70,10 @@ class MergePlan:
     def bytes_read(self) -> int:
         """Bytes of all weights that are read."""
         return sum(
-            _bytes(tensors.specs)
+            math.prod(shape) * dtype.itemsize
             for model in (self.base, *self.experts)
             for tensors in model.parts.values()
+            for shape, dtype in tensors.specs.values()
         )
 
     def bytes_written(self, dtype: torch.dtype | None = None, folded: bool = False) -> int:
@@ -166,7 +117,9 @@ def plan_merge(
             if model.about.get("base") not in (None, base_hash)
         ]
     if base.placement is None and models[0].placement is not None:
-        base = _with_identity(base, models[0])
+        found = models[0].parts.items()
+        identities = {part: Identities(like) for part, like in found if part.name == PROJECTIONS}
+        base = replace(base, parts={**base.parts, **identities}, placement=models[0].placement)
     problems += [line for model in models for line in _differences(base, model)]
     placements = {str(m.folder): m.placement for m in (base, *models) if m.placement}
     if len(set(placements.values())) > 1:
@@ -186,7 +139,31 @@ def first_lines(lines: Sequence[str]) -> str:
     return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
 
 
+def order_experts(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
+    """Read what deme.json says of experts, not their weights, and sort them by range.
+
+    Raises BadConfig unless they cover every timestep once and have the same base.
+    """
+    experts = [Checkpoint(folder, {}, {}, files.read_about(folder)) for folder in folders]
+    for expert in experts:
+        if expert.range is None:
+            raise BadConfig(
+                f"{expert.folder} is not an expert: its deme.json names no timestep range\n"
+                "type: deme train method=deme ranges.num_ranges=<N> expert=<i>"
+            )
+    ordered, problems = _ordered(experts)
+    if not problems and len({expert.about.get("base") for expert in experts} - {None}) > 1:
+        problems = [
+            "the experts do not fit together: their deme.json files name different bases "
+            f"({', '.join(map(str, folders))})"
+        ]
+    if problems:
+        raise BadConfig(problems[0])
+    return ordered
+
+
 def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list[str]]:
+    """Return models by range, or as they are given if none names a range, and what does not fit."""
     ranges = [model.range for model in models if model.range is not None]
     if len(ranges) < len(models) or not models:
         return tuple(models), [
@@ -195,11 +172,12 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
             if model.range is None and ranges
         ]
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
-    error = _partition_error(
-        sorted(ranges, key=lambda each: each.low), models[0].about["num_timesteps"]
-    )
-    folders = ", ".join(str(model.folder) for model in models)
-    return ordered, [f"{error} ({folders})"] if error else []
+    try:
+        check_partition(sorted(ranges, key=lambda each: each.low), models[0].about["num_timesteps"])
+    except ValueError as error:
+        folders = ", ".join(str(model.folder) for model in models)
+        return ordered, [f"the experts do not fit together: {error} ({folders})"]
+    return ordered, []
 
 
 def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
@@ -239,18 +217,6 @@ def _kind(spec: Spec | None) -> tuple[tuple[int, ...], bool] | None:
 
 def _spec(spec: Spec | None) -> str:
     return f"{list(spec[0])} {str(spec[1]).removeprefix('torch.')}" if spec else "missing"
-
-
-def _bytes(specs: Mapping[str, Spec]) -> int:
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in specs.values())
-
-
-def _with_identity(base: Checkpoint, like: Checkpoint) -> Checkpoint:
-    """Return the base with an identity projection for every projection of another model."""
-    identities = {
-        part: Identities(found) for part, found in like.parts.items() if part.name == PROJECTIONS
-    }
-    return replace(base, parts={**base.parts, **identities}, placement=like.placement)
 
 
 class Identities:

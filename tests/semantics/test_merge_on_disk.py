@@ -203,7 +203,7 @@ def test_every_mismatch_of_every_model_is_listed_at_once(folder):
 
 def test_experts_of_two_bases_are_not_routed(folder):
     places = [folder / name for name in "012"]
-    assert [expert.base for expert in order_experts(places)] == ["hash"] * 3
+    assert [expert.about["base"] for expert in order_experts(places)] == ["hash"] * 3
     write_json(
         folder / "1" / "deme.json", {"range": RANGES[1], "num_timesteps": 1000, "base": "another"}
     )
