@@ -143,19 +143,19 @@ class _Reader:
 
     def __init__(self, plan: MergePlan) -> None:
         self.plan, self.bad = plan, list[str]()
-        self._models = (plan.base, *plan.experts)
 
     def read(
         self, part: Path, name: str, start: int, stop: int, check: bool = True
     ) -> list[Tensor]:
         """Return a flat piece of the base and of every expert."""
-        pieces = []
-        for model in self._models:
-            tensors = model.parts[part]
-            piece = tensors.piece(name, start, stop)
-            if check and not is_finite(piece):
-                self.bad.append(f"tensor {name} of {tensors.path} holds NaN or infinite values")
-            pieces.append(piece)
+        files = [model.parts[part] for model in (self.plan.base, *self.plan.experts)]
+        pieces = [file.piece(name, start, stop) for file in files]
+        if check:
+            self.bad += [
+                f"tensor {name} of {file.path} holds NaN or infinite values"
+                for file, piece in zip(files, pieces, strict=True)
+                if not is_finite(piece)
+            ]
         return pieces
 
 

@@ -28,7 +28,6 @@ class MergeMethod(Protocol):
 
     def __call__(self, *tensors: object, **scalars: object) -> Tensor:
         """Merge one tensor: (experts, base, **scalars)."""
-        ...
 
 
 def merge_method(

@@ -44,6 +44,7 @@ class Evaluations:
         self.max_images, self.max_seconds = max_images, max_seconds
         self.history: list[Evaluation] = []
         self._journal = Journal(journal)
+        self.num_stored = self._journal.num_stored  # when this attempt began
         self._answers: dict[tuple[float, ...], float] = {}
         self._gradients: dict[tuple[float, ...], tuple[float, ...]] = {}
 
@@ -66,11 +67,6 @@ class Evaluations:
             found = self._evaluate(asked, 1.0, with_gradient=True)
             self._answers[asked], self._gradients[asked] = found.score, found.gradient or ()
         return self._answers[asked], list(self._gradients[asked])
-
-    @property
-    def num_stored(self) -> int:
-        """Number of evaluations that the journal held when this attempt began."""
-        return len(self._journal)
 
     @property
     def images(self) -> int:

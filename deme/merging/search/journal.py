@@ -5,6 +5,7 @@ A search that was stopped is replayed from its journal.
 
 import json
 import math
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,17 +46,14 @@ class Journal:
         self.path = path
         try:
             rows = files.read_jsonl(path)
-            self._stored = [Evaluation.of_row(row) for row in rows]
+            self._left = deque(enumerate(map(Evaluation.of_row, rows), start=1))
         except (KeyError, TypeError, ValueError) as error:
             raise WorkFailed(
                 f"{path} is damaged or was written by another search\n"
                 "delete the file and run the same command again"
             ) from error
         files.write_jsonl(path, rows)  # without a last line that is incomplete
-        self._used = 0
-
-    def __len__(self) -> int:
-        return len(self._stored)
+        self.num_stored = len(rows)
 
     def stored(
         self, weights: tuple[float, ...], fraction: float, images: int, with_gradient: bool
@@ -64,14 +62,13 @@ class Journal:
 
         Raises WorkFailed if it is not the evaluation that is asked for.
         """
-        if self._used == len(self._stored):
+        if not self._left:
             return None
-        found = self._stored[self._used]
-        self._used += 1
+        line, found = self._left.popleft()
         asked = (weights, fraction, images, with_gradient)
         if (found.weights, found.fraction, found.images, found.gradient is not None) != asked:
             raise WorkFailed(
-                f"{self.path} was written by another search: its line {self._used} has the weights "
+                f"{self.path} was written by another search: its line {line} has the weights "
                 f"{list(found.weights)} on {found.images} images, this search evaluates "
                 f"{list(weights)} on {images} images\n"
                 "delete the file and run the same command again"
