@@ -8,20 +8,23 @@ which never waits for a GPU.
 """
 
 import contextlib
+import functools
 import json
+import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _take_tensors, _unflatten_dense_tensors
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from deme.system import DemeError, Preempted, Stopped, WorkFailed, processes
 
-BUCKET_ELEMENTS = 25 << 20  # gradient elements that are averaged in one message
+BUCKET_BYTES = 100 << 20  # of gradients that are averaged in one message
 INIT_SECONDS = 600.0  # that the slowest process may import longer than the fastest
 CONNECT_TIMEOUT = timedelta(seconds=2)  # between attempts, signals are handled
 POLL_SECONDS = 0.05
@@ -50,11 +53,8 @@ class ProcessGroup:
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"deme/{restarts}", _store(world))
         with _reachable():
-            # polled, because signals are not handled while torch waits
             self._store.set(f"here/{self.rank}", "")
-            deadline = time.monotonic() + INIT_SECONDS
-            while not self._store.check([f"here/{rank}" for rank in range(self.size)]):
-                _sleep(deadline)
+            self._wait([f"here/{rank}" for rank in range(self.size)], INIT_SECONDS)
             backend = "nccl" if device.startswith("cuda") else "gloo"
             if backend == "nccl":
                 torch.cuda.set_device(device)
@@ -73,10 +73,10 @@ class ProcessGroup:
         """
         self._job += 1
         self._published = set()
-        deadline = time.monotonic()
+        seconds = 0.0
         try:
             yield
-            deadline = time.monotonic() + SHUTDOWN_SECONDS
+            seconds = SHUTDOWN_SECONDS
         except ProcessLost:
             raise
         except (Exception, Stopped, KeyboardInterrupt) as error:
@@ -85,15 +85,14 @@ class ProcessGroup:
             with contextlib.suppress(ProcessLost):
                 for key in ("go", "start", "end"):
                     self.publish(key, error=text, code=code)
-            deadline = time.monotonic() + SHUTDOWN_SECONDS
+            seconds = SHUTDOWN_SECONDS
             raise
         finally:
             with contextlib.suppress(ProcessLost):
                 self.publish("shutdown")
-                keys = [self._key("shutdown", rank) for rank in range(self.size)]
-                with _reachable():
-                    while self.rank == 0 and not self._store.check(keys):
-                        _sleep(deadline)
+                if self.rank == 0:
+                    keys = [self._key("shutdown", rank) for rank in range(self.size)]
+                    self._wait(keys, seconds)
 
     def publish(self, key: str, **message: str | int | bool) -> None:
         """Leave a message for the others; only the first one under a key of a run counts."""
@@ -105,11 +104,9 @@ class ProcessGroup:
     def wait_for(self, key: str, rank: int = 0) -> Message:
         """Return the message of a process. Raises the error that it published, or ProcessLost."""
         place = self._key(key, rank)
-        deadline = time.monotonic() + INIT_SECONDS
+        # process 0 holds the store: if it ends, the others notice by themselves
+        self._wait([place], INIT_SECONDS if self.rank == 0 else math.inf)
         with _reachable():
-            while not self._store.check([place]):
-                # process 0 holds the store: if it ends, the others notice by themselves
-                _sleep(deadline if self.rank == 0 else None)
             message: Message = json.loads(self._store.get(place))
         if "error" in message:
             text = f"process {rank} of {self.size}: {message['error']}"
@@ -124,6 +121,15 @@ class ProcessGroup:
         """Publish a message, and return those of all processes under this key."""
         self.publish(key, **message)
         return [self.wait_for(key, rank) for rank in range(self.size)]
+
+    def _wait(self, keys: list[str], seconds: float) -> None:
+        """Poll for messages, because signals are not handled while torch waits."""
+        deadline = time.monotonic() + seconds
+        with _reachable():
+            while not self._store.check(keys):
+                if time.monotonic() > deadline:
+                    raise ProcessLost(LOST)
+                time.sleep(POLL_SECONDS)
 
     def _key(self, key: str, rank: int) -> str:
         return f"{self._job}/{key}/{rank}"
@@ -146,19 +152,13 @@ class ProcessGroup:
     def average(self, gradients: Iterable[Tensor]) -> None:
         """Replace gradients by their means over all processes, in place."""
         with _reachable():
-            for bucket in _buckets(list(gradients)):
-                flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            for bucket in _take_tensors(gradients, BUCKET_BYTES):
+                flat = _flatten_dense_tensors(bucket)
                 dist.all_reduce(flat)
                 flat /= self.size
-                parts = flat.split([gradient.numel() for gradient in bucket])
-                for gradient, part in zip(bucket, parts, strict=True):
-                    gradient.copy_(part.view_as(gradient))
-
-
-def _sleep(deadline: float | None) -> None:
-    if deadline is not None and time.monotonic() > deadline:
-        raise ProcessLost(LOST)
-    time.sleep(POLL_SECONDS)
+                means = _unflatten_dense_tensors(flat, bucket)
+                for gradient, mean in zip(bucket, means, strict=True):
+                    gradient.copy_(mean)
 
 
 def _store(world: processes.World) -> Store:
@@ -170,33 +170,20 @@ def _store(world: processes.World) -> Store:
     deadline = time.monotonic() + INIT_SECONDS
     while True:
         try:
-            store = TCPStore(
-                world.address,
-                world.port,
-                world.size,
-                holds,
-                CONNECT_TIMEOUT,
-                wait_for_workers=False,
-            )
-            store.set_timeout(timedelta(seconds=INIT_SECONDS))
-            return store
-        except RuntimeError as error:
+            with _reachable():
+                store = TCPStore(
+                    world.address,
+                    world.port,
+                    world.size,
+                    holds,
+                    CONNECT_TIMEOUT,
+                    wait_for_workers=False,
+                )
+                store.set_timeout(timedelta(seconds=INIT_SECONDS))
+                return store
+        except ProcessLost:
             if holds or time.monotonic() > deadline:
-                raise _lost(error) from error
-
-
-def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    for gradient in gradients:
-        if bucket and (
-            sum(g.numel() for g in bucket) + gradient.numel() > BUCKET_ELEMENTS
-            or gradient.dtype != bucket[0].dtype
-        ):
-            yield bucket
-            bucket = []
-        bucket.append(gradient)
-    if bucket:
-        yield bucket
+                raise
 
 
 @contextlib.contextmanager
@@ -204,19 +191,10 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's and gloo's, for a connection that broke
-        raise _lost(error) from error
+        raise ProcessLost(f"{LOST}\n({str(error).splitlines()[0][:150]})") from error
 
 
-def _lost(error: RuntimeError) -> ProcessLost:
-    return ProcessLost(f"{LOST}\n({str(error).splitlines()[0][:150]})")
-
-
-_process_group: ProcessGroup | None = None
-
-
+@functools.cache
 def init_distributed(device: str) -> ProcessGroup:
     """Return the group that this process belongs to; the first call waits for the others."""
-    global _process_group
-    if _process_group is None:
-        _process_group = ProcessGroup(device)
-    return _process_group
+    return ProcessGroup(device)
