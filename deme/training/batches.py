@@ -6,7 +6,7 @@ So a resumed run reads the same images as an undisturbed one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from deme.diffusion import ShardedRandom, generator
 from deme.system import DemeError
 
 MAX_MIRRORED_BYTES = 2**28  # of a set in memory that is kept with its mirror images
-
-
-T = TypeVar("T")
 
 
 class StepBatches:
@@ -147,9 +144,7 @@ class StepLoader:
             )
             for step, rows in self.batches.numbered()
         )
-        loader = DataLoader(
-            reader, batch_sampler=wanted, num_workers=self.num_workers, collate_fn=_identity
-        )
+        loader = DataLoader(reader, None, sampler=wanted, num_workers=self.num_workers)
         for batch in loader:
             if isinstance(batch, DemeError):
                 raise batch
@@ -172,7 +167,7 @@ class _Reader:
 
     images: Any
 
-    def __getitems__(
+    def __getitem__(
         self, wanted: tuple[list[int], list[float] | None, list[bool] | None]
     ) -> Tensor | DemeError:
         indices, positions, flips = wanted
@@ -184,7 +179,3 @@ class _Reader:
             return self.images.__getitems__(indices)
         except DemeError as error:
             return error
-
-
-def _identity(batch: T) -> T:
-    return batch

@@ -90,14 +90,12 @@ class SaveLast(pl.Callback):
             trainer.should_stop = True
         if code or trainer.global_step % self.every == 0:
             pl_module.check_finite()
-            if group is None or group.rank == 0:
-                self._save(trainer)
-
-    def _save(self, trainer: pl.Trainer) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.curve.log_metrics(values, trainer.global_step - 1)
-        trainer.save_checkpoint(self.path)
+            if group is not None and group.rank > 0:
+                return
+            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+                values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+                self.curve.log_metrics(values, trainer.global_step - 1)
+            trainer.save_checkpoint(self.path)
 
 
 class ShowProgress(pl.Callback):

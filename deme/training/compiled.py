@@ -4,7 +4,8 @@ Inductor has given silently wrong training gradients (torch 2.13 on a CPU: the l
 104 gradients of a small UNet wrong), so every run compares one batch before it trains.
 """
 
-import contextlib
+import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -72,35 +73,35 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
     """
     torch.compiler.reset()  # many models in one process would exceed torch's limit, hence be eager
     expected, noise = gradients(model, batch), perturbed(model, batch)
-    answers = None
-    with torch.no_grad():
-        answer = _answer(teacher, batch) if teacher is not None else None
+
+    @torch.no_grad()
+    def of_teacher() -> Tensor | None:
+        return _answer(teacher, batch) if teacher is not None else None
+
+    answer = of_teacher()
     try:
-        model.compile(options=OPTIONS)
-        found = gradients(model, batch)
-        if teacher is not None:
-            teacher.compile(options=OPTIONS)
-            with torch.no_grad():
-                answers = _answer(teacher, batch)
+        for network in (model, teacher):
+            if network is not None:
+                network.compile(options=OPTIONS)
+        found, answers = gradients(model, batch), of_teacher()
     except Exception as error:
         raise WorkFailed(
             f"torch.compile failed here with torch {torch.__version__}: "
             f"{str(error).strip().splitlines()[0][:200]}\ntype: compute.compile=false"
         ) from error
     least = batch.roundoff**0.5
-    worst, wrong = ("", 0.0), 0
+    wrong: dict[str, float] = {}
     for name, gradient in expected.items():
         away = float((found[name] - gradient).norm())
         allowed = NOISE * float((noise[name] - gradient).norm()) + least * float(gradient.norm())
-        wrong += not away <= allowed
-        share = away / max(float(gradient.norm()), 1e-30)
-        if not away <= allowed and not share <= worst[1]:
-            worst = (name, share)
+        if not away <= allowed:
+            wrong[name] = away / max(float(gradient.norm()), 1e-30)
     if wrong:
+        worst = max(wrong, key=lambda name: (math.isnan(wrong[name]), wrong[name]))
         raise WorkFailed(
-            f"compiled gradients differ from eager ones for {wrong} of {len(expected)} parameters "
-            f"with torch {torch.__version__}, worst {worst[0]}: off by {worst[1]:.2g} of its norm\n"
-            "type: compute.compile=false"
+            f"compiled gradients differ from eager ones for {len(wrong)} of {len(expected)} "
+            f"parameters with torch {torch.__version__}, worst {worst}: off by "
+            f"{wrong[worst]:.2g} of its norm\ntype: compute.compile=false"
         )
     if answer is not None and answers is not None:
         away = float((answers - answer).norm() / answer.norm())
@@ -132,10 +133,11 @@ def perturbed(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
 
 def _answer(model: nn.Module, batch: Batch) -> Tensor:
     """Call the network with torch in the same state as in training, else it compiles again."""
-    with contextlib.ExitStack() as stack:
-        if batch.dtype is not None:
-            stack.enter_context(
-                torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False)
-            )
+    precision: AbstractContextManager[object] = (
+        torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False)
+        if batch.dtype is not None
+        else nullcontext()
+    )
+    with precision:
         answer: Tensor = bind_condition(model, batch.condition)(batch.x_t, batch.t)
     return answer.float()
