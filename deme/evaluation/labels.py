@@ -31,9 +31,9 @@ class Metric:
     def entry(self) -> dict[str, object]:
         """Return the entry in metrics.json, with an interval where replicates are known."""
         found: dict[str, object] = {"value": self.value, **self.more, **self.label}
-        if self.replicates is None or "std" in self.more:
-            return found
-        return {**found, "interval": interval(self.value, self.replicates)}
+        if self.replicates is not None and "std" not in self.more:
+            found["interval"] = interval(self.value, self.replicates)
+        return found
 
 
 def distance_labels(

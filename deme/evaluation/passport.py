@@ -4,8 +4,8 @@ It also says whether the weights are raw or averaged (EMA), where that is known.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypedDict, cast
 
 import torch
 
@@ -16,32 +16,10 @@ from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
 from deme.runs import content_hash, data_hash
-from deme.system import BadConfig, files, locate
+from deme.system import BadConfig, JsonObject, files, locate
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
 KNOWN_RAW = ("google/ddpm-cifar10-32",)
-
-
-class PassportRow(TypedDict):
-    """A hypothesis about a model, and the share of the images' variance it leaves unexplained."""
-
-    prediction_type: str
-    schedule: str
-    value_range: str
-    unexplained: float
-
-
-class Passport(TypedDict):
-    """passport.json of a training run; `fits` holds all hypotheses, best first."""
-
-    model: str
-    verdict: str  # fits, contradicted or unclear
-    stated: PassportRow
-    fits: list[PassportRow]
-    num_images: int
-    torch: str
-    weights: str  # ema, raw or unknown
-    weights_because: str
 
 
 def load_passport(
@@ -52,10 +30,13 @@ def load_passport(
     data: ImageData,
     device: str,
     cache: Path,
-) -> Passport:
+) -> JsonObject:
     """Return the passport of the pretrained `model` at `path` on `num_images` images of `data`.
 
-    It is measured once per model and data set, and kept in `cache`.
+    That is passport.json of a training run: the `verdict` (fits, contradicted or unclear), the
+    hypothesis that is `stated`, and `fits`, all hypotheses from the best on, each with the share
+    of the images' variance that it leaves `unexplained`; `weights` (ema, raw or unknown) and
+    `weights_because`. It is measured once per model and data set, and kept in `cache`.
     """
     parts = [__version__, content_hash(path), data_hash(data_option), num_images]
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
@@ -63,10 +44,10 @@ def load_passport(
         files.write_json(place, _measured(num_images, model, data, device, cache))
     weights, because = weights_kind(path)
     more = {"weights": weights, "weights_because": because}
-    return cast(Passport, {"model": path, **files.read_json(place), **more})
+    return {"model": path, **files.read_json(place), **more}
 
 
-def refuse_contradicted(passport: Passport) -> None:
+def refuse_contradicted(passport: JsonObject) -> None:
     """Raise BadConfig if another hypothesis fits the weights far better than the stated one."""
     if passport["verdict"] == "contradicted":
         stated, best = passport["stated"], passport["fits"][0]
@@ -102,17 +83,11 @@ def _measured(
     }
 
 
-def _row(fit: Fit) -> PassportRow:
-    hypothesis = fit.hypothesis
-    return {
-        "prediction_type": hypothesis.prediction_type,
-        "schedule": hypothesis.schedule,
-        "value_range": hypothesis.value_range,
-        "unexplained": round(fit.unexplained, 6),
-    }
+def _row(fit: Fit) -> JsonObject:
+    return {**asdict(fit.hypothesis), "unexplained": round(fit.unexplained, 6)}
 
 
-def describe(row: PassportRow) -> str:
+def describe(row: JsonObject) -> str:
     """Return a hypothesis as text; the usual value range is left out."""
     text = f"{row['prediction_type']}, {row['schedule']} schedule"
     usual = row["value_range"] == next(iter(VALUE_RANGES))
@@ -136,7 +111,7 @@ def weights_kind(path: str) -> tuple[str, str]:
     return "unknown", "nothing states whether they are averaged (EMA)"
 
 
-def format_passport(passport: Passport) -> list[str]:
+def format_passport(passport: JsonObject) -> list[str]:
     """Return the lines of a passport for the terminal."""
     stated, best = passport["stated"], passport["fits"][0]
     lines = [
