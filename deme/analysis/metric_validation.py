@@ -232,17 +232,17 @@ def _draw(
     extractor: FeatureExtractor,
     set_size: int,
 ) -> Figure:
-    def frechet(row: Measured) -> tuple[float, float]:
-        return row.frechet, 1.96 * row.frechet_sd
-
-    def kid(row: Measured) -> tuple[float, float]:
-        return 1e3 * row.kid.value, 1.96 * 1e3 * row.kid.standard_error
-
+    names: dict[str, Callable[[Measured], tuple[float, float]]] = {  # value and half of its bar
+        extractor.frechet_name: lambda row: (row.frechet, 1.96 * row.frechet_sd),
+        f"kid_{extractor.suffix} x 1000": lambda row: (
+            1e3 * row.kid.value,
+            1.96 * 1e3 * row.kid.standard_error,
+        ),
+    }
     figure = Figure(figsize=(13, 7.2))
     panels = figure.subplots(2, 4)
     style = {"fmt": "o-", "ms": 4, "lw": 1.2, "capsize": 3}
     counts = [row.count for row in disjoint]
-    names = {extractor.frechet_name: frechet, f"kid_{extractor.suffix} x 1000": kid}
     for (name, value), (first, *others) in zip(names.items(), panels, strict=True):
         values, errors = zip(*map(value, disjoint), strict=True)
         first.errorbar(counts, values, errors, color="#1f4e79", **style)

@@ -62,16 +62,9 @@ def weightings(
     table = [["weighting", "mean", "largest", *(f"share in {item}" for item in ranges)]]
     for name, scheme in schemes.items():
         values = weight(scheme, network.prediction_type)
+        cells = ["infinite", "infinite", *["--"] * len(ranges)]
         if bool(torch.isfinite(values).all()):
             shares = mass(values, [0, *(item.high for item in ranges)])
-            table.append(
-                [
-                    name,
-                    f"{values.mean():.4g}",
-                    f"{values.max():.4g}",
-                    *(f"{share:.2%}" for share in shares),
-                ]
-            )
-        else:
-            table.append([name, "infinite", "infinite", *["--"] * len(ranges)])
+            cells = [f"{values.mean():.4g}", f"{values.max():.4g}", *map("{:.2%}".format, shares)]
+        table.append([name, *cells])
     return Analysis(figure, table)
