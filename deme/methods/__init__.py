@@ -17,22 +17,17 @@ class Method:
     the keys of its option file.
     """
 
+    # The weight of every timestep's loss, [T]. With `timesteps`, its share per range is logged.
     weights: Tensor | None = None
-    """The weight of every timestep's loss, [T]. With `timesteps`, its share per range is logged."""
-
     timesteps: TimestepSampler | None = None
-
+    # What is trained or stored beside the model: in every checkpoint, on the model's device.
     extra_module: nn.Module | None = None
-    """What is trained or stored beside the model: in every checkpoint, on the model's device."""
-
+    # Whether a run trains one expert, so that `expert` must be given.
     needs_expert: bool = False
-    """Whether a run trains one expert, so that `expert` must be given."""
-
+    # Whether the loss is more than a mean over images, so that a batch cannot be distributed.
     whole_batch: bool = False
-    """Whether the loss is more than a mean over images, so that a batch cannot be distributed."""
-
+    # A frozen network that the loss uses; it is compiled if the model is.
     teacher: nn.Module | None = None
-    """A frozen network that the loss uses; it is compiled if the model is."""
 
     def prepare(
         self,

@@ -33,7 +33,6 @@ class Bargain:
     ridge: float
     scale: float
     idle: int
-    iterations: int
 
 
 def bargain(gram: Tensor) -> Bargain:
@@ -55,7 +54,7 @@ def bargain(gram: Tensor) -> Bargain:
     active = length > 0
     alpha = torch.ones(len(gram), dtype=torch.float64)
     if not bool(active.any()):
-        return Bargain(alpha, 0.0, 0.0, 1.0, len(gram), 0)
+        return Bargain(alpha, 0.0, 0.0, 1.0, len(gram))
     inner = length[active]
     cosine = gram[active][:, active] / inner[:, None] / inner[None, :]
     eigenvalues = torch.linalg.eigvalsh(cosine)
@@ -63,29 +62,29 @@ def bargain(gram: Tensor) -> Bargain:
     ridge = max(0.0, (most - MAX_CONDITION * least) / (MAX_CONDITION - 1))
     cosine = cosine + ridge * torch.eye(len(cosine), dtype=torch.float64)
 
-    beta, iterations = _newton(cosine)
+    beta = _newton(cosine)
     residual = float((cosine @ beta - 1 / beta).abs().max())
     scale = min(1.0, MAX_WEIGHT / float(beta.max())) if ridge else 1.0
     alpha[active] = scale * beta / inner
     alpha[~active] = alpha[active].min()
-    return Bargain(alpha, residual, ridge, scale, int((~active).sum()), iterations)
+    return Bargain(alpha, residual, ridge, scale, int((~active).sum()))
 
 
-def _newton(cosine: Tensor) -> tuple[Tensor, int]:
-    """Return beta > 0 with C beta = 1 / beta to rounding, and the number of steps."""
+def _newton(cosine: Tensor) -> Tensor:
+    """Return beta > 0 with C beta = 1 / beta to rounding."""
     one = torch.eye(len(cosine), dtype=torch.float64)
     beta, previous = torch.ones(len(cosine), dtype=torch.float64), math.inf
-    for iteration in range(MAX_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         excess = beta * (cosine @ beta) - 1
         # relative to beta
         step = torch.linalg.solve(beta[:, None] * cosine * beta[None, :] + one, -excess)
         decrement = math.sqrt(max(0.0, -float(excess @ step)))
         rounding = decrement < SMALL_DECREMENT and decrement > previous / 2  # no longer quadratic
         if decrement == 0 or rounding:
-            return beta, iteration
+            break
         beta = beta * (1 + (step if decrement < 0.25 else step / (1 + decrement)))
         previous = decrement
-    return beta, MAX_ITERATIONS
+    return beta
 
 
 class NashMTL(Balancing):
