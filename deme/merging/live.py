@@ -126,10 +126,7 @@ class LiveMerge:
                 continue
             row = next(i for i, segment in enumerate(self._segments) if place.start < segment.stop)
             flat = gradient.detach().reshape(-1).to(self.vectors.dtype)
-            for start in range(0, len(flat), CHUNK_ELEMENTS):
-                part = flat[start : start + CHUNK_ELEMENTS]
-                begin = place.start + start
-                found[row] += (
-                    torch.mv(self.vectors[:, begin : begin + len(part)], part).double().cpu()
-                )
+            vectors = self.vectors[:, place].split(CHUNK_ELEMENTS, dim=1)
+            for part, of_part in zip(flat.split(CHUNK_ELEMENTS), vectors, strict=True):
+                found[row] += torch.mv(of_part, part).double().cpu()
         return found.flatten().tolist()

@@ -61,7 +61,6 @@ def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
                 agree += of_sign @ of_sign.T
             base_square += float(base.square().sum())
             samples.append(vectors[:, -start % stride :: stride])
-        quantiles = torch.tensor(QUANTILES, dtype=torch.float64)
         yield TensorSimilarity(
             name,
             block_of(name),
@@ -69,5 +68,5 @@ def similarity(plan: MergePlan) -> Iterator[TensorSimilarity]:
             math.sqrt(base_square),
             products.tolist(),
             (agree / numel).tolist(),
-            torch.quantile(torch.cat(samples, 1), quantiles, dim=1).T.tolist(),
+            torch.quantile(torch.cat(samples, 1), vectors.new_tensor(QUANTILES), dim=1).T.tolist(),
         )

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 class Objective(Protocol):
     """A deterministic function of merge weights (a flat vector) that is minimized."""
 
-    num_forward_passes_per_image: int
-    """Forward passes of the network that `value` needs for one image."""
+    num_forward_passes_per_image: int  # of the network, by `value`
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
         """Return the score on this fraction of the images."""
@@ -29,8 +28,7 @@ class Objective(Protocol):
 class Search(Protocol):
     """A strategy: a function of its settings, the start and the scores, so it can be replayed."""
 
-    needs_gradients: bool = False
-    """Whether each score comes with its gradient, which costs a backward pass."""
+    needs_gradients: bool = False  # with each score, which costs a backward pass
 
     def run(self, evaluations: "Evaluations", start: Sequence[float]) -> None:
         """Evaluate vectors until done; `evaluations` keeps the best one."""

@@ -55,9 +55,12 @@ class CMAESSearch(Search):
         """Search from `start`, or from the nearest vector in the box."""
         mean = self.box.nearest(start)
         evaluations(mean)
-        bounds = np.array([[self.box.low, self.box.high]] * len(mean))
         distribution = CMA(
-            np.array(mean), self.sigma, bounds, seed=self.seed, population_size=self.population
+            np.array(mean),
+            self.sigma,
+            bounds=np.array([[self.box.low, self.box.high]] * len(mean)),
+            seed=self.seed,
+            population_size=self.population,
         )
         generation: list[tuple[np.ndarray, float]] = []
         for _ in range(self.max_evaluations - 1):

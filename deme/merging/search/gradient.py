@@ -57,18 +57,16 @@ class GradientSearch(Search):
             return score, np.array(gradient)
 
         first = np.array(self.box.nearest(start))
-        bounds = [(self.box.low, self.box.high)] * len(first)
-        options = {
-            "gtol": GRADIENT_TOLERANCE,
-            "ftol": SCORE_TOLERANCE,
-            "maxiter": self.max_evaluations,
-        }
         with contextlib.suppress(_Finished):
             minimize(
                 score_and_gradient,
                 first,
                 jac=True,
                 method="L-BFGS-B",
-                bounds=bounds,
-                options=options,
+                bounds=[(self.box.low, self.box.high)] * len(first),
+                options={
+                    "gtol": GRADIENT_TOLERANCE,
+                    "ftol": SCORE_TOLERANCE,
+                    "maxiter": self.max_evaluations,
+                },
             )
