@@ -39,12 +39,10 @@ class Merge:
     ) -> None:
         self.method, self.settings = method, settings
         self._prepared: Mapping[str, object] = {}
-        if "weights" not in inspect.signature(method).parameters:
-            if weights is not None or by_name:
-                raise BadConfig(f"merge={method.__name__} takes no weights")
-            self.weights, self.by_name = None, {}
-            return
-        self.weights = check_weights(weights, num_experts)
+        weighted = "weights" in inspect.signature(method).parameters
+        if not weighted and (weights is not None or by_name):
+            raise BadConfig(f"merge={method.__name__} takes no weights")
+        self.weights = check_weights(weights, num_experts) if weighted else None
         self.by_name = {
             glob: check_weights(
                 [given] * num_experts if isinstance(given, (int, float)) else given,

@@ -32,12 +32,6 @@ def cutoffs(vectors: Vectors, share: float) -> list[float]:
     return torch.tensor(patterns, dtype=torch.int32).view(torch.float32).tolist()
 
 
-def keep(vector: Tensor, cutoff: float) -> Tensor:
-    """Return `vector` with 0 for every entry whose magnitude, rounded to float32, is below
-    `cutoff`."""
-    return torch.where(vector.abs().float() >= cutoff, vector, 0.0)
-
-
 def _count(vectors: Vectors, halves: Callable[[Tensor, int], Tensor]) -> list[Tensor]:
     counts: list[Tensor] = []
     for pieces in vectors():

@@ -188,9 +188,8 @@ def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
     )
     for file, ours, theirs in configs:
         for key in sorted(ours.keys() & theirs.keys()):
-            if (key == "_class_name" or not key.startswith("_")) and _plain(ours[key]) != _plain(
-                theirs[key]
-            ):
+            named = key == "_class_name" or not key.startswith("_")
+            if named and ours[key] != theirs[key]:
                 yield f"{model.folder} has {key}={theirs[key]} in its {file}, the base {ours[key]}"
     for part in sorted(base.parts.keys() | model.parts.keys()):
         if part.name == PROJECTIONS and base.placement != model.placement:
@@ -204,10 +203,6 @@ def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
             if _kind(one) != _kind(other):
                 path = model.parts[part].path
                 yield f"{path}: {tensor} is {_spec(other)}, in the base {_spec(one)}"
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _kind(spec: Spec | None) -> tuple[tuple[int, ...], bool] | None:

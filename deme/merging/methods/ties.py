@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deme.merging.magnitudes import cutoffs, keep
+from deme.merging.magnitudes import cutoffs
 from deme.merging.methods import Stream, merge_method
 from deme.system import BadConfig
 
@@ -57,7 +57,10 @@ def ties(
         thresholds = cutoffs(lambda: iter([vectors]), density)
     if thresholds is None:
         raise ValueError("trim='model' needs the thresholds that ties.prepare returns")
-    trimmed = [keep(vector, cutoff) for vector, cutoff in zip(vectors, thresholds, strict=True)]
+    trimmed = [
+        torch.where(vector.abs().float() >= cutoff, vector, 0.0)  # cutoffs are float32
+        for vector, cutoff in zip(vectors, thresholds, strict=True)
+    ]
     mass = sum((w * v for w, v in zip(weights, trimmed, strict=True)), torch.zeros_like(base))
     elected, total, agreed = mass.sign(), torch.zeros_like(base), torch.zeros_like(base)
     for weight, vector in zip(weights, trimmed, strict=True):
