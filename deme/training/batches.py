@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from deme.data import Croppable, EncodedDataset, Images, InMemoryImages
 from deme.data.pixels import mirrored
@@ -21,7 +21,7 @@ MAX_MIRRORED_BYTES = 2**28  # of a set in memory that is kept with its mirror im
 
 
 class StepBatches:
-    """Index lists for micro-steps `first()` .. num_steps - 1, from seeded permutations of the data.
+    """Indices for micro-steps `first()` .. num_steps - 1, from seeded permutations of the data.
 
     Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global
     batch. With `mirror`, each image of a batch is mirrored left-right with probability 0.5.
@@ -45,10 +45,7 @@ class StepBatches:
     def __len__(self) -> int:
         return self.num_steps
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return (rows.tolist() for _, rows in self.numbered())
-
-    def numbered(self) -> Iterator[tuple[int, Tensor]]:
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         """Yield each micro-step's number and its indices [batch_size]."""
         epoch, order = -1, torch.empty(0, dtype=torch.long)
         for step in range(self.first(), self.num_steps):
@@ -127,25 +124,24 @@ class StepLoader:
     def _picked(self) -> Iterator[Tensor]:
         (pixels, count), mirror = self._pixels, self.batches.mirror
         both = len(pixels) > count  # picking a mirror image costs less than mirroring
-        for step, rows in self.batches.numbered():
+        for step, rows in self.batches:
             wanted = rows + count * self.batches.coins(step) if both else rows
             batch = pixels.index_select(0, wanted.to(self.device, non_blocking=True))
             yield mirrored(batch, self.batches.coins(step)) if mirror and not both else batch
 
     def _read(self) -> Iterator[Any]:
-        reader: Any = _Reader(self.images)
         crops = isinstance(self.images, Croppable)
         flips = self.batches.mirror and isinstance(self.images, EncodedDataset)
-        wanted: Any = (
+        wanted = (
             (
                 rows.tolist(),
                 self.batches.positions(step) if crops else None,
                 self.batches.coins(step).tolist() if flips else None,
             )
-            for step, rows in self.batches.numbered()
+            for step, rows in self.batches
         )
-        loader = DataLoader(reader, None, sampler=wanted, num_workers=self.num_workers)
-        for batch in loader:
+        reader, num_workers = _Reader(self.images), self.num_workers
+        for batch in DataLoader(reader, batch_size=None, sampler=wanted, num_workers=num_workers):
             if isinstance(batch, DemeError):
                 raise batch
             yield batch
@@ -159,7 +155,7 @@ class StepLoader:
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _Reader(Dataset[Any]):
     """Reads a batch, here or in another process.
 
     An error is returned, because torch would wrap a raised one in a traceback.

@@ -26,18 +26,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class JsonlLogger(Logger):
     """The training curve: append {"step": ..., name: value, ...} to a file at each logged step."""
 
+    name = "jsonl"
+    version = ""
+
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self._last: int | None = None
-
-    @property
-    def name(self) -> str:
-        return "jsonl"
-
-    @property
-    def version(self) -> str:
-        return ""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         row = {name: value for name, value in metrics.items() if name != "epoch"}
@@ -109,8 +104,11 @@ class ShowProgress(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            values = trainer.callback_metrics.items()
-            self.losses = {k: f"{float(v):.4f}" for k, v in values if k.startswith("loss")}
+            self.losses = {
+                name: f"{float(value):.4f}"
+                for name, value in trainer.callback_metrics.items()
+                if name.startswith("loss")
+            }
         if trainer.global_step > self.step:
             self.bar.advance(trainer.global_step - self.step, **self.losses)
             self.step = trainer.global_step

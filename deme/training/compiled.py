@@ -54,11 +54,13 @@ def make_batch(
     x0 = x0.to(device)
     eps = torch.randn(x0.shape, generator=draw).to(device)
     t = torch.randint(model.schedule.num_timesteps, (batch_size,), generator=draw).to(device)
-    x_t, target = (
+    return Batch(
         model.schedule.add_noise(x0, eps, t),
+        t,
         model.schedule.target(model.prediction_type, x0, eps, t),
+        dtype,
+        moved(condition, device),
     )
-    return Batch(x_t, t, target, dtype, moved(condition, device))
 
 
 def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | None = None) -> None:

@@ -66,9 +66,9 @@ def test_the_models_gradient_is_clipped_and_what_the_method_learns_is_not(tmp_pa
 def test_combined_gradients_accumulate_as_the_mean_over_batches(tmp_path):
     found = train(ant(PCGrad(3)), tmp_path, gradient_clip=None, accumulate=2)
     model, expected = tiny().train(), []
-    for k, batch in enumerate(StepBatches(len(IMAGES), 6, 2, 0)):
+    for k, indices in StepBatches(len(IMAGES), 6, 2, 0):
         model.zero_grad()
-        x0 = to_float(IMAGES.__getitems__(batch))
+        x0 = to_float(IMAGES.__getitems__(indices.tolist()))
         rows = ShardedRandom(generator("train", 0, k), 6, 0, 6)
         ant(PCGrad(3)).losses(model, x0, rows)["balanced"].backward()
         expected.append(torch.cat([p.grad.flatten() for p in model.parameters()]))

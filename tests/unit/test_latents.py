@@ -83,7 +83,7 @@ def test_a_mirror_image_has_its_own_latent(images, tmp_path):
 def test_the_loader_gives_mirror_images_by_the_steps_coins(images, tmp_path):
     latents = CachedLatents(images, Encoder(), tmp_path, mirrored=True)
     batches = StepBatches(len(latents), 5, 4, seed=1, mirror=True)
-    for (step, rows), batch in zip(batches.numbered(), StepLoader(latents, batches), strict=True):
+    for (step, rows), batch in zip(batches, StepLoader(latents, batches), strict=True):
         wanted = latents.__getitems__(rows.tolist(), batches.coins(step).tolist())
         assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
 
