@@ -66,11 +66,9 @@ class ProbabilisticSampler:
         if self.granularity == "batch":
             coin = bool(torch.rand((), generator=generator) < self.probability)
             return (self.everywhere if coin else self.inside)(n, generator)
-        pairs = n // 2 + 1
-        coins = torch.rand(pairs if self.antithetic else n, generator=generator) < self.probability
-        if (
-            self.antithetic
-        ):  # the samplers below lay out drawn values first, then their mirror images
+        count = n // 2 + 1 if self.antithetic else n
+        coins = torch.rand(count, generator=generator) < self.probability
+        if self.antithetic:  # the samplers below lay out drawn values first, then their mirrors
             coins = torch.cat([coins, coins])[:n]
         return torch.where(coins, self.everywhere(n, generator), self.inside(n, generator))
 

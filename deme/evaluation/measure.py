@@ -91,13 +91,9 @@ def load_networks(
             "type: metrics=<option without scores>, "
             "or source=weights with a text-conditioned model=<option>"
         )
-    parts = [] if prompts is None else [list(parts_of(s, prompts, source.total)) for s in scores]
+    parts = [(s, list(parts_of(s, prompts, source.total))) for s in scores if prompts is not None]
     cache = cache_folder(settings.paths)
-    references = [load_reference(metrics, source.data, each, cache) for each in extractors]
-    return (
-        list(zip(extractors, references, strict=True)),
-        list(zip(scores, parts, strict=True)),
-    )
+    return [(each, load_reference(metrics, source.data, each, cache)) for each in extractors], parts
 
 
 @dataclass(frozen=True)

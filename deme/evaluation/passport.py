@@ -43,8 +43,8 @@ def load_passport(
     if not place.exists():
         files.write_json(place, _measured(num_images, model, data, device, cache))
     weights, because = weights_kind(path)
-    more = {"weights": weights, "weights_because": because}
-    return {"model": path, **files.read_json(place), **more}
+    measured: JsonObject = files.read_json(place)
+    return {"model": path, **measured, "weights": weights, "weights_because": because}
 
 
 def refuse_contradicted(passport: JsonObject) -> None:
