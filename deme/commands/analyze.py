@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 
 from deme.commands.arguments import output_file
+from deme.runs import accepted_arguments, instantiate, instantiate_with
 from deme.runs.settings import AnalyzeSettings, build
 from deme.system import BadConfig, cache_folder, files, print_result
 
@@ -17,7 +18,6 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders import load_data, load_extractors
     from deme.report.figures import png
     from deme.report.tables import text_table
-    from deme.runs import accepted_arguments, instantiate, instantiate_with
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.commands.arguments import output_file
-from deme.runs import LIBRARIES
+from deme.runs import LIBRARIES, instantiate
 from deme.runs.settings import DoctorSettings, build
 from deme.system import (
     WorkFailed,
@@ -45,7 +45,6 @@ def run(config: dict[str, object]) -> Path:
         _self_test()
         return Path()
     from deme.builders import Compute, check_images, load_data
-    from deme.runs import instantiate
 
     device = Compute.of(settings.compute).device
     model: DenoisingModel | None = None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import tracking, weights_folder
+from deme.runs import instantiate, tracking, weights_folder
 from deme.runs.settings import SampleSettings, build
 from deme.system import BadConfig, files, locate, print_result
 
@@ -28,7 +28,6 @@ def run(config: dict[str, object]) -> Path:
     )
     from deme.report.figures import labelled, png
     from deme.report.prompt_grid import prompt_grid
-    from deme.runs import instantiate
     from deme.sampling.grid import image_grid
 
     compute, scale = Compute.of(settings.compute), settings.guidance_scale

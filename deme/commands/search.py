@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, content_hash
+from deme.runs import Run, content_hash, instantiate
 from deme.runs.settings import SearchSettings, build
 from deme.system import BadConfig, files, logger, print_result, progress
 
@@ -26,13 +26,9 @@ def run(config: dict[str, object]) -> Path:
     if settings.loss_planes.points:
         from deme.evaluation.loss_planes import draw_loss_planes
 
-        def draw() -> None:
-            scored = opened()
-            draw_loss_planes(
-                settings.loss_planes, run.path, scored.metric, scored.objective, scored.live
-            )
-
-        run.write_once("loss_planes.png", draw)
+        run.write_once(
+            "loss_planes.png", lambda: draw_loss_planes(settings.loss_planes, run.path, opened())
+        )
     best = files.read_json(run.path / "best.json")
     mean = "mean over blocks " if best["weights_by_name"] else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
@@ -69,7 +65,6 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
     from deme.merging.search import Search
     from deme.merging.search.evaluations import BudgetSpent, Evaluations
     from deme.report.search import best_so_far
-    from deme.runs import instantiate
 
     search: Search = instantiate(settings.search)
     total = search.count(len(scored.live.uniform))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, content_hash, tracking
+from deme.runs import Run, content_hash, instantiate, partial, tracking
 from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
@@ -124,7 +124,6 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         write_loss_mass,
     )
     from deme.data import training_sampler
-    from deme.runs import instantiate, partial
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
@@ -233,7 +232,6 @@ def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
     from deme.data import Captioned
     from deme.data.prompts import held_out_prompts
     from deme.diffusion import TimestepRange
-    from deme.runs import instantiate
     from deme.sampling.ddim import DDIM
     from deme.sampling.grid import image_grid
     from deme.sampling.routed import RoutedModel

@@ -3,8 +3,7 @@
 from itertools import combinations
 from pathlib import Path
 
-from deme.evaluation.merged_model import LiveModel
-from deme.merging.search import Objective
+from deme.evaluation.objective import Scored
 from deme.merging.search.evaluations import Evaluations
 from deme.report.search import Plane, landscape
 from deme.runs import found_weights
@@ -12,9 +11,7 @@ from deme.runs.settings import LossPlaneSettings
 from deme.system import BadConfig, files, logger, progress
 
 
-def draw_loss_planes(
-    settings: LossPlaneSettings, search: Path, metric: str, objective: Objective, live: LiveModel
-) -> None:
+def draw_loss_planes(settings: LossPlaneSettings, search: Path, scored: Scored) -> None:
     """Score and plot the planes of every two experts' weights through the best vector of a search.
 
     Every score is stored in loss_planes.jsonl, so that a stopped command can be resumed.
@@ -24,14 +21,16 @@ def draw_loss_planes(
         raise BadConfig(
             "a loss plane needs two experts, and there is one\ntype: loss_planes.points=0"
         )
-    live.live.incremental = True  # faster; a figure does not need the bits to be reproducible
-    minimum = max(0.0, settings.low) if live.merge.method.mean else settings.low
+    scored.live.live.incremental = (
+        True  # faster; a figure does not need the bits to be reproducible
+    )
+    minimum = max(0.0, settings.low) if scored.live.merge.method.mean else settings.low
     low, high = min(minimum, *best), max(settings.high, *best)  # the best vector is visible
     axis = [low + i * (high - low) / (settings.points - 1) for i in range(settings.points)]
     pairs = list(combinations(range(len(best)), 2))
     planes = []
     with progress("loss planes", len(pairs) * len(axis) ** 2, "scores") as bar:
-        evaluations = Evaluations(objective, search / "loss_planes.jsonl")
+        evaluations = Evaluations(scored.objective, search / "loss_planes.jsonl")
         for one, other in pairs:
             scores = []
             for y in axis:
@@ -40,5 +39,5 @@ def draw_loss_planes(
                 bar.advance(len(axis))
             planes.append(Plane((one, other), axis, scores, (best[one], best[other])))
     with files.atomic(search / "loss_planes.png") as file:
-        landscape(metric, planes).savefig(file, format="png", dpi=110)
+        landscape(scored.metric, planes).savefig(file, format="png", dpi=110)
     logger.info("loss_planes.png shows the loss-landscape planes")
