@@ -4,7 +4,6 @@ Face Hub.
 By default, it only says what an upload would do.
 """
 
-import re
 import shlex
 from pathlib import Path
 
@@ -24,16 +23,11 @@ from deme.system import (
 
 # What the command that uploads repeats, where it differs.
 DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "private": True}
-NAME = r"[A-Za-z0-9][\w.-]*"
 
 
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    if settings.push is not None and not re.fullmatch(f"{NAME}/{NAME}", settings.push):
-        raise BadConfig(
-            f"push takes <owner>/<name>, got {settings.push!r}\ntype: push=<owner>/<name>"
-        )
     place, out = locate(settings.run), Path(settings.out).expanduser()
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]

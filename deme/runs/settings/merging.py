@@ -198,6 +198,6 @@ class ExportSettings(CommandSettings):
     keep_projections: Switch
     license: str | None
     overwrite: Switch
-    push: str | None
+    push: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")] | None
     private: Switch
     dry_run: Switch
