@@ -6,11 +6,10 @@ A folder of `save_to_disk`, parquet or arrow files, or a data set on the Hub.
 from pathlib import Path
 from typing import Any
 
-from deme.data.decode import first_line
 from deme.data.image_files import listing
 from deme.data.optional import optional_module
 from deme.data.text_table import chosen, one_line
-from deme.system import DATASETS, BadConfig, MissingInput, WorkFailed, logger
+from deme.system import DATASETS, BadConfig, MissingInput, WorkFailed, first_line, logger
 
 PURPOSE = "reads Hugging Face data sets"
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes

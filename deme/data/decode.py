@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from deme.system import BadConfig, DemeError, WorkFailed, did_you_mean
+from deme.system import BadConfig, DemeError, WorkFailed, did_you_mean, first_line
 
 RESIZE = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -54,11 +54,6 @@ def open_image(data: bytes, name: str, channels: int | None = None) -> Image.Ima
         raise Unreadable(name, "its format is unknown" if data else "it is empty") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise Unreadable(name, first_line(error)) from error
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

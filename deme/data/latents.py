@@ -126,7 +126,7 @@ class CachedLatents:
             while missing := self._missing():
                 before = num_encoded
                 for file, indices in missing.items():
-                    with files.try_locked(file.with_suffix(".lock")) as acquired:
+                    with files.locked(file.with_suffix(".lock"), None) as acquired:
                         if acquired and not file.exists():
                             tensors.save(file, self._shard(encoder, indices, bar))
                             num_encoded += len(indices)

@@ -54,7 +54,7 @@ class FeatureShards:
         with progress(name, self.total, "images", start=done) as bar:
             while (missing := self.missing()) and not finished():
                 for first in missing:
-                    with files.try_locked(self.path(first).with_suffix(".lock")) as mine:
+                    with files.locked(self.path(first).with_suffix(".lock"), None) as mine:
                         if mine and not self.path(first).exists() and not finished():
                             tensors.save(self.path(first), self._extract(pixels, first, extractors))
                     now = self.total - sum(map(self.count, self.missing()))

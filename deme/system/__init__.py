@@ -12,6 +12,7 @@ from deme.system.errors import (
     Stopped,
     WorkFailed,
     did_you_mean,
+    first_line,
     out_of_memory,
 )
 from deme.system.files import (
@@ -61,6 +62,7 @@ __all__ = [
     "cache_folder",
     "conf_dir",
     "did_you_mean",
+    "first_line",
     "helpers",
     "is_weights",
     "link_weights",

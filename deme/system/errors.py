@@ -58,13 +58,19 @@ class Interrupted(Stopped):
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, the device's or the machine's, was not enough."""
-    if isinstance(error, MemoryError) or any(
-        kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__
-    ):
-        return True
-    return isinstance(error, RuntimeError) and any(
-        t in str(error) for t in ("out of memory", "can't allocate memory")
+    return (
+        isinstance(error, MemoryError)
+        or any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+        or (
+            isinstance(error, RuntimeError)
+            and any(text in str(error) for text in ("out of memory", "can't allocate memory"))
+        )
     )
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its kind if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -94,8 +94,7 @@ def read_json(path: Path) -> Any:
 def read_about(folder: Path) -> JsonObject:
     """Return what deme.json says of a model folder, {} without one."""
     file = folder / "deme.json"
-    about: JsonObject = read_json(file) if file.is_file() else {}
-    return about
+    return read_json(file) if file.is_file() else {}
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -125,11 +124,8 @@ def append_line(path: Path, line: str) -> None:
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(handle, (line + "\n").encode())
-        finally:
-            os.close(handle)
+        with open(path, "ab", buffering=0) as file:
+            file.write((line + "\n").encode())
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -189,29 +185,27 @@ def link_weights(source: str, target: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
-    """Hold an exclusive lock on `path` for the block; the system drops it when the process ends.
+def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
+    """Hold an exclusive lock on `path` for the block, and yield whether it is held.
 
-    `waiting` is called once, with the owner's name, if somebody else holds the lock; then this call
-    waits.
+    The system drops the lock when the process ends. If somebody else holds it, `waiting` is called
+    once, with the owner's name, and then this call waits; with None it does not wait.
     """
-    with _lock_file(path) as handle:
-        if not _acquire(handle):
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = open(path, "a+")  # noqa: SIM115 (closed below)
+    with handle:
+        held = _acquire(handle)
+        if not held and waiting is not None:
             handle.seek(0)
             waiting(handle.read().strip() or "another process")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        _sign(handle)
-        yield
-
-
-@contextlib.contextmanager
-def try_locked(path: Path) -> Iterator[bool]:
-    """Hold the lock of `locked` for the block if nobody else does; yield whether it is held."""
-    with _lock_file(path) as handle:
-        acquired = _acquire(handle)
-        if acquired:
-            _sign(handle)
-        yield acquired
+            held = True
+        if held:
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+            handle.flush()
+        yield held
 
 
 def is_locked(path: Path) -> bool:
@@ -229,16 +223,3 @@ def _acquire(handle: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _lock_file(path: Path) -> IO[str]:
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "a+")
-
-
-def _sign(handle: IO[str]) -> None:
-    handle.seek(0)
-    handle.truncate()
-    handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-    handle.flush()

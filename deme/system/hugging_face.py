@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from deme.system import files
-from deme.system.errors import BadConfig, WorkFailed
+from deme.system.errors import BadConfig, WorkFailed, first_line
 
 ANOTHER = (
     "type: metrics.path=<folder with config.json and model.safetensors> "
@@ -61,8 +61,9 @@ def transformers_quietly() -> Iterator[ModuleType]:
 
 def unreadable(place: Path, error: Exception) -> WorkFailed:
     """Return what to raise when a library cannot read `place`."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return WorkFailed(f"{place} cannot be read: {reason}\ncopy it again from where it came")
+    return WorkFailed(
+        f"{place} cannot be read: {first_line(error)}\ncopy it again from where it came"
+    )
 
 
 def load_network(

@@ -4,7 +4,7 @@ import contextlib
 from pathlib import Path
 from typing import Protocol
 
-from deme.system.errors import MissingInput, did_you_mean
+from deme.system.errors import MissingInput, did_you_mean, first_line
 from deme.system.files import is_weights
 
 PACKAGE = Path(__file__).parents[1]
@@ -96,9 +96,8 @@ def _from_hub(path: str) -> Path:
             else snapshot([*HUB_FILES, *HUB_PICKLES], local_files_only=False)
         )
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise MissingInput(
-            f"{path} is not in the Hub's cache and cannot be downloaded: {reason}\n"
+            f"{path} is not in the Hub's cache and cannot be downloaded: {first_line(error)}\n"
             f"where there is a network, type: hf download {name}\n"
             "then copy the folder and give its path"
         ) from error

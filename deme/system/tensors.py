@@ -45,11 +45,9 @@ class Tensors(Protocol):
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
-        ...
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Return elements start:stop of a tensor, flat and as they are; not to be written to."""
-        ...
 
 
 def write_stream(

@@ -14,9 +14,9 @@ from PIL import Image
 
 from deme.builders.compute import Compute
 from deme.builders.data import load_data
-from deme.data import ImageData, InMemoryImages, cifar10_files
+from deme.data import ImageData, InMemoryImages, cifar10
 from deme.data.captioned import CaptionedImages
-from deme.data.cifar10_files import BINARY
+from deme.data.cifar10 import BINARY
 from deme.diffusion import (
     NoiseSchedule,
     RangeSampler,
@@ -327,7 +327,7 @@ def given(in_tmp, request, monkeypatch, network):
     (in_tmp / "prompts.csv").write_text("prompt,evaluation_seed\na cat,3\n")
     (in_tmp / "prompts.tsv").write_text("Prompt\tCategory\na cat\tanimals\n")
     (in_tmp / "classes.txt").write_text("cat\ndog\n")
-    monkeypatch.setattr(cifar10_files, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
+    monkeypatch.setattr(cifar10, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
     (in_tmp / "data").mkdir()
     unpack(BINARY, in_tmp / "data")
     return {

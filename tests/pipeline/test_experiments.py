@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from deme.data.cifar10_files import BINARY
+from deme.data.cifar10 import BINARY
 from deme.metrics.inception import trunk
 from deme.runs import Suite
 from deme.system import files, tensors

@@ -6,9 +6,8 @@ import pickle
 import pytest
 import torch
 
-from deme.data import cifar10, cifar10_files
-from deme.data.cifar10 import load_cifar10
-from deme.data.cifar10_files import BINARY, PYTHON
+from deme.data import cifar10
+from deme.data.cifar10 import BINARY, PYTHON, load_cifar10
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.cifar10 import MADE, TEST, TRAIN, archive, unpack
 
@@ -16,7 +15,7 @@ from tests.cifar10 import MADE, TEST, TRAIN, archive, unpack
 @pytest.fixture(autouse=True)
 def tables(monkeypatch):
     binary, python = (MADE[layout.folder][0] for layout in (BINARY, PYTHON))
-    monkeypatch.setattr(cifar10_files, "LAYOUTS", (binary, python))
+    monkeypatch.setattr(cifar10, "LAYOUTS", (binary, python))
 
 
 @pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
@@ -36,7 +35,7 @@ def test_every_form_gives_the_same_images(layout, unpacked, tmp_path):
 
 @pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
 def test_a_share_of_the_training_images_is_held_out_and_needs_no_test_images(layout, tmp_path):
-    unpack(layout, tmp_path, without=[layout.test])
+    unpack(layout, tmp_path, without=[layout.batches(True)[-1]])
     data = load_cifar10(str(tmp_path), 0.2, random_flip=False)
     assert (len(data.train), len(data.held_out), data.random_flip) == (24, 6, False)
     both = torch.cat([data.train.pixels, data.held_out.pixels]).flatten(1)

@@ -306,11 +306,11 @@ def test_a_change_of_one_image_shows_in_its_fingerprint_alone():
 
 
 def test_a_lock_that_somebody_holds_is_not_taken(tmp_path):
-    with files.try_locked(tmp_path / "lock") as mine:
+    with files.locked(tmp_path / "lock", None) as mine:
         assert mine
-        with files.try_locked(tmp_path / "lock") as second:
+        with files.locked(tmp_path / "lock", None) as second:
             assert not second
-    with files.try_locked(tmp_path / "lock") as mine:
+    with files.locked(tmp_path / "lock", None) as mine:
         assert mine
 
 
