@@ -39,11 +39,14 @@ class CaptionedImages:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Encoded images and their captions, "" where there is none; `mismatches` are messages."""
+    """Encoded images and their captions, "" where there is none; `wrong` names what does not fit.
+
+    Its keys describe images or captions, its values are their names.
+    """
 
     source: ImageSource
     captions: list[str]
-    mismatches: list[str]
+    wrong: dict[str, list[str]]
 
 
 def check_dropout(share: float) -> float:
@@ -83,11 +86,14 @@ def load_captioned_images(
     dropout = check_dropout(caption_dropout)
     preprocessing = make_preprocessing(size, channels, resize, crop)
     pairs = _pairs_at(path, captions, caption_column)
-    if pairs.mismatches and corrupt != "skip":
-        raise MissingInput(
-            f"{pairs.mismatches[0]}\ncorrect that, or leave them out: data.corrupt=skip"
-        )
-    for mismatch in pairs.mismatches:
+    mismatches = [
+        f"{what}: {len(names):,}, the first: {names[0]}"
+        for what, names in pairs.wrong.items()
+        if names
+    ]
+    if mismatches and corrupt != "skip":
+        raise MissingInput(f"{mismatches[0]}\ncorrect that, or leave them out: data.corrupt=skip")
+    for mismatch in mismatches:
         logger.info(f"{mismatch}; left out")
     data = split_dataset(
         pairs.source,
@@ -137,11 +143,11 @@ def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
     rows = DatasetRows.on_hub(path) if folder is None else DatasetRows.in_folder(folder)
     texts = rows.captions(column)
     empty = [rows.name(index) for index, text in enumerate(texts) if not text]
-    return Pairs(rows, texts, _mismatches({f"empty captions in {path}": empty}))
+    return Pairs(rows, texts, {f"empty captions in {path}": empty})
 
 
 def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
-    source, found = ImageFiles.below(folder), captions_in(file, column)
+    source, found = ImageFiles(folder), captions_in(file, column)
     first: dict[str, str] = {}
     for name, caption in found:
         first.setdefault(name, caption)
@@ -152,7 +158,7 @@ def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
         )
     names = [place.relative_to(folder).as_posix() for place in source.files]
     present = set(names)
-    mismatches = {
+    wrong = {
         f"captions in {file} of images that {folder} does not hold": [
             name for name in first if name not in present
         ],
@@ -161,10 +167,4 @@ def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
         ],
         f"empty captions in {file}": [name for name in names if first.get(name) == ""],
     }
-    return Pairs(source, [first.get(name, "") for name in names], _mismatches(mismatches))
-
-
-def _mismatches(found: dict[str, list[str]]) -> list[str]:
-    return [
-        f"{what}: {len(names):,}, the first: {names[0]}" for what, names in found.items() if names
-    ]
+    return Pairs(source, [first.get(name, "") for name in names], wrong)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from deme.data.decode import Preprocessing, open_image
@@ -31,17 +30,17 @@ class ImageSource(Protocol):
 
 
 class LazyImages(ABC):
-    """The images `indices` of a source, each read on demand; their hash is kept in `cache`."""
+    """The images `indices` of a source, each read on demand; their hash is kept in `cache`.
+
+    `description` is the preprocessing in words: part of the content hash.
+    """
+
+    description: str
 
     def __init__(
         self, source: ImageSource, indices: Sequence[int], cache: Path | None = None
     ) -> None:
         self.source, self.indices, self.cache = source, list(indices), cache
-
-    @property
-    @abstractmethod
-    def description(self) -> str:
-        """The preprocessing in words: part of the content hash."""
 
     @abstractmethod
     def read(self, index: int) -> Tensor:
@@ -88,20 +87,16 @@ class EncodedImages(LazyImages):
         cache: Path | None = None,
     ) -> None:
         super().__init__(source, indices, cache)
-        self.preprocessing = preprocessing
-
-    @property
-    def description(self) -> str:
-        return self.preprocessing.description
+        self.preprocessing, self.description = preprocessing, preprocessing.description
 
     def read(self, index: int, position: float | None = None) -> Tensor:
-        """Return one image, cropped at `position` or in the center. Raises Unreadable."""
-        return self.preprocessing.apply(self.open(self.indices[index]), position)
+        """Return one image, cropped at `position` or in the center.
 
-    def open(self, index: int) -> Image.Image:
-        """Return image `index` of the source, decoded. Raises Unreadable, BadConfig."""
-        name, channels = self.source.name(index), self.preprocessing.channels
-        return open_image(self.source.read(index), name, channels)
+        Raises Unreadable, BadConfig.
+        """
+        place, how = self.indices[index], self.preprocessing
+        image = open_image(self.source.read(place), self.source.name(place), how.channels)
+        return how.apply(image, position)
 
 
 class RandomlyCropped(EncodedImages):

@@ -10,18 +10,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 class ImageFiles:
-    """Files as a source of encoded images."""
+    """The image files below a folder, sorted by path, as a source of encoded images.
 
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
+    Raises MissingInput if there are none.
+    """
 
-    @classmethod
-    def below(cls, folder: Path) -> "ImageFiles":
-        """Return the image files below a folder, sorted by path. Raises MissingInput for none."""
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not files:
+    def __init__(self, folder: Path) -> None:
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.files = sorted(found)
+        if not self.files:
             raise MissingInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
-        return cls(files)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -31,9 +31,8 @@ def load_image_folder(
     too few to split.
     """
     preprocessing = make_preprocessing(size, channels, resize, crop)
-    source = source_at(path)
     return split_dataset(
-        source, preprocessing, held_out_fraction, random_flip, corrupt, in_memory, cache
+        source_at(path), preprocessing, held_out_fraction, random_flip, corrupt, in_memory, cache
     )
 
 
@@ -63,7 +62,7 @@ def source_at(path: str) -> ImageSource:
     if (folder / FILE).is_file():
         return LmdbImages(folder)
     if any(place.suffix.lower() in SUFFIXES for place in folder.rglob("*")):
-        return ImageFiles.below(folder)
+        return ImageFiles(folder)
     if is_dataset(folder):
         return DatasetRows.in_folder(folder)
     inside = sorted(str(place.parent) for place in folder.glob(f"*/{FILE}"))

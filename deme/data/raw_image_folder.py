@@ -18,14 +18,11 @@ class RawImageFolder(LazyImages):
     """
 
     def __init__(self, folder: Path) -> None:
-        source = ImageFiles.below(folder)
+        source = ImageFiles(folder)
         super().__init__(source, range(len(source)))
         first = self._open(0, None)
         self.shape = len(first.getbands()), first.height, first.width
-
-    @property
-    def description(self) -> str:
-        return f"as it is, {self.shape[0]} channels"
+        self.description = f"as it is, {self.shape[0]} channels"
 
     def read(self, index: int) -> Tensor:
         """Return one image. Raises BadConfig for one of another size."""

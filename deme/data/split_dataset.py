@@ -8,8 +8,7 @@ import torch
 from deme.data import ImageData, Images
 from deme.data.decode import Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
-from deme.data.in_memory_images import DecodedImages
-from deme.data.unreadable import unreadable_in
+from deme.data.in_memory_images import DecodedImages, unreadable_in
 from deme.diffusion import generator
 from deme.system import BadConfig
 
@@ -65,13 +64,13 @@ def split_dataset(
             f"{held_out_fraction} must leave at least 2 on each side"
         )
 
-    def images(indices: list[int], num_kept: int) -> Images:
+    cropped = preprocessing.crop == "random"
+    num_kept = len(held_out) if cropped else len(train) + len(held_out)
+    fits = num_kept * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
+
+    def images(indices: list[int]) -> Images:
         encoded = EncodedImages(source, indices, preprocessing, cache)
-        fits = num_kept * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
         return DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
 
-    if preprocessing.crop == "random":
-        cropped = RandomlyCropped(source, train, preprocessing, cache)
-        return ImageData(cropped, images(held_out, len(held_out)), random_flip)
-    total = len(train) + len(held_out)
-    return ImageData(images(train, total), images(held_out, total), random_flip)
+    kept = RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
+    return ImageData(kept, images(held_out), random_flip)

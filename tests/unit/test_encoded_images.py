@@ -42,7 +42,7 @@ def folder(tmp_path):
 
 
 def of(folder, rules, kind=EncodedImages):
-    source = ImageFiles.below(folder)
+    source = ImageFiles(folder)
     return kind(source, range(len(source)), rules)
 
 
@@ -196,7 +196,7 @@ def test_the_hash_covers_every_rule_every_image_and_their_order(folder):
 
 def test_a_large_sets_hash_is_remembered_until_an_image_changes(folder, tmp_path, monkeypatch):
     def content(cache=tmp_path / "cache"):
-        source = ImageFiles.below(folder)
+        source = ImageFiles(folder)
         return EncodedImages(source, range(len(source)), Preprocessing(8), cache).content_hash()
 
     first = content()
@@ -284,10 +284,12 @@ def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monk
         assert name in messages[0]
     for side in ("train", "held_out"):
         kept = [index for index in getattr(whole, side).indices if index not in (2, 5, 7, 11, 13)]
-        expected = EncodedImages(ImageFiles.below(folder), kept, Preprocessing(8))
+        expected = EncodedImages(ImageFiles(folder), kept, Preprocessing(8))
         assert torch.equal(every(getattr(data, side)), every(expected))
     # looked for once per listing
-    monkeypatch.setattr("deme.data.unreadable.open_image", lambda *_: pytest.fail("looked again"))
+    monkeypatch.setattr(
+        "deme.data.in_memory_images.open_image", lambda *_: pytest.fail("looked again")
+    )
     load()
     assert messages[1:] == messages[:1]
     (folder / "05.png").write_bytes(b"longer")

@@ -21,7 +21,7 @@ def source(tmp_path):
     for index in range(COUNT):
         row = np.arange(13, dtype=np.uint8) + 20 * index
         Image.fromarray(np.broadcast_to(row, (8, 13)).copy()).save(tmp_path / f"{index}.png")
-    return ImageFiles.below(tmp_path)
+    return ImageFiles(tmp_path)
 
 
 def indices_of(batches):
