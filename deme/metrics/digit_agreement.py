@@ -7,14 +7,14 @@ from torch import Tensor
 
 from deme.data.captioned_digits import digit_in
 from deme.metrics.digit_classifier import as_digits, load_classifier
-from deme.metrics.features import OnDevice
+from deme.metrics.text_score import TextScore
 from deme.system import BadConfig
 
 
-class DigitAgreement(OnDevice):
+class DigitAgreement(TextScore):
     """Score an image 1 if the classifier's largest logit is that of the digit in its text, else 0.
 
-    A `TextScore` of uint8 images [B, 3, 16, 16] or [B, 1, 8, 8], whose features are 10 logits. The
+    It takes uint8 images [B, 3, 16, 16] or [B, 1, 8, 8], whose features are 10 logits. The
     classifier was trained on the training images, without captions and independently of every
     generator. Raises BadConfig for a text that does not name exactly one digit.
     """
@@ -36,9 +36,6 @@ class DigitAgreement(OnDevice):
                 f"{len(features)} images and {len(texts)} texts: each image needs one text"
             )
         return (features.argmax(1) == torch.tensor(self._named(texts), dtype=torch.long)).double()
-
-    def mean(self, scores: Tensor) -> float:
-        return float(scores.double().mean())
 
     def truncated(self, texts: Sequence[str]) -> int:
         self._named(texts)  # no network reads them

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from deme.data.pixels import to_float
 from deme.diffusion import generator
-from deme.metrics.features import OnDevice, read_into, weights_file
+from deme.metrics.features import FeatureExtractor, read_into, weights_file
 from deme.system import BadConfig
 
 
@@ -61,7 +61,7 @@ def load_classifier(path: str, sha256: str | None = None) -> tuple[DigitClassifi
     return classifier, found
 
 
-class DigitFeatures(OnDevice):
+class DigitFeatures(FeatureExtractor):
     """Map uint8 images [B, 1, 8, 8] or [B, 3, 16, 16] to float32 features [B, 64]."""
 
     name = "digit classifier, 64 penultimate activations"

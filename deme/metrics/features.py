@@ -6,7 +6,8 @@ from typing import Any, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from deme.system import BadConfig, WorkFailed, files, locate, tensors
+from deme.models.checkpoint import open_tensors
+from deme.system import BadConfig, files, locate
 
 CHUNK = 50  # images or texts in a network at once
 
@@ -16,15 +17,21 @@ class ImageNetwork(Protocol):
 
     `name` describes everything that changes a feature: network, layer, resizing, value range.
     `suffix` is its short form, which ends the names of metrics (`kid_<suffix>`); `weights` is the
-    sha256 of the weight file.
+    sha256 of the weight file. `network` computes on `device`.
     """
 
     name: str
     weights: str
     suffix: str
     dimension: int
+    network: Any = None  # a torch.nn.Module
+    device: str = "cpu"
 
-    def to(self, device: str) -> Self: ...
+    def to(self, device: str) -> Self:
+        """Move the network to a device and return self."""
+        self.network.to(device)
+        self.device = device
+        return self
 
     def __call__(self, pixels: Tensor) -> Tensor: ...
 
@@ -33,19 +40,6 @@ class FeatureExtractor(ImageNetwork, Protocol):
     """A network of a distance; `frechet_name` is the name of the Frechet distance."""
 
     frechet_name: str
-
-
-class OnDevice:
-    """Base of extractors and scores: `network` computes on `device`."""
-
-    network: Any  # a torch.nn.Module
-    device = "cpu"
-
-    def to(self, device: str) -> Self:
-        """Move the network to a device and return self."""
-        self.network.to(device)
-        self.device = device
-        return self
 
 
 def weights_file(path: str, sha256: str | None) -> tuple[Path, str]:
@@ -65,16 +59,8 @@ def weights_file(path: str, sha256: str | None) -> tuple[Path, str]:
 
 def read_weights(place: Path) -> dict[str, Tensor]:
     """Read named tensors from a .safetensors file, or from a .pth file without executing code."""
-    if place.suffix == ".safetensors":
-        return tensors.TensorFile(place).read_all()
-    problem = f"{place} is not a file of named tensors"
-    try:
-        state = torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise WorkFailed(f"{problem}: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
-        raise WorkFailed(problem)
-    return state
+    file = open_tensors(place)
+    return {name: file.read(name) for name in file.specs}
 
 
 def read_into(network: nn.Module, place: Path, message: str) -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 from torch_fidelity import feature_extractor_inceptionv3 as blocks
 from torch_fidelity import interpolate_compat_tensorflow as compat
 
-from deme.metrics.features import CHUNK, OnDevice, read_weights, rgb, weights_file
+from deme.metrics.features import CHUNK, FeatureExtractor, read_weights, rgb, weights_file
 from deme.system import BadConfig, did_you_mean
 
 SIDE = 299
@@ -81,7 +81,7 @@ def trunk(layer: int) -> nn.Sequential:
     return nn.Sequential(OrderedDict(chain.from_iterable(kept)))
 
 
-class InceptionFeatures(OnDevice):
+class InceptionFeatures(FeatureExtractor):
     """Map uint8 images [B, 1 or 3, H, W] to float32 features [B, layer]: channel averages.
 
     `convention`: pytorch, clean or tf, how images become the network's input;

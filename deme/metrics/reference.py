@@ -58,12 +58,11 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
     parts = [images.content_hash(), len(images), extractor.name, extractor.weights, SUBSET]
     folder = cache / "references" / files.sha256_text(json.dumps(parts))[:32]
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
-
-    def waiting(owner: str) -> None:
-        logger.info("%s is measuring %s; waiting for it", owner, name)
-
     if not folder.exists():
-        with files.locked(folder.with_suffix(".lock"), waiting):
+        with files.locked(
+            folder.with_suffix(".lock"),
+            lambda owner: logger.info("%s is measuring %s; waiting for it", owner, name),
+        ):
             if not folder.exists():
                 _measure(images, name, extractor, folder)
     # left by a process that was killed at the end

@@ -1,6 +1,6 @@
 """The interface of metrics for pairs of an image and a text, and the cosine behind CLIP scores."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from deme.metrics.features import CHUNK, ImageNetwork, OnDevice
+from deme.metrics.features import CHUNK, ImageNetwork
 
 
 class TextScore(ImageNetwork, Protocol):
@@ -28,6 +28,7 @@ class TextScore(ImageNetwork, Protocol):
 
     def mean(self, scores: Tensor) -> float:
         """Return the metric from the scores of all images: their mean, clamped if so defined."""
+        return float(scores.double().mean())
 
     def truncated(self, texts: Sequence[str]) -> int:
         """Return how many texts are longer than the network's context, which truncates them.
@@ -36,7 +37,7 @@ class TextScore(ImageNetwork, Protocol):
         """
 
 
-class CosineScore(OnDevice, ABC):
+class CosineScore(TextScore):
     """Base of scores 100 cos(image, text), of embeddings; Hessel et al. (2021) use 2.5 cos."""
 
     @abstractmethod
@@ -53,7 +54,3 @@ class CosineScore(OnDevice, ABC):
         chunks = [list(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
         embedded = [self.embed(chunk).cpu().double() for chunk in chunks] or [images]
         return 100 * cosine_similarity(images, torch.cat(embedded))
-
-    def mean(self, scores: Tensor) -> float:
-        """Return the plain mean."""
-        return float(scores.double().mean())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from deme.metrics.features import CHUNK, OnDevice, rgb, weights_file
+from deme.metrics.features import CHUNK, FeatureExtractor, rgb, weights_file
 from deme.system.hugging_face import load_network
 
 Colour = tuple[float, float, float]
@@ -33,7 +33,7 @@ def resized(pixels: Tensor, side: int, crop: bool) -> Tensor:
     return pixels[:, :, top : top + side, left : left + side]
 
 
-class VisionFeatures(OnDevice):
+class VisionFeatures(FeatureExtractor):
     """Base of both extractors.
 
     `path`: a folder with config.json and model.safetensors; `sha256`: that of the folder.

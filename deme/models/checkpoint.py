@@ -32,7 +32,7 @@ def open_weights(place: Path) -> Tensors:
     path = _find(place)
     if ".index." in path.name:
         return CurrentNames(path, _shards(path))
-    file = _open(path)
+    file = open_tensors(path)
     return CurrentNames(path, dict.fromkeys(file.specs, file))
 
 
@@ -57,7 +57,8 @@ def _find(place: Path) -> Path:
     )
 
 
-def _open(file: Path) -> Tensors:
+def open_tensors(file: Path) -> Tensors:
+    """Open a file of named tensors, safetensors or a pickle. Raises MissingInput, WorkFailed."""
     if file.is_file():
         with open(file, "rb") as opened:
             if opened.read(len(POINTER)) == POINTER:
@@ -78,7 +79,9 @@ def _shards(path: Path) -> dict[str, Tensors]:
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict):
         raise WorkFailed(f"{path} is damaged: it has no weight_map\ncopy it again from its source")
-    files = {name: _open(path.parent / Path(name).name) for name in sorted(set(places.values()))}
+    files = {
+        name: open_tensors(path.parent / Path(name).name) for name in sorted(set(places.values()))
+    }
     for tensor, name in places.items():
         if tensor not in files[name].specs:
             raise WorkFailed(
