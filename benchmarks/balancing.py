@@ -32,8 +32,9 @@ from deme.methods.balancing.nash_mtl import NashMTL
 from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
+from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import UnconditionalModel, build_unconditional
+from deme.models.unconditional import build_unconditional
 
 Step = Callable[[], None]
 EVERYTHING = TimestepRange(0, 1000)
@@ -57,7 +58,7 @@ def methods(k: int, batch_size: int) -> dict[str, Finetune]:
     }
 
 
-def step_of(method: Finetune, model: UnconditionalModel, x0: Tensor) -> Step:
+def step_of(method: Finetune, model: DenoisingModel, x0: Tensor) -> Step:
     optimizer = torch.optim.AdamW(
         [{"params": list(model.parameters())}, *method.param_groups()], lr=1e-6
     )
@@ -76,7 +77,7 @@ def step_of(method: Finetune, model: UnconditionalModel, x0: Tensor) -> Step:
     return step
 
 
-def passes_of(model: UnconditionalModel, x0: Tensor, k: int, whole: bool) -> Step:
+def passes_of(model: DenoisingModel, x0: Tensor, k: int, whole: bool) -> Step:
     """k forward and backward passes and one AdamW step.
 
     Each pass is over its slice of the batch, or over the whole of it.

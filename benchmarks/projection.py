@@ -19,10 +19,11 @@ import torch
 from record import record
 from train_step import CIFAR10
 
-from deme.models.unconditional import UnconditionalModel, build_unconditional
+from deme.models.denoiser import DenoisingModel
+from deme.models.unconditional import build_unconditional
 
 
-def variant(name: str, device: str) -> UnconditionalModel:
+def variant(name: str, device: str) -> DenoisingModel:
     model = build_unconditional(CIFAR10, {}, 0).eval().to(device)
     if name != "none":
         model.add_projections(name.partition("_")[0])
@@ -35,7 +36,7 @@ def variant(name: str, device: str) -> UnconditionalModel:
     return model
 
 
-def seconds(model: UnconditionalModel, x_t: torch.Tensor, t: torch.Tensor, calls: int) -> float:
+def seconds(model: DenoisingModel, x_t: torch.Tensor, t: torch.Tensor, calls: int) -> float:
     clock = time.perf_counter if x_t.is_cuda else time.process_time
     if x_t.is_cuda:
         torch.cuda.synchronize()

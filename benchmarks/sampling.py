@@ -32,9 +32,10 @@ from train_step import CIFAR10
 from deme.builders.compute import Compute
 from deme.data.pixels import to_uint8
 from deme.diffusion import image_generator, uniform
+from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import UnconditionalModel, build_unconditional
+from deme.models.unconditional import build_unconditional
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel
@@ -44,7 +45,7 @@ EXPERTS = 4
 
 
 def sample(
-    network: Network, model: UnconditionalModel, steps: int, count: int, batch: int, device: str
+    network: Network, model: DenoisingModel, steps: int, count: int, batch: int, device: str
 ) -> torch.Tensor:
     shape = model.image_shape
     return torch.cat(
@@ -60,7 +61,7 @@ def compute(device: str, precision: str = "32-true", compiled: bool = False) -> 
     return Compute("gpu" if device == "cuda" else "cpu", precision, device, compiled)
 
 
-def pipeline_of(model: UnconditionalModel, steps: int, batch: int) -> Callable[[], torch.Tensor]:
+def pipeline_of(model: DenoisingModel, steps: int, batch: int) -> Callable[[], torch.Tensor]:
     pipeline = DDIMPipeline(model.unet, DDIMScheduler.from_config(model.scheduler_config))
     pipeline.set_progress_bar_config(disable=True)
     shape = (batch, *model.image_shape)
@@ -160,7 +161,7 @@ def main() -> None:
     }
 
     def ours(
-        network: Network, count: int = a.batch, of: UnconditionalModel = model
+        network: Network, count: int = a.batch, of: DenoisingModel = model
     ) -> Callable[[], torch.Tensor]:
         return lambda: sample(network, of, a.steps, count, a.batch, a.device)
 

@@ -36,8 +36,9 @@ from deme.data.pixels import to_float
 from deme.diffusion import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
+from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import UnconditionalModel, build_unconditional
+from deme.models.unconditional import build_unconditional
 from deme.system.paths import conf_dir
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
@@ -52,7 +53,7 @@ CIFAR10 = {**SPEC["unet"], "dropout": 0.0}  # dropout would cost both loops the 
 @dataclass(frozen=True)
 class Setting:
     images: InMemoryImages
-    make: Callable[[], UnconditionalModel]
+    make: Callable[[], DenoisingModel]
     batch_size: int
     device: str
 

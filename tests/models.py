@@ -2,7 +2,8 @@
 
 import torch
 
-from deme.models.unconditional import UnconditionalModel, build_unconditional
+from deme.models.denoiser import DenoisingModel
+from deme.models.unconditional import build_unconditional
 
 UNET = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [4, 8],
@@ -13,7 +14,7 @@ UNET = {
 
 def tiny(
     seed: int = 0, num_timesteps: int = 1000, prediction_type: str = "epsilon", **unet: object
-) -> UnconditionalModel:
+) -> DenoisingModel:
     scheduler = {"num_train_timesteps": num_timesteps, "prediction_type": prediction_type}
     return build_unconditional({**UNET, **unet}, scheduler, seed).eval()
 

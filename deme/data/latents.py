@@ -1,8 +1,7 @@
 """Latents and caption embeddings of images, computed once, cached in shards by content hash."""
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +11,8 @@ from torch import Tensor
 from deme.data import Captioned
 from deme.data.pixels import to_float
 from deme.diffusion import TEXT, Condition, ShardedRandom
-from deme.system import Bar, WorkFailed, files, logger, progress, tensors
+from deme.system import Bar, WorkFailed, files, logger, tensors
+from deme.system.processes import absent, make_shards
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
@@ -54,9 +54,13 @@ class CachedLatents:
         self.images, self.mirrored, self.caption_dropout = images, mirrored, caption_dropout
         self._hash = files.sha256_text("\n".join([images.content_hash(), encoder.content_hash()]))
         self.folder = cache / "latents" / f"{self._hash[:32]}{'-mirrored' if mirrored else ''}"
-        self._encode_missing(encoder)
+        shards = {
+            self.folder / f"{first:09d}.safetensors": range(first, min(first + SHARD, len(self)))
+            for first in range(0, len(self), SHARD)
+        }
+        self._encode_missing(encoder, shards)
         self._empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read(TEXT).float()
-        self._shards = [tensors.TensorFile(file) for file in self._shard_files()]
+        self._shards = [tensors.TensorFile(file) for file in shards]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -65,7 +69,7 @@ class CachedLatents:
         return self._hash
 
     def captions(self, indices: list[int]) -> list[str]:
-        """Return the captions of images."""
+        """Return the captions of images, from which a preview of training is made."""
         return self.images.captions(indices)
 
     def __getitems__(
@@ -103,35 +107,19 @@ class CachedLatents:
         batch = self.__getitems__(indices)
         return batch["mean"].float(), {TEXT: batch[TEXT].float()}
 
-    def _shard_files(self) -> dict[Path, range]:
-        """Return the file of each shard, and the images in it."""
-        return {
-            self.folder / f"{first:09d}.safetensors": range(first, min(first + SHARD, len(self)))
-            for first in range(0, len(self), SHARD)
-        }
-
-    def _missing(self) -> dict[Path, range]:
-        return {file: rows for file, rows in self._shard_files().items() if not file.exists()}
-
-    def _encode_missing(self, encoder: Encoder) -> None:
-        """Encode missing shards, each under a lock: processes share them, a kill loses one."""
+    def _encode_missing(self, encoder: Encoder, shards: Mapping[Path, range]) -> None:
+        """Encode missing shards: processes share them, a kill loses one."""
         empty = self.folder / EMPTY_CAPTION
         with files.locked(empty.with_suffix(".lock"), lambda _: None):
             if not empty.exists():
                 tensors.save(empty, {TEXT: encoder.embeddings([""]).half().cpu()})
-        if not self._missing():
+        if not absent(shards):
             return
-        num_encoded = 0
-        with progress("encoding images and captions", len(self), "images") as bar:
-            while missing := self._missing():
-                before = num_encoded
-                for file, indices in missing.items():
-                    with files.locked(file.with_suffix(".lock"), None) as acquired:
-                        if acquired and not file.exists():
-                            tensors.save(file, self._shard(encoder, indices, bar))
-                            num_encoded += len(indices)
-                if num_encoded == before:
-                    time.sleep(0.1)  # other processes encode the rest
+        num_encoded = make_shards(
+            shards,
+            lambda file, images, bar: tensors.save(file, self._shard(encoder, images, bar)),
+            "encoding images and captions",
+        )
         size = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
         logger.info(
             f"encoded {num_encoded:,} images and captions: {size / 1e6:,.1f} MB in {self.folder}"

@@ -1,6 +1,5 @@
 """Features of many images, shard by shard: a kill loses one shard, and processes share the work."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deme.metrics.features import ImageNetwork
-from deme.system import WorkFailed, files, progress, tensors
+from deme.system import WorkFailed, tensors
+from deme.system.processes import absent, make_shards
 
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
 
@@ -16,26 +16,23 @@ Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
 class FeatureShards:
     """Features of images 0 .. total - 1 by every extractor, `size` images to a file in `folder`.
 
-    A file holds [count, dimension] under the suffix of each extractor, and appears whole. Processes
-    take the shards that no other process holds; the locks are the operating system's, so a killed
-    process leaves none behind.
+    A file holds [count, dimension] under the suffix of each extractor, and appears whole.
     """
 
     def __init__(self, folder: Path, total: int, size: int) -> None:
-        self.folder, self.total, self.size = folder, total, size
-        self.firsts = list(range(0, total, size))
+        self.folder, self.total = folder, total
+        self.files = {
+            self.path(first): range(first, min(first + size, total))
+            for first in range(0, total, size)
+        }
 
     def path(self, first: int) -> Path:
         """Return the file of the shard that starts with image `first`."""
         return self.folder / f"features_{first:07d}.safetensors"
 
-    def count(self, first: int) -> int:
-        """Return how many images the shard that starts with image `first` has."""
-        return min(self.size, self.total - first)
-
-    def missing(self) -> list[int]:
-        """Return the first images of the shards that are not there yet."""
-        return [first for first in self.firsts if not self.path(first).exists()]
+    def missing(self) -> list[Path]:
+        """Return the shards that are not there yet."""
+        return list(absent(self.files))
 
     def fill(
         self,
@@ -46,45 +43,40 @@ class FeatureShards:
     ) -> None:
         """Extract what is missing from `pixels(indices)`, and return when all shards exist.
 
-        Progress is shown as `name`. A helper process passes `finished`, true once the shards have
-        been used and may have been deleted. Raises WorkFailed for NaN or infinite features, or for
-        another number of images than asked for.
+        For `name` and `finished` see `make_shards`. Raises WorkFailed for NaN or infinite features,
+        or for another number of images than asked for.
         """
-        done = self.total - sum(map(self.count, self.missing()))
-        with progress(name, self.total, "images", start=done) as bar:
-            while (missing := self.missing()) and not finished():
-                for first in missing:
-                    with files.locked(self.path(first).with_suffix(".lock"), None) as mine:
-                        if mine and not self.path(first).exists() and not finished():
-                            tensors.save(self.path(first), self._extract(pixels, first, extractors))
-                    now = self.total - sum(map(self.count, self.missing()))
-                    bar.advance(now - done)
-                    done = now
-                if self.missing() == missing:
-                    time.sleep(0.1)  # other processes are at work on the rest
+        make_shards(
+            self.files,
+            lambda file, images, _: tensors.save(file, self._extract(pixels, images, extractors)),
+            name,
+            finished,
+        )
 
     def _extract(
-        self, pixels: Pixels, first: int, extractors: Sequence[ImageNetwork]
+        self, pixels: Pixels, images: range, extractors: Sequence[ImageNetwork]
     ) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {extractor.suffix: [] for extractor in extractors}
-        expected, count = self.count(first), 0
-        for batch in pixels(range(first, first + expected)):
+        count = 0
+        for batch in pixels(images):
             count += len(batch)
             for extractor in extractors:
                 features = extractor(batch)
                 if not bool(torch.isfinite(features).all()):
                     raise WorkFailed(
-                        f"{extractor.name}: NaN or infinite features among images {first} to "
-                        f"{first + expected - 1}\nthe model or the extractor's weights are damaged"
+                        f"{extractor.name}: NaN or infinite features among images {images[0]} to "
+                        f"{images[-1]}\nthe model or the extractor's weights are damaged"
                     )
                 parts[extractor.suffix].append(features)
-        if count != expected:
-            raise WorkFailed(f"{count} images came, {expected} were expected from number {first}")
+        if count != len(images):
+            raise WorkFailed(
+                f"{count} images came, {len(images)} were expected from number {images[0]}"
+            )
         return {suffix: torch.cat(features) for suffix, features in parts.items()} or {
             "count": torch.tensor([count])
         }
 
     def read(self, suffix: str) -> Iterator[Tensor]:
         """Yield the features of one extractor shard by shard."""
-        for first in self.firsts:
-            yield tensors.TensorFile(self.path(first)).read(suffix)
+        for file in self.files:
+            yield tensors.TensorFile(file).read(suffix)

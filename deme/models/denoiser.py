@@ -22,7 +22,8 @@ from deme.system import BadConfig, WorkFailed, tensors, write_folder, write_json
 class DenoisingModel(nn.Module):
     """UNet and noise schedule; returns the prediction of the network [B, C, H, W].
 
-    `model(x_t [B, C, H, W], t [B], condition)`
+    `model(x_t [B, C, H, W], t [B], condition)`. Of pixels and unconditional, unless a subclass says
+    otherwise.
     """
 
     pipeline = "DDPMPipeline"  # diffusers' class that samples from it

@@ -82,7 +82,7 @@ def check_unet(path: str, unet: JsonObject, default_channels: int) -> None:
 def read_scheduler(path: str, folder: Path) -> JsonObject:
     """Return the config of a model folder's scheduler. Raises MissingInput, BadConfig."""
     file = scheduler_file(folder)
-    if file is not None:
+    if file.is_file():
         return _schedule(path, read_json_object(file))
     missing = f"{path} has a UNet, but no scheduler config with the noise schedule of its training"
     if (folder.parent / "scheduler" / SCHEDULER).is_file():

@@ -23,10 +23,10 @@ def read_json_object(file: Path) -> JsonObject:
     return dict(read_json(file)) if file.is_file() else {}
 
 
-def scheduler_file(folder: Path) -> Path | None:
-    """Return the config of a model folder's scheduler, None if it has none."""
-    places = (folder / "scheduler" / SCHEDULER, folder / SCHEDULER)
-    return next((place for place in places if place.is_file()), None)
+def scheduler_file(folder: Path) -> Path:
+    """Return where the config of a model folder's scheduler is, if it has one."""
+    place = folder / "scheduler" / SCHEDULER
+    return place if place.is_file() else folder / SCHEDULER
 
 
 def read_placement(unet_folder: Path) -> str | None:
@@ -42,7 +42,6 @@ def read_placement(unet_folder: Path) -> str | None:
 
 def read_noise(folder: Path) -> JsonObject:
     """Return the keys of the scheduler's config about noise and prediction type."""
-    file = scheduler_file(folder)
-    scheduler = read_json_object(file) if file is not None else {}
+    scheduler = read_json_object(scheduler_file(folder))
     keys = (*NOISE, "trained_betas", "rescale_betas_zero_snr")
     return {key: scheduler[key] for key in keys if key in scheduler}

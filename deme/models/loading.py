@@ -9,9 +9,13 @@ from deme.system import locate
 def load_pretrained(path: str) -> DenoisingModel:
     """Load a diffusers folder: pixel diffusion of a UNet2DModel, or Stable Diffusion 1.x or 2.x.
 
-    Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).
+    Its noise schedule and prediction type are the checkpoint's own (METHOD 1.1); weights of any
+    precision become float32. Raises MissingInput, BadConfig (another kind of model), WorkFailed
+    (damaged, NaN, other shapes).
     """
-    unet = read_json_object(unet_folder(locate(path)) / "config.json")
-    if unet.get("_class_name") == "UNet2DConditionModel":
-        return text_to_image.load(path)
-    return unconditional.load(path)
+    folder = locate(path)
+    unet = read_json_object(unet_folder(folder) / "config.json")
+    conditional = unet.get("_class_name") == "UNet2DConditionModel"
+    model = (text_to_image if conditional else unconditional).from_configs(path, folder)
+    model.load_weights(folder)
+    return model.eval()

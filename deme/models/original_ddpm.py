@@ -89,8 +89,8 @@ def convert(state: State, size: int | None = None) -> tuple[dict[str, object], d
     WorkFailed for names that are not of this layout, BadConfig for a network that UNet2DModel
     cannot be, or whose image size must be given.
     """
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    state = {name: value for name, value in state.items() if name not in UNUSED}
+    named = ((name.removeprefix("module."), value) for name, value in state.items())
+    state = {name: value for name, value in named if name not in UNUSED}
     levels = _count(state, r"down\.(\d+)\.")
     architecture = _architecture(state, levels, size)
     converted = {}

@@ -82,17 +82,6 @@ class TextToImageModel(DenoisingModel):
                 shutil.copytree(source / part, folder / part, copy_function=copy)
 
 
-def load(path: str) -> TextToImageModel:
-    """Load the folder of a whole pipeline; schedule and prediction type are the checkpoint's own.
-
-    Raises MissingInput, BadConfig (another family of models), WorkFailed (damaged, NaN, other
-    shapes).
-    """
-    model = _assembled(path)
-    model.load_weights(model.encoders.folder)
-    return model.eval()
-
-
 def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
     """Return the frozen parts of a pipeline's folder with a randomly initialised UNet.
 
@@ -100,11 +89,14 @@ def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _assembled(parts)
+        return from_configs(parts, locate(parts))
 
 
-def _assembled(path: str) -> TextToImageModel:
-    folder = locate(path)
+def from_configs(path: str, folder: Path) -> TextToImageModel:
+    """Return the model of a whole pipeline's folder, without the weights of its UNet.
+
+    Raises MissingInput, BadConfig (another family of models), WorkFailed.
+    """
     unet = read_json(unet_folder(folder) / "config.json")
     _check_family(path, read_json_object(folder / "model_index.json"), unet)
     check_unet(path, unet, default_channels=4)

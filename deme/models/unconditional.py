@@ -2,39 +2,31 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
-from deme.system import BadConfig, locate
+from deme.system import BadConfig
 
 
-class UnconditionalModel(DenoisingModel):
-    """UNet2DModel and schedule; `model(x_t [B, C, H, W], t [B])` returns [B, C, H, W]."""
+def from_configs(path: str, folder: Path) -> DenoisingModel:
+    """Return the model of a pipeline's folder, or of a UNet's with a scheduler_config.json in it.
 
-
-def load(path: str) -> UnconditionalModel:
-    """Load a diffusers pipeline folder, or a UNet folder with a scheduler_config.json in it.
-
-    The noise schedule is the checkpoint's own (METHOD 1.1); weights of any precision become
-    float32. Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other
-    shapes).
+    It is without the folder's weights. Raises MissingInput, BadConfig (another kind of model).
     """
-    folder = locate(path)
     unet, scheduler = read_configs(path, folder)
     try:
-        model = UnconditionalModel(UNet2DModel.from_config(unet), scheduler)
+        return DenoisingModel(UNet2DModel.from_config(unet), scheduler)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise BadConfig(f"{path} has configs of which diffusers makes no model: {error}") from error
-    model.load_weights(folder)
-    return model.eval()
 
 
 def build_unconditional(
     unet: Mapping[str, object], scheduler: Mapping[str, object], seed: int = 0
-) -> UnconditionalModel:
+) -> DenoisingModel:
     """Return a randomly initialised model.
 
     `unet` and `scheduler` are arguments of diffusers' UNet2DModel and DDPMScheduler.
@@ -44,4 +36,4 @@ def build_unconditional(
         network = UNet2DModel(
             **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()}
         )
-    return UnconditionalModel(network, json.loads(DDPMScheduler(**scheduler).to_json_string()))
+    return DenoisingModel(network, json.loads(DDPMScheduler(**scheduler).to_json_string()))

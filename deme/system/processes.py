@@ -1,12 +1,17 @@
-"""Processes that help this one with its work, or that torchrun or srun started beside it."""
+"""Processes that help this one with its work or share it, or that torchrun or srun started."""
 
 import contextlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from deme.system.console import Bar, progress
+from deme.system.files import locked
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = (
@@ -36,6 +41,39 @@ def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[in
         raise
     finally:
         codes += [process.wait() for process in started]
+
+
+def absent(shards: Mapping[Path, range]) -> dict[Path, range]:
+    """Return those of the files, each of some images, that are not there yet."""
+    return {file: images for file, images in shards.items() if not file.exists()}
+
+
+def make_shards(
+    shards: Mapping[Path, range],
+    make: Callable[[Path, range, Bar], None],
+    name: str,
+    finished: Callable[[], bool] = lambda: False,
+) -> int:
+    """Make the absent files of `shards`, each of some images; return when all of them exist.
+
+    `make(file, images, bar)` writes a file that appears whole, and may advance the bar, which is
+    called `name`. Processes take the files that no other process holds; the locks are the operating
+    system's, so a killed process leaves none behind. A helper process passes `finished`, true once
+    the files have been used and may have been deleted. Returns how many images this process made.
+    """
+    total, made, missing = sum(map(len, shards.values())), 0, absent(shards)
+    with progress(name, total, "images", total - sum(map(len, missing.values()))) as bar:
+        while missing and not finished():
+            for file, images in missing.items():
+                with locked(file.with_suffix(".lock"), None) as mine:
+                    if mine and not file.exists() and not finished():
+                        make(file, images, bar)
+                        made += len(images)
+                bar.advance(total - sum(map(len, absent(shards).values())) - bar.done)
+            before, missing = missing, absent(shards)
+            if missing == before:
+                time.sleep(0.1)  # other processes are at work on the rest
+    return made
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ from deme.methods.balancing import Balancing
 from deme.methods.balancing.equal import Equal
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
-from deme.models import unconditional
 from deme.models.denoiser import DenoisingModel
+from deme.models.loading import load_pretrained
+from deme.models.unconditional import build_unconditional
 from deme.runs import accepted_arguments, compose_stage, instantiate, instantiate_with, partial
 from deme.runs.config_errors import groups, options
 from deme.runs.settings import SETTINGS, ComputeSettings, MetricsSettings, PathsSettings, build
@@ -91,7 +92,7 @@ def method_of(spec):
 
 def build_method(spec):
     method = method_of(spec)
-    model = unconditional.build_unconditional({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
+    model = build_unconditional({"sample_size": 4, "in_channels": 1, "out_channels": 1, "block_out_channels": [4],
                    "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"], "norm_num_groups": 2,
                    "layers_per_block": 1, "add_attention": False}, {}, 0)  # fmt: skip
     method.prepare(lambda: model, "cpu")
@@ -230,7 +231,7 @@ def build_figure(spec):
     wanted = inspect.signature(partial(spec)).parameters
     digits = instantiate({"_target_": "deme.data.digits.load_digits"})
     extractor = DigitFeatures("asset:digits_classifier.safetensors")
-    offered = {"model": lambda: unconditional.load("asset:digits_base"), "run": None, "data": lambda: digits,
+    offered = {"model": lambda: load_pretrained("asset:digits_base"), "run": None, "data": lambda: digits,
                "extractors": lambda: [extractor], "cache": Path("cache")}  # fmt: skip
     if "set_size" in wanted:
         spec = {**spec, "set_size": 100, "counts": [50, 100], "altered": 50, "replicates": 5}

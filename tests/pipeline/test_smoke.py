@@ -335,13 +335,13 @@ def test_by_hand_the_same_runs_result(tmp_path):
 
 def test_an_expert_without_global_sampling_never_sees_other_timesteps(tmp_path):
     spy = """
-from deme.models.unconditional import UnconditionalModel
-real = UnconditionalModel.forward
+from deme.models.denoiser import DenoisingModel
+real = DenoisingModel.forward
 def forward(self, x_t, t):
     if self.training:
         open('seen', 'a').writelines(f'{int(i)}\\n' for i in t)
     return real(self, x_t, t)
-UnconditionalModel.forward = forward
+DenoisingModel.forward = forward
 """
     words = ["train", "expert=0", *TINY_EXPERTS, "ranges.num_ranges=4", "timesteps.probability=0"]
     code, text = run(words, tmp_path, spy)
