@@ -2,6 +2,7 @@
 
 import bisect
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -105,6 +106,26 @@ class InMemoryImages:
         digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
         digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()
+
+
+class CaptionedImages:
+    """Images of another set with a caption each; the hash covers both."""
+
+    def __init__(self, images: Images, captions: list[str]) -> None:
+        assert len(images) == len(captions)
+        self.images, self._captions = images, captions
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.images.__getitems__(indices)
+
+    def captions(self, indices: list[int]) -> list[str]:
+        return [self._captions[index] for index in indices]
+
+    def content_hash(self) -> str:
+        return sha256_text(json.dumps([self.images.content_hash(), *self._captions]))
 
 
 class SomeImages:

@@ -1,40 +1,16 @@
 """Images with captions: a folder with metadata, COCO's annotations, a Hugging Face data set."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
-from deme.data import ImageData, Images
+from deme.data import ImageData
 from deme.data.caption_files import METADATA, captions_in
 from deme.data.dataset_rows import DatasetRows, is_dataset
-from deme.data.encoded import EncodedImages, ImageSource
+from deme.data.encoded import ImageSource
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import make_preprocessing
-from deme.data.in_memory_images import DecodedImages
 from deme.data.split_dataset import split_dataset
-from deme.system import DATASETS, BadConfig, MissingInput, locate, logger, sha256_text
-
-
-class CaptionedImages:
-    """Images of another set with a caption each; the hash covers both."""
-
-    def __init__(self, images: Images, captions: list[str]) -> None:
-        assert len(images) == len(captions)
-        self.images, self._captions = images, captions
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitems__(self, indices: list[int]) -> Tensor:
-        return self.images.__getitems__(indices)
-
-    def captions(self, indices: list[int]) -> list[str]:
-        return [self._captions[index] for index in indices]
-
-    def content_hash(self) -> str:
-        return sha256_text(json.dumps([self.images.content_hash(), *self._captions]))
+from deme.system import DATASETS, BadConfig, MissingInput, locate, logger
 
 
 @dataclass(frozen=True)
@@ -103,16 +79,9 @@ def load_captioned_images(
         corrupt,
         in_memory,
         cache,
-        left_out=[index for index, caption in enumerate(pairs.captions) if not caption],
+        captions=pairs.captions,
     )
-    train, held_out = (_with_captions(side, pairs.captions) for side in (data.train, data.held_out))
-    return replace(data, train=train, held_out=held_out, caption_dropout=dropout)
-
-
-def _with_captions(images: Images, captions: list[str]) -> CaptionedImages:
-    encoded = images.images if isinstance(images, DecodedImages) else images
-    assert isinstance(encoded, EncodedImages)
-    return CaptionedImages(images, [captions[index] for index in encoded.indices])
+    return replace(data, caption_dropout=dropout)
 
 
 def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:

@@ -4,8 +4,8 @@ import re
 
 import torch
 
-from deme.data import ImageData, InMemoryImages
-from deme.data.captioned import CaptionedImages, check_dropout
+from deme.data import CaptionedImages, ImageData, InMemoryImages
+from deme.data.captioned import check_dropout
 from deme.data.decode import resized
 from deme.data.digits import pixels_and_labels, split
 from deme.diffusion import generator

@@ -76,8 +76,10 @@ class CachedLatents:
         self, indices: list[int], flips: Sequence[bool] | None = None
     ) -> dict[str, Tensor]:
         """Return mean, std and embedding of images, float16; where `flips`, of mirror images."""
-        prefixes = ["mirrored_" if flip else "" for flip in flips or [False] * len(indices)]
-        wanted = list(zip(prefixes, indices, strict=True))
+        wanted = [
+            ("mirrored_" if flip else "", index)
+            for flip, index in zip(flips or [False] * len(indices), indices, strict=True)
+        ]
         return {
             "mean": torch.stack([self._row(f"{prefix}mean", index) for prefix, index in wanted]),
             "std": torch.stack([self._row(f"{prefix}std", index) for prefix, index in wanted]),

@@ -1,11 +1,11 @@
 """A data set from encoded images: split, in memory or read on demand, without damaged images."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from deme.data import ImageData, Images
+from deme.data import CaptionedImages, ImageData, Images
 from deme.data.decode import Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
 from deme.data.in_memory_images import DecodedImages, unreadable_in
@@ -33,12 +33,12 @@ def split_dataset(
     corrupt: str = "refuse",
     in_memory: bool | None = None,
     cache: Path | None = None,
-    left_out: Collection[int] = (),
+    captions: Sequence[str] | None = None,
 ) -> ImageData:
     """Return the images of a source, a fixed random share of them held out.
 
-    Images with the indices `left_out` are on neither side. Raises BadConfig for a wrong setting, or
-    if there are too few images to split.
+    With `captions`, one for each, images have captions, and those whose caption is empty are on
+    neither side. Raises BadConfig for a wrong setting, or if there are too few images to split.
     """
     if not isinstance(held_out_fraction, float) or not 0 < held_out_fraction < 1:
         raise BadConfig(
@@ -53,7 +53,8 @@ def split_dataset(
             "data.crop=random crops whole images, which are read on demand\n"
             "type: data.in_memory=null"
         )
-    bad = {*left_out, *(unreadable_in(source, cache) if corrupt == "skip" else ())}
+    bad = {index for index, caption in enumerate(captions or ()) if not caption}
+    bad |= unreadable_in(source, cache) if corrupt == "skip" else set()
     train, held_out = (
         [index for index in side if index not in bad]
         for side in split_indices(len(source), held_out_fraction)
@@ -70,7 +71,10 @@ def split_dataset(
 
     def images(indices: list[int]) -> Images:
         encoded = EncodedImages(source, indices, preprocessing, cache)
-        return DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
+        kept = DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
+        return kept if captions is None else CaptionedImages(kept, [captions[i] for i in indices])
 
-    kept = RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
-    return ImageData(kept, images(held_out), random_flip)
+    for_training = (
+        RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
+    )
+    return ImageData(for_training, images(held_out), random_flip)

@@ -66,14 +66,16 @@ class ClipScore(CosineScore):
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        found = []
-        for chunk in rgb(pixels, self.score_name).split(CHUNK):
-            inputs = self.processor.image_processor(
+        inputs = (
+            self.processor.image_processor(
                 list(chunk.cpu()), input_data_format="channels_first", return_tensors="pt"
             )["pixel_values"]
-            output = self.network.vision_model(pixel_values=inputs.to(self.device))
-            found.append(self.network.visual_projection(output.pooler_output).float().cpu())
-        return torch.cat(found)
+            for chunk in rgb(pixels, self.score_name).split(CHUNK)
+        )
+        outputs = (self.network.vision_model(pixel_values=each.to(self.device)) for each in inputs)
+        return torch.cat(
+            [self.network.visual_projection(each.pooler_output).float().cpu() for each in outputs]
+        )
 
     def mean(self, scores: Tensor) -> float:
         return max(float(scores.mean()), 0.0)

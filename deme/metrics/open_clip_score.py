@@ -80,12 +80,14 @@ class OpenClipScore(CosineScore):
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        found = []
-        for chunk in rgb(pixels, self.score_name).cpu().split(CHUNK):
-            arrays = chunk.permute(0, 2, 3, 1).contiguous().numpy()
-            inputs = torch.stack([self.preprocess(Image.fromarray(each)) for each in arrays])
-            found.append(self.network.encode_image(inputs.to(self.device)).float().cpu())
-        return torch.cat(found)
+        arrays = rgb(pixels, self.score_name).cpu().permute(0, 2, 3, 1).contiguous()
+        inputs = (
+            torch.stack([self.preprocess(Image.fromarray(each)) for each in chunk.numpy()])
+            for chunk in arrays.split(CHUNK)
+        )
+        return torch.cat(
+            [self.network.encode_image(each.to(self.device)).float().cpu() for each in inputs]
+        )
 
     def truncated(self, texts: Sequence[str]) -> int:
         context = self.tokenizer.context_length
@@ -102,9 +104,9 @@ def model_settings(library: ModuleType, architecture: str) -> Settings:
     Raises BadConfig for unknown ones and for those that need more files than their weights.
     """
     if architecture not in (known := library.list_models()):
-        near = did_you_mean(architecture, known)
         raise BadConfig(
-            f"open_clip has no architecture {architecture!r}; {near}see open_clip.list_models()"
+            f"open_clip has no architecture {architecture!r}; "
+            f"{did_you_mean(architecture, known)}see open_clip.list_models()"
         )
     settings: Settings = library.get_model_config(architecture)
     text = settings["text_cfg"]
@@ -132,10 +134,9 @@ def preprocessing_of(
     }
     if pretrained is not None:
         if pretrained not in tags:
-            near = did_you_mean(pretrained, tags)
             raise BadConfig(
                 f"open_clip lists no weights {pretrained!r} of {architecture}; "
-                f"{near}allowed: {', '.join(tags) or 'null'}"
+                f"{did_you_mean(pretrained, tags)}allowed: {', '.join(tags) or 'null'}"
             )
         tags = {pretrained: tags[pretrained]}
     ways = [

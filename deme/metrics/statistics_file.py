@@ -1,6 +1,5 @@
 """Statistics on disk: safetensors of this package, and .npz files of pytorch-fid and clean-fid."""
 
-import io
 import zipfile
 from pathlib import Path
 
@@ -43,17 +42,16 @@ def save_npz(path: Path, statistics: Statistics, extractor: FeatureExtractor, so
 
     It also names the extractor, the images, and their number.
     """
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        mu=statistics.mean.cpu().numpy(),
-        sigma=statistics.covariance.cpu().numpy(),
-        count=np.array(statistics.count),
-        extractor=np.array(extractor.name),
-        weights=np.array(extractor.weights),
-        source=np.array(source),
-    )
-    files.write_bytes(path, buffer.getvalue())
+    with files.atomic(path) as file:
+        np.savez(
+            file,
+            mu=statistics.mean.cpu().numpy(),
+            sigma=statistics.covariance.cpu().numpy(),
+            count=np.array(statistics.count),
+            extractor=np.array(extractor.name),
+            weights=np.array(extractor.weights),
+            source=np.array(source),
+        )
 
 
 def load_npz(path: Path, extractor: FeatureExtractor) -> tuple[Statistics, str]:

@@ -142,16 +142,16 @@ class FrozenEncoders:
         """
         vae = self._vae.to(self.device)
         found = [vae.encode(p.to(self.device)).latent_dist for p in images.split(VAE_CHUNK)]
-        means = torch.cat([posterior.mean for posterior in found])
-        deviations = torch.cat([posterior.std for posterior in found])
-        return means * self.scale, deviations * self.scale
+        mean, std = torch.cat([p.mean for p in found]), torch.cat([p.std for p in found])
+        return mean * self.scale, std * self.scale
 
     @torch.no_grad()
     def images(self, latents: Tensor) -> Tensor:
         """Return the images [B, 3, H, W], approximately in -1..1, of scaled latents."""
         vae = self._vae.to(latents.device)
-        parts = latents.split(VAE_CHUNK)
-        return torch.cat([vae.decode(p / self.scale, return_dict=False)[0] for p in parts])
+        return torch.cat(
+            [vae.decode(p / self.scale, return_dict=False)[0] for p in latents.split(VAE_CHUNK)]
+        )
 
     def release(self) -> None:
         """Free the networks; they are loaded again at their next use."""

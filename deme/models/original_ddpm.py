@@ -93,12 +93,11 @@ def convert(state: State, size: int | None = None) -> tuple[dict[str, object], d
     state = {name: value for name, value in named if name not in UNUSED}
     levels = _count(state, r"down\.(\d+)\.")
     architecture = _architecture(state, levels, size)
-    converted = {}
-    for name, value in state.items():
-        new = rename(name, levels)
-        flat = FLAT.search(new) and value.ndim == 4
-        converted[new] = value.flatten(1) if flat else value  # [C, C, 1, 1] -> [C, C]
-    return architecture, converted
+    renamed = {rename(name, levels): value for name, value in state.items()}
+    return architecture, {  # [C, C, 1, 1] -> [C, C]
+        name: value.flatten(1) if FLAT.search(name) and value.ndim == 4 else value
+        for name, value in renamed.items()
+    }
 
 
 def rename(name: str, levels: int) -> str:

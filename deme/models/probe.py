@@ -42,9 +42,6 @@ class Hypothesis:
     schedule: str
     value_range: str
 
-    def __str__(self) -> str:
-        return f"{self.prediction_type}, schedule {self.schedule}, pixels in {self.value_range}"
-
 
 @dataclass(frozen=True)
 class Fit:

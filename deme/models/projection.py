@@ -29,15 +29,16 @@ class ChannelProjection(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return nn.functional.conv2d(features, self.weight)
 
-    def after_block(
-        self, block: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
+    def after(
+        self, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]
     ) -> Tensor | tuple[Tensor, ...]:
-        """Forward hook: project the main path; skip tensors (the rest of a tuple) stay."""
-        return (self(output[0]), *output[1:]) if isinstance(output, tuple) else self(output)
+        """Forward hook: project what a block, a convolution or a linear layer [..., C] gives.
 
-    def after_layer(self, layer: nn.Module, inputs: object, output: Tensor) -> Tensor:
-        """Forward hook: project what a convolution [B, C, H, W] or linear layer [..., C] gives."""
-        if isinstance(layer, nn.Linear):
+        A block may give a tuple: its main path is projected; skip tensors, the rest, stay.
+        """
+        if isinstance(output, tuple):
+            return self(output[0]), *output[1:]
+        if isinstance(module, nn.Linear):
             return nn.functional.linear(output, self.weight[:, :, 0, 0])
         return self(output)
 
@@ -57,8 +58,7 @@ class Projections(nn.ModuleDict):
         for name, module, channels in (_blocks if placement == "blocks" else _layers)(unet):
             projection = ChannelProjection(channels).to(unet.device, unet.dtype)
             self[name], self._hooked[name] = projection, module
-            hook = projection.after_block if placement == "blocks" else projection.after_layer
-            self._hooks.append(module.register_forward_hook(hook))
+            self._hooks.append(module.register_forward_hook(projection.after))
 
     def folds_into(self, unet: UNet) -> dict[str, str]:
         """Return the projection's weight of each tensor of the UNet that it is multiplied into."""

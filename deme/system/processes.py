@@ -61,19 +61,22 @@ def make_shards(
     system's, so a killed process leaves none behind. A helper process passes `finished`, true once
     the files have been used and may have been deleted. Returns how many images this process made.
     """
-    total, made, missing = sum(map(len, shards.values())), 0, absent(shards)
-    with progress(name, total, "images", total - sum(map(len, missing.values()))) as bar:
-        while missing and not finished():
+    total, made = _count(shards), 0
+    with progress(name, total, "images", total - _count(absent(shards))) as bar:
+        while (missing := absent(shards)) and not finished():
             for file, images in missing.items():
                 with locked(file.with_suffix(".lock"), None) as mine:
                     if mine and not file.exists() and not finished():
                         make(file, images, bar)
                         made += len(images)
-                bar.advance(total - sum(map(len, absent(shards).values())) - bar.done)
-            before, missing = missing, absent(shards)
-            if missing == before:
+                bar.advance(total - _count(absent(shards)) - bar.done)
+            if absent(shards) == missing:
                 time.sleep(0.1)  # other processes are at work on the rest
     return made
+
+
+def _count(shards: Mapping[Path, range]) -> int:
+    return sum(map(len, shards.values()))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from PIL import Image
 
 from deme.builders.compute import Compute
 from deme.builders.data import load_data
-from deme.data import ImageData, InMemoryImages, cifar10
-from deme.data.captioned import CaptionedImages
+from deme.data import CaptionedImages, ImageData, InMemoryImages, cifar10
 from deme.data.cifar10 import BINARY
 from deme.diffusion import (
     NoiseSchedule,

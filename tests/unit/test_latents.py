@@ -5,8 +5,8 @@ import resource
 import pytest
 import torch
 
-from deme.data import EncodedDataset, InMemoryImages
-from deme.data.captioned import CaptionedImages, load_captioned_images
+from deme.data import CaptionedImages, EncodedDataset, InMemoryImages
+from deme.data.captioned import load_captioned_images
 from deme.data.latents import SHARD, TEXT, CachedLatents
 from deme.diffusion import ShardedRandom, generator
 from deme.system.errors import WorkFailed

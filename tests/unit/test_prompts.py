@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 
-from deme.data import InMemoryImages
-from deme.data.captioned import CaptionedImages
+from deme.data import CaptionedImages, InMemoryImages
 from deme.data.prompts import Prompt, Prompts, held_out_prompts, load_prompts
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
