@@ -1,6 +1,6 @@
 """Images with captions: a folder with metadata, COCO's annotations, a Hugging Face data set."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from deme.data import ImageData
@@ -12,17 +12,9 @@ from deme.data.image_folder import make_preprocessing
 from deme.data.split_dataset import split_dataset
 from deme.system import DATASETS, BadConfig, MissingInput, locate, logger
 
-
-@dataclass(frozen=True)
-class Pairs:
-    """Encoded images and their captions, "" where there is none; `wrong` names what does not fit.
-
-    Its keys describe images or captions, its values are their names.
-    """
-
-    source: ImageSource
-    captions: list[str]
-    wrong: dict[str, list[str]]
+# Encoded images, their captions ("" where there is none), and by description the names of images
+# or captions that do not fit together
+Pairs = tuple[ImageSource, list[str], dict[str, list[str]]]
 
 
 def check_dropout(share: float) -> float:
@@ -61,25 +53,23 @@ def load_captioned_images(
         )
     dropout = check_dropout(caption_dropout)
     preprocessing = make_preprocessing(size, channels, resize, crop)
-    pairs = _pairs_at(path, captions, caption_column)
+    source, texts, wrong = _pairs_at(path, captions, caption_column)
     mismatches = [
-        f"{what}: {len(names):,}, the first: {names[0]}"
-        for what, names in pairs.wrong.items()
-        if names
+        f"{what}: {len(names):,}, the first: {names[0]}" for what, names in wrong.items() if names
     ]
     if mismatches and corrupt != "skip":
         raise MissingInput(f"{mismatches[0]}\ncorrect that, or leave them out: data.corrupt=skip")
     for mismatch in mismatches:
         logger.info(f"{mismatch}; left out")
     data = split_dataset(
-        pairs.source,
+        source,
         preprocessing,
         held_out_fraction,
         random_flip,
         corrupt,
         in_memory,
         cache,
-        captions=pairs.captions,
+        captions=texts,
     )
     return replace(data, caption_dropout=dropout)
 
@@ -112,7 +102,7 @@ def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
     rows = DatasetRows.on_hub(path) if folder is None else DatasetRows.in_folder(folder)
     texts = rows.captions(column)
     empty = [rows.name(index) for index, text in enumerate(texts) if not text]
-    return Pairs(rows, texts, {f"empty captions in {path}": empty})
+    return rows, texts, {f"empty captions in {path}": empty}
 
 
 def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
@@ -136,4 +126,4 @@ def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
         ],
         f"empty captions in {file}": [name for name in names if first.get(name) == ""],
     }
-    return Pairs(source, [first.get(name, "") for name in names], wrong)
+    return source, [first.get(name, "") for name in names], wrong
