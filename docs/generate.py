@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from deme.runs.settings import groups as group_settings
 from deme.runs.settings import SETTINGS, ChangesNoResult, Option
+from deme.runs.settings import groups as group_settings
 from deme.runs.settings.base import Arguments
 
 DOCS = Path(__file__).parent
