@@ -73,10 +73,10 @@ def _measured(
     model.eval().to(device)
     fits = probe(model, known_schedules(model.schedule), x0, device, condition=condition)
     model.train(was_training)
-    verdict = judge(fits, model.prediction_type)
+    verdict, stated = judge(fits, model.prediction_type)
     return {
-        "verdict": verdict.state,
-        "stated": _row(verdict.stated),
+        "verdict": verdict,
+        "stated": _row(stated),
         "fits": [_row(fit) for fit in fits],
         "num_images": count,
         "torch": torch.__version__,

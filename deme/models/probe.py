@@ -6,8 +6,10 @@ The weights are asked, not the config.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor
 
 from deme.diffusion import (
@@ -22,6 +24,12 @@ from deme.diffusion import (
     rows_of,
 )
 
+# DDPMScheduler's settings for DDPM, latent diffusion, and Nichol and Dhariwal (2021)
+USUAL: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "scaled_linear": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+}
 STATED_RANGE = "-1..1"
 VALUE_RANGES = {STATED_RANGE: (1.0, 0.0), "0..1": (0.5, 0.5)}  # scale and shift of pixels in -1..1
 # signal variance over noise variance: where eps, x0 and v tell each other exactly enough
@@ -59,17 +67,10 @@ class Fit:
         return float(self.shares.mean())
 
 
-def cosine_schedule(num_timesteps: int) -> NoiseSchedule:
-    """Return the schedule of Nichol and Dhariwal (2021), eq. 17, with beta at most 0.999."""
-    u = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
-    level = ((u + 0.008) / 1.008 * math.pi / 2).cos().square()
-    return NoiseSchedule((1 - (1 - level[1:] / level[:-1]).clamp(max=0.999)).cumprod(0))
-
-
-def scaled_linear_schedule(num_timesteps: int) -> NoiseSchedule:
-    """Return the schedule of latent diffusion: sqrt(beta_t) linear in t (METHOD 1.1)."""
-    roots = torch.linspace(0.00085**0.5, 0.012**0.5, num_timesteps, dtype=torch.float64)
-    return NoiseSchedule((1 - roots.square()).cumprod(0))
+def usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
+    """Return a schedule of USUAL, as diffusers computes it."""
+    scheduler = DDPMScheduler(num_timesteps, **USUAL[name])
+    return NoiseSchedule(scheduler.alphas_cumprod)
 
 
 def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
@@ -77,11 +78,7 @@ def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
     total = own.num_timesteps
     if total < FEWEST:
         return {"its own": own}
-    usual = {
-        "linear": NoiseSchedule.linear(total),
-        "scaled_linear": scaled_linear_schedule(total),
-        "cosine": cosine_schedule(total),
-    }
+    usual = {name: usual_schedule(name, total) for name in USUAL}
     far = {
         n: s for n, s in usual.items() if float((s.alpha_bar - own.alpha_bar).abs().max()) > 0.02
     }
@@ -151,25 +148,19 @@ def _shares(
     return {prediction_type: torch.cat(parts) for prediction_type, parts in found.items()}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """`state`: fits, contradicted (by `best`), or unclear (no hypothesis explains the images)."""
+def judge(fits: Sequence[Fit], prediction_type: str) -> tuple[str, Fit]:
+    """Compare what a checkpoint's config states to the best fit, image by image.
 
-    state: str
-    stated: Fit
-    best: Fit
-
-
-def judge(fits: Sequence[Fit], prediction_type: str) -> Verdict:
-    """Compare what a checkpoint's config states to the best fit, image by image."""
+    Returns fits, contradicted or unclear (no hypothesis explains the images), and the stated fit.
+    """
     hypothesis = Hypothesis(prediction_type, "its own", STATED_RANGE)
     stated = next(fit for fit in fits if fit.hypothesis == hypothesis)
     best = min(fits, key=lambda fit: fit.unexplained)
     if best.unexplained > KNOWS_NOTHING:
-        return Verdict("unclear", stated, best)
+        return "unclear", stated
     gain = stated.shares - best.shares
     error = float(gain.std()) / math.sqrt(len(gain))
     contradicted = (
         stated.unexplained > MARGIN * best.unexplained and float(gain.mean()) > SIGNIFICANT * error
     )
-    return Verdict("contradicted" if contradicted else "fits", stated, best)
+    return "contradicted" if contradicted else "fits", stated
