@@ -14,8 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from deme.analysis import Analysis
-from deme.data import ImageData, Images, InMemoryImages, SomeImages
-from deme.data.pixels import every
+from deme.data import ImageData, Images, InMemoryImages, SomeImages, every
 from deme.diffusion import generator
 from deme.metrics import (
     SUBSET,

@@ -3,7 +3,7 @@
 import bisect
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Protocol, runtime_checkable
@@ -196,3 +196,14 @@ def training_pixels(
 def training_sampler(images: Images | EncodedDataset) -> Callable[..., tuple[Tensor, Condition]]:
     """Return the function (batch, draws) -> (x_0, condition) for training batches of `images`."""
     return images.training_sample if isinstance(images, EncodedDataset) else training_pixels
+
+
+def batches(images: Images, size: int, indices: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the images `indices` as uint8 batches [<= size, C, H, W]."""
+    for start in range(0, len(indices), size):
+        yield images.__getitems__(list(indices[start : start + size]))
+
+
+def every(images: Images) -> Tensor:
+    """Return all images as one uint8 tensor [N, C, H, W]."""
+    return images.__getitems__(list(range(len(images))))

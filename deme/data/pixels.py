@@ -1,13 +1,7 @@
-"""Pixels: between uint8 0..255 and float -1..1, mirrored, and read in batches."""
-
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+"""Pixels: between uint8 0..255 and float -1..1, and mirrored."""
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from deme.data import Images
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -25,14 +19,3 @@ def mirrored(pixels: Tensor, which: Tensor) -> Tensor:
     bits = which.to(pixels.device, torch.uint8).mul_(255)[:, None, None, None]
     # torch.where, in a fifth of its time: p ^ ((p ^ flipped) & bits)
     return pixels.flip(3).bitwise_xor_(pixels).bitwise_and_(bits).bitwise_xor_(pixels)
-
-
-def batches(images: "Images", size: int, indices: Sequence[int]) -> Iterator[Tensor]:
-    """Yield the images `indices` as uint8 batches [<= size, C, H, W]."""
-    for start in range(0, len(indices), size):
-        yield images.__getitems__(list(indices[start : start + size]))
-
-
-def every(images: "Images") -> Tensor:
-    """Return all images as one uint8 tensor [N, C, H, W]."""
-    return images.__getitems__(list(range(len(images))))

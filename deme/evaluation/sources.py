@@ -17,9 +17,8 @@ from deme.builders import (
     load_model,
     load_prompts,
 )
-from deme.data import ImageData
+from deme.data import ImageData, batches
 from deme.data.decode import resized
-from deme.data.pixels import batches
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
 from deme.runs import Run, instantiate, weights_folder

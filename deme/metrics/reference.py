@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.data import Images
-from deme.data.pixels import batches
+from deme.data import Images, batches
 from deme.diffusion import generator
 from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor

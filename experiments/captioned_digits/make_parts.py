@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 from word_pieces import make_tokenizer
 
-from deme.data import Captioned, Images
+from deme.data import Captioned, Images, every
 from deme.data.captioned_digits import caption, digit_in, load_captioned_digits
-from deme.data.pixels import every, to_float
+from deme.data.pixels import to_float
 from deme.diffusion import seeded
 from deme.metrics.caption_match import CaptionNetwork
 from deme.metrics.digit_classifier import as_digits, load_classifier

@@ -250,8 +250,8 @@ def test_moments_bent_to_fit_a_better_number_fail(copy):
     folder, _, one, _ = copy
     file = folder / one / "moments/digits.safetensors"
     moments = statistics_file.load(file)
+    from deme.data import every
     from deme.data.digits import load_digits
-    from deme.data.pixels import every
     from deme.metrics import FrechetDistance
     from deme.metrics.digit_classifier import DigitFeatures
 

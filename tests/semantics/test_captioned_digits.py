@@ -6,10 +6,10 @@ import warnings
 import pytest
 import torch
 
-from deme.data import Captioned
+from deme.data import Captioned, every
 from deme.data.captioned_digits import NUMERALS, TEMPLATES, caption, digit_in, load_captioned_digits
 from deme.data.digits import load_digits, pixels_and_labels, split
-from deme.data.pixels import every, to_float, to_uint8
+from deme.data.pixels import to_float, to_uint8
 from deme.metrics.caption_match import CaptionMatch
 from deme.metrics.digit_agreement import DigitAgreement
 from deme.metrics.digit_classifier import DigitFeatures, as_digits, load_classifier

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from deme.data import every
 from deme.data.digits import load_digits, pixels_and_labels, split
-from deme.data.pixels import every, to_float
+from deme.data.pixels import to_float
 from deme.diffusion import uniform
 from deme.metrics import FrechetDistance, Statistics, denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_classifier

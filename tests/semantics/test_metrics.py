@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from deme.analysis.metric_validation import ALTERATIONS
+from deme.data import every
 from deme.data.digits import load_digits
-from deme.data.pixels import every
 from deme.metrics import FrechetDistance, Statistics, kernel_distance, precision_recall
 from deme.metrics.digit_classifier import DigitFeatures
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from deme.data import every
 from deme.data.digits import load_digits
-from deme.data.pixels import every, to_float
+from deme.data.pixels import to_float
 from deme.diffusion import NoiseSchedule
 from deme.models.loading import load_pretrained
 from deme.models.probe import judge, known_schedules, probe, usual_schedule

@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import Captioned, CaptionedImages, InMemoryImages, SomeImages
+from deme.data import Captioned, CaptionedImages, InMemoryImages, SomeImages, every
 from deme.data.captioned import load_captioned_images
 from deme.data.image_folder import load_image_folder
-from deme.data.pixels import every
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 NAMES = [f"{index:02d}.png" for index in range(20)]

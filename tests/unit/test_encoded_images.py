@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import Croppable, InMemoryImages, in_memory_images, split_dataset
+from deme.data import Croppable, InMemoryImages, every, in_memory_images, split_dataset
 from deme.data.decode import RESIZE, Preprocessing, Unreadable, open_image
 from deme.data.encoded import EncodedImages, RandomlyCropped
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
-from deme.data.pixels import every
 from deme.system import console
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deme.data import InMemoryImages, SomeImages
-from deme.data.pixels import batches
+from deme.data import InMemoryImages, SomeImages, batches
 from deme.metrics import FeatureShards, Statistics, measured, reference, statistics_file
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.fingerprint import (

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
+from deme.data import every
 from deme.data.dataset_rows import DatasetRows
 from deme.data.decode import Unreadable
 from deme.data.encoded import EncodedImages
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder, source_at
 from deme.data.lmdb_images import LmdbImages
-from deme.data.pixels import every
 from deme.runs import compose_stage, instantiate
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
