@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from deme.commands import stage_function
 from deme.runs import compose_stage, config_errors, is_run, to_dict, weights_folder
 from deme.runs.settings import Config
-from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result
-from deme.system.processes import world
+from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result, world
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [

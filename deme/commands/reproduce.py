@@ -25,6 +25,7 @@ from deme.system import (
     log_to_terminal,
     logger,
     progress,
+    signals,
     world,
 )
 
@@ -114,8 +115,6 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
 
 
 if __name__ == "__main__":
-    from deme.system import signals
-
     log_to_terminal()
     with signals.handled():
         try:

@@ -11,8 +11,7 @@ from torch import Tensor
 from deme.data import Captioned
 from deme.data.pixels import to_float
 from deme.diffusion import TEXT, Condition, ShardedRandom
-from deme.system import Bar, WorkFailed, files, logger, tensors
-from deme.system.processes import absent, make_shards
+from deme.system import Bar, WorkFailed, absent, files, logger, make_shards, tensors
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once

@@ -21,7 +21,16 @@ from deme.metrics import FeatureShards, ImageNetwork
 from deme.runs import Run
 from deme.runs.settings import EvaluateSettings, build
 from deme.sampling.grid import image_grid
-from deme.system import DemeError, Stopped, WorkFailed, files, helpers, log_to_terminal, logger
+from deme.system import (
+    DemeError,
+    Stopped,
+    WorkFailed,
+    files,
+    helpers,
+    log_to_terminal,
+    logger,
+    signals,
+)
 
 GRID_IMAGES = 64
 
@@ -121,8 +130,6 @@ def _main(place: str, rank: str) -> None:
 
 
 if __name__ == "__main__":
-    from deme.system import signals
-
     log_to_terminal()
     with signals.handled():
         try:

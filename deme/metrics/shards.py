@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from deme.metrics.features import ImageNetwork
-from deme.system import WorkFailed, tensors
-from deme.system.processes import absent, make_shards
+from deme.system import WorkFailed, absent, make_shards, tensors
 
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
 

@@ -42,7 +42,7 @@ from deme.system.paths import (
     locate,
     locate_suite,
 )
-from deme.system.processes import helpers, world
+from deme.system.processes import absent, helpers, make_shards, world
 
 __all__ = [
     "ASSET",
@@ -57,6 +57,7 @@ __all__ = [
     "Preempted",
     "Stopped",
     "WorkFailed",
+    "absent",
     "append_line",
     "atomic",
     "cache_folder",
@@ -71,6 +72,7 @@ __all__ = [
     "log_to_file",
     "log_to_terminal",
     "logger",
+    "make_shards",
     "out_of_memory",
     "print_result",
     "progress",
