@@ -27,7 +27,7 @@ from deme.metrics import (
     precision_recall,
     resample_counts,
 )
-from deme.system import BadConfig, progress
+from deme.system import BadConfig, tracked
 
 
 def noisy(pixels: Tensor, strength: float) -> Tensor:
@@ -164,11 +164,8 @@ def _judge(
             return distance.of_features(features, counts)
         return distance(Statistics().update(features, counts))
 
-    spread = []
-    with progress(f"{title}, {count} images", replicates, "resamples") as bar:
-        for r in range(replicates):
-            spread.append(frechet(features, resample_counts(seed, r, count)))
-            bar.advance()
+    resamples = tracked(range(replicates), f"{title}, {count} images", replicates, "resamples")
+    spread = [frechet(features, resample_counts(seed, r, count)) for r in resamples]
     subsets = None
     if whole is not None and len(whole) >= 2 * count:
         parts = [part for part in whole.split(count) if len(part) == count]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from deme.runs import Run
 from deme.runs.settings import MergeSettings, build
-from deme.system import BadConfig, files, log_to_file, logger, print_result, progress
+from deme.system import BadConfig, files, log_to_file, logger, print_result, progress, tracked
 
 if TYPE_CHECKING:
     import torch
@@ -142,11 +142,8 @@ def _report(run: Run, plan: "MergePlan") -> None:
     from deme.report.task_vectors import box_plots, summary
 
     models = [str(model.range or model.folder.name) for model in plan.experts]
-    found = []
-    with progress("comparing task vectors", len(plan.names()), "tensors") as bar:
-        for tensor in similarity(plan):
-            found.append(asdict(tensor))
-            bar.advance()
+    compared = tracked(similarity(plan), "comparing task vectors", len(plan.names()), "tensors")
+    found = [asdict(tensor) for tensor in compared]
     files.write_json(
         run.path / "task_vectors.json",
         {"models": models, "quantiles": QUANTILES, "tensors": found},

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deme.data.decode import Preprocessing, open_image
-from deme.system import progress, read_json, sha256_text, write_json
+from deme.system import read_json, sha256_text, tracked, write_json
 
 
 class ImageSource(Protocol):
@@ -68,11 +68,8 @@ class LazyImages(ABC):
         return str(read_json(file)["sha256"])
 
     def _hashed(self) -> str:
-        hashes = []
-        with progress("hashing images", len(self), "images") as bar:
-            for index in self.indices:
-                hashes.append(hashlib.sha256(self.source.read(index)).hexdigest())
-                bar.advance()
+        indices = tracked(self.indices, "hashing images", len(self), "images")
+        hashes = [hashlib.sha256(self.source.read(index)).hexdigest() for index in indices]
         return sha256_text("\n".join([self.description, *hashes]))
 
 

@@ -45,7 +45,7 @@ from deme.metrics import (
 from deme.metrics.fingerprint import fingerprints
 from deme.runs import Run
 from deme.runs.settings import EvaluateSettings, LossMetricSettings
-from deme.system import BadConfig, cache_folder, files, progress, tensors
+from deme.system import BadConfig, cache_folder, files, tensors, tracked
 
 Metrics = dict[str, Metric]
 
@@ -120,11 +120,10 @@ class _Features:
         journal = self.shards.folder / f"resamples_{name}.jsonl"
         values = [float(each) for each in files.read_jsonl(journal)]
         files.write_jsonl(journal, values)
-        with progress(f"bootstrap of {name}", count, "resamples", start=len(values)) as bar:
-            for r in range(len(values), count):
-                values.append(value(r))
-                files.append_line(journal, json.dumps(values[-1]))
-                bar.advance()
+        missing = range(len(values), count)
+        for r in tracked(missing, f"bootstrap of {name}", count, "resamples", start=len(values)):
+            values.append(value(r))
+            files.append_line(journal, json.dumps(values[-1]))
         return values
 
 

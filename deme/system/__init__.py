@@ -3,7 +3,15 @@
 Nothing here imports torch but tensors.py and hugging_face.py, which are imported by their paths.
 """
 
-from deme.system.console import Bar, log_to_file, log_to_terminal, logger, print_result, progress
+from deme.system.console import (
+    Bar,
+    log_to_file,
+    log_to_terminal,
+    logger,
+    print_result,
+    progress,
+    tracked,
+)
 from deme.system.errors import (
     BadConfig,
     DemeError,
@@ -82,6 +90,7 @@ __all__ = [
     "same_content",
     "sha256",
     "sha256_text",
+    "tracked",
     "world",
     "write_folder",
     "write_json",

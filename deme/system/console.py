@@ -10,8 +10,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from rich import progress as columns
 from rich.console import Console
@@ -20,6 +21,7 @@ from rich.text import Text
 from deme.system import files
 
 logger = logging.getLogger("deme")
+T = TypeVar("T")
 
 LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # tells the processes that a command starts which level to show
 SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no bar
@@ -146,6 +148,16 @@ def progress(name: str, total: float | None, unit: str = "", start: float = 0) -
         if outermost:
             bars.stop()
             _bars = None
+
+
+def tracked(
+    items: Iterable[T], name: str, total: float, unit: str = "", start: float = 0
+) -> Iterator[T]:
+    """Yield items, and show how many of them are done, as `progress` does."""
+    with progress(name, total, unit, start) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 class _Rate(columns.ProgressColumn):
