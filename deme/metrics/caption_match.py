@@ -29,7 +29,7 @@ class CaptionNetwork(nn.Module):
 
     def __init__(self, text: Mapping[str, object]) -> None:
         super().__init__()
-        with transformers_quietly() as transformers:
+        with transformers_quietly("the config of the text encoder") as transformers:
             settings = transformers.CLIPTextConfig(**text)
             self.text = transformers.CLIPTextModelWithProjection(settings)
         self.image = nn.Sequential(
@@ -66,7 +66,7 @@ class CaptionMatch(CosineScore):
     def __init__(self, path: str, sha256: str | None = None) -> None:
         place, self.weights = weights_file(path, sha256)
         self.network = _load(place)
-        with transformers_quietly() as transformers:
+        with transformers_quietly(place) as transformers:
             self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
                 place, local_files_only=True
             )

@@ -10,7 +10,7 @@ from torch import Tensor
 from deme.metrics.features import CHUNK, rgb, weights_file
 from deme.metrics.text_score import CosineScore
 from deme.system import BadConfig
-from deme.system.hugging_face import load_network, transformers_quietly, unreadable
+from deme.system.hugging_face import load_network, transformers_quietly
 
 if TYPE_CHECKING:
     from transformers import CLIPProcessor, CLIPTextConfig
@@ -106,12 +106,9 @@ def _processor(place: Path, text_config: "CLIPTextConfig") -> "CLIPProcessor":
         )
     if not ("tokenizer.json" in present or {"vocab.json", "merges.txt"} <= present):
         raise BadConfig(f"{place} has no tokenizer.json, or vocab.json and merges.txt\n{COPY_ALL}")
-    with transformers_quietly() as transformers:
-        try:
-            processor = transformers.CLIPProcessor.from_pretrained(place, local_files_only=True)
-            size, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
-        except Exception as error:
-            raise unreadable(place, error) from error
+    with transformers_quietly(place) as transformers:
+        processor = transformers.CLIPProcessor.from_pretrained(place, local_files_only=True)
+        size, end = len(processor.tokenizer), processor.tokenizer.eos_token_id
     # 2 stands in old configs, where the network takes the highest token for the end token
     expected = size - 1 if text_config.eos_token_id == 2 else text_config.eos_token_id
     if size > text_config.vocab_size or end != expected:

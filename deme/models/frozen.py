@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deme.system import BadConfig, MissingInput, read_json, sha256, sha256_text
-from deme.system.hugging_face import transformers_quietly, unreadable
+from deme.system.hugging_face import transformers_quietly
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -90,13 +90,9 @@ class FrozenEncoders:
     def _load(self, part: str, kind: str, **options: object) -> Any:
         """Return what class `kind` of diffusers or transformers reads. Raises WorkFailed."""
         place = self.folder / part
-        with transformers_quietly() as transformers:
+        with transformers_quietly(place) as transformers:
             library = diffusers if part == "vae" else transformers
-            read = getattr(library, kind).from_pretrained
-            try:
-                return read(place, local_files_only=True, **options)
-            except Exception as error:
-                raise unreadable(place, error) from error
+            return getattr(library, kind).from_pretrained(place, local_files_only=True, **options)
 
     def _network(self, part: str, kind: str, **options: object) -> nn.Module:
         """Return a network in float32. Raises WorkFailed, BadConfig if weights are missing."""

@@ -39,8 +39,11 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def transformers_quietly() -> Iterator[ModuleType]:
-    """Yield the library transformers, silenced for the block. Raises BadConfig without it."""
+def transformers_quietly(what: object) -> Iterator[ModuleType]:
+    """Yield the library transformers, silenced for the block, which reads `what`.
+
+    Raises BadConfig without the library, WorkFailed for any error of the block.
+    """
     with quietly(), contextlib.ExitStack() as after:
         try:
             import transformers
@@ -56,14 +59,12 @@ def transformers_quietly() -> Iterator[ModuleType]:
         if is_progress_bar_enabled():
             after.callback(enable_progress_bar)
         disable_progress_bar()
-        yield transformers
-
-
-def unreadable(place: Path, error: Exception) -> WorkFailed:
-    """Return what to raise when a library cannot read `place`."""
-    return WorkFailed(
-        f"{place} cannot be read: {first_line(error)}\ncopy it again from where it came"
-    )
+        try:
+            yield transformers
+        except Exception as error:
+            raise WorkFailed(
+                f"{what} cannot be read: {first_line(error)}\ncopy it again from where it came"
+            ) from error
 
 
 def load_network(
@@ -84,24 +85,21 @@ def load_network(
             f"{place} holds a model of type {model_type!r}; allowed: {', '.join(model_types)}\n"
             f"{ANOTHER}"
         )
-    with transformers_quietly() as transformers:
-        try:
-            config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
-            if model_type == "clip" and architecture != "CLIPModel":  # its vision half
-                # as wide as the whole model's config says
-                config.vision_config.projection_dim = config.projection_dim
-                config = config.vision_config
-            network, found = getattr(transformers, architecture).from_pretrained(
-                place,
-                config=config,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        except Exception as error:
-            raise unreadable(place, error) from error
+    with transformers_quietly(place) as transformers:
+        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+        if model_type == "clip" and architecture != "CLIPModel":  # its vision half
+            # as wide as the whole model's config says
+            config.vision_config.projection_dim = config.projection_dim
+            config = config.vision_config
+        network, found = getattr(transformers, architecture).from_pretrained(
+            place,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     if lost := sorted([*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]):
         raise BadConfig(
             f"{place} lacks, or has in another shape, {len(lost)} of the "
