@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deme.data import EncodedDataset, Images
 from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
-from deme.runs.settings import ComputeSettings
+from deme.runs import ComputeSettings
 from deme.system import BadConfig, processes
 
 # The dtype that autocast casts to; weights stay float32.

@@ -7,8 +7,7 @@ from deme.data import Captioned, EncodedDataset, ImageData, Images
 from deme.data.latents import CachedLatents
 from deme.models.denoiser import DenoisingModel
 from deme.models.text_to_image import TextToImageModel
-from deme.runs import accepted_arguments, instantiate_with
-from deme.runs.settings import PathsSettings
+from deme.runs import PathsSettings, accepted_arguments, instantiate_with
 from deme.system import BadConfig, cache_folder, logger
 
 

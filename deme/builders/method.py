@@ -10,8 +10,13 @@ from deme.diffusion.weighting import mass, timestep_weights
 from deme.methods import Method
 from deme.methods.balancing import Balancing
 from deme.models.denoiser import DenoisingModel
-from deme.runs import accepted_arguments, found_weights, instantiate, instantiate_with
-from deme.runs.settings import TrainSettings
+from deme.runs import (
+    TrainSettings,
+    accepted_arguments,
+    found_weights,
+    instantiate,
+    instantiate_with,
+)
 from deme.system import BadConfig, files, logger
 
 NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from deme.data import ImageData, JoinedImages
 from deme.metrics import FeatureExtractor, Reference, TextScore, measured, statistics_file
-from deme.runs import instantiate
-from deme.runs.settings import MetricsSettings
+from deme.runs import MetricsSettings, instantiate
 from deme.system import BadConfig, locate
 
 SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}

@@ -10,8 +10,7 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange
 from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
-from deme.runs import accepted_arguments, instantiate_with
-from deme.runs.settings import TrainSettings
+from deme.runs import TrainSettings, accepted_arguments, instantiate_with
 from deme.system import BadConfig, WorkFailed, files, logger
 
 

@@ -11,8 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from deme.commands import stage_function
-from deme.runs import compose_stage, config_errors, is_run, to_dict, weights_folder
-from deme.runs.settings import Config
+from deme.runs import Config, compose_stage, config_errors, is_run, to_dict, weights_folder
 from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result, world
 
 # Hydra's own output folders and logs: a run directory describes itself already.

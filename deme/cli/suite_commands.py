@@ -33,8 +33,7 @@ def run(verb: str, args: list[str]) -> int:
         return 0
 
     from deme.commands.arguments import split_args
-    from deme.runs import Suite
-    from deme.runs.settings import SuiteOptions
+    from deme.runs import Suite, SuiteOptions
 
     args = [arg.removeprefix("paths.") if arg.startswith("paths.runs=") else arg for arg in args]
     paths = [arg for arg in args if arg.startswith("paths.")]

@@ -5,8 +5,7 @@ import io
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import accepted_arguments, instantiate, instantiate_with
-from deme.runs.settings import AnalyzeSettings, build
+from deme.runs import AnalyzeSettings, accepted_arguments, build, instantiate, instantiate_with
 from deme.system import BadConfig, cache_folder, files, print_result
 
 

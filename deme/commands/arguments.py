@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from deme.runs.settings import build
+from deme.runs import build
 from deme.system import BadConfig
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
-from deme.runs.settings import STRICT, Count, Name, Switch
+from deme.runs import STRICT, Count, Name, Switch
 from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
 
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"

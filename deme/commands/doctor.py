@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.commands.arguments import output_file
-from deme.runs import LIBRARIES, instantiate
-from deme.runs.settings import DoctorSettings, build
+from deme.runs import LIBRARIES, DoctorSettings, build, instantiate
 from deme.system import (
     WorkFailed,
     cache_folder,

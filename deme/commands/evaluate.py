@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs import Run, tracking
-from deme.runs.settings import EvaluateSettings, build
+from deme.runs import EvaluateSettings, Run, build, tracking
 from deme.system import files, logger, print_result
 
 

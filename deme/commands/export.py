@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from deme.runs import weights_folder
-from deme.runs.settings import ExportSettings, build
+from deme.runs import ExportSettings, build, weights_folder
 from deme.system import (
     BadConfig,
     WorkFailed,

@@ -13,14 +13,18 @@ from deme.commands.compare import mean_value, read_evaluations
 from deme.report.rows import table_rows
 from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
-from deme.runs import Run, Suite, compose_stage, load_yaml, read_status
-from deme.runs.settings import (
+from deme.runs import (
     CHAIN,
     IMPROVE_SEARCH_SEED,
     ImproveSettings,
     RowSettings,
+    Run,
+    Suite,
     SuiteSettings,
     build,
+    compose_stage,
+    load_yaml,
+    read_status,
 )
 from deme.system import BadConfig, files, logger, print_result
 

@@ -5,8 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run
-from deme.runs.settings import MergeSettings, build
+from deme.runs import MergeSettings, Run, build
 from deme.system import BadConfig, files, log_to_file, logger, print_result, progress, tracked
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator
 from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.tables import text_table
-from deme.runs import BLOCKED, Node, Suite, read_status
-from deme.runs.settings import SuiteOptions
+from deme.runs import BLOCKED, Node, Suite, SuiteOptions, read_status
 from deme.system import print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deme.commands import stage_function, table
-from deme.runs import BLOCKED, Node, Suite
-from deme.runs.settings import SuiteOptions
+from deme.runs import BLOCKED, Node, Suite, SuiteOptions
 from deme.system import (
     BadConfig,
     Bar,

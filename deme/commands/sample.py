@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import instantiate, tracking, weights_folder
-from deme.runs.settings import SampleSettings, build
+from deme.runs import SampleSettings, build, instantiate, tracking, weights_folder
 from deme.system import BadConfig, files, locate, print_result
 
 DEFAULT_IMAGES = 64

@@ -6,8 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, content_hash, instantiate
-from deme.runs.settings import SearchSettings, build
+from deme.runs import Run, SearchSettings, build, content_hash, instantiate
 from deme.system import BadConfig, files, logger, print_result, progress
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs.settings import StatsSettings, build
+from deme.runs import StatsSettings, build
 from deme.system import BadConfig, cache_folder, print_result
 
 

@@ -5,8 +5,7 @@ What is not measured yet is shown as `--`, with the command that measures it.
 
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
-from deme.runs import Suite
-from deme.runs.settings import SuiteOptions
+from deme.runs import Suite, SuiteOptions
 from deme.system import files, logger, print_result
 
 

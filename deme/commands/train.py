@@ -8,8 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, content_hash, instantiate, partial, tracking
-from deme.runs.settings import TrainSettings, build
+from deme.runs import Run, TrainSettings, build, content_hash, instantiate, partial, tracking
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:

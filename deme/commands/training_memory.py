@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
-from deme.runs import Node, Suite, instantiate, partial
-from deme.runs.settings import TrainSettings, build
+from deme.runs import Node, Suite, TrainSettings, build, instantiate, partial
 from deme.system import BadConfig, DemeError, MissingInput, cache_folder, files, locate
 
 if TYPE_CHECKING:

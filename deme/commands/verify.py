@@ -6,7 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from deme.runs import (
+    EvaluateSettings,
     Run,
+    VerifySettings,
+    build,
     evaluation_config,
     flattened,
     frozen_identity,
@@ -14,9 +17,9 @@ from deme.runs import (
     input_hash,
     is_run,
     load_yaml,
+    run_settings,
     weights_folder,
 )
-from deme.runs.settings import EvaluateSettings, VerifySettings, build, run_settings
 from deme.system import (
     ASSET,
     HUB,

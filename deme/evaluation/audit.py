@@ -37,8 +37,7 @@ from deme.metrics.fingerprint import (
     fingerprints,
     moments_error,
 )
-from deme.runs import Run
-from deme.runs.settings import EvaluateSettings, LossMetricSettings
+from deme.runs import EvaluateSettings, LossMetricSettings, Run
 from deme.system import files, tensors
 
 # relative, and absolute below 1: the two ways to compute a distance round differently

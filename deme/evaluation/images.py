@@ -18,8 +18,7 @@ from torch import Tensor
 from deme.builders import Compute, load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
-from deme.runs import Run
-from deme.runs.settings import EvaluateSettings, build
+from deme.runs import EvaluateSettings, Run, build
 from deme.sampling.grid import image_grid
 from deme.system import (
     DemeError,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange, uniform
 from deme.metrics import KINDS, SUBSET, FeatureExtractor, Reference
-from deme.runs.settings import LossMetricSettings, MetricsSettings
+from deme.runs import LossMetricSettings, MetricsSettings
 from deme.system import BadConfig
 
 Label = Mapping[str, str | int]

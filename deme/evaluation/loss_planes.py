@@ -6,8 +6,7 @@ from pathlib import Path
 from deme.evaluation.objective import Scored
 from deme.merging.search.evaluations import Evaluations
 from deme.report.search import Plane, landscape
-from deme.runs import found_weights
-from deme.runs.settings import LossPlaneSettings
+from deme.runs import LossPlaneSettings, found_weights
 from deme.system import BadConfig, files, logger, progress
 
 

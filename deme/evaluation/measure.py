@@ -43,8 +43,7 @@ from deme.metrics import (
     subset,
 )
 from deme.metrics.fingerprint import fingerprints
-from deme.runs import Run
-from deme.runs.settings import EvaluateSettings, LossMetricSettings
+from deme.runs import EvaluateSettings, LossMetricSettings, Run
 from deme.system import BadConfig, cache_folder, files, tensors, tracked
 
 Metrics = dict[str, Metric]

@@ -39,8 +39,7 @@ from deme.metrics import (
     kernel_distance,
     noised,
 )
-from deme.runs import instantiate
-from deme.runs.settings import SearchSettings
+from deme.runs import SearchSettings, instantiate
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
 from deme.system import BadConfig, cache_folder

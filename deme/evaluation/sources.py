@@ -21,8 +21,7 @@ from deme.data import ImageData, batches
 from deme.data.decode import resized
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
-from deme.runs import Run, instantiate, weights_folder
-from deme.runs.settings import EvaluateSettings
+from deme.runs import EvaluateSettings, Run, instantiate, weights_folder
 from deme.system import BadConfig
 
 

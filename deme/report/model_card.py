@@ -7,7 +7,7 @@ import jinja2
 import yaml
 
 from deme.report.records import Record, Training, public_name
-from deme.runs.settings import ExportSettings, Option
+from deme.runs import ExportSettings, Option
 from deme.system import PACKAGE
 
 if TYPE_CHECKING:

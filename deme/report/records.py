@@ -5,8 +5,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deme.runs import is_run, load_yaml, read_status, weights_folder
-from deme.runs.settings import EvaluateSettings, RunSettings, TrainSettings, build, run_settings
+from deme.runs import (
+    EvaluateSettings,
+    RunSettings,
+    TrainSettings,
+    build,
+    is_run,
+    load_yaml,
+    read_status,
+    run_settings,
+    weights_folder,
+)
 from deme.system import JsonObject, files
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from deme.runs import compose_stage
-from deme.runs.settings import TrainSettings, build
+from deme.runs import TrainSettings, build, compose_stage
 from deme.system.errors import BadConfig
 
 GPU16 = ["compute.accelerator=gpu", "compute.precision=16-mixed"]

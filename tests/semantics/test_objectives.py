@@ -13,8 +13,7 @@ from deme.evaluation.objective import ImageDistance, build_objective
 from deme.merging.plan import plan_merge
 from deme.metrics import denoising_loss, fixed_triples
 from deme.models.loading import load_pretrained
-from deme.runs import compose_stage
-from deme.runs.settings import SearchSettings, build
+from deme.runs import SearchSettings, build, compose_stage
 from deme.sampling.routed import RoutedModel
 from deme.system.errors import BadConfig
 from tests.models import moved, tiny

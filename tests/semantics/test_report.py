@@ -16,8 +16,7 @@ from deme.report.statistics import (
     smallest_detectable,
 )
 from deme.report.tables import show
-from deme.runs import Suite
-from deme.runs.settings import RowSettings, SuiteSettings
+from deme.runs import RowSettings, Suite, SuiteSettings
 
 
 def replicates(rng, cells, shift=0.0, spread=1.0):

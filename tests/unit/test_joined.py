@@ -5,8 +5,7 @@ import torch
 from deme.builders.metrics import load_reference
 from deme.data import ImageData, InMemoryImages, JoinedImages
 from deme.metrics.digit_classifier import DigitFeatures
-from deme.runs import compose_stage
-from deme.runs.settings import MetricsSettings, build
+from deme.runs import MetricsSettings, build, compose_stage
 
 
 def numbered(*numbers):

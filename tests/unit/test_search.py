@@ -13,8 +13,7 @@ from deme.merging.search.evaluations import BudgetSpent, Evaluations
 from deme.merging.search.gradient import GradientSearch
 from deme.merging.search.grid import GridSearch
 from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
-from deme.runs import compose_stage, instantiate, options
-from deme.runs.settings import SearchSettings, build
+from deme.runs import SearchSettings, build, compose_stage, instantiate, options
 from deme.system.errors import BadConfig, WorkFailed
 from tests.objectives import Quadratic, curved
 
