@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from deme.runs import build
+from deme.runs import Config, build, check_finished, check_format, is_run, load_yaml
 from deme.system import BadConfig
 
 T = TypeVar("T")
@@ -28,3 +28,15 @@ def output_file(name: str, suffix: str) -> Path:
     if path.suffix.lower() != suffix:
         raise BadConfig(f"out must name a {suffix} file, got {path}")
     return path
+
+
+def evaluation_config(path: Path) -> Config:
+    """Return the config of a finished evaluation. Raises BadConfig or MissingInput otherwise."""
+    check_format(path)
+    file = path / "config.yaml"
+    config: Config = load_yaml(file) if is_run(path) and file.is_file() else {"stage": None}
+    if config["stage"] != "evaluate":
+        what = f"a run of deme {config['stage']}" if config["stage"] else "no run directory"
+        raise BadConfig(f"{path} is {what}\ntype: the directory of a deme evaluate run")
+    check_finished(path)
+    return config

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from deme.commands.arguments import evaluation_config
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells, text_table
-from deme.runs import evaluation_config
 from deme.system import BadConfig, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]

@@ -5,12 +5,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from deme.commands.arguments import evaluation_config
 from deme.runs import (
     EvaluateSettings,
     Run,
     VerifySettings,
     build,
-    evaluation_config,
     flattened,
     frozen_identity,
     identity_hash,

@@ -4,9 +4,9 @@ from deme.runs.config import compose_stage, to_dict
 from deme.runs.config_errors import config_errors, flattened, options
 from deme.runs.identity import data_hash, identity_hash
 from deme.runs.inputs import (
+    check_finished,
     check_format,
     content_hash,
-    evaluation_config,
     found_weights,
     input_hash,
     is_run,
@@ -88,12 +88,12 @@ __all__ = [
     "VerifySettings",
     "accepted_arguments",
     "build",
+    "check_finished",
     "check_format",
     "compose_stage",
     "config_errors",
     "content_hash",
     "data_hash",
-    "evaluation_config",
     "flattened",
     "found_weights",
     "frozen_identity",

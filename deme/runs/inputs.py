@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from deme.runs.settings.base import Config
 from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, locate
 
 QUERY_KEYS = {"stage", "cell", "command"}
@@ -54,18 +53,6 @@ def check_finished(path: Path) -> None:
     state = read_status(path).get("state", "done")
     if state != "done":
         raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
-
-
-def evaluation_config(path: Path) -> Config:
-    """Return the config of a finished evaluation. Raises BadConfig or MissingInput otherwise."""
-    check_format(path)
-    file = path / "config.yaml"
-    config: Config = load_yaml(file) if is_run(path) and file.is_file() else {"stage": None}
-    if config["stage"] != "evaluate":
-        what = f"a run of deme {config['stage']}" if config["stage"] else "no run directory"
-        raise BadConfig(f"{path} is {what}\ntype: the directory of a deme evaluate run")
-    check_finished(path)
-    return config
 
 
 def load_yaml(file: Path) -> Any:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from deme.runs.settings import LoggerSettings
 
 if TYPE_CHECKING:
-    from wandb.sdk.wandb_run import Run as Run
+    from wandb.sdk.wandb_run import Run
+
+    Tracker = Run
 
 
 def start(
     folder: Path, suite: str, stage: str, cell: Mapping[str, object], logger: LoggerSettings
-) -> "Run | None":
+) -> "Tracker | None":
     """Open the wandb run of a run directory; its id is stable across resumes.
 
     Its group is the suite, its config the cell. Returns None if the logger is disabled.
@@ -38,7 +40,7 @@ def start(
     )
 
 
-def finish(run: "Run | None", metrics: Mapping[str, float], grid: Path | None) -> None:
+def finish(run: "Tracker | None", metrics: Mapping[str, float], grid: Path | None) -> None:
     """Log final metrics and the sample grid, and close the run, if there is one."""
     if run is None:
         return

@@ -22,7 +22,7 @@ from deme.training.distributed import ProcessGroup
 from deme.training.module import DiffusionModule
 
 if TYPE_CHECKING:
-    from deme.runs.tracking import Run as Tracker
+    from deme.runs.tracking import Tracker
 
 # Lightning's notices about itself
 IGNORED_WARNINGS = (

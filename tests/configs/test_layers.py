@@ -111,6 +111,32 @@ def test_each_outer_package_has_its_folders():
     assert not violations, "\n".join(violations)
 
 
+def test_packages_are_imported_through_their_interface():
+    """A name in the __all__ of a package has one import path outside of it."""
+    interfaces = {
+        file.parent.name: {name.value for node in tree.body for name in exported(node)}
+        for file, tree in TREES.items()
+        if file.name == "__init__.py" and file.parent.parent == PACKAGE
+    }
+    violations = [
+        f"{name(file)} imports {alias.name} from {node.module}"
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and re.match(r"deme\.\w+\.", node.module)
+        for alias in node.names
+        if (package := node.module.split(".")[1]) != folder(file)
+        and alias.name in interfaces[package]
+    ]
+    assert interfaces["runs"] > {"Run", "Suite"}
+    assert not violations, "\n".join(violations)
+
+
+def exported(node: ast.stmt) -> list[ast.Constant]:
+    """The names in an assignment to __all__."""
+    is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    return node.value.elts if is_all else []
+
+
 def test_commands_start_without_torch():
     violations = [
         f"{name(file)} imports {module}"
