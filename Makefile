@@ -4,7 +4,7 @@ BIN := .venv/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits clean
+.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits training-memory clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
@@ -67,6 +67,10 @@ pretrain-captioned-digits: .venv/installed
 	$(BIN)/deme train experiment=captioned_digits/pretrain
 	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
 	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+
+# Estimates the training memory that `deme plan` shows for the shipped suites again.
+training-memory: .venv/installed
+	$(BIN)/python experiments/shared/training_memory.py deme/assets/training_memory.json
 
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

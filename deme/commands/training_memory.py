@@ -1,7 +1,8 @@
 """`deme plan`: the memory that each kind of training in a suite takes.
 
 It follows from the run's settings and the UNet's config alone. Computing it takes torch, diffusers
-and a few seconds, so it is kept in the cache, under a hash of all that it follows from.
+and a few seconds, so it is kept in the cache, under a hash of all that it follows from. That of the
+shipped suites is part of the package (`make training-memory` computes it again).
 """
 
 import json
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from deme import __version__
 from deme.models.layout import read_placement, unet_folder
 from deme.runs import Node, Suite, TrainSettings, build, instantiate, partial
-from deme.system import BadConfig, DemeError, MissingInput, cache_folder, files, locate
+from deme.system import PACKAGE, BadConfig, DemeError, MissingInput, cache_folder, files, locate
 
 if TYPE_CHECKING:
     from torch import nn
 
     from deme.training.memory import TrainingMemory
 
+SHIPPED = PACKAGE / "assets" / "training_memory.json"  # hash -> memory
 NUM_TOKENS = 77  # of a text, if the model has no config of its text encoder
 KINDS = ("UNet2DModel", "UNet2DConditionModel")
 
@@ -55,14 +57,15 @@ def _line(node: Node) -> str:
             asdict(settings.compute),
             settings.balancing,
             settings.ranges if settings.balancing else None,
-            __version__,
-            *map(version, ("torch", "diffusers")),
         ]
-        key = files.sha256_text(json.dumps(parts, sort_keys=True))
-        file = cache_folder(settings.paths) / "memory" / f"{key[:32]}.json"
-        if not file.is_file():
-            files.write_json(file, {"memory": str(_memory(settings, unet, placement))})
-        memory = files.read_json(file)["memory"]
+        key = files.sha256_text(json.dumps(parts, sort_keys=True))[:32]
+        memory = files.read_json(SHIPPED).get(key)
+        if memory is None:
+            versions = (__version__, *map(version, ("torch", "diffusers")))
+            file = cache_folder(settings.paths) / "memory" / f"{'-'.join([key, *versions])}.json"
+            if not file.is_file():
+                files.write_json(file, {"memory": str(_memory(settings, unet, placement))})
+            memory = files.read_json(file)["memory"]
     except MissingInput:
         path = (before or settings).model.get("path", settings.model.get("path"))
         return f"unknown: {path} is not here"

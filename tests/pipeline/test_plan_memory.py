@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deme.commands import training_memory
 from deme.commands.training_memory import memory_lines
 from deme.runs import Suite
 from deme.system import files
@@ -50,6 +51,20 @@ def test_options_of_compute_are_told(in_tmp):
     (line,) = lines({"finetune": words}, in_tmp)
     assert line.endswith("at batch 64, bf16-mixed, gradient checkpointing: finetune")
     assert "low-precision copies 0.08" in line
+
+
+def test_what_is_shipped_for_the_experiments_is_what_would_be_computed(in_tmp, monkeypatch):
+    smoke = Suite.read(EXPERIMENTS / "digits" / "smoke.yaml", in_tmp, [f"paths.cache={in_tmp}"])
+    shipped = list(memory_lines(smoke))
+    for name in ("digits", "captioned_digits"):
+        assert all(
+            "activations" in line for line in memory_lines(Suite.read(EXPERIMENTS / name, in_tmp))
+        )
+    assert not (in_tmp / "memory").exists()
+    files.write_json(in_tmp / "none.json", {})
+    monkeypatch.setattr(training_memory, "SHIPPED", in_tmp / "none.json")
+    assert list(memory_lines(smoke)) == shipped
+    assert (in_tmp / "memory").exists()
 
 
 def test_it_is_kept_by_content(in_tmp, monkeypatch):
