@@ -25,10 +25,10 @@ smoke: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/smoke.yaml
 
 test: lint docs
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/pytest -n $(JOBS) --dist loadfile -m slow
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

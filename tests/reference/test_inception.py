@@ -188,7 +188,6 @@ def test_from_images_to_distance_equals_torchmetrics(weights):
         theirs = FrechetInceptionDistance(
             feature=64, feature_extractor_weights_path=path, antialias=False
         )
-    theirs.set_dtype(torch.float64)
     real, fake = pictures(32, 32, 70), 255 - pictures(32, 32, 66).flip(3)
     theirs.update(real, real=True)
     theirs.update(fake, real=False)
