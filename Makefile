@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
+unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
 .PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits training-memory clean
 
