@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other processes at times
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
@@ -26,10 +27,10 @@ smoke: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/smoke.yaml
 
 test: lint docs
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: .venv/installed
-	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m slow
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -76,7 +77,7 @@ training-memory: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # as pip would, but on all cores
+	$(BIN)/deme doctor  # tests the installation, and Python compiles what deme imports
 	touch $@
 
 clean:

@@ -32,7 +32,7 @@ from memory import peak_mb, resident_mb
 
 TOKENS = 7
 LARGE = {
-    "sample_size": 8, "block_out_channels": [192, 416, 704], "layers_per_block": 1, "cross_attention_dim": 64, "attention_head_dim": 8,
+    "sample_size": 8, "block_out_channels": [128, 256, 448], "layers_per_block": 1, "cross_attention_dim": 64, "attention_head_dim": 8,
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }  # fmt: skip
