@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 
@@ -24,7 +25,12 @@ with warnings.catch_warnings():
 from deme.system.console import log_to_terminal
 
 torch.set_num_threads(1)
+gc.freeze()  # the garbage collector need not visit what is imported
 log_to_terminal("INFO")  # as the command line does, for tests that call a command's function
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
 
 
 @pytest.fixture

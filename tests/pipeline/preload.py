@@ -1,5 +1,6 @@
 """What the fork server imports: everything slow."""
 
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,3 +24,5 @@ from deme.models.loading import load_pretrained
 
 load_pretrained("asset:digits_base")  # diffusers imports its models lazily
 torch.set_num_threads(1)
+gc.collect()
+gc.freeze()  # so that no child's garbage collector visits, and copies, what is imported here
