@@ -44,7 +44,7 @@ from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import plan_merge
 from deme.merging.stream import merge_folder
 from deme.runs import compose_stage
-from deme.system.files import sha256_text, write_json
+from deme.system import sha256_text, write_json
 from deme.system.tensors import Spec, TensorFile, write_stream
 
 WEIGHTS = [0.1, 0.3, 0.5, 0.2]

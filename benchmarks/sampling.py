@@ -29,7 +29,7 @@ from memory import peak_mb
 from record import record
 from train_step import CIFAR10
 
-from deme.builders.compute import Compute
+from deme.builders import Compute
 from deme.data.pixels import to_uint8
 from deme.diffusion import image_generator, uniform
 from deme.models.denoiser import DenoisingModel

@@ -29,7 +29,7 @@ import torch
 import yaml
 from record import record
 
-from deme.builders.compute import Compute
+from deme.builders import Compute
 from deme.data import InMemoryImages
 from deme.data.digits import load_digits
 from deme.data.pixels import to_float
@@ -39,7 +39,7 @@ from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.unconditional import build_unconditional
-from deme.system.paths import conf_dir
+from deme.system import conf_dir
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate

@@ -67,7 +67,7 @@ def build_objective(settings: SearchSettings, plan: MergePlan) -> Scored:
     `loss`, `loss/<i>`: denoising loss of training images on fixed (x0, t, eps), in all ranges or in
     range i.
     `distillation`: squared distance to the predictions of the unmerged experts, each in its range
-    (docs/method.md#searching-merge-weights).
+    (docs/method.md#merge-weight-search).
     """
     compute = Compute.of(settings.compute)
     live = LiveModel(plan, settings.merge, settings.granularity, compute.device)

@@ -74,7 +74,7 @@ class DenoisingModel(nn.Module):
     def fold_projections(self) -> None:
         """Multiply foldable projections into their layers; the model is then a plain UNet.
 
-        See docs/method.md#channel-projections. Raises BadConfig for another placement.
+        See docs/method.md#projections. Raises BadConfig for another placement.
         """
         if self.projections is not None:
             self.projections.fold()

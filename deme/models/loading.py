@@ -9,9 +9,9 @@ from deme.system import locate
 def load_pretrained(path: str) -> DenoisingModel:
     """Load a diffusers folder: pixel diffusion of a UNet2DModel, or Stable Diffusion 1.x or 2.x.
 
-    Its noise schedule and prediction type are the checkpoint's own (METHOD 1.1); weights of any
-    precision become float32. Raises MissingInput, BadConfig (another kind of model), WorkFailed
-    (damaged, NaN, other shapes).
+    Its noise schedule and prediction type are the checkpoint's own
+    (docs/method.md#forward-process); weights of any precision become float32. Raises MissingInput,
+    BadConfig (another kind of model), WorkFailed (damaged, NaN, other shapes).
     """
     folder = locate(path)
     unet = read_json_object(unet_folder(folder) / "config.json")

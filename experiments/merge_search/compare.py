@@ -17,7 +17,6 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib.figure import Figure
 
-from deme.report.rows import result
 from deme.report.statistics import paired_difference
 from deme.runs import Suite
 from deme.system import files
@@ -39,10 +38,10 @@ def measured(suite, row, seed=None):
     """Return value, replicates and count by (search seed, sampling seed)."""
     found = {}
     for node in suite.evaluations(row):
-        done = result(node)
-        if done is not None:
-            about = done["metrics"][METRIC]
-            found[seed, node.sample_seed] = (about["value"], done["replicates"][METRIC], about["n"])
+        if node.state == "done":
+            about = files.read_json(node.path / "metrics.json")["metrics"][METRIC]
+            replicates = files.read_json(node.path / "replicates.json")[METRIC]
+            found[seed, node.sample_seed] = (about["value"], replicates, about["n"])
     return found
 
 

@@ -1,9 +1,12 @@
 """The pages of docs/: generated parts are current, links lead somewhere, code and commands work."""
 
+import ast
+import importlib
 import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -50,6 +53,13 @@ def test_generated_pages_are_up_to_date():
     assert done.returncode == 0, done.stderr
 
 
+def anchors(page: Path) -> set[str]:
+    text = page.read_text()
+    titles = re.findall(r"^#+ (.*?)(?: \{.*)?$", text, re.MULTILINE)
+    slugs = {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
+    return slugs | set(re.findall(r"\{ #([\w-]+) \}", text))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_pages_and_anchors(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -58,11 +68,35 @@ def test_links_lead_to_pages_and_anchors(page):
         place, _, anchor = target.partition("#")
         file = (page.parent / place).resolve() if place else page
         assert file.exists(), target
-        if anchor:
-            text = file.read_text()
-            titles = re.findall(r"^#+ (.*?)(?: \{.*)?$", text, re.MULTILINE)
-            slugs = {re.sub(r"[^\w -]", "", t).strip().lower().replace(" ", "-") for t in titles}
-            assert anchor in slugs or f"{{ #{anchor} }}" in text, target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_pages_that_the_code_names_exist():
+    """docs/<page>.md#<anchor> in comments and docstrings."""
+    files = [*ROOT.glob("[dtb]*/**/*.py"), *(ROOT / "conf").rglob("*.yaml")]
+    named = {
+        (page, anchor): file
+        for file in files
+        for page, anchor in re.findall(r"docs/([\w-]+\.md)(?:#([\w-]+))?", file.read_text())
+    }
+    assert len(named) > 10
+    for (page, anchor), file in named.items():
+        assert (ROOT / "docs" / page).is_file(), f"{file} names docs/{page}"
+        assert not anchor or anchor in anchors(ROOT / "docs" / page), f"{file}: {page}#{anchor}"
+
+
+def test_what_scripts_import_exists():
+    """The programs of benchmarks/ and experiments/ that no test runs."""
+    found = 0
+    for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("deme"):
+                module = importlib.import_module(node.module)
+                for name in (alias.name for alias in node.names):
+                    found += 1
+                    known = hasattr(module, name) or find_spec(f"{node.module}.{name}")
+                    assert known, f"{file}: {node.module} has no {name}"
+    assert found > 50
 
 
 def test_files_that_the_main_path_names_exist():

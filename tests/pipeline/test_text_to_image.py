@@ -71,7 +71,7 @@ def test_every_weights_folder_is_a_whole_pipeline(made):
 
 
 def test_what_is_exported_after_the_merge_draws_the_same_in_stock_diffusers(made):
-    """METHOD 1.5: foldable projections are gone, and the pictures are ours."""
+    """docs/method.md#projections: foldable projections are gone, and the pictures are ours."""
     out = made["folder"] / "exported"
     code, text = run(["export", f"run={made['merged']}", f"out={out}"], made["folder"])
     assert code == 0, text

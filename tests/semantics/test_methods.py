@@ -49,7 +49,7 @@ def stepped(model, gradients, rate=0.1):
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.1, 0.9], [1.3, -0.2]])
 @pytest.mark.parametrize("projected", [False, True])
 def test_one_step_then_merge_is_one_step_with_reweighted_timesteps(weights, projected):
-    """METHOD 1.9: Lambda(t) = (1-p) N w_i(t) + p sum w, here with p = 1/2, N = 2 and every timestep enumerated."""
+    """docs/method.md#reweighting: Lambda(t) = (1-p) N w_i(t) + p sum w, here with p = 1/2, N = 2 and every timestep enumerated."""
     model = tiny(num_timesteps=T).double()
     teacher = copy.deepcopy(model)
     if projected:
@@ -123,7 +123,7 @@ class LinearModel(nn.Module):
 
 @pytest.mark.parametrize(("consistency", "share"), [(0.0, 1.0), (1.0, 0.5), (3.0, 0.25)])
 def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, share):
-    """METHOD 1.3: with lambda_c = 1 the expert converges half-way; in general 1 / (1 + lambda_c) of the way."""
+    """docs/method.md#consistency: with lambda_c = 1 the expert converges half-way; in general 1 / (1 + lambda_c) of the way."""
     model, pretrained = LinearModel(0.0), LinearModel(0.0)
     method = DeMe(ONES, RangeSampler(TimestepRange(0, T), T), consistency)
     method.prepare(lambda: pretrained, "cpu")

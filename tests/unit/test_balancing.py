@@ -1,4 +1,4 @@
-"""Balancing: closed forms, invariances, another library's answers, and gradients that have none (METHOD 2.5)."""
+"""Balancing: closed forms, invariances, another library's answers, and gradients that have none (docs/method.md#balancing)."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Interval clustering: the reference boundaries, brute force, and what cannot be partitioned (METHOD 2.3)."""
+"""Interval clustering: the reference boundaries, brute force, and what cannot be partitioned (docs/method.md)."""
 
 import itertools
 

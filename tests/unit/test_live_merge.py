@@ -1,4 +1,4 @@
-"""The merge in memory: what it is equal to, how exactly, and what a model that shares it sees (METHOD 1.9, 3.1)."""
+"""The merge in memory: what it is equal to, how exactly, and what a model that shares it sees (docs/method.md#reweighting)."""
 
 import copy
 

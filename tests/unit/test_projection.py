@@ -253,7 +253,7 @@ def merged_by(plan, weights, folder, fold=None):
 
 
 def test_projections_and_layers_merge_apart_and_are_folded_then(tmp_path):
-    """The definition (METHOD 1.5): W' = (I + sum w (P_i - I)) (W + sum w (W_i - W)). Merging folded experts is another model."""
+    """The definition (docs/method.md#projections): W' = (I + sum w (P_i - I)) (W + sum w (W_i - W)). Merging folded experts is another model."""
     plan = saved_experts(tmp_path, ["foldable", "foldable"])
     weights = [0.7, 0.4]
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.4's UNet at its real size, without its weights: what METHOD 1.5 says of its parameters."""
+"""Stable Diffusion 1.4's UNet at its real size, without its weights: what docs/method.md#projections says of its parameters."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Loss weightings: one objective whatever the network predicts, the reference values, and the limits (METHOD 2.1)."""
+"""Loss weightings: one objective whatever the network predicts, the reference values, and the limits (docs/method.md)."""
 
 import pytest
 import torch

@@ -15,7 +15,7 @@ class Box:
     """All vectors with entries in [low, high]. Raises ValueError unless low < high are finite.
 
     The default of the strategies, [-0.2, 2], allows extrapolation beyond the experts
-    (docs/method.md#merge-weights).
+    (docs/method.md#merge-weight-search).
     """
 
     low: float
