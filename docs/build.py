@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,14 @@ def main() -> int:
     ):
         if code := subprocess.run(step, cwd=ROOT, check=False).returncode:
             return code
-    for page in (ROOT / "build" / "site").rglob("*.html"):
-        page.write_text(mathml(page.read_text()))
+    site = ROOT / "build" / "site"
+    for page in site.rglob("*.html"):
+        # the site holds the code that its pages link to
+        page.write_text(mathml(page.read_text()).replace('href="../../deme/', 'href="../deme/'))
+    for file in (ROOT / "deme").rglob("*.py"):
+        copy = site / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
     return 0
 
 

@@ -103,7 +103,7 @@ def test_files_that_the_main_path_names_exist():
     text = (ROOT / "docs" / "main-path.md").read_text()
     for name in re.findall(r"`(deme/[\w/]+\.py)`", text):
         assert (ROOT / name).is_file(), name
-    for file, function in re.findall(r"\*\*`(deme/[\w/]+\.py)`: `(?:\w+\.)?(\w+)", text):
+    for file, function in re.findall(r"\*\*\[`(deme/[\w/]+\.py)`\]\(\S+\): `(?:\w+\.)?(\w+)", text):
         assert re.search(rf"\b(def|class) {function}\b", (ROOT / file).read_text()), function
 
 
