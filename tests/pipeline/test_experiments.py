@@ -48,7 +48,9 @@ def with_a_smaller_network(suite, folder):
     return place
 
 
-@pytest.mark.parametrize("suite", ["cifar10", "cifar10_compact"])
+@pytest.mark.parametrize(
+    "suite", [pytest.param("cifar10", marks=pytest.mark.slow), "cifar10_compact"]
+)
 def test_the_smoke_suite_pretrains_finetunes_merges_and_evaluates(suite, places):
     place = with_a_smaller_network(suite, places)
     code, text = run(["reproduce", str(place)], places, PRETEND)

@@ -148,15 +148,15 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(verb, attempts, exper
 @pytest.mark.parametrize(
     ("step", "more"),
     [
-        (1, []),
+        pytest.param(1, [], marks=pytest.mark.slow),
         (4, []),
         (11, []),
         (4, ["method=ant", "balancing=uncertainty"]),
         (4, ANT_NASH),
-        (7, ANT_NASH),
+        pytest.param(7, ANT_NASH, marks=pytest.mark.slow),
         (4, ["projection=foldable"]),
         (4, DROPOUT),
-        (7, DROPOUT),
+        pytest.param(7, DROPOUT, marks=pytest.mark.slow),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )
