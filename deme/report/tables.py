@@ -14,9 +14,13 @@ from deme.runs import Suite
 from deme.system import JsonObject, print_result
 
 NOT_MEASURED = "Not measured yet"
+ONE_SEED = (
+    "(1 seed): the verdict is about the weights of one finetuning seed, not about the method; its "
+    "interval leaves out the spread between finetuning seeds."
+)
 CSV_COLUMNS = [
     "row", "metric", "mean", "published", "std", "num_values", "num_images", "difference", "low",
-    "high", "verdict", "forward_passes", "reference", "implementation",
+    "high", "verdict", "num_finetune_seeds", "forward_passes", "reference", "implementation",
 ]  # fmt: skip
 
 
@@ -69,6 +73,11 @@ def _verdict(difference: Difference) -> str:
     return difference.verdict + (
         " (1 seed)" if claim and difference.num_finetune_seeds == 1 else ""
     )
+
+
+def _of_one_seed(row: Row) -> bool:
+    differences = [number.difference for number in row.numbers.values()]
+    return any("(1 seed)" in _verdict(d) for d in differences if d is not None)
 
 
 def difference_cells(difference: Difference | None, places: int) -> list[str]:
@@ -171,8 +180,9 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         + (
             "plus that between finetuning seeds."
             if len(settings.finetune_seeds) > 1
-            else "alone: with one finetuning seed they say nothing about another."
+            else "and leaves out that between finetuning seeds."
         ),
+        *([ONE_SEED] if any(map(_of_one_seed, rows)) else []),
         "Training compute: forward passes of one image per finetuning seed, a backward pass "
         "counted as two; search included, evaluation not.",
         *settings.notes,
@@ -249,7 +259,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
                     number.std,
                     number.num_values,
                     number.about["n"],
-                    *((d.value, d.low, d.high, d.verdict) if d else ("", "", "", "")),
+                    *((d.value, d.low, d.high, d.verdict, d.num_finetune_seeds) if d else [""] * 5),
                     row.num_forward_passes,
                     number.about["reference"],
                     number.about["implementation"],
