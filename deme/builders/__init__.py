@@ -1,18 +1,12 @@
 """Configuration to objects: builders/x.py makes what x/ holds."""
 
-from deme.builders.checkpoints import copy_other_parts, fold_of, open_plan
+from deme.builders.checkpoints import base_folder, copy_other_parts, fold_of, open_plan
 from deme.builders.compute import Compute, try_optimizer
 from deme.builders.data import check_images, encode_images, load_data
 from deme.builders.merging import build_merge, check_searched_models, load_merge_method
 from deme.builders.method import build_method, write_loss_mass
 from deme.builders.metrics import load_extractors, load_reference, load_scores
-from deme.builders.models import (
-    Loaded,
-    base_folder,
-    guided,
-    load_experts,
-    load_model,
-)
+from deme.builders.models import Loaded, guided, load_experts, load_model
 from deme.builders.prompts import check_sampler, generate_images, load_prompts
 from deme.builders.ranges import build_ranges, range_of
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import diffusers
 import torch
 
-from deme.builders.models import base_folder
 from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
 from deme.models.checkpoint import NAME, open_weights
-from deme.models.layout import PLACEMENT, read_noise, read_placement
+from deme.models.folder import noise_of, with_defaults
+from deme.models.layout import PLACEMENT, read_json_object, read_placement, scheduler_file
 from deme.models.projection import Projections, folded
 from deme.runs import content_hash, weights_folder
 from deme.system import (
@@ -20,6 +20,7 @@ from deme.system import (
     MissingInput,
     is_weights,
     link_weights,
+    locate,
     logger,
     read_about,
     read_json,
@@ -28,6 +29,15 @@ from deme.system import (
 from deme.system.tensors import TensorFile, Tensors
 
 NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the finetuned network
+
+
+def base_folder(model_option: Mapping[str, object]) -> Path:
+    """Return the folder of the pretrained base. Raises BadConfig for an option without a path."""
+    if "path" not in model_option:
+        raise BadConfig(
+            "the base of a merge is a model on disk\ntype: model=diffusers model.path=<folder>"
+        )
+    return weights_folder(locate(str(model_option["path"])))
 
 
 def network_folder(folder: Path) -> Path:
@@ -47,7 +57,7 @@ def network_folder(folder: Path) -> Path:
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Read the configs and the headers of a model's weights.
+    """Read the configs, with their classes' defaults, and the headers of a model's weights.
 
     Raises MissingInput, WorkFailed (damaged).
     """
@@ -59,7 +69,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     parts: dict[Path, Tensors] = {Path(name, f"{NAME}.safetensors"): open_weights(place)}
     if (place / PROJECTIONS).is_file():
         parts[Path(name, PROJECTIONS)] = TensorFile(place / PROJECTIONS)
-    return Checkpoint(folder, parts, config, about, read_placement(place), read_noise(folder))
+    scheduler = read_json_object(scheduler_file(folder))
+    config = with_defaults(config, "UNet2DModel")
+    noise = noise_of(scheduler) if scheduler else {}
+    return Checkpoint(folder, parts, config, about, read_placement(place), noise)
 
 
 def open_plan(

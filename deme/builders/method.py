@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from deme.diffusion import TimestepRange, TimestepSampler, generator
-from deme.diffusion.weighting import mass, timestep_weights
+from deme.diffusion.weighting import SMALLEST, mass, timestep_weights
 from deme.methods import Method
 from deme.methods.balancing import Balancing
 from deme.models.denoiser import DenoisingModel
@@ -20,6 +21,7 @@ from deme.runs import (
 from deme.system import BadConfig, files, logger
 
 NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution
+PREDICTED = {"epsilon": "noise", "sample": "x_0", "v_prediction": "v"}
 
 
 def build_method(
@@ -40,6 +42,7 @@ def build_method(
         )
     except ValueError as error:
         raise BadConfig(f"loss_weight: {error}") from error
+    logger.info("loss: %s", described(weights, model.prediction_type))
     timesteps: TimestepSampler = instantiate_with(
         settings.timesteps,
         timestep_range=timestep_range,
@@ -66,6 +69,20 @@ def build_method(
             f"deme train -m method={name} expert='range({len(ranges)})'"
         )
     return method
+
+
+def described(weights: Tensor, prediction_type: str) -> str:
+    """Return what loss the weights [T] of a network's squared error are."""
+    error = f"squared error of the network's {PREDICTED[prediction_type]}"
+    if bool((weights == 1).all()):
+        return f"{error}, weight 1 at every timestep"
+    low, high = float(weights.min()), float(weights.max())
+    text = f"{error} times a weight of {low:.3g} to {high:.3g} (1 is weighting=constant_native)"
+    untrained = (weights < SMALLEST).nonzero().flatten().tolist()
+    if untrained:
+        first = untrained[0]
+        text += f"; 0 at {len(untrained)} timesteps (first t = {first}), which are not trained"
+    return text
 
 
 def _build_balancing(settings: TrainSettings, num_tasks: int) -> Balancing | None:

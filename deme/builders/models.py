@@ -1,20 +1,20 @@
 """Models from disk, as networks that predict and sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deme.builders.checkpoints import open_checkpoint
 from deme.builders.compute import Compute
 from deme.diffusion import Network
-from deme.merging.plan import order_experts
+from deme.merging.plan import differences, first_lines, order_experts
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.models.text_to_image import TextToImageModel
-from deme.runs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
-from deme.system import BadConfig, locate
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,13 @@ def load_experts(
 ) -> Loaded:
     """Load unmerged experts, routed by timestep; one is in memory at a time.
 
-    Raises BadConfig unless they cover every timestep once.
+    Raises BadConfig unless they cover every timestep once and are of one architecture, noise
+    schedule and prediction type.
     """
     experts = order_experts(folders)
+    first, *others = (open_checkpoint(expert.folder) for expert in experts)
+    if problems := [line for other in others for line in differences(first, other)]:
+        raise BadConfig(f"these experts do not fit together:\n{first_lines(problems)}")
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
     ranges = [expert.range for expert in experts if expert.range is not None]
     num_timesteps = experts[0].about["num_timesteps"]
@@ -59,12 +63,3 @@ def guided(network: Network, model: DenoisingModel, scale: float | None) -> Netw
     if not isinstance(model, TextToImageModel) or scale is None or scale == 1:
         return network
     return ClassifierFreeGuidance(network, scale, model.condition([""]))
-
-
-def base_folder(model_option: Mapping[str, object]) -> Path:
-    """Return the folder of the pretrained base. Raises BadConfig for an option without a path."""
-    if "path" not in model_option:
-        raise BadConfig(
-            "the base of a merge is a model on disk\ntype: model=diffusers model.path=<folder>"
-        )
-    return weights_folder(locate(str(model_option["path"])))

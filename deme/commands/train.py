@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.runs import Run, TrainSettings, build, content_hash, instantiate, partial, tracking
-from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
+from deme.system import (
+    BadConfig,
+    WorkFailed,
+    cache_folder,
+    files,
+    first_line,
+    logger,
+    processes,
+    signals,
+)
 
 if TYPE_CHECKING:
     from deme.builders import Compute
@@ -101,8 +110,7 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
     training.module.method.teacher = None
     if run.is_main_process:
         _write_weights(run.path, settings, training)
-        grid = _preview(run.path, settings, training)
-        tracking.finish(tracker, {}, grid)
+        tracking.finish(tracker, {}, _preview(run.path, settings, training))
         files.write_json(
             run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
         )
@@ -220,7 +228,16 @@ def _write_weights(folder: Path, settings: TrainSettings, training: Training) ->
     module.model.cpu().save(folder / "weights" / kind, module.weights(), about, links=True)
 
 
-def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path:
+def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path | None:
+    """Return a grid of samples, None with a warning if they cannot be made: training is done."""
+    try:
+        return _samples(folder, settings, training)
+    except Exception as error:  # whatever a sampler makes of these weights
+        logger.warning("no preview of %s: %s", folder.name, first_line(error))
+        return None
+
+
+def _samples(folder: Path, settings: TrainSettings, training: Training) -> Path:
     """Generate a grid of samples, of training captions if the model takes text.
 
     An expert predicts in its range, the pretrained model elsewhere.

@@ -3,6 +3,7 @@
 `deme evaluate` writes them beside the values; `deme verify` recomputes them and compares.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange, uniform
 from deme.metrics import KINDS, SUBSET, FeatureExtractor, Reference
 from deme.runs import LossMetricSettings, MetricsSettings
-from deme.system import BadConfig
+from deme.system import BadConfig, NotFinite
 
 Label = Mapping[str, str | int]
 Labels = dict[str, Label]
@@ -20,13 +21,23 @@ Labels = dict[str, Label]
 class Metric:
     """A measured metric: its label, and what follows from the images.
 
-    `more`: its standard error or standard deviation. `replicates`: bootstrap replicates.
+    `more`: its standard error or standard deviation. `replicates`: bootstrap replicates. Raises
+    NotFinite if one of them is NaN or infinite.
     """
 
     value: float
     label: Label
     replicates: list[float] | None = None
     more: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        numbers = (self.value, *self.more.values(), *(self.replicates or ()))
+        if not all(map(math.isfinite, numbers)):
+            raise NotFinite(
+                f"a metric against {self.label['reference']} is NaN or infinite: "
+                f"{self.value:g} ({self.label['implementation']})\n"
+                "the weights, the images or the reference hold values that are too large"
+            )
 
     def entry(self) -> dict[str, object]:
         """Return the entry in metrics.json, with an interval where replicates are known."""

@@ -3,6 +3,8 @@
 Candidates are scored on training images: held-out images are for the report.
 """
 
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -42,7 +44,7 @@ from deme.metrics import (
 from deme.runs import SearchSettings, instantiate
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
-from deme.system import BadConfig, cache_folder
+from deme.system import BadConfig, NotFinite, cache_folder
 
 # Index of the timestep range, x_t, t, the target of the network, its condition.
 Batch = tuple[int, Tensor, Tensor, Tensor, Condition]
@@ -126,7 +128,7 @@ class ImageDistance:
         return max(2, round(fraction * self.settings.num_images))
 
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
-        """Return the distance."""
+        """Return the distance, infinite for weights whose images are NaN or infinite."""
         self.live.set_weights(weights)
         settings, device = self.settings, self.compute.device
         batches = generate_images(
@@ -140,9 +142,11 @@ class ImageDistance:
             self.prompts,
         )
         features = (self.extractor(resized(pixels, settings.metrics.size)) for pixels in batches)
-        if self.reference_features is None:
-            return self.frechet(reduce(Statistics.update, features, Statistics()))
-        return kernel_distance(torch.cat(list(features)), self.reference_features, device).value
+        with contextlib.suppress(NotFinite):
+            if self.reference_features is None:
+                return self.frechet(reduce(Statistics.update, features, Statistics()))
+            return kernel_distance(torch.cat(list(features)), self.reference_features, device).value
+        return math.inf
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:  # noqa: ARG002
         """Raise BadConfig: the distance is not differentiated through the sampler."""

@@ -120,7 +120,7 @@ def plan_merge(
         found = models[0].parts.items()
         identities = {part: Identities(like) for part, like in found if part.name == PROJECTIONS}
         base = replace(base, parts={**base.parts, **identities}, placement=models[0].placement)
-    problems += [line for model in models for line in _differences(base, model)]
+    problems += [line for model in models for line in differences(base, model)]
     placements = {str(m.folder): m.placement for m in (base, *models) if m.placement}
     if len(set(placements.values())) > 1:
         problems += [
@@ -180,8 +180,8 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
     return ordered, []
 
 
-def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
-    """Yield what prevents merging a model into the base: configs, files, tensors."""
+def differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
+    """Yield what prevents merging a model into another, the base: configs, files, tensors."""
     configs = (
         ("config.json", base.config, model.config),
         ("scheduler_config.json", base.noise, model.noise),
@@ -190,7 +190,7 @@ def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
         for key in sorted(ours.keys() & theirs.keys()):
             named = key == "_class_name" or not key.startswith("_")
             if named and ours[key] != theirs[key]:
-                yield f"{model.folder} has {key}={theirs[key]} in its {file}, the base {ours[key]}"
+                yield f"{model.folder} has {key}={theirs[key]} in its {file}, {base.folder} {ours[key]}"
     for part in sorted(base.parts.keys() | model.parts.keys()):
         if part.name == PROJECTIONS and base.placement != model.placement:
             continue  # reported once, not for every tensor
@@ -202,7 +202,7 @@ def _differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
             one, other = expected.get(tensor), found.get(tensor)
             if _kind(one) != _kind(other):
                 path = model.parts[part].path
-                yield f"{path}: {tensor} is {_spec(other)}, in the base {_spec(one)}"
+                yield f"{path}: {tensor} is {_spec(other)}, in {base.folder} {_spec(one)}"
 
 
 def _kind(spec: Spec | None) -> tuple[tuple[int, ...], bool] | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deme.system import BadConfig, MissingInput, WorkFailed, read_json
-from deme.system.tensors import Spec, TensorFile, Tensors, check_finite
+from deme.system.tensors import Spec, TensorFile, Tensors, check_finite, is_finite
 
 NAME = "diffusion_pytorch_model"
 UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
@@ -169,7 +169,8 @@ class CurrentNames:
 def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.json") -> None:
     """Copy the tensors of `file` into the module's own, in its precision.
 
-    Raises WorkFailed unless names and shapes are equal; `what` describes the module in the message.
+    Raises WorkFailed unless names and shapes are equal (`what` describes the module in the message)
+    and the values fit its precision.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: shape for name, (shape, _) in file.specs.items()}
@@ -184,4 +185,9 @@ def load_into(module: torch.nn.Module, file: Tensors, what: str = "its config.js
         )
     with torch.no_grad():  # one tensor at a time: no second copy in memory
         for name, value in module.state_dict().items():
-            value.copy_(file.read(name))
+            given = file.read(name)
+            if not is_finite(value.copy_(given)):
+                raise WorkFailed(
+                    f"tensor {name} of {file.path} has values up to {float(given.abs().max()):g}, "
+                    f"which overflow {str(value.dtype).removeprefix('torch.')}"
+                )

@@ -7,6 +7,7 @@ import diffusers
 
 from deme.diffusion import PREDICTION_TYPES
 from deme.models.layout import (
+    BETAS,
     NOISE,
     SCHEDULER,
     JsonObject,
@@ -107,13 +108,30 @@ def _check_pipeline(path: str, index: JsonObject) -> None:
         )
 
 
-def _defaults(kind: str) -> JsonObject:
-    """Return the defaults of a scheduler class, which are not the same for all of them."""
-    if kind == "DPMSolverSDEScheduler":  # diffusers shows it only where torchsde is installed
-        return {"beta_start": 0.00085, "beta_end": 0.012}
-    known = inspect.signature(getattr(diffusers, kind)).parameters
-    found = {name: known[name].default for name in NOISE if name in known}
-    return {name: value for name, value in found.items() if value is not None}
+def with_defaults(config: JsonObject, kind: str) -> JsonObject:
+    """Return a config of diffusers with the defaults of its class for what it leaves unsaid.
+
+    `kind` is the class of a config that names none. A class that diffusers does not have adds
+    nothing.
+    """
+    made = getattr(diffusers, str(config.get("_class_name") or kind), None)
+    known = inspect.signature(made).parameters.values() if isinstance(made, type) else ()
+    found = {each.name: each.default for each in known if each.default is not each.empty}
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()} | config
+
+
+def noise_of(scheduler: JsonObject) -> JsonObject:
+    """Return what a scheduler's config says about noise and prediction, defaults filled in.
+
+    They are those of its class, which are not the same for all of them.
+    """
+    complete: JsonObject = {"trained_betas": None, "rescale_betas_zero_snr": False}
+    if scheduler.get("_class_name") == "DPMSolverSDEScheduler":
+        complete |= {"beta_start": 0.00085, "beta_end": 0.012}  # hidden where torchsde is missing
+    complete |= with_defaults(scheduler, "DDPMScheduler")
+    if scheduler.get("predict_epsilon") is False and not scheduler.get("prediction_type"):
+        complete["prediction_type"] = "sample"  # diffusers before 0.9
+    return {name: complete[name] for name in (*NOISE, *BETAS) if name in complete}
 
 
 def _schedule(path: str, scheduler: JsonObject) -> JsonObject:
@@ -128,9 +146,8 @@ def _schedule(path: str, scheduler: JsonObject) -> JsonObject:
         raise BadConfig(
             f"{path} has a {kind} with use_flow_sigmas: flow matching, which cannot be trained here"
         )
-    if scheduler.get("predict_epsilon") is False:  # diffusers before 0.9
-        scheduler = {**scheduler, "prediction_type": scheduler.get("prediction_type") or "sample"}
-    scheduler = {**_defaults(kind), **scheduler}
+    noise = {name: value for name, value in noise_of(scheduler).items() if name in NOISE}
+    scheduler = noise | scheduler | noise
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
         raise BadConfig(

@@ -11,6 +11,7 @@ PROJECTIONS = "unet/projections.safetensors"
 PLACEMENT = "unet/projections.json"
 SCHEDULER = "scheduler_config.json"
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
+BETAS = ("trained_betas", "rescale_betas_zero_snr")  # of a scheduler that few models have
 
 
 def unet_folder(folder: Path) -> Path:
@@ -38,10 +39,3 @@ def read_placement(unet_folder: Path) -> str | None:
         return None
     placed = read_json_object(unet_folder / Path(PLACEMENT).name)
     return str(placed.get("placement", "blocks"))
-
-
-def read_noise(folder: Path) -> JsonObject:
-    """Return the keys of the scheduler's config about noise and prediction type."""
-    scheduler = read_json_object(scheduler_file(folder))
-    keys = (*NOISE, "trained_betas", "rescale_betas_zero_snr")
-    return {key: scheduler[key] for key in keys if key in scheduler}

@@ -91,7 +91,7 @@ class GridDDIMScheduler(DDIMScheduler):
     ) -> DDIMSchedulerOutput:
         """Return the sample at the grid's next timestep (eqs. 12 and 16).
 
-        eps is not recomputed from a clipped x_0.
+        eps is not recomputed from a clipped or thresholded x_0.
         """
         later = self.timesteps[self.timesteps < timestep]
         alpha_bar = self.alphas_cumprod[timestep]
@@ -104,7 +104,9 @@ class GridDDIMScheduler(DDIMScheduler):
             x0, eps = model_output, (sample - alpha * model_output) / sigma
         else:
             x0, eps = alpha * sample - sigma * model_output, alpha * model_output + sigma * sample
-        if self.config["clip_sample"]:
+        if self.config["thresholding"]:
+            x0 = self._threshold_sample(x0)
+        elif self.config["clip_sample"]:
             x0 = x0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
         noise = (
             eta * ((1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)).sqrt()

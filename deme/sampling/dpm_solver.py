@@ -31,8 +31,18 @@ class DPMSolver(Sampler):
         )
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
-        """Return diffusers' scheduler with its grid of timesteps set."""
+        """Return diffusers' scheduler with its grid of timesteps set.
+
+        Raises BadConfig for a grid that stays at a noise level: a step divides by its difference.
+        """
         # in this scheduler `variance_type` means learned variances
-        return super().scheduler(
+        scheduler = super().scheduler(
             {key: value for key, value in scheduler_config.items() if key != "variance_type"}
         )
+        if not bool((scheduler.sigmas.diff() < 0).all()):
+            raise BadConfig(
+                f"sampler.num_inference_steps={self.num_inference_steps} with "
+                f"timestep_spacing={self.settings['timestep_spacing']} repeats noise levels, which "
+                "DPM-Solver cannot step between\ntype: fewer sampler.num_inference_steps"
+            )
+        return scheduler

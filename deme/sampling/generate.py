@@ -17,6 +17,7 @@ from deme.diffusion import (
 )
 from deme.sampling.routed import RoutedModel
 from deme.sampling.sampler import Sampler
+from deme.system import NotFinite
 
 
 class _Batch:
@@ -89,5 +90,18 @@ def generate(
         for segment in segments:
             for batch in batches:
                 batch.advance(network, segment)
-        for batch in batches:
-            yield to_uint8(decode(batch.images)).cpu()
+        for part, batch in zip(together, batches, strict=True):
+            yield to_uint8(_finite(decode(_finite(batch.images, seed, part)), seed, part)).cpu()
+
+
+def _finite(images: Tensor, seed: int, indices: Sequence[int]) -> Tensor:
+    """Return the images. Raises NotFinite that names the first with NaN or infinite values."""
+    finite = images.isfinite().flatten(1).all(1).tolist()
+    if not all(finite):
+        raise NotFinite(
+            f"image {indices[finite.index(False)]} of sampling seed {seed} has NaN or infinite "
+            f"values ({finite.count(False)} of {len(finite)} images of its batch)\n"
+            "the weights are damaged, too large for this precision, or do not fit the noise "
+            "schedule; to rule out the precision, type: compute.precision=32-true"
+        )
+    return images

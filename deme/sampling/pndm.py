@@ -42,4 +42,9 @@ class PNDM(Sampler):
                 "PNDM cannot sample with a noise schedule that ends at zero SNR, as this model's\n"
                 "type: sampler=ddim_latent"
             )
+        if scheduler_config.get("thresholding"):
+            raise BadConfig(
+                "this model's scheduler asks for thresholding, which PNDM does not have\n"
+                "type: sampler=ddim"
+            )
         return super().scheduler(scheduler_config)

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from diffusers import SchedulerMixin
+from diffusers import DDPMScheduler, SchedulerMixin
 
 from deme.system import BadConfig
 
 SPACINGS = ("leading", "trailing", "linspace")
+SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that every class of diffusers knows
 
 
 class Sampler:
@@ -36,10 +37,16 @@ class Sampler:
     def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
         """Return a fresh scheduler of diffusers with its grid of timesteps set.
 
-        A scheduler may remember steps, so each batch has its own. Raises BadConfig for more steps
-        than the model has timesteps, and for an offset that moves the grid beyond them.
+        A scheduler may remember steps, so each batch has its own. Its betas are the model's own,
+        also those that diffusers knows in its DDPMScheduler alone. Raises BadConfig for more steps
+        than the model has timesteps, for an offset that moves the grid beyond them, and for a
+        start where the noise that a network predicts does not say what the image is.
         """
-        scheduler = self.scheduler_class.from_config(dict(scheduler_config), **self.settings)
+        given = dict(scheduler_config)
+        if given.get("trained_betas") is None and given.get("beta_schedule") not in SCHEDULES:
+            plain = DDPMScheduler.from_config({**given, "rescale_betas_zero_snr": False})
+            given["trained_betas"] = plain.betas.tolist()
+        scheduler = self.scheduler_class.from_config(given, **self.settings)
         limit = scheduler.config["num_train_timesteps"]
         if self.num_inference_steps > limit:
             raise BadConfig(
@@ -52,5 +59,12 @@ class Sampler:
                 f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
                 f"t = {highest}, the model has t < {limit}\n"
                 "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
+            )
+        no_signal = given.get("rescale_betas_zero_snr") or scheduler.alphas_cumprod[-1] == 0
+        if no_signal and highest == limit - 1 and scheduler.config["prediction_type"] == "epsilon":
+            raise BadConfig(
+                f"at t = {highest} this model's noise schedule leaves no signal (alpha_bar = 0), "
+                "and a prediction of the noise says nothing about the image there\n"
+                "type: sampler.timestep_spacing=leading, or use a model that predicts v"
             )
         return scheduler

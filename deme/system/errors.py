@@ -31,6 +31,10 @@ class WorkFailed(DemeError):
     exit_code = 4
 
 
+class NotFinite(WorkFailed):
+    """Something that was computed is NaN or infinite."""
+
+
 class DiskError(DemeError):
     """The disk is full or a path cannot be written."""
 

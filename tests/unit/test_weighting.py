@@ -122,6 +122,8 @@ def test_limits_at_snr_zero_and_infinity(weighting, at_zero, at_infinity):
     for kind, zero, infinity in zip(KINDS, at_zero, at_infinity, strict=True):
         found = prediction_weight(weighting, snr, kind).tolist()
         assert found == pytest.approx([zero, infinity], abs=1e-12), kind
+        if zero == 0:
+            assert found[0] == 0, "not a tiny weight, which would read as trained"
 
 
 def test_an_infinite_weight_is_refused_unless_capped():
@@ -154,8 +156,11 @@ def test_bad_weights_are_refused():
         timestep_weights(Constant(), LINEAR.snr, "noise")
     with pytest.raises(ValueError, match="largest weight must be a positive number"):
         timestep_weights(Constant(), LINEAR.snr, "epsilon", max_weight=0)
-    with pytest.raises(ValueError, match="cannot be normalised"):
-        timestep_weights(lambda snr: 0 * snr, LINEAR.snr, "epsilon", normalize=True)
-    for wrong in (lambda: MinSNR(0), lambda: P2(k=0), lambda: P2(gamma=-1)):
+    for normalize in (False, True):
+        for nothing in (lambda snr: 0 * snr, lambda snr: 1e-13 * snr / snr):
+            with pytest.raises(ValueError, match="nothing would be trained"):
+                timestep_weights(nothing, LINEAR.snr, "sample", normalize=normalize)
+    infinite = (lambda: MinSNR(torch.inf), lambda: P2(k=torch.inf), lambda: P2(gamma=torch.inf))
+    for wrong in (lambda: MinSNR(0), lambda: P2(k=0), lambda: P2(gamma=-1), *infinite):
         with pytest.raises(ValueError, match="positive"):
             wrong()

@@ -12,6 +12,7 @@ from torch import Tensor
 # SNRs are clamped to these: far enough for every limit, and exact enough in float64.
 MIN_SNR, MAX_SNR = 1e-100, 1e100
 INFINITE = 1e50
+SMALLEST = 1e-12  # a weight below which nothing is trained
 
 # SNR [..., T], positive and finite -> the weight of ||x0 - x0_hat||^2, same shape. With a class
 # attribute `native = True`, it is the weight of the network's own squared error instead, whatever
@@ -28,7 +29,7 @@ def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -
 
     It is w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, because ||eps err||^2 = SNR ||x0
     err||^2 and ||v err||^2 = (SNR + 1) ||x0 err||^2 at fixed x_t. At SNR 0 and infinity it is the
-    limit, which may be infinite.
+    limit, which may be 0 or infinite.
     """
     snr = snr.double().clamp(MIN_SNR, MAX_SNR)
     weight = weighting(snr)
@@ -39,7 +40,8 @@ def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -
                 f"unknown prediction type {prediction_type!r}; allowed: {', '.join(shares)}"
             )
         weight = weight / shares[prediction_type]
-    return torch.where(weight > INFINITE, torch.inf, weight)
+    weight = torch.where(weight > INFINITE, torch.inf, weight)
+    return torch.where(weight.abs() < 1 / INFINITE, 0.0, weight)
 
 
 def timestep_weights(
@@ -52,7 +54,7 @@ def timestep_weights(
     """Return the weight of the network's own squared error at every timestep, [T] float64.
 
     `max_weight` caps it, then `normalize` divides by its mean over all timesteps. Raises
-    ValueError, and Infinite for a weight that is infinite.
+    ValueError, also if nothing would be trained, and Infinite for a weight that is infinite.
     """
     weight = prediction_weight(weighting, snr, prediction_type)
     name = type(weighting).__name__
@@ -71,10 +73,12 @@ def timestep_weights(
         )
     if type(normalize) is not bool:
         raise ValueError(f"normalize must be true or false, got {normalize!r}")
-    mean = weight.mean()
-    if normalize and mean == 0:
-        raise ValueError(f"{name} is 0 at every timestep and cannot be normalised")
-    return weight / mean if normalize else weight
+    if not bool((weight >= SMALLEST).any()):
+        raise ValueError(
+            f"{name} is below {SMALLEST:g} at every timestep (at most {float(weight.max()):g}): "
+            "nothing would be trained"
+        )
+    return weight / weight.mean() if normalize else weight
 
 
 def mass(weights: Tensor, boundaries: Sequence[int]) -> list[float]:

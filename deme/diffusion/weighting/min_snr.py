@@ -1,5 +1,7 @@
 """Min-SNR-gamma (Hang et al. 2023, eq. 9)."""
 
+import math
+
 from torch import Tensor
 
 
@@ -10,8 +12,8 @@ class MinSNR:
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
-        if not gamma > 0:
-            raise ValueError(f"gamma must be positive, got {gamma}")
+        if not 0 < gamma < math.inf:
+            raise ValueError(f"gamma must be positive and finite, got {gamma}")
         self.gamma = gamma
 
     def __call__(self, snr: Tensor) -> Tensor:

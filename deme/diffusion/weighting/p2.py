@@ -1,5 +1,7 @@
 """P2 weighting (Choi et al. 2022, eq. 8), not normalised, as its authors train with it."""
 
+import math
+
 from torch import Tensor
 
 
@@ -10,8 +12,10 @@ class P2:
     """
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
-        if not k > 0 or gamma < 0:
-            raise ValueError(f"k must be positive and gamma not negative, got k={k}, gamma={gamma}")
+        if not (0 < k < math.inf and 0 <= gamma < math.inf):
+            raise ValueError(
+                f"k must be positive, gamma not negative, both finite; got k={k}, gamma={gamma}"
+            )
         self.k, self.gamma = k, gamma
 
     def __call__(self, snr: Tensor) -> Tensor:
