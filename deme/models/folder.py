@@ -108,16 +108,16 @@ def _check_pipeline(path: str, index: JsonObject) -> None:
         )
 
 
-def with_defaults(config: JsonObject, kind: str) -> JsonObject:
+def with_defaults(given: JsonObject, kind: str) -> JsonObject:
     """Return a config of diffusers with the defaults of its class for what it leaves unsaid.
 
     `kind` is the class of a config that names none. A class that diffusers does not have adds
     nothing.
     """
-    made = getattr(diffusers, str(config.get("_class_name") or kind), None)
+    made = getattr(diffusers, str(given.get("_class_name") or kind), None)
     known = inspect.signature(made).parameters.values() if isinstance(made, type) else ()
     found = {each.name: each.default for each in known if each.default is not each.empty}
-    return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()} | config
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()} | given
 
 
 def noise_of(scheduler: JsonObject) -> JsonObject:

@@ -75,11 +75,6 @@ def _verdict(difference: Difference) -> str:
     )
 
 
-def _of_one_seed(row: Row) -> bool:
-    differences = [number.difference for number in row.numbers.values()]
-    return any("(1 seed)" in _verdict(d) for d in differences if d is not None)
-
-
 def difference_cells(difference: Difference | None, places: int) -> list[str]:
     """Return a difference with its interval, and its verdict; empty texts where there is none."""
     if difference is None:
@@ -170,6 +165,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         if metric in row.numbers and "std" not in row.numbers[metric].about
     }
     scores = any("prompts" in about for about in labels.values())
+    cells_of_all = [text for row in rows for text in cells(suite, settings.metrics, row)]
     return [
         *(_label_note(metric, about) for metric, about in labels.items()),
         f"Finetuning seeds {list(settings.finetune_seeds)}, sampling seeds "
@@ -182,7 +178,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             if len(settings.finetune_seeds) > 1
             else "and leaves out that between finetuning seeds."
         ),
-        *([ONE_SEED] if any(map(_of_one_seed, rows)) else []),
+        *([ONE_SEED] if any("(1 seed)" in text for text in cells_of_all) else []),
         "Training compute: forward passes of one image per finetuning seed, a backward pass "
         "counted as two; search included, evaluation not.",
         *settings.notes,

@@ -49,4 +49,4 @@ def test_seeds_that_agree_by_chance_are_not_trusted(finetune):
             5000,
         )
         covered += found.low <= 0 <= found.high
-    assert 0.94 <= covered / 600
+    assert covered / 600 >= 0.94
