@@ -190,8 +190,8 @@ def differences(base: Checkpoint, model: Checkpoint) -> Iterator[str]:
         for key in sorted(ours.keys() & theirs.keys()):
             named = key == "_class_name" or not key.startswith("_")
             if named and ours[key] != theirs[key]:
-                other = f"{base.folder} has {ours[key]}"
-                yield f"{model.folder} has {key}={theirs[key]} in its {file}, {other}"
+                expected_by = f"{base.folder} has {ours[key]}"
+                yield f"{model.folder} has {key}={theirs[key]} in its {file}, {expected_by}"
     for part in sorted(base.parts.keys() | model.parts.keys()):
         if part.name == PROJECTIONS and base.placement != model.placement:
             continue  # reported once, not for every tensor
