@@ -3,6 +3,7 @@
 It also says whether the weights are raw or averaged (EMA), where that is known.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
 from deme.runs import content_hash, data_hash
-from deme.system import BadConfig, JsonObject, files, locate
+from deme.system import BadConfig, JsonObject, NotFinite, files, locate
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
 KNOWN_RAW = ("google/ddpm-cifar10-32",)
@@ -37,11 +38,12 @@ def load_passport(
     hypothesis that is `stated`, and `fits`, all hypotheses from the best on, each with the share
     of the images' variance that it leaves `unexplained`; `weights` (ema, raw or unknown) and
     `weights_because`. It is measured once per model and data set, and kept in `cache`.
+    Raises NotFinite for a model whose predictions are NaN or infinite.
     """
     parts = [__version__, content_hash(path), data_hash(data_option), num_images]
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
     if not place.exists():
-        files.write_json(place, _measured(num_images, model, data, device, cache))
+        files.write_json(place, _measured(path, num_images, model, data, device, cache))
     weights, because = weights_kind(path)
     measured: JsonObject = files.read_json(place)
     return {"model": path, **measured, "weights": weights, "weights_because": because}
@@ -62,7 +64,7 @@ def refuse_contradicted(passport: JsonObject) -> None:
 
 
 def _measured(
-    num_images: int, model: DenoisingModel, data: ImageData, device: str, cache: Path
+    path: str, num_images: int, model: DenoisingModel, data: ImageData, device: str, cache: Path
 ) -> dict[str, object]:
     images = data.held_out if len(data.held_out) >= num_images else data.train
     count = min(num_images, len(images))
@@ -73,6 +75,11 @@ def _measured(
     model.eval().to(device)
     fits = probe(model, known_schedules(model.schedule), x0, device, condition=condition)
     model.train(was_training)
+    if not all(math.isfinite(fit.unexplained) for fit in fits):
+        raise NotFinite(
+            f"{path} predicts NaN or infinite values from {count} noisy images: its weights are "
+            "damaged or too large"
+        )
     verdict, stated = judge(fits, model.prediction_type)
     return {
         "verdict": verdict,

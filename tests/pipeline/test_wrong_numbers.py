@@ -46,6 +46,19 @@ def test_weights_that_overflow_when_read_are_named_before_images(tmp_path):
     assert not list(tmp_path.glob("runs/*/*/*/samples/*"))
 
 
+@pytest.mark.parametrize("command", ["train", "doctor"])
+def test_a_model_that_predicts_nan_is_refused_before_training(command, tmp_path):
+    large = with_weights(
+        model(tmp_path / "large"), lambda value: torch.full_like(value, 3e38).contiguous()
+    )
+    words = TINY_TRAIN if command == "train" else ["data=digits"]
+    code, text = run([command, f"model={large}/", *words], tmp_path)
+    assert code == 4, text
+    assert f"{large}/ predicts NaN" in text
+    assert "nan%" not in text
+    assert not list(tmp_path.glob("runs/*/*/*/checkpoints/*"))
+
+
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 def test_images_that_are_not_finite_fail_the_work(command, tmp_path):
     large = with_weights(
