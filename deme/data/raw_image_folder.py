@@ -14,7 +14,8 @@ from deme.system import BadConfig, WorkFailed
 class RawImageFolder(LazyImages):
     """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W], the `shape`.
 
-    Grey if the first image is grey. Raises MissingInput for a folder without images.
+    Grey if the first image is grey; transparent pixels are on white. Raises MissingInput for a
+    folder without images.
     """
 
     def __init__(self, folder: Path) -> None:
