@@ -45,24 +45,35 @@ class Unreadable(WorkFailed):
         return Unreadable, (self.name, self.reason)
 
 
+class TooDeep(BadConfig, Unreadable):
+    """A whole image of more than 8 bits a channel, which would be clipped."""
+
+    def __init__(self, name: str, mode: str) -> None:
+        self.name, self.mode = name, mode
+        self.reason = f"more than 8 bits a channel (mode {mode})"
+        DemeError.__init__(
+            self,
+            f"{name} has {self.reason}\nconvert it to 8 bits first, or type: data.corrupt=skip",
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return TooDeep, (self.name, self.mode)
+
+
 def open_image(
     data: bytes, name: str, channels: int | None = None, background: str = BACKGROUND
 ) -> Image.Image:
     """Return an image, completely decoded, upright (EXIF), on `background` where transparent.
 
     Grey for `channels` 1 and RGB for 3; for None, grey if it is stored so. Raises Unreadable if it
-    is damaged, truncated, too large, of another format or of more than 8 bits a channel.
+    is damaged, truncated, too large or of another format, TooDeep for more than 8 bits a channel.
     """
     if len(data) > MAX_BYTES:
         raise Unreadable(name, f"it has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if _more_than_8_bits(image, data):
-                raise Unreadable(
-                    name,
-                    f"it has more than 8 bits a channel (mode {image.mode}); "
-                    "convert it to 8 bits first",
-                )
+                raise TooDeep(name, image.mode)
             grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
             upright = ImageOps.exif_transpose(image)
             return _without_transparency(upright, background).convert("L" if grey else "RGB")
@@ -144,7 +155,7 @@ class Preprocessing:
 
         try:
             opaque = len(ImageColor.getrgb(self.background)) == 3
-        except (AttributeError, ValueError):
+        except (TypeError, AttributeError, ValueError):
             opaque = False
         if not opaque:
             raise BadConfig(

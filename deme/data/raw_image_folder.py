@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from deme.data.decode import Unreadable, image_to_tensor, open_image
+from deme.data.decode import TooDeep, Unreadable, image_to_tensor, open_image
 from deme.data.encoded import LazyImages
 from deme.data.image_files import ImageFiles
 from deme.system import BadConfig, WorkFailed
@@ -40,6 +40,10 @@ class RawImageFolder(LazyImages):
     def _open(self, index: int, channels: int | None) -> Image.Image:
         try:
             return open_image(self.source.read(index), self.source.name(index), channels)
+        except TooDeep as error:
+            raise BadConfig(
+                f"{error.name} has {error.reason}\nconvert it to 8 bits first"
+            ) from error
         except Unreadable as error:
             raise WorkFailed(
                 f"{error.name} is not an image that can be read: {error.reason}\n"

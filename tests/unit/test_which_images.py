@@ -4,6 +4,7 @@ import ast
 import io
 import itertools
 import os
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from deme.builders import check_images
 from deme.data import decode, every, image_files
 from deme.data.dataset_rows import DatasetRows, is_dataset
-from deme.data.decode import FORMATS, Preprocessing, Unreadable, is_transparent, open_image
+from deme.data.decode import FORMATS, Preprocessing, TooDeep, Unreadable, is_transparent, open_image
 from deme.data.encoded import EncodedImages
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder, source_at
@@ -309,13 +310,15 @@ def deep(kind):
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF, grey", "TIFF, float", "TIFF, RGB"])
 def test_more_than_8_bits_are_left_out_or_refused_by_data_corrupt(kind, tmp_path):
-    with pytest.raises(Unreadable, match="more than 8 bits a channel"):
+    with pytest.raises(TooDeep, match="more than 8 bits a channel") as caught:
         open_image(deep(kind), "x", 3)
+    assert caught.value.exit_code == 2
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     root = pictures(tmp_path / "root", 19)
     (root / "deep.tif").write_bytes(deep(kind))
     data = load(root, corrupt="skip", held_out_fraction=0.2)
     assert len(data.train) + len(data.held_out) == 19
-    with pytest.raises(WorkFailed, match=r"deep.tif is not an image .* more than 8 bits"):
+    with pytest.raises(TooDeep, match=r"deep.tif has more than 8 bits"):
         every((whole := load(root, held_out_fraction=0.2)).train), every(whole.held_out)
 
 
