@@ -49,7 +49,7 @@ def compressed(pixels: Tensor, strength: float) -> Tensor:
         file = io.BytesIO()
         picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         picture.save(file, "JPEG", quality=round(strength))
-        return np.asarray(Image.open(file)).reshape(image.shape)
+        return np.asarray(Image.open(file, formats=["JPEG"])).reshape(image.shape)
 
     images = [through(image) for image in pixels.permute(0, 2, 3, 1).numpy()]
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

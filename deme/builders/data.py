@@ -38,7 +38,10 @@ def load_data(
 
 
 def check_images(data: ImageData, model: DenoisingModel) -> None:
-    """Raise BadConfig unless the images have the model's shape, and captions if it takes them."""
+    """Raise BadConfig unless the images have the model's shape, and captions if it takes them.
+
+    Some of them must be held out.
+    """
     if isinstance(model, TextToImageModel) and not isinstance(data.train, Captioned):
         raise BadConfig(
             "the model is text-conditioned, and the data set has no captions\n"
@@ -51,6 +54,11 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
             f"the data set has images of shape {found} (channels, height, width), "
             f"the model needs {needed}\n"
             "choose another model= or data=, or set data.size and data.channels"
+        )
+    if not len(data.held_out):
+        raise BadConfig(
+            f"none of {len(data.train):,} images can be held out: too few show different pictures, "
+            "and exact copies stay together\ngive more different images"
         )
 
 

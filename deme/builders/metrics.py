@@ -63,16 +63,16 @@ def load_reference(
         )
     split, size = metrics.reference, metrics.size
     images = JoinedImages([data.train, data.held_out]) if split == "all" else getattr(data, split)
-    if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
-        raise BadConfig(
-            f"generated images are measured at {size} x {size}, and the images that they are "
-            f"compared to are {side[0]} x {side[1]}\n"
-            f"type: data.size={size} metrics.loss=null, or {file}"
-        )
     least = max(2, (metrics.nearest_k or 0) + 2)
     if len(images) < least:
         raise BadConfig(
             f"these metrics compare to at least {least} {SPLITS[split]}; "
             f"the data set has {len(images)}"
+        )
+    if size is not None and (side := tuple(images.__getitems__([0]).shape[2:])) != (size, size):
+        raise BadConfig(
+            f"generated images are measured at {size} x {size}, and the images that they are "
+            f"compared to are {side[0]} x {side[1]}\n"
+            f"type: data.size={size} metrics.loss=null, or {file}"
         )
     return measured(images, SPLITS[split], extractor, cache)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deme.data import ImageData
     from deme.models.denoiser import DenoisingModel
 
+SHAPE = (3, 64, 64)  # channels, height, width that a data set is shown in where nothing says more
 OPTIONAL = {
     "cleanfid": "FID cross-check",
     "transformers": "text to image; metrics=clip, dinov2, clip_score",
@@ -50,7 +51,7 @@ def run(config: dict[str, object]) -> Path:
     if settings.model:
         model = instantiate(settings.model)
         _model(str(settings.model.get("path", "random weights")), model)
-    shape = model.image_shape if model is not None else None
+    shape = model.image_shape if model is not None else SHAPE
     data = load_data(settings.data, settings.paths, shape)
     if data is None:
         return Path()

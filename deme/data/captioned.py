@@ -6,6 +6,7 @@ from pathlib import Path
 from deme.data import ImageData
 from deme.data.caption_files import METADATA, captions_in
 from deme.data.dataset_rows import DatasetRows, is_dataset
+from deme.data.decode import BACKGROUND
 from deme.data.encoded import ImageSource
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import make_preprocessing
@@ -37,6 +38,7 @@ def load_captioned_images(
     caption_dropout: float = 0.1,
     corrupt: str = "refuse",
     in_memory: bool | None = None,
+    background: str = BACKGROUND,
     cache: Path | None = None,
 ) -> ImageData:
     """Return the images of `path` with their captions, a fixed random share of them held out.
@@ -52,7 +54,7 @@ def load_captioned_images(
             "type: data.crop=center"
         )
     dropout = check_dropout(caption_dropout)
-    preprocessing = make_preprocessing(size, channels, resize, crop)
+    preprocessing = make_preprocessing(size, channels, resize, crop, background)
     source, texts, wrong = _pairs_at(path, captions, caption_column)
     mismatches = [
         f"{what}: {len(names):,}, the first: {names[0]}" for what, names in wrong.items() if names
@@ -106,7 +108,7 @@ def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:
 
 
 def _in_files(folder: Path, file: Path, column: str | None) -> Pairs:
-    source, found = ImageFiles(folder), captions_in(file, column)
+    source, found = ImageFiles(folder, used=[file]), captions_in(file, column)
     first: dict[str, str] = {}
     for name, caption in found:
         first.setdefault(name, caption)

@@ -3,15 +3,26 @@
 A folder of `save_to_disk`, parquet or arrow files, or a data set on the Hub.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deme.data.image_files import listing
+from deme.data.image_files import listing, read_image
 from deme.data.optional import optional_module
 from deme.data.text_table import chosen, one_line
-from deme.system import DATASETS, BadConfig, MissingInput, WorkFailed, first_line, logger
+from deme.system import (
+    DATASETS,
+    BadConfig,
+    MissingInput,
+    WorkFailed,
+    first_line,
+    list_files,
+    logger,
+)
 
 PURPOSE = "reads Hugging Face data sets"
+MIN_BOMB = 2**30  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
+MAX_EXPANSION = 100
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
 
 
@@ -21,7 +32,20 @@ def is_dataset(folder: Path) -> bool:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix in (".parquet", ".arrow"))
+    return [file for file in list_files(folder).files if file.suffix in (".parquet", ".arrow")]
+
+
+def _check_sizes(tables: Sequence[Path]) -> None:
+    """Raise ValueError for a parquet file that is far larger when it is unpacked."""
+    parquet = optional_module("pyarrow.parquet", PURPOSE)
+    for file in (table for table in tables if table.suffix == ".parquet"):
+        footer, packed = parquet.read_metadata(file), file.stat().st_size
+        size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+        if size > max(MIN_BOMB, MAX_EXPANSION * packed):
+            raise ValueError(
+                f"{file.name} has {packed:,} bytes, {size:,} when it is unpacked; "
+                f"allowed are {MAX_EXPANSION} times as many"
+            )
 
 
 class DatasetRows:
@@ -51,15 +75,17 @@ class DatasetRows:
     def in_folder(cls, folder: Path) -> "DatasetRows":
         """Open a folder. Raises WorkFailed if it cannot be read."""
         datasets = optional_module("datasets", PURPOSE)
+        tables = _tables(folder)
         saved = any((folder / name).is_file() for name in SAVED)
         load = datasets.load_from_disk if saved else datasets.load_dataset
         try:
+            _check_sizes(tables)
             rows = load(str(folder.absolute()))
         except Exception as error:
             raise WorkFailed(
                 f"{folder} is not a data set that can be read: {first_line(error)}"
             ) from error
-        return cls(rows, str(folder), " ".join(listing(_tables(folder))))
+        return cls(rows, str(folder), " ".join(listing(tables)))
 
     @classmethod
     def on_hub(cls, path: str) -> "DatasetRows":
@@ -113,20 +139,11 @@ class DatasetRows:
         value = self.rows[index][self.column]
         if isinstance(value, dict):  # {"bytes": ..., "path": ...}, one of which may be None
             stored, path = value["bytes"], value["path"]
-            value = stored if stored is not None else _file(path, self.name(index))
+            if stored is None and path is not None:
+                return read_image(Path(path), self.name(index))
+            value = stored
         return b"" if value is None else bytes(value)
 
     def listing(self) -> str:
         """Return the data set's name and fingerprint and its files' sizes and times of change."""
         return self.about
-
-
-def _file(path: str | None, name: str) -> bytes:
-    if path is None:
-        return b""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise MissingInput(
-            f"{name} is the file {path}, which cannot be read: {error.strerror}"
-        ) from error

@@ -1,11 +1,16 @@
-"""From an encoded image (png, jpg, webp, bmp) to pixels of one size."""
+"""From an encoded image to pixels of one size.
+
+Whatever an image is called, only the decoders of `FORMATS` see it. Of several frames or pages the
+first counts.
+"""
 
 import io
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from deme.system import BadConfig, DemeError, WorkFailed, did_you_mean, first_line
@@ -17,6 +22,13 @@ RESIZE = {
     "box": Image.Resampling.BOX,
 }
 CROPS = ("center", "random", "none")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # of Pillow
+BACKGROUND = "white"  # behind transparent pixels
+MAX_BYTES = 2**30  # of an encoded image
+BITS_PER_SAMPLE = 258  # a tag of TIFF
+
+# Pillow refuses images of more than 178,956,970 pixels; from half of that on it warns
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class Unreadable(WorkFailed):
@@ -33,27 +45,77 @@ class Unreadable(WorkFailed):
         return Unreadable, (self.name, self.reason)
 
 
-def open_image(data: bytes, name: str, channels: int | None = None) -> Image.Image:
-    """Return an image, completely decoded, upright (EXIF) and without transparency.
+class TooDeep(BadConfig, Unreadable):
+    """A whole image of more than 8 bits a channel, which would be clipped."""
+
+    def __init__(self, name: str, mode: str) -> None:
+        self.name, self.mode = name, mode
+        self.reason = f"more than 8 bits a channel (mode {mode})"
+        DemeError.__init__(
+            self,
+            f"{name} has {self.reason}\nconvert it to 8 bits first, or type: data.corrupt=skip",
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return TooDeep, (self.name, self.mode)
+
+
+def open_image(
+    data: bytes, name: str, channels: int | None = None, background: str = BACKGROUND
+) -> Image.Image:
+    """Return an image, completely decoded, upright (EXIF), on `background` where transparent.
 
     Grey for `channels` 1 and RGB for 3; for None, grey if it is stored so. Raises Unreadable if it
-    is damaged or truncated, BadConfig if it has more than 8 bits a channel.
+    is damaged, truncated, too large or of another format, TooDeep for more than 8 bits a channel.
     """
+    if len(data) > MAX_BYTES:
+        raise Unreadable(name, f"it has {len(data):,} bytes; at most {MAX_BYTES:,} are read")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.mode.startswith(("I", "F")) or (image.format == "PNG" and data[24] == 16):
-                raise BadConfig(
-                    f"{name} has more than 8 bits a channel (mode {image.mode}); "
-                    "convert it to 8 bits first"
-                )
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if _more_than_8_bits(image, data):
+                raise TooDeep(name, image.mode)
             grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
-            return ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
+            upright = ImageOps.exif_transpose(image)
+            return _without_transparency(upright, background).convert("L" if grey else "RGB")
     except (DemeError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise Unreadable(name, "its format is unknown" if data else "it is empty") from error
+        unknown = f"its format is unknown (allowed: {', '.join(FORMATS)})"
+        raise Unreadable(name, unknown if data else "it is empty") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ...
         raise Unreadable(name, first_line(error)) from error
+
+
+def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
+    if image.format == "PNG" and data[24] > 8:  # the header's bit depth
+        return True
+    tags = getattr(image, "tag_v2", {})  # TIFF's; Pillow keeps the upper half of RGB of 16 bits
+    return image.mode.startswith(("I", "F")) or max(tags.get(BITS_PER_SAMPLE, (8,))) > 8
+
+
+def is_transparent(data: bytes) -> bool:
+    """Whether any pixel of an encoded image is transparent; False for one that is damaged."""
+    if data[:2] == b"\xff\xd8" or data[12:16] == b"VP8 ":  # JPEG and plain WebP cannot be
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _has_transparent_pixels(image)
+    except Exception:  # as in open_image, which says so when the pixels are needed
+        return False
+
+
+def _has_transparent_pixels(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return bool(lowest < 255)
+
+
+def _without_transparency(image: Image.Image, background: str) -> Image.Image:
+    if not _has_transparent_pixels(image):
+        return image
+    behind = Image.new("RGBA", image.size, (*ImageColor.getrgb(background), 255))
+    return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
@@ -68,13 +130,15 @@ class Preprocessing:
 
     `resize` is the antialiased filter. With `crop` "center" or, in training, "random", the shorter
     side is resized to `size` and a part of the longer one is kept; with "none" both sides are
-    resized to `size`, whatever the aspect ratio. Raises BadConfig.
+    resized to `size`, whatever the aspect ratio. `background` is the colour behind transparent
+    pixels: a name of CSS or #rrggbb. Raises BadConfig.
     """
 
     size: int
     channels: int = 3
     resize: str = "bicubic"
     crop: str = "center"
+    background: str = BACKGROUND
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -89,9 +153,22 @@ class Preprocessing:
                     f"{did_you_mean(str(value), allowed)}".rstrip("; ")
                 )
 
+        try:
+            opaque = len(ImageColor.getrgb(self.background)) == 3
+        except (TypeError, AttributeError, ValueError):
+            opaque = False
+        if not opaque:
+            raise BadConfig(
+                "data.background must be a colour, such as white, black or '#808080'; "
+                f"got {self.background!r}"
+            )
+
     @property
     def description(self) -> str:
-        """The preprocessing in words: part of the content hash of images."""
+        """The preprocessing in words: part of the content hash of images.
+
+        The background is not: it counts for the images that have transparent pixels.
+        """
         if self.crop == "none":
             return f"both sides {self.resize} to {self.size}, {self.channels} channels"
         return f"shorter side {self.resize} to {self.size}, centre crop, {self.channels} channels"

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL import ImageColor
 from torch import Tensor
 
-from deme.data.decode import Preprocessing, open_image
+from deme.data.decode import BACKGROUND, Preprocessing, is_transparent, open_image
 from deme.system import read_json, sha256_text, tracked, write_json
 
 
@@ -32,10 +33,12 @@ class ImageSource(Protocol):
 class LazyImages(ABC):
     """The images `indices` of a source, each read on demand; their hash is kept in `cache`.
 
-    `description` is the preprocessing in words: part of the content hash.
+    `description` is the preprocessing in words: part of the content hash, as is the `background` of
+    images that have transparent pixels.
     """
 
     description: str
+    background = BACKGROUND
 
     def __init__(
         self, source: ImageSource, indices: Sequence[int], cache: Path | None = None
@@ -60,7 +63,9 @@ class LazyImages(ABC):
         if self.cache is None:
             return self._hashed()
         listed = sha256_text(
-            "\n".join([self.description, self.source.listing(), repr(self.indices)])
+            "\n".join(
+                [self.description, self.background, self.source.listing(), repr(self.indices)]
+            )
         )
         file = self.cache / "contents" / f"{listed[:32]}.json"
         if not file.exists():
@@ -69,8 +74,13 @@ class LazyImages(ABC):
 
     def _hashed(self) -> str:
         indices = tracked(self.indices, "hashing images", len(self), "images")
-        hashes = [hashlib.sha256(self.source.read(index)).hexdigest() for index in indices]
+        hashes = [self._hash_of(self.source.read(index)) for index in indices]
         return sha256_text("\n".join([self.description, *hashes]))
+
+    def _hash_of(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        on = f" on {ImageColor.getrgb(self.background)}" if is_transparent(data) else ""
+        return digest + on
 
 
 class EncodedImages(LazyImages):
@@ -85,14 +95,16 @@ class EncodedImages(LazyImages):
     ) -> None:
         super().__init__(source, indices, cache)
         self.preprocessing, self.description = preprocessing, preprocessing.description
+        self.background = preprocessing.background
 
     def read(self, index: int, position: float | None = None) -> Tensor:
         """Return one image, cropped at `position` or in the center.
 
-        Raises Unreadable, BadConfig.
+        Raises Unreadable.
         """
         place, how = self.indices[index], self.preprocessing
-        image = open_image(self.source.read(place), self.source.name(place), how.channels)
+        data, name = self.source.read(place), self.source.name(place)
+        image = open_image(data, name, how.channels, how.background)
         return how.apply(image, position)
 
 

@@ -1,25 +1,37 @@
 """Image files below a folder."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from deme.data.decode import Unreadable
-from deme.system import MissingInput
+from deme.data.decode import MAX_BYTES, Unreadable
+from deme.system import Listing, MissingInput, list_files, logger
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is an image by its name."""
+    return file.suffix.lower() in SUFFIXES
 
 
 class ImageFiles:
-    """The image files below a folder, sorted by path, as a source of encoded images.
+    """The image files that `list_files` lists below a folder, as a source of encoded images.
 
-    Raises MissingInput if there are none.
+    What is left out is logged by reason, but for the files `used` otherwise. Raises MissingInput if
+    there are no images.
     """
 
-    def __init__(self, folder: Path) -> None:
-        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.files = sorted(found)
+    def __init__(
+        self, folder: Path, listing: Listing | None = None, used: Collection[Path] = ()
+    ) -> None:
+        listing = listing or list_files(folder)
+        self.files = list(filter(is_image, listing.files))
         if not self.files:
             raise MissingInput(f"{folder} holds no images ({', '.join(SUFFIXES)})")
+        others = [file for file in listing.files if not is_image(file) and file not in used]
+        if left_out := _by_reason(folder, listing.left_out, others):
+            logger.info(f"{folder}: {len(self.files):,} images; left out are {left_out}")
 
     def __len__(self) -> int:
         return len(self.files)
@@ -28,14 +40,33 @@ class ImageFiles:
         return str(self.files[index])
 
     def read(self, index: int) -> bytes:
-        try:
-            return self.files[index].read_bytes()
-        except OSError as error:
-            raise Unreadable(self.name(index), error.strerror or str(error)) from error
+        return read_image(self.files[index], self.name(index))
 
     def listing(self) -> str:
         """Return path, size and time of change of every file."""
         return "\n".join(listing(self.files))
+
+
+def _by_reason(folder: Path, left_out: dict[str, list[Path]], others: list[Path]) -> str:
+    """Return the number of files left out for each reason, each with an example."""
+    if others:
+        suffixes = Counter(file.suffix.lower() or "no suffix" for file in others).most_common(3)
+        kinds = ", ".join(suffix for suffix, _ in suffixes)
+        left_out = {**left_out, f"other kinds of files ({kinds})": others}
+    return "; ".join(
+        f"{len(files):,} {reason}, such as {min(files).relative_to(folder)}"
+        for reason, files in left_out.items()
+    )
+
+
+def read_image(file: Path, name: str) -> bytes:
+    """Return an image file's bytes. Raises Unreadable, also for one of more than MAX_BYTES."""
+    try:
+        if (size := file.stat().st_size) > MAX_BYTES:
+            raise Unreadable(name, f"it has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        return file.read_bytes()
+    except OSError as error:
+        raise Unreadable(name, error.strerror or str(error)) from error
 
 
 def listing(files: Iterable[Path]) -> Iterator[str]:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from deme.data import ImageData
 from deme.data.dataset_rows import DatasetRows, is_dataset
-from deme.data.decode import Preprocessing
+from deme.data.decode import BACKGROUND, Preprocessing
 from deme.data.encoded import ImageSource
-from deme.data.image_files import SUFFIXES, ImageFiles
+from deme.data.image_files import SUFFIXES, ImageFiles, is_image
 from deme.data.lmdb_images import FILE, LmdbImages
 from deme.data.split_dataset import split_dataset
-from deme.system import DATASETS, BadConfig, MissingInput, locate
+from deme.system import DATASETS, BadConfig, MissingInput, list_files, locate
 
 
 def load_image_folder(
@@ -22,6 +22,7 @@ def load_image_folder(
     random_flip: bool = True,
     corrupt: str = "refuse",
     in_memory: bool | None = None,
+    background: str = BACKGROUND,
     cache: Path | None = None,
 ) -> ImageData:
     """Return the images of `path`, a fixed random share of them held out.
@@ -30,14 +31,14 @@ def load_image_folder(
     Raises MissingInput if there are no images or no library to read them, BadConfig if there are
     too few to split.
     """
-    preprocessing = make_preprocessing(size, channels, resize, crop)
+    preprocessing = make_preprocessing(size, channels, resize, crop, background)
     return split_dataset(
         source_at(path), preprocessing, held_out_fraction, random_flip, corrupt, in_memory, cache
     )
 
 
 def make_preprocessing(
-    size: int | None, channels: int | None, resize: str, crop: str
+    size: int | None, channels: int | None, resize: str, crop: str, background: str
 ) -> Preprocessing:
     """Return the preprocessing of these settings. Raises BadConfig if size or channels is None."""
     if size is None or channels is None:
@@ -47,7 +48,7 @@ def make_preprocessing(
             f"{', '.join(missing)} must be given: there is no model here to take it from\n"
             f"type: {' '.join(f'{name}=<value>' for name in missing)}"
         )
-    return Preprocessing(size, channels, resize, crop)
+    return Preprocessing(size, channels, resize, crop, background)
 
 
 def source_at(path: str) -> ImageSource:
@@ -59,10 +60,16 @@ def source_at(path: str) -> ImageSource:
     if path.startswith(DATASETS):
         return DatasetRows.on_hub(path)
     folder = locate(path)
+    if not folder.is_dir():
+        raise MissingInput(
+            f"{path} is a file; data.path is a folder, or {DATASETS}<owner>/<name>\n"
+            "unpack an archive first, and give the folder"
+        )
     if (folder / FILE).is_file():
         return LmdbImages(folder)
-    if any(place.suffix.lower() in SUFFIXES for place in folder.rglob("*")):
-        return ImageFiles(folder)
+    listing = list_files(folder)
+    if any(map(is_image, listing.files)):
+        return ImageFiles(folder, listing)
     if is_dataset(folder):
         return DatasetRows.in_folder(folder)
     inside = sorted(str(place.parent) for place in folder.glob(f"*/{FILE}"))

@@ -1,23 +1,16 @@
-"""Encoded images decoded by several threads: kept in memory, or to find those that cannot be."""
+"""Encoded images decoded once, by several threads, and kept in memory."""
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 
-import PIL
 import torch
 from torch import Tensor
 
 from deme.data import InMemoryImages
-from deme.data.decode import Unreadable, open_image
-from deme.data.encoded import EncodedImages, ImageSource
-from deme.system import WorkFailed, files, logger, progress, sha256_text
+from deme.data.encoded import EncodedImages
+from deme.data.inspection import unreadable_among
+from deme.system import WorkFailed
 
-CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 NAMED = 3  # of the images that cannot be decoded, in the error message
-LISTED = 20  # in the message about those that are left out; the file in the cache names all
 
 
 class DecodedImages(InMemoryImages):
@@ -57,69 +50,3 @@ class DecodedImages(InMemoryImages):
 
     def content_hash(self) -> str:
         return self.images.content_hash()
-
-
-def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
-    """Return the indices of the images that cannot be decoded, and log which they are.
-
-    All images are decoded once per listing: names, sizes and times of change.
-    """
-    where = ""
-    if cache is None:
-        found = _damaged(source)
-    else:
-        key = sha256_text(f"{PIL.__version__} {source.listing()}")[:32]
-        file = cache / "unreadable" / f"{key}.json"
-        with files.locked(
-            file.with_suffix(".lock"),
-            lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
-        ):
-            if not file.exists():
-                files.write_json(file, _damaged(source))
-        found = files.read_json(file)
-        where = f"; all of them: {file}"
-    if found:
-        named = ", ".join(f"{name} ({reason})" for _, name, reason in found[:LISTED])
-        more = f" and {len(found) - LISTED:,} more{where}" if len(found) > LISTED else ""
-        logger.info(
-            f"{len(found):,} of {len(source):,} images cannot be read and are left out: "
-            f"{named}{more}"
-        )
-    return {index for index, _, _ in found}
-
-
-def _damaged(source: ImageSource) -> list[tuple[int, str, str]]:
-    """Return index, name and reason of every image of a source that cannot be decoded."""
-    errors = unreadable_among(
-        lambda index: open_image(source.read(index), source.name(index)),
-        len(source),
-        "checking images",
-    )
-    return [(index, error.name, error.reason) for index, error in errors.items()]
-
-
-def unreadable_among(
-    decode: Callable[[int], object], count: int, name: str
-) -> dict[int, Unreadable]:
-    """Call `decode(index)` for `count` images, in threads; return what it raises, by index.
-
-    `name` is that of the step whose progress is shown.
-    """
-
-    def error_of(index: int) -> Unreadable | None:
-        try:
-            decode(index)
-        except Unreadable as error:
-            return error
-        return None
-
-    errors: list[Unreadable | None] = []
-    with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        progress(name, count, "images") as bar,
-    ):
-        for start in range(0, count, CHUNK):
-            chunk = range(start, min(start + CHUNK, count))
-            errors += pool.map(error_of, chunk)
-            bar.advance(len(chunk))
-    return {index: error for index, error in enumerate(errors) if error is not None}

@@ -2,9 +2,11 @@
 
 import os
 import threading
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deme.data.decode import MAX_BYTES, Unreadable
 from deme.data.optional import optional_module
 from deme.system import MissingInput, WorkFailed
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "data.mdb"
 PURPOSE = "reads LSUN's LMDB"
+MIN_ENTRY = 8  # bytes that any entry takes
 
 # by folder: a process may open a database once, and forked processes must not use its handle
 _handles: dict[str, "tuple[int, Environment]"] = {}
@@ -33,6 +36,27 @@ def _handle(folder: str) -> "Environment":
         return _handles[folder][1]
 
 
+def _keys(folder: str, size: int) -> list[bytes]:
+    """Return the keys of a database whose file has `size` bytes.
+
+    Raises lmdb.Error for one that says it is larger: its pages are mapped into memory, and reading
+    one that is not there kills the process.
+    """
+    database = _handle(folder)
+    stat = database.stat()
+    num_entries = stat["entries"]
+    needed = max((database.info()["last_pgno"] + 1) * stat["psize"], num_entries * MIN_ENTRY)
+    damaged = optional_module("lmdb", PURPOSE).Error
+    if size < needed:
+        raise damaged(f"it is cut off: it has {size:,} bytes and needs {needed:,}")
+    with database.begin() as transaction:
+        found = transaction.cursor().iternext(values=False)
+        keys = [bytes(key) for key in islice(found, num_entries + 1)]
+    if len(keys) != num_entries:
+        raise damaged(f"it has another number of entries than {num_entries:,}, which it states")
+    return keys
+
+
 class LmdbImages:
     """The entries of an LMDB folder in the order of their keys."""
 
@@ -40,8 +64,7 @@ class LmdbImages:
         self.folder, self._place = folder, str(folder.resolve())
         lmdb = optional_module("lmdb", PURPOSE)
         try:
-            with _handle(self._place).begin() as transaction:
-                self.keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
+            self.keys = _keys(self._place, (folder / FILE).stat().st_size)
         except lmdb.Error as error:
             raise WorkFailed(
                 f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again"
@@ -56,8 +79,11 @@ class LmdbImages:
         return f"{self.folder}, key {self.keys[index].decode(errors='backslashreplace')}"
 
     def read(self, index: int) -> bytes:
-        with _handle(self._place).begin() as transaction:
-            return bytes(transaction.get(self.keys[index], b""))
+        with _handle(self._place).begin(buffers=True) as transaction:
+            value = transaction.get(self.keys[index], b"")
+            if len(value) > MAX_BYTES:
+                raise Unreadable(self.name(index), f"it has {len(value):,} bytes")
+            return bytes(value)
 
     def listing(self) -> str:
         """Return path, number of entries, size and time of change of the database."""

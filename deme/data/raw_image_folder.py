@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from deme.data.decode import Unreadable, image_to_tensor, open_image
+from deme.data.decode import TooDeep, Unreadable, image_to_tensor, open_image
 from deme.data.encoded import LazyImages
 from deme.data.image_files import ImageFiles
 from deme.system import BadConfig, WorkFailed
@@ -14,7 +14,8 @@ from deme.system import BadConfig, WorkFailed
 class RawImageFolder(LazyImages):
     """Image files of one size, neither resized nor cropped: uint8 [1 or 3, H, W], the `shape`.
 
-    Grey if the first image is grey. Raises MissingInput for a folder without images.
+    Grey if the first image is grey; transparent pixels are on white. Raises MissingInput for a
+    folder without images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,6 +40,10 @@ class RawImageFolder(LazyImages):
     def _open(self, index: int, channels: int | None) -> Image.Image:
         try:
             return open_image(self.source.read(index), self.source.name(index), channels)
+        except TooDeep as error:
+            raise BadConfig(
+                f"{error.name} has {error.reason}\nconvert it to 8 bits first"
+            ) from error
         except Unreadable as error:
             raise WorkFailed(
                 f"{error.name} is not an image that can be read: {error.reason}\n"

@@ -8,7 +8,8 @@ import torch
 from deme.data import CaptionedImages, ImageData, Images
 from deme.data.decode import Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
-from deme.data.in_memory_images import DecodedImages, unreadable_in
+from deme.data.in_memory_images import DecodedImages
+from deme.data.inspection import Inspection
 from deme.diffusion import generator
 from deme.system import BadConfig
 
@@ -38,7 +39,9 @@ def split_dataset(
     """Return the images of a source, a fixed random share of them held out.
 
     With `captions`, one for each, images have captions, and those whose caption is empty are on
-    neither side. Raises BadConfig for a wrong setting, or if there are too few images to split.
+    neither side. Images that show the same picture are on the side of the first of them; if that
+    leaves too few on one side, none is held out. Raises BadConfig for a wrong setting, or if there
+    are too few images to split.
     """
     if not isinstance(held_out_fraction, float) or not 0 < held_out_fraction < 1:
         raise BadConfig(
@@ -53,28 +56,45 @@ def split_dataset(
             "data.crop=random crops whole images, which are read on demand\n"
             "type: data.in_memory=null"
         )
+    inspection = Inspection(source, preprocessing.background, cache)
     bad = {index for index, caption in enumerate(captions or ()) if not caption}
-    bad |= unreadable_in(source, cache) if corrupt == "skip" else set()
-    train, held_out = (
-        [index for index in side if index not in bad]
-        for side in split_indices(len(source), held_out_fraction)
-    )
-    if min(len(train), len(held_out)) < 2:
+    bad |= inspection.damaged() if corrupt == "skip" else set()
+    kept = set(range(len(source))) - bad
+    drawn = kept & set(split_indices(len(source), held_out_fraction)[1])
+    if min(len(kept) - len(drawn), len(drawn)) < 2:
         raise BadConfig(
-            f"{len(source) - len(bad)} images are too few: data.held_out_fraction="
+            f"{len(kept)} images are too few: data.held_out_fraction="
             f"{held_out_fraction} must leave at least 2 on each side"
         )
+    inspection.log_copies("; none is held out of which training sees a copy")
+    held_out = _with_their_copies(drawn, kept, inspection.copies)
+    train = sorted(kept.difference(held_out))
 
     cropped = preprocessing.crop == "random"
-    num_kept = len(held_out) if cropped else len(train) + len(held_out)
-    fits = num_kept * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
+    num_decoded = len(held_out) if cropped else len(kept)
+    fits = num_decoded * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
 
     def images(indices: list[int]) -> Images:
         encoded = EncodedImages(source, indices, preprocessing, cache)
-        kept = DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
-        return kept if captions is None else CaptionedImages(kept, [captions[i] for i in indices])
+        read = DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
+        return read if captions is None else CaptionedImages(read, [captions[i] for i in indices])
 
     for_training = (
         RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
     )
     return ImageData(for_training, images(held_out), random_flip)
+
+
+def _with_their_copies(
+    drawn: set[int], kept: set[int], copies: Sequence[Sequence[int]]
+) -> list[int]:
+    """Return the images to hold out, sorted: all or none that show the same picture."""
+    held_out = set(drawn)
+    for first, *others in copies:
+        if first in drawn:
+            held_out.update(kept.intersection(others))
+        else:
+            held_out.difference_update(others)
+    if min(len(kept) - len(held_out), len(held_out)) < 2:
+        return []
+    return sorted(held_out)

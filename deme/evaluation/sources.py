@@ -19,10 +19,11 @@ from deme.builders import (
 )
 from deme.data import ImageData, batches
 from deme.data.decode import resized
+from deme.data.inspection import Inspection
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
 from deme.runs import EvaluateSettings, Run, instantiate, weights_folder
-from deme.system import BadConfig
+from deme.system import BadConfig, cache_folder
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def _folder(run: Run, settings: EvaluateSettings) -> Source:
             f"{folder} holds {len(images)} images, num_images={settings.num_images} asks for "
             f"another number\ntype: num_images={len(images)}"
         )
+    Inspection(images.source, images.background, cache_folder(settings.paths)).log_copies()
     return Source(
         load_data(settings.data, settings.paths, images.shape),
         len(images),

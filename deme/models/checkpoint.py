@@ -15,6 +15,8 @@ from deme.system.tensors import Spec, TensorFile, Tensors, check_finite, is_fini
 
 NAME = "diffusion_pytorch_model"
 UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
+MIN_BOMB = 2**24  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
+MAX_EXPANSION = 4
 POINTER = b"version https://git-lfs"
 
 OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
@@ -100,6 +102,8 @@ def read_pickle(path: Path) -> object:
         raise MissingInput(f"{path} does not exist")
     mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote other files
     try:
+        if mapped:
+            _check_expansion(path)
         with warnings.catch_warnings():
             # of unusual pickle protocols, just before they are refused
             warnings.simplefilter("ignore")
@@ -118,6 +122,17 @@ def read_pickle(path: Path) -> object:
             f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
             "make it again, or copy it again from where it came"
         ) from error
+
+
+def _check_expansion(path: Path) -> None:
+    """Raise RuntimeError for an archive that is far larger when it is unpacked.
+
+    torch.save packs nothing.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(MIN_BOMB, MAX_EXPANSION * path.stat().st_size):
+        raise RuntimeError(f"its members have {unpacked:,} bytes when they are unpacked")
 
 
 class StateDict:

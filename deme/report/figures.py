@@ -3,6 +3,7 @@
 import io
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from deme.report.rows import Row
+from deme.system import WorkFailed, first_line
 
 FAR = 5  # times the median reach of the intervals in a panel
 COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
@@ -20,9 +22,20 @@ def sample_grids(rows: Sequence[Row]) -> Figure:
     shown = []
     for row in rows:
         if row.grid is not None:
-            with Image.open(row.grid) as image:
-                shown.append((row.label, image.copy()))
+            shown.append((row.label, _picture(row.grid)))
     return labelled(shown)
+
+
+def _picture(file: Path) -> Image.Image:
+    """Return the picture in a run directory. Raises WorkFailed unless it is a PNG."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.copy()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise WorkFailed(
+            f"{file} is not a PNG that can be read: {first_line(error)}\n"
+            "move it away: the figure is drawn without it"
+        ) from error
 
 
 def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:

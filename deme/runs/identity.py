@@ -3,27 +3,29 @@
 An option counts by its name, the class or function that it stands for, and by its values, not by
 the module that the class lies in: moving code keeps the identity of every run. A class outside of
 this package counts by its import path. Keys that change no result are declared in the settings
-(`ChangesNoResult`).
+(`ChangesNoResult`), as are keys that are younger than runs and count at other values only than
+what was done without them (`LeftOutAt`).
 """
 
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import get_args, get_type_hints
+from typing import TypeVar, get_args, get_type_hints
 
 from deme.runs.inputs import content_hash
-from deme.runs.settings import SETTINGS, ChangesNoResult, Config, Option
+from deme.runs.settings import SETTINGS, ChangesNoResult, Config, LeftOutAt, Option
 from deme.system import files
 
 # of options: what lies there counts, not what it is called
 HASHED_PATH_KEYS = ("path", "captions", "parts")
+Mark = TypeVar("Mark", ChangesNoResult, LeftOutAt)
 
 
 def identity_hash(config: Config, stage: str, hashes: Mapping[str, list[str]]) -> str:
     """Return the sha256 of what determines a run's results: its config and its inputs' content."""
-    neutral = neutral_keys(stage)
+    neutral, at_default = neutral_keys(stage), _marks(stage, LeftOutAt)
     kept = {
-        key: _named(value, neutral.get(key, ()))
+        key: _named(_without(value, at_default.get(key)), neutral.get(key, ()))
         for key, value in config.items()
         if neutral.get(key) != ()
     }
@@ -32,22 +34,39 @@ def identity_hash(config: Config, stage: str, hashes: Mapping[str, list[str]]) -
 
 def data_hash(option: Option) -> str:
     """Return the sha256 of a `data` option: its settings, and the content that its paths locate."""
-    named = _named(option, neutral_keys("train")["data"])
+    counted = _without(option, _marks("train", LeftOutAt)["data"])
+    named = _named(counted, neutral_keys("train")["data"])
     return files.sha256_text(json.dumps(named, sort_keys=True))
 
 
-@cache
 def neutral_keys(stage: str) -> Mapping[str, tuple[str, ...]]:
     """Return the keys of a command that change no result.
 
     A key has () if all of it changes nothing, else those keys of its group that do not.
     """
+    return {name: mark.keys for name, mark in _marks(stage, ChangesNoResult).items()}
+
+
+@cache
+def _marks(stage: str, kind: type[Mark]) -> Mapping[str, Mark]:
+    """Return the marks of one kind by the key of the command that they are on."""
     hints = get_type_hints(SETTINGS[stage], include_extras=True)
     return {
-        name: mark.keys
+        name: mark
         for name, hint in hints.items()
         for mark in get_args(hint)
-        if isinstance(mark, ChangesNoResult)
+        if isinstance(mark, kind)
+    }
+
+
+def _without(group: object, mark: LeftOutAt | None) -> object:
+    """Return a group without the keys that are left out at the values that they have."""
+    if mark is None or not isinstance(group, Mapping):
+        return group
+    return {
+        key: value
+        for key, value in group.items()
+        if key not in mark.values or value != mark.values[key]
     }
 
 

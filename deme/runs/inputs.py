@@ -5,13 +5,13 @@ import functools
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, locate
+from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, list_files, locate
 
 QUERY_KEYS = {"stage", "cell", "command"}
 Listed = tuple[str, int, int]  # name, size and time of a file
@@ -137,14 +137,17 @@ def found_weights(search: Path) -> dict[str, Any]:
 
 def input_hash(name: str, path: Path) -> str:
     """Return the hash of a run's input: of images that are measured, that of every byte."""
-    return files.sha256(path) if name == "images" else content_hash(path)
+    if name == "images" and path.is_dir():
+        return _hash_of(path, list_files(path).files)
+    return content_hash(path)
 
 
 def content_hash(place: str | Path) -> str:
     """Return a hash of what a path or locator names.
 
     It is the recorded hash of a finished run's weights, else that of the bytes of a file, a model
-    folder or a data folder. Of a data set on the Hub it is that of the name and the revision.
+    folder or a data folder; of the last the files that `list_files` lists. Of a data set on the Hub
+    it is that of the name and the revision.
     """
     if str(place).startswith(DATASETS):
         return files.sha256_text(str(place))
@@ -157,12 +160,11 @@ def content_hash(place: str | Path) -> str:
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
     if not path.is_dir():
         return _sha256(path, (_listed("", path),))
-    inside = tuple(
-        _listed(p.relative_to(path).as_posix(), p) for p in sorted(path.rglob("*")) if p.is_file()
-    )
+    inside = tuple(_listed(p.relative_to(path).as_posix(), p) for p in list_files(path).files)
     configs = [path / "config.json", path / "unet" / "config.json"]  # of a model, in any format
     is_model = any(path.rglob("*.safetensors")) or any(config.exists() for config in configs)
-    return _sha256(path, inside) if is_model else _folder_hash(path, inside)
+    linked = any(p.is_symlink() and p.is_dir() for p in path.rglob("*"))  # sha256 follows no links
+    return _sha256(path, inside) if is_model and not linked else _folder_hash(path, inside)
 
 
 def _listed(name: str, file: Path) -> Listed:
@@ -185,11 +187,17 @@ def _folder_hash(folder: Path, inside: tuple[Listed, ...]) -> str:
         known = files.read_json(place)
         if known["listing"] == listing:
             return str(known["sha256"])
-    lines = "".join(f"{name} {files.sha256(folder / name)}\n" for name, _, _ in inside)
-    digest = files.sha256_text(lines)
+    digest = _hash_of(folder, [folder / name for name, _, _ in inside])
     with contextlib.suppress(DemeError):
         files.write_json(place, {"folder": name, "listing": listing, "sha256": digest})
     return digest
+
+
+def _hash_of(folder: Path, inside: Sequence[Path]) -> str:
+    """Return the hash of the names and bytes of a folder's files."""
+    return files.sha256_text(
+        "".join(f"{file.relative_to(folder).as_posix()} {files.sha256(file)}\n" for file in inside)
+    )
 
 
 def cached(kind: str, key: str) -> Path:

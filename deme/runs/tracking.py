@@ -49,6 +49,6 @@ def finish(run: "Tracker | None", metrics: Mapping[str, float], grid: Path | Non
 
     run.summary.update(dict(metrics))
     if grid is not None:
-        with Image.open(grid) as image:
+        with Image.open(grid, formats=["PNG"]) as image:
             run.log({"samples": wandb.Image(image)})
     run.finish()

@@ -41,6 +41,7 @@ from deme.system.files import (
     write_jsonl,
     write_text,
 )
+from deme.system.folders import Listing, list_files
 from deme.system.paths import (
     ASSET,
     DATASETS,
@@ -62,6 +63,7 @@ __all__ = [
     "Bar",
     "DemeError",
     "JsonObject",
+    "Listing",
     "MissingInput",
     "NotFinite",
     "Preempted",
@@ -77,6 +79,7 @@ __all__ = [
     "helpers",
     "is_weights",
     "link_weights",
+    "list_files",
     "locate",
     "locate_suite",
     "log_to_file",

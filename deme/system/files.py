@@ -166,8 +166,8 @@ def same_content(one: Path, other: Path) -> bool:
 
 
 def sha256_text(text: str) -> str:
-    """Return the sha256 of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Return the sha256 of a text, which may hold a file name that is not UTF-8."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def is_weights(file: Path) -> bool:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import Croppable, InMemoryImages, every, in_memory_images, split_dataset
-from deme.data.decode import RESIZE, Preprocessing, Unreadable, open_image
+from deme.data import Croppable, InMemoryImages, every, in_memory_images, inspection, split_dataset
+from deme.data.decode import RESIZE, Preprocessing, TooDeep, Unreadable, open_image
 from deme.data.encoded import EncodedImages, RandomlyCropped
 from deme.data.image_files import ImageFiles
 from deme.data.image_folder import load_image_folder
@@ -26,7 +26,7 @@ def picture(width, height, bands=3, seed=0):
 
 def encoded(image, suffix):
     buffer = io.BytesIO()
-    image.save(buffer, {"jpg": "JPEG", "jpeg": "JPEG"}.get(suffix, suffix.upper()))
+    image.save(buffer, {"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()))
     return buffer.getvalue()
 
 
@@ -74,7 +74,7 @@ def test_a_position_runs_over_every_place_of_the_longer_side():
         assert torch.equal(rules.apply(image), as_tensor(image.crop(cut(2))))  # the centre
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "jpg", "jpeg"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "jpg", "jpeg", "tif", "tiff"])
 @pytest.mark.parametrize("bands", [1, 3])
 def test_every_format_in_grey_and_colour(suffix, bands, tmp_path):
     image = picture(8, 8, bands)
@@ -100,7 +100,7 @@ def test_transparency_and_palettes_become_grey_or_rgb(tmp_path):
 
 def test_sixteen_bits_are_refused_not_clipped(tmp_path):
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(BadConfig, match=r"a\.png has more than 8 bits a channel \(mode I;16\)"):
+    with pytest.raises(TooDeep, match=r"a\.png has more than 8 bits a channel \(mode I;16\)"):
         of(tmp_path, Preprocessing(8, 1)).__getitems__([0])
 
 
@@ -112,6 +112,9 @@ def test_sixteen_bits_are_refused_not_clipped(tmp_path):
         ({"crop": "centre"}, "data.crop must be one of center, random, none, got 'centre'; did you mean 'center'?"),
         ({"corrupt": "ignore"}, "data.corrupt must be refuse or skip, got 'ignore'"),
         ({"in_memory": 3}, "data.in_memory must be null, true or false, got 3"),
+        ({"background": "wite"}, "data.background must be a colour, such as white, black or '#808080'; got 'wite'"),
+        ({"background": "#ffffff80"}, "data.background must be a colour"),
+        ({"background": 3}, "data.background must be a colour"),
         ({"in_memory": True, "crop": "random"}, "type: data.in_memory=null"),
         ({"held_out_fraction": 1.0}, "data.held_out_fraction must lie strictly between 0 and 1, got 1.0"),
         ({"held_out_fraction": 0.01}, "20 images are too few: data.held_out_fraction=0.01"),
@@ -127,7 +130,7 @@ def test_a_folder_without_images_says_what_it_looked_for(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(
         MissingInput,
-        match=r"holds no images \(.png, .jpg, .jpeg, .bmp, .webp\), no LMDB \(data.mdb\) and no",
+        match=r"holds no images \(.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp\), no LMDB \(data.mdb\) and no",
     ):
         load_image_folder(str(tmp_path), 8, 3)
 
@@ -286,9 +289,7 @@ def test_damaged_images_are_left_out_and_named(folder, tmp_path, in_memory, monk
         expected = EncodedImages(ImageFiles(folder), kept, Preprocessing(8))
         assert torch.equal(every(getattr(data, side)), every(expected))
     # looked for once per listing
-    monkeypatch.setattr(
-        "deme.data.in_memory_images.open_image", lambda *_: pytest.fail("looked again")
-    )
+    monkeypatch.setattr("deme.data.inspection.open_image", lambda *_: pytest.fail("looked again"))
     load()
     assert messages[1:] == messages[:1]
     (folder / "05.png").write_bytes(b"longer")
@@ -313,7 +314,7 @@ def test_a_long_list_of_damaged_images_is_cut_and_kept_whole_in_the_cache(
         corrupt="skip",
         cache=tmp_path / "cache",
     )
-    (verdict,) = (tmp_path / "cache" / "unreadable").glob("*.json")
+    (verdict,) = (tmp_path / "cache" / "inspected").glob("*.json")
     assert f" and 10 more; all of them: {verdict}" in messages[0]
     assert len(messages[0]) < 5000
 
@@ -336,10 +337,11 @@ def test_only_what_crops_at_random_is_croppable(folder):
 
 def test_decoding_that_takes_long_shows_its_progress(folder, monkeypatch, messages):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1.0)
-    monkeypatch.setattr(in_memory_images, "CHUNK", 7)
+    monkeypatch.setattr(inspection, "CHUNK", 7)
     every(load_image_folder(str(folder), 8, 3).train)
     assert [text.split(",")[0] for text in messages] == [
-        f"decoding images: {done}/18 images" for done in (7, 14, 18)
+        *(f"checking images: {done}/20 images" for done in (7, 14, 20)),
+        *(f"decoding images: {done}/18 images" for done in (7, 14, 18)),
     ]
 
 
@@ -365,5 +367,5 @@ def test_colours_of_16_bits_are_refused(tmp_path):
         + chunk(b"IDAT", zlib.compress(b"\0" * 7))
         + chunk(b"IEND", b"")
     )
-    with pytest.raises(BadConfig, match="deep has more than 8 bits a channel"):
+    with pytest.raises(TooDeep, match="deep has more than 8 bits a channel"):
         open_image(png, "deep", 3)

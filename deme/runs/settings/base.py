@@ -50,6 +50,16 @@ class ChangesNoResult:
 NO_RESULT = ChangesNoResult()
 
 
+class LeftOutAt:
+    """Marks keys of a group that are no part of the identity at these values.
+
+    They were added when there were runs without them, which did the same.
+    """
+
+    def __init__(self, **values: object) -> None:
+        self.values = values
+
+
 class Arguments(TypedDict, total=False):
     """Arguments that mean the same in all options; an option's class checks the others."""
 

@@ -12,6 +12,7 @@ from deme.runs.settings.base import (
     ChangesNoResult,
     Count,
     Guidance,
+    LeftOutAt,
     Name,
     NonNegative,
     Number,
@@ -164,7 +165,11 @@ class LossPlaneSettings:
 
 Logger = Annotated[LoggerSettings, NO_RESULT]
 Passport = Annotated[PassportSettings, NO_RESULT]
-Data = Annotated[OptionalOption, ChangesNoResult("root", "download", "in_memory")]
+Data = Annotated[
+    OptionalOption,
+    ChangesNoResult("root", "download", "in_memory"),
+    LeftOutAt(background="white"),
+]
 DType = Literal["float32", "float16", "bfloat16"]
 
 BACKWARD = 2  # a backward pass takes the arithmetic of two forward passes
