@@ -13,7 +13,7 @@ from torch import Tensor
 from deme.data import InMemoryImages
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import EncodedImages, ImageSource
-from deme.system import WorkFailed, files, logger, progress, sha256_text
+from deme.system import WorkFailed, files, locked, logger, progress, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 NAMED = 3  # of the images that cannot be decoded, in the error message
@@ -70,7 +70,7 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
     else:
         key = sha256_text(f"{PIL.__version__} {source.listing()}")[:32]
         file = cache / "unreadable" / f"{key}.json"
-        with files.locked(
+        with locked(
             file.with_suffix(".lock"),
             lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
         ):

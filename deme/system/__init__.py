@@ -12,6 +12,7 @@ from deme.system.console import (
     progress,
     tracked,
 )
+from deme.system.disk import disk_errors, guarded
 from deme.system.errors import (
     BadConfig,
     DemeError,
@@ -40,6 +41,7 @@ from deme.system.files import (
     write_jsonl,
     write_text,
 )
+from deme.system.locks import is_locked, locked
 from deme.system.paths import (
     ASSET,
     DATASETS,
@@ -71,12 +73,16 @@ __all__ = [
     "cache_folder",
     "conf_dir",
     "did_you_mean",
+    "disk_errors",
     "first_line",
+    "guarded",
     "helpers",
+    "is_locked",
     "is_weights",
     "link_weights",
     "locate",
     "locate_suite",
+    "locked",
     "log_to_file",
     "log_to_terminal",
     "logger",

@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
@@ -77,7 +76,7 @@ def fit(
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     first_step = step_of(checkpoint)
-    curve = JsonlLogger(folder / "metrics.jsonl")
+    curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, tracker)
     save = SaveLast(checkpoint, loop.checkpoint_every, curve)
     if rank == 0:
         curve.rewind(first_step)  # the run will write these lines again
@@ -88,10 +87,9 @@ def fit(
     ):
         for text in IGNORED_WARNINGS:
             warnings.filterwarnings("ignore", text)
-        loggers: list[Logger] = [curve] if rank == 0 else []
-        if tracker is not None:
-            loggers.append(WandbLogger(experiment=tracker))
-        trainer = make_trainer(loop, loggers, [save, ShowProgress(bar, first_step)])
+        trainer = make_trainer(
+            loop, [curve] if rank == 0 else [], [save, ShowProgress(bar, first_step)]
+        )
         batches = StepBatches(
             len(images),
             loop.batch_size // size,
@@ -106,9 +104,13 @@ def fit(
             start_together(group, first_step)
         loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
         with signals.graceful():
-            trainer.fit(
-                module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
-            )
+            try:
+                trainer.fit(
+                    module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
+                )
+            except SystemExit:  # Lightning's, for a SIGTERM that came before its first step
+                if signals.pending() is None:
+                    raise
             stop = save.stopped or signals.pending()
             if trainer.global_step >= trainer.max_steps:
                 stop = None  # the weights are written first; the signal stays pending
