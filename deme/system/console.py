@@ -127,6 +127,11 @@ def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
     Yields a function that returns why results on standard output were lost, None if they were not,
     or if nobody reads them: the reader of a pipe may stop whenever it has seen enough.
     """
+    for number in range(3):  # one that is closed would be the number of the next file
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
     output, error = (_Tolerant(stream) if stream is not None else None for stream in before)
     sys.stdout, sys.stderr = output, error
