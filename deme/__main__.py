@@ -1,8 +1,26 @@
 """`python -m deme` is `deme`."""
 
+import os
+import signal
 import sys
+from types import FrameType
 
-from deme.cli.app import main
+
+def main() -> int:
+    """Run the command line; while it is imported, a stop signal ends the program at once."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _stop)
+
+    from deme.cli.app import main as run
+
+    return run()
+
+
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    os.write(2, b"deme: stopped; run the same command to resume\n")
+    os._exit(130 if signum == signal.SIGINT else 75)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,12 +1,13 @@
 """`deme <verb> ...`: find the command, run it, and end with the exit code of its outcome."""
 
-import os
 import sys
 import traceback
 
 from deme import __version__
 from deme.commands import COMMANDS, STAGES, summary
 from deme.system import BadConfig, DemeError, Stopped, did_you_mean, log_to_terminal, signals
+from deme.system.console import tolerant_streams
+from deme.system.errors import DiskError, Interrupted
 
 LEVELS = {  # of messages, by flag
     "--quiet": "WARNING",
@@ -41,29 +42,34 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run `deme` with these arguments (default: the command line's) and return the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with tolerant_streams() as lost:
+        code = _exit_code(args)
+        if code == 0 and (error := lost()) is not None:
+            text = f"standard output cannot be written: {error.strerror}\nthe work itself is done"
+            return _failed(DiskError(text))
+        return code
+
+
+def _exit_code(args: list[str]) -> int:
     debug = "debug=true" in args
     levels = [LEVELS[arg] for arg in args if arg in LEVELS]
-    log_to_terminal(levels[-1] if levels else "INFO")
     options = (*LEVELS, "debug=true", "debug=false", "verbose=false", "quiet=false")
     try:
         with signals.handled():
+            log_to_terminal(levels[-1] if levels else "INFO")
             return _dispatch([arg for arg in args if arg not in options])
     except (DemeError, Stopped) as error:
         hidden = signals.received() if isinstance(error, BadConfig) else None
         return _failed(hidden or error, debug)
     except KeyboardInterrupt:
-        print("deme: interrupted; run the same command to resume", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _failed(signals.stopped(Interrupted.exit_code), debug)
     except Exception:
         if (stop := signals.received()) is None:
             raise
         return _failed(stop, debug)
 
 
-def _failed(error: DemeError | Stopped, debug: bool) -> int:
+def _failed(error: DemeError | Stopped, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
     print(f"deme: {error}", file=sys.stderr)

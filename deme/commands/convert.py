@@ -7,7 +7,16 @@ from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
 from deme.runs import STRICT, Count, Name, Switch
-from deme.system import BadConfig, DemeError, MissingInput, files, locate, print_result
+from deme.system import (
+    BadConfig,
+    DemeError,
+    MissingInput,
+    files,
+    locate,
+    locked,
+    logger,
+    print_result,
+)
 
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"
 KINDS = {
@@ -38,16 +47,20 @@ def run(words: list[str]) -> None:
         "beta_schedule": settings.beta_schedule,
     }
     if not out.exists():
-        kind = KINDS[_convert(source, out, origin, settings)]
-        print_result(
-            f"converted {source} ({kind}) to {out}\nuse it with: model=diffusers model.path={out}"
-        )
-    elif _is_ours(out, origin, settings):
-        print_result(f"{out} is {source.name}, converted before")
-    else:
+        lock = out.with_name(f".{out.name}.lock")
+        with locked(lock, lambda owner: logger.info("%s writes %s", owner, out), remove=True):
+            if not out.exists():
+                kind = KINDS[_convert(source, out, origin, settings)]
+                print_result(
+                    f"converted {source} ({kind}) to {out}\n"
+                    f"use it with: model=diffusers model.path={out}"
+                )
+                return
+    if not _is_ours(out, origin, settings):
         raise BadConfig(
             f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
         )
+    print_result(f"{out} is {source.name}, converted before")
 
 
 def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:

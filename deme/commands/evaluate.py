@@ -33,10 +33,12 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
     if not file.exists():  # written last: an earlier process may have stopped after it
         _measure(run, settings)
     metrics = files.read_json(file)["metrics"]
-    tracker = tracking.start(run.path, settings.suite, "evaluate", settings.cell, settings.logger)
     grid = samples / "grid.png"
     values = {name: metric["value"] for name, metric in metrics.items()}
-    tracking.finish(tracker, values, grid if grid.exists() else None)
+    with tracking.mirrored(
+        run.path, settings.suite, "evaluate", settings.cell, settings.logger
+    ) as tracker:
+        tracking.conclude(tracker, values, grid if grid.exists() else None)
     text = f"evaluated {run.path}: {summary(metrics)}"
     logger.debug(text)  # for log.txt; the terminal has the result on stdout
     print_result(text)

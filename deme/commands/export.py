@@ -16,6 +16,7 @@ from deme.system import (
     cache_folder,
     files,
     locate,
+    locked,
     logger,
     print_result,
 )
@@ -31,7 +32,7 @@ def run(config: dict[str, object]) -> Path:
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
-    with files.locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
+    with locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
         _check_out(out, source, files.sha256(source), settings.overwrite)
         _write(settings, place, source, out)
     if settings.push is not None:
@@ -121,7 +122,7 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     card = model_card(record, settings, model, projections, count)
 
     def fill(partial: Path) -> None:
-        model.save(partial, state, about)
+        model.write(partial, state, about)
         files.write_text(partial / "README.md", card)
         export = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
         files.write_json(

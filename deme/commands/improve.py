@@ -48,7 +48,7 @@ def run(config: dict[str, object]) -> Path:
     """Improve unless it is done; return the folder of the improved model, else the run's."""
     settings = build(ImproveSettings, config)
     planned = Run.planned(config)
-    _check_out(settings, planned.done)
+    _check_out(settings, planned.state in ("done", "damaged"))
     folder = planned.execute(lambda run: _improve(settings, run))
     outcome = files.read_json(folder / "outcome.json")
     _print_outcome(outcome, settings)
@@ -59,10 +59,10 @@ def run(config: dict[str, object]) -> Path:
     return Path(out)
 
 
-def _check_out(settings: ImproveSettings, done: bool) -> None:
+def _check_out(settings: ImproveSettings, was_done: bool) -> None:
     """Raise BadConfig, before hours of work, if `out` cannot be written or holds other files.
 
-    `done`: an earlier command may have written it.
+    `was_done`: an earlier command may have written it.
     """
     out = Path(settings.out).expanduser().resolve()
     for name, option in (("model", settings.model), ("data", settings.data)):
@@ -74,7 +74,7 @@ def _check_out(settings: ImproveSettings, done: bool) -> None:
                 f"out={settings.out} and {name}.path={option['path']} contain each other\n"
                 "type: out=<a folder of its own>"
             )
-    if out.exists() and not (out.is_dir() and (done or not any(out.iterdir()))):
+    if out.exists() and not (out.is_dir() and (was_done or not any(out.iterdir()))):
         raise BadConfig(
             f"out={settings.out} exists, and its files would be lost\ntype: out=<another folder>"
         )

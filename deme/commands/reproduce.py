@@ -18,13 +18,10 @@ from deme.system import (
     BadConfig,
     Bar,
     DemeError,
-    Stopped,
-    files,
     helpers,
-    log_to_terminal,
+    is_locked,
     logger,
     progress,
-    signals,
     world,
 )
 
@@ -46,7 +43,7 @@ def run(suite: Suite, options: SuiteOptions) -> None:
     first_error = None
     if len(done) < len(suite.nodes):
         arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (options.jobs - 1)
-        with _limited(options.minutes), helpers("deme.commands.reproduce", arguments) as codes:
+        with _limited(options.minutes), helpers(__name__, arguments) as codes:
             try:
                 with progress("runs", len(suite.nodes), "runs", start=len(done)) as bar:
                     work(suite, bar)
@@ -103,7 +100,7 @@ def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None
 def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     """Run a node unless another process owns it; return whether it was run."""
     planned = node.run
-    if planned is None or files.is_locked(planned.path / ".lock"):
+    if planned is None or is_locked(planned.path / ".lock"):
         return False
     try:
         stage_function(node.stage)(planned.config)
@@ -113,10 +110,10 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
     return True
 
 
-if __name__ == "__main__":
-    log_to_terminal()
-    with signals.handled():
-        try:
-            work(Suite.read(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]), last_first=True)
-        except (DemeError, Stopped) as error:
-            sys.exit(error.exit_code)
+def helper(file: str, runs: str, *paths: str) -> None:
+    """Work on a suite beside the process that started this one; every failure is logged."""
+    sys.argv[1:] = ["reproduce", file, f"runs={runs}", *paths]  # what run.json names
+    try:
+        work(Suite.read(Path(file), Path(runs), paths), last_first=True)
+    except DemeError as error:
+        sys.exit(error.exit_code)

@@ -90,8 +90,8 @@ def _track(settings: SampleSettings, picture: Path) -> None:
     folder = Path(settings.paths.runs, "samples", f"sample-{files.sha256(picture)[:10]}")
     folder.mkdir(parents=True, exist_ok=True)
     about = {"picture": picture.name}
-    tracker = tracking.start(folder, "samples", "sample", about, settings.logger)
-    tracking.finish(tracker, {}, picture)
+    with tracking.mirrored(folder, "samples", "sample", about, settings.logger) as tracker:
+        tracking.conclude(tracker, {}, picture)
 
 
 def _places(given: object) -> dict[str, list[Path]]:

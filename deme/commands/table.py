@@ -6,7 +6,7 @@ What is not measured yet is shown as `--`, with the command that measures it.
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite, SuiteOptions
-from deme.system import files, logger, print_result
+from deme.system import files, locked, logger, print_result
 
 
 def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG001
@@ -24,10 +24,12 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
             f"or for all of them: deme reproduce {suite.file}"
         )
     page = suite.results / f"{suite.name}.md"
-    if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
-        logger.warning("kept %s: the table there is complete, this one is not", suite.results)
-    else:
-        _write(suite, rows, compared)
+    lock = page.with_name(f".{suite.name}.lock")
+    with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
+        if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
+            logger.warning("kept %s: the table there is complete, this one is not", suite.results)
+        else:
+            _write(suite, rows, compared)
 
 
 def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:

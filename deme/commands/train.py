@@ -1,5 +1,6 @@
 """`deme train`: finetune or pretrain one model, or one expert."""
 
+import contextlib
 import gc
 import logging
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deme.data import EncodedDataset, ImageData, Images
     from deme.diffusion import TimestepRange
     from deme.models.denoiser import DenoisingModel
+    from deme.runs.tracking import Tracker
     from deme.training.distributed import ProcessGroup
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
@@ -39,7 +41,8 @@ def run(config: dict[str, object]) -> Path:
     try:
         path = _run(config, settings)
         # until the run is done, whatever stops it resumes from here
-        (path / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a finished run that is read-only
+            (path / "checkpoints" / "last.ckpt").unlink()
         if (stop := signals.pending()) is not None:  # a signal during the last step
             signals.clear()
             raise stop
@@ -89,14 +92,28 @@ class Training:
 
 def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = None) -> None:
     """Prepare, train, and write the results. The first process of a group prepares first."""
-    from deme.training.fit import fit
-
     training = _prepare(run, settings, group)
     if group is not None and run.is_main_process:
         group.publish("go", train=True, identity=run.identity)
-    tracker = None
+    opened: contextlib.AbstractContextManager[Tracker | None] = contextlib.nullcontext()
     if run.is_main_process:
-        tracker = tracking.start(run.path, settings.suite, "train", settings.cell, settings.logger)
+        opened = tracking.mirrored(
+            run.path, settings.suite, "train", settings.cell, settings.logger
+        )
+    with opened as tracker:
+        _fit(run, settings, training, group, tracker)
+
+
+def _fit(
+    run: Run,
+    settings: TrainSettings,
+    training: Training,
+    group: "ProcessGroup | None",
+    tracker: "Tracker | None",
+) -> None:
+    """Train, and write the results."""
+    from deme.training.fit import fit
+
     logger.info(
         "training %s: t in %s, %d steps of %d images%s",
         run.path.name,
@@ -110,7 +127,7 @@ def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = Non
     training.module.method.teacher = None
     if run.is_main_process:
         _write_weights(run.path, settings, training)
-        tracking.finish(tracker, {}, _preview(run.path, settings, training))
+        tracking.conclude(tracker, {}, _preview(run.path, settings, training))
         files.write_json(
             run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
         )

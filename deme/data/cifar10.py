@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
 from deme.data.split_dataset import split_indices
-from deme.system import BadConfig, MissingInput, WorkFailed, files, first_line, logger
+from deme.system import BadConfig, MissingInput, WorkFailed, first_line, locked, logger
 
 SHAPE = (3, 32, 32)
 MAX_BATCH = 2**26  # bytes that are read of a file of images: the official ones have half of that
@@ -183,7 +183,7 @@ def _download(root: Path) -> Place:
     """Download the archive with torchvision. Raises MissingInput without a network."""
     from torchvision.datasets import CIFAR10
 
-    with files.locked(
+    with locked(
         root / ".cifar10.lock",
         lambda owner: logger.info(f"{owner} is downloading CIFAR-10; waiting for it"),
     ):

@@ -12,7 +12,7 @@ import PIL
 
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import ImageSource
-from deme.system import files, logger, progress, sha256_text
+from deme.system import files, locked, logger, progress, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 LISTED = 20  # of the images that are left out, in the message; the file in the cache names all
@@ -32,7 +32,7 @@ class Inspection:
         else:
             key = sha256_text(f"{PIL.__version__} {background} {source.listing()}")[:32]
             self.file = cache / "inspected" / f"{key}.json"
-            with files.locked(
+            with locked(
                 self.file.with_suffix(".lock"),
                 lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
             ):

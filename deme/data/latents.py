@@ -11,7 +11,7 @@ from torch import Tensor
 from deme.data import Captioned
 from deme.data.pixels import to_float
 from deme.diffusion import TEXT, Condition, ShardedRandom
-from deme.system import Bar, WorkFailed, absent, files, logger, make_shards, tensors
+from deme.system import Bar, WorkFailed, absent, files, locked, logger, make_shards, tensors
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
@@ -111,7 +111,7 @@ class CachedLatents:
     def _encode_missing(self, encoder: Encoder, shards: Mapping[Path, range]) -> None:
         """Encode missing shards: processes share them, a kill loses one."""
         empty = self.folder / EMPTY_CAPTION
-        with files.locked(empty.with_suffix(".lock"), lambda _: None):
+        with locked(empty.with_suffix(".lock"), lambda _: None):
             if not empty.exists():
                 tensors.save(empty, {TEXT: encoder.embeddings([""]).half().cpu()})
         if not absent(shards):

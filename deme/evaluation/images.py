@@ -3,9 +3,7 @@
 Every process that runs the same command helps.
 """
 
-import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,16 +18,7 @@ from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
 from deme.runs import EvaluateSettings, Run, build
 from deme.sampling.grid import image_grid
-from deme.system import (
-    DemeError,
-    Stopped,
-    WorkFailed,
-    files,
-    helpers,
-    log_to_terminal,
-    logger,
-    signals,
-)
+from deme.system import WorkFailed, files, guarded, helpers, logger
 
 GRID_IMAGES = 64
 
@@ -41,7 +30,7 @@ def make_images(
     shards = FeatureShards(run.path / "samples", source.total, settings.shard_size)
     count = min(settings.progress.processes, len(shards.missing())) - 1
     arguments = [[str(run.path), str(rank)] for rank in range(1, count + 1)]
-    with helpers("deme.evaluation.images", arguments) as codes:
+    with helpers(__name__, arguments) as codes:
         fill(run, settings, source, networks)
     if any(codes):
         logger.warning(
@@ -102,13 +91,8 @@ def clear(folder: Path) -> None:
         file.unlink()
 
 
-def help_with(
-    run: Run,
-    settings: EvaluateSettings,
-    finished: Callable[[], bool] = lambda: False,
-    rank: int = 0,
-) -> None:
-    """Make images of a run that another process owns, until all exist, or it is `finished`."""
+def help_with(run: Run, settings: EvaluateSettings, rank: int = 0) -> None:
+    """Make images of a run that another process owns, until all exist."""
     compute = Compute.of(settings.compute, rank)
     networks = [
         *load_extractors(settings.metrics, compute.device),
@@ -116,23 +100,13 @@ def help_with(
     ]
     source = load_source(run, settings, compute)
     done = run.path / "metrics.json"
-    fill(run, settings, source, networks, lambda: finished() or done.exists())
+    fill(run, settings, source, networks, done.exists)
 
 
-def _main(place: str, rank: str) -> None:
-    """Help as a process of its own, which ends with the process that started it."""
-    parent = os.getppid()
+def helper(place: str, rank: str) -> None:
+    """Make images beside the process that started this one."""
     run = Run.planned(yaml.safe_load(Path(place, "config.yaml").read_text()))
     if run.path != Path(place):
         raise WorkFailed(f"the inputs of {place} have changed: they belong to {run.path} now")
-    help_with(run, build(EvaluateSettings, run.config), lambda: os.getppid() != parent, int(rank))
-
-
-if __name__ == "__main__":
-    log_to_terminal()
-    with signals.handled():
-        try:
-            _main(*sys.argv[1:])
-        except (DemeError, Stopped) as error:
-            print(f"deme: {error}", file=sys.stderr)
-            sys.exit(error.exit_code)
+    with guarded(run.path):
+        help_with(run, build(EvaluateSettings, run.config), int(rank))

@@ -15,7 +15,7 @@ from deme.metrics import statistics_file
 from deme.metrics.features import FeatureExtractor
 from deme.metrics.shards import FeatureShards
 from deme.metrics.statistics import Statistics
-from deme.system import files, logger, tensors
+from deme.system import files, locked, logger, tensors
 
 SUBSET = 10_000  # images whose features are kept for KID, precision and recall
 SHARD = 1000
@@ -58,7 +58,7 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
     folder = cache / "references" / files.sha256_text(json.dumps(parts))[:32]
     name = f"{len(images):,} {what} ({images.content_hash()[:8]})"
     if not folder.exists():
-        with files.locked(
+        with locked(
             folder.with_suffix(".lock"),
             lambda owner: logger.info("%s is measuring %s; waiting for it", owner, name),
         ):

@@ -109,19 +109,25 @@ class DenoisingModel(nn.Module):
         about: Mapping[str, object],
         links: bool = False,
     ) -> None:
-        """Write the folder: weights `state`, named as in `state_dict()`, and `about` as deme.json.
+        """Write the folder, whole or not at all; see `write`."""
+        write_folder(folder, lambda partial: self.write(partial, state, about, links))
+
+    def write(
+        self,
+        folder: Path,
+        state: Mapping[str, Tensor],
+        about: Mapping[str, object],
+        links: bool = False,
+    ) -> None:
+        """Write into a folder: weights `state`, named as in `state_dict()`; `about` as deme.json.
 
         With `links`, files of frozen parts are hard links, where the file system has them.
         """
-
-        def fill(partial: Path) -> None:
-            self.write_configs(partial, about, links)
-            tensors.save(partial / UNET, _below(state, "unet."))
-            if self.projections is not None:
-                tensors.save(partial / PROJECTIONS, _below(state, "projections."))
-                write_json(partial / PLACEMENT, {"placement": self.projections.placement})
-
-        write_folder(folder, fill)
+        self.write_configs(folder, about, links)
+        tensors.save(folder / UNET, _below(state, "unet."))
+        if self.projections is not None:
+            tensors.save(folder / PROJECTIONS, _below(state, "projections."))
+            write_json(folder / PLACEMENT, {"placement": self.projections.placement})
 
     def write_configs(self, folder: Path, about: Mapping[str, object], links: bool = False) -> None:
         """Write everything of a model folder but the UNet's weights."""

@@ -11,9 +11,20 @@ from typing import Any
 
 import yaml
 
-from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, list_files, locate
+from deme.system import (
+    DATASETS,
+    BadConfig,
+    DemeError,
+    MissingInput,
+    WorkFailed,
+    files,
+    list_files,
+    locate,
+)
 
 QUERY_KEYS = {"stage", "cell", "command"}
+# folders and files of a run that it may lose, or that change after it is done
+NO_OUTPUTS = {"samples", "checkpoints", "wandb", "log.txt", "status.json"}
 Listed = tuple[str, int, int]  # name, size and time of a file
 
 
@@ -40,19 +51,55 @@ def is_older_format(path: Path) -> bool:
 def check_format(path: Path) -> None:
     """Raise BadConfig for a run directory of format 1, with the command that makes it again."""
     if is_older_format(path):
-        record = path / "run.json"
-        command = files.read_json(record).get("command", []) if record.exists() else []
         raise BadConfig(
             f"{path} has the format of an older version of deme, and this version cannot use it\n"
-            f"type, to make it again: deme {shlex.join(command)}"
+            f"type, to make it again: {command_of(path)}"
         )
 
 
+def command_of(path: Path) -> str:
+    """Return the command that made a run."""
+    record = path / "run.json"
+    command = files.read_json(record).get("command", []) if record.exists() else []
+    return shlex.join(["deme", *command])
+
+
 def check_finished(path: Path) -> None:
-    """Raise MissingInput for a run directory whose run is not done."""
-    state = read_status(path).get("state", "done")
-    if state != "done":
+    """Raise MissingInput for a run that is not done, WorkFailed for one that lost its outputs."""
+    status = read_status(path)
+    if (state := status.get("state", "done")) != "done":
         raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
+    if damage := damaged(path, status):
+        raise WorkFailed(f"{path} is damaged: {damage}\ntype, to make it again: {command_of(path)}")
+
+
+def outputs_of(path: Path) -> dict[str, int]:
+    """Return the files that make a run a finished one: name -> size in bytes.
+
+    Left out are pictures of samples, checkpoints and logs.
+    """
+    found = {}
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in NO_OUTPUTS)
+        for file in (Path(folder, name) for name in sorted(names)):
+            if file.name[0] != "." and file.name not in NO_OUTPUTS:
+                found[file.relative_to(path).as_posix()] = file.stat().st_size
+    return found
+
+
+def damaged(path: Path, status: Mapping[str, Any]) -> str | None:
+    """Return which output of a finished run is not as it was recorded, None if all are there.
+
+    Names and sizes are compared, not contents. Runs of earlier versions have recorded none.
+    """
+    for name, size in status.get("outputs", {}).items():
+        try:
+            found = (path / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if found != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
+    return None
 
 
 def load_yaml(file: Path) -> Any:
@@ -88,6 +135,7 @@ def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
             continue
         cell = load_yaml(file)["cell"]
         if all(cell.get(key) == wanted for key, wanted in query["cell"].items()):
+            check_finished(file.parent)
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
     wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
     if not matches:

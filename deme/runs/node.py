@@ -111,7 +111,7 @@ class Node:
 
     @property
     def state(self) -> str:
-        """done, running, preempted, failed, ready, waiting (for another run) or missing_file."""
+        """That of the run, or of one that cannot start: waiting (for another run), missing_file."""
         if self._done:
             return "done"
         try:
@@ -122,8 +122,9 @@ class Node:
         self.missing_file = None
         if run is None:
             return "waiting"
-        self._done = run.done
-        return "done" if self._done else str(run.status.get("state", "ready"))
+        state = run.state
+        self._done = state == "done"
+        return state
 
     @property
     def command(self) -> str:

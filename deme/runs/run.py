@@ -15,9 +15,11 @@ from deme.runs.identity import identity_hash
 from deme.runs.inputs import (
     check_format,
     content_hash,
+    damaged,
     find,
     input_hash,
     is_run,
+    outputs_of,
     read_status,
     weights_folder,
 )
@@ -28,7 +30,10 @@ from deme.system import (
     DemeError,
     Stopped,
     WorkFailed,
+    disk_errors,
     files,
+    guarded,
+    locked,
     log_to_file,
     logger,
     out_of_memory,
@@ -78,8 +83,11 @@ class Run:
         return read_status(self.path)
 
     @property
-    def done(self) -> bool:
-        """Whether the run finished. Raises BadConfig if its directory holds another config."""
+    def state(self) -> str:
+        """done, running, preempted or failed; damaged without its outputs; ready without any state.
+
+        Raises BadConfig if its directory holds another config.
+        """
         check_format(self.path)
         file = self.path / "config.yaml"
         if file.exists() and frozen_identity(file) != (self.identity, True):
@@ -87,7 +95,14 @@ class Run:
                 f"{self.path} holds the run of another config: its config.yaml was edited or "
                 "copied\nmove it away, or choose another place: paths.runs=<dir>"
             )
-        return self.status.get("state") == "done"
+        status = self.status
+        state = str(status.get("state", "ready"))
+        return "damaged" if state == "done" and damaged(self.path, status) else state
+
+    @property
+    def done(self) -> bool:
+        """Whether the run finished, and its outputs are there. Raises BadConfig as `state` does."""
+        return self.state == "done"
 
     def execute(
         self, work: Callable[["Run"], None], helper: Callable[["Run"], None] | None = None
@@ -101,17 +116,29 @@ class Run:
             doing = "helping" if helper else "waiting"
             logger.info("%s is working on %s; %s", owner, self.path, doing)
             if helper:
-                helper(self)
+                with guarded(self.path):
+                    helper(self)
 
         if self.done:
             logger.info("%s is done already", self.path)
             return self.path
-        with files.locked(self.path / ".lock", wait):
+        with locked(self.path / ".lock", wait), guarded(self.path):
             if self.done:
                 logger.info("%s was done by another process", self.path)
             else:
+                self._clean()
                 self._record(work)
         return self.path
+
+    def _clean(self) -> None:
+        """Remove what killed processes were writing, and what a damaged run must not go on from."""
+        for folder, _, _ in os.walk(self.path):
+            files.remove_leftovers(Path(folder))
+        if self.state == "damaged":
+            what = damaged(self.path, self.status)
+            logger.warning("%s is damaged: %s; it is made again", self.path, what)
+            with disk_errors(self.path):  # an evaluation that has metrics measures nothing
+                (self.path / "metrics.json").unlink(missing_ok=True)
 
     def _record(self, work: Callable[["Run"], None]) -> None:
         """Call `work` and record what it is made from, what becomes of it and how long it takes.
@@ -144,7 +171,8 @@ class Run:
         spent = seconds()
         folders = sorted((self.path / "weights").glob("[!.]*"))
         weights = {folder.name: files.sha256(folder) for folder in folders}
-        self._write_status("done", weights=weights, seconds=spent)
+        outputs = outputs_of(self.path)
+        self._write_status("done", weights=weights, seconds=spent, outputs=outputs)
 
     def _write_status(self, state: str, **more: object) -> None:
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **more}
@@ -188,9 +216,12 @@ class Run:
         def wait(owner: str) -> None:
             logger.info("%s is making %s of %s; waiting", owner, name, self.path.name)
 
-        with files.locked(self.path / f".{name}.lock", wait):
-            if not (self.path / name).exists():
-                make()
+        file = self.path / name
+        if not file.exists():  # a finished run may be read-only
+            lock = self.path / f".{name}.lock"
+            with locked(lock, wait, remove=True), guarded(self.path):
+                if not file.exists():
+                    make()
 
 
 def frozen_identity(file: Path) -> tuple[str, bool]:

@@ -98,11 +98,13 @@ class Suite:
     def stale(self) -> list[Path]:
         """Return finished runs of this suite that no node resolves to.
 
-        Runs of the suites that share its runs are not stale.
+        Runs of the suites that share its runs are not stale. Of a stage with a run that waits for
+        others it is not known yet which runs are.
         """
         nodes = [node for suite in (self, *self.sharing()) for node in suite.nodes]
         wanted = {node.run.path for node in nodes if node.state not in BLOCKED and node.run}
-        folders = [self.runs / self.name / stage for stage in CHAIN]
+        unknown = {node.stage for node in nodes if node.state == "waiting"}
+        folders = [self.runs / self.name / stage for stage in CHAIN if stage not in unknown]
         started = [p.parent for folder in folders for p in sorted(folder.glob("*/status.json"))]
         return [p for p in started if p not in wanted and read_status(p).get("state") == "done"]
 

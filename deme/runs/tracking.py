@@ -1,7 +1,9 @@
 """Weights & Biases as a mirror of a run (offline by default); its files stay the truth."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +15,25 @@ if TYPE_CHECKING:
     Tracker = Run
 
 
-def start(
+@contextlib.contextmanager
+def mirrored(
     folder: Path, suite: str, stage: str, cell: Mapping[str, object], logger: LoggerSettings
-) -> "Tracker | None":
-    """Open the wandb run of a run directory; its id is stable across resumes.
+) -> "Iterator[Tracker | None]":
+    """Open the wandb run of a run directory for the block; None if the logger is disabled.
 
-    Its group is the suite, its config the cell. Returns None if the logger is disabled.
+    Its group is the suite, its config the cell, its id the same when the run is resumed. Offline,
+    a resumed run replaces what an earlier attempt left, and logs all steps from the first on.
     """
     if logger.mode == "disabled":
-        return None
+        yield None
+        return
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    return wandb.init(
+    if logger.mode == "offline":
+        for earlier in (folder / "wandb").glob(f"offline-run-*-{folder.name}"):
+            shutil.rmtree(earlier, ignore_errors=True)
+    run = wandb.init(
         project=logger.project,
         mode=logger.mode,
         dir=str(folder),
@@ -38,10 +46,22 @@ def start(
         reinit="finish_previous",
         settings=wandb.Settings(x_disable_stats=True, console="off"),
     )
+    try:
+        yield run
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
 
 
-def finish(run: "Tracker | None", metrics: Mapping[str, float], grid: Path | None) -> None:
-    """Log final metrics and the sample grid, and close the run, if there is one."""
+def log(run: "Tracker | None", step: int, row: Mapping[str, float]) -> None:
+    """Log the row of a step, unless an earlier attempt has logged later ones already."""
+    if run is not None and run.step <= step:
+        run.log(dict(row), step=step)
+
+
+def conclude(run: "Tracker | None", metrics: Mapping[str, float], grid: Path | None) -> None:
+    """Log final metrics and the sample grid, if there is a run."""
     if run is None:
         return
     import wandb
@@ -51,4 +71,3 @@ def finish(run: "Tracker | None", metrics: Mapping[str, float], grid: Path | Non
     if grid is not None:
         with Image.open(grid, formats=["PNG"]) as image:
             run.log({"samples": wandb.Image(image)})
-    run.finish()

@@ -12,6 +12,7 @@ from deme.system.console import (
     progress,
     tracked,
 )
+from deme.system.disk import disk_errors, guarded
 from deme.system.errors import (
     BadConfig,
     DemeError,
@@ -42,6 +43,7 @@ from deme.system.files import (
     write_text,
 )
 from deme.system.folders import Listing, list_files
+from deme.system.locks import is_locked, locked
 from deme.system.paths import (
     ASSET,
     DATASETS,
@@ -75,13 +77,17 @@ __all__ = [
     "cache_folder",
     "conf_dir",
     "did_you_mean",
+    "disk_errors",
     "first_line",
+    "guarded",
     "helpers",
+    "is_locked",
     "is_weights",
     "link_weights",
     "list_files",
     "locate",
     "locate_suite",
+    "locked",
     "log_to_file",
     "log_to_terminal",
     "logger",

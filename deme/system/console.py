@@ -6,13 +6,14 @@ settings decide what is shown.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich import progress as columns
 from rich.console import Console
@@ -88,6 +89,65 @@ def log_to_file(path: Path) -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
+
+
+class _Tolerant:
+    """A standard stream that drops what cannot be written, so that the work goes on.
+
+    `error` is why: its reader has gone (a closed pipe, a closed terminal), or its disk is full.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._tried(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._tried(self._stream.flush)
+
+    def _tried(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.error = error
+            with open(os.devnull, "w") as nowhere:  # takes what is buffered, and what follows
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
+    """Go on in the block when standard output or error cannot be written.
+
+    Yields a function that returns why results on standard output were lost, None if they were not,
+    or if nobody reads them: the reader of a pipe may stop whenever it has seen enough.
+    """
+    for number in range(3):  # one that is closed would be the number of the next file
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    output, error = (_Tolerant(stream) if stream is not None else None for stream in before)
+    sys.stdout, sys.stderr = output, error
+
+    def lost() -> OSError | None:
+        if output is not None:
+            output.flush()
+            if output.error is not None and output.error.errno not in (errno.EPIPE, errno.EIO):
+                return output.error
+        return None
+
+    try:
+        yield lost
+    finally:
+        lost()
+        sys.stdout, sys.stderr = before
 
 
 def print_result(text: str) -> None:

@@ -1,8 +1,8 @@
-"""Files that are either whole or absent, content hashes and locks. Standard library only.
+"""Files that are either whole or absent, and content hashes. Standard library only.
 
 Everything is written under a temporary name next to its destination and renamed, so a kill at any
-moment leaves the old file or the new one. Writers of one destination are serialised by `locked`, so
-the temporary name is fixed.
+moment leaves the old file or the new one. Temporary names are random and are opened exclusively:
+several writers of one file do not meet, and no link is followed.
 """
 
 import contextlib
@@ -11,36 +11,81 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from deme.system.errors import DiskError, WorkFailed
+from deme.system.disk import disk_errors, is_at, make_parents
+from deme.system.errors import WorkFailed
 
+TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
 JsonObject = Mapping[str, Any]
 
 
-def temporary(path: Path) -> Path:
-    """Return the name under which `path` is written before it is renamed."""
-    return path.with_name(f".{path.name}.tmp")
-
-
 @contextlib.contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's complaints about writing `path` into one clear message."""
+def _temporary(path: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """Make the file or folder that becomes `path`; yield its name and a descriptor.
+
+    It is deleted if the block raises, and its lock, by which `remove_leftovers` knows it from those
+    of killed processes, is held until the block ends.
+    """
+    partial, handle = _claimed(path, folder)
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskError(
-                f"no space left on the disk while writing {path}\nfree some space and run it again"
-            ) from error
-        raise DiskError(
-            f"cannot write {path}: {error.strerror or error}\n"
-            "choose another place: paths.runs=<dir>, paths.cache=<dir> or out=<file>, "
-            "whichever it is"
-        ) from error
+        yield partial, handle
+    except BaseException:
+        _remove(partial)
+        raise
+    finally:
+        os.close(handle)
+
+
+def _claimed(path: Path, folder: bool) -> tuple[Path, int]:
+    flags = os.O_DIRECTORY | os.O_NOFOLLOW if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    while True:
+        partial = _temporary_name(path)
+        if folder:
+            partial.mkdir()
+        try:
+            handle = os.open(partial, flags, 0o666)
+        except FileNotFoundError:
+            if folder:
+                continue  # taken for a leftover before it was locked
+            raise
+        with contextlib.suppress(OSError):  # a disk without locks: leftovers stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_at(handle, partial):
+            return partial, handle
+        os.close(handle)
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
+
+
+def _remove(place: Path) -> None:
+    with contextlib.suppress(OSError):
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes were writing into `folder`: temporary names that none locks."""
+    found: list[os.DirEntry[str]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [entry for entry in entries if TEMPORARY.fullmatch(entry.name)]
+    for entry in found:
+        with contextlib.suppress(OSError):
+            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(Path(entry))
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager
@@ -49,20 +94,15 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
 
     `sync`: wait until the disk has it, so that it is whole after a power cut, too.
     """
-    partial = temporary(path)
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "wb") as file:
+        make_parents(path)
+        with _temporary(path) as (partial, handle):
+            with open(os.dup(handle), "wb") as file:
                 yield file
                 file.flush()
                 if sync:
-                    os.fsync(file.fileno())
+                    os.fsync(handle)
             partial.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
 
 
 def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
@@ -100,33 +140,44 @@ def read_about(folder: Path) -> JsonObject:
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder under a temporary name, then rename it to `path`.
 
-    An older `path` is replaced.
+    An older folder is replaced. Of several processes the last one's folder stays.
     """
-    partial = temporary(path)
     with disk_errors(path):
-        if partial.is_dir() and not partial.is_symlink():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        try:
+        make_parents(path)
+        with _temporary(path, folder=True) as (partial, _):
             fill(partial)
-            if path.exists():
-                shutil.rmtree(path)
-            partial.replace(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+            while not _renamed(partial, path):
+                older = _temporary_name(path)
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    path.rename(older)
+                _remove(older)
+        remove_leftovers(path.parent)
+
+
+def _renamed(partial: Path, path: Path) -> bool:
+    """Rename a folder unless another one lies there; return whether it was renamed."""
+    try:
+        partial.rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+    return True
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write.
+    """Append one line.
 
-    A kill can cut the last line only, which `read_jsonl` drops.
+    A kill or a full disk can cut the last line only, which `read_jsonl` drops.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        make_parents(path)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        handle = os.open(path, flags, 0o644)
         try:
-            os.write(handle, (line + "\n").encode())
+            data = (line + "\n").encode()
+            while data:
+                data = data[os.write(handle, data) :]
         finally:
             os.close(handle)
 
@@ -185,44 +236,3 @@ def link_weights(source: str, target: str) -> None:
             os.link(Path(source).resolve(), target)
             return
     shutil.copyfile(source, target)
-
-
-@contextlib.contextmanager
-def locked(path: Path, waiting: Callable[[str], None] | None) -> Iterator[bool]:
-    """Hold an exclusive lock on `path` for the block, and yield whether it is held.
-
-    The system drops the lock when the process ends. If somebody else holds it, `waiting` is called
-    once, with the owner's name, and then this call waits; with None it does not wait.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = open(path, "a+")  # noqa: SIM115 (closed below)
-    with handle:
-        held = _acquire(handle)
-        if not held and waiting is not None:
-            handle.seek(0)
-            waiting(handle.read().strip() or "another process")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            held = True
-        if held:
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-            handle.flush()
-        yield held
-
-
-def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of `locked`."""
-    if not path.exists():
-        return False
-    with open(path) as handle:
-        return not _acquire(handle, fcntl.LOCK_SH)
-
-
-def _acquire(handle: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
-    """Take a lock unless another process holds it; return whether it was taken."""
-    try:
-        fcntl.flock(handle, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

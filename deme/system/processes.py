@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deme.system.console import Bar, progress
-from deme.system.files import locked
+from deme.system.files import remove_leftovers
+from deme.system.locks import locked
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SRUN = (
@@ -23,16 +24,16 @@ SRUN = (
 
 @contextlib.contextmanager
 def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """Run `python -m module <arguments>` once per arguments beside the block.
+    """Call `helper` of a module in a process beside the block, once per arguments.
 
-    Waits for them, and stops them if the block raises. The list that is yielded holds their exit
-    codes after the block. They are no part of a torchrun or srun around us.
+    Waits for them, and stops them if the block raises; they end, too, if this process is killed.
+    The list that is yielded holds their exit codes after the block. They are no part of a torchrun
+    or srun around us.
     """
     codes: list[int] = []
     alone = {name: value for name, value in os.environ.items() if name not in (*TORCHRUN, *SRUN)}
-    started = [
-        subprocess.Popen([sys.executable, "-m", module, *words], env=alone) for words in arguments
-    ]
+    program = [sys.executable, "-m", "deme.system.helper", str(os.getpid()), module]
+    started = [subprocess.Popen([*program, *words], env=alone) for words in arguments]
     try:
         yield codes
     except BaseException:
@@ -62,10 +63,12 @@ def make_shards(
     the files have been used and may have been deleted. Returns how many images this process made.
     """
     total, made = _count(shards), 0
+    for folder in {file.parent for file in shards}:
+        remove_leftovers(folder)
     with progress(name, total, "images", total - _count(absent(shards))) as bar:
         while (missing := absent(shards)) and not finished():
             for file, images in missing.items():
-                with locked(file.with_suffix(".lock"), None) as mine:
+                with locked(file.with_suffix(".lock"), None, remove=True) as mine:
                     if mine and not file.exists() and not finished():
                         make(file, images, bar)
                         made += len(images)

@@ -7,7 +7,7 @@ from types import FrameType
 
 from deme.system.errors import Interrupted, Preempted, Stopped
 
-_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _pending: Stopped | None = None
 _received: Stopped | None = None
 _polling = False
@@ -32,10 +32,14 @@ def receive(signum: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def handled() -> Iterator[None]:
-    """Handle the stop signals for the block (main thread only) and put the former handlers back."""
+    """Handle the stop signals for the block (main thread only) and put the former handlers back.
+
+    SIGHUP is left alone where it is ignored: that is what nohup is for.
+    """
     global _received
     _received = None
-    before = {signum: signal.signal(signum, receive) for signum in _STOP}
+    wanted = [s for s in _STOP if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+    before = {signum: signal.signal(signum, receive) for signum in wanted}
     try:
         yield
     finally:

@@ -3,14 +3,19 @@
 import json
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from deme.runs import tracking
 from deme.system import Bar, Stopped, append_line, atomic, read_jsonl, signals, write_jsonl
 from deme.training.module import DiffusionModule
+
+if TYPE_CHECKING:
+    from deme.runs.tracking import Tracker
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,30 +29,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class JsonlLogger(Logger):
-    """The training curve: append {"step": ..., name: value, ...} to a file at each logged step."""
+    """The training curve: append {"step": ..., name: value, ...} to a file every `every` steps.
+
+    Lightning also logs when it stops, what it logged last; such a row is no step's and is left out.
+    The rows go to `tracker`, too.
+    """
 
     name = "jsonl"
     version = ""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, every: int, tracker: "Tracker | None" = None) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.every, self.tracker = path, every, tracker
         self._last: int | None = None
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert step is not None
         row = {name: value for name, value in metrics.items() if name != "epoch"}
-        if row and step != self._last:  # a step has one line
+        if row and step != self._last and (step + 1) % self.every == 0:  # a step has one line
             self._last = step
             append_line(self.path, json.dumps({"step": step, **row}))
+            tracking.log(self.tracker, step, row)
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: config.yaml holds them."""
 
     def rewind(self, step: int) -> None:
         """Remove what was logged at or after `step`: the resumed run logs it again."""
-        rows = read_jsonl(self.path)
-        if rows:
-            write_jsonl(self.path, [row for row in rows if row["step"] < step])
+        if not self.path.exists():
+            return
+        rows = [row for row in read_jsonl(self.path) if row["step"] < step]
+        write_jsonl(self.path, rows)  # without a last line that was cut
+        for row in rows:
+            tracking.log(self.tracker, row.pop("step"), row)
 
 
 class SaveLast(pl.Callback):

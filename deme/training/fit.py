@@ -1,8 +1,9 @@
 """Train a DiffusionModule to its last step, from a checkpoint if there is one."""
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.loggers import WandbLogger
+from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
@@ -24,13 +25,7 @@ from deme.training.module import DiffusionModule
 if TYPE_CHECKING:
     from deme.runs.tracking import Tracker
 
-# Lightning's notices about itself
-IGNORED_WARNINGS = (
-    ".*num_workers.*",
-    ".*GPU available but not used.*",
-    ".*LeafSpec.*",
-    ".*logging interval.*",
-)
+LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 
 
 @dataclass(frozen=True)
@@ -77,21 +72,17 @@ def fit(
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     first_step = step_of(checkpoint)
-    curve = JsonlLogger(folder / "metrics.jsonl")
+    curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, tracker)
     save = SaveLast(checkpoint, loop.checkpoint_every, curve)
     if rank == 0:
         curve.rewind(first_step)  # the run will write these lines again
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with (
-        warnings.catch_warnings(),
+        _lightning_quiet(),
         progress(folder.name, loop.num_steps, "steps", start=first_step) as bar,
     ):
-        for text in IGNORED_WARNINGS:
-            warnings.filterwarnings("ignore", text)
-        loggers: list[Logger] = [curve] if rank == 0 else []
-        if tracker is not None:
-            loggers.append(WandbLogger(experiment=tracker))
-        trainer = make_trainer(loop, loggers, [save, ShowProgress(bar, first_step)])
+        trainer = make_trainer(
+            loop, [curve] if rank == 0 else [], [save, ShowProgress(bar, first_step)]
+        )
         batches = StepBatches(
             len(images),
             loop.batch_size // size,
@@ -106,9 +97,13 @@ def fit(
             start_together(group, first_step)
         loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
         with signals.graceful():
-            trainer.fit(
-                module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
-            )
+            try:
+                trainer.fit(
+                    module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
+                )
+            except SystemExit:  # Lightning's, for a SIGTERM that came before its first step
+                if signals.pending() is None:
+                    raise
             stop = save.stopped or signals.pending()
             if trainer.global_step >= trainer.max_steps:
                 stop = None  # the weights are written first; the signal stays pending
@@ -121,6 +116,17 @@ def fit(
         raise stop
     module.check_finite()
     return first_step
+
+
+@contextlib.contextmanager
+def _lightning_quiet() -> Iterator[None]:
+    """Show none of Lightning's notices: how it is used is not the user's business."""
+    for name in LIGHTNING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        warnings.filterwarnings("ignore", module=rf"({'|'.join(LIGHTNING)})\.")
+        yield
 
 
 def start_together(group: ProcessGroup, first_step: int) -> None:

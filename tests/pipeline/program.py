@@ -32,6 +32,8 @@ def _child(words: list[str], folder: str, out: str, patch: str) -> None:
         os.dup2(file.fileno(), 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
     sys.stderr = os.fdopen(2, "w", buffering=1)
+    sys.argv = ["deme", *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where pytest ignores it
     if patch:
         exec(patch, {})
     from deme.cli.app import main

@@ -459,6 +459,19 @@ def test_a_path_that_cannot_be_written_is_exit_74(tmp_path):
 
 
 FULL = "no space left on the disk while writing "
+FULL_FILE = """
+import contextlib, os
+from deme.system import files
+def full(name):
+    real = files._temporary
+    @contextlib.contextmanager
+    def temporary(path, folder=False):
+        with real(path, folder) as (partial, handle):
+            if path.name == name:
+                os.dup2(os.open("/dev/full", os.O_WRONLY), handle)
+            yield partial, handle
+    files._temporary = temporary
+"""
 
 
 @pytest.fixture(scope="module")
@@ -471,21 +484,26 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(
     "name",
     [
-        ".config.yaml.tmp",
-        ".run.json.tmp",
-        ".status.json.tmp",
-        "checkpoints/.last.ckpt.tmp",
-        "samples/.grid.png.tmp",
+        "config.yaml",
+        "run.json",
+        "status.json",
+        "checkpoints/last.ckpt",
+        "samples/grid.png",
     ],
 )
 def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, trained, tmp_path):
     words = ["train", *TINY_TRAIN]
-    target = tmp_path / trained / name
-    target.parent.mkdir(parents=True)
-    target.symlink_to("/dev/full")
-    fails(words, tmp_path, 74, f"deme: {FULL}runs/", "free some space and run it again")
-    assert not (target.parent / target.name.removeprefix(".").removesuffix(".tmp")).exists()
-    assert Path("/dev/full").is_char_device()
+    full = FULL_FILE + f"full({Path(name).name!r})"
+    fails(
+        words,
+        tmp_path,
+        74,
+        f"deme: {FULL}{trained / name}",
+        "free some space and run it",
+        patch=full,
+    )
+    assert not (tmp_path / trained / name).exists()
+    assert not list(tmp_path.rglob("*.tmp"))
     code, text = run(words, tmp_path)
     assert code == 0, text
 

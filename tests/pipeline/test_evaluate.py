@@ -401,9 +401,9 @@ def test_a_failing_tracker_does_not_cost_the_images(tmp_path):
     words = ["evaluate", *TINY_EVALUATE, "logger=wandb"]
     patch = """
 import deme.runs.tracking
-def start(*_, **__):
+def mirrored(*_, **__):
     raise OSError("no network")
-deme.runs.tracking.start = start
+deme.runs.tracking.mirrored = mirrored
 """
     assert run(words, tmp_path, patch)[0] == 1
     none_again = "import deme.evaluation.sources as sources; sources.generate_images = None"

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import shutil
+import signal
+import struct
 from pathlib import Path
 
 import nbformat
@@ -362,6 +364,55 @@ def test_wandb_is_a_mirror_offline(tmp_path):
     assert (run_dir / "metrics.jsonl").exists()
     evaluated = done(["evaluate", "logger=wandb", *TINY_EVALUATE, "suite=mirror"], tmp_path)
     assert list((evaluated / "wandb").glob("offline-run-*/*.wandb"))
+
+
+END_IN_STEP = """
+import os
+from deme.training.module import DiffusionModule
+step = DiffusionModule.training_step
+def training_step(self, *args):
+    if self.micro_step == {step}:
+        os.kill(os.getpid(), {signum:d})
+    return step(self, *args)
+DiffusionModule.training_step = training_step
+"""
+
+
+def wandb_history(file):
+    """The rows in a file of wandb: records in blocks of 32 KiB, each a checksum, a length and a kind before it."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, at, parts, rows = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record, parts = Record.FromString(parts), b""
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append({(i.key or "/".join(i.nested_key)): i.value_json for i in items})
+    return rows
+
+
+def test_wandb_has_one_run_and_every_step_once_whatever_stopped_it(tmp_path):
+    words = ["train", "logger=wandb", *TINY_TRAIN, "progress.log_every=2", "suite=mirror"]
+    for step, signum, code in ((4, signal.SIGTERM, 75), (9, signal.SIGKILL, -signal.SIGKILL)):
+        found, text = run(words, tmp_path, END_IN_STEP.format(step=step, signum=signum))
+        assert found == code, text
+        (curve,) = tmp_path.glob("runs/mirror/train/*/metrics.jsonl")
+        steps = [json.loads(line)["step"] for line in curve.read_text().splitlines()]
+        assert steps == [*range(1, step, 2)]  # and no row of the step at which it stopped
+    run_dir = done(words, tmp_path)
+    (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    rows = wandb_history(file)
+    assert [int(row["_step"]) for row in rows] == [1, 3, 5, 7, 9, 11]
+    curve = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in curve]
+    assert "samples/path" in rows[-1]
 
 
 def test_a_practitioners_own_folder_of_images_and_model(tmp_path):

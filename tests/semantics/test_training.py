@@ -1,5 +1,8 @@
 """What the trainer does with a method's gradients: clips the model's, leaves the method's own, accumulates."""
 
+import logging
+import warnings
+
 import pytest
 import torch
 
@@ -18,7 +21,7 @@ from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
 from deme.training.batches import StepBatches
-from deme.training.fit import Loop, fit
+from deme.training.fit import Loop, _lightning_quiet, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
 from tests.models import tiny
@@ -46,7 +49,6 @@ def train(method, tmp_path, **loop):
     )
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_the_models_gradient_is_clipped_and_what_the_method_learns_is_not(tmp_path):
     free, clipped = ant(Uncertainty(3)), ant(Uncertainty(3))
     whole = train(free, tmp_path / "free", gradient_clip=None)
@@ -62,7 +64,6 @@ def test_the_models_gradient_is_clipped_and_what_the_method_learns_is_not(tmp_pa
     assert torch.equal(learned, free.balancing.log_variance.detach())
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_combined_gradients_accumulate_as_the_mean_over_batches(tmp_path):
     found = train(ant(PCGrad(3)), tmp_path, gradient_clip=None, accumulate=2)
     model, expected = tiny().train(), []
@@ -75,7 +76,6 @@ def test_combined_gradients_accumulate_as_the_mean_over_batches(tmp_path):
     torch.testing.assert_close(found, sum(expected) / 2, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
     def trained(name, rate, steps=3, drawn_before=0):
         torch.rand(drawn_before)
@@ -95,3 +95,19 @@ def test_what_dropout_drops_follows_from_seed_and_step(tmp_path):
     first = trained("first", 0.5)
     assert torch.equal(trained("again", 0.5, drawn_before=7), first)
     assert not torch.equal(trained("none", 0.0), first)
+
+
+def test_what_lightning_says_about_itself_is_not_shown(capfd):
+    from lightning_fabric.utilities.rank_zero import rank_zero_info, rank_zero_warn
+    from lightning_fabric.utilities.warnings import PossibleUserWarning
+
+    with _lightning_quiet():
+        logging.getLogger("lightning_fabric.accelerators.cuda").warning(
+            "a device with tensor cores"
+        )
+        logging.getLogger("pytorch_lightning.trainer").warning("a tip")
+        rank_zero_info("a notice")
+        rank_zero_warn("a guess", category=PossibleUserWarning)
+        with pytest.raises(UserWarning, match="somebody else's"):
+            warnings.warn("somebody else's", stacklevel=1)
+    assert capfd.readouterr() == ("", "")

@@ -19,7 +19,7 @@ from deme.metrics.fingerprint import (
     fingerprints,
     moments_error,
 )
-from deme.system import files, tensors
+from deme.system import files, locked, tensors
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 IMAGES = InMemoryImages(
@@ -305,11 +305,11 @@ def test_a_change_of_one_image_shows_in_its_fingerprint_alone():
 
 
 def test_a_lock_that_somebody_holds_is_not_taken(tmp_path):
-    with files.locked(tmp_path / "lock", None) as mine:
+    with locked(tmp_path / "lock", None) as mine:
         assert mine
-        with files.locked(tmp_path / "lock", None) as second:
+        with locked(tmp_path / "lock", None) as second:
             assert not second
-    with files.locked(tmp_path / "lock", None) as mine:
+    with locked(tmp_path / "lock", None) as mine:
         assert mine
 
 

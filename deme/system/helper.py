@@ -1,0 +1,53 @@
+"""A process that helps another: `python -m deme.system.helper <parent> <module> <words>`.
+
+It calls `helper(*words)` of the module, and ends when the process that started it is gone.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+import time
+
+from deme.system import DemeError, Stopped, log_to_terminal, signals
+from deme.system.console import tolerant_streams
+
+PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
+POLL_SECONDS = 0.5
+STOP_SECONDS = 3.0  # for saving what was done, after the parent has gone
+
+
+def end_with(parent: int) -> None:
+    """Stop this process as a stop signal does, then end it, once its parent is gone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    if signals.received() is None:
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os._exit(Stopped.exit_code)
+
+
+def main(parent: str, module: str, *words: str) -> int:
+    """Help, and return the exit code."""
+    log_to_terminal()
+    with tolerant_streams(), signals.handled():
+        end_with(int(parent))
+        try:
+            importlib.import_module(module).helper(*words)
+        except (DemeError, Stopped) as error:
+            print(f"deme: {error}", file=sys.stderr)
+            return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
