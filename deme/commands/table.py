@@ -26,6 +26,7 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
     page = suite.results / f"{suite.name}.md"
     lock = page.with_name(f".{suite.name}.lock")
     with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
+        files.remove_leftovers(suite.results)
         if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
             logger.warning("kept %s: the table there is complete, this one is not", suite.results)
         else:

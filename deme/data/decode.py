@@ -107,8 +107,7 @@ def is_transparent(data: bytes) -> bool:
 def _has_transparent_pixels(image: Image.Image) -> bool:
     if not image.has_transparency_data:
         return False
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return bool(lowest < 255)
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def _without_transparency(image: Image.Image, background: str) -> Image.Image:

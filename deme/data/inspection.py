@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import PIL
@@ -16,6 +17,13 @@ from deme.system import files, locked, logger, progress, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 LISTED = 20  # of the images that are left out, in the message; the file in the cache names all
+
+
+class Found(TypedDict):
+    """What is kept in the cache."""
+
+    damaged: list[tuple[int, str, str]]  # index, name and reason of an image
+    copies: list[list[int]]  # the indices of the images that show one picture, in order
 
 
 class Inspection:
@@ -39,8 +47,7 @@ class Inspection:
                 if not self.file.exists():
                     files.write_json(self.file, _found(source, background))
             found = files.read_json(self.file)
-        self._damaged: list[tuple[int, str, str]] = found["damaged"]  # index, name, reason
-        self.copies: list[list[int]] = found["copies"]  # indices of one picture, in order
+        self._damaged, self.copies = found["damaged"], found["copies"]
 
     def damaged(self) -> set[int]:
         """Return the indices of the images that cannot be decoded, and log which they are."""
@@ -65,7 +72,7 @@ class Inspection:
             )
 
 
-def _found(source: ImageSource, background: str) -> dict[str, object]:
+def _found(source: ImageSource, background: str) -> Found:
     pictures = np.zeros(len(source), np.uint64)  # a hash of the size and the pixels of each
 
     def look(index: int) -> None:

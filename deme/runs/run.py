@@ -220,6 +220,7 @@ class Run:
         if not file.exists():  # a finished run may be read-only
             lock = self.path / f".{name}.lock"
             with locked(lock, wait, remove=True), guarded(self.path):
+                files.remove_leftovers(self.path)
                 if not file.exists():
                     make()
 
