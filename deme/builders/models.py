@@ -26,9 +26,14 @@ class Loaded:
     exact: Network
 
 
-def load_model(folder: Path, compute: Compute, guidance_scale: float | None = None) -> Loaded:
-    """Load one model; a text-conditioned one samples with guidance if a scale is given."""
-    model = load_pretrained(str(folder)).to(compute.device)
+def load_model(
+    folder: Path, compute: Compute, guidance_scale: float | None = None, ema: bool = False
+) -> Loaded:
+    """Load one model; a text-conditioned one samples with guidance if a scale is given.
+
+    `ema`: see `load_pretrained`.
+    """
+    model = load_pretrained(str(folder), ema).to(compute.device)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 
@@ -42,7 +47,7 @@ def load_experts(
     experts = order_experts(folders)
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
     ranges = [expert.range for expert in experts if expert.range is not None]
-    num_timesteps = experts[0].about["num_timesteps"]
+    num_timesteps = ranges[-1].high
     network = guided(compute.network(swapped.model), swapped.model, guidance_scale)
     return Loaded(
         swapped.model,

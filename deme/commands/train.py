@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, TrainSettings, build, content_hash, instantiate, partial, tracking
+from deme.runs import Run, TrainSettings, base_hash, build, instantiate, partial, tracking
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _write_weights(folder: Path, settings: TrainSettings, training: Training) ->
         "range": [trained.low, trained.high] if settings.expert is not None else None,
         "num_timesteps": module.model.schedule.num_timesteps,
         "num_images": len(training.images),
-        "base": content_hash(path) if path is not None else None,
+        "base": base_hash(settings.model, str(path)) if path is not None else None,
         "ema": module.ema is not None,
     }
     kind = "ema" if module.ema is not None else "raw"

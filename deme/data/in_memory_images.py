@@ -9,11 +9,12 @@ from pathlib import Path
 import PIL
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from deme.data import InMemoryImages
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import EncodedImages, ImageSource
-from deme.system import WorkFailed, files, logger, progress, sha256_text
+from deme.system import WorkFailed, files, logger, progress, read_cached, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 NAMED = 3  # of the images that cannot be decoded, in the error message
@@ -65,6 +66,7 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
     All images are decoded once per listing: names, sizes and times of change.
     """
     where = ""
+    found: list[Damaged] | None
     if cache is None:
         found = _damaged(source)
     else:
@@ -74,28 +76,40 @@ def unreadable_in(source: ImageSource, cache: Path | None) -> set[int]:
             file.with_suffix(".lock"),
             lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
         ):
-            if not file.exists():
-                files.write_json(file, _damaged(source))
-        found = files.read_json(file)
+            found = read_cached(file, list[Damaged])
+            if found is None:
+                found = _damaged(source)
+                files.write_json(file, found)
         where = f"; all of them: {file}"
     if found:
-        named = ", ".join(f"{name} ({reason})" for _, name, reason in found[:LISTED])
+        named = ", ".join(f"{one['name']} ({one['reason']})" for one in found[:LISTED])
         more = f" and {len(found) - LISTED:,} more{where}" if len(found) > LISTED else ""
         logger.info(
             f"{len(found):,} of {len(source):,} images cannot be read and are left out: "
             f"{named}{more}"
         )
-    return {index for index, _, _ in found}
+    return {one["index"] for one in found}
 
 
-def _damaged(source: ImageSource) -> list[tuple[int, str, str]]:
-    """Return index, name and reason of every image of a source that cannot be decoded."""
+class Damaged(TypedDict):
+    """An image of a source that cannot be decoded."""
+
+    index: int
+    name: str
+    reason: str
+
+
+def _damaged(source: ImageSource) -> list[Damaged]:
+    """Return every image of a source that cannot be decoded."""
     errors = unreadable_among(
         lambda index: open_image(source.read(index), source.name(index)),
         len(source),
         "checking images",
     )
-    return [(index, error.name, error.reason) for index, error in errors.items()]
+    return [
+        {"index": index, "name": error.name, "reason": error.reason}
+        for index, error in errors.items()
+    ]
 
 
 def unreadable_among(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deme.diffusion import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import BadConfig, JsonObject, files
+from deme.system import About, BadConfig, read_about
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
@@ -28,20 +28,23 @@ class Checkpoint:
     `parts`: file, relative to `folder`, in which a merge writes them -> the network's weights and
     its channel projections, if it has any. `config`: that of the network. `about`: deme.json, {}
     without one. `placement`: that of the projections. `noise`: the keys of the scheduler's config
-    about the noise schedule and the prediction, {} without one.
+    about the noise schedule and the prediction, {} without one. `ema`: whether the weights are the
+    averaged ones beside the others.
     """
 
     folder: Path
     parts: Mapping[Path, Tensors]
     config: Mapping[str, object]
-    about: JsonObject
+    about: About
     placement: str | None = None
     noise: Mapping[str, object] = field(default_factory=dict)
+    ema: bool = False
 
     @property
     def range(self) -> TimestepRange | None:
         """The timestep range that the model was finetuned for, None if it names none."""
-        return TimestepRange(*self.about["range"]) if self.about.get("range") is not None else None
+        ends = self.about.get("range")
+        return TimestepRange(*ends) if ends is not None else None
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def order_experts(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
 
     Raises BadConfig unless they cover every timestep once and have the same base.
     """
-    experts = [Checkpoint(folder, {}, {}, files.read_about(folder)) for folder in folders]
+    experts = [Checkpoint(folder, {}, {}, read_about(folder)) for folder in folders]
     for expert in experts:
         if expert.range is None:
             raise BadConfig(
@@ -173,7 +176,8 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
         ]
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
     try:
-        check_partition(sorted(ranges, key=lambda each: each.low), models[0].about["num_timesteps"])
+        num_timesteps = models[0].about.get("num_timesteps") or max(each.high for each in ranges)
+        check_partition(sorted(ranges, key=lambda each: each.low), num_timesteps)
     except ValueError as error:
         folders = ", ".join(str(model.folder) for model in models)
         return ordered, [f"the experts do not fit together: {error} ({folders})"]

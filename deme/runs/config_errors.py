@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
+    InterpolationKeyError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
-from deme.system import BadConfig, conf_dir, did_you_mean
+from deme.system import BadConfig, conf_dir, did_you_mean, shown
 
 
 @contextlib.contextmanager
@@ -26,13 +28,17 @@ def config_errors(stage: str = "") -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise BadConfig(explain(error, stage)) from error
+    except RecursionError as error:
+        raise BadConfig("an override or a file of the configuration is nested too deep") from error
     except ValueError as error:
-        if not str(error).startswith("Config group override must be"):
-            raise
-        raise BadConfig(
-            "an option group takes the name of an option, got null\n"
-            "type, to see its options: deme <verb> group=?"
-        ) from error
+        if str(error).startswith("Config group override must be"):
+            raise BadConfig(
+                "an option group takes the name of an option, got null\n"
+                "type, to see its options: deme <verb> group=?"
+            ) from error
+        if "integer string conversion" in str(error):
+            raise BadConfig("an override has a number of too many digits") from error
+        raise
 
 
 def explain(error: Exception, stage: str) -> str:
@@ -53,10 +59,34 @@ def explain(error: Exception, stage: str) -> str:
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         name = getattr(error, "full_key", "") or "a value"
         return f"{name} must be given\ntype: {name}=<value>"
+    if isinstance(error, InterpolationKeyError) and (absent := re.search(r"key '([^']+)'", text)):
+        return (
+            f"{absent[1]} must be given: {error.full_key or 'another key'} refers to it\n"
+            f"type: {absent[1]}=<value>"
+        )
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+        reason = text.splitlines()[0].replace(error.override, "").strip(" :")
+        return f"cannot read the override {shown(error.override)}: {reason:.80}" + _quoted(
+            error.override
+        )
+    if ambiguous := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
+        key, _, value = ambiguous[1].partition("=")
+        return (
+            f"{shown(ambiguous[1])} has commas: one value with commas is quoted, a list is in "
+            f"brackets, a sweep takes -m{_quoted(ambiguous[1])}, or {key}=[{value:.80}], or -m"
+        )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
+
+
+def _quoted(override: str) -> str:
+    """Return a line with the override as it is typed for a value with special characters."""
+    key, _, value = override.partition("=")
+    if not (found := dict.fromkeys(re.findall(r"[=#,()\[\]{}:'\"]", value))) or len(value) > 80:
+        return ""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    command = shlex.quote(f'{key}="{escaped}"')
+    return f"\nto take {' '.join(found)} as part of a text, type: {command}"
 
 
 def _unknown_key(key: str, known: list[str], stage: str) -> str:

@@ -19,15 +19,26 @@ from deme.system import files
 HASHED_PATH_KEYS = ("path", "captions", "parts")
 
 
+# options' keys that were added later -> the value at which they count as absent, as they were
+ADDED_KEYS = {"model": {"ema": False}}
+
+
 def identity_hash(config: Config, stage: str, hashes: Mapping[str, list[str]]) -> str:
     """Return the sha256 of what determines a run's results: its config and its inputs' content."""
     neutral = neutral_keys(stage)
     kept = {
-        key: _named(value, neutral.get(key, ()))
+        key: _named(_without_added(key, value), neutral.get(key, ()))
         for key, value in config.items()
         if neutral.get(key) != ()
     }
     return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
+
+
+def _without_added(group: str, option: object) -> object:
+    added = ADDED_KEYS.get(group, {})
+    if not added or not isinstance(option, Mapping):
+        return option
+    return {key: value for key, value in option.items() if added.get(key, ...) != value}
 
 
 def data_hash(option: Option) -> str:

@@ -12,13 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from deme.system.errors import DiskError, WorkFailed
-
-JsonObject = Mapping[str, Any]
+from deme.system.errors import DiskError
 
 
 def temporary(path: Path) -> Path:
@@ -81,22 +79,6 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a damaged file is said to be one."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise WorkFailed(
-            f"{path} is damaged: {error}\ndelete it (or its run directory) and run again"
-        ) from error
-
-
-def read_about(folder: Path) -> JsonObject:
-    """Return what deme.json says of a model folder, {} without one."""
-    file = folder / "deme.json"
-    return read_json(file) if file.is_file() else {}
-
-
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder under a temporary name, then rename it to `path`.
 
@@ -120,7 +102,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 def append_line(path: Path, line: str) -> None:
     """Append one line in a single write.
 
-    A kill can cut the last line only, which `read_jsonl` drops.
+    A kill can cut the last line only, which `reading.read_jsonl` drops.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,17 +111,6 @@ def append_line(path: Path, line: str) -> None:
             os.write(handle, (line + "\n").encode())
         finally:
             os.close(handle)
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped.
-
-    A missing file is empty.
-    """
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def write_jsonl(path: Path, rows: Sequence[object]) -> None:

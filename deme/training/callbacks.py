@@ -1,6 +1,7 @@
 """What happens beside the training loop: checkpoints, the training curve and a progress bar."""
 
 import json
+import math
 import signal
 from pathlib import Path
 
@@ -35,7 +36,11 @@ class JsonlLogger(Logger):
         self._last: int | None = None
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        row = {name: value for name, value in metrics.items() if name != "epoch"}
+        row = {
+            name: value if math.isfinite(value) else None  # JSON has no NaN
+            for name, value in metrics.items()
+            if name != "epoch"
+        }
         if row and step != self._last:  # a step has one line
             self._last = step
             append_line(self.path, json.dumps({"step": step, **row}))
@@ -45,9 +50,9 @@ class JsonlLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Remove what was logged at or after `step`: the resumed run logs it again."""
-        rows = read_jsonl(self.path)
+        rows = read_jsonl(self.path, dict[str, float | None])
         if rows:
-            write_jsonl(self.path, [row for row in rows if row["step"] < step])
+            write_jsonl(self.path, [row for row in rows if (row.get("step") or 0) < step])
 
 
 class SaveLast(pl.Callback):

@@ -8,19 +8,22 @@ from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
     NO_RESULT,
+    PROCESSES,
     STRICT,
     ChangesNoResult,
     Count,
     Guidance,
     Name,
-    NonNegative,
     Number,
     Option,
     OptionalOption,
     Options,
     Positive,
+    Processes,
+    Seed,
     Switch,
     TwoOrMore,
+    Whole,
     refuse,
     without_null,
 )
@@ -32,7 +35,7 @@ class ComputeSettings:
 
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    threads: Count | None
+    threads: Processes | None
     compile: Switch
     channels_last: Switch
     gradient_checkpointing: Switch
@@ -45,7 +48,7 @@ class PreviewSettings:
     num_images: Count
     num_inference_steps: Count
     guidance_scale: Guidance
-    seed: NonNegative
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -54,8 +57,8 @@ class ProgressSettings:
 
     checkpoint_every: Count
     log_every: Count
-    num_workers: NonNegative
-    processes: Count
+    num_workers: Annotated[int, Field(ge=0, le=PROCESSES, strict=True)]
+    processes: Processes
     preview: PreviewSettings
 
 
@@ -83,7 +86,7 @@ class LossMetricSettings:
 
     num_ranges: Count
     draws: Count
-    seed: NonNegative
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -148,7 +151,7 @@ class MetricsSettings:
 class LossPlaneSettings:
     """Scores on the planes of two experts' weights through the best vector (Figure 6a)."""
 
-    points: NonNegative
+    points: Whole
     low: Number
     high: Number
 
@@ -185,7 +188,7 @@ class RunSettings(CommandSettings):
 
     suite: Annotated[Name, NO_RESULT]
     cell: Annotated[Mapping[str, str | int | None], NO_RESULT]
-    seed: NonNegative | None
+    seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
     model: Option
     progress: Annotated[ProgressSettings, NO_RESULT]
