@@ -146,7 +146,7 @@ def _hydra_main(verb: str, args: list[str], job: Callable[[DictConfig], None]) -
     argv, sys.argv = sys.argv, ["deme", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where they get their message
     try:
-        with config_errors(verb):
+        with config_errors(verb, args):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
     except SystemExit as error:
         if error.code not in (0, None):

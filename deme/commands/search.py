@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Best, Run, SearchSettings, build, content_hash, instantiate
+from deme.runs import Best, Run, SearchSettings, build, check_options, content_hash, instantiate
 from deme.system import BadConfig, files, logger, print_result, progress, read_json
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
     from deme.builders import open_plan
     from deme.evaluation.objective import build_objective
 
+    check_options(settings)
     _check_method(settings)
     return build_objective(settings, open_plan(settings.model, run.inputs["experts"]))
 

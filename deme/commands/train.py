@@ -8,7 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, TrainSettings, base_hash, build, instantiate, partial, tracking
+from deme.runs import (
+    Run,
+    TrainSettings,
+    base_hash,
+    build,
+    check_options,
+    instantiate,
+    partial,
+    tracking,
+)
 from deme.system import BadConfig, WorkFailed, cache_folder, files, logger, processes, signals
 
 if TYPE_CHECKING:
@@ -126,6 +135,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
+    check_options(settings)
     compute, progress = Compute.of(settings.compute), settings.progress
     model = instantiate(settings.model)
     data = load_data(settings.data, settings.paths, model.image_shape)

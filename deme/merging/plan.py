@@ -13,11 +13,10 @@ from torch import Tensor
 
 from deme.diffusion import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import About, BadConfig, read_about
+from deme.system import About, BadConfig, first_lines, read_about
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
-MAX_SHOWN = 20  # mismatches in a message
 CHUNK_ELEMENTS = 1 << 18  # elements that are merged at once: they fit into the processor's cache
 
 
@@ -134,12 +133,6 @@ def plan_merge(
         count = f"{len(problems)} mismatch{'es' if len(problems) > 1 else ''}"
         raise BadConfig(f"these models cannot be merged, {count}:\n{first_lines(problems)}")
     return MergePlan(base, models)
-
-
-def first_lines(lines: Sequence[str]) -> str:
-    """Return the first lines of a long message, and how many more there are."""
-    more = len(lines) - MAX_SHOWN
-    return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
 
 
 def order_experts(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:

@@ -20,6 +20,7 @@ NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "pred
 Channels = Annotated[int, Field(ge=1, le=1 << 14)]
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=64)]
+Text = Annotated[str, Field(max_length=300)]
 Beta = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -28,8 +29,12 @@ def is_part(value: object) -> TypeGuard[list[str | None]]:
     return isinstance(value, list)
 
 
+def _is_name(value: object) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= 300)
+
+
 def _an_entry(value: object) -> object:
-    if is_part(value) and not (len(value) == 2 and all(isinstance(n, str | None) for n in value)):
+    if is_part(value) and not (len(value) == 2 and all(map(_is_name, value))):
         raise ValueError("[<library>, <class>] for a part")
     return value
 
@@ -43,15 +48,15 @@ class NetworkConfig(TypedDict, total=False):
     What diffusers makes of the others is caught where it is made.
     """
 
-    _class_name: str | None
-    architectures: list[str] | None
+    _class_name: Text | None
+    architectures: list[Text] | None
     sample_size: Size | Annotated[list[Size], Field(min_length=2, max_length=2)] | None
     in_channels: Channels
     out_channels: Channels
     latent_channels: Channels
     layers_per_block: Layers | list[Layers]
     block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=16)]
-    time_embedding_type: str
+    time_embedding_type: Text
     cross_attention_dim: Channels | list[Channels] | None
     scaling_factor: Annotated[float, Field(gt=0)]
     max_position_embeddings: Size
@@ -65,14 +70,14 @@ class NetworkConfig(TypedDict, total=False):
 class SchedulerConfig(TypedDict, total=False):
     """scheduler_config.json: the keys that are used here."""
 
-    _class_name: str
+    _class_name: Text
     num_train_timesteps: Annotated[int, Field(ge=1, le=1_000_000)]
     beta_start: Beta
     beta_end: Beta
-    beta_schedule: str
+    beta_schedule: Text
     trained_betas: list[Beta] | None
-    prediction_type: str | None
-    variance_type: str | None
+    prediction_type: Text | None
+    variance_type: Text | None
     predict_epsilon: bool | None
     use_flow_sigmas: bool | None
     rescale_betas_zero_snr: bool
@@ -83,13 +88,13 @@ class SchedulerConfig(TypedDict, total=False):
     sample_max_value: Annotated[float, Field(gt=0)]
     set_alpha_to_one: bool
     steps_offset: int
-    timestep_spacing: str
+    timestep_spacing: Text
 
 
 class Placement(TypedDict, total=False):
     """projections.json."""
 
-    placement: str
+    placement: Text
 
 
 class ShardIndex(TypedDict):

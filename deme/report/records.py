@@ -12,11 +12,9 @@ from deme.runs import (
     Provenance,
     RunSettings,
     TrainSettings,
-    build,
-    frozen_config,
+    frozen_settings,
     is_run,
     read_status,
-    run_settings,
     weights_folder,
 )
 from deme.system import (
@@ -102,7 +100,7 @@ def read_record(place: Path, called: str) -> Record:
     about = read_about(folder)
     if folder.parent.name != "weights" or not is_run(run):
         return Record(public_name(called) or place.resolve().name, files.sha256(folder), about)
-    settings = run_settings(frozen_config(run))
+    settings = frozen_settings(run)
     made = read_json(run / "run.json", Provenance)
     weights = read_status(run).get("weights", {}).get(folder.name) or files.sha256(folder)
     trainings, lost = [], []
@@ -114,8 +112,9 @@ def read_record(place: Path, called: str) -> Record:
             if expert is None:
                 lost.append(public_name(named))
             else:
-                trained = build(TrainSettings, frozen_config(expert))
-                trainings.append(Training(trained, read_about(weights_folder(expert))))
+                trained = frozen_settings(expert)
+                if isinstance(trained, TrainSettings):
+                    trainings.append(Training(trained, read_about(weights_folder(expert))))
     trainings.sort(key=lambda each: each.about.get("range") or [0])
     return Record(
         run.name,
@@ -150,8 +149,9 @@ def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
                 continue
             inputs = read_json(folder / "run.json", Provenance)["inputs"]
             if weights in inputs.get("weights", {}).values():
-                settings = build(EvaluateSettings, frozen_config(folder))
-                yield Evaluation(settings, read_json(metrics, Metrics)["metrics"])
+                evaluated = frozen_settings(folder)
+                if isinstance(evaluated, EvaluateSettings):
+                    yield Evaluation(evaluated, read_json(metrics, Metrics)["metrics"])
         except DemeError as error:
             logger.warning("left out: %s", first_line(error))
 

@@ -1,5 +1,6 @@
 """Run directories, suites, configuration, settings, tracking. No torch here."""
 
+from deme.runs.arguments import check_options
 from deme.runs.config import compose_stage, to_dict
 from deme.runs.config_errors import config_errors, flattened, options
 from deme.runs.formats import (
@@ -20,6 +21,7 @@ from deme.runs.inputs import (
     content_hash,
     found_weights,
     frozen_config,
+    frozen_settings,
     input_hash,
     is_run,
     read_status,
@@ -111,6 +113,7 @@ __all__ = [
     "build",
     "check_finished",
     "check_format",
+    "check_options",
     "compose_stage",
     "config_errors",
     "content_hash",
@@ -119,6 +122,7 @@ __all__ = [
     "found_weights",
     "frozen_config",
     "frozen_identity",
+    "frozen_settings",
     "identity_hash",
     "input_hash",
     "instantiate",

@@ -132,7 +132,10 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
     """Return Hydra's composition before interpolation, the names of chosen options filled in."""
     GlobalHydra.instance().clear()
-    with config_errors(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with (
+        config_errors(stage, overrides),
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+    ):
         composed = compose(stage, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     choices = {

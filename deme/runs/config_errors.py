@@ -4,9 +4,12 @@ import contextlib
 import functools
 import re
 import shlex
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hydra
+import omegaconf
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
@@ -18,18 +21,31 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from deme.system import BadConfig, conf_dir, did_you_mean, shown
+from deme.system import BadConfig, conf_dir, did_you_mean, first_line, shown
+
+HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
 
 @contextlib.contextmanager
-def config_errors(stage: str = "") -> Iterator[None]:
-    """Raise BadConfig for whatever Hydra or OmegaConf raise in the block."""
+def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Raise BadConfig for whatever Hydra or OmegaConf raise in the block.
+
+    It composes a command's configuration with `overrides`, whose choices of options decide which
+    keys there are.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadConfig(explain(error, stage)) from error
+        raise BadConfig(explain(error, stage, overrides)) from error
     except RecursionError as error:
         raise BadConfig("an override or a file of the configuration is nested too deep") from error
+    except (TypeError, AttributeError) as error:
+        if not _is_hydras(error):
+            raise
+        raise BadConfig(
+            f"an option group takes the name of an option: {first_line(error)}\n"
+            "type, to see its options: deme <verb> group=?"
+        ) from error
     except ValueError as error:
         if str(error).startswith("Config group override must be"):
             raise BadConfig(
@@ -41,7 +57,13 @@ def config_errors(stage: str = "") -> Iterator[None]:
         raise
 
 
-def explain(error: Exception, stage: str) -> str:
+def _is_hydras(error: BaseException) -> bool:
+    """Whether an error was raised in Hydra or OmegaConf, not in what they call."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frames[-1].filename).is_relative_to(place) for place in HYDRAS)
+
+
+def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
     """Return what was given, what is allowed and what to type."""
     text = str(error).split("\n    full_key")[0]
     if option := re.search(r"Could not find '([^']+)'", text):
@@ -55,7 +77,7 @@ def explain(error: Exception, stage: str) -> str:
         near = did_you_mean(name, groups())
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(key[1], [*keys(stage), "experiment"], stage)
+        return _unknown_key(key[1], [*keys(stage, overrides), "experiment"], stage)
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         name = getattr(error, "full_key", "") or "a value"
         return f"{name} must be given\ntype: {name}=<value>"
@@ -104,12 +126,15 @@ def _unknown_key(key: str, known: list[str], stage: str) -> str:
     return f"unknown key {key!r}; {near}keys of `deme {stage}`: {top}"
 
 
-def keys(stage: str) -> list[str]:
-    """Return the dotted keys of a stage's default configuration."""
-    with contextlib.suppress(Exception):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return list(flattened(OmegaConf.to_container(compose(stage), resolve=False)))
+def keys(stage: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the dotted keys of a stage's configuration, with the options that overrides choose."""
+    chosen = [word for word in overrides if word.partition("=")[0] in groups()]
+    for choices in (chosen, []):
+        with contextlib.suppress(Exception):
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                found = OmegaConf.to_container(compose(stage, choices), resolve=False)
+                return list(flattened(found))
     return []
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeGuard, cast
 
 from deme.runs.formats import Best, Command, Frozen, Status
-from deme.runs.settings.base import Config
+from deme.runs.settings import Config, RunSettings, run_settings
 from deme.system import (
     DATASETS,
     BadConfig,
     DemeError,
     MissingInput,
+    WorkFailed,
     files,
     first_line,
     locate,
@@ -24,6 +25,7 @@ from deme.system import (
     read_json,
     read_yaml,
 )
+from deme.system.values import MAKE_AGAIN
 
 QUERY_KEYS = {"stage", "cell", "command"}
 Listed = tuple[str, int, int]  # name, size and time of a file
@@ -70,6 +72,16 @@ def check_finished(path: Path) -> None:
 def frozen_config(run: Path) -> Config:
     """Return the config that a run was made with."""
     return dict(read_yaml(run / "config.yaml", Frozen))
+
+
+def frozen_settings(run: Path) -> RunSettings:
+    """Return the settings that a run was made with. Raises WorkFailed for none."""
+    try:
+        return run_settings(frozen_config(run))
+    except BadConfig as error:
+        raise WorkFailed(
+            f"{run / 'config.yaml'} is damaged: {first_line(error)}\n{MAKE_AGAIN}"
+        ) from error
 
 
 def find(value: object, suite: Path) -> list[Path]:

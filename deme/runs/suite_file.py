@@ -21,6 +21,7 @@ from deme.system import (
     compose_yaml,
     construct_yaml,
     did_you_mean,
+    first_lines,
     read_json,
 )
 
@@ -46,7 +47,7 @@ def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
         mistakes = [_mistake(tree, each["loc"], each) for each in error.errors()]
     if mistakes:
         lines = [f"{_line(tree, place)}: {text}" for place, text in mistakes]
-        raise BadConfig("\n".join(dict.fromkeys(lines)))
+        raise BadConfig(first_lines([*dict.fromkeys(lines)]))
     return file, replace(settings, rows=_in_table_order(settings.rows))
 
 
@@ -64,7 +65,7 @@ def _tree(file: Path) -> MappingNode:
     if not isinstance(tree, MappingNode):
         raise BadConfig(f"{file} must hold the keys of a suite, such as suite: and rows:")
     if mistakes := list(_yaml_mistakes(tree)):
-        raise BadConfig("\n".join(mistakes))
+        raise BadConfig(first_lines(mistakes))
     keys = _values(tree)
     if not isinstance(keys.get("extends"), ScalarNode):
         return tree

@@ -21,6 +21,7 @@ from deme.system.errors import (
     WorkFailed,
     did_you_mean,
     first_line,
+    first_lines,
     out_of_memory,
 )
 from deme.system.files import (
@@ -89,6 +90,7 @@ __all__ = [
     "construct_yaml",
     "did_you_mean",
     "first_line",
+    "first_lines",
     "helpers",
     "is_weights",
     "link_weights",

@@ -5,7 +5,7 @@ A message is one to three lines: what was given, what is allowed, what to type.
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DemeError(Exception):
@@ -69,6 +69,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+MAX_SHOWN = 20  # lines of a message that lists all mistakes
 # of libraries' messages: settings that switch a check off
 UNSAFE = re.compile(
     r"weights_only|allow_pickle|pickle\.load|trust_remote_code|use_safetensors|safe_serialization|"
@@ -86,6 +87,12 @@ def first_line(error: BaseException) -> str:
     parts = re.split(r"(?<=[.;!])\s+", line)
     safe = " ".join(part for part in parts if not UNSAFE.search(part)).strip().rstrip(";")
     return safe or type(error).__name__
+
+
+def first_lines(lines: Sequence[str]) -> str:
+    """Return the first lines of a long message, and how many more there are."""
+    more = len(lines) - MAX_SHOWN
+    return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

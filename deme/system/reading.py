@@ -94,7 +94,7 @@ def parse_json(text: str, where: object, kind: type[T], advice: str = MAKE_AGAIN
     except (ValueError, RecursionError) as error:
         line = f", line {getattr(error, 'lineno', 1)}" if isinstance(where, Path) else ""
         reason = getattr(error, "msg", None) or _reason(error)
-        raise WorkFailed(f"{where}{line}: not JSON: {reason}\n{advice}") from error
+        raise WorkFailed(f"{where}{line} is damaged: not JSON: {reason}\n{advice}") from error
     return checked(value, kind, where, advice)
 
 

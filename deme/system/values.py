@@ -142,6 +142,7 @@ _WORDS = {
     "less": "a number",
     "bool": "true or false",
     "string_too_short": "a name",
+    "string_too_long": "a shorter text",
     "string_pattern": "<owner>/<name>",  # of the Hugging Face Hub, the only pattern in use
     "string": "a text",
     "list": "a list",

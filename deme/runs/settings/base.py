@@ -22,7 +22,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from deme.system import BadConfig, allowed, bad_value, did_you_mean, shown
+from deme.system import BadConfig, allowed, bad_value, did_you_mean, first_lines, shown
 
 STRICT = ConfigDict(extra="forbid")
 GROUP = "a group of keys, such as <group>.<key>=<value>"
@@ -43,7 +43,7 @@ Time = Annotated[float, Field(gt=0, le=1e7, strict=True)]  # whatever the unit
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
 Guidance = Annotated[float, Field(ge=1, le=1e6, strict=True)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]  # as long as a path can be
 
 Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def build(kind: type[T], config: Config, texts: bool = False) -> T:
         return adapter.validate_strings(config) if texts else adapter.validate_python(config)
     except ValidationError as error:
         lines = [explanation(kind, each) for each in error.errors()]
-        raise BadConfig("\n".join(dict.fromkeys(lines))) from error
+        raise BadConfig(first_lines([*dict.fromkeys(lines)])) from error
 
 
 def refuse(broken: object, message: str) -> None:
@@ -212,7 +212,9 @@ def explanation(kind: type, error: Any) -> str:
             if is_dataclass(one)
             for each in fields(one)
         ]
-        return f"unknown key {key}; {did_you_mean(path[-1], known)}allowed: {', '.join(known)}"
+        key = ".".join(map(str, error["loc"]))
+        near = did_you_mean(str(error["loc"][-1]), known)
+        return f"unknown key {key}; {near}allowed: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key} must be given\ntype: {key}=<value>"
     null = ", or null" if type(None) in get_args(shape) else ""
