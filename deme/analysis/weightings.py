@@ -10,8 +10,8 @@ from deme.analysis import Analysis
 from deme.diffusion import uniform
 from deme.diffusion.weighting import Infinite, Weighting, mass, prediction_weight, timestep_weights
 from deme.models.denoiser import DenoisingModel
-from deme.runs import instantiate, load_yaml, options
-from deme.system import BadConfig, conf_dir, did_you_mean
+from deme.runs import instantiate, options
+from deme.system import BadConfig, conf_dir, did_you_mean, read_yaml
 
 KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
@@ -37,7 +37,8 @@ def weightings(
             near = did_you_mean(name, known)
             raise BadConfig(f"unknown weighting {name!r}; {near}allowed: {', '.join(known)}")
     schemes = {
-        name: instantiate(load_yaml(conf_dir() / "weighting" / f"{name}.yaml")) for name in names
+        name: instantiate(read_yaml(conf_dir() / "weighting" / f"{name}.yaml", dict[str, object]))
+        for name in names
     }
 
     def weight(scheme: Weighting, kind: str) -> Tensor:

@@ -12,18 +12,25 @@ from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
 from deme.models.checkpoint import NAME, open_weights
 from deme.models.folder import noise_of, with_defaults
-from deme.models.layout import PLACEMENT, read_json_object, read_placement, scheduler_file
+from deme.models.foreign import check_model_folder
+from deme.models.frozen import copy_part
+from deme.models.layout import (
+    EMA,
+    PLACEMENT,
+    is_part,
+    read_json_object,
+    read_placement,
+    scheduler_file,
+)
 from deme.models.projection import Projections, folded
-from deme.runs import content_hash, weights_folder
+from deme.runs import base_hash, takes_ema, weights_folder
 from deme.system import (
     BadConfig,
     MissingInput,
     is_weights,
-    link_weights,
     locate,
     logger,
     read_about,
-    read_json,
     same_content,
 )
 from deme.system.tensors import TensorFile, Tensors
@@ -56,23 +63,28 @@ def network_folder(folder: Path) -> Path:
     )
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
+def open_checkpoint(folder: Path, ema: bool = False) -> Checkpoint:
     """Read the configs, with their classes' defaults, and the headers of a model's weights.
 
-    Raises MissingInput, WorkFailed (damaged).
+    `ema`: of those in unet_ema/.
+
+    Raises MissingInput, BadConfig (no model folder), WorkFailed (damaged).
     """
+    check_model_folder(str(folder), folder)
     place = network_folder(folder)
-    config, about = read_json(place / "config.json"), read_about(folder)
+    config, about = read_json_object(place / "config.json"), read_about(folder)
     name = place.name
     if place == folder:  # a bare network: the name that one of its class has in a pipeline
         name = "transformer" if "Transformer" in str(config.get("_class_name")) else "unet"
-    parts: dict[Path, Tensors] = {Path(name, f"{NAME}.safetensors"): open_weights(place)}
+    parts: dict[Path, Tensors] = {
+        Path(name, f"{NAME}.safetensors"): open_weights(folder / EMA if ema else place)
+    }
     if (place / PROJECTIONS).is_file():
         parts[Path(name, PROJECTIONS)] = TensorFile(place / PROJECTIONS)
     scheduler = read_json_object(scheduler_file(folder))
     config = with_defaults(config, "UNet2DModel")
     noise = noise_of(scheduler) if scheduler else {}
-    return Checkpoint(folder, parts, config, about, read_placement(place), noise)
+    return Checkpoint(folder, parts, config, about, read_placement(place), noise, ema)
 
 
 def open_plan(
@@ -83,9 +95,11 @@ def open_plan(
     `of_checkpoints`: any models of one architecture are allowed. Raises BadConfig with all
     mismatches that the file headers show.
     """
-    base = base_folder(model_option)
+    base, ema = base_folder(model_option), takes_ema(model_option)
     models = [open_checkpoint(weights_folder(path)) for path in experts]
-    plan = plan_merge(open_checkpoint(base), models, content_hash(base), of_checkpoints)
+    plan = plan_merge(
+        open_checkpoint(base, ema), models, base_hash(model_option, base), of_checkpoints
+    )
     for line in not_merged(plan):
         logger.warning(line)
     return plan
@@ -96,7 +110,7 @@ def _source(plan: MergePlan) -> tuple[Path, list[str]]:
     for model in (plan.base, *plan.experts):
         file = model.folder / "model_index.json"
         if file.is_file():
-            parts = [part for part, value in read_json(file).items() if isinstance(value, list)]
+            parts = [part for part, value in read_json_object(file).items() if is_part(value)]
             return model.folder, [part for part in parts if part != _name(plan)]
     return plan.experts[0].folder, []
 
@@ -131,9 +145,7 @@ def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> N
             shutil.copyfile(file, folder / file.name)
     for part in parts or ["scheduler"]:
         if (source / part).is_dir():
-            shutil.copytree(
-                source / part, folder / part, copy_function=link_weights, dirs_exist_ok=True
-            )
+            copy_part(source / part, folder / part, links=True)
 
 
 def fold_of(plan: MergePlan) -> Fold | None:

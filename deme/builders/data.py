@@ -31,7 +31,13 @@ def load_data(
     option = {name: value for name, value in option.items() if name not in left_open}
     if image_shape is not None:
         channels, height, width = image_shape
-        known = {"channels": channels, "size": height if height == width else None}
+        if "size" in left_open and height != width:
+            raise BadConfig(
+                f"the model makes images of {height} x {width} pixels (its sample_size is not "
+                "square), and data sets are read as square images here: it can be merged, exported "
+                "and sampled, not trained or compared to images"
+            )
+        known = {"channels": channels, "size": height}
         option |= {name: known[name] for name in left_open}
     data: ImageData = instantiate_with(option, cache=cache_folder(paths))
     return data

@@ -123,7 +123,7 @@ def _searched_weights(
             f"{search} found other weights for every tensor or block, "
             "which are equal to no timestep weight"
         )
-    searched = files.read_json(search / "best.json").get("ranges")
+    searched = found.get("ranges")
     if searched is not None and searched != [[item.low, item.high] for item in ranges]:
         raise BadConfig(
             f"the experts of {search} have the ranges {searched}, "

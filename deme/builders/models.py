@@ -7,14 +7,14 @@ from pathlib import Path
 from deme.builders.checkpoints import open_checkpoint
 from deme.builders.compute import Compute
 from deme.diffusion import Network
-from deme.merging.plan import differences, first_lines, order_experts
+from deme.merging.plan import differences, order_experts
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.models.text_to_image import TextToImageModel
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
-from deme.system import BadConfig
+from deme.system import BadConfig, first_lines
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,14 @@ class Loaded:
     exact: Network
 
 
-def load_model(folder: Path, compute: Compute, guidance_scale: float | None = None) -> Loaded:
-    """Load one model; a text-conditioned one samples with guidance if a scale is given."""
-    model = load_pretrained(str(folder)).to(compute.device)
+def load_model(
+    folder: Path, compute: Compute, guidance_scale: float | None = None, ema: bool = False
+) -> Loaded:
+    """Load one model; a text-conditioned one samples with guidance if a scale is given.
+
+    `ema`: see `load_pretrained`.
+    """
+    model = load_pretrained(str(folder), ema).to(compute.device)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 
@@ -46,7 +51,7 @@ def load_experts(
         raise BadConfig(f"these experts do not fit together:\n{first_lines(problems)}")
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
     ranges = [expert.range for expert in experts if expert.range is not None]
-    num_timesteps = experts[0].about["num_timesteps"]
+    num_timesteps = ranges[-1].high
     network = guided(compute.network(swapped.model), swapped.model, guidance_scale)
     return Loaded(
         swapped.model,

@@ -10,8 +10,8 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange
 from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
-from deme.runs import TrainSettings, accepted_arguments, instantiate_with
-from deme.system import BadConfig, WorkFailed, files, logger
+from deme.runs import Affinity, TrainSettings, accepted_arguments, instantiate_with
+from deme.system import BadConfig, WorkFailed, files, logger, read_json
 
 
 def build_ranges(
@@ -50,7 +50,7 @@ def build_ranges(
                     "reliability": [round(r, 6) for r in found.reliability.tolist()],
                 },
             )
-        return torch.tensor(files.read_json(file)["cosines"], dtype=torch.float64)
+        return torch.tensor(read_json(file, Affinity)["cosines"], dtype=torch.float64)
 
     ranges: list[TimestepRange] = instantiate_with(
         settings.ranges,

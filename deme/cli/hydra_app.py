@@ -1,18 +1,46 @@
 """The commands that Hydra configures: arguments to one resolved config per job."""
 
+import contextlib
+import json
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from typing_extensions import TypedDict
 
 from deme.commands import stage_function
-from deme.runs import Config, compose_stage, config_errors, is_run, to_dict, weights_folder
-from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result, world
+from deme.runs import (
+    Config,
+    compose_stage,
+    config_errors,
+    is_run,
+    options,
+    to_dict,
+    weights_folder,
+)
+from deme.system import (
+    BadConfig,
+    DemeError,
+    MissingInput,
+    WorkFailed,
+    append_line,
+    conf_dir,
+    did_you_mean,
+    print_result,
+    read_jsonl,
+    world,
+)
+from deme.system.errors import DiskError
+
+ERRORS = (BadConfig, MissingInput, WorkFailed, DiskError)
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [
@@ -35,11 +63,11 @@ def expand_path_shortcut(arg: str) -> list[str]:
     """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
     group, _, value = arg.partition("=")
     option = PATH_OPTIONS.get(group)
-    if option is None or (conf_dir() / group / f"{value}.yaml").is_file():
+    if option is None or value in options(group):
         return [arg]
-    if not ("/" in value or ":" in value or Path(value).is_dir()):
+    if not ("/" in value or ":" in value or _exists(value)):
         return [arg]
-    if group == "model" and is_run(Path(value)):
+    if group == "model" and _exists(value) and is_run(Path(value)):
         value = str(weights_folder(Path(value)))
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
         value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
@@ -47,21 +75,31 @@ def expand_path_shortcut(arg: str) -> list[str]:
     return [f"{group}={option}", f"{group}.path={value}"]
 
 
+def _exists(value: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):  # too long, a null byte
+        return Path(value).exists()
+    return False
+
+
+class _Failure(TypedDict):
+    """A job of a sweep that failed: its overrides, and the error's exit code and message."""
+
+    job: str
+    exit_code: int
+    message: str
+
+
 def run(verb: str, args: list[str]) -> int:
     """Run a command once, or once for each job of a sweep; return 0.
 
-    A failing job does not stop the others. The first failure is raised at the end.
+    A failing job does not stop the others. Every one is named at the end, with the exit code of the
+    first.
     """
-    failures: list[DemeError] = []
 
-    def job(config: DictConfig | Config) -> None:
-        try:
-            path = stage_function(verb)(config if isinstance(config, dict) else to_dict(config))
-            if path != Path() and world().rank == 0:  # doctor may have nothing to show
-                print_result(str(path))
-        except DemeError as error:
-            traceback.clear_frames(error.__traceback__)  # the next job needs the memory
-            failures.append(error)
+    def work(config: Config) -> None:
+        path = stage_function(verb)(config)
+        if path != Path() and world().rank == 0:  # doctor may have nothing to show
+            print_result(str(path))
 
     overrides = [part for a in args if OVERRIDE.match(a) for part in expand_path_shortcut(a)]
     flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
@@ -69,22 +107,46 @@ def run(verb: str, args: list[str]) -> int:
         if flag not in HYDRA_FLAGS:
             near = did_you_mean(flag, HYDRA_FLAGS)
             raise BadConfig(f"unknown flag {flag}; {near}allowed: {', '.join(HYDRA_FLAGS)}")
-    if flags or any(part.lstrip("+~").startswith("hydra") for part in overrides):
+    if not flags and not any(part.lstrip("+~").startswith("hydra") for part in overrides):
+        work(compose_stage(verb, overrides))  # one job: hydra.main would compose it twice
+        return 0
+    with tempfile.TemporaryDirectory(prefix="deme-") as folder:
+        failed = Path(folder, "failed.jsonl")  # jobs may run in processes of their own
+
+        def job(config: DictConfig) -> None:
+            _job(work, failed, config)
+
         _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
-    else:  # one job: hydra.main would compose it twice
-        job(compose_stage(verb, overrides))
-    for other in failures[1:]:
-        print(f"deme: {other}", file=sys.stderr)
+        failures = read_jsonl(failed, _Failure)
+    for one in failures[1:]:
+        print(f"deme: {_named(one)}", file=sys.stderr)
     if failures:
-        raise failures[0]
+        raise next(
+            (kind for kind in ERRORS if kind.exit_code == failures[0]["exit_code"]), DemeError
+        )(_named(failures[0]))
     return 0
+
+
+def _named(failure: _Failure) -> str:
+    return f"{failure['job']}: {failure['message']}" if failure["job"] else failure["message"]
+
+
+def _job(work: Callable[[Config], None], failed: Path, config: DictConfig) -> None:
+    try:
+        work(to_dict(config))
+    except DemeError as error:
+        traceback.clear_frames(error.__traceback__)  # the next job needs the memory
+        sweep = HydraConfig.get()
+        name = " ".join(sweep.overrides.task) if sweep.mode == RunMode.MULTIRUN else ""
+        one: _Failure = {"job": name, "exit_code": error.exit_code, "message": str(error)}
+        append_line(failed, json.dumps(one))
 
 
 def _hydra_main(verb: str, args: list[str], job: Callable[[DictConfig], None]) -> None:
     argv, sys.argv = sys.argv, ["deme", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where they get their message
     try:
-        with config_errors(verb):
+        with config_errors(verb, args):
             hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
     except SystemExit as error:
         if error.code not in (0, None):

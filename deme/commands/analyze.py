@@ -5,7 +5,14 @@ import io
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import AnalyzeSettings, accepted_arguments, build, instantiate, instantiate_with
+from deme.runs import (
+    AnalyzeSettings,
+    accepted_arguments,
+    build,
+    check_options,
+    instantiate,
+    instantiate_with,
+)
 from deme.system import BadConfig, cache_folder, files, print_result
 
 
@@ -21,6 +28,7 @@ def run(config: dict[str, object]) -> Path:
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]
         raise BadConfig(f"figure={name} shows no run\ntype: the same command without run=")
+    check_options(settings)
     analysis = instantiate_with(
         settings.figure,
         model=lambda: instantiate(settings.model),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from deme.runs import Config, build, check_finished, check_format, is_run, load_yaml
+from deme.runs import Config, build, check_finished, check_format, frozen_config, is_run
 from deme.system import BadConfig
 
 T = TypeVar("T")
@@ -33,8 +33,8 @@ def output_file(name: str, suffix: str) -> Path:
 def evaluation_config(path: Path) -> Config:
     """Return the config of a finished evaluation. Raises BadConfig or MissingInput otherwise."""
     check_format(path)
-    file = path / "config.yaml"
-    config: Config = load_yaml(file) if is_run(path) and file.is_file() else {"stage": None}
+    is_frozen = is_run(path) and (path / "config.yaml").is_file()
+    config: Config = frozen_config(path) if is_frozen else {"stage": None}
     if config["stage"] != "evaluate":
         what = f"a run of deme {config['stage']}" if config["stage"] else "no run directory"
         raise BadConfig(f"{path} is {what}\ntype: the directory of a deme evaluate run")

@@ -11,6 +11,7 @@ from deme.commands.arguments import evaluation_config
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells, text_table
+from deme.runs import Metrics, Replicates
 from deme.system import BadConfig, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
@@ -116,7 +117,7 @@ def read_evaluations(names: Sequence[str]) -> Results:
                 f"{', '.join(names)}"
             )
         found[cell] = {
-            "metrics": read_json(path / "metrics.json")["metrics"],
-            "replicates": read_json(path / "replicates.json"),
+            "metrics": read_json(path / "metrics.json", Metrics)["metrics"],
+            "replicates": read_json(path / "replicates.json", Replicates),
         }
     return found

@@ -16,6 +16,8 @@ from deme.system import (
     locked,
     logger,
     print_result,
+    read_about,
+    read_json,
 )
 
 USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"
@@ -73,10 +75,10 @@ def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:
 
 def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) -> bool:
     """Whether `out` is what this command would write."""
-    about = files.read_json(out / "deme.json") if (out / "deme.json").is_file() else {}
+    about = read_about(out)
     if about.get("converted") != origin or settings.ema not in (None, about.get("ema")):
         return False
-    return settings.size in (None, files.read_json(out / "unet" / "config.json")["sample_size"])
+    return settings.size in (None, read_json(out / "unet" / "config.json").get("sample_size"))
 
 
 def _convert(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from deme import __version__
 from deme.commands.arguments import output_file
-from deme.runs import LIBRARIES, DoctorSettings, build, instantiate
+from deme.runs import LIBRARIES, DoctorSettings, build, check_options, instantiate
 from deme.system import (
     WorkFailed,
     cache_folder,
@@ -46,6 +46,7 @@ def run(config: dict[str, object]) -> Path:
         return Path()
     from deme.builders import Compute, check_images, load_data
 
+    check_options(settings)
     device = Compute.of(settings.compute).device
     model: DenoisingModel | None = None
     if settings.model:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs import EvaluateSettings, Run, build, tracking
-from deme.system import files, logger, print_result
+from deme.runs import EvaluateSettings, Metrics, Run, build, check_options, tracking
+from deme.system import files, logger, print_result, read_json
 
 
 def run(config: dict[str, object]) -> Path:
@@ -32,7 +32,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
     file, samples = run.path / "metrics.json", run.path / "samples"
     if not file.exists():  # written last: an earlier process may have stopped after it
         _measure(run, settings)
-    metrics = files.read_json(file)["metrics"]
+    metrics = read_json(file, Metrics)["metrics"]
     grid = samples / "grid.png"
     values = {name: metric["value"] for name, metric in metrics.items()}
     with tracking.mirrored(
@@ -49,6 +49,7 @@ def _measure(run: Run, settings: EvaluateSettings) -> None:
     from deme.builders import Compute
     from deme.evaluation.measure import measure
 
+    check_options(settings)
     found = measure(run, settings, Compute.of(settings.compute))
     spread = {name: one.replicates for name, one in found.items() if one.replicates is not None}
     files.write_json(run.path / "replicates.json", spread)

@@ -19,6 +19,7 @@ from deme.system import (
     locked,
     logger,
     print_result,
+    read_about,
 )
 
 # What the command that uploads repeats, where it differs.
@@ -63,9 +64,9 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
         )
     if overwrite:
         return
-    export = files.read_about(out).get("export", {})
+    export = read_about(out).get("export", {})
     written = export.get("files")
-    if written is None or export["of"] != content:
+    if written is None or export.get("of") != content:
         what = (
             "is there and is no export" if written is None else "holds the export of another model"
         )
@@ -93,7 +94,7 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
     from deme.report.records import read_record
 
     model = load_pretrained(str(source))
-    about = files.read_about(source)
+    about = read_about(source)
     # a merge has multiplied foldable ones into their layers
     projections = about.get("projections") or "none"
     if model.projections is not None and settings.keep_projections:

@@ -3,10 +3,9 @@
 Every step is a run below this run's directory, so a command that was stopped resumes where it was.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import fmean, variance
-from typing import Any
 
 from deme.commands import stage_function
 from deme.commands.compare import mean_value, read_evaluations
@@ -16,17 +15,21 @@ from deme.report.tables import difference_cells
 from deme.runs import (
     CHAIN,
     IMPROVE_SEARCH_SEED,
+    Best,
     ImproveSettings,
+    Metrics,
+    Outcome,
     RowSettings,
     Run,
     Suite,
     SuiteSettings,
+    TrialPlan,
     build,
     compose_stage,
-    load_yaml,
+    frozen_config,
     read_status,
 )
-from deme.system import BadConfig, files, logger, print_result
+from deme.system import BadConfig, files, logger, print_result, read_json
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
@@ -50,7 +53,7 @@ def run(config: dict[str, object]) -> Path:
     planned = Run.planned(config)
     _check_out(settings, planned.state in ("done", "damaged"))
     folder = planned.execute(lambda run: _improve(settings, run))
-    outcome = files.read_json(folder / "outcome.json")
+    outcome = read_json(folder / "outcome.json", Outcome)
     _print_outcome(outcome, settings)
     if not outcome["better"]:
         return folder
@@ -90,7 +93,7 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     before = RowSettings(name="before", label="before", evaluate=evaluate)
     logger.info("1 of 5: evaluating %s", settings.model["path"])
     evaluations = _made(_suite(settings, run, before), "evaluate")
-    measured = files.read_json(evaluations[0] / "metrics.json")["metrics"]
+    measured = read_json(evaluations[0] / "metrics.json", Metrics)["metrics"]
     if (num_images := measured["loss"]["num_images"]) < MIN_HELD_OUT:
         raise BadConfig(
             f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
@@ -128,7 +131,7 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
         "metric": metric,
         **_outcome(metric, suite),
         "merged": str(model.resolve()),
-        "weights": files.read_json(searched / "best.json")["weights"],
+        "weights": read_json(searched / "best.json", Best)["weights"],
         "num_steps": num_steps,
     }
     files.write_json(run.path / "outcome.json", outcome)
@@ -212,7 +215,7 @@ def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path])
                 "num_steps": min(MAX_STEPS, steps),
             },
         )
-    plan = files.read_json(file)
+    plan = read_json(file, TrialPlan)
     if plan["num_steps"] < MIN_STEPS:
         raise BadConfig(
             f"hours={settings.hours} leaves time for {max(0, plan['num_steps'])} steps per expert; "
@@ -227,7 +230,7 @@ def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path])
 
 
 def _seconds(run: Path) -> float:
-    return float(read_status(run)["seconds"])
+    return read_status(run).get("seconds", 0.0)
 
 
 def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float) -> float:
@@ -236,7 +239,7 @@ def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float
     Images are generated at the pace of the evaluation, losses computed at that of training.
     """
     num_candidates = (round(1 / settings.search.step) + 1) ** settings.num_ranges
-    images, evaluated = settings.search.num_images, load_yaml(evaluation / "config.yaml")
+    images, evaluated = settings.search.num_images, frozen_config(evaluation)
     if not settings.metrics.features:
         passes = num_candidates * images * evaluated["metrics"]["loss"]["num_ranges"]
         return float(passes * per_step / (PASSES_PER_STEP * settings.batch_size))
@@ -276,7 +279,7 @@ def _loss_difference(before: Path, after: Path) -> Difference:
     return mean_of((new - old).tolist())
 
 
-def _print_outcome(outcome: Mapping[str, Any], settings: ImproveSettings) -> None:
+def _print_outcome(outcome: Outcome, settings: ImproveSettings) -> None:
     for name, row in outcome["metrics"].items():
         places = digits_for(row["before"])
         line = f"{name}: {row['before']:.{places}f} before, {row['after']:.{places}f} after"

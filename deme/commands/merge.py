@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.runs import MergeSettings, Run, build
-from deme.system import BadConfig, files, log_to_file, logger, print_result, progress, tracked
+from deme.system import (
+    BadConfig,
+    files,
+    log_to_file,
+    logger,
+    print_result,
+    progress,
+    read_about,
+    tracked,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +36,11 @@ def run(config: dict[str, object]) -> Path:
     if settings.report:
         with log_to_file(run.path / "log.txt"):
             run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
-    about = files.read_json(run.path / "weights" / "merged" / "deme.json")
-    text = f"merged by {about['merge']}"
-    if about["weights"] is not None:
+    about = read_about(run.path / "weights" / "merged")
+    text = f"merged by {about.get('merge')}"
+    if about.get("weights") is not None:
         text += f" with weights {about['weights']}"
-        if by_name := about["weights_by_name"]:
+        if by_name := about.get("weights_by_name"):
             text += f", others for {len(by_name)} blocks or tensors"
     print_result(text)
     return run.path

@@ -43,7 +43,9 @@ def _costs(
     settings, jobs, tflops = suite.settings.plan, options.jobs, options.tflops
     cost = sum(passes[node] for node, state in states.items() if state != "done")
     done = [node for node, state in states.items() if state == "done" and passes[node]]
-    seconds = sum(read_status(node.run.path)["seconds"] for node in done if node.run is not None)
+    seconds = sum(
+        read_status(node.run.path).get("seconds", 0.0) for node in done if node.run is not None
+    )
     measured = seconds / sum(passes[node] for node in done) if done else None
     rate = measured or (settings.seconds_per_million_forward_passes or 0) / 1e6
     time = ""

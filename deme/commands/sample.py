@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import SampleSettings, build, instantiate, tracking, weights_folder
+from deme.runs import SampleSettings, build, check_options, instantiate, tracking, weights_folder
 from deme.system import BadConfig, files, locate, print_result
 
 DEFAULT_IMAGES = 64
@@ -29,6 +29,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.report.prompt_grid import prompt_grid
     from deme.sampling.grid import image_grid
 
+    check_options(settings)
     compute, scale = Compute.of(settings.compute), settings.guidance_scale
     images, shapes = {}, {}
     for label, folders in places.items():

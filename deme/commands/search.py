@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, SearchSettings, build, content_hash, instantiate
-from deme.system import BadConfig, files, logger, print_result, progress
+from deme.runs import Best, Run, SearchSettings, build, check_options, content_hash, instantiate
+from deme.system import BadConfig, files, logger, print_result, progress, read_json
 
 if TYPE_CHECKING:
     from deme.evaluation.objective import Scored
@@ -28,8 +28,8 @@ def run(config: dict[str, object]) -> Path:
         run.write_once(
             "loss_planes.png", lambda: draw_loss_planes(settings.loss_planes, run.path, opened())
         )
-    best = files.read_json(run.path / "best.json")
-    mean = "mean over blocks " if best["weights_by_name"] else ""
+    best = read_json(run.path / "best.json", Best)
+    mean = "mean over blocks " if best.get("weights_by_name") else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
     print_result(f"best score {best['score']:.4f} at weights {weights}")
     return run.path
@@ -39,6 +39,7 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
     from deme.builders import open_plan
     from deme.evaluation.objective import build_objective
 
+    check_options(settings)
     _check_method(settings)
     return build_objective(settings, open_plan(settings.model, run.inputs["experts"]))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import StatsSettings, build
+from deme.runs import StatsSettings, build, check_options
 from deme.system import BadConfig, cache_folder, print_result
 
 
@@ -26,6 +26,7 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders import Compute, load_data, load_extractors, load_reference
     from deme.metrics import statistics_file
 
+    check_options(settings)
     cache = cache_folder(settings.paths)
     device = Compute.of(settings.compute).device
     data = load_data(settings.data, settings.paths)

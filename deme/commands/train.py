@@ -9,7 +9,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Run, TrainSettings, build, content_hash, instantiate, partial, tracking
+from deme.runs import (
+    Run,
+    TrainSettings,
+    base_hash,
+    build,
+    check_options,
+    instantiate,
+    partial,
+    tracking,
+)
 from deme.system import (
     BadConfig,
     WorkFailed,
@@ -151,6 +160,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
+    check_options(settings)
     compute, progress = Compute.of(settings.compute), settings.progress
     model = instantiate(settings.model)
     data = load_data(settings.data, settings.paths, model.image_shape)
@@ -238,7 +248,7 @@ def _write_weights(folder: Path, settings: TrainSettings, training: Training) ->
         "range": [trained.low, trained.high] if settings.expert is not None else None,
         "num_timesteps": module.model.schedule.num_timesteps,
         "num_images": len(training.images),
-        "base": content_hash(path) if path is not None else None,
+        "base": base_hash(settings.model, str(path)) if path is not None else None,
         "ema": module.ema is not None,
     }
     kind = "ema" if module.ema is not None else "raw"

@@ -12,9 +12,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from deme import __version__
-from deme.models.layout import read_placement, unet_folder
+from deme.models.layout import read_json_object, read_placement, unet_folder
 from deme.runs import Node, Suite, TrainSettings, build, instantiate, partial
-from deme.system import PACKAGE, BadConfig, DemeError, MissingInput, cache_folder, files, locate
+from deme.system import (
+    PACKAGE,
+    BadConfig,
+    DemeError,
+    MissingInput,
+    cache_folder,
+    files,
+    first_line,
+    locate,
+    read_cached,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,18 +70,19 @@ def _line(node: Node) -> str:
             settings.ranges if settings.balancing else None,
         ]
         key = files.sha256_text(json.dumps(parts, sort_keys=True))[:32]
-        memory = files.read_json(SHIPPED).get(key)
+        memory = read_json(SHIPPED, dict[str, str]).get(key)
         if memory is None:
             versions = (__version__, *map(version, ("torch", "diffusers")))
             file = cache_folder(settings.paths) / "memory" / f"{'-'.join([key, *versions])}.json"
-            if not file.is_file():
-                files.write_json(file, {"memory": str(_memory(settings, unet, placement))})
-            memory = files.read_json(file)["memory"]
+            memory = (read_cached(file, dict[str, str]) or {}).get("memory")
+            if memory is None:
+                memory = str(_memory(settings, unet, placement))
+                files.write_json(file, {"memory": memory})
     except MissingInput:
         path = (before or settings).model.get("path", settings.model.get("path"))
         return f"unknown: {path} is not here"
     except (DemeError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        return f"unknown: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return f"unknown: {first_line(error)}"
     checkpointing = ", gradient checkpointing" if settings.compute.gradient_checkpointing else ""
     return f"{memory} at batch {settings.batch_size}, {settings.compute.precision}{checkpointing}"
 
@@ -96,14 +108,17 @@ def _unet(option: Mapping[str, object]) -> _UNet:
     folder = unet_folder(place)
     if not (folder / "config.json").is_file():
         raise MissingInput(f"{folder / 'config.json'} does not exist")
-    stored = files.read_json(folder / "config.json")
+    stored = read_json_object(folder / "config.json")
     if (kind := stored.get("_class_name", KINDS[0])) not in KINDS:
         raise BadConfig(f"{path} holds a {kind}")
     text = place / "text_encoder" / "config.json"
-    encoder = files.read_json(text) if text.is_file() else {}
+    encoder = read_json_object(text)
     arguments = {name: value for name, value in stored.items() if not name.startswith("_")}
     return _UNet(
-        kind, arguments, read_placement(folder), encoder.get("max_position_embeddings", NUM_TOKENS)
+        kind,
+        arguments,
+        read_placement(folder),
+        int(str(encoder.get("max_position_embeddings", NUM_TOKENS))),
     )
 
 

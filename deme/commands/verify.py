@@ -8,15 +8,16 @@ from pathlib import Path
 from deme.commands.arguments import evaluation_config
 from deme.runs import (
     EvaluateSettings,
+    Provenance,
     Run,
     VerifySettings,
     build,
     flattened,
+    frozen_config,
     frozen_identity,
     identity_hash,
     input_hash,
     is_run,
-    load_yaml,
     run_settings,
     weights_folder,
 )
@@ -29,6 +30,7 @@ from deme.system import (
     files,
     locate,
     print_result,
+    read_json,
 )
 
 MARKS = {True: "ok     ", False: "FAILED ", None: "note   "}
@@ -74,7 +76,7 @@ def _directory(run: Run) -> Path:
         if key.endswith(".path") and isinstance(value, str)
     ]
     here = all(name.startswith((ASSET, HUB)) or Path(name).expanduser().exists() for name in named)
-    made = Path(files.read_json(run.path / "run.json").get("directory", "."))
+    made = Path(read_json(run.path / "run.json", Provenance).get("directory", "."))
     return made if made.is_dir() and not here else Path()
 
 
@@ -83,7 +85,7 @@ def _finished(path: Path) -> Run:
     config = evaluation_config(path)
     if config["source"] == "real":
         raise BadConfig(f"{path} measured real images, which cannot be regenerated")
-    recorded = files.read_json(path / "run.json")["inputs"]
+    recorded = read_json(path / "run.json", Provenance)["inputs"]
     inputs = {name: [Path(place) for place in places] for name, places in recorded.items()}
     hashes = {name: list(places.values()) for name, places in recorded.items()}
     return Run(path, "", config, inputs, hashes, run_settings(config))
@@ -108,7 +110,7 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
             )
         ),
     ]
-    same = identity == identity_hash(load_yaml(file), run.settings.stage, now)
+    same = identity == identity_hash(frozen_config(run.path), run.settings.stage, now)
     text = "model, data, weights of the metrics and all settings are those of the run's identity"
     return [*found, (same, text)]
 

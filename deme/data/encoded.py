@@ -12,7 +12,7 @@ from PIL import ImageColor
 from torch import Tensor
 
 from deme.data.decode import BACKGROUND, Preprocessing, is_transparent, open_image
-from deme.system import read_json, sha256_text, tracked, write_json
+from deme.system import read_cached, sha256_text, tracked, write_json
 
 
 class ImageSource(Protocol):
@@ -68,9 +68,11 @@ class LazyImages(ABC):
             )
         )
         file = self.cache / "contents" / f"{listed[:32]}.json"
-        if not file.exists():
-            write_json(file, {"sha256": self._hashed()})
-        return str(read_json(file)["sha256"])
+        found = (read_cached(file, dict[str, str]) or {}).get("sha256")
+        if found is None:
+            found = self._hashed()
+            write_json(file, {"sha256": found})
+        return found
 
     def _hashed(self) -> str:
         indices = tracked(self.indices, "hashing images", len(self), "images")

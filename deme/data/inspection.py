@@ -13,7 +13,7 @@ import PIL
 
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import ImageSource
-from deme.system import files, locked, logger, progress, sha256_text
+from deme.system import files, locked, logger, progress, read_cached, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 LISTED = 20  # of the images that are left out, in the message; the file in the cache names all
@@ -44,9 +44,10 @@ class Inspection:
                 self.file.with_suffix(".lock"),
                 lambda owner: logger.info(f"{owner} is reading the images; waiting for it"),
             ):
-                if not self.file.exists():
-                    files.write_json(self.file, _found(source, background))
-            found = files.read_json(self.file)
+                known = read_cached(self.file, Found)
+                found = known or _found(source, background)
+                if known is None:
+                    files.write_json(self.file, found)
         self._damaged, self.copies = found["damaged"], found["copies"]
 
     def damaged(self) -> set[int]:

@@ -60,6 +60,9 @@ class CachedLatents:
         self._encode_missing(encoder, shards)
         self._empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read(TEXT).float()
         self._shards = [tensors.TensorFile(file) for file in shards]
+        for shard, images_in_it in zip(self._shards, shards.values(), strict=True):
+            if shard.shape("mean")[:1] != (len(images_in_it),) or TEXT not in shard.specs:
+                raise WorkFailed(f"{shard.path} is damaged\ndelete it and run again")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -2,16 +2,17 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deme.system import BadConfig, MissingInput, WorkFailed, did_you_mean
+from deme.system import BadConfig, MissingInput, WorkFailed, did_you_mean, parse_json, read_text
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+MAX_BYTES = 1 << 31  # of a file of texts
+CONVERT = "correct or convert that file; it must be UTF-8"
 TEXTS = ("prompt", "caption", "text")  # names of the column of texts, where none is given
 
 
@@ -77,38 +78,22 @@ def read_table(file: Path) -> Table:
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES or not file.is_file():
         raise BadConfig(f"{file} cannot be read as a file of texts; allowed: {', '.join(SUFFIXES)}")
-    text = read_text(file)
+    text = read_text(file, MAX_BYTES, CONVERT)
     if suffix in SEPARATORS:
         table = _separated(file, text, SEPARATORS[suffix])
     elif suffix == ".json":
         table = _listed(file, _entries(file, text))
     elif suffix == ".jsonl":
         lines = [(place, line) for place, line in _lines(text) if line.strip()]
-        table = _listed(file, [(place, parsed(file, line, place)) for place, line in lines])
+        entries = [
+            (place, parse_json(line, f"{file}, {place}", object, CONVERT)) for place, line in lines
+        ]
+        table = _listed(file, entries)
     else:
         table = _listed(file, _lines(text))
     if not table.rows:
         raise MissingInput(f"{file} holds no texts")
     return table
-
-
-def read_text(file: Path) -> str:
-    """Return a UTF-8 file's text, without a byte order mark. Raises WorkFailed."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise WorkFailed(
-            f"{file} is not UTF-8 at byte {error.start:,}; convert it first"
-        ) from error
-
-
-def parsed(file: Path, text: str, place: str = "") -> object:
-    """Return the value of a JSON text. Raises WorkFailed with the line."""
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        line = place or f"line {getattr(error, 'lineno', 1)}"
-        raise WorkFailed(f"{file}, {line}: not JSON: {getattr(error, 'msg', error)}") from error
 
 
 def _lines(text: str) -> list[tuple[str, str]]:
@@ -118,7 +103,7 @@ def _lines(text: str) -> list[tuple[str, str]]:
 
 
 def _entries(file: Path, text: str) -> list[tuple[str, object]]:
-    found = parsed(file, text) if text.strip() else []
+    found = parse_json(text, file, object, CONVERT) if text.strip() else []
     if not isinstance(found, list):
         raise BadConfig(
             f"{file} must hold a list, of texts or of objects; it holds {type(found).__name__}"

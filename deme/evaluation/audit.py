@@ -37,8 +37,8 @@ from deme.metrics.fingerprint import (
     fingerprints,
     moments_error,
 )
-from deme.runs import EvaluateSettings, LossMetricSettings, Run
-from deme.system import files, tensors
+from deme.runs import EvaluateSettings, LossMetricSettings, Metrics, Replicates, Run
+from deme.system import read_json, tensors
 
 # relative, and absolute below 1: the two ways to compute a distance round differently
 NUMBER_TOLERANCE = 1e-6
@@ -58,8 +58,8 @@ def audit(
 
     `pick_seed` decides which; None takes an unpredictable seed.
     """
-    written = files.read_json(run.path / "metrics.json")
-    stored, replicates = written["metrics"], files.read_json(run.path / "replicates.json")
+    written = read_json(run.path / "metrics.json", Metrics)
+    stored, replicates = written["metrics"], read_json(run.path / "replicates.json", Replicates)
     draw = generator("verify", secrets.randbits(63) if pick_seed is None else pick_seed)
     total = settings.num_images
     picks = sorted(torch.randperm(total, generator=draw)[: max(2, num_images)].tolist())

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from PIL import Image
 from torch import Tensor
 
 from deme.builders import Compute, load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
-from deme.runs import EvaluateSettings, Run, build
+from deme.runs import EvaluateSettings, Run, build, frozen_config
 from deme.sampling.grid import image_grid
 from deme.system import WorkFailed, files, guarded, helpers, logger
 
@@ -105,7 +104,7 @@ def help_with(run: Run, settings: EvaluateSettings, rank: int = 0) -> None:
 
 def helper(place: str, rank: str) -> None:
     """Make images beside the process that started this one."""
-    run = Run.planned(yaml.safe_load(Path(place, "config.yaml").read_text()))
+    run = Run.planned(frozen_config(Path(place)))
     if run.path != Path(place):
         raise WorkFailed(f"the inputs of {place} have changed: they belong to {run.path} now")
     with guarded(run.path):

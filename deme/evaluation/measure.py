@@ -44,7 +44,7 @@ from deme.metrics import (
 )
 from deme.metrics.fingerprint import fingerprints
 from deme.runs import EvaluateSettings, LossMetricSettings, Run
-from deme.system import BadConfig, cache_folder, files, tensors, tracked
+from deme.system import BadConfig, cache_folder, files, read_jsonl, tensors, tracked
 
 Metrics = dict[str, Metric]
 
@@ -117,7 +117,7 @@ class _Features:
         """Return a value per resample of the Frechet distance; each is kept for a resumed run."""
         name = self.extractor.frechet_name
         journal = self.shards.folder / f"resamples_{name}.jsonl"
-        values = [float(each) for each in files.read_jsonl(journal)]
+        values = read_jsonl(journal, float)
         files.write_jsonl(journal, values)
         missing = range(len(values), count)
         for r in tracked(missing, f"bootstrap of {name}", count, "resamples", start=len(values)):

@@ -31,7 +31,7 @@ class LiveModel:
     ) -> None:
         self.option, self.granularity, self.num_experts = option, granularity, len(plan.experts)
         self.model: DenoisingModel = load_pretrained(str(plan.experts[0].folder)).to(device)
-        base = load_pretrained(str(plan.base.folder))
+        base = load_pretrained(str(plan.base.folder), plan.base.ema)
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
         experts = [_state(load_pretrained(str(each.folder)).to(device)) for each in plan.experts]

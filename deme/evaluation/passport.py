@@ -5,10 +5,12 @@ It also says whether the weights are raw or averaged (EMA), where that is known.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal, cast
 
 import torch
+from annotated_types import Len
+from typing_extensions import TypedDict
 
 from deme import __version__
 from deme.builders import encode_images
@@ -17,10 +19,32 @@ from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
 from deme.runs import content_hash, data_hash
-from deme.system import BadConfig, JsonObject, NotFinite, files, locate
+from deme.system import BadConfig, JsonObject, NotFinite, files, locate, read_about, read_cached
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
 KNOWN_RAW = ("google/ddpm-cifar10-32",)
+
+
+Verdict = Literal["fits", "contradicted", "unclear"]
+
+
+class Hypothesis(TypedDict):
+    """What weights may have been trained for, and how much of the images that leaves."""
+
+    prediction_type: str
+    schedule: str
+    value_range: str
+    unexplained: float
+
+
+class Probed(TypedDict):
+    """What is kept of a passport: all that follows from the weights and the images."""
+
+    verdict: Verdict
+    stated: Hypothesis
+    fits: Annotated[list[Hypothesis], Len(1)]
+    num_images: int
+    torch: str
 
 
 def load_passport(
@@ -42,10 +66,11 @@ def load_passport(
     """
     parts = [__version__, content_hash(path), data_hash(data_option), num_images]
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
-    if not place.exists():
-        files.write_json(place, _measured(path, num_images, model, data, device, cache))
+    measured = read_cached(place, Probed)
+    if measured is None:
+        measured = _measured(path, num_images, model, data, device, cache)
+        files.write_json(place, measured)
     weights, because = weights_kind(path)
-    measured: JsonObject = files.read_json(place)
     return {"model": path, **measured, "weights": weights, "weights_because": because}
 
 
@@ -65,7 +90,7 @@ def refuse_contradicted(passport: JsonObject) -> None:
 
 def _measured(
     path: str, num_images: int, model: DenoisingModel, data: ImageData, device: str, cache: Path
-) -> dict[str, object]:
+) -> Probed:
     images = data.held_out if len(data.held_out) >= num_images else data.train
     count = min(num_images, len(images))
     order = torch.randperm(len(images), generator=generator("passport images", len(images)))
@@ -82,7 +107,7 @@ def _measured(
         )
     verdict, stated = judge(fits, model.prediction_type)
     return {
-        "verdict": verdict,
+        "verdict": cast(Verdict, verdict),
         "stated": _row(stated),
         "fits": [_row(fit) for fit in fits],
         "num_images": count,
@@ -90,11 +115,17 @@ def _measured(
     }
 
 
-def _row(fit: Fit) -> JsonObject:
-    return {**asdict(fit.hypothesis), "unexplained": round(fit.unexplained, 6)}
+def _row(fit: Fit) -> Hypothesis:
+    one = fit.hypothesis
+    return {
+        "prediction_type": one.prediction_type,
+        "schedule": one.schedule,
+        "value_range": one.value_range,
+        "unexplained": round(fit.unexplained, 6),
+    }
 
 
-def describe(row: JsonObject) -> str:
+def describe(row: Hypothesis) -> str:
     """Return a hypothesis as text; the usual value range is left out."""
     text = f"{row['prediction_type']}, {row['schedule']} schedule"
     usual = row["value_range"] == next(iter(VALUE_RANGES))
@@ -104,7 +135,7 @@ def describe(row: JsonObject) -> str:
 def weights_kind(path: str) -> tuple[str, str]:
     """Return ema, raw or unknown, and the reason; the weights themselves do not show it."""
     folder = locate(path)
-    about = files.read_about(folder)
+    about = read_about(folder)
     if isinstance(about.get("ema"), bool):
         return "ema" if about["ema"] else "raw", "stated in its deme.json"
     if any(name in path for name in KNOWN_RAW):

@@ -22,7 +22,7 @@ from deme.data.decode import resized
 from deme.data.inspection import Inspection
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
-from deme.runs import EvaluateSettings, Run, instantiate, weights_folder
+from deme.runs import EvaluateSettings, Run, instantiate, takes_ema, weights_folder
 from deme.system import BadConfig, cache_folder
 
 
@@ -55,7 +55,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
         loaded = load_experts(list(map(weights_folder, run.inputs["experts"])), compute, scale)
     else:
         folder = weights_folder(given) if given else base_folder(settings.model)
-        loaded = load_model(folder, compute, scale)
+        loaded = load_model(folder, compute, scale, not given and takes_ema(settings.model))
     model = loaded.model
     data = load_data(settings.data, settings.paths, model.image_shape)
     if data is not None and settings.metrics.loss is not None:

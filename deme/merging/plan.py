@@ -13,11 +13,10 @@ from torch import Tensor
 
 from deme.diffusion import TimestepRange, check_partition
 from deme.merging.combine import Merge
-from deme.system import BadConfig, JsonObject, files
+from deme.system import About, BadConfig, first_lines, read_about
 from deme.system.tensors import Spec, Tensors
 
 PROJECTIONS = "projections.safetensors"
-MAX_SHOWN = 20  # mismatches in a message
 CHUNK_ELEMENTS = 1 << 18  # elements that are merged at once: they fit into the processor's cache
 
 
@@ -28,20 +27,23 @@ class Checkpoint:
     `parts`: file, relative to `folder`, in which a merge writes them -> the network's weights and
     its channel projections, if it has any. `config`: that of the network. `about`: deme.json, {}
     without one. `placement`: that of the projections. `noise`: the keys of the scheduler's config
-    about the noise schedule and the prediction, {} without one.
+    about the noise schedule and the prediction, {} without one. `ema`: whether the weights are the
+    averaged ones beside the others.
     """
 
     folder: Path
     parts: Mapping[Path, Tensors]
     config: Mapping[str, object]
-    about: JsonObject
+    about: About
     placement: str | None = None
     noise: Mapping[str, object] = field(default_factory=dict)
+    ema: bool = False
 
     @property
     def range(self) -> TimestepRange | None:
         """The timestep range that the model was finetuned for, None if it names none."""
-        return TimestepRange(*self.about["range"]) if self.about.get("range") is not None else None
+        ends = self.about.get("range")
+        return TimestepRange(*ends) if ends is not None else None
 
 
 @dataclass(frozen=True)
@@ -133,18 +135,12 @@ def plan_merge(
     return MergePlan(base, models)
 
 
-def first_lines(lines: Sequence[str]) -> str:
-    """Return the first lines of a long message, and how many more there are."""
-    more = len(lines) - MAX_SHOWN
-    return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
-
-
 def order_experts(folders: Sequence[Path]) -> tuple[Checkpoint, ...]:
     """Read what deme.json says of experts, not their weights, and sort them by range.
 
     Raises BadConfig unless they cover every timestep once and have the same base.
     """
-    experts = [Checkpoint(folder, {}, {}, files.read_about(folder)) for folder in folders]
+    experts = [Checkpoint(folder, {}, {}, read_about(folder)) for folder in folders]
     for expert in experts:
         if expert.range is None:
             raise BadConfig(
@@ -173,7 +169,8 @@ def _ordered(models: Sequence[Checkpoint]) -> tuple[tuple[Checkpoint, ...], list
         ]
     ordered = tuple(sorted(models, key=lambda model: model.range.low if model.range else 0))
     try:
-        check_partition(sorted(ranges, key=lambda each: each.low), models[0].about["num_timesteps"])
+        num_timesteps = models[0].about.get("num_timesteps") or max(each.high for each in ranges)
+        check_partition(sorted(ranges, key=lambda each: each.low), num_timesteps)
     except ValueError as error:
         folders = ", ".join(str(model.folder) for model in models)
         return ordered, [f"the experts do not fit together: {error} ({folders})"]

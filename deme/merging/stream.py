@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from deme.merging.combine import Merge, merge_tensor
-from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, first_lines, full_name
-from deme.system import WorkFailed
+from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
+from deme.system import WorkFailed, first_lines
 from deme.system.tensors import Spec, is_finite, write_stream
 
 OnBytes = Callable[[int], object]  # called with the number of bytes that were just processed

@@ -14,7 +14,8 @@ from torch.nn.functional import normalize
 from deme.data.pixels import to_float
 from deme.metrics.features import read_into, weights_file
 from deme.metrics.text_score import CosineScore
-from deme.system import BadConfig, files
+from deme.models.layout import NetworkConfig
+from deme.system import BadConfig, DemeError, first_line, read_json
 from deme.system.hugging_face import transformers_quietly
 
 SHAPE = (3, 16, 16)
@@ -98,6 +99,19 @@ class CaptionMatch(CosineScore):
         return sum(len(tokens) > self.length for tokens in found)
 
 
+def _network(place: Path) -> CaptionNetwork:
+    config = read_json(place / "config.json", NetworkConfig, SHIPPED)
+    try:
+        return CaptionNetwork(config)
+    except DemeError:
+        raise
+    except Exception as error:  # whatever transformers makes of the values of a config
+        raise BadConfig(
+            f"{place} has a config of which no caption network is made: {first_line(error)}\n"
+            f"{SHIPPED}"
+        ) from error
+
+
 def _load(place: Path) -> CaptionNetwork:
     """Return the network of a folder. Raises BadConfig if the folder holds something else."""
     needed = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
@@ -105,6 +119,6 @@ def _load(place: Path) -> CaptionNetwork:
         raise BadConfig(
             f"{place} has no {', '.join(missing)}, which a caption network needs\n{SHIPPED}"
         )
-    network = CaptionNetwork(files.read_json(place / "config.json"))
+    network = _network(place)
     read_into(network, place / "model.safetensors", f"{place} holds no caption network\n{SHIPPED}")
     return network.eval().requires_grad_(False)

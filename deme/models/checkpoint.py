@@ -10,8 +10,17 @@ from pickle import UnpicklingError
 import torch
 from torch import Tensor
 
-from deme.system import BadConfig, MissingInput, WorkFailed, read_json
-from deme.system.tensors import Spec, TensorFile, Tensors, check_finite, is_finite
+from deme.models.layout import ShardIndex
+from deme.system import (
+    COPY_AGAIN,
+    BadConfig,
+    MissingInput,
+    WorkFailed,
+    first_line,
+    logger,
+    read_json,
+)
+from deme.system.tensors import DTYPES, Spec, TensorFile, Tensors, as_read, check_finite, is_finite
 
 NAME = "diffusion_pytorch_model"
 UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
@@ -21,6 +30,8 @@ POINTER = b"version https://git-lfs"
 
 OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(query|key|value|proj_attn)(\.(?:weight|bias))")
 NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+WRAPPED = re.compile(r"(?:module\.|_orig_mod\.)+")  # of DataParallel, torch.compile
+VALUES = re.compile(r"(^|\.)(weight|bias)$")
 LINEAR = re.compile(r".*attentions\.\d+\.(to_q|to_k|to_v|to_out\.0)\.weight")
 
 
@@ -53,6 +64,11 @@ def _find(place: Path) -> Path:
             )
         if variants:
             return variants[0]
+    if (place / "model.safetensors").is_file() or any(place.glob("*.gguf")):
+        raise BadConfig(
+            f"{place} holds {', '.join(sorted(p.name for p in place.glob('model*.*')))}; "
+            f"the weights of diffusers' networks are in {NAME}.safetensors"
+        )
     raise MissingInput(
         f"{place / NAME}.safetensors does not exist, nor {NAME}.safetensors.index.json, "
         ".fp16.safetensors or .bin"
@@ -72,23 +88,34 @@ def open_tensors(file: Path) -> Tensors:
     state = read_pickle(file)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WorkFailed(f"{file} is not a file of named tensors")
-    return StateDict(file, state)
+    for name, tensor in state.items():
+        if reason := _unusable(tensor):
+            raise WorkFailed(
+                f"tensor {name} of {file} {reason}\nsave the plain values, such as in float16"
+            )
+    return StateDict(file, {str(name): tensor for name, tensor in state.items()})
+
+
+def _unusable(tensor: Tensor) -> str | None:
+    """Return why a tensor of a pickle has no plain values, if it has none."""
+    if tensor.is_meta:
+        return "is a meta tensor, which has a shape and no values"
+    if tensor.is_quantized or tensor.layout is not torch.strided:
+        return f"is {'quantized' if tensor.is_quantized else 'sparse'} ({tensor.dtype})"
+    return None if tensor.dtype in DTYPES.values() else f"is of type {tensor.dtype}"
 
 
 def _shards(path: Path) -> dict[str, Tensors]:
     """Return the file of each tensor that an index names. Raises MissingInput, WorkFailed."""
-    index = read_json(path)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict):
-        raise WorkFailed(f"{path} is damaged: it has no weight_map\ncopy it again from its source")
+    places = read_json(path, ShardIndex, COPY_AGAIN)["weight_map"]
     files = {
         name: open_tensors(path.parent / Path(name).name) for name in sorted(set(places.values()))
     }
     for tensor, name in places.items():
         if tensor not in files[name].specs:
             raise WorkFailed(
-                f"{files[name].path} has no tensor {tensor}, which {path.name} names\n"
-                "copy the folder again from its source"
+                f"{files[name].path} has no tensor {tensor}, which {path.name} names: the two are "
+                "of different models\ncopy both from one source"
             )
     return {tensor: files[name] for tensor, name in places.items()}
 
@@ -117,7 +144,7 @@ def read_pickle(path: Path) -> object:
         ) from error
     except Exception as error:  # whatever a damaged file makes of the unpickler
         has_reason = isinstance(error, RuntimeError)
-        reason = str(error).partition(". ")[0] if has_reason else type(error).__name__
+        reason = first_line(error).partition(". ")[0] if has_reason else type(error).__name__
         raise WorkFailed(
             f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
             "make it again, or copy it again from where it came"
@@ -139,6 +166,7 @@ class StateDict:
     """Tensors in memory, and the file that they come from."""
 
     def __init__(self, path: Path, state: dict[str, Tensor]) -> None:
+        state = {name: value.to(as_read(value.dtype)) for name, value in state.items()}
         self.path, self._state = path, state
         self.specs: dict[str, Spec] = {n: (tuple(v.shape), v.dtype) for n, v in state.items()}
 
@@ -155,17 +183,30 @@ class CurrentNames:
     """Tensors of one or several files, under the current names and shapes of diffusers.
 
     Before diffusers 0.18 attention layers were called query, key, value and proj_attn, and were 1x1
-    convolutions at first.
+    convolutions at first. What torch's wrappers write in front of all names is left out. Raises
+    WorkFailed for weights that are no floating point numbers.
     """
 
     def __init__(self, path: Path, files: Mapping[str, Tensors]) -> None:
         self.path = path
         self.specs: dict[str, Spec] = {}
         self._found: dict[str, tuple[Tensors, str]] = {}  # the file of a tensor and its name in it
+        wrapped = {match[0] for name in files if (match := WRAPPED.match(name))}
+        prefix = wrapped.pop() if len(wrapped) == 1 else ""
+        if prefix and all(name.startswith(prefix) for name in files):
+            logger.info("%s: %s is left out at the start of all names", path, prefix)
+        else:
+            prefix = ""
         for found, file in files.items():
-            old = OLD_NAME.fullmatch(found)
-            name = f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else found
+            old = OLD_NAME.fullmatch(found.removeprefix(prefix))
+            name = f"{old[1]}{NEW_NAMES[old[2]]}{old[3]}" if old else found.removeprefix(prefix)
             shape, dtype = file.specs[found]
+            if dtype.is_complex or (VALUES.search(name) and not dtype.is_floating_point):
+                kind = str(dtype).removeprefix("torch.")
+                raise WorkFailed(
+                    f"tensor {found} of {file.path} is {kind}, and a network's weights are numbers "
+                    "in floating point\nquantized weights: save them in float16 first"
+                )
             flat = LINEAR.fullmatch(name) and len(shape) == 4 and shape[2:] == (1, 1)
             self.specs[name] = (shape[:2] if flat else shape, dtype)
             self._found[name] = file, found

@@ -80,12 +80,12 @@ class DenoisingModel(nn.Module):
             self.projections.fold()
             self.projections = None
 
-    def read_weights(self, folder: Path) -> None:
+    def read_weights(self, folder: Path, ema: bool = False) -> None:
         """Replace all weights, in place, by those of a model folder of the same architecture.
 
         Raises WorkFailed for another architecture.
         """
-        place = unet_folder(folder)
+        place = unet_folder(folder, ema)
         load_into(self.unet, open_weights(place))
         found = read_placement(place)
         ours = None if self.projections is None else self.projections.placement
@@ -96,11 +96,11 @@ class DenoisingModel(nn.Module):
         if self.projections is not None:
             load_into(self.projections, tensors.TensorFile(place / Path(PROJECTIONS).name))
 
-    def load_weights(self, folder: Path) -> None:
+    def load_weights(self, folder: Path, ema: bool = False) -> None:
         """Read all weights of a model folder, with the projections that it has."""
-        if (placement := read_placement(unet_folder(folder))) is not None:
+        if (placement := read_placement(unet_folder(folder, ema))) is not None:
             self.add_projections(placement)
-        self.read_weights(folder)
+        self.read_weights(folder, ema)
 
     def save(
         self,

@@ -1,5 +1,6 @@
 """The frozen parts of a text-to-image pipeline: text encoder, tokenizer and VAE."""
 
+import shutil
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,14 +10,37 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from deme.system import BadConfig, MissingInput, read_json, sha256, sha256_text
-from deme.system.hugging_face import transformers_quietly
+from deme.models.layout import NetworkConfig, is_part, read_json_object
+from deme.system import (
+    COPY_AGAIN,
+    BadConfig,
+    MissingInput,
+    link_weights,
+    read_json,
+    sha256,
+    sha256_text,
+)
+from deme.system.hugging_face import transformers_quietly, variant_of
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, CLIPTokenizer
 
-PARTS = ("vae", "text_encoder", "tokenizer")
+CLASSES = {"vae": "AutoencoderKL", "text_encoder": "CLIPTextModel", "tokenizer": "CLIPTokenizer"}
+PARTS = tuple(CLASSES)
 VAE_CHUNK = 8  # images per batch of the VAE, whose activations need most memory
+
+
+def copy_part(source: Path, target: Path, links: bool) -> None:
+    """Copy a part of a pipeline; with `links`, weights are hard links where the disk has them.
+
+    Weights of a variant (.fp16) get the name that is loaded without naming a variant.
+    """
+    copy = link_weights if links else shutil.copyfile
+    shutil.copytree(source, target, copy_function=copy, dirs_exist_ok=True)
+    if (variant := variant_of(target)) is not None:
+        for file in target.glob(f"*.{variant}.*"):
+            if "-of-" not in file.name:  # an index names these
+                file.rename(file.with_name(file.name.replace(f".{variant}.", ".")))
 
 
 class FrozenEncoders:
@@ -35,6 +59,18 @@ class FrozenEncoders:
                 f"{name} has a text-conditioned UNet, but no {', '.join(missing)}\n"
                 "give the folder of the whole pipeline, as diffusers' save_pretrained writes it"
             )
+        index = read_json_object(folder / "model_index.json")
+        stated = {
+            "vae": self._read("vae").get("_class_name"),
+            "text_encoder": next(iter(self._read("text_encoder").get("architectures") or ()), None),
+        }
+        for part, kind in CLASSES.items():
+            named = index.get(part)
+            found = stated.get(part) or (named[1] if is_part(named) else None) or kind
+            if str(found).removesuffix("Fast") != kind:
+                raise BadConfig(
+                    f"{name} has a {part} of the class {found}; only {kind} is read here"
+                )
 
     def content_hash(self) -> str:
         """Return the hash of all that determines latents and embeddings but images and captions."""
@@ -43,7 +79,7 @@ class FrozenEncoders:
     @property
     def factor(self) -> int:
         """Pixels of an image per latent pixel, along each side."""
-        return 2 ** (len(self._read("vae")["block_out_channels"]) - 1)
+        return 2 ** (len(self._read("vae").get("block_out_channels", [64])) - 1)
 
     @property
     def num_channels(self) -> int:
@@ -58,16 +94,16 @@ class FrozenEncoders:
     @property
     def max_tokens(self) -> int:
         """Tokens of a text, begin and end tokens included; longer texts are truncated."""
-        positions = self._read("text_encoder")["max_position_embeddings"]
+        positions = self._read("text_encoder").get("max_position_embeddings", 77)
         return min(self.tokenizer.model_max_length, positions)
 
     @property
     def width(self) -> int:
         """Dimension of a token's embedding."""
-        return self._read("text_encoder")["hidden_size"]
+        return self._read("text_encoder").get("hidden_size", 512)
 
-    def _read(self, part: str) -> dict[str, Any]:
-        return read_json(self.folder / part / "config.json")
+    def _read(self, part: str) -> NetworkConfig:
+        return read_json(self.folder / part / "config.json", NetworkConfig, COPY_AGAIN)
 
     def to(self, device: torch.device | str) -> "FrozenEncoders":
         """Use a device from now on; return self."""
@@ -92,6 +128,8 @@ class FrozenEncoders:
         place = self.folder / part
         with transformers_quietly(place) as transformers:
             library = diffusers if part == "vae" else transformers
+            if part != "tokenizer" and (variant := variant_of(place)) is not None:
+                options["variant"] = variant
             return getattr(library, kind).from_pretrained(place, local_files_only=True, **options)
 
     def _network(self, part: str, kind: str, **options: object) -> nn.Module:
@@ -105,8 +143,8 @@ class FrozenEncoders:
         )
         if lost:
             raise BadConfig(
-                f"{self.folder / part} has no values for {len(lost)} tensors, first {lost[0]}\n"
-                "copy it again from its source"
+                f"{self.folder / part} has no values for {len(lost)} tensors, first {lost[0]}: its "
+                "weights do not belong to its config.json"
             )
         return network.float().eval().requires_grad_(False)
 

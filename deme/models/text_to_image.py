@@ -4,7 +4,6 @@ Its pipeline is a StableDiffusionPipeline. Weights folders hold the frozen parts
 a pipeline that stock diffusers loads.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from torch import Tensor
 from deme.diffusion import TEXT, Condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import check_unet, read_scheduler
-from deme.models.frozen import PARTS, FrozenEncoders
+from deme.models.frozen import PARTS, FrozenEncoders, copy_part
 from deme.models.layout import JsonObject, read_json_object, unet_folder
-from deme.system import BadConfig, link_weights, locate, read_json, write_json
+from deme.system import BadConfig, first_line, locate, write_json
 
 OTHER_PARTS = ("text_encoder_2", "transformer", "image_encoder", "prior")  # of other families
 INDEX: JsonObject = {  # model_index.json of a folder without one, without UNet and scheduler
@@ -64,7 +63,7 @@ class TextToImageModel(DenoisingModel):
     def write_configs(self, folder: Path, about: Mapping[str, object], links: bool = False) -> None:
         """Write everything of a pipeline's folder but the UNet's weights."""
         super().write_configs(folder, about)
-        source, ours = self.encoders.folder, read_json(folder / "model_index.json")
+        source, ours = self.encoders.folder, read_json_object(folder / "model_index.json")
         theirs = read_json_object(source / "model_index.json")
         kept = {n: value for n, value in theirs.items() if n not in ("unet", "scheduler")} or INDEX
         index = {  # a part such as a safety checker may be left out
@@ -76,10 +75,9 @@ class TextToImageModel(DenoisingModel):
         scheduler = self.scheduler_config.get("_class_name", "DDPMScheduler")
         index |= {**ours, "scheduler": ["diffusers", scheduler]}
         write_json(folder / "model_index.json", index)
-        copy = link_weights if links else shutil.copyfile
         for part in kept.keys() | PARTS:
             if (source / part).is_dir():
-                shutil.copytree(source / part, folder / part, copy_function=copy)
+                copy_part(source / part, folder / part, links)
 
 
 def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
@@ -97,7 +95,7 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
 
     Raises MissingInput, BadConfig (another family of models), WorkFailed.
     """
-    unet = read_json(unet_folder(folder) / "config.json")
+    unet = read_json_object(unet_folder(folder) / "config.json")
     _check_family(path, read_json_object(folder / "model_index.json"), unet)
     check_unet(path, unet, default_channels=4)
     scheduler = read_scheduler(path, folder)
@@ -110,8 +108,10 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
         )
     try:
         return TextToImageModel(UNet2DConditionModel.from_config(unet), scheduler, encoders)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise BadConfig(f"{path} has configs of which diffusers makes no model: {error}") from error
+    except Exception as error:  # whatever diffusers makes of the values of a config
+        raise BadConfig(
+            f"{path} has configs of which diffusers makes no model: {first_line(error)}"
+        ) from error
 
 
 def _check_family(path: str, index: JsonObject, unet: JsonObject) -> None:

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
-from deme.system import BadConfig
+from deme.system import BadConfig, first_line
 
 
 def from_configs(path: str, folder: Path) -> DenoisingModel:
@@ -20,8 +20,10 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
     unet, scheduler = read_configs(path, folder)
     try:
         return DenoisingModel(UNet2DModel.from_config(unet), scheduler)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise BadConfig(f"{path} has configs of which diffusers makes no model: {error}") from error
+    except Exception as error:  # whatever diffusers makes of the values of a config
+        raise BadConfig(
+            f"{path} has configs of which diffusers makes no model: {first_line(error)}"
+        ) from error
 
 
 def build_unconditional(

@@ -7,16 +7,26 @@ from pathlib import Path
 
 from deme.runs import (
     EvaluateSettings,
+    LossMass,
+    Metrics,
+    Provenance,
     RunSettings,
     TrainSettings,
-    build,
+    frozen_settings,
     is_run,
-    load_yaml,
     read_status,
-    run_settings,
     weights_folder,
 )
-from deme.system import JsonObject, files
+from deme.system import (
+    DemeError,
+    JsonObject,
+    files,
+    first_line,
+    logger,
+    read_about,
+    read_json,
+    read_jsonl,
+)
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,12 @@ def read_record(place: Path, called: str) -> Record:
     folder, `called` by its user."""
     folder = weights_folder(place)
     run = place if is_run(place) else folder.parent.parent
-    about = files.read_about(folder)
+    about = read_about(folder)
     if folder.parent.name != "weights" or not is_run(run):
         return Record(public_name(called) or place.resolve().name, files.sha256(folder), about)
-    settings = run_settings(load_yaml(run / "config.yaml"))
-    made = files.read_json(run / "run.json")
-    weights = str(read_status(run)["weights"][folder.name])
+    settings = frozen_settings(run)
+    made = read_json(run / "run.json", Provenance)
+    weights = read_status(run).get("weights", {}).get(folder.name) or files.sha256(folder)
     trainings, lost = [], []
     if isinstance(settings, TrainSettings):
         trainings = [Training(settings, about)]
@@ -102,8 +112,9 @@ def read_record(place: Path, called: str) -> Record:
             if expert is None:
                 lost.append(public_name(named))
             else:
-                trained = build(TrainSettings, load_yaml(expert / "config.yaml"))
-                trainings.append(Training(trained, files.read_about(weights_folder(expert))))
+                trained = frozen_settings(expert)
+                if isinstance(trained, TrainSettings):
+                    trainings.append(Training(trained, read_about(weights_folder(expert))))
     trainings.sort(key=lambda each: each.about.get("range") or [0])
     return Record(
         run.name,
@@ -133,21 +144,26 @@ def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
     """Yield the finished evaluations of the same suite that took exactly these weights."""
     for folder in sorted((run.parent.parent / "evaluate").glob("*")):
         metrics = folder / "metrics.json"
-        if read_status(folder).get("state") != "done" or not metrics.is_file():
-            continue
-        inputs = files.read_json(folder / "run.json")["inputs"]
-        if weights in inputs.get("weights", {}).values():
-            settings = build(EvaluateSettings, load_yaml(folder / "config.yaml"))
-            yield Evaluation(settings, files.read_json(metrics)["metrics"])
+        try:
+            if read_status(folder).get("state") != "done" or not metrics.is_file():
+                continue
+            inputs = read_json(folder / "run.json", Provenance)["inputs"]
+            if weights in inputs.get("weights", {}).values():
+                evaluated = frozen_settings(folder)
+                if isinstance(evaluated, EvaluateSettings):
+                    yield Evaluation(evaluated, read_json(metrics, Metrics)["metrics"])
+        except DemeError as error:
+            logger.warning("left out: %s", first_line(error))
 
 
 def task_weight_curves(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Return steps and weights of every task of a training run, {} for a run without tasks."""
-    lines = [line for line in files.read_jsonl(folder / "metrics.jsonl") if "task_weight/0" in line]
-    if not lines:
+    rows = read_jsonl(folder / "metrics.jsonl", dict[str, float | None])
+    if not any("task_weight/0" in row for row in rows):
         return {}
-    steps = [line["step"] for line in lines]
-    return {
-        f"t in {item}": (steps, [line[f"task_weight/{j}"] for line in lines])
-        for j, item in enumerate(files.read_json(folder / "weighting.json")["ranges"])
-    }
+    curves = {}
+    for j, item in enumerate(read_json(folder / "weighting.json", LossMass)["ranges"]):
+        points = [(row.get("step"), row.get(f"task_weight/{j}")) for row in rows]
+        known = [(int(step), w) for step, w in points if step is not None and w is not None]
+        curves[f"t in {item}"] = ([step for step, _ in known], [weight for _, weight in known])
+    return curves

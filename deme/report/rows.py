@@ -8,7 +8,7 @@ import numpy as np
 
 from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
-from deme.runs import Node, Suite
+from deme.runs import Metrics, Node, Replicates, Suite
 from deme.system import JsonObject, read_json
 
 Results = Mapping[Cell, JsonObject]
@@ -107,8 +107,8 @@ def _results(suite: Suite) -> dict[str, Results]:
     return {
         row.name: {
             (node.seed, node.sample_seed or 0): {
-                **read_json(path / "metrics.json"),
-                "replicates": read_json(path / "replicates.json"),
+                **read_json(path / "metrics.json", Metrics),
+                "replicates": read_json(path / "replicates.json", Replicates),
                 "path": path,
             }
             for node in suite.evaluations(row.name)

@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
+from typing_extensions import TypedDict
 
 from deme import __version__
 from deme.runs.config_errors import config_errors, flattened, groups
 from deme.runs.inputs import cached
 from deme.runs.settings.base import Config
-from deme.system import BadConfig, DemeError, conf_dir, files
+from deme.system import BadConfig, DemeError, conf_dir, files, read_cached
 
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
@@ -56,6 +57,13 @@ def _replaced(node: Any, values: Mapping[str, object]) -> Any:
     return node
 
 
+class _Composed(TypedDict):
+    """A configuration in the cache, and the environment variables that it follows from."""
+
+    environment: dict[str, str | None]
+    config: Config
+
+
 @functools.lru_cache(maxsize=4096)
 def _resolved(
     stage: str,
@@ -70,10 +78,9 @@ def _resolved(
     versions = (__version__, hydra.__version__)
     key = json.dumps([stage, overrides, still_open, values, _conf_listing(), versions])
     place = cached("configs", key)
-    with contextlib.suppress(OSError, DemeError):
-        known = files.read_json(place)
-        if known["environment"] == _environment(known["environment"]):
-            return cast(Config, known["config"])
+    known = read_cached(place, _Composed)
+    if known is not None and known["environment"] == _environment(known["environment"]):
+        return known["config"]
     unresolved = {**_unresolved(stage, overrides), **dict(values)}
     config = to_dict(OmegaConf.create(unresolved), still_open)
     with contextlib.suppress(OSError, DemeError, TypeError):
@@ -125,7 +132,10 @@ def _parsed(override: str) -> tuple[list[str], Any]:
 def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
     """Return Hydra's composition before interpolation, the names of chosen options filled in."""
     GlobalHydra.instance().clear()
-    with config_errors(stage), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with (
+        config_errors(stage, overrides),
+        initialize_config_dir(str(conf_dir()), version_base="1.3"),
+    ):
         composed = compose(stage, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(composed)
     choices = {

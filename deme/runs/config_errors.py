@@ -3,39 +3,67 @@
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+import shlex
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hydra
+import omegaconf
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
+    InterpolationKeyError,
     InterpolationToMissingValueError,
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
 
-from deme.system import BadConfig, conf_dir, did_you_mean
+from deme.system import BadConfig, conf_dir, did_you_mean, first_line, shown
+
+HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
 
 @contextlib.contextmanager
-def config_errors(stage: str = "") -> Iterator[None]:
-    """Raise BadConfig for whatever Hydra or OmegaConf raise in the block."""
+def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Raise BadConfig for whatever Hydra or OmegaConf raise in the block.
+
+    It composes a command's configuration with `overrides`, whose choices of options decide which
+    keys there are.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise BadConfig(explain(error, stage)) from error
-    except ValueError as error:
-        if not str(error).startswith("Config group override must be"):
+        raise BadConfig(explain(error, stage, overrides)) from error
+    except RecursionError as error:
+        raise BadConfig("an override or a file of the configuration is nested too deep") from error
+    except (TypeError, AttributeError) as error:
+        if not _is_hydras(error):
             raise
         raise BadConfig(
-            "an option group takes the name of an option, got null\n"
+            f"an option group takes the name of an option: {first_line(error)}\n"
             "type, to see its options: deme <verb> group=?"
         ) from error
+    except ValueError as error:
+        if str(error).startswith("Config group override must be"):
+            raise BadConfig(
+                "an option group takes the name of an option, got null\n"
+                "type, to see its options: deme <verb> group=?"
+            ) from error
+        if "integer string conversion" in str(error):
+            raise BadConfig("an override has a number of too many digits") from error
+        raise
 
 
-def explain(error: Exception, stage: str) -> str:
+def _is_hydras(error: BaseException) -> bool:
+    """Whether an error was raised in Hydra or OmegaConf, not in what they call."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frames[-1].filename).is_relative_to(place) for place in HYDRAS)
+
+
+def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
     """Return what was given, what is allowed and what to type."""
     text = str(error).split("\n    full_key")[0]
     if option := re.search(r"Could not find '([^']+)'", text):
@@ -49,14 +77,38 @@ def explain(error: Exception, stage: str) -> str:
         near = did_you_mean(name, groups())
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
-        return _unknown_key(key[1], [*keys(stage), "experiment"], stage)
+        return _unknown_key(key[1], [*keys(stage, overrides), "experiment"], stage)
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         name = getattr(error, "full_key", "") or "a value"
         return f"{name} must be given\ntype: {name}=<value>"
+    if isinstance(error, InterpolationKeyError) and (absent := re.search(r"key '([^']+)'", text)):
+        return (
+            f"{absent[1]} must be given: {error.full_key or 'another key'} refers to it\n"
+            f"type: {absent[1]}=<value>"
+        )
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {text.splitlines()[0]}"
+        reason = text.splitlines()[0].replace(error.override, "").strip(" :")
+        return f"cannot read the override {shown(error.override)}: {reason:.80}" + _quoted(
+            error.override
+        )
+    if found := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
+        key, _, value = found[1].partition("=")
+        return (
+            f"{shown(found[1])} has commas: one value with commas is quoted, a list is in "
+            f"brackets, a sweep takes -m{_quoted(found[1])}, or {key}=[{value:.80}], or -m"
+        )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
+
+
+def _quoted(override: str) -> str:
+    """Return a line with the override as it is typed for a value with special characters."""
+    key, _, value = override.partition("=")
+    if not (found := dict.fromkeys(re.findall(r"[=#,()\[\]{}:'\"]", value))) or len(value) > 80:
+        return ""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    command = shlex.quote(f'{key}="{escaped}"')
+    return f"\nto take {' '.join(found)} as part of a text, type: {command}"
 
 
 def _unknown_key(key: str, known: list[str], stage: str) -> str:
@@ -74,12 +126,15 @@ def _unknown_key(key: str, known: list[str], stage: str) -> str:
     return f"unknown key {key!r}; {near}keys of `deme {stage}`: {top}"
 
 
-def keys(stage: str) -> list[str]:
-    """Return the dotted keys of a stage's default configuration."""
-    with contextlib.suppress(Exception):
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return list(flattened(OmegaConf.to_container(compose(stage), resolve=False)))
+def keys(stage: str, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the dotted keys of a stage's configuration, with the options that overrides choose."""
+    chosen = [word for word in overrides if word.partition("=")[0] in groups()]
+    for choices in (chosen, []):
+        with contextlib.suppress(Exception):
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                found = OmegaConf.to_container(compose(stage, choices), resolve=False)
+                return list(flattened(found))
     return []
 
 

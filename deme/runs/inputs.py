@@ -7,10 +7,10 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
-import yaml
-
+from deme.runs.formats import Best, Command, Frozen, Status
+from deme.runs.settings import Config, RunSettings, run_settings
 from deme.system import (
     DATASETS,
     BadConfig,
@@ -18,9 +18,15 @@ from deme.system import (
     MissingInput,
     WorkFailed,
     files,
+    first_line,
     list_files,
     locate,
+    logger,
+    read_cached,
+    read_json,
+    read_yaml,
 )
+from deme.system.values import MAKE_AGAIN
 
 QUERY_KEYS = {"stage", "cell", "command"}
 # folders and files of a run that it may lose, or that change after it is done
@@ -28,10 +34,10 @@ NO_OUTPUTS = {"samples", "checkpoints", "wandb", "log.txt", "status.json"}
 Listed = tuple[str, int, int]  # name, size and time of a file
 
 
-def read_status(path: Path) -> dict[str, Any]:
+def read_status(path: Path) -> Status:
     """Return a run directory's status.json, or {}."""
     file = path / "status.json"
-    return files.read_json(file) if file.exists() else {}
+    return read_json(file, Status) if file.exists() else cast(Status, {})
 
 
 def is_run(path: Path) -> bool:
@@ -44,8 +50,8 @@ def is_older_format(path: Path) -> bool:
     config = path / "config.yaml"
     if not (is_run(path) and config.is_file()):
         return False
-    with open(config) as file:
-        return file.readline().startswith("# deme run ")
+    with open(config, "rb") as file:
+        return file.readline(100).startswith(b"# deme run ")
 
 
 def check_format(path: Path) -> None:
@@ -60,7 +66,7 @@ def check_format(path: Path) -> None:
 def command_of(path: Path) -> str:
     """Return the command that made a run."""
     record = path / "run.json"
-    command = files.read_json(record).get("command", []) if record.exists() else []
+    command = read_json(record, Command).get("command", []) if record.exists() else []
     return shlex.join(["deme", *command])
 
 
@@ -102,9 +108,19 @@ def damaged(path: Path, status: Mapping[str, Any]) -> str | None:
     return None
 
 
-def load_yaml(file: Path) -> Any:
-    """Read a YAML file, by the C parser where there is one (five times faster)."""
-    return yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+def frozen_config(run: Path) -> Config:
+    """Return the config that a run was made with."""
+    return dict(read_yaml(run / "config.yaml", Frozen))
+
+
+def frozen_settings(run: Path) -> RunSettings:
+    """Return the settings that a run was made with. Raises WorkFailed for none."""
+    try:
+        return run_settings(frozen_config(run))
+    except BadConfig as error:
+        raise WorkFailed(
+            f"{run / 'config.yaml'} is damaged: {first_line(error)}\n{MAKE_AGAIN}"
+        ) from error
 
 
 def find(value: object, suite: Path) -> list[Path]:
@@ -115,25 +131,41 @@ def find(value: object, suite: Path) -> list[Path]:
     """
     if value is None or value == []:
         return []
-    if isinstance(value, Mapping) and {"stage", "cell"} <= value.keys() <= QUERY_KEYS:
+    if _is_query(value):
         return _search(value, suite / value["stage"])
-    if not isinstance(value, (str, list)):
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise BadConfig(
             f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}"
         )
-    paths = [locate(str(item)) for item in ([value] if isinstance(value, str) else value)]
+    if len({*names}) < len(names):
+        raise BadConfig(f"the same model is given twice: {', '.join(names)}\ntype each once")
+    paths = [locate(name) for name in names]
     for path in paths:
         check_format(path)
         check_finished(path)
     return paths
 
 
+def _is_query(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return (
+        isinstance(value, Mapping)
+        and {"stage", "cell"} <= value.keys() <= QUERY_KEYS
+        and isinstance(value["stage"], str)
+        and isinstance(value["cell"], Mapping)
+    )
+
+
 def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
     matches: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*/config.yaml")):
-        if is_older_format(file.parent) or read_status(file.parent).get("state") != "done":
+        try:
+            if is_older_format(file.parent) or read_status(file.parent).get("state") != "done":
+                continue
+            cell = frozen_config(file.parent)["cell"]
+        except DemeError as error:  # a run that may not be meant
+            logger.warning("left out: %s", first_line(error))
             continue
-        cell = load_yaml(file)["cell"]
         if all(cell.get(key) == wanted for key, wanted in query["cell"].items()):
             check_finished(file.parent)
             matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
@@ -169,7 +201,7 @@ def weights_folder(path: Path) -> Path:
     return folder
 
 
-def found_weights(search: Path) -> dict[str, Any]:
+def found_weights(search: Path) -> Best:
     """Return what a finished run of `deme search` found. Raises BadConfig for anything else.
 
     It has `weights` and `weights_by_name`, and the `merge` and the `models` that they are of.
@@ -179,8 +211,8 @@ def found_weights(search: Path) -> dict[str, Any]:
         raise BadConfig(
             f"{search} is no run of deme search; inputs.search takes the directory of one"
         )
-    found = {"weights_by_name": {}, **files.read_json(file)}
-    return {**found, "weights": [float(w) for w in found["weights"]]}
+    found = read_json(file, Best)
+    return {"weights_by_name": {}, **found, "weights": [float(w) for w in found["weights"]]}
 
 
 def input_hash(name: str, path: Path) -> str:
@@ -215,6 +247,17 @@ def content_hash(place: str | Path) -> str:
     return _sha256(path, inside) if is_model and not linked else _folder_hash(path, inside)
 
 
+def takes_ema(model: Mapping[str, object]) -> bool:
+    """Whether a `model` option takes the averaged weights beside the others."""
+    return model.get("ema") is True
+
+
+def base_hash(model: Mapping[str, object], place: str | Path) -> str:
+    """Return the hash of the weights of a `model` option, which are at `place`."""
+    found = content_hash(place)
+    return files.sha256_text(f"{found} ema") if takes_ema(model) else found
+
+
 def _listed(name: str, file: Path) -> Listed:
     stat = file.stat()
     return name, stat.st_size, stat.st_mtime_ns
@@ -231,10 +274,9 @@ def _folder_hash(folder: Path, inside: tuple[Listed, ...]) -> str:
     name = str(folder.resolve())
     listing = files.sha256_text("\n".join(" ".join(map(str, listed)) for listed in inside))
     place = cached("folders", name)
-    with contextlib.suppress(OSError, DemeError):
-        known = files.read_json(place)
-        if known["listing"] == listing:
-            return str(known["sha256"])
+    known = read_cached(place, dict[str, str]) or {}
+    if known.get("listing") == listing and "sha256" in known:
+        return known["sha256"]
     digest = _hash_of(folder, [folder / name for name, _, _ in inside])
     with contextlib.suppress(DemeError):
         files.write_json(place, {"folder": name, "listing": listing, "sha256": digest})

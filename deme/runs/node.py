@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.runs.config import compose_stage
+from deme.runs.formats import Cost
 from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
 from deme.runs.settings import Config, RunSettings, SearchSettings, placed, run_settings
@@ -146,7 +147,7 @@ class Node:
         settings = self.settings
         recorded = self.path / "cost.json" if self.state == "done" else None
         if recorded is not None and recorded.exists():
-            return int(read_json(recorded)["num_forward_passes"])
+            return read_json(recorded, Cost)["num_forward_passes"]
         return settings.num_forward_passes(len(self.inputs.get("experts", [])))
 
     @property

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from deme.runs.formats import Status
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import (
     check_format,
@@ -78,7 +78,7 @@ class Run:
         return cls(path, identity, config, found, hashes, settings)
 
     @property
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """status.json, or {} for a run that never started."""
         return read_status(self.path)
 
@@ -230,7 +230,7 @@ def frozen_identity(file: Path) -> tuple[str, bool]:
 
     The identity is "" for a file that names none.
     """
-    head, _, body = file.read_text().partition("\n")
+    head, _, body = file.read_text(errors="replace").partition("\n")
     found = HEADER.fullmatch(head)
     if found is None:
         return "", False

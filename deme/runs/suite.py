@@ -3,6 +3,7 @@
 No torch here: what is done, ready or stale is known in a second (docs/suites.md, docs/runs.md).
 """
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
 from deme.runs.settings import CHAIN, Config, PublishedNumbers, RowSettings, SuiteSettings
 from deme.runs.suite_file import in_order, read_suite
-from deme.system import PACKAGE, BadConfig, locate_suite, read_json
+from deme.system import PACKAGE, BadConfig, DemeError, locate_suite, read_json
 
 __all__ = ["Node", "Suite"]
 
@@ -50,8 +51,7 @@ class Suite:
         """The published numbers, row -> metric -> value; empty without an `expected` file."""
         if self.settings.expected is None:
             return {}
-        published: PublishedNumbers = read_json(self.file.parent / self.settings.expected)
-        return published["rows"]
+        return read_json(self.file.parent / self.settings.expected, PublishedNumbers)["rows"]
 
     @property
     def measured_rows(self) -> list[RowSettings]:
@@ -106,7 +106,14 @@ class Suite:
         unknown = {node.stage for node in nodes if node.state == "waiting"}
         folders = [self.runs / self.name / stage for stage in CHAIN if stage not in unknown]
         started = [p.parent for folder in folders for p in sorted(folder.glob("*/status.json"))]
-        return [p for p in started if p not in wanted and read_status(p).get("state") == "done"]
+        return [path for path in started if path not in wanted and _is_done(path)]
+
+
+def _is_done(path: Path) -> bool:
+    """Whether a run is finished; one whose status cannot be read is not."""
+    with contextlib.suppress(DemeError):
+        return read_status(path).get("state") == "done"
+    return False
 
 
 class _Chains:

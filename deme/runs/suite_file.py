@@ -9,18 +9,25 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from string import Template
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
-from yaml.constructor import SafeConstructor
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from deme.runs.settings import CHAIN, PublishedNumbers, RowSettings, SuiteSettings, explanation
-from deme.system import BadConfig, MissingInput, did_you_mean, read_json
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from deme.system import (
+    BadConfig,
+    MissingInput,
+    WorkFailed,
+    bad_value,
+    compose_yaml,
+    construct_yaml,
+    did_you_mean,
+    first_lines,
+    read_json,
+)
 
 Place = tuple[str | int, ...]  # of a value in the file: ("rows", 3, "train")
 Mistake = tuple[Place, str]
+PUBLISHED = 'it must hold {"rows": {<row>: {<metric>: <number>}}}'
 
 
 def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
@@ -28,15 +35,19 @@ def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
     file = place / "suite.yaml" if place.is_dir() else place
     tree = _tree(file)
     try:
-        settings = TypeAdapter(SuiteSettings).validate_python(
-            SafeConstructor().construct_document(tree)
-        )
+        value = construct_yaml(tree, file)
+    except WorkFailed as error:
+        raise BadConfig(str(error)) from error
+    if problem := bad_value(value):
+        raise BadConfig(f"{file}: {problem}")
+    try:
+        settings = TypeAdapter(SuiteSettings).validate_python(value)
         mistakes = list(_contradictions(settings, file)) or list(_circles(settings))
     except ValidationError as error:
         mistakes = [_mistake(tree, each["loc"], each) for each in error.errors()]
     if mistakes:
         lines = [f"{_line(tree, place)}: {text}" for place, text in mistakes]
-        raise BadConfig("\n".join(dict.fromkeys(lines)))
+        raise BadConfig(first_lines([*dict.fromkeys(lines)]))
     return file, replace(settings, rows=_in_table_order(settings.rows))
 
 
@@ -48,16 +59,15 @@ def _tree(file: Path) -> MappingNode:
             "a suite is a folder with a suite.yaml, such as experiments/digits, or such a file"
         )
     try:
-        with open(file) as stream:
-            tree = yaml.compose(stream, LOADER)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+        tree = compose_yaml(file)
+    except WorkFailed as error:
+        raise BadConfig(str(error)) from error
     if not isinstance(tree, MappingNode):
         raise BadConfig(f"{file} must hold the keys of a suite, such as suite: and rows:")
     if mistakes := list(_yaml_mistakes(tree)):
-        raise BadConfig("\n".join(mistakes))
+        raise BadConfig(first_lines(mistakes))
     keys = _values(tree)
-    if "extends" not in keys:
+    if not isinstance(keys.get("extends"), ScalarNode):
         return tree
     other = file.parent / str(keys["extends"].value)
     if "extends" in _values(shared := _tree(other)):
@@ -215,9 +225,9 @@ def _expected_mistakes(suite: SuiteSettings, file: Path) -> Iterator[str]:
     if not place.is_file():
         raise MissingInput(f"{place} does not exist; {file} expects published numbers in it")
     try:
-        rows = TypeAdapter(PublishedNumbers).validate_python(read_json(place))["rows"]
-    except ValidationError:
-        yield f'{place} must hold {{"rows": {{<row>: {{<metric>: <number>}}}}}}'
+        rows = read_json(place, PublishedNumbers, PUBLISHED)["rows"]
+    except WorkFailed as error:
+        yield str(error).replace("\n", "; ")
         return
     metrics = {metric for values in rows.values() for metric in values}
     for what, unknown in (

@@ -54,7 +54,7 @@ def mirrored(
     run.finish()
 
 
-def log(run: "Tracker | None", step: int, row: Mapping[str, float]) -> None:
+def log(run: "Tracker | None", step: int, row: Mapping[str, float | None]) -> None:
     """Log the row of a step, unless an earlier attempt has logged later ones already."""
     if run is not None and run.step <= step:
         run.log(dict(row), step=step)

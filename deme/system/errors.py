@@ -4,7 +4,8 @@ A message is one to three lines: what was given, what is allowed, what to type.
 """
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 
 class DemeError(Exception):
@@ -72,12 +73,34 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its kind if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+MAX_SHOWN = 20  # lines of a message that lists all mistakes
+# of libraries' messages: settings that switch a check off
+UNSAFE = re.compile(
+    r"weights_only|allow_pickle|pickle\.load|trust_remote_code|use_safetensors|safe_serialization|"
+    r"set_int_max_str_digits|MAX_IMAGE_PIXELS|LOAD_TRUNCATED|ignore_mismatched_sizes|"
+    r"low_cpu_mem_usage|KMP_DUPLICATE|verify=False|strict=False|DISABLE_\w*(SSL|CHECK|VERIFY)"
+)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, or the error's kind if it has none.
+
+    Advice to switch a check off is left out.
+    """
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    parts = re.split(r"(?<=[.;!])\s+", line)
+    safe = " ".join(part for part in parts if not UNSAFE.search(part)).strip().rstrip(";")
+    return safe or type(error).__name__
+
+
+def first_lines(lines: Sequence[str]) -> str:
+    """Return the first lines of a long message, and how many more there are."""
+    more = len(lines) - MAX_SHOWN
+    return "\n".join([*lines[:MAX_SHOWN], *([f"... and {more} more"] if more > 0 else [])])
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return "did you mean 'x'? " for a near miss of `given` among `allowed`, else ""."""
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'? " if close else ""
+    close = difflib.get_close_matches(given, [*allowed], n=2, cutoff=0.6)
+    other = next((word for word in close if word != given), None)
+    return f"did you mean '{other}'? " if other is not None else ""

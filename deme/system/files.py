@@ -14,15 +14,13 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from deme.system.disk import disk_errors, is_at, make_parents
-from deme.system.errors import WorkFailed
 
 TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
-JsonObject = Mapping[str, Any]
 
 
 @contextlib.contextmanager
@@ -121,22 +119,6 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a damaged file is said to be one."""
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise WorkFailed(
-            f"{path} is damaged: {error}\ndelete it (or its run directory) and run again"
-        ) from error
-
-
-def read_about(folder: Path) -> JsonObject:
-    """Return what deme.json says of a model folder, {} without one."""
-    file = folder / "deme.json"
-    return read_json(file) if file.is_file() else {}
-
-
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder under a temporary name, then rename it to `path`.
 
@@ -168,7 +150,7 @@ def _renamed(partial: Path, path: Path) -> bool:
 def append_line(path: Path, line: str) -> None:
     """Append one line.
 
-    A kill or a full disk can cut the last line only, which `read_jsonl` drops.
+    A kill or a full disk can cut the last line only, which `reading.read_jsonl` drops.
     """
     with disk_errors(path):
         make_parents(path)
@@ -180,17 +162,6 @@ def append_line(path: Path, line: str) -> None:
                 data = data[os.write(handle, data) :]
         finally:
             os.close(handle)
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """Read the whole lines of a jsonl file; a last line cut by a kill is dropped.
-
-    A missing file is empty.
-    """
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def write_jsonl(path: Path, rows: Sequence[object]) -> None:

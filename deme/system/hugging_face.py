@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed, first_line
+from deme.system.reading import read_json
 
 ANOTHER = (
     "type: metrics.path=<folder with config.json and model.safetensors> "
@@ -36,6 +37,31 @@ def quietly() -> Iterator[None]:
     finally:
         logging.disable(disabled)
         logging.root.removeHandler(silent)
+
+
+WEIGHTS = re.compile(
+    r"(?:pytorch_model|model|diffusion_pytorch_model)"
+    r"(?:\.(?!safetensors|bin)(?P<variant>\w+))?(?:-\d+-of-\d+)?\.(?:safetensors|bin)"
+    r"(?:\.index(?:\.(?P<index_variant>\w+))?\.json)?"
+)
+
+
+def variant_of(place: Path) -> str | None:
+    """Return the variant, such as fp16, of a network's folder that holds no other weights.
+
+    None: there are weights without a variant, or none at all. Raises BadConfig for several.
+    """
+    names = [file.name for file in place.iterdir()] if place.is_dir() else []
+    found = [match for name in names if (match := WEIGHTS.fullmatch(name))]
+    variants = {match["variant"] or match["index_variant"] for match in found}
+    if None in variants or not variants:
+        return None
+    if len(variants) > 1:
+        raise BadConfig(
+            f"{place} has several variants of its weights: {', '.join(sorted(variants))}\n"
+            "rename the files of the one to use: leave out .<variant>"
+        )
+    return str(variants.pop())
 
 
 @contextlib.contextmanager
@@ -62,9 +88,7 @@ def transformers_quietly(what: object) -> Iterator[ModuleType]:
         try:
             yield transformers
         except Exception as error:
-            raise WorkFailed(
-                f"{what} cannot be read: {first_line(error)}\ncopy it again from where it came"
-            ) from error
+            raise WorkFailed(f"{what} cannot be read: {first_line(error)}") from error
 
 
 def load_network(
@@ -79,7 +103,7 @@ def load_network(
         raise BadConfig(
             f"{place} is no Hugging Face folder with config.json and model.safetensors\n{ANOTHER}"
         )
-    model_type = files.read_json(place / "config.json").get("model_type")
+    model_type = read_json(place / "config.json", dict[str, object], ANOTHER).get("model_type")
     if model_type not in model_types:
         raise BadConfig(
             f"{place} holds a model of type {model_type!r}; allowed: {', '.join(model_types)}\n"
@@ -97,6 +121,7 @@ def load_network(
             local_files_only=True,
             use_safetensors=True,
             dtype=torch.float32,
+            variant=variant_of(place),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )

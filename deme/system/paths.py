@@ -63,8 +63,12 @@ def locate(path: str) -> Path:
                 f"shipped: {', '.join(sorted(names))}"
             )
         return place
-    place = Path(path).expanduser()
-    if not place.exists():
+    try:
+        place = Path(path).expanduser()
+        exists = place.exists()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, no such user
+        raise MissingInput(f"{path!r:.200} cannot be a path: {first_line(error)}") from error
+    if not exists:
         raise MissingInput(f"{path} does not exist (looked in {Path.cwd()})")
     return place
 

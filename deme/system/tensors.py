@@ -28,8 +28,11 @@ _NAMES = {
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
+    torch.complex64: "C64",
 }
-DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+# what is read in float32, which torch computes in
+READ_AS_FLOAT = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+DTYPES = {name: dtype for dtype, name in _NAMES.items()} | READ_AS_FLOAT
 
 Spec = tuple[tuple[int, ...], torch.dtype]
 
@@ -47,7 +50,7 @@ class Tensors(Protocol):
         """Return one tensor; NaN or infinite values are refused."""
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are; not to be written to."""
+        """Return elements start:stop of a tensor, flat; not to be written to."""
 
 
 def write_stream(
@@ -104,22 +107,39 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise MissingInput(f"{path} does not exist")
+            raise MissingInput(f"{path} {'is no file' if path.exists() else 'does not exist'}")
         self.path = path
         try:
             with safe_open(path, framework="pt") as file:  # checks the header
-                slices = {n: file.get_slice(n) for n in file.keys()}  # noqa: SIM118 (no mapping)
-                self.specs: dict[str, Spec] = {
-                    n: (tuple(s.get_shape()), DTYPES[s.get_dtype()]) for n, s in slices.items()
-                }
-        except (SafetensorError, OSError) as error:
+                names = list(file.keys())
+            with open(path, "rb") as opened:
+                size = int.from_bytes(opened.read(8), "little")
+                header = json.loads(opened.read(size))
+        except SafetensorError as error:
             raise self._damaged(error) from error
-        with open(path, "rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            header = json.loads(opened.read(size))
-        self._starts: dict[str, int] = {
-            name: 8 + size + header[name]["data_offsets"][0] for name in self.specs
+        except OSError as error:
+            raise MissingInput(f"{path} cannot be read: {error.strerror or error}") from error
+        self._stored = {name: self._dtype(name, header[name]["dtype"]) for name in names}
+        self.specs: dict[str, Spec] = {
+            name: (tuple(header[name]["shape"]), as_read(self._stored[name])) for name in names
         }
+        self._starts: dict[str, int] = {
+            name: 8 + size + header[name]["data_offsets"][0] for name in names
+        }
+
+    def _dtype(self, name: str, dtype: str) -> torch.dtype:
+        if dtype not in DTYPES:
+            raise WorkFailed(
+                f"tensor {name} of {self.path} is of type {dtype}, which is not read here\n"
+                f"allowed: {', '.join(DTYPES)}; save it in one of these, such as F16"
+            )
+        return DTYPES[dtype]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor. Raises WorkFailed if the file has no such tensor."""
+        if name not in self.specs:
+            raise self._damaged(f"it has no tensor {name}")
+        return self.specs[name][0]
 
     def _damaged(self, why: object) -> WorkFailed:
         return WorkFailed(
@@ -128,19 +148,19 @@ class TensorFile:
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""
-        shape, _ = self.specs[name]
+        shape = self.shape(name)
         return check_finite(
             self.piece(name, 0, math.prod(shape)).clone().reshape(shape), name, self.path
         )
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
-        """Return elements start:stop of a tensor, flat and as they are.
+        """Return elements start:stop of a tensor, flat.
 
         They are the system's copy of the file, ten times cheaper than ours.
         """
-        dtype = self.specs[name][1]
+        dtype = self._stored[name]
         if start == stop:
-            return torch.empty(0, dtype=dtype)
+            return torch.empty(0, dtype=as_read(dtype))
         at = self._starts[name] + start * dtype.itemsize
         end = at + (stop - start) * dtype.itemsize
         # to read behind a file's end would kill the process
@@ -148,7 +168,8 @@ class TensorFile:
             raise self._damaged(f"tensor {name} is cut off")
         page = at - at % mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._descriptor, end - page, access=mmap.ACCESS_COPY, offset=page)
-        return torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=at - page)
+        found = torch.frombuffer(mapped, dtype=dtype, count=stop - start, offset=at - page)
+        return found.to(as_read(dtype))
 
     @cached_property
     def _descriptor(self) -> int:
@@ -160,6 +181,11 @@ class TensorFile:
     def read_all(self) -> dict[str, Tensor]:
         """Return all tensors by name."""
         return {name: self.read(name) for name in self.specs}
+
+
+def as_read(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which values that are stored in another one are read."""
+    return torch.float32 if dtype in READ_AS_FLOAT.values() else dtype
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """What happens beside the training loop: checkpoints, the training curve and a progress bar."""
 
 import json
+import math
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,11 @@ class JsonlLogger(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
-        row = {name: value for name, value in metrics.items() if name != "epoch"}
+        row = {
+            name: value if math.isfinite(value) else None  # JSON has no NaN
+            for name, value in metrics.items()
+            if name != "epoch"
+        }
         if row and step != self._last and (step + 1) % self.every == 0:  # a step has one line
             self._last = step
             append_line(self.path, json.dumps({"step": step, **row}))
@@ -58,10 +63,11 @@ class JsonlLogger(Logger):
         """Remove what was logged at or after `step`: the resumed run logs it again."""
         if not self.path.exists():
             return
-        rows = [row for row in read_jsonl(self.path) if row["step"] < step]
-        write_jsonl(self.path, rows)  # without a last line that was cut
-        for row in rows:
-            tracking.log(self.tracker, row.pop("step"), row)
+        rows = read_jsonl(self.path, dict[str, float | None])
+        kept = [row for row in rows if (row.get("step") or 0) < step]
+        write_jsonl(self.path, kept)  # without a last line that was cut
+        for row in kept:
+            tracking.log(self.tracker, int(row.pop("step") or 0), row)
 
 
 class SaveLast(pl.Callback):

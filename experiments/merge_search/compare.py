@@ -8,7 +8,6 @@ search seeds stand where a table has finetuning seeds.
 
 import csv
 import io
-import json
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from matplotlib.figure import Figure
 
 from deme.report.statistics import paired_difference
 from deme.runs import Suite
-from deme.system import files
+from deme.system import files, read_json, read_jsonl
 
 HERE = Path(__file__).parent
 METRIC = "fd_digits"
@@ -39,8 +38,8 @@ def measured(suite, row, seed=None):
     found = {}
     for node in suite.evaluations(row):
         if node.state == "done":
-            about = files.read_json(node.path / "metrics.json")["metrics"][METRIC]
-            replicates = files.read_json(node.path / "replicates.json")[METRIC]
+            about = read_json(node.path / "metrics.json")["metrics"][METRIC]
+            replicates = read_json(node.path / "replicates.json")[METRIC]
             found[seed, node.sample_seed] = (about["value"], replicates, about["n"])
     return found
 
@@ -53,8 +52,8 @@ def difference(one, other):
 
 def history(suite, row):
     (node,) = [node for node in suite.nodes if node.row == row and node.stage == "search"]
-    rows = files.read_jsonl(node.run.path / "evaluations.jsonl")
-    return rows, json.loads((node.run.path / "cost.json").read_text())
+    rows = read_jsonl(node.run.path / "evaluations.jsonl", dict)
+    return rows, read_json(node.run.path / "cost.json")
 
 
 def best_so_far(rows):

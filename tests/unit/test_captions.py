@@ -265,8 +265,8 @@ def instances(found):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (instances, r"COCO's format: 'caption'"),
-        (lambda found: found.pop("images"), r"COCO's format: 'images'"),
+        (instances, r"annotations.0.caption is missing\nCOCO's format: "),
+        (lambda found: found.pop("images"), r"images is missing\nCOCO's format: "),
         (lambda found: found["annotations"].append({"image_id": 7, "id": 1, "caption": "x"}), r"does not hold: 1, the first: 7"),
     ],
 )  # fmt: skip
@@ -278,7 +278,7 @@ def test_annotations_of_another_form_are_refused(change, message, tmp_path):
     with pytest.raises((BadConfig, MissingInput), match=message):
         load(words)
     (tmp_path / "images.json").write_text(json.dumps(found)[:-30])
-    with pytest.raises(WorkFailed, match=r"images.json, line 1: not JSON: "):
+    with pytest.raises(WorkFailed, match=r"images.json, line 1 is damaged: not JSON: "):
         load(words)
 
 

@@ -141,7 +141,7 @@ def test_an_index_that_promises_too_much(saved, model):
     with pytest.raises(WorkFailed, match=r"no tensor conv_in\.extra"):
         load_pretrained(str(saved))
     index.write_text("{}")
-    with pytest.raises(WorkFailed, match="no weight_map"):
+    with pytest.raises(WorkFailed, match="weight_map is missing"):
         load_pretrained(str(saved))
 
 

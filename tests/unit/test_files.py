@@ -17,7 +17,7 @@ from deme.data import InMemoryImages
 from deme.metrics import Statistics, measured, statistics_file
 from deme.runs import content_hash
 from deme.runs.config import _resolved, compose_stage
-from deme.system import append_line, files, guarded, is_locked, locked, tensors
+from deme.system import append_line, files, guarded, is_locked, locked, read_jsonl, tensors
 from deme.system.errors import DiskError, WorkFailed
 from tests.models import tiny
 from tests.unit.test_shards import IMAGES, Means
@@ -349,7 +349,7 @@ def test_a_full_disk_cuts_the_last_line_only(tmp_path, monkeypatch):
     append_line(file, json.dumps("first"))
     with pytest.raises(DiskError):
         append_line(file, json.dumps("the second is too long"))
-    assert files.read_jsonl(file) == ["first"]
+    assert read_jsonl(file, str) == ["first"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

@@ -116,8 +116,8 @@ def test_the_hash_covers_every_prompt_and_not_the_name():
         ("x.csv", "prompt\n", {}, MissingInput, "x.csv holds no texts"),
         ("x.json", "", {}, MissingInput, "x.json holds no texts"),
         ("x.json", "[]", {}, MissingInput, "x.json holds no texts"),
-        ("x.json", '[\n"a",\n"b"', {}, WorkFailed, "x.json, line 3: not JSON: "),
-        ("x.jsonl", '"a"\n"b\n', {}, WorkFailed, "x.jsonl, line 2: not JSON: "),
+        ("x.json", '[\n"a",\n"b"', {}, WorkFailed, "x.json, line 3 is damaged: not JSON: "),
+        ("x.jsonl", '"a"\n"b\n', {}, WorkFailed, "x.jsonl, line 2 is damaged: not JSON: "),
         ("x.csv", "prompt\na\ntwo cats, asleep\n", {}, WorkFailed, "x.csv, line 3: 2 fields, the header has 1\n"),
         ("x.csv", 'prompt\na\n"b\nc\n', {}, WorkFailed, "x.csv, line 3: not a table: "),
         ("x.md", "a", {}, BadConfig, "x.md cannot be read as a file of texts; allowed: .txt, .csv, .tsv, .json, .jsonl"),
@@ -133,7 +133,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(MissingInput, match=r"none.csv does not exist"):
         load_prompts(str(tmp_path / "none.csv"))
     (tmp_path / "x.txt").write_bytes("süß".encode("latin-1"))
-    with pytest.raises(WorkFailed, match=r"x.txt is not UTF-8 at byte 1"):
+    with pytest.raises(WorkFailed, match=r"x.txt is damaged: it is not UTF-8 at byte 1"):
         load_prompts(str(tmp_path / "x.txt"))
 
 

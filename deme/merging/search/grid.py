@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from deme.merging.search import Search
 from deme.merging.search.evaluations import Evaluations
 
+MAX_VALUES = 10_000  # per weight
+
 
 class GridSearch(Search):
     """Evaluate all vectors with entries low, low + step, ..., high, in lexicographic order."""
@@ -15,6 +17,11 @@ class GridSearch(Search):
         if not (math.isfinite(low) and math.isfinite(high) and 0 < step < math.inf and high >= low):
             raise ValueError(
                 f"a grid needs low <= high and step > 0, got low={low} high={high} step={step}"
+            )
+        if (high - low) / step >= MAX_VALUES:
+            raise ValueError(
+                f"a grid has at most {MAX_VALUES:,} values per weight, got step={step} from {low} "
+                f"to {high}"
             )
         self.values = [
             min(low + i * step, high) for i in range(math.floor((high - low) / step + 1e-9) + 1)

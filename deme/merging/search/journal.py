@@ -8,8 +8,11 @@ import math
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NotRequired
 
-from deme.system import JsonObject, WorkFailed, files
+from typing_extensions import TypedDict
+
+from deme.system import WorkFailed, files, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,26 @@ class Evaluation:
         return row if gradient is None else {**row, "gradient": [*map(_finite_or_none, gradient)]}
 
     @classmethod
-    def of_row(cls, row: JsonObject) -> "Evaluation":
+    def of_row(cls, row: "_Row") -> "Evaluation":
         """Read a line of the journal."""
-        read = {**row, "weights": tuple(row["weights"])}
-        read["score"] = math.inf if row["score"] is None else float(row["score"])
-        if "gradient" in row:
-            read["gradient"] = tuple(math.nan if g is None else float(g) for g in row["gradient"])
-        return cls(**read)
+        score, found = row["score"], row.get("gradient")
+        return cls(
+            tuple(row["weights"]),
+            math.inf if score is None else float(score),
+            row["fraction"],
+            row["images"],
+            row["seconds"],
+            None if found is None else tuple(math.nan if g is None else float(g) for g in found),
+        )
+
+
+class _Row(TypedDict):
+    weights: list[float]
+    score: float | None
+    fraction: float
+    images: int
+    seconds: float
+    gradient: NotRequired[list[float | None]]
 
 
 class Journal:
@@ -44,14 +60,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            rows = files.read_jsonl(path)
-            self._left = deque(enumerate(map(Evaluation.of_row, rows), start=1))
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkFailed(
-                f"{path} is damaged or was written by another search\n"
-                "delete the file and run the same command again"
-            ) from error
+        rows = read_jsonl(path, _Row)
+        self._left = deque(enumerate(map(Evaluation.of_row, rows), start=1))
         files.write_jsonl(path, rows)  # without a last line that is incomplete
         self.num_stored = len(rows)
 

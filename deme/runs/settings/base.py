@@ -22,19 +22,28 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from deme.system import BadConfig, did_you_mean
+from deme.system import BadConfig, allowed, bad_value, did_you_mean, first_lines, shown
 
 STRICT = ConfigDict(extra="forbid")
+GROUP = "a group of keys, such as <group>.<key>=<value>"
+
+MOST = 2**31 - 1  # of whatever is counted
+PROCESSES = 1024
 
 Switch = Annotated[bool, Field(strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-TwoOrMore = Annotated[int, Field(ge=2, strict=True)]
-NonNegative = Annotated[int, Field(ge=0, strict=True)]
+Whole = Annotated[int, Field(ge=0, le=MOST, strict=True)]
+Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
+TwoOrMore = Annotated[int, Field(ge=2, le=MOST, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
+Processes = Annotated[int, Field(ge=1, le=PROCESSES, strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Time = Annotated[float, Field(gt=0, le=1e7, strict=True)]  # whatever the unit
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
-Guidance = Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)]
-Name = Annotated[str, Field(min_length=1)]
+Guidance = Annotated[float, Field(ge=1, le=1e6, strict=True)]
+Name = Annotated[str, Field(min_length=1, max_length=4096)]  # as long as a path can be
 
 Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")
@@ -61,28 +70,87 @@ class LeftOutAt:
 
 
 class Arguments(TypedDict, total=False):
-    """Arguments that mean the same in all options; an option's class checks the others."""
+    """The numbers and switches of the options in conf/, and what is allowed in all of them.
+
+    An option's class may allow less.
+    """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
-    _target_: Required[str]
+    _target_: Required[Name]
+    altered: Count
     antithetic: Switch
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    blur: list[Positive]
+    boundaries: Annotated[list[Whole], Field(min_length=2)]
+    caption_dropout: Share
+    channels: Count | None
     clip_sample: Switch
+    consistency_weight: NotNegative
+    counts: list[Count]
+    density: Fraction
     download: Switch
+    drop: Share
+    ema: Switch
+    eps: NotNegative
+    eta: Share
     fused: Switch | None
+    gamma: NotNegative
+    held_out_fraction: Fraction
+    high: Number
+    in_memory: Switch | None
+    inv_gamma: Positive
+    jpeg: list[Count]
+    k: Positive
+    layer: Count
+    low: Number
+    lr: NotNegative
+    max_decay: Fraction
+    max_evaluations: Count
+    max_weight: Positive | None
+    nearest_k: Count
+    noise: list[Positive]
+    normalize: Switch
     num_bins: Count
     num_images: TwoOrMore
     num_inference_steps: Count
+    num_prompts: Count | None
     num_ranges: Count
+    order: Count
+    per_prompt: Count
+    points: Count
+    population: Count | None
+    power: Positive
+    probability: Share
     random_flip: Switch
     refresh_every: Count
-    seed: NonNegative
-    size: Count | None
-    warmup_steps: NonNegative
+    replicates: TwoOrMore
+    ridge: NotNegative
+    rounds: Count
+    scale: Number
+    seed: Seed
+    set_alpha_to_one: Switch
+    set_size: Count
+    sigma: Positive
+    size: Annotated[int, Field(ge=1, le=1 << 16, strict=True)] | None
+    step: Positive
+    steps_offset: Whole
+    sweeps: Count
+    warmup_steps: Whole
+    weight_decay: NotNegative
+
+
+OWN = ("deme.", "torch.")  # packages of the classes whose arguments are named above
 
 
 def in_given_order(option: Any, validate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Return a checked option with its keys in the order in which they were given."""
+    """Return a checked option with its keys in the order in which they were given.
+
+    A class of somebody else's may mean something else by the name of an argument.
+    """
+    target = option.get("_target_") if isinstance(option, Mapping) else None
+    if isinstance(target, str) and not target.startswith(OWN):
+        return {**validate({"_target_": target}), **option}
     checked = validate(option)
     return {key: checked[key] for key in option}
 
@@ -120,11 +188,15 @@ def build(kind: type[T], config: Config, texts: bool = False) -> T:
     `texts`: values are as they were typed, "3" for 3 and "true" for True.
     """
     adapter = TypeAdapter(kind)
+    # labels repeat other keys, which are the ones to name
+    labelled = {key: value for key, value in config.items() if key != "cell"}
+    if problem := bad_value(labelled) or bad_value(config):
+        raise BadConfig(problem)
     try:
         return adapter.validate_strings(config) if texts else adapter.validate_python(config)
     except ValidationError as error:
         lines = [explanation(kind, each) for each in error.errors()]
-        raise BadConfig("\n".join(dict.fromkeys(lines))) from error
+        raise BadConfig(first_lines([*dict.fromkeys(lines)])) from error
 
 
 def refuse(broken: object, message: str) -> None:
@@ -150,22 +222,13 @@ def explanation(kind: type, error: Any) -> str:
             if is_dataclass(one)
             for each in fields(one)
         ]
-        return f"unknown key {key}; {did_you_mean(path[-1], known)}allowed: {', '.join(known)}"
+        key = ".".join(map(str, error["loc"]))
+        near = did_you_mean(str(error["loc"][-1]), known)
+        return f"unknown key {key}; {near}allowed: {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key} must be given\ntype: {key}=<value>"
-    if error["type"] == "literal_error":
-        allowed = "one of " + context["expected"].replace("'", "").replace(" or ", ", ")
-    elif error["type"] == "value_error":
-        allowed = str(context["error"])
-    else:
-        allowed = next(
-            (text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"]
-        )
-    allowed += "".join(
-        f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context
-    )
     null = ", or null" if type(None) in get_args(shape) else ""
-    return f"{key} must be {allowed}{null}; got {error['input']!r}"
+    return f"{key} must be {allowed(error, GROUP)}{null}; got {shown(error['input'])}"
 
 
 def kind_at(kind: Any, path: Sequence[str]) -> Any:
@@ -174,22 +237,3 @@ def kind_at(kind: Any, path: Sequence[str]) -> Any:
         groups = [each for each in (kind, *get_args(kind)) if is_dataclass(each)]
         kind = get_type_hints(groups[0] if groups else Arguments).get(name)
     return kind
-
-
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-_WORDS = {
-    "int": "a whole number",
-    "float": "a number",
-    "finite": "a finite number",
-    "greater": "a number",
-    "less": "a number",
-    "bool": "true or false",
-    "string_too_short": "a name",
-    "string_pattern": "<owner>/<name>",  # of the Hugging Face Hub, the only pattern in use
-    "string": "a text",
-    "list": "a list",
-    "tuple": "a list",
-    "dict": "a group of keys, such as <group>.<key>=<value>",
-    "mapping": "a group of keys, such as <group>.<key>=<value>",
-    "dataclass": "a group of keys, such as <group>.<key>=<value>",
-}

@@ -11,10 +11,11 @@ from deme.runs.settings.base import (
     Config,
     Count,
     Name,
-    NonNegative,
     Option,
     OptionalOption,
     Positive,
+    Seed,
+    Whole,
     build,
     refuse,
 )
@@ -40,14 +41,18 @@ from deme.runs.settings.merging import (
     MergeSettings,
     SearchSettings,
 )
+from deme.system import shown
+
+MAX_SHARDS = 1_000_000  # of the images of an evaluation
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainSettings(RunSettings, BatchSettings):
     """deme train."""
 
-    seed: NonNegative
-    expert: NonNegative | None
+    stage: Literal["train"]
+    seed: Seed
+    expert: Whole | None
     num_steps: Count
     accumulate: Count
     gradient_clip: Positive | None
@@ -97,10 +102,11 @@ class TrainSettings(RunSettings, BatchSettings):
 class EvaluateSettings(RunSettings, SamplingSettings):
     """deme evaluate."""
 
+    stage: Literal["evaluate"]
     source: Literal["weights", "experts", "images", "real"]
     num_images: Count
     shard_size: Count
-    sample_seed: NonNegative
+    sample_seed: Seed
     save_images: Literal["png", "zip"] | None
     data: Data
     metrics: MetricsSettings
@@ -120,6 +126,11 @@ class EvaluateSettings(RunSettings, SamplingSettings):
     def _source(self) -> "EvaluateSettings":
         """Refuse a source without its inputs, without metrics, or with too few images."""
         source, metrics = self.source, self.metrics
+        refuse(
+            self.num_images > MAX_SHARDS * self.shard_size,
+            f"num_images={self.num_images} in shards of shard_size={self.shard_size} are more than "
+            f"{MAX_SHARDS:,} shards\ntype: a larger shard_size=<n>",
+        )
         refuse(
             metrics.loss is None and not metrics.measures_images,
             "nothing is measured: metrics has no loss, no features and no scores\n"
@@ -151,9 +162,10 @@ class EvaluateSettings(RunSettings, SamplingSettings):
 class SampleSettings(SamplingSettings):
     """deme sample."""
 
+    stage: Literal["sample"]
     run: Any  # a path, a list of paths, or {label: path or list}
     num_images: Count | None
-    sample_seed: NonNegative
+    sample_seed: Seed
     out: Name
     logger: LoggerSettings
 
@@ -162,6 +174,7 @@ class SampleSettings(SamplingSettings):
 class StatsSettings(CommandSettings):
     """deme stats."""
 
+    stage: Literal["stats"]
     out: Name | None
     data: Option
     metrics: MetricsSettings
@@ -172,9 +185,10 @@ class StatsSettings(CommandSettings):
 class VerifySettings(CommandSettings):
     """deme verify."""
 
+    stage: Literal["verify"]
     run: Name
     num_images: Count
-    pick_seed: NonNegative | None
+    pick_seed: Seed | None
     batch_size: Count
     compute: ComputeSettings | None = None
 
@@ -183,7 +197,8 @@ class VerifySettings(CommandSettings):
 class AnalyzeSettings(CommandSettings):
     """deme analyze."""
 
-    seed: NonNegative
+    stage: Literal["analyze"]
+    seed: Seed
     run: Name | None
     out: Name
     data: OptionalOption
@@ -196,7 +211,8 @@ class AnalyzeSettings(CommandSettings):
 class DoctorSettings(CommandSettings):
     """deme doctor."""
 
-    seed: NonNegative
+    stage: Literal["doctor"]
+    seed: Seed
     passport: PassportSettings
     num_images: Count
     out: Name
@@ -225,4 +241,6 @@ SETTINGS: Mapping[str, type[CommandSettings]] = {
 
 def run_settings(config: Config) -> RunSettings:
     """Return the checked settings of a run's resolved config. Raises BadConfig."""
-    return build(RUNS[config["stage"]], config)
+    stage = config.get("stage")
+    refuse(stage not in RUNS, f"stage must be one of {', '.join(RUNS)}; got {shown(stage)}")
+    return build(RUNS[str(stage)], config)

@@ -8,20 +8,23 @@ from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
     NO_RESULT,
+    PROCESSES,
     STRICT,
     ChangesNoResult,
     Count,
     Guidance,
     LeftOutAt,
     Name,
-    NonNegative,
     Number,
     Option,
     OptionalOption,
     Options,
     Positive,
+    Processes,
+    Seed,
     Switch,
     TwoOrMore,
+    Whole,
     refuse,
     without_null,
 )
@@ -33,7 +36,7 @@ class ComputeSettings:
 
     accelerator: Literal["cpu", "gpu"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    threads: Count | None
+    threads: Processes | None
     compile: Switch
     channels_last: Switch
     gradient_checkpointing: Switch
@@ -46,7 +49,7 @@ class PreviewSettings:
     num_images: Count
     num_inference_steps: Count
     guidance_scale: Guidance
-    seed: NonNegative
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -55,8 +58,8 @@ class ProgressSettings:
 
     checkpoint_every: Count
     log_every: Count
-    num_workers: NonNegative
-    processes: Count
+    num_workers: Annotated[int, Field(ge=0, le=PROCESSES, strict=True)]
+    processes: Processes
     preview: PreviewSettings
 
 
@@ -84,7 +87,7 @@ class LossMetricSettings:
 
     num_ranges: Count
     draws: Count
-    seed: NonNegative
+    seed: Seed
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -149,7 +152,7 @@ class MetricsSettings:
 class LossPlaneSettings:
     """Scores on the planes of two experts' weights through the best vector (Figure 6a)."""
 
-    points: NonNegative
+    points: Whole
     low: Number
     high: Number
 
@@ -170,6 +173,8 @@ Data = Annotated[
     ChangesNoResult("root", "download", "in_memory"),
     LeftOutAt(background="white"),
 ]
+Model = Annotated[Option, LeftOutAt(ema=False)]
+OptionalModel = Annotated[OptionalOption, LeftOutAt(ema=False)]
 DType = Literal["float32", "float16", "bfloat16"]
 
 BACKWARD = 2  # a backward pass takes the arithmetic of two forward passes
@@ -190,9 +195,9 @@ class RunSettings(CommandSettings):
 
     suite: Annotated[Name, NO_RESULT]
     cell: Annotated[Mapping[str, str | int | None], NO_RESULT]
-    seed: NonNegative | None
+    seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
-    model: Option
+    model: Model
     progress: Annotated[ProgressSettings, NO_RESULT]
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002

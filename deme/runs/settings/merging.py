@@ -13,10 +13,11 @@ from deme.runs.settings.base import (
     Count,
     Fraction,
     Name,
-    NonNegative,
     Option,
     Positive,
+    Seed,
     Switch,
+    Time,
     TwoOrMore,
     refuse,
 )
@@ -39,6 +40,7 @@ from deme.runs.settings.groups import (
 class MergeSettings(RunSettings):
     """deme merge."""
 
+    stage: Literal["merge"]
     weights_by_name: Mapping[str, Any] | None
     compute_dtype: Literal["float32", "float64"]
     dtype: DType | None
@@ -61,15 +63,16 @@ class MergeSettings(RunSettings):
 class SearchSettings(RunSettings, SamplingSettings):
     """deme search."""
 
+    stage: Literal["search"]
     objective: str | None
     granularity: Literal["model", "block", "tensor"]
     rungs: Annotated[list[Positive], Field(min_length=1)]
     keep: Fraction
     max_images: Count | None
-    max_seconds: Positive | None
+    max_seconds: Time | None
     loss_planes: Annotated[LossPlaneSettings, NO_RESULT]
     num_images: TwoOrMore
-    sample_seed: NonNegative
+    sample_seed: Seed
     data: Data
     merge: Option
     search: Option
@@ -140,14 +143,15 @@ class ImproveSearchSettings:
 class ImproveSettings(RunSettings, SamplingSettings):
     """deme improve."""
 
-    seed: NonNegative
+    stage: Literal["improve"]
+    seed: Seed
     out: Annotated[Name, NO_RESULT]
     num_ranges: Count
     steps_per_expert: Count | None
-    hours: Positive | None
+    hours: Time | None
     lr: Positive
     num_images: Count
-    sample_seeds: list[NonNegative]
+    sample_seeds: list[Seed]
     search: ImproveSearchSettings
     passport: Passport
     data: Option
@@ -192,6 +196,7 @@ class ImproveSettings(RunSettings, SamplingSettings):
 class ExportSettings(CommandSettings):
     """deme export."""
 
+    stage: Literal["export"]
     run: Name
     out: Name
     dtype: DType

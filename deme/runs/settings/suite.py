@@ -5,13 +5,24 @@ A suite is a table as data. Its rows name the stages that they need, each with t
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
-from deme.runs.settings.base import STRICT, Count, Name, NonNegative, Number, Positive, Switch
+from deme.runs.settings.base import (
+    STRICT,
+    Name,
+    NotNegative,
+    Number,
+    Positive,
+    Processes,
+    Seed,
+    Switch,
+    Time,
+    Whole,
+)
 
 
 def _key(meaning: str, example: object) -> object:
@@ -21,8 +32,17 @@ def _key(meaning: str, example: object) -> object:
 CHAIN = ("train", "search", "merge", "evaluate")  # the stages of a row, in this order
 
 Overrides = tuple[str, ...]
-Seeds = tuple[NonNegative, ...]
-Spread = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
+V = TypeVar("V")
+
+
+def different(values: tuple[V, ...]) -> tuple[V, ...]:
+    """Return values that are given once each. Raises ValueError for others."""
+    if not values or len({*values}) < len(values):
+        raise ValueError("a list of different values, at least one")
+    return values
+
+
+Seeds = Annotated[tuple[Seed, ...], AfterValidator(different)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -42,7 +62,7 @@ class RowSettings:
         _key("Overrides of `deme train`; [] for none.", ["experiment=digits/finetune"]),
     ] = None
     experts: Annotated[
-        tuple[NonNegative, ...] | None,
+        Annotated[tuple[Whole, ...], AfterValidator(different)] | None,
         _key(
             "Train one expert per range instead of one model, and evaluate them routed by timestep "
             "(source=experts).",
@@ -94,8 +114,8 @@ class CommonSettings:
 class PairedSpread:
     """Standard deviations of a row's difference to the baseline, as seen in earlier runs."""
 
-    sampling: Annotated[Spread, _key("Of one paired difference, by the bootstrap.", 0.25)]
-    finetuning: Annotated[Spread, _key("Between finetuning seeds.", 0.8)]
+    sampling: Annotated[NotNegative, _key("Of one paired difference, by the bootstrap.", 0.25)]
+    finetuning: Annotated[NotNegative, _key("Between finetuning seeds.", 0.8)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -117,14 +137,17 @@ class PlanSettings:
     ] = Field(default_factory=dict)
 
 
+Tflops = Annotated[float, Field(ge=1e-3, le=1e9, strict=True)]
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SuiteOptions:
     """What `deme plan`, `reproduce` and `table` take beside the suite."""
 
     runs: Name = "runs"  # the folder of all runs
-    jobs: Count = 1  # processes
-    minutes: Positive | None = None  # after which to stop
-    tflops: Positive | None = None  # of the device to estimate for
+    jobs: Processes = 1  # processes
+    minutes: Time | None = None  # after which to stop
+    tflops: Tflops | None = None  # of the device to estimate for
     all: Switch = False  # whether to list every run
 
 
@@ -174,7 +197,11 @@ class SuiteSettings:
             "pretrain",
         ),
     ] = None
-    metrics: Annotated[tuple[Name, ...], _key("Columns of the table.", ["fd_digits", "loss"])]
+    metrics: Annotated[
+        tuple[Name, ...],
+        AfterValidator(different),
+        _key("Columns of the table.", ["fd_digits", "loss"]),
+    ]
     finetune_seeds: Annotated[
         Seeds, _key("Every row is trained, searched and merged once for each.", [0, 1, 2])
     ]

@@ -1,0 +1,120 @@
+"""What the files of a run directory hold (docs/runs.md#formats), for the readers that check it.
+
+Keys that are not named here may be anything: a later version may add some.
+"""
+
+from typing import Annotated, Any, Literal, Required
+
+from annotated_types import Ge
+from typing_extensions import TypedDict
+
+Whole = Annotated[int, Ge(0)]
+Seconds = Annotated[float, Ge(0)]
+Replicates = dict[str, list[float]]  # replicates.json: the bootstrap replicates of each metric
+
+
+class Status(TypedDict, total=False):
+    """status.json."""
+
+    state: Required[Literal["running", "done", "failed", "preempted"]]
+    weights: dict[str, str]  # the sha256 of each folder of weights
+    seconds: Seconds
+    error: str
+
+
+class Command(TypedDict, total=False):
+    """What run.json says of how a run was started."""
+
+    command: list[str]
+    directory: str
+
+
+class Provenance(Command, total=False):
+    """run.json."""
+
+    inputs: Required[dict[str, dict[str, str]]]  # name -> path -> hash
+
+
+class Frozen(TypedDict):
+    """config.yaml of a run; its settings are checked when they are used."""
+
+    stage: str
+    cell: dict[str, str | int | None]
+
+
+class Metric(TypedDict, total=False):
+    """A value in metrics.json, and what it is."""
+
+    value: Required[float]
+    n: Required[Whole]
+    reference: Required[str]
+    implementation: Required[str]
+    better: Required[Literal["lower", "higher"]]
+    std: float
+    interval: list[float]
+    num_images: Whole
+    prompts: Whole
+    range: str
+
+
+class Metrics(TypedDict):
+    """metrics.json of an evaluation or a search."""
+
+    cell: dict[str, str | int | None]
+    metrics: dict[str, Metric]
+
+
+class Cost(TypedDict):
+    """cost.json."""
+
+    num_forward_passes: Whole
+
+
+class Best(TypedDict, total=False):
+    """best.json of a search."""
+
+    weights: Required[list[float]]
+    weights_by_name: dict[str, list[float]]
+    score: Required[float]
+    ranges: list[list[Whole] | None]
+    merge: dict[str, Any]
+    models: list[str]
+
+
+class LossMass(TypedDict):
+    """weighting.json: the ranges of timesteps, among others."""
+
+    ranges: list[str]
+
+
+class Affinity(TypedDict):
+    """affinity.json."""
+
+    cosines: list[list[float]]
+
+
+class OutcomeRow(TypedDict):
+    """A metric before and after `deme improve`."""
+
+    before: float
+    after: float
+    difference: str
+    verdict: str
+
+
+class Outcome(TypedDict):
+    """outcome.json of `deme improve`."""
+
+    metric: str
+    better: bool
+    metrics: dict[str, OutcomeRow]
+    merged: str
+    weights: list[float]
+
+
+class TrialPlan(TypedDict):
+    """plan.json of `deme improve`."""
+
+    seconds_per_step: float
+    seconds_for_the_rest: float
+    num_steps: int
