@@ -5,7 +5,6 @@ import gc
 import logging
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ from deme.system import (
     WorkFailed,
     cache_folder,
     files,
-    first_line,
     logger,
     processes,
     signals,
@@ -121,6 +119,7 @@ def _fit(
     tracker: "Tracker | None",
 ) -> None:
     """Train, and write the results."""
+    from deme.evaluation.preview import preview
     from deme.training.fit import fit
 
     logger.info(
@@ -136,7 +135,11 @@ def _fit(
     training.module.method.teacher = None
     if run.is_main_process:
         _write_weights(run.path, settings, training)
-        tracking.conclude(tracker, {}, _preview(run.path, settings, training))
+        trained = training.range if settings.expert is not None else None
+        model = training.module.model
+        model.load_state_dict(training.module.weights())
+        grid = preview(run.path, settings, model, training.images, trained, training.compute.device)
+        tracking.conclude(tracker, {}, grid)
         files.write_json(
             run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
         )
@@ -253,55 +256,3 @@ def _write_weights(folder: Path, settings: TrainSettings, training: Training) ->
     }
     kind = "ema" if module.ema is not None else "raw"
     module.model.cpu().save(folder / "weights" / kind, module.weights(), about, links=True)
-
-
-def _preview(folder: Path, settings: TrainSettings, training: Training) -> Path | None:
-    """Return a grid of samples, None with a warning if they cannot be made: training is done."""
-    try:
-        return _samples(folder, settings, training)
-    except Exception as error:  # whatever a sampler makes of these weights
-        logger.warning("no preview of %s: %s", folder.name, first_line(error))
-        return None
-
-
-def _samples(folder: Path, settings: TrainSettings, training: Training) -> Path:
-    """Generate a grid of samples, of training captions if the model takes text.
-
-    An expert predicts in its range, the pretrained model elsewhere.
-    """
-    import torch
-
-    from deme.builders import generate_images, guided
-    from deme.data import Captioned
-    from deme.data.prompts import held_out_prompts
-    from deme.diffusion import TimestepRange
-    from deme.sampling.ddim import DDIM
-    from deme.sampling.grid import image_grid
-    from deme.sampling.routed import RoutedModel
-
-    preview, model = settings.progress.preview, training.module.model
-    device, num_timesteps = training.compute.device, model.schedule.num_timesteps
-    model.load_state_dict(training.module.weights())
-    model.to(device).eval()
-    network = model.forward  # not the compiled one: the samples have another shape
-    if settings.expert is not None:
-        trained, base = training.range, instantiate(settings.model).to(device)
-        ends = sorted({0, trained.low, trained.high, num_timesteps})
-        ranges = [TimestepRange(low, high) for low, high in pairwise(ends)]
-        networks = [network if item == trained else base for item in ranges]
-        network = RoutedModel(networks, ranges, num_timesteps)
-    sampler = DDIM(min(preview.num_inference_steps, num_timesteps))
-    count = batch_size = preview.num_images
-    prompts = None
-    if model.image_shape != model.noise_shape and isinstance(training.images, Captioned):
-        sampler.settings["clip_sample"] = False  # latents
-        prompts = held_out_prompts(training.images)
-        network, count = guided(network, model, preview.guidance_scale), min(count, len(prompts))
-        batch_size = max(1, min(count, settings.batch_size // 2))  # guidance doubles a batch
-    batches = generate_images(
-        network, model, sampler, preview.seed, range(count), batch_size, device, prompts
-    )
-    path = folder / "samples" / "grid.png"
-    with files.atomic(path) as file:
-        image_grid(torch.cat(list(batches))).save(file, format="PNG")
-    return path

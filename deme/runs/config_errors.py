@@ -91,11 +91,11 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
         return f"cannot read the override {shown(error.override)}: {reason:.80}" + _quoted(
             error.override
         )
-    if found := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
-        key, _, value = found[1].partition("=")
+    if several := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
+        name, _, given = several[1].partition("=")
         return (
-            f"{shown(found[1])} has commas: one value with commas is quoted, a list is in "
-            f"brackets, a sweep takes -m{_quoted(found[1])}, or {key}=[{value:.80}], or -m"
+            f"{shown(several[1])} has commas: one value with commas is quoted, a list is in "
+            f"brackets, a sweep takes -m{_quoted(several[1])}, or {name}=[{given:.80}], or -m"
         )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())

@@ -1,0 +1,71 @@
+"""The grid of samples at the end of training."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from deme.builders import generate_images, guided
+from deme.data import Captioned, EncodedDataset, Images
+from deme.data.prompts import held_out_prompts
+from deme.diffusion import Network, TimestepRange
+from deme.models.denoiser import DenoisingModel
+from deme.runs import TrainSettings, instantiate
+from deme.sampling.ddim import DDIM
+from deme.sampling.grid import image_grid
+from deme.sampling.routed import RoutedModel
+from deme.system import atomic, first_line, logger
+
+
+def preview(
+    folder: Path,
+    settings: TrainSettings,
+    model: DenoisingModel,
+    images: Images | EncodedDataset,
+    trained: TimestepRange | None,
+    device: str,
+) -> Path | None:
+    """Return a grid of samples, None with a warning if they cannot be made: training is done.
+
+    They are of training captions if the model takes text. An expert predicts in the range that it
+    was `trained` for, the pretrained model elsewhere.
+    """
+    try:
+        return _grid(folder, settings, model, images, trained, device)
+    except Exception as error:  # whatever a sampler makes of these weights
+        logger.warning("no preview of %s: %s", folder.name, first_line(error))
+        return None
+
+
+def _grid(
+    folder: Path,
+    settings: TrainSettings,
+    model: DenoisingModel,
+    images: Images | EncodedDataset,
+    trained: TimestepRange | None,
+    device: str,
+) -> Path:
+    wanted, num_timesteps = settings.progress.preview, model.schedule.num_timesteps
+    model.to(device).eval()
+    network: Network = model.forward  # not the compiled one: the samples have another shape
+    if trained is not None:
+        base = instantiate(settings.model).to(device)
+        ends = sorted({0, trained.low, trained.high, num_timesteps})
+        ranges = [TimestepRange(low, high) for low, high in pairwise(ends)]
+        networks = [network if item == trained else base for item in ranges]
+        network = RoutedModel(networks, ranges, num_timesteps)
+    sampler = DDIM(min(wanted.num_inference_steps, num_timesteps))
+    count = batch_size = wanted.num_images
+    prompts = None
+    if model.image_shape != model.noise_shape and isinstance(images, Captioned):
+        sampler.settings["clip_sample"] = False  # latents
+        prompts = held_out_prompts(images)
+        network, count = guided(network, model, wanted.guidance_scale), min(count, len(prompts))
+        batch_size = max(1, min(count, settings.batch_size // 2))  # guidance doubles a batch
+    batches = generate_images(
+        network, model, sampler, wanted.seed, range(count), batch_size, device, prompts
+    )
+    path = folder / "samples" / "grid.png"
+    with atomic(path) as file:
+        image_grid(torch.cat(list(batches))).save(file, format="PNG")
+    return path
