@@ -13,7 +13,7 @@ from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
 from tests.models import tiny
 from tests.original_ddpm import CIFAR, network
-from tests.pipeline.program import TINY_EXPERTS, done, run
+from tests.pipeline.program import TINY_EXPERTS, done, run, start
 
 
 @pytest.fixture
@@ -74,6 +74,25 @@ def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tm
     raw = load_pretrained(str(tmp_path / "raw"))
     assert raw.image_shape == (3, 16, 16)
     assert raw.scheduler_config["beta_schedule"] == "scaled_linear"
+
+
+def test_four_conversions_at_once_convert_once(tmp_path):
+    torch.save(network(**CIFAR).state_dict(), tmp_path / "model.ckpt")
+    programs = [start(["convert", "model.ckpt", "out=x"], tmp_path) for _ in range(4)]
+    assert [program.wait() for program in programs] == [0] * 4, [p.text for p in programs]
+    texts = [program.text for program in programs]
+    assert sum("converted model.ckpt (" in text for text in texts) == 1
+    assert sum("converted before" in text for text in texts) == 3
+    assert {path.name for path in tmp_path.iterdir() if ".out-" not in path.name} == {
+        "model.ckpt",
+        "x",
+    }
+    load_pretrained(str(tmp_path / "x"))
+    programs = [
+        start(["convert", "model.ckpt", "out=y", f"ema={ema}"], tmp_path)
+        for ema in ("true", "false")
+    ]
+    assert sorted(program.wait() for program in programs) == [0, 2]  # nobody's result is replaced
 
 
 def test_a_bare_state_dict_is_what_it_is_told_to_be(tmp_path):

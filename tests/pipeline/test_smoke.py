@@ -21,7 +21,7 @@ from deme.models.layout import UNET
 from deme.report.rows import comparisons
 from deme.runs import Suite, options
 from deme.system import tensors
-from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run
+from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run, start
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "experiments" / "digits" / "smoke.yaml"
@@ -99,6 +99,16 @@ def test_typed_again_it_skips_everything_and_keeps_every_file(smoke):
     assert code == 0
     assert "23 runs, 23 done already, skipping those" in text
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+def test_three_tables_at_once_are_one(smoke, tmp_path):
+    shutil.copytree(smoke / "runs", tmp_path / "runs")
+    results = tmp_path / "runs/digits_smoke/results"
+    expected = {file.name: file.read_bytes() for file in results.iterdir()}
+    shutil.rmtree(results)
+    programs = [start(["table", str(SMOKE)], tmp_path) for _ in range(3)]
+    assert [program.wait() for program in programs] == [0] * 3, [p.text for p in programs]
+    assert {file.name: file.read_bytes() for file in results.iterdir()} == expected
 
 
 def test_pictures_are_drawn_again_only_if_missing_or_of_other_numbers(smoke, tmp_path):
