@@ -11,7 +11,7 @@ from deme.commands.arguments import evaluation_config
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells, text_table
-from deme.runs import Metrics, Replicates
+from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
 from deme.system import BadConfig, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
@@ -88,13 +88,6 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
 
     Raises BadConfig for another number of replicates.
     """
-    found = [result["replicates"].get(metric, []) for result in (*one.values(), *other.values())]
-    counts = sorted({len(replicates) for replicates in found})
-    if len(counts) > 1 and counts[0]:
-        raise BadConfig(
-            f"{metric} has {' and '.join(map(str, counts))} bootstrap replicates: evaluate with "
-            "the same metrics.replicates"
-        )
     if {cell[0] for cell in one} != {None}:
         return rows.difference_of(metric, one, other)
     turned = rows.difference_of(metric, other, one)  # one that was not finetuned is the baseline
@@ -109,8 +102,9 @@ def read_evaluations(names: Sequence[str]) -> Results:
     found: Results = {}
     for name in names:
         path = locate(name)
-        about = evaluation_config(path)
-        cell = (about["seed"], about["sample_seed"])
+        evaluation_config(path)  # is one
+        about = frozen_settings(path)
+        cell = (about.seed, about.sample_seed if isinstance(about, EvaluateSettings) else None)
         if cell in found:
             raise BadConfig(
                 f"two of these runs have finetuning seed {cell[0]} and sampling seed {cell[1]}: "

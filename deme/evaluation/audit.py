@@ -227,7 +227,7 @@ def _loss(
         if not _near(stored.get(name, {}).get("value"), float(values.mean()), 1e-9):
             wrong.append(name)
         elif not _agree(
-            resampled_means(loss.seed, values, settings.metrics.replicates), replicates[name]
+            resampled_means(loss.seed, values, settings.metrics.replicates), replicates.get(name)
         ):
             wrong.append(f"resamples of {name}")
     yield not wrong, f"loss: metrics.json agrees with the losses of its images{_but(wrong)}"

@@ -9,7 +9,7 @@ import numpy as np
 from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
 from deme.runs import Metrics, Node, Replicates, Suite
-from deme.system import JsonObject, read_json
+from deme.system import BadConfig, JsonObject, read_json
 
 Results = Mapping[Cell, JsonObject]
 
@@ -148,10 +148,19 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
 
 
 def difference_of(metric: str, results: Results, base: Results) -> Difference | None:
-    """Return the paired difference of a metric; None where no bootstrap replicates are stored."""
+    """Return the paired difference of a metric; None where no bootstrap replicates are stored.
+
+    Raises BadConfig for runs with different numbers of replicates.
+    """
     every = [*results.values(), *base.values()]
     if any(metric not in one["replicates"] or "std" in one["metrics"][metric] for one in every):
         return None
+    counts = sorted({len(one["replicates"][metric]) for one in every})
+    if len(counts) > 1:
+        raise BadConfig(
+            f"{metric} has {' and '.join(map(str, counts))} bootstrap replicates: evaluate with "
+            "the same metrics.replicates"
+        )
     about = every[0]["metrics"][metric]
     difference = paired_difference(
         values_of(metric, results),

@@ -5,12 +5,14 @@ Keys that are not named here may be anything: a later version may add some.
 
 from typing import Annotated, Any, Literal, Required
 
-from annotated_types import Ge
+from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
 Whole = Annotated[int, Ge(0)]
 Seconds = Annotated[float, Ge(0)]
-Replicates = dict[str, list[float]]  # replicates.json: the bootstrap replicates of each metric
+Number = Annotated[float, Ge(-1e100), Le(1e100)]  # sums and squares of such are finite
+# replicates.json: the bootstrap replicates of each metric
+Replicates = dict[str, Annotated[list[Number], Len(2)]]
 
 
 class Status(TypedDict, total=False):
@@ -29,10 +31,22 @@ class Command(TypedDict, total=False):
     directory: str
 
 
+class Git(TypedDict):
+    """The state of the repository that a run was made in."""
+
+    commit: str
+    dirty: bool
+
+
 class Provenance(Command, total=False):
     """run.json."""
 
     inputs: Required[dict[str, dict[str, str]]]  # name -> path -> hash
+    deme: str
+    python: str
+    platform: str
+    versions: dict[str, str]
+    git: Git | None
 
 
 class Frozen(TypedDict):
@@ -45,13 +59,13 @@ class Frozen(TypedDict):
 class Metric(TypedDict, total=False):
     """A value in metrics.json, and what it is."""
 
-    value: Required[float]
+    value: Required[Number]
     n: Required[Whole]
     reference: Required[str]
     implementation: Required[str]
     better: Required[Literal["lower", "higher"]]
-    std: float
-    interval: list[float]
+    std: Number
+    interval: Annotated[list[Number], Len(2, 2)]
     num_images: Whole
     prompts: Whole
     range: str

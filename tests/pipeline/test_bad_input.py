@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from deme.builders.checkpoints import open_checkpoint
-from deme.commands.compare import read_evaluations
+from deme.commands.compare import difference_of, read_evaluations
 from deme.commands.verify import _directory, _finished, _unmodified
 from deme.data.caption_files import captions_in
 from deme.data.prompts import load_prompts
@@ -149,7 +149,9 @@ HEAD = {
 }
 ROWS = [
     {"name": "before", "label": "before", "evaluate": [*TINY_EVALUATE, "metrics=loss"]},
-    {"name": "deme", "label": "DeMe", "train": [*TINY_EXPERTS, "num_steps=2"], "experts": [0, 1], "merge": ["inputs.experts=null"], "search": [*TINY_SEARCH, "search.step=1", "metrics=loss", "inputs.experts=null"]},
+    {"name": "deme", "label": "DeMe", "train": [*TINY_EXPERTS, "num_steps=2"], "experts": [0, 1]},
+    {"name": "merged", "label": "merged", "experts_of": "deme", "search": [*TINY_SEARCH, "search.step=1", "metrics=loss", "inputs.experts=null"],
+     "merge": ["inputs.experts=null"], "evaluate": [*TINY_EVALUATE, "metrics=loss"]},
 ]  # fmt: skip
 
 
@@ -171,7 +173,7 @@ def there(made, tmp_path, monkeypatch):
 
 
 def run_of(stage):
-    return next(Path("runs/bad", stage).iterdir())
+    return sorted(Path("runs/bad", stage).iterdir())[0]
 
 
 def table(_):
@@ -183,8 +185,9 @@ def stale(_):
 
 
 def evaluation(_):
-    run = run_of("evaluate")
-    return dict(read_evaluations([str(run)]))
+    one, other = sorted(Path("runs/bad/evaluate").iterdir())
+    found = read_evaluations([str(one)]), read_evaluations([str(other)])
+    return [difference_of("loss", *found), *found]
 
 
 def audited(_):
