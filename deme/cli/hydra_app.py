@@ -12,7 +12,15 @@ from omegaconf import DictConfig
 
 from deme.commands import stage_function
 from deme.runs import Config, compose_stage, config_errors, is_run, to_dict, weights_folder
-from deme.system import BadConfig, DemeError, conf_dir, did_you_mean, print_result, world
+from deme.system import (
+    BadConfig,
+    DemeError,
+    conf_dir,
+    did_you_mean,
+    print_error,
+    print_result,
+    world,
+)
 
 # Hydra's own output folders and logs: a run directory describes itself already.
 QUIET_HYDRA = [
@@ -74,7 +82,7 @@ def run(verb: str, args: list[str]) -> int:
     else:  # one job: hydra.main would compose it twice
         job(compose_stage(verb, overrides))
     for other in failures[1:]:
-        print(f"deme: {other}", file=sys.stderr)
+        print_error(other)
     if failures:
         raise failures[0]
     return 0

@@ -26,7 +26,7 @@ from deme.runs import (
     load_yaml,
     read_status,
 )
-from deme.system import BadConfig, files, logger, print_result
+from deme.system import BadConfig, below, files, logger, print_result
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
@@ -55,7 +55,8 @@ def run(config: dict[str, object]) -> Path:
     if not outcome["better"]:
         return folder
     out = str(Path(settings.out).expanduser())
-    stage_function("export")(compose_stage("export", [], run=outcome["merged"], out=out))
+    merged = str(below(folder, outcome["merged"]))
+    stage_function("export")(compose_stage("export", [], run=merged, out=out))
     return Path(out)
 
 
@@ -127,7 +128,7 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     outcome = {
         "metric": metric,
         **_outcome(metric, suite),
-        "merged": str(model.resolve()),
+        "merged": str(model.relative_to(run.path)),
         "weights": files.read_json(searched / "best.json")["weights"],
         "num_steps": num_steps,
     }

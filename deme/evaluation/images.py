@@ -28,6 +28,7 @@ from deme.system import (
     helpers,
     log_to_terminal,
     logger,
+    print_error,
     signals,
 )
 
@@ -134,5 +135,5 @@ if __name__ == "__main__":
         try:
             _main(*sys.argv[1:])
         except (DemeError, Stopped) as error:
-            print(f"deme: {error}", file=sys.stderr)
+            print_error(error)
             sys.exit(error.exit_code)

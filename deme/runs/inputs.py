@@ -11,7 +11,16 @@ from typing import Any
 
 import yaml
 
-from deme.system import DATASETS, BadConfig, DemeError, MissingInput, files, locate
+from deme.system import (
+    DATASETS,
+    FILE_NAME_RULE,
+    BadConfig,
+    DemeError,
+    MissingInput,
+    files,
+    is_file_name,
+    locate,
+)
 
 QUERY_KEYS = {"stage", "cell", "command"}
 Listed = tuple[str, int, int]  # name, size and time of a file
@@ -69,7 +78,10 @@ def find(value: object, suite: Path) -> list[Path]:
     if value is None or value == []:
         return []
     if isinstance(value, Mapping) and {"stage", "cell"} <= value.keys() <= QUERY_KEYS:
-        return _search(value, suite / value["stage"])
+        stage = value["stage"]
+        if not (isinstance(stage, str) and is_file_name(stage)):
+            raise BadConfig(f"the stage of an input must be {FILE_NAME_RULE}; got {stage!r:.200}")
+        return _search(value, suite / stage)
     if not isinstance(value, (str, list)):
         raise BadConfig(
             f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,7 +23,14 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from deme.system import BadConfig, did_you_mean
+from deme.system import (
+    FILE_NAME_RULE,
+    BadConfig,
+    did_you_mean,
+    is_file_name,
+    shortened,
+    single_line,
+)
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -35,6 +43,31 @@ Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
 Guidance = Annotated[float, Field(ge=1, strict=True, allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _file_name(text: str) -> str:
+    if not is_file_name(text):
+        raise ValueError(FILE_NAME_RULE)
+    return text
+
+
+def _folder_here(text: str) -> str:
+    place = Path(text)
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError("a folder below the current one")
+    return text
+
+
+def _line(text: str) -> str:
+    if not text or single_line(text, MAX_TEXT) != text:
+        raise ValueError(f"a line of at most {MAX_TEXT} characters")
+    return text
+
+
+MAX_TEXT = 300
+FileName = Annotated[str, AfterValidator(_file_name)]  # of a folder or file that deme writes
+FolderHere = Annotated[str, AfterValidator(_folder_here)]
+Line = Annotated[str, AfterValidator(_line)]  # what tables and messages show
 
 Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")
@@ -155,7 +188,7 @@ def explanation(kind: type, error: Any) -> str:
         f", {word} {context[name]:g}" for name, word in _BOUNDS.items() if name in context
     )
     null = ", or null" if type(None) in get_args(shape) else ""
-    return f"{key} must be {allowed}{null}; got {error['input']!r}"
+    return f"{key} must be {allowed}{null}; got {shortened(repr(error['input']))}"
 
 
 def kind_at(kind: Any, path: Sequence[str]) -> Any:

@@ -40,6 +40,7 @@ from deme.runs.settings.merging import (
     MergeSettings,
     SearchSettings,
 )
+from deme.system import BadConfig
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -225,4 +226,7 @@ SETTINGS: Mapping[str, type[CommandSettings]] = {
 
 def run_settings(config: Config) -> RunSettings:
     """Return the checked settings of a run's resolved config. Raises BadConfig."""
-    return build(RUNS[config["stage"]], config)
+    kind = RUNS.get(str(config.get("stage")))
+    if kind is None:
+        raise BadConfig(f"stage must be one of {', '.join(RUNS)}; got {config.get('stage')!r:.200}")
+    return build(kind, config)
