@@ -10,7 +10,8 @@ from typing import Any
 from deme.commands.arguments import evaluation_config
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
-from deme.report.tables import difference_cells, text_table
+from deme.report.tables import difference_cells
+from deme.report.terminal import text_table
 from deme.system import BadConfig, locate, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
