@@ -40,11 +40,13 @@ def draw(runs: Mapping[str, Sequence[Path]]) -> Figure:
                     label=None if number else name,
                 )
         panel.set_yscale("log")
-        panel.set_title(title, fontsize=10)
+        panel.set_title(title, fontsize=10, parse_math=False)
         panel.set_xlabel("step")
-        panel.legend(
+        legend = panel.legend(
             fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=4
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     panels[0].set_ylabel("weight of the task's loss")
     figure.tight_layout()
     return figure

@@ -32,9 +32,10 @@ def build_method(
     search: Path | None,
 ) -> Method:
     """Return the method, with the merge weights of `search` if it is given. Raises BadConfig."""
+    weighting = instantiate(settings.weighting)
     try:
         weights = timestep_weights(
-            instantiate(settings.weighting),
+            weighting,
             model.schedule.snr,
             model.prediction_type,
             settings.loss_weight.max,

@@ -1,11 +1,21 @@
 """`deme <verb> ...`: find the command, run it, and end with the exit code of its outcome."""
 
+import os
+import re
 import sys
 import traceback
 
 from deme import __version__
 from deme.commands import COMMANDS, STAGES, summary
-from deme.system import BadConfig, DemeError, Stopped, did_you_mean, log_to_terminal, signals
+from deme.system import (
+    BadConfig,
+    DemeError,
+    Stopped,
+    did_you_mean,
+    log_to_terminal,
+    print_error,
+    signals,
+)
 from deme.system.console import tolerant_streams
 from deme.system.errors import DiskError, Interrupted
 
@@ -15,6 +25,7 @@ LEVELS = {  # of messages, by flag
     "--verbose": "DEBUG",
     "verbose=true": "DEBUG",
 }
+TRUST = re.compile(r"[+]{0,2}trust=")  # what no configuration can say, only the user
 EXAMPLES = """examples:
   deme reproduce experiments/digits/demo.yaml
   deme train -m experiment=digits/deme             four experts, one job each
@@ -26,6 +37,7 @@ EXAMPLES = """examples:
 The commands of the upper half are configured by Hydra: overrides, -m sweeps, --cfg job.
 Run the same command to resume; runs that are done are skipped.
 --quiet shows warnings only, verbose=true more, debug=true the traceback of an error.
+trust=<package> lets a configuration use classes of a package of yours.
 exit codes: 0 done, 1 bug, 2 bad configuration, 3 missing input, 4 the work failed,
 74 disk, 75 stopped (run the same command to resume), 130 Ctrl-C"""
 
@@ -54,10 +66,13 @@ def _exit_code(args: list[str]) -> int:
     debug = "debug=true" in args
     levels = [LEVELS[arg] for arg in args if arg in LEVELS]
     options = (*LEVELS, "debug=true", "debug=false", "verbose=false", "quiet=false")
+    trusted = [arg.partition("=")[2] for arg in args if TRUST.match(arg)]
+    if trusted:  # helper processes inherit it
+        os.environ["DEME_TRUST"] = ",".join([os.environ.get("DEME_TRUST", ""), *trusted])
     try:
         with signals.handled():
             log_to_terminal(levels[-1] if levels else "INFO")
-            return _dispatch([arg for arg in args if arg not in options])
+            return _dispatch([a for a in args if a not in options and not TRUST.match(a)])
     except (DemeError, Stopped) as error:
         hidden = signals.received() if isinstance(error, BadConfig) else None
         return _failed(hidden or error, debug)
@@ -72,7 +87,7 @@ def _exit_code(args: list[str]) -> int:
 def _failed(error: DemeError | Stopped, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    print(f"deme: {error}", file=sys.stderr)
+    print_error(error)
     return error.exit_code
 
 

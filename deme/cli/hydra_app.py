@@ -34,6 +34,7 @@ from deme.system import (
     append_line,
     conf_dir,
     did_you_mean,
+    print_error,
     print_result,
     read_jsonl,
     world,
@@ -119,7 +120,7 @@ def run(verb: str, args: list[str]) -> int:
         _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
         failures = read_jsonl(failed, _Failure)
     for one in failures[1:]:
-        print(f"deme: {_named(one)}", file=sys.stderr)
+        print_error(_named(one))
     if failures:
         raise next(
             (kind for kind in ERRORS if kind.exit_code == failures[0]["exit_code"]), DemeError

@@ -7,8 +7,9 @@ from deme.commands import summary
 
 ARGUMENTS = {
     "plan": "<suite> [all=true] [jobs=<n>] [tflops=<n>] [runs=<dir>] [paths.<key>=<dir>]",
-    "reproduce": "<suite> [jobs=<n>] [minutes=<n>] [runs=<dir>] [paths.<key>=<dir>]",
-    "table": "<suite> [runs=<dir>] [paths.<key>=<dir>]",
+    "reproduce": "<suite> [jobs=<n>] [minutes=<n>] [runs=<dir>] [results=<dir>] "
+    "[paths.<key>=<dir>]",
+    "table": "<suite> [runs=<dir>] [results=<dir>] [paths.<key>=<dir>]",
     "compare": "<run>[,<run>...] <run>[,<run>...]",
     "convert": "<checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]",
 }
@@ -39,5 +40,6 @@ def run(verb: str, args: list[str]) -> int:
     paths = [arg for arg in args if arg.startswith("paths.")]
     given = [arg for arg in args if arg not in paths]
     place, options = split_args(given, SuiteOptions, "suite", f"deme {verb} experiments/digits")
-    command(Suite.read(Path(place), Path(options.runs), paths), options)
+    results = Path(options.results).expanduser() if options.results is not None else None
+    command(Suite.read(Path(place), Path(options.runs), paths, results), options)
     return 0

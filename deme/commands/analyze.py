@@ -23,7 +23,7 @@ def run(config: dict[str, object]) -> Path:
 
     from deme.builders import load_data, load_extractors
     from deme.report.figures import png
-    from deme.report.tables import text_table
+    from deme.report.terminal import text_table
 
     if settings.run is not None and "run" not in accepted_arguments(settings.figure):
         name = str(settings.figure["_target_"]).split(".")[-1]

@@ -10,7 +10,8 @@ from typing import Any
 from deme.commands.arguments import evaluation_config
 from deme.report import rows
 from deme.report.statistics import Cell, Difference, digits_for
-from deme.report.tables import difference_cells, text_table
+from deme.report.tables import difference_cells
+from deme.report.terminal import text_table
 from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
 from deme.system import BadConfig, locate, print_result, read_json
 
@@ -104,7 +105,8 @@ def read_evaluations(names: Sequence[str]) -> Results:
         path = locate(name)
         evaluation_config(path)  # is one
         about = frozen_settings(path)
-        cell = (about.seed, about.sample_seed if isinstance(about, EvaluateSettings) else None)
+        assert isinstance(about, EvaluateSettings)  # evaluation_config has refused others
+        cell = (about.seed, about.sample_seed)
         if cell in found:
             raise BadConfig(
                 f"two of these runs have finetuning seed {cell[0]} and sampling seed {cell[1]}: "

@@ -29,7 +29,7 @@ from deme.runs import (
     frozen_config,
     read_status,
 )
-from deme.system import BadConfig, files, logger, print_result, read_json
+from deme.system import BadConfig, below, files, logger, print_result, read_json
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
@@ -58,7 +58,8 @@ def run(config: dict[str, object]) -> Path:
     if not outcome["better"]:
         return folder
     out = str(Path(settings.out).expanduser())
-    stage_function("export")(compose_stage("export", [], run=outcome["merged"], out=out))
+    merged = str(below(folder, outcome["merged"]))
+    stage_function("export")(compose_stage("export", [], run=merged, out=out))
     return Path(out)
 
 
@@ -130,7 +131,7 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     outcome = {
         "metric": metric,
         **_outcome(metric, suite),
-        "merged": str(model.resolve()),
+        "merged": str(model.relative_to(run.path)),
         "weights": read_json(searched / "best.json", Best)["weights"],
         "num_steps": num_steps,
     }

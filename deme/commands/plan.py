@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
-from deme.report.tables import text_table
+from deme.report.terminal import text_table
 from deme.runs import BLOCKED, Node, Suite, SuiteOptions, read_status
 from deme.system import print_result
 

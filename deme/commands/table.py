@@ -3,10 +3,14 @@
 What is not measured yet is shown as `--`, with the command that measures it.
 """
 
+from pathlib import Path
+
 from deme.report import tables
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite, SuiteOptions
-from deme.system import files, locked, logger, print_result
+from deme.system import BadConfig, files, locked, logger, print_result
+
+TABLE_MARKS = {".md": "| row |", ".tex": r"\begin{tabular}", ".csv": "row,metric"}
 
 
 def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG001
@@ -23,6 +27,7 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
             f"{count} evaluations are not measured yet; type:\n  {missing[0]}\n"
             f"or for all of them: deme reproduce {suite.file}"
         )
+    _check_replaced(suite.results, suite.name)
     page = suite.results / f"{suite.name}.md"
     lock = page.with_name(f".{suite.name}.lock")
     with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
@@ -50,6 +55,17 @@ def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     for file, text in texts.items():
         files.write_text(folder / file, text)
     print_result(f"wrote {folder}/{{{','.join([*texts, *pictures])}}}")
+
+
+def _check_replaced(folder: Path, name: str) -> None:
+    """Raise BadConfig for a file that would be replaced and is no table: a suite names both."""
+    for suffix, mark in TABLE_MARKS.items():
+        file = folder / f"{name}{suffix}"
+        if file.exists() and mark not in file.read_text(errors="replace"):
+            raise BadConfig(
+                f"{file} is no table of deme, and the table would replace it\n"
+                "type: results=<another folder>, or move the file away"
+            )
 
 
 def _pictures(rows: list[Row]) -> list[str]:

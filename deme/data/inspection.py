@@ -19,10 +19,18 @@ CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 LISTED = 20  # of the images that are left out, in the message; the file in the cache names all
 
 
+class Damaged(TypedDict):
+    """An image that cannot be decoded."""
+
+    index: int
+    name: str
+    reason: str
+
+
 class Found(TypedDict):
     """What is kept in the cache."""
 
-    damaged: list[tuple[int, str, str]]  # index, name and reason of an image
+    damaged: list[Damaged]
     copies: list[list[int]]  # the indices of the images that show one picture, in order
 
 
@@ -53,14 +61,15 @@ class Inspection:
     def damaged(self) -> set[int]:
         """Return the indices of the images that cannot be decoded, and log which they are."""
         if self._damaged:
-            named = ", ".join(f"{name} ({reason})" for _, name, reason in self._damaged[:LISTED])
+            first = self._damaged[:LISTED]
+            named = ", ".join(f"{one['name']} ({one['reason']})" for one in first)
             more = f" and {len(self._damaged) - LISTED:,} more" * (len(self._damaged) > LISTED)
             where = f"; all of them: {self.file}" if more and self.file else ""
             logger.info(
                 f"{len(self._damaged):,} of {len(self.source):,} images cannot be read and are "
                 f"left out: {named}{more}{where}"
             )
-        return {index for index, _, _ in self._damaged}
+        return {one["index"] for one in self._damaged}
 
     def log_copies(self, consequence: str = "") -> None:
         """Log how many images show the same picture as another, and an example."""
@@ -89,7 +98,10 @@ def _found(source: ImageSource, background: str) -> Found:
     for place in np.flatnonzero(counts[which] > 1):
         groups[which[place]].append(whole[place])
     return {
-        "damaged": [(index, error.name, error.reason) for index, error in errors.items()],
+        "damaged": [
+            {"index": index, "name": error.name, "reason": error.reason}
+            for index, error in errors.items()
+        ],
         "copies": sorted(groups.values()),
     }
 

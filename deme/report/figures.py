@@ -48,7 +48,7 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
         axis.axis("off")
     for axis, (label, image) in zip(axes.flat, shown, strict=False):
         axis.imshow(image, cmap="gray", interpolation="nearest")
-        axis.set_title(textwrap.fill(label, 36), fontsize=8)
+        axis.set_title(textwrap.fill(label, 36), fontsize=8, parse_math=False)
     return figure
 
 
@@ -101,9 +101,12 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
                 low, value, high = (scale * bound for bound in (d.low, d.value, d.high))
                 intervals[place] = (low, value, high, COLOURS[d.verdict])
         _draw_intervals(panel, intervals)
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title, fontsize=9, parse_math=False)
     panels[0].set_yticks(
-        range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], fontsize=8
+        range(len(shown)),
+        [textwrap.fill(row.label, 44) for row in shown],
+        fontsize=8,
+        parse_math=False,
     )
     panels[0].invert_yaxis()
     figure.supxlabel(

@@ -1,20 +1,29 @@
 """The model card of an exported model: how to load it, how it was made, what was measured."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jinja2
 import yaml
 
+from deme.report.escape import markdown_code, markdown_text
 from deme.report.records import Record, Training, public_name
 from deme.runs import ExportSettings, Option
-from deme.system import PACKAGE
+from deme.system import PACKAGE, shortened
 
 if TYPE_CHECKING:
     from deme.models.denoiser import DenoisingModel
 
+
 PAPER = "https://arxiv.org/abs/2410.06664"
 TEMPLATE = PACKAGE / "assets" / "model_card.md.jinja"
+
+
+class Markdown(str):
+    """A text that the template inserts as it is; every other is escaped."""
+
+    __slots__ = ()
 
 
 def model_card(
@@ -39,8 +48,13 @@ def model_card(
     }
     if record.base and record.base.startswith("hub:"):
         front["base_model"] = record.base.removeprefix("hub:").partition("@")[0]
-    environment = jinja2.Environment(keep_trailing_newline=True)
-    environment.filters |= {"call": _call, "cell": lambda text: text.replace("|", "\\|")}
+    environment = jinja2.Environment(keep_trailing_newline=True, finalize=_shown)
+    environment.filters |= {
+        "call": _call,
+        "code": lambda text: Markdown(markdown_code(text)),
+        "markdown": Markdown,
+        "python": lambda value: Markdown(_literal(value)),
+    }
     return environment.from_string(TEMPLATE.read_text()).render(
         front=yaml.safe_dump(front, sort_keys=False),
         record=record,
@@ -54,6 +68,18 @@ def model_card(
         sampler=_ddim_settings(record),
         trainings=_trainings(record),
     )
+
+
+def _shown(value: object) -> object:
+    """Return what the template inserts for a value: a run's texts are nobody's markup."""
+    return value if isinstance(value, Markdown) else markdown_text(value)
+
+
+def _literal(value: object) -> str:
+    """Return a value as a literal of Python, for code that readers copy."""
+    if not isinstance(value, str):
+        return repr(value)
+    return json.dumps(shortened(value), ensure_ascii=not value.isprintable())
 
 
 def _ddim_settings(record: Record) -> Option:
@@ -73,15 +99,14 @@ def _trainings(record: Record) -> dict[str, list[str]]:
 
 
 def _settings(training: Training) -> dict[str, str]:
-    """What was trained how; the keys are those of the card."""
+    """What was trained how, as Markdown; the keys are those of the card."""
     settings, about = training.settings, training.about
     data = settings.data or {"_target_": "none"}
     place = data.get("path") or data.get("root")
     clip = settings.gradient_clip
-    return {
-        "Training data": str(settings.cell.get("data") or _call(data))
-        + (f" `{public_name(str(place))}`" if place else "")
-        + (f", {about['num_images']:,} training images" if "num_images" in about else ""),
+    named = f" {markdown_code(public_name(str(place)))}" if place else ""
+    images = f", {about['num_images']:,} training images" if "num_images" in about else ""
+    texts = {
         "Method": _call(settings.method),
         "Loss weighting": _call(settings.weighting),
         "Timesteps": _call(settings.timesteps),
@@ -93,6 +118,11 @@ def _settings(training: Training) -> dict[str, str]:
         "Precision": f"{settings.compute.precision} on {settings.compute.accelerator}",
         "Projections while training": settings.projection.placement or "none",
         "Seed": str(settings.seed),
+    }
+    name = settings.cell.get("data") or _call(data)
+    return {
+        "Training data": f"{markdown_text(name)}{named}{images}",
+        **{key: markdown_text(text) for key, text in texts.items()},
     }
 
 

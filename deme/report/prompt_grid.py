@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from deme.system import single_line
+
 SIDES = {True: 1.1, False: 2.2}  # inches of an image, small in pixels or not
 WIDTH = 34  # characters of a prompt's line
 LETTER = 0.07  # inches of a character
+MAX_PROMPT = 600  # characters shown
 
 
 def prompt_grid(
@@ -31,9 +34,7 @@ def prompt_grid(
     for row, text in enumerate(texts):
         axes[row][0].axis("off")
         phrase = phrases[row] if row < len(phrases) else None
-        caption = textwrap.fill(text, WIDTH) + (
-            f"\n\n{textwrap.fill(f'often lost: {phrase}', WIDTH)}" if phrase else ""
-        )
+        caption = _filled(text) + (f"\n\n{_filled(f'often lost: {phrase}')}" if phrase else "")
         axes[row][0].text(
             0,
             0.5,
@@ -55,7 +56,7 @@ def prompt_grid(
                 interpolation="nearest" if small else "antialiased",
             )
             if row == 0:
-                axis.set_title(textwrap.fill(label, 26), fontsize=9)
+                axis.set_title(textwrap.fill(label, 26), fontsize=9, parse_math=False)
     figure.subplots_adjust(
         left=0.02,
         right=0.995,
@@ -65,3 +66,7 @@ def prompt_grid(
         hspace=0.03,
     )
     return figure
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(single_line(text, MAX_PROMPT), WIDTH)

@@ -5,11 +5,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
+from deme.report.escape import latex_text, markdown_block, markdown_code, markdown_text
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
+from deme.report.terminal import text_table
 from deme.runs import Suite
 from deme.system import JsonObject, print_result
 
@@ -197,34 +196,30 @@ def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] =
     """Return the table, its notes, row against row, and the commands for what is missing."""
     metrics = suite.settings.metrics
     parts = [
-        f"# {suite.title}",
+        f"# {markdown_text(suite.title)}",
         _md_table(results_table(suite, metrics, rows)),
-        "\n".join(f"- {note}" for note in notes(suite, rows)),
+        "\n".join(f"- {markdown_text(note)}" for note in notes(suite, rows)),
     ]
     missing = dict.fromkeys(command for row in rows for command in row.missing)
     if missing:
-        commands = "\n".join(["```", *missing, "```"])
-        parts += [f"{NOT_MEASURED}; `deme reproduce {suite.file}` makes it, or by hand:", commands]
+        command = markdown_code(f"deme reproduce {suite.file}")
+        parts += [f"{NOT_MEASURED}; {command} makes it, or by hand:", markdown_block([*missing])]
     tables = [comparisons_table(metrics, rows, compared)] if compared else []
     for table in [*tables, *part_tables(rows)]:
-        parts += [f"## {table.title}", _md_table(table)]
+        parts += [f"## {markdown_text(table.title)}", _md_table(table)]
     return "\n\n".join(parts) + "\n"
 
 
 def _md_table(table: TextTable) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-LATEX = str.maketrans({"%": r"\%", "&": r"\&", "#": r"\#", "_": r"\_", "±": r"$\pm$"})
+    return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
 
 
 def latex(suite: Suite, rows: Sequence[Row]) -> str:
     """Return a booktabs tabular."""
     table = results_table(suite, suite.settings.metrics, rows)
     first, *body = (
-        " & ".join(text.translate(LATEX) for text in line) + r" \\"
-        for line in (table.columns, *table.lines)
+        " & ".join(map(latex_text, line)) + r" \\" for line in (table.columns, *table.lines)
     )
     lines = [
         rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
@@ -281,18 +276,3 @@ def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ())
         print_result(text)
     for parts in part_tables(rows) if suite.settings.show_parts else ():
         print_result(text_table(*parts))
-
-
-def text_table(
-    title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1
-) -> str:
-    """Return a table for the terminal, its first `num_left` columns aligned to the left."""
-    console = Console(width=max(Console().width, 150))
-    table = Table(title=title)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < num_left else "right")
-    for line in lines:
-        table.add_row(*line)
-    with console.capture() as found:
-        console.print(table)
-    return found.get().rstrip("\n")

@@ -71,12 +71,17 @@ def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
             showfliers=False,
             medianprops={"color": "#c62828"},
         )
-        panel.set_ylabel(f"{model}\nentries", fontsize=8)
+        panel.set_ylabel(f"{model}\nentries", fontsize=8, parse_math=False)
         panel.tick_params(labelsize=7)
         panel.grid(axis="y", alpha=0.3)
     firsts = [i for i, one in enumerate(layers) if i == 0 or one["block"] != layers[i - 1]["block"]]
     panels[-1].set_xticks(
-        firsts, [layers[i]["block"] for i in firsts], rotation=60, ha="right", fontsize=7
+        firsts,
+        [layers[i]["block"] for i in firsts],
+        rotation=60,
+        ha="right",
+        fontsize=7,
+        parse_math=False,
     )
     for panel in panels:
         for first in firsts[1:]:

@@ -22,6 +22,7 @@ from deme import __version__
 from deme.runs.config_errors import config_errors, flattened, groups
 from deme.runs.inputs import cached
 from deme.runs.settings.base import Config
+from deme.runs.trusted import local_trust
 from deme.system import BadConfig, DemeError, conf_dir, files, read_cached
 
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
@@ -169,4 +170,11 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
         raise BadConfig(f"{', '.join(missing)} must be given\ntype: {args}")
     with config_errors():
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
-    return cast(Config, container)
+    config = cast(Config, container)
+    if (trust := config.pop("trust", None)) is not None and trust != local_trust():
+        raise BadConfig(
+            f"trust={trust} is given in a configuration file or by an override, where it does not "
+            "count\ntype: trust=<package> on the command line, or write it into "
+            "conf/local/default.yaml"
+        )
+    return config

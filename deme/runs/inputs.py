@@ -13,18 +13,21 @@ from deme.runs.formats import Best, Command, Frozen, Status
 from deme.runs.settings import Config, RunSettings, run_settings
 from deme.system import (
     DATASETS,
+    FILE_NAME_RULE,
     BadConfig,
     DemeError,
     MissingInput,
     WorkFailed,
     files,
     first_line,
+    is_file_name,
     list_files,
     locate,
     logger,
     read_cached,
     read_json,
     read_yaml,
+    shown,
 )
 from deme.system.values import MAKE_AGAIN
 
@@ -132,7 +135,10 @@ def find(value: object, suite: Path) -> list[Path]:
     if value is None or value == []:
         return []
     if _is_query(value):
-        return _search(value, suite / value["stage"])
+        stage = value["stage"]
+        if not is_file_name(stage):
+            raise BadConfig(f"the stage of an input must be {FILE_NAME_RULE}; got {shown(stage)}")
+        return _search(value, suite / stage)
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise BadConfig(

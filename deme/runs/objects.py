@@ -1,28 +1,33 @@
 """Make the objects that the options of a configuration stand for."""
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import hydra
-from hydra.errors import InstantiationException
-
 from deme.runs.settings.base import Option
+from deme.runs.trusted import check_targets, find_target
 from deme.system import BadConfig, DemeError
 
 
 def partial(option: Option) -> Callable[..., Any]:
     """Return the `_target_` of an option with its arguments, still to be called.
 
-    Raises BadConfig.
+    An argument that has a `_target_` itself is made, too. Raises BadConfig, also for code that is
+    not trusted (deme/runs/trusted.py).
     """
-    try:
-        factory: Callable[..., Any] = hydra.utils.instantiate(
-            {**option, "_partial_": True}, _convert_="all"
-        )
-    except InstantiationException as error:
-        raise BadConfig(f"{option.get('_target_')}: {str(error).splitlines()[0]}") from error
-    return factory
+    check_targets(option)
+    arguments = {name: _made(value) for name, value in option.items() if name != "_target_"}
+    return functools.partial(find_target(option["_target_"]), **arguments)
+
+
+def _made(value: Any) -> Any:
+    """Return a copy of an argument in which options are replaced by the objects they stand for."""
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return instantiate(value)
+        return {name: _made(each) for name, each in value.items()}
+    return [_made(each) for each in value] if isinstance(value, list) else value
 
 
 def instantiate(option: Option, **extra: object) -> Any:

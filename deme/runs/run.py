@@ -24,7 +24,15 @@ from deme.runs.inputs import (
     weights_folder,
 )
 from deme.runs.provenance import provenance
-from deme.runs.settings import BatchSettings, Config, RunSettings, TrainSettings, run_settings
+from deme.runs.settings import (
+    CELL_LETTERS,
+    BatchSettings,
+    Config,
+    RunSettings,
+    TrainSettings,
+    run_settings,
+)
+from deme.runs.trusted import check_targets
 from deme.system import (
     BadConfig,
     DemeError,
@@ -122,6 +130,7 @@ class Run:
         if self.done:
             logger.info("%s is done already", self.path)
             return self.path
+        check_targets(self.config)  # before any work, whichever option is built last
         with locked(self.path / ".lock", wait), guarded(self.path):
             if self.done:
                 logger.info("%s was done by another process", self.path)
@@ -239,10 +248,9 @@ def frozen_identity(file: Path) -> tuple[str, bool]:
 
 def slug(settings: RunSettings) -> str:
     """Return the readable part of a run id: method, expert and seeds."""
-    letters = {"expert": "e", "seed": "s", "sample_seed": "n"}
-    given = {key: settings.cell[key] for key in letters if settings.cell.get(key) is not None}
+    given = {key: settings.cell[key] for key in CELL_LETTERS if settings.cell.get(key) is not None}
     method = settings.cell.get("method", settings.stage)
-    return "-".join([str(method), *(f"{letters[key]}{value}" for key, value in given.items())])
+    return "-".join([str(method), *(f"{CELL_LETTERS[key]}{value}" for key, value in given.items())])
 
 
 def _memory_error(settings: RunSettings) -> WorkFailed:

@@ -27,14 +27,21 @@ class Suite:
     runs: Path
     settings: SuiteSettings = field(repr=False)
     paths: tuple[str, ...] = ()  # overrides of the `paths` group, for every run
+    own_results: Path | None = None  # the user's own folder of the table
     # stage -> keys whose values replace those of its configuration
     replaced: Mapping[str, Config] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, place: Path, runs: Path = Path("runs"), paths: Sequence[str] = ()) -> "Suite":
+    def read(
+        cls,
+        place: Path,
+        runs: Path = Path("runs"),
+        paths: Sequence[str] = (),
+        results: Path | None = None,
+    ) -> "Suite":
         """Read a folder with a suite.yaml, or a suite file. Raises MissingInput, BadConfig."""
         file, settings = read_suite(locate_suite(place))
-        return cls(file, runs, settings, tuple(paths))
+        return cls(file, runs, settings, tuple(paths), results)
 
     @property
     def name(self) -> str:
@@ -70,6 +77,8 @@ class Suite:
     @property
     def results(self) -> Path:
         """The folder of the table and its figures."""
+        if self.own_results is not None:
+            return self.own_results
         if self.settings.results is not None:
             return Path(self.settings.results)
         own = not self.file.is_relative_to(PACKAGE)

@@ -3,6 +3,7 @@
 The keys, their types and their meaning: deme/runs/settings/suite.py.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
@@ -25,6 +26,8 @@ from deme.system import (
     read_json,
 )
 
+OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|paths(=|@|\.(runs|cache)\b))")
+
 Place = tuple[str | int, ...]  # of a value in the file: ("rows", 3, "train")
 Mistake = tuple[Place, str]
 PUBLISHED = 'it must hold {"rows": {<row>: {<metric>: <number>}}}'
@@ -43,6 +46,7 @@ def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
     try:
         settings = TypeAdapter(SuiteSettings).validate_python(value)
         mistakes = list(_contradictions(settings, file)) or list(_circles(settings))
+        mistakes += _overrides_mistakes(settings)
     except ValidationError as error:
         mistakes = [_mistake(tree, each["loc"], each) for each in error.errors()]
     if mistakes:
@@ -166,6 +170,22 @@ def _contradictions(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:
         named += [(("comparisons", index), _unknown(name, rows, "evaluate")) for name in pair]
     yield from ((where, problem) for where, problem in named if problem)
     yield from ((("expected",), text) for text in _expected_mistakes(suite, file))
+
+
+def _overrides_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
+    """Yield overrides of what is the user's own: Hydra's search path, trust, where runs are."""
+    places: list[tuple[Place, tuple[str, ...]]] = [
+        (("common", stage), getattr(suite.common, stage)) for stage in CHAIN
+    ]
+    places += [
+        (("rows", index, stage), row.overrides(stage) or ())
+        for index, row in enumerate(suite.rows)
+        for stage in CHAIN
+    ]
+    for place, overrides in places:
+        for override in overrides:
+            if OWN_KEY.match(override):
+                yield place, f"{override!r:.200} is not a suite's to set, but its user's"
 
 
 def _circles(suite: SuiteSettings) -> Iterator[Mistake]:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,13 @@ from rich.text import Text
 
 from deme.system import files
 
+# Characters that move the cursor, colour or hide text, or reverse its direction; half surrogates
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+MAX_LINE = 10_000  # characters of a line on the terminal
+MAX_NAME = 300  # characters of a name in a table or a message
+
 logger = logging.getLogger("deme")
 T = TypeVar("T")
 
@@ -29,6 +37,30 @@ SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no b
 
 _bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
+
+
+def printable(text: str) -> str:
+    """Return a text as it may be printed, whoever wrote what is in it.
+
+    Control characters but newlines and tabs are spelled out (\\x1b), endless lines are cut.
+    """
+    spelled = CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return "\n".join(shortened(line, MAX_LINE) for line in spelled.split("\n"))
+
+
+def single_line(text: str, longest: int = MAX_NAME) -> str:
+    """Return a text without line breaks, tabs and control characters, cut to a length."""
+    return shortened(" ".join(printable(text).replace("\t", " ").split("\n")), longest)
+
+
+def shortened(text: str, longest: int = MAX_NAME) -> str:
+    """Return a text, its end replaced by the number of its characters if it is too long."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+
+
+def print_error(error: object) -> None:
+    """Write what went wrong to standard error."""
+    print(f"deme: {printable(str(error))}", file=sys.stderr)
 
 
 class _TerminalHandler(logging.Handler):
@@ -59,7 +91,7 @@ class _FileHandler(logging.Handler):
 
 def _with_level(record: logging.LogRecord) -> str:
     level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-    return f"{level}{record.getMessage()}"
+    return f"{level}{printable(record.getMessage())}"
 
 
 def log_to_terminal(level: str | None = None) -> None:
@@ -152,7 +184,7 @@ def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
 
 def print_result(text: str) -> None:
     """Write a line of a command's result to standard output."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 class Bar:

@@ -110,7 +110,9 @@ def load_network(
             f"{ANOTHER}"
         )
     with transformers_quietly(place) as transformers:
-        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            place, local_files_only=True, trust_remote_code=False
+        )
         if model_type == "clip" and architecture != "CLIPModel":  # its vision half
             # as wide as the whole model's config says
             config.vision_config.projection_dim = config.projection_dim

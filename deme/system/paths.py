@@ -1,10 +1,12 @@
 """Locators of shipped files and of models on the Hugging Face Hub; the folders of the package."""
 
 import contextlib
+import os
+import re
 from pathlib import Path
 from typing import Protocol
 
-from deme.system.errors import MissingInput, did_you_mean, first_line
+from deme.system.errors import BadConfig, MissingInput, did_you_mean, first_line
 from deme.system.files import is_weights
 
 PACKAGE = Path(__file__).parents[1]
@@ -13,6 +15,29 @@ HUB = "hub:"
 DATASETS = "datasets:"  # a data set on the Hub, which only deme.data downloads
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 HUB_PICKLES = ["diffusion_pytorch_model*.bin", "unet/*.bin"]  # where there are no safetensors
+
+FILE_NAME = re.compile(r"\w[\w.+-]*")
+MAX_NAME_BYTES = 100
+FILE_NAME_RULE = (
+    f"a name of at most {MAX_NAME_BYTES} letters, digits and _ . + - that does not begin with "
+    ". + or -"
+)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a text may name a file or a folder (FILE_NAME_RULE): never a place elsewhere."""
+    return FILE_NAME.fullmatch(text) is not None and len(text.encode()) <= MAX_NAME_BYTES
+
+
+def below(root: Path, place: str) -> Path:
+    """Return the place in the folder `root` that somebody else's file names. Raises BadConfig.
+
+    Links are not followed: what lies in the folder is its owner's.
+    """
+    found = Path(os.path.normpath(root.absolute() / place))
+    if not any(found.is_relative_to(folder) for folder in (root.absolute(), root.resolve())):
+        raise BadConfig(f"{place!r:.200} does not lie in {root}")
+    return root / place
 
 
 def conf_dir() -> Path:
@@ -55,7 +80,7 @@ def locate(path: str) -> Path:
     if path.startswith(HUB):
         return _from_hub(path)
     if path.startswith(ASSET):
-        place = PACKAGE / "assets" / path.removeprefix(ASSET)
+        place = below(PACKAGE / "assets", path.removeprefix(ASSET))
         if not place.exists():
             names = [p.name for p in (PACKAGE / "assets").iterdir()]
             raise MissingInput(

@@ -14,10 +14,13 @@ from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text()
-# What lies in the folders below is found as if it lay in the package.
+# What lies in the folders below is found as if it lay in the package, and in its conf/.
 INSTALLED_HERE = """
 import importlib
 from pathlib import Path
+from deme.runs import trusted
+named = trusted.option_targets() | trusted.targets_in(Path("conf"))
+trusted.option_targets = lambda: named
 for folder in Path("deme").rglob("*/"):
     importlib.import_module(".".join(folder.parts)).__path__.append(str(folder.resolve()))
 """
@@ -90,3 +93,28 @@ def test_a_merge_method(examples):
     )
     assert all(torch.equal(found[name], torch.minimum(one[name], two[name])) for name in found)
     assert any(not torch.equal(found[name], one[name]) for name in found)
+
+
+def test_a_class_in_a_package_of_ones_own(tmp_path):
+    """Option files in --config-dir, and the package trusted by its user in each of two ways."""
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package/__init__.py").write_text("")
+    weighting = re.search(
+        r"```python\n# deme/diffusion/weighting/soft\S+\n(.*?)```", PAGE, re.DOTALL
+    )
+    (tmp_path / "my_package/weightings.py").write_text(weighting[1])
+    (tmp_path / "my_conf/weighting").mkdir(parents=True)
+    option = "_target_: my_package.weightings.SoftMinSNR\ngamma: 5.0\n"
+    (tmp_path / "my_conf/weighting/mine.yaml").write_text(option)
+    words = ["train", "weighting=mine", "--config-dir=my_conf", *TINY_TRAIN, "num_steps=2"]
+    importable = "import os, sys; sys.path.insert(0, os.getcwd())"
+    code, text = run(words, tmp_path, importable)
+    assert code == 2
+    assert "my_package.weightings.SoftMinSNR" in text
+    assert "trust=my_package.weightings" in text
+    for trusted, patch in (("trust=my_package", ""), ("seed=1", "; os.environ['DEME_TRUST'] = 'my_package'")):  # fmt: skip
+        code, text = run([*words, trusted], tmp_path, importable + patch)
+        assert code == 0, text
+    configs = [file.read_text() for file in tmp_path.glob("runs/*/*/*/config.yaml")]
+    assert len(configs) == 2
+    assert not any("trust" in config for config in configs)

@@ -25,6 +25,7 @@ from deme.runs.settings.commands import (
     run_settings,
 )
 from deme.runs.settings.groups import (
+    CELL_LETTERS,
     BatchSettings,
     ComputeSettings,
     LoggerSettings,
@@ -50,6 +51,7 @@ from deme.runs.settings.suite import (
 )
 
 __all__ = [
+    "CELL_LETTERS",
     "CHAIN",
     "IMPROVE_SEARCH_SEED",
     "SETTINGS",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,7 +23,17 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from deme.system import BadConfig, allowed, bad_value, did_you_mean, first_lines, shown
+from deme.system import (
+    FILE_NAME_RULE,
+    BadConfig,
+    allowed,
+    bad_value,
+    did_you_mean,
+    first_lines,
+    is_file_name,
+    shown,
+    single_line,
+)
 
 STRICT = ConfigDict(extra="forbid")
 GROUP = "a group of keys, such as <group>.<key>=<value>"
@@ -44,6 +55,31 @@ Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
 Guidance = Annotated[float, Field(ge=1, le=1e6, strict=True)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]  # as long as a path can be
+
+
+def _file_name(text: str) -> str:
+    if not is_file_name(text):
+        raise ValueError(FILE_NAME_RULE)
+    return text
+
+
+def _folder_here(text: str) -> str:
+    place = Path(text)
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError("a folder below the current one")
+    return text
+
+
+def _line(text: str) -> str:
+    if not text or single_line(text, MAX_TEXT) != text:
+        raise ValueError(f"a line of at most {MAX_TEXT} characters")
+    return text
+
+
+MAX_TEXT = 300
+FileName = Annotated[str, AfterValidator(_file_name)]  # of a folder or file that deme writes
+FolderHere = Annotated[str, AfterValidator(_folder_here)]
+Line = Annotated[str, AfterValidator(_line)]  # what tables and messages show
 
 Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")

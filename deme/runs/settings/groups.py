@@ -12,8 +12,10 @@ from deme.runs.settings.base import (
     STRICT,
     ChangesNoResult,
     Count,
+    FileName,
     Guidance,
     LeftOutAt,
+    Line,
     Name,
     Number,
     Option,
@@ -28,6 +30,7 @@ from deme.runs.settings.base import (
     refuse,
     without_null,
 )
+from deme.system import FILE_NAME_RULE, is_file_name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -177,6 +180,7 @@ Model = Annotated[Option, LeftOutAt(ema=False)]
 OptionalModel = Annotated[OptionalOption, LeftOutAt(ema=False)]
 DType = Literal["float32", "float16", "bfloat16"]
 
+CELL_LETTERS = {"expert": "e", "seed": "s", "sample_seed": "n"}  # before a value in a run's name
 BACKWARD = 2  # a backward pass takes the arithmetic of two forward passes
 STEPS_TAKEN_TWICE = {"PNDM": 1}  # by samplers that ask the network more often than they step
 
@@ -185,7 +189,7 @@ STEPS_TAKEN_TWICE = {"PNDM": 1}  # by samplers that ask the network more often t
 class CommandSettings:
     """The keys of every command."""
 
-    stage: Name
+    stage: FileName
     paths: Annotated[PathsSettings, NO_RESULT]
 
 
@@ -193,12 +197,23 @@ class CommandSettings:
 class RunSettings(CommandSettings):
     """The keys of every command whose work is a run."""
 
-    suite: Annotated[Name, NO_RESULT]
-    cell: Annotated[Mapping[str, str | int | None], NO_RESULT]
+    suite: Annotated[FileName, NO_RESULT]
+    cell: Annotated[Mapping[Line, Line | int | None], NO_RESULT]
     seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
     model: Model
     progress: Annotated[ProgressSettings, NO_RESULT]
+
+    @model_validator(mode="after")
+    def _cell_in_the_path(self) -> "RunSettings":
+        """Refuse labels that would lead out of the folder of runs: the run's name has them."""
+        for key in ("method", *CELL_LETTERS):
+            if (value := self.cell.get(key)) is not None:
+                refuse(
+                    not is_file_name(str(value)),
+                    f"cell.{key} must be {FILE_NAME_RULE}; got {value!r}",
+                )
+        return self
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
         """Return the cost of the run, of a search of `num_experts` at most (docs/runs.md).

@@ -13,6 +13,9 @@ from typing_extensions import TypedDict
 
 from deme.runs.settings.base import (
     STRICT,
+    FileName,
+    FolderHere,
+    Line,
     Name,
     NotNegative,
     Number,
@@ -50,9 +53,10 @@ class RowSettings:
     """One row of the table: a model, and how it is made. A stage that is left out is not run."""
 
     name: Annotated[
-        Name, _key("Unique name; evaluations and merges carry it as cell.method.", "deme_uniform")
+        FileName,
+        _key("Unique name; evaluations and merges carry it as cell.method.", "deme_uniform"),
     ]
-    label: Annotated[Name, _key("Text of the first column.", "DeMe merged, uniform")]
+    label: Annotated[Line, _key("Text of the first column.", "DeMe merged, uniform")]
     after: Annotated[
         Name | None,
         _key("Row that this one follows in the table, for rows added to those of `extends`.", "p2"),
@@ -145,6 +149,7 @@ class SuiteOptions:
     """What `deme plan`, `reproduce` and `table` take beside the suite."""
 
     runs: Name = "runs"  # the folder of all runs
+    results: Name | None = None  # the folder of the table, if not that of the suite
     jobs: Processes = 1  # processes
     minutes: Time | None = None  # after which to stop
     tflops: Tflops | None = None  # of the device to estimate for
@@ -161,8 +166,8 @@ class PublishedNumbers(TypedDict):
 class SuiteSettings:
     """A suite file."""
 
-    suite: Annotated[Name, _key("Name; runs are in <paths.runs>/<suite>/<stage>/.", "digits")]
-    title: Annotated[Name | None, _key("Heading of the table.", "Digits 8x8: DeMe")] = None
+    suite: Annotated[FileName, _key("Name; runs are in <paths.runs>/<suite>/<stage>/.", "digits")]
+    title: Annotated[Line | None, _key("Heading of the table.", "Digits 8x8: DeMe")] = None
     extends: Annotated[
         Name | None,
         _key(
@@ -176,8 +181,12 @@ class SuiteSettings:
         _key("What $name stands for in the file that `extends` names.", {"experiment": "cifar10"}),
     ] = Field(default_factory=dict)
     results: Annotated[
-        Name | None,
-        _key("Folder of the table and its figures; default: results/ beside the file.", "out"),
+        FolderHere | None,
+        _key(
+            "Folder of the table and its figures, below the current one; default: results/ beside "
+            "the file. Another place: results=<dir> on the command line.",
+            "out",
+        ),
     ] = None
     rows: Annotated[
         tuple[RowSettings, ...],
@@ -198,7 +207,7 @@ class SuiteSettings:
         ),
     ] = None
     metrics: Annotated[
-        tuple[Name, ...],
+        tuple[Line, ...],
         AfterValidator(different),
         _key("Columns of the table.", ["fd_digits", "loss"]),
     ]
