@@ -15,14 +15,13 @@ from deme.runs.identity import identity_hash
 from deme.runs.inputs import (
     check_format,
     content_hash,
-    damaged,
     find,
     input_hash,
     is_run,
-    outputs_of,
     read_status,
     weights_folder,
 )
+from deme.runs.outputs import damaged, outputs_of
 from deme.runs.provenance import provenance
 from deme.runs.settings import (
     CELL_LETTERS,
