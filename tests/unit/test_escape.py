@@ -168,7 +168,7 @@ def test_a_table_on_the_terminal_is_text():
 def test_what_is_printed_holds_no_terminal_escapes_and_no_endless_lines(capsys, tmp_path):
     hostile = "\x1b]0;t\x07\x1b[2J\x9b31m\rgone\u202edrawkcab\ud800\n\tsecond line"
     print_result(hostile)
-    logger.warning("%s", hostile)
+    logger.warning("%s", hostile.replace("\ud800", ""))  # pytest keeps log records as they are
     assert main(["compare", f"{tmp_path}/{hostile}", "x" * 10**6]) == 3
     assert main(["\x1b[31mtrain"]) == 2
     assert main(["train", "suite='\x1b[31m'"]) == 2
