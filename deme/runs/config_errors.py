@@ -22,6 +22,7 @@ from omegaconf.errors import (
 )
 
 from deme.system import BadConfig, conf_dir, did_you_mean, first_line, shown
+from deme.system.values import MAX_DEPTH
 
 HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
@@ -33,6 +34,8 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
     It composes a command's configuration with `overrides`, whose choices of options decide which
     keys there are.
     """
+    if any(max(map(word.count, "[{(")) > MAX_DEPTH for word in overrides):
+        raise BadConfig(f"an override is nested too deep; at most {MAX_DEPTH} brackets are allowed")
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:

@@ -11,6 +11,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,8 +19,8 @@ matplotlib.use("agg")
 from matplotlib.figure import Figure
 
 from deme.report.statistics import paired_difference
-from deme.runs import Suite
-from deme.system import files
+from deme.runs import Metrics, Replicates, Suite
+from deme.system import files, read_json, read_jsonl
 
 HERE = Path(__file__).parent
 METRIC = "fd_digits"
@@ -39,8 +40,8 @@ def measured(suite, row, seed=None):
     found = {}
     for node in suite.evaluations(row):
         if node.state == "done":
-            about = files.read_json(node.path / "metrics.json")["metrics"][METRIC]
-            replicates = files.read_json(node.path / "replicates.json")[METRIC]
+            about = read_json(node.path / "metrics.json", Metrics)["metrics"][METRIC]
+            replicates = read_json(node.path / "replicates.json", Replicates)[METRIC]
             found[seed, node.sample_seed] = (about["value"], replicates, about["n"])
     return found
 
@@ -53,7 +54,7 @@ def difference(one, other):
 
 def history(suite, row):
     (node,) = [node for node in suite.nodes if node.row == row and node.stage == "search"]
-    rows = files.read_jsonl(node.run.path / "evaluations.jsonl")
+    rows = read_jsonl(node.run.path / "evaluations.jsonl", dict[str, Any])
     return rows, json.loads((node.run.path / "cost.json").read_text())
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from deme.data.cifar10 import BINARY
 from deme.metrics.inception import trunk
 from deme.runs import Suite
-from deme.system import files, tensors
+from deme.system import files, read_json, tensors
 from deme.system.errors import BadConfig, MissingInput
 from deme.system.paths import PACKAGE
 from tests.cifar10 import unpack
@@ -62,7 +62,7 @@ def test_the_smoke_suite_pretrains_finetunes_merges_and_evaluates(suite, places)
     trained = list(places.glob(f"runs/{spec['suite']}/train/*/weights"))
     assert len(passports) == len(trained) - 1  # all but the base, which starts from nothing
     bases = {
-        files.read_json(p / "deme.json")["base"]
+        read_json(p / "deme.json")["base"]
         for p in places.glob(f"runs/{spec['suite']}/train/*/weights/*")
     }
     assert len(bases - {None}) == 1  # and all from the one that was pretrained
@@ -93,7 +93,7 @@ def test_the_time_limit_of_reproduce_stops_as_a_scheduler_would(places):
 
 
 def published(name):
-    return files.read_json(EXPERIMENTS / name / "expected.json")["rows"]
+    return read_json(EXPERIMENTS / name / "expected.json")["rows"]
 
 
 STABLE_DIFFUSION = ["coco", "imagenet", "partiprompts"]
@@ -398,7 +398,7 @@ def test_published_numbers_that_are_not_there_are_missed_at_once(in_tmp):
 def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_path):
     shutil.copytree(PACKAGE / "assets/digits_base", tmp_path / "wrong")
     place = tmp_path / "wrong/scheduler/scheduler_config.json"
-    files.write_json(place, {**files.read_json(place), "prediction_type": "v_prediction"})
+    files.write_json(place, {**read_json(place), "prediction_type": "v_prediction"})
     words = ["train", "model=wrong/", *TINY_TRAIN, "num_steps=1"]
     code, text = run(words, tmp_path)
     assert code == 2, text
@@ -411,4 +411,4 @@ def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_pat
         True,
     ), text
     trained = done([*words, "passport.contradicted=train"], tmp_path)
-    assert files.read_json(trained / "passport.json")["verdict"] == "contradicted"
+    assert read_json(trained / "passport.json")["verdict"] == "contradicted"

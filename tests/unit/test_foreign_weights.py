@@ -307,7 +307,7 @@ def test_a_class_that_only_model_index_names_is_refused(pipeline):
 def test_weights_that_do_not_belong_to_a_config_are_not_to_be_copied_again(pipeline):
     edited(pipeline / "text_encoder/config.json", num_hidden_layers=7)
     model = load_pretrained(str(pipeline))
-    with pytest.raises(BadConfig, match="do not belong to its config.json") as caught:
+    with pytest.raises(BadConfig, match=r"do not belong to its config.json") as caught:
         model.condition(["a cat"])
     assert "copy" not in str(caught.value)
 
@@ -363,3 +363,22 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(digits, monkeypatch):
     with pytest.raises(MissingInput, match="cannot be read: Permission denied") as caught:
         load_pretrained(str(digits))
     assert "copy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"downsample_padding": 3}, "makes no model: Sizes of tensors must match"),
+        ({"norm_eps": None}, "makes no model: "),
+        ({"dropout": "x"}, "makes no model: "),
+        ({"down_block_types": ["Nothing", "DownBlock2D"]}, "makes no model: "),
+        ({"block_out_channels": [16384, 16384]}, r"a network of [\d,]+ parameters, and its weights are [\d,]+ bytes"),
+        ({"layers_per_block": 10**9}, "layers_per_block must be a number, at most 64 or a list"),
+        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number or a list"),
+    ],
+)  # fmt: skip
+def test_a_config_whose_network_would_fail_is_refused_when_it_is_read(digits, changes, text):
+    edited(digits / "unet/config.json", **changes)
+    with pytest.raises((BadConfig, WorkFailed), match=text) as caught:
+        load_pretrained(str(digits))
+    assert len(str(caught.value).splitlines()) <= 2
