@@ -104,7 +104,8 @@ def read_evaluations(names: Sequence[str]) -> Results:
         path = locate(name)
         evaluation_config(path)  # is one
         about = frozen_settings(path)
-        cell = (about.seed, about.sample_seed if isinstance(about, EvaluateSettings) else None)
+        assert isinstance(about, EvaluateSettings)
+        cell = (about.seed, about.sample_seed)
         if cell in found:
             raise BadConfig(
                 f"two of these runs have finetuning seed {cell[0]} and sampling seed {cell[1]}: "

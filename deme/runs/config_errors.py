@@ -95,10 +95,10 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             error.override
         )
     if ambiguous := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
-        key, _, value = ambiguous[1].partition("=")
+        given, _, value = ambiguous[1].partition("=")
         return (
             f"{shown(ambiguous[1])} has commas: one value with commas is quoted, a list is in "
-            f"brackets, a sweep takes -m{_quoted(ambiguous[1])}, or {key}=[{value:.80}], or -m"
+            f"brackets, a sweep takes -m{_quoted(ambiguous[1])}, or {given}=[{value:.80}], or -m"
         )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
