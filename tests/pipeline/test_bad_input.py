@@ -722,3 +722,45 @@ def test_every_failed_job_of_a_sweep_is_named_also_of_jobs_in_other_processes(
     assert "deme: method=deme ranges.num_ranges=2 expert=9: no expert 9" in lines
     assert "deme: method=deme ranges.num_ranges=2 expert=8: no expert 8" in lines
     assert len([line for line in lines if line.startswith("deme: ")]) == 2
+
+
+@pytest.mark.parametrize(("data", "text"), [(f"seed: {DEEP}".encode(), "nested too deep"), (b"seed: \xff", "utf-8"), (b"seed: [", "expected the node content"), (b"seed: .nan", "seed must be a finite number")])  # fmt: skip
+def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tmp, capsys):
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/mine.yaml").write_bytes(b"# @package _global_\n" + data)
+    assert main(["train", "--config-dir", str(in_tmp / "conf"), "experiment=mine"]) == 2
+    message = capsys.readouterr().err
+    assert text in message
+    assert len(message.splitlines()) <= 3
+    assert not Path("runs").exists()
+
+
+MAY_BE_NULL = {
+    "train": {"data", "balancing", "ema", "expert", "gradient_clip"},
+    "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images"},
+    "merge": {"seed", "weights_by_name", "dtype"},
+    "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
+    "improve": {"prompts", "steps_per_expert", "hours", "guidance_scale"},
+    "sample": {"run", "prompts", "num_images", "guidance_scale"},  # a run of null is refused where it is looked for
+    "stats": {"out"},
+    "verify": {"compute", "pick_seed"},
+    "analyze": {"data", "run"},
+    "doctor": {"model", "data"},
+    "export": {"license", "push"},
+}  # fmt: skip
+MAY_BE_ABSENT = {"verify": {"compute"}, "doctor": {"model", "data"}}
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_a_key_is_null_or_absent_only_where_that_means_something(stage):
+    def accepted(config):
+        try:
+            return bool(build(SETTINGS[stage], config))
+        except BadConfig:
+            return False
+
+    config = compose_stage(stage, COMMANDS[stage][0])
+    keys = {field.name for field in dataclasses.fields(SETTINGS[stage])}
+    assert {key for key in keys if accepted({**config, key: None})} == MAY_BE_NULL[stage]
+    without = {key for key in keys if accepted({k: v for k, v in config.items() if k != key})}
+    assert without == MAY_BE_ABSENT.get(stage, set())
