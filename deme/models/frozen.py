@@ -84,12 +84,12 @@ class FrozenEncoders:
     @property
     def num_channels(self) -> int:
         """Channels of an image."""
-        return self._read("vae").get("in_channels", 3)
+        return self._read("vae").get("in_channels") or 3
 
     @property
     def scale(self) -> float:
         """Factor that gives the VAE's latents about unit variance before they are diffused."""
-        return self._read("vae").get("scaling_factor", 0.18215)
+        return self._read("vae").get("scaling_factor") or 0.18215
 
     @property
     def max_tokens(self) -> int:

@@ -52,14 +52,14 @@ class NetworkConfig(TypedDict, total=False):
     _class_name: Text | None
     architectures: list[Text] | None
     sample_size: Size | Annotated[list[Size], Field(min_length=2, max_length=2)] | None
-    in_channels: Channels
-    out_channels: Channels
-    latent_channels: Channels
+    in_channels: Channels | None
+    out_channels: Channels | None
+    latent_channels: Channels | None
     layers_per_block: Layers | list[Layers]
     block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=16)]
     time_embedding_type: Text
     cross_attention_dim: Channels | list[Channels] | None
-    scaling_factor: Annotated[float, Field(gt=0)]
+    scaling_factor: Annotated[float, Field(gt=0)] | None
     max_position_embeddings: Size
     hidden_size: Size
     num_hidden_layers: Layers

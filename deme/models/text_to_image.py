@@ -16,6 +16,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.folder import check_unet, read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders, copy_part
 from deme.models.layout import JsonObject, read_json_object, unet_folder
+from deme.models.trial import try_config
 from deme.system import BadConfig, first_line, locate, write_json
 
 OTHER_PARTS = ("text_encoder_2", "transformer", "image_encoder", "prior")  # of other families
@@ -106,6 +107,7 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
             f"{path} has a UNet that reads embeddings of length {wanted} and a text encoder that "
             f"gives {encoders.width}: its parts are of different models"
         )
+    try_config(path, folder, "UNet2DConditionModel", unet)
     try:
         return TextToImageModel(UNet2DConditionModel.from_config(unet), scheduler, encoders)
     except Exception as error:  # whatever diffusers makes of the values of a config

@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
+from deme.models.trial import try_config
 from deme.system import BadConfig, first_line
 
 
@@ -18,6 +19,7 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
     It is without the folder's weights. Raises MissingInput, BadConfig (another kind of model).
     """
     unet, scheduler = read_configs(path, folder)
+    try_config(path, folder, "UNet2DModel", unet)
     try:
         return DenoisingModel(UNet2DModel.from_config(unet), scheduler)
     except Exception as error:  # whatever diffusers makes of the values of a config
@@ -35,7 +37,13 @@ def build_unconditional(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = UNet2DModel(
-            **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()}
-        )
-    return DenoisingModel(network, json.loads(DDPMScheduler(**scheduler).to_json_string()))
+        try:
+            network = UNet2DModel(
+                **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()}
+            )
+            noise = json.loads(DDPMScheduler(**scheduler).to_json_string())
+        except Exception as error:  # whatever diffusers makes of these values
+            raise BadConfig(
+                f"model.unet and model.scheduler make no model: {first_line(error)}"
+            ) from error
+    return DenoisingModel(network, noise)

@@ -110,7 +110,7 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
     simple = [word for word in overrides if VALUE.match(word) and not word.startswith(choices)]
     config = deepcopy(_composed(stage, tuple(word for word in overrides if word not in simple)))
     for word in simple:
-        with config_errors(stage):
+        with config_errors(stage, [word]):
             (*parents, last), value = _parsed(word)
         group: object = config
         for name in parents:

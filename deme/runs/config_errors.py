@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hydra
 import omegaconf
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
@@ -21,7 +22,8 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from deme.system import BadConfig, conf_dir, did_you_mean, first_line, shown
+from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
+from deme.system.values import MAX_DEPTH
 
 HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
@@ -33,12 +35,19 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
     It composes a command's configuration with `overrides`, whose choices of options decide which
     keys there are.
     """
+    if any(max(map(word.count, "[{(")) > MAX_DEPTH for word in overrides):
+        raise BadConfig(f"an override is nested too deep; at most {MAX_DEPTH} brackets are allowed")
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise BadConfig(explain(error, stage, overrides)) from error
-    except RecursionError as error:
-        raise BadConfig("an override or a file of the configuration is nested too deep") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        if not _is_hydras(error):
+            raise
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise BadConfig(
+            f"a file of the configuration is not valid YAML: {' '.join(reason.split())}"
+        ) from error
     except (TypeError, AttributeError) as error:
         if not _is_hydras(error):
             raise
@@ -48,8 +57,9 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
         ) from error
     except ValueError as error:
         if str(error).startswith("Config group override must be"):
+            given = str(error).rpartition(" ")[2].replace("NoneType", "null")
             raise BadConfig(
-                "an option group takes the name of an option, got null\n"
+                f"an option group takes the name of an option, got {given}\n"
                 "type, to see its options: deme <verb> group=?"
             ) from error
         if "integer string conversion" in str(error):
@@ -58,9 +68,11 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
 
 
 def _is_hydras(error: BaseException) -> bool:
-    """Whether an error was raised in Hydra or OmegaConf, not in what they call."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return any(Path(frames[-1].filename).is_relative_to(place) for place in HYDRAS)
+    """Whether an error comes from Hydra or OmegaConf, not from a command that Hydra calls."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if any(Path(frame.filename).is_relative_to(place) for place in (*HYDRAS, PACKAGE)):
+            return not Path(frame.filename).is_relative_to(PACKAGE)
+    return False
 
 
 def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:

@@ -91,6 +91,8 @@ def locate(path: str) -> Path:
     try:
         place = Path(path).expanduser()
         exists = place.exists()
+        if "\0" in path:
+            raise ValueError("it has a null byte")
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, no such user
         raise MissingInput(f"{path!r:.200} cannot be a path: {first_line(error)}") from error
     if not exists:

@@ -10,6 +10,7 @@ import csv
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -17,7 +18,7 @@ matplotlib.use("agg")
 from matplotlib.figure import Figure
 
 from deme.report.statistics import paired_difference
-from deme.runs import Suite
+from deme.runs import Metrics, Replicates, Suite
 from deme.system import files, read_json, read_jsonl
 
 HERE = Path(__file__).parent
@@ -38,8 +39,8 @@ def measured(suite, row, seed=None):
     found = {}
     for node in suite.evaluations(row):
         if node.state == "done":
-            about = read_json(node.path / "metrics.json")["metrics"][METRIC]
-            replicates = read_json(node.path / "replicates.json")[METRIC]
+            about = read_json(node.path / "metrics.json", Metrics)["metrics"][METRIC]
+            replicates = read_json(node.path / "replicates.json", Replicates)[METRIC]
             found[seed, node.sample_seed] = (about["value"], replicates, about["n"])
     return found
 
@@ -52,7 +53,7 @@ def difference(one, other):
 
 def history(suite, row):
     (node,) = [node for node in suite.nodes if node.row == row and node.stage == "search"]
-    rows = read_jsonl(node.run.path / "evaluations.jsonl", dict)
+    rows = read_jsonl(node.run.path / "evaluations.jsonl", dict[str, Any])
     return rows, read_json(node.run.path / "cost.json")
 
 

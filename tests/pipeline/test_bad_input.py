@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import math
+import os
+import shlex
 import shutil
 import struct
 from pathlib import Path
@@ -12,10 +14,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from deme.builders.checkpoints import open_checkpoint
+from deme.cli import hydra_app
+from deme.cli.app import main
 from deme.commands.compare import difference_of, read_evaluations
 from deme.commands.verify import _directory, _finished, _unmodified
 from deme.data.caption_files import captions_in
@@ -26,12 +33,31 @@ from deme.metrics import statistics_file
 from deme.models.loading import load_pretrained
 from deme.report.records import read_record
 from deme.report.rows import table_rows
-from deme.runs import SearchSettings, Suite, build, check_options, compose_stage, found_weights
+from deme.runs import (
+    SearchSettings,
+    Suite,
+    build,
+    check_options,
+    compose_stage,
+    found_weights,
+    frozen_config,
+    read_status,
+)
 from deme.runs.config_errors import flattened
 from deme.runs.inputs import find
 from deme.runs.settings import SETTINGS
 from deme.runs.suite_file import read_suite
-from deme.system import BadConfig, DemeError, locate
+from deme.system import (
+    BadConfig,
+    DemeError,
+    MissingInput,
+    WorkFailed,
+    conf_dir,
+    did_you_mean,
+    first_line,
+    locate,
+    reading,
+)
 from deme.system.errors import UNSAFE
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, done
 
@@ -422,3 +448,319 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
             for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", [value], {"a": value}, True):
                 with pytest.raises(BadConfig, match=r"must be|without repetition"):
                     build(SETTINGS[stage], replaced(config, path, bad))
+
+
+@pytest.mark.parametrize(
+    ("stage", "words", "parts"),
+    [
+        ("train", ["seed=null"], ["seed", "got None"]),
+        ("train", ["seed=9223372036854775808"], ["seed", "64 bits"]),
+        ("train", ["seed=[0,1]"], ["seed", "got [0, 1]"]),
+        ("train", ["num_steps=3000000000"], ["num_steps", "at most 2,147,483,647"]),
+        ("train", ["num_steps=1e6"], ["num_steps", "a whole number"]),
+        ("train", ["optimizer.lr=nan"], ["optimizer.lr", "finite"]),
+        ("train", ["weighting=p2", "weighting.gamma=inf"], ["weighting.gamma", "finite"]),
+        ("train", ["weighting=min_snr", "weighting.gamma=-inf"], ["weighting.gamma", "finite"]),
+        ("train", ["optimizer.betas=[0.9,nan]"], ["optimizer.betas.1", "finite"]),
+        ("train", ["optimizer.betas=0.9"], ["optimizer.betas", "a list"]),
+        ("train", ["ema.power=null"], ["ema.power", "got None"]),
+        ("train", ["compute.threads=5000"], ["compute.threads", "at most 1,024"]),
+        ("train", ["progress.num_workers=-1"], ["progress.num_workers", "at least 0"]),
+        ("train", ["weighting=null"], ["the name of an option"]),
+        ("train", ["data=[1]"], ["the name of an option"]),
+        ("train", ["~weighting"], ["weighting must be given"]),
+        ("train", ["~paths"], ["paths must be given"]),
+        ("train", ["~compute"], ["compute must be given"]),
+        ("train", ["~seed"], ["seed must be given", "refers to it"]),
+        ("train", ["stage=evaluate"], ["stage", "one of train"]),
+        ("train", ["seed=" + DEEP], ["nested too deep"]), ("train", ["seed=" + "[" * 9], ["cannot read the override"]),
+        ("train", ["seed=" + "9" * 5000], ["too many digits"]),
+        ("evaluate", ["num_images=1000000000000"], ["num_images"]),
+        ("evaluate", ["num_images=2000000000", "shard_size=1"], ["shards", "type: a larger shard_size"]),
+        ("evaluate", ["guidance_scale=1e300"], ["guidance_scale", "at most 1e+06"]),
+        ("search", ["inputs.experts=[x]", "max_seconds=1e300"], ["max_seconds", "at most"]),
+        ("search", ["inputs.experts=[x]", "search.step=1e-300"], ["step=1e-300", "10,000"]),
+        ("search", ["inputs.experts=[x]", "search.low=nan"], ["search.low", "finite"]),
+        ("search", ["inputs.experts=[x]", "rungs=[nan,1]"], ["rungs.0", "finite"]),
+        ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "hours=inf"], ["hours", "finite"]),
+        ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "sample_seeds=[1,1]"], ["sample_seeds", "[1, 1]"]),
+    ],
+)  # fmt: skip
+def test_a_setting_without_a_meaning_is_refused_before_any_work(stage, words, parts):
+    with pytest.raises(BadConfig) as caught:
+        settled(stage, words)
+    assert len(str(caught.value).splitlines()) <= 3
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (["minutes=1e300"], "minutes"), (["minutes=nan"], "minutes"), (["minutes=0"], "minutes"), (["jobs=99999"], "jobs"), (["jobs=1.5"], "jobs"),
+        (["tflops=0"], "tflops"), (["tflops=inf"], "tflops"), (["tflops=1e-300"], "tflops"), (["tflops=-1"], "tflops"),
+    ],
+)  # fmt: skip
+def test_options_of_suites_have_bounds(words, key, capsys):
+    assert main(["plan", "experiments/digits/demo.yaml", *words]) == 2
+    assert f"deme: {key} must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"finetune_seeds": [0, 0]}, "finetune_seeds must be a list of different values"),
+        ({"sample_seeds": [1, 1]}, "sample_seeds must be a list of different values"),
+        ({"sample_seeds": []}, "sample_seeds must be a list of different values, at least one"),
+        ({"metrics": ["loss", "loss"]}, "metrics must be a list of different values"),
+        ({"rows": [{**ROWS[1], "experts": [1, 1]}, ROWS[0]]}, "row deme: experts must be a list of different values"),
+        ({"rows": [{**ROWS[0], "sample_seeds": [2, 2]}]}, "row before: sample_seeds must be a list of different values"),
+        ({"finetune_seeds": [2**63]}, "finetune_seeds.0 must be a number of at most 64 bits"),
+        ({"plan": {"paired_sd": {"loss": {"sampling": math.inf, "finetuning": 0.0}}}}, "must be a finite number; got inf"),
+    ],
+)  # fmt: skip
+def test_seeds_experts_and_metrics_are_given_once_each(changes, text, in_tmp):
+    Path("s.yaml").write_text(yaml.safe_dump({**HEAD, "rows": ROWS[:1], **changes}))
+    with pytest.raises(BadConfig) as caught:
+        read_suite(Path("s.yaml"))
+    assert text in str(caught.value)
+
+
+def test_the_same_model_twice_is_refused(in_tmp):
+    with pytest.raises(
+        BadConfig, match="the same model is given twice: asset:digits_base, asset:digits_base"
+    ):
+        find(["asset:digits_base", "asset:digits_base"], Path())
+
+
+@pytest.mark.parametrize(
+    "name", ["s.yaml", "config.yaml", "status.json", "prompts.json", "metadata.jsonl"]
+)
+def test_thirty_thousand_brackets_are_one_message(name, in_tmp):
+    file = Path("runs/s/train/x", name)
+    file.parent.mkdir(parents=True)
+    for text in (DEEP, "- " * 30_000, '{"a":' * 30_000):
+        file.write_text(text)
+        if name == "config.yaml":
+            file.with_name("status.json").write_text('{"state": "done"}')
+        read = {"s.yaml": read_suite, "config.yaml": lambda _: frozen_config(file.parent), "status.json": lambda _: read_status(file.parent)}  # fmt: skip
+        with pytest.raises(DemeError) as caught:
+            read.get(name, lambda file: load_prompts(str(file)))(file)
+        assert len(str(caught.value).splitlines()) <= 2
+        assert len(str(caught.value)) < 400
+
+
+def test_files_of_too_many_bytes_or_values_are_refused_before_they_are_read(in_tmp, monkeypatch):
+    file = Path("status.json")
+    with open(file, "wb") as opened:
+        opened.truncate(reading.MAX_BYTES + 1)  # takes no space on the disk
+    with pytest.raises(
+        WorkFailed, match=r"status.json is too large: more than 256 MiB are never read"
+    ):
+        read_status(Path())
+    Path("config.yaml").write_text(
+        "a: &a [x, x, x, x, x, x, x, x, x, x]\n"
+        + "".join(
+            f"b{i}: &b{i} [{', '.join([f'*b{i - 1}' if i else '*a'] * 10)}]\n" for i in range(9)
+        )
+    )
+    with pytest.raises(WorkFailed, match=r"its aliases stand for too many values"):
+        frozen_config(Path())
+    arrays = {"mu": np.zeros(2), "sigma": np.zeros((2, 2))}
+    np.savez("x.npz", **arrays)
+    monkeypatch.setattr(statistics_file, "MAX_BYTES", 100)
+    with pytest.raises(
+        WorkFailed, match=r"x.npz is no statistics file with mu and sigma: its arrays take"
+    ):
+        statistics_file.load_npz(Path("x.npz"), Extractor())
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"mu": [0.0, math.nan], "sigma": [[1.0, 0.0], [0.0, 1.0]]}, "NaN or infinite"),
+        ({"mu": [0.0, 1e308], "sigma": [[1.0, math.inf], [0.0, 1.0]]}, "NaN or infinite"),
+        ({"mu": [0.0, 0.0]}, "it has no 'sigma"),
+        ({"mu": ["a", "b"], "sigma": [[1.0, 0.0], [0.0, 1.0]]}, "mu is of type"),
+        ({"mu": [0j, 1j], "sigma": [[1.0, 0.0], [0.0, 1.0]]}, "mu is of type complex128"),
+        ({"mu": [0.0, 0.0], "sigma": [[1.0, 0.0], [0.0, 1.0]], "count": [1, 2]}, "count must be a whole number"),
+        ({"mu": [0.0, 0.0], "sigma": [[1.0, 0.0], [0.0, 1.0]], "count": -3}, "statistics of -3 images"),
+    ],
+)  # fmt: skip
+def test_a_statistics_file_of_other_values_is_refused(arrays, text, in_tmp):
+    np.savez("x.npz", **arrays)
+    with pytest.raises(WorkFailed) as caught:
+        statistics_file.load_npz(Path("x.npz"), Extractor())
+    assert text in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_a_pickle_in_an_archive_is_refused_without_advice_to_read_it(in_tmp):
+    np.savez("x.npz", mu=np.array([{}], dtype=object), sigma=np.zeros((2, 2)))
+    with pytest.raises(WorkFailed) as caught:
+        statistics_file.load_npz(Path("x.npz"), Extractor())
+    check_message(str(caught.value))
+
+
+def test_a_damaged_neighbour_costs_a_warning(there, messages):
+    broken = sorted(Path("runs/bad/train").iterdir())[0]
+    stale_before = Suite.read(Path("s.yaml")).stale()
+    (Path("runs/bad/train/other")).mkdir()
+    Path("runs/bad/train/other/status.json").write_text("{")
+    Path("runs/bad/train/other/config.yaml").write_text("[")
+    neighbour(None)
+    assert any("left out: runs/bad/train/other/status.json" in message for message in messages)
+    assert Suite.read(Path("s.yaml")).stale() == stale_before
+    assert table(None)
+    Path("runs/bad/evaluate/other").mkdir()
+    Path("runs/bad/evaluate/other/status.json").write_text('{"state": "done"}')
+    Path("runs/bad/evaluate/other/metrics.json").write_text("[]")
+    Path("runs/bad/evaluate/other/run.json").write_text("[]")
+    assert len(read_record(run_of("merge"), "merged").evaluations) == 1
+    (broken / "config.yaml").write_text("[")
+    neighbour(None)
+
+
+def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
+    file = run_of("evaluate") / "metrics.json"
+    found = json.loads(file.read_text())
+    found["metrics"]["loss"]["value"] = "much"
+    file.write_text(json.dumps(found))
+    with pytest.raises(
+        WorkFailed,
+        match=r"metrics.json is damaged: metrics.loss.value must be a number; got 'much'\n",
+    ):
+        table(None)
+    del found["metrics"]["loss"]["value"]
+    file.write_text(json.dumps(found))
+    with pytest.raises(
+        WorkFailed, match=r"metrics.json is damaged: metrics.loss.value is missing\n"
+    ):
+        table(None)
+    file.write_bytes(b"\xff")
+    with pytest.raises(WorkFailed, match=r"metrics.json is damaged: it is not UTF-8 at byte 0\n"):
+        table(None)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-this-name/x"])
+def test_what_cannot_be_a_path_is_a_missing_input(name):
+    with pytest.raises(MissingInput, match="cannot be a path"):
+        locate(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "typed"),
+    [
+        ("out=a=b.png", """'out="a=b.png"'"""), ("out=a#b.png", """'out="a#b.png"'"""), ("out=a(1).png", """'out="a(1).png"'"""),
+        ("out=a,b.png", """'out="a,b.png"'"""),
+    ],
+)  # fmt: skip
+def test_values_with_special_characters_get_a_hint_that_works(override, typed):
+    with pytest.raises(BadConfig) as caught:
+        compose_stage("sample", ["run=x", override])
+    assert f"type: {typed}" in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+    (word,) = shlex.split(typed)
+    assert compose_stage("sample", ["run=x", word])["out"] == override.removeprefix("out=")
+
+
+def test_an_unknown_key_is_compared_to_the_keys_of_the_chosen_option():
+    with pytest.raises(BadConfig, match=r"did you mean 'search.points'"):
+        compose_stage("search", ["inputs.experts=[x]", "search=coordinate", "search.point=4"])
+
+
+def test_no_suggestion_is_the_word_itself():
+    assert did_you_mean("seed", ["seed", "seeds"]) == "did you mean 'seeds'? "
+    assert did_you_mean("seed", ["seed"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Object arrays cannot be loaded when allow_pickle=False", "ValueError"),
+        ("This file contains pickled (object) data. If you trust the file you can load it unsafely using the `allow_pickle=` keyword argument or `pickle.load()`.",
+         "This file contains pickled (object) data."),
+        ("Weights only load failed. Re-running `torch.load` with `weights_only` set to `False` will likely succeed, but it can result in arbitrary code execution.", "Weights only load failed."),
+        ("The repository contains custom code. Please pass the argument `trust_remote_code=True` to allow custom code to be run.", "The repository contains custom code."),
+        ("Exceeds the limit (4300 digits) for integer string conversion; use sys.set_int_max_str_digits() to increase the limit", "Exceeds the limit (4300 digits) for integer string conversion"),
+        ("\n  size mismatch. You may consider adding `ignore_mismatched_sizes=True` in the model `from_pretrained` method.", "size mismatch."),
+        ("", "ValueError"),
+    ],
+)  # fmt: skip
+def test_no_librarys_advice_to_switch_a_check_off_is_passed_on(text, left):
+    assert first_line(ValueError(text)) == left
+
+
+def test_every_failed_job_of_a_sweep_is_named_also_of_jobs_in_other_processes(
+    in_tmp, monkeypatch, capfd
+):
+    def in_children(verb, args, job):
+        """As the launchers of joblib and submitit do: a process for each job."""
+        for expert in (9, 0, 8):
+            words = ["method=deme", "ranges.num_ranges=2", f"expert={expert}"]
+            child = os.fork()
+            if not child:
+                with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                    config = compose("train", words, return_hydra_config=True)
+                config.hydra.mode, config.hydra.overrides.task = "MULTIRUN", words
+                HydraConfig.instance().set_config(config)
+                job(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+                os._exit(0)
+            os.waitpid(child, 0)
+
+    def fail(config):
+        if config["expert"] > 1:
+            raise (BadConfig if config["expert"] == 9 else MissingInput)(
+                f"no expert {config['expert']}"
+            )
+        return Path()
+
+    monkeypatch.setattr(hydra_app, "_hydra_main", in_children)
+    monkeypatch.setattr(hydra_app, "stage_function", lambda _: fail)
+    assert main(["train", "-m", "expert=9,0,8"]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert "deme: method=deme ranges.num_ranges=2 expert=9: no expert 9" in lines
+    assert "deme: method=deme ranges.num_ranges=2 expert=8: no expert 8" in lines
+    assert len([line for line in lines if line.startswith("deme: ")]) == 2
+
+
+@pytest.mark.parametrize(("data", "text"), [(f"seed: {DEEP}".encode(), "nested too deep"), (b"seed: \xff", "utf-8"), (b"seed: [", "expected the node content"), (b"seed: .nan", "seed must be a finite number")])  # fmt: skip
+def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tmp, capsys):
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/mine.yaml").write_bytes(b"# @package _global_\n" + data)
+    assert main(["train", "--config-dir", str(in_tmp / "conf"), "experiment=mine"]) == 2
+    message = capsys.readouterr().err
+    assert text in message
+    assert len(message.splitlines()) <= 3
+    assert not Path("runs").exists()
+
+
+MAY_BE_NULL = {
+    "train": {"data", "balancing", "ema", "expert", "gradient_clip"},
+    "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images"},
+    "merge": {"seed", "weights_by_name", "dtype"},
+    "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
+    "improve": {"prompts", "steps_per_expert", "hours", "guidance_scale"},
+    "sample": {"run", "prompts", "num_images", "guidance_scale"},  # a run of null is refused where it is looked for
+    "stats": {"out"},
+    "verify": {"compute", "pick_seed"},
+    "analyze": {"data", "run"},
+    "doctor": {"model", "data"},
+    "export": {"license", "push"},
+}  # fmt: skip
+MAY_BE_ABSENT = {"verify": {"compute"}, "doctor": {"model", "data"}}
+
+
+@pytest.mark.parametrize("stage", COMMANDS)
+def test_a_key_is_null_or_absent_only_where_that_means_something(stage):
+    def accepted(config):
+        try:
+            return bool(build(SETTINGS[stage], config))
+        except BadConfig:
+            return False
+
+    config = compose_stage(stage, COMMANDS[stage][0])
+    keys = {field.name for field in dataclasses.fields(SETTINGS[stage])}
+    assert {key for key in keys if accepted({**config, key: None})} == MAY_BE_NULL[stage]
+    without = {key for key in keys if accepted({k: v for k, v in config.items() if k != key})}
+    assert without == MAY_BE_ABSENT.get(stage, set())

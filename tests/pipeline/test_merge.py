@@ -9,8 +9,7 @@ from diffusers import DDPMPipeline
 
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load_pretrained
-from deme.system import tensors
-from deme.system.files import read_json
+from deme.system import read_json, tensors
 from tests.pipeline.program import TINY_EXPERTS, done, run, start
 
 SLOW = """

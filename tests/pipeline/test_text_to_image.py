@@ -15,7 +15,7 @@ from deme.metrics import fixed_triples, resample_counts
 from deme.models.loading import load_pretrained
 from deme.runs import weights_folder
 from deme.sampling.guided import ClassifierFreeGuidance
-from deme.system.files import read_json
+from deme.system import read_json
 from deme.system.paths import locate
 from deme.system.tensors import TensorFile
 from tests.captioned import captioned_folder

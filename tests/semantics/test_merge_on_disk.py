@@ -17,9 +17,8 @@ from deme.merging.plan import order_experts, plan_merge
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
-from deme.system import tensors
+from deme.system import read_json, tensors, write_json
 from deme.system.errors import BadConfig, WorkFailed
-from deme.system.files import read_json, write_json
 from tests.models import moved, tiny
 
 WEIGHTS = [0.7, -0.1, 0.4]

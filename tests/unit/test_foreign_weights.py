@@ -363,3 +363,22 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(digits, monkeypatch):
     with pytest.raises(MissingInput, match="cannot be read: Permission denied") as caught:
         load_pretrained(str(digits))
     assert "copy" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"downsample_padding": 3}, "makes no model: Sizes of tensors must match"),
+        ({"norm_eps": None}, "makes no model: "),
+        ({"dropout": "x"}, "makes no model: "),
+        ({"down_block_types": ["Nothing", "DownBlock2D"]}, "makes no model: "),
+        ({"block_out_channels": [16384, 16384]}, r"a network of [\d,]+ parameters, and its weights are [\d,]+ bytes"),
+        ({"layers_per_block": 10**9}, "layers_per_block must be a number, at most 64 or a list"),
+        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number or a list"),
+    ],
+)  # fmt: skip
+def test_a_config_whose_network_would_fail_is_refused_when_it_is_read(digits, changes, text):
+    edited(digits / "unet/config.json", **changes)
+    with pytest.raises((BadConfig, WorkFailed), match=text) as caught:
+        load_pretrained(str(digits))
+    assert len(str(caught.value).splitlines()) <= 2
