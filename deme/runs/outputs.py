@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 # folders and files of a run that it may lose, or that change after it is done
-NO_OUTPUTS = {"samples", "checkpoints", "wandb", "log.txt", "status.json"}
+NO_OUTPUTS = {
+    "samples",
+    "checkpoints",
+    "wandb",
+    "config.yaml",
+    "log.txt",
+    "run.json",
+    "status.json",
+}
 
 
 def outputs_of(path: Path) -> dict[str, int]:
