@@ -1,8 +1,8 @@
 """The table and the curve of experiments/merge_search by strategy.
 
 They say what each search found, compared with the uniform merge and the grid.
-`python experiments/merge_search/compare.py [paths.runs]` writes results/searches.md, .csv and .png
-from finished runs. Differences are over sampling seeds and the bootstrap over images; the three
+`python experiments/merge_search/compare.py [runs [results]]` writes searches.md, .csv and .png from
+finished runs. Differences are over sampling seeds and the bootstrap over images; the three
 search seeds stand where a table has finetuning seeds.
 """
 
@@ -71,10 +71,8 @@ def told(d):
     return f"{d.value:+.2f} [{d.low:+.2f}, {d.high:+.2f}] | {d.verdict}"
 
 
-def main():
-    suite = Suite.read(
-        HERE / "suite.yaml", Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs")
-    )
+def main(runs=Path("runs"), folder=HERE / "results"):
+    suite = Suite.read(HERE / "suite.yaml", runs)
     uniform = measured(suite, "uniform")
     by_strategy = {
         name: {
@@ -91,14 +89,14 @@ def main():
                 "strategy",
                 "evaluations",
                 "images",
-                "forwards",
+                "num_forward_passes",
                 METRIC,
                 "to_uniform",
-                "low",
-                "high",
+                "to_uniform_low",
+                "to_uniform_high",
                 "to_grid",
-                "low",
-                "high",
+                "to_grid_low",
+                "to_grid_high",
             ]
         ],
     )
@@ -106,7 +104,8 @@ def main():
         cells, costs = by_strategy[name], [cost for _, cost in searches[name]]
         mean = sum(value for value, _, _ in cells.values()) / len(cells)
         evaluations, images, forwards = (
-            sum(c[key] for c in costs) / len(costs) for key in ("evaluations", "images", "forwards")
+            sum(cost[key] for cost in costs) / len(costs)
+            for key in ("evaluations", "images", "num_forward_passes")
         )
         to_uniform, to_grid = (
             difference(cells, uniform),
@@ -157,7 +156,6 @@ def main():
         "| to the grid | | images until the grid's best score |\n"
         "|---|---|---|---|---|---|---|---|---|---|\n"
     )
-    folder = HERE / "results"
     files.write_text(folder / "searches.md", head + "\n".join(lines) + "\n")
     text = io.StringIO()
     csv.writer(text).writerows(table)
@@ -187,7 +185,7 @@ def curves(searches, by_strategy, uniform):
                     linewidth=1,
                     label=STRATEGIES[name] if i == 0 else None,
                 )
-        cost = sum(c["forwards"] for _, c in searches[name]) / len(searches[name])
+        cost = sum(cost["num_forward_passes"] for _, cost in searches[name]) / len(searches[name])
         d = difference(by_strategy[name], uniform)
         right.errorbar(
             [cost],
@@ -218,4 +216,4 @@ def curves(searches, by_strategy, uniform):
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Programs beside the suites that read finished runs, on made-up ones."""
+
+import csv
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from deme.runs import Suite
+from deme.system import files
+
+ROOT = Path(__file__).parents[2]
+
+
+def program(monkeypatch, folder, name):
+    monkeypatch.syspath_prepend(str(ROOT / folder))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return import_module(name)
+
+
+def test_the_searches_are_compared_by_strategy(tmp_path, monkeypatch):
+    fake = program(monkeypatch, "benchmarks", "planning").fake
+    suite = Suite.read(ROOT / "experiments" / "merge_search" / "suite.yaml", tmp_path / "runs")
+    rng = np.random.default_rng(0)
+    for node in suite.nodes:
+        fake(node, rng)
+        if node.stage == "search":
+            rows = [{"score": 40.0 - i, "fraction": 1.0, "images": 500} for i in range(4)]
+            files.write_jsonl(node.run.path / "evaluations.jsonl", rows)
+            cost = {"num_forward_passes": 5000, "evaluations": 4, "images": 2000, "seconds": 1.0}
+            (node.run.path / "cost.json").write_text(json.dumps(cost))
+    compare = program(monkeypatch, "experiments/merge_search", "compare")
+    compare.main(tmp_path / "runs", tmp_path / "results")
+    with open(tmp_path / "results" / "searches.csv") as file:
+        rows = {row["strategy"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(compare.STRATEGIES)
+    assert {row["num_forward_passes"] for row in rows.values()} == {"5000.0"}
+    for row in rows.values():
+        low, value, high = (float(row[f"to_uniform{end}"]) for end in ("_low", "", "_high"))
+        assert low < value < high
+    text = (tmp_path / "results" / "searches.md").read_text()
+    assert text.count("| 2,000, 2,000, 2,000 |") == 4  # strategies that look at images
+    assert (tmp_path / "results" / "searches.png").stat().st_size > 10_000
