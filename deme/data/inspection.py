@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import PIL
+from typing_extensions import TypedDict
 
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import ImageSource

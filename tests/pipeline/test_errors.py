@@ -133,7 +133,7 @@ def test_bad_configuration_is_exit_2(words, parts, tmp_path):
     ("words", "message"),
     [
         (["train", "model=diffusers", "model.path=nowhere"], "nowhere does not exist (looked in "),
-        (["train", "data=image_folder", "data.path=."], ". holds no images (.png, .jpg, .jpeg, .bmp, .webp), no LMDB (data.mdb) and no"),
+        (["train", "data=image_folder", "data.path=."], ". holds no images (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp), no LMDB (data.mdb) and no"),
         (["train", "data=lsun_church", "data.path=nowhere"], "nowhere does not exist (looked in "),
         (["train", "data=cifar10"], "no CIFAR-10 in "),
         (["train", "data=image_folder", "data.path=datasets:nobody/nothing"], "datasets:nobody/nothing is not in the cache of data sets"),
@@ -276,7 +276,7 @@ def test_experts_that_leave_a_hole_or_overlap_are_exit_2(experts, tmp_path):
         "the experts do not fit together: ranges [500, 1000) leave a hole at t = 0",
     )
     fails(
-        ["evaluate", "source=experts", given(experts[0], experts[0])],
+        ["evaluate", "source=experts", given(experts[0], copied(experts[0], tmp_path / "again"))],
         tmp_path,
         2,
         "ranges [0, 500), [0, 500) overlap at t = 0",
@@ -298,7 +298,7 @@ def test_every_mismatch_is_listed_at_once(experts, tmp_path):
         ("conv_in.bias", "[3] float32"),
         ("extra", "[3] float32"),
     ):
-        assert f"broken/{UNET}: {tensor} is {found}, in the base " in text
+        assert f"broken/{UNET}: {tensor} is {found}, in " in text
 
 
 def test_experts_of_different_bases_are_exit_2(experts, tmp_path):
