@@ -15,7 +15,15 @@ from deme.system import DATASETS, BadConfig, DemeError, MissingInput, WorkFailed
 
 QUERY_KEYS = {"stage", "cell", "command"}
 # folders and files of a run that it may lose, or that change after it is done
-NO_OUTPUTS = {"samples", "checkpoints", "wandb", "log.txt", "status.json"}
+NO_OUTPUTS = {
+    "samples",
+    "checkpoints",
+    "wandb",
+    "config.yaml",
+    "log.txt",
+    "run.json",
+    "status.json",
+}
 Listed = tuple[str, int, int]  # name, size and time of a file
 
 
