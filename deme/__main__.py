@@ -8,9 +8,10 @@ from types import FrameType
 
 def main() -> int:
     """Run the command line; while it is imported, a stop signal ends the program at once."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        if signal.getsignal(signum) is not signal.SIG_IGN:
-            signal.signal(signum, _stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # of nohup
+        signal.signal(signal.SIGHUP, _stop)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, _stop)
 
     from deme.cli.app import main as run
 

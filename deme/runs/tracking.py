@@ -49,7 +49,8 @@ def mirrored(
     try:
         yield run
     except BaseException:
-        run.finish(exit_code=1)
+        with contextlib.suppress(Exception):  # what ended the work is the error to show
+            run.finish(exit_code=1)
         raise
     run.finish()
 

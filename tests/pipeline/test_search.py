@@ -11,7 +11,7 @@ from deme.merging.search.journal import Evaluation
 from deme.merging.similarity import block_of
 from deme.models.layout import UNET
 from deme.report.search import best_so_far
-from deme.system import tensors
+from deme.system import files, tensors
 from deme.system.paths import locate
 from tests.pipeline.program import TINY_EXPERTS, TINY_SEARCH, done, run, start
 
@@ -333,7 +333,7 @@ def test_what_a_search_found_is_of_its_merge_and_its_models(given, tmp_path):
           "inputs.search", "merge.weights=[0.9, 0.1]", "\ntype: one of them")  # fmt: skip
     done(["merge", given, "merge=ties", f"inputs.search={found}"], tmp_path)
     best = json.loads((found / "best.json").read_text())
-    (found / "best.json").write_text(json.dumps({**best, "models": best["models"][::-1]}))
+    files.write_json(found / "best.json", {**best, "models": best["models"][::-1]})
     fails(["merge", given, "merge=ties", "dtype=float16", f"inputs.search={found}"], tmp_path, 2,
           f"deme: {found} ", "\ntype: the inputs.experts=[...] of the search")  # fmt: skip
 

@@ -51,8 +51,11 @@ def honest(tmp_path_factory):
 
 @pytest.fixture
 def copy(honest, tmp_path):
-    """A copy of it, to alter."""
+    """A copy of it, to alter by somebody who removes the sizes of its files, too."""
     shutil.copytree(honest[0], tmp_path / "copy")
+    for file in tmp_path.glob("copy/runs/*/*/*/status.json"):
+        status = json.loads(file.read_text())
+        file.write_text(json.dumps({**status, "outputs": {}}))
     return tmp_path / "copy", *honest[1:]
 
 
@@ -105,6 +108,15 @@ def test_a_folder_of_images_is_verified_too(honest, tmp_path):
     code, text = verify(tmp_path, run_dir)
     assert code == 4
     assert any("regenerated images" in line for line in failed(text))
+
+
+def test_a_file_of_another_size_is_damaged_before_anything_is_regenerated(honest, tmp_path):
+    shutil.copytree(honest[0], tmp_path / "copy")
+    file = tmp_path / "copy" / honest[2] / "metrics.json"
+    file.write_text(file.read_text().replace("0.", "1.") + " ")
+    code, text = verify(tmp_path / "copy", honest[2])
+    assert code == 4
+    assert "is damaged: metrics.json has " in text
 
 
 def test_altered_weights_fail(copy):

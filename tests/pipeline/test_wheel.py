@@ -63,7 +63,7 @@ def test_it_holds_the_options_the_base_and_the_licence(installed):
         assert (installed / name).is_file(), name
     assert list(installed.glob("deme_diffusion-*.dist-info/licenses/LICENSE"))
     assert (
-        "deme = deme.cli.app:main"
+        "deme = deme.__main__:main"
         in next(installed.glob("*.dist-info/entry_points.txt")).read_text()
     )
     assert not (installed / "tests").exists()

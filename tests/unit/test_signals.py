@@ -88,16 +88,38 @@ def handles(process, signum):
 def test_a_signal_in_the_first_second_ends_with_the_documented_code(
     signum, code, seconds, tmp_path
 ):
-    words = [sys.executable, "-m", "deme", "train", "num_steps=100000"]
+    words = [sys.executable, "-m", "deme", "train", "num_steps=1000"]
     process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not handles(process, signal.SIGTERM) and process.poll() is None:
-        time.sleep(0.001)
-    time.sleep(seconds)
-    process.send_signal(signum)
-    _, text = process.communicate(timeout=120)
+    try:
+        while not handles(process, signal.SIGUSR2) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(seconds)
+        process.send_signal(signum)
+        _, text = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == code, text
     assert "run the same command to resume" in text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(("signum", "handled"), [(signal.SIGINT, True), (signal.SIGHUP, False)])
+def test_a_command_that_a_shell_started_in_the_background(signum, handled, tmp_path):
+    """A script's `&` ignores Ctrl-C, and nohup SIGHUP: the former can still be sent by kill."""
+    words = [sys.executable, "-m", "deme", "train", "num_steps=1000"]
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signum, before)
+    try:
+        while not handles(process, signal.SIGUSR2) and process.poll() is None:
+            time.sleep(0.001)
+        assert handles(process, signum) == handled
+        process.send_signal(signum if handled else signal.SIGTERM)
+        assert process.wait(120) == (130 if handled else 75)
+    finally:
+        process.kill()
 
 
 # Helpers end with the process that started them
