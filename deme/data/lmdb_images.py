@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.data.optional import optional_module
-from deme.system import MissingInput, WorkFailed
+from deme.system import MissingInput, WorkFailed, first_line
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -44,7 +44,8 @@ class LmdbImages:
                 self.keys = [bytes(key) for key in transaction.cursor().iternext(values=False)]
         except lmdb.Error as error:
             raise WorkFailed(
-                f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again"
+                f"{folder / FILE} is not an LMDB that can be read: {first_line(error)}\n"
+                "unpack it again"
             ) from error
         if not self.keys:
             raise MissingInput(f"{folder / FILE} holds no images")

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
-from deme.system import BadConfig, WorkFailed, progress, signals
+from deme.system import BadConfig, WorkFailed, first_line, progress, signals
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
 from deme.training.distributed import ProcessGroup
@@ -160,7 +160,7 @@ def make_trainer(
             callbacks=list(callbacks),
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
-        raise BadConfig(f"compute: {error}") from error
+        raise BadConfig(f"compute: {first_line(error)}") from error
 
 
 def step_of(checkpoint: Path) -> int:
@@ -173,6 +173,5 @@ def step_of(checkpoint: Path) -> int:
         )
     except Exception as error:
         raise WorkFailed(
-            f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\n"
-            "delete it to train from the start"
+            f"{checkpoint} is damaged: {first_line(error):.200}\ndelete it to train from the start"
         ) from error
