@@ -10,7 +10,7 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.runs import ComputeSettings
-from deme.system import BadConfig, processes
+from deme.system import BadConfig, first_line, processes
 
 # The dtype that autocast casts to; weights stay float32.
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -110,4 +110,4 @@ def try_optimizer(
     try:
         factory([{"params": [nn.Parameter(torch.zeros(1))]}])
     except (TypeError, ValueError, IndexError) as error:
-        raise BadConfig(f"optimizer: {error}") from error
+        raise BadConfig(f"optimizer: {first_line(error)}") from error

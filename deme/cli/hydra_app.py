@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
@@ -83,7 +83,7 @@ def _exists(value: str) -> bool:
 
 
 class _Failure(TypedDict):
-    """A job of a sweep that failed: its overrides, and the error's exit code and message."""
+    """A job of a sweep that failed: its swept values, the error's exit code and message."""
 
     job: str
     exit_code: int
@@ -115,7 +115,7 @@ def run(verb: str, args: list[str]) -> int:
         failed = Path(folder, "failed.jsonl")  # jobs may run in processes of their own
 
         def job(config: DictConfig) -> None:
-            _job(work, failed, config)
+            _job(work, failed, config, overrides)
 
         _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
         failures = read_jsonl(failed, _Failure)
@@ -129,16 +129,20 @@ def run(verb: str, args: list[str]) -> int:
 
 
 def _named(failure: _Failure) -> str:
-    return f"{failure['job']}: {failure['message']}" if failure["job"] else failure["message"]
+    job, message = failure["job"], failure["message"]
+    return message if message.startswith(job) else f"{job}: {message}"
 
 
-def _job(work: Callable[[Config], None], failed: Path, config: DictConfig) -> None:
+def _job(
+    work: Callable[[Config], None], failed: Path, config: DictConfig, typed: Sequence[str]
+) -> None:
     try:
         work(to_dict(config))
     except DemeError as error:
         traceback.clear_frames(error.__traceback__)  # the next job needs the memory
         sweep = HydraConfig.get()
-        name = " ".join(sweep.overrides.task) if sweep.mode == RunMode.MULTIRUN else ""
+        swept = [word for word in sweep.overrides.task if word not in typed]
+        name = " ".join(swept) if sweep.mode == RunMode.MULTIRUN else ""
         one: _Failure = {"job": name, "exit_code": error.exit_code, "message": str(error)}
         append_line(failed, json.dumps(one))
 

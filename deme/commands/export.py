@@ -15,6 +15,7 @@ from deme.system import (
     WorkFailed,
     cache_folder,
     files,
+    first_line,
     locate,
     locked,
     logger,
@@ -168,9 +169,8 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
             delete_patterns=["unet/*", "scheduler/*"],  # what an older export left there
         )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WorkFailed(
-            f"{folder} is not uploaded to {name}: {reason}\n"
+            f"{folder} is not uploaded to {name}: {first_line(error)}\n"
             "the folder is whole; log in with `hf auth login`, then type the same again"
         ) from error
     print_result(f"uploaded {len(sizes)} files to https://huggingface.co/{name}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from deme.data.decode import MAX_BYTES, Unreadable
 from deme.data.optional import optional_module
-from deme.system import MissingInput, WorkFailed
+from deme.system import MissingInput, WorkFailed, first_line
 
 if TYPE_CHECKING:
     from lmdb import Environment
@@ -67,7 +67,8 @@ class LmdbImages:
             self.keys = _keys(self._place, (folder / FILE).stat().st_size)
         except lmdb.Error as error:
             raise WorkFailed(
-                f"{folder / FILE} is not an LMDB that can be read: {error}\nunpack it again"
+                f"{folder / FILE} is not an LMDB that can be read: {first_line(error)}\n"
+                "unpack it again"
             ) from error
         if not self.keys:
             raise MissingInput(f"{folder / FILE} holds no images")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deme.metrics.features import CHUNK, read_weights, rgb, weights_file
 from deme.metrics.text_score import CosineScore
-from deme.system import BadConfig, did_you_mean
+from deme.system import BadConfig, did_you_mean, first_line
 from deme.system.hugging_face import quietly
 
 ANOTHER = (
@@ -59,7 +59,7 @@ class OpenClipScore(CosineScore):
                 import open_clip
             except ImportError as error:
                 raise BadConfig(
-                    f"{self.score_name} needs open_clip: {error}\n"
+                    f"{self.score_name} needs open_clip: {first_line(error)}\n"
                     "type: pip install 'deme-diffusion[text]'"
                 ) from error
             settings = model_settings(open_clip, architecture)

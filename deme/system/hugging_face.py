@@ -80,7 +80,8 @@ def transformers_quietly(what: object) -> Iterator[ModuleType]:
             )
         except ImportError as error:
             raise BadConfig(
-                f"these models need transformers: {error}\ntype: pip install transformers"
+                f"these models need transformers: {first_line(error)}\n"
+                "type: pip install transformers"
             ) from error
         if is_progress_bar_enabled():
             after.callback(enable_progress_bar)

@@ -92,9 +92,9 @@ def parse_json(text: str, where: object, kind: type[T], advice: str = MAKE_AGAIN
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        line = f", line {getattr(error, 'lineno', 1)}" if isinstance(where, Path) else ""
+        line = f" at line {getattr(error, 'lineno', 1)}" if isinstance(where, Path) else ""
         reason = getattr(error, "msg", None) or _reason(error)
-        raise WorkFailed(f"{where}{line} is damaged: not JSON: {reason}\n{advice}") from error
+        raise WorkFailed(f"{where} is damaged: not JSON{line}: {reason}\n{advice}") from error
     return checked(value, kind, where, advice)
 
 

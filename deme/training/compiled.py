@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from deme.data import EncodedDataset, Images, eval_sample
 from deme.diffusion import Condition, bind_condition, generator, moved, seeded
 from deme.models.denoiser import DenoisingModel
-from deme.system import WorkFailed, logger
+from deme.system import WorkFailed, first_line, logger
 
 # Of the loss. A power of two is exact in bfloat16 and float32 and keeps float16 from underflow.
 SCALE = 1024.0
@@ -89,7 +89,7 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
     except Exception as error:
         raise WorkFailed(
             f"torch.compile failed here with torch {torch.__version__}: "
-            f"{str(error).strip().splitlines()[0][:200]}\ntype: compute.compile=false"
+            f"{first_line(error):.200}\ntype: compute.compile=false"
         ) from error
     least = batch.roundoff**0.5
     wrong: dict[str, float] = {}

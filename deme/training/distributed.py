@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors, _take_tensors, _unflatten_dense_tensors
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from deme.system import DemeError, Preempted, Stopped, WorkFailed, processes
+from deme.system import DemeError, Preempted, Stopped, WorkFailed, first_line, processes
 
 BUCKET_BYTES = 100 << 20  # of gradients that are averaged in one message
 INIT_SECONDS = 600.0  # that the slowest process may import longer than the fastest
@@ -191,7 +191,7 @@ def _reachable() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch's and gloo's, for a connection that broke
-        raise ProcessLost(f"{LOST}\n({str(error).splitlines()[0][:150]})") from error
+        raise ProcessLost(f"{LOST}\n({first_line(error):.150})") from error
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
-from deme.system import BadConfig, WorkFailed, progress, signals
+from deme.system import BadConfig, WorkFailed, first_line, progress, signals
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
 from deme.training.distributed import ProcessGroup
@@ -166,7 +166,7 @@ def make_trainer(
             callbacks=list(callbacks),
         )
     except (TypeError, ValueError, MisconfigurationException) as error:
-        raise BadConfig(f"compute: {error}") from error
+        raise BadConfig(f"compute: {first_line(error)}") from error
 
 
 def step_of(checkpoint: Path) -> int:
@@ -179,6 +179,5 @@ def step_of(checkpoint: Path) -> int:
         )
     except Exception as error:
         raise WorkFailed(
-            f"{checkpoint} is damaged: {str(error).splitlines()[0][:200]}\n"
-            "delete it to train from the start"
+            f"{checkpoint} is damaged: {first_line(error):.200}\ndelete it to train from the start"
         ) from error

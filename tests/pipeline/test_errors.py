@@ -275,11 +275,18 @@ def test_experts_that_leave_a_hole_or_overlap_are_exit_2(experts, tmp_path):
         2,
         "the experts do not fit together: ranges [500, 1000) leave a hole at t = 0",
     )
+    again = copied(experts[0], tmp_path / "again")
+    fails(
+        ["evaluate", "source=experts", given(experts[0], again)],
+        tmp_path,
+        2,
+        "ranges [0, 500), [0, 500) overlap at t = 0",
+    )
     fails(
         ["evaluate", "source=experts", given(experts[0], copied(experts[0], tmp_path / "again"))],
         tmp_path,
         2,
-        "ranges [0, 500), [0, 500) overlap at t = 0",
+        "the same model is given twice: ",
     )
 
 

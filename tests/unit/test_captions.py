@@ -278,7 +278,7 @@ def test_annotations_of_another_form_are_refused(change, message, tmp_path):
     with pytest.raises((BadConfig, MissingInput), match=message):
         load(words)
     (tmp_path / "images.json").write_text(json.dumps(found)[:-30])
-    with pytest.raises(WorkFailed, match=r"images.json, line 1 is damaged: not JSON: "):
+    with pytest.raises(WorkFailed, match=r"images.json is damaged: not JSON at line 1: "):
         load(words)
 
 

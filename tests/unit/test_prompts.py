@@ -116,7 +116,7 @@ def test_the_hash_covers_every_prompt_and_not_the_name():
         ("x.csv", "prompt\n", {}, MissingInput, "x.csv holds no texts"),
         ("x.json", "", {}, MissingInput, "x.json holds no texts"),
         ("x.json", "[]", {}, MissingInput, "x.json holds no texts"),
-        ("x.json", '[\n"a",\n"b"', {}, WorkFailed, "x.json, line 3 is damaged: not JSON: "),
+        ("x.json", '[\n"a",\n"b"', {}, WorkFailed, "x.json is damaged: not JSON at line 3: "),
         ("x.jsonl", '"a"\n"b\n', {}, WorkFailed, "x.jsonl, line 2 is damaged: not JSON: "),
         ("x.csv", "prompt\na\ntwo cats, asleep\n", {}, WorkFailed, "x.csv, line 3: 2 fields, the header has 1\n"),
         ("x.csv", 'prompt\na\n"b\nc\n', {}, WorkFailed, "x.csv, line 3: not a table: "),
