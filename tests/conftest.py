@@ -1,7 +1,10 @@
 import gc
 import os
+import signal
 import tempfile
 
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; tests send it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ["OMP_NUM_THREADS"] = "1"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the processes of one pytest share a cache
     CACHE = tempfile.TemporaryDirectory(prefix="deme-cache-")

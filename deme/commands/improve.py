@@ -139,7 +139,7 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
 
 
 def _suite(
-    settings: ImproveSettings, run: Run, *rows: RowSettings, metrics: Iterable[str] = ()
+    settings: ImproveSettings, run: Run, *rows: RowSettings, metrics: Iterable[str] = ("loss",)
 ) -> Suite:
     """Return a suite of these rows below this run's directory, with its model, data and others."""
     shared = {key: run.config[key] for key in SHARED_KEYS}

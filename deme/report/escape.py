@@ -1,4 +1,4 @@
-"""Texts of runs, suites, captions and paths as plain text in Markdown, HTML and LaTeX.
+"""Texts of runs, suites, captions and paths as plain text in Markdown, HTML, LaTeX and CSV.
 
 Whoever wrote a run directory or a suite decides what its names say, not what a page does.
 """
@@ -48,6 +48,12 @@ def markdown_block(lines: Sequence[str]) -> str:
 
 def _longest_run(text: str) -> int:
     return max(map(len, re.findall("`+", text)), default=0)
+
+
+def csv_text(text: object) -> str:
+    """Return a text as a cell of a CSV file, which no spreadsheet takes for a formula."""
+    line = single_line(str(text), MAX_PARAGRAPH)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def latex_text(text: object) -> str:

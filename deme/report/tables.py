@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from deme.report.escape import latex_text, markdown_block, markdown_code, markdown_text
+from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
 from deme.report.terminal import text_table
@@ -244,7 +244,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
             writer.writerow(
                 [
                     row.name,
-                    metric,
+                    csv_text(metric),
                     number.mean,
                     row.expected.get(metric, ""),
                     number.std,
@@ -252,8 +252,8 @@ def comma_separated(rows: Sequence[Row]) -> str:
                     number.about["n"],
                     *((d.value, d.low, d.high, d.verdict, d.num_finetune_seeds) if d else [""] * 5),
                     row.num_forward_passes,
-                    number.about["reference"],
-                    number.about["implementation"],
+                    csv_text(number.about["reference"]),
+                    csv_text(number.about["implementation"]),
                 ]
             )
     return out.getvalue()

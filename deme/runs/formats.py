@@ -21,6 +21,7 @@ class Status(TypedDict, total=False):
     state: Required[Literal["running", "done", "failed", "preempted"]]
     weights: dict[str, str]  # the sha256 of each folder of weights
     seconds: Seconds
+    outputs: dict[str, Whole]  # the size of each, in bytes
     error: str
 
 

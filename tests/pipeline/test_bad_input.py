@@ -353,11 +353,11 @@ def test_a_damaged_file_is_refused_in_one_message(pattern, dump, there):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 4))
+@pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize(("pattern", "dump"), READERS, ids=[name for name, _ in READERS])
 def test_many_damaged_files_are_refused_in_one_message(pattern, dump, number, there):
     prepare(there)
-    check_reader(pattern, dump, READERS[pattern, dump], 1000, number)
+    check_reader(pattern, dump, READERS[pattern, dump], 500, number)
 
 
 VALUES = ["null", "nan", "inf", "-inf", "-1", "0", "1", "2", "1.5", "1e400", "-1e-400", "1e300", "9" * 25, "-" + "9" * 25, "9" * 5000, "[1]", "[]",
@@ -425,9 +425,9 @@ def test_settings_of_any_value_are_used_or_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(1, 4))
+@pytest.mark.parametrize("number", [1, 2])
 def test_many_settings_of_any_value_are_used_or_refused(number):
-    check_settings(CHOICES, 5000, number)
+    check_settings(CHOICES, 2500, number)
 
 
 @pytest.mark.parametrize("stage", COMMANDS)
@@ -623,6 +623,9 @@ def test_a_damaged_neighbour_costs_a_warning(there, messages):
 
 def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
     file = run_of("evaluate") / "metrics.json"
+    status = json.loads((file.parent / "status.json").read_text())
+    del status["outputs"]  # their sizes would say it first
+    (file.parent / "status.json").write_text(json.dumps(status))
     found = json.loads(file.read_text())
     found["metrics"]["loss"]["value"] = "much"
     file.write_text(json.dumps(found))

@@ -74,7 +74,7 @@ def test_a_run_that_lost_an_output_is_named_and_its_command_makes_it_again(
     damage(run_dir / name)
     place = run_dir.relative_to(copy)
     users = {
-        "train": ["merge", f"inputs.experts=[{place},{place}]"],
+        "train": ["merge", f"inputs.experts=[{place}]"],
         "merge": ["evaluate", f"inputs.weights={place}", *TINY_EVALUATE],
         "evaluate": ["compare", str(place), str(place)],
     }

@@ -283,7 +283,7 @@ def test_experts_that_leave_a_hole_or_overlap_are_exit_2(experts, tmp_path):
         "ranges [0, 500), [0, 500) overlap at t = 0",
     )
     fails(
-        ["evaluate", "source=experts", given(experts[0], copied(experts[0], tmp_path / "again"))],
+        ["evaluate", "source=experts", given(experts[0], again, again)],
         tmp_path,
         2,
         "the same model is given twice: ",
@@ -495,7 +495,6 @@ def trained(tmp_path_factory):
         "run.json",
         "status.json",
         "checkpoints/last.ckpt",
-        "samples/grid.png",
     ],
 )
 def test_a_full_disk_while_training_is_exit_74_and_nothing_is_half_written(name, trained, tmp_path):

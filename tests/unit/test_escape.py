@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from deme.cli.app import main
 from deme.report import figures
-from deme.report.escape import latex_text, markdown_block, markdown_code, markdown_text
+from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
 from deme.report.model_card import _literal
 from deme.report.rows import Number, Row
 from deme.report.statistics import Difference
@@ -126,6 +126,8 @@ def read_latex(source):
 @pytest.mark.parametrize("text", [*HOSTILE, *LATEX_SPECIAL, "[x] first", "*star"])
 def test_latex_shows_a_text_as_it_is(text):
     assert read_latex(latex_text(text)) == single_line(text)
+    assert csv_text(text)[:1] not in {*"=+-@"}
+    assert csv_text(text).removeprefix("'") == single_line(text).removeprefix("'")
     assert not latex_text(text).startswith(("[", "*"))  # arguments of the \\ before the cell
 
 
