@@ -49,7 +49,7 @@ def name_of(kind: Any, bounds: str = "") -> str:
     if origin is Annotated:
         metadata = [part for each in arguments[1:] for part in getattr(each, "metadata", [])]
         limits = [
-            f"{word} {getattr(part, attribute):g}"
+            f"{word} {getattr(part, attribute):,.10g}"
             for part in metadata
             for attribute, word in BOUNDS.items()
             if getattr(part, attribute, MOST) is not None

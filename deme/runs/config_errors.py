@@ -86,6 +86,9 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             allowed = [choice.removeprefix(f"{folder}/") for choice in inside]
             near = did_you_mean(name, allowed)
             return f"unknown option {group}={name}; {near}allowed: {', '.join(allowed)}"
+        if top == "hydra":  # a launcher or a sweeper
+            plugin = f"hydra-{name.partition('_')[0]}-{folder}"
+            return f"{group}={name} is no installed plugin of Hydra\ntype: pip install {plugin}"
         near = did_you_mean(name, groups())
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):

@@ -124,7 +124,8 @@ def allowed(error: Any, group: str = "an object {<key>: <value>, ...}") -> str:
 
 
 def _number(bound: float) -> str:
-    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
+    whole = isinstance(bound, int) or (bound.is_integer() and abs(bound) < MAX_VALUES)
+    return f"{int(bound):,}" if whole else f"{bound:g}"
 
 
 def shown(value: object) -> str:
