@@ -18,7 +18,7 @@ TRAIN = [
     "num_steps=1",
     "batch_size=2",
     "progress.preview.num_images=1",
-    "progress.preview.num_inference_steps=1",
+    "progress.preview.num_inference_steps=2",
 ]
 
 

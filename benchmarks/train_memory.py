@@ -66,7 +66,7 @@ def peak(kind: str) -> float:
     ]
     progress = [
         "progress.preview.num_images=1",
-        "progress.preview.num_inference_steps=1",
+        "progress.preview.num_inference_steps=2",
         "progress.checkpoint_every=1",
     ]
     with contextlib.redirect_stdout(io.StringIO()) as out:

@@ -49,6 +49,7 @@ def run(args: Sequence[str]) -> None:
             "compare models of the same finetuning seeds, or one of them with a model that was "
             "not finetuned"
         )
+    one, other = _partnered(one, other), _partnered(other, one)
     results = (*one.values(), *other.values())
     lines = [
         _row(metric, one, other)
@@ -56,12 +57,25 @@ def run(args: Sequence[str]) -> None:
         if all(metric in result["metrics"] for result in results)
     ]
     print_result(text_table(f"{', '.join(first)} against {', '.join(second)}", COLUMNS, lines))
-    number = max(len(seeds), len(others))
+    number = len({cell[0] for cell in (*one, *other)} - {None})
     spread = f", and the spread between {number} finetuning seeds" if number > 1 else ""
+    alone = ", of one finetuning seed" if number == 1 else ""
     print_result(
-        f"Paired over sampling seeds {sorted(paired)}. Intervals: bootstrap over images (of "
-        f"scores: over prompts){spread or ', of one finetuning seed'}."
+        f"Paired over sampling seeds {sorted({cell[1] for cell in one})}. Intervals: bootstrap "
+        f"over images (of scores: over prompts){spread or alone}."
     )
+
+
+def _partnered(these: Results, others: Results) -> Results:
+    """Return those evaluations that a difference is taken of: the others have their seeds, too."""
+    return {
+        (seed, sample_seed): result
+        for (seed, sample_seed), result in these.items()
+        if any(
+            sample_seed == other_sample_seed and (seed == other or None in (seed, other))
+            for other, other_sample_seed in others
+        )
+    }
 
 
 def _row(metric: str, one: Results, other: Results) -> list[str]:

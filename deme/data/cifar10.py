@@ -130,8 +130,9 @@ def load_cifar10(
     """Return CIFAR-10 from `root`, which holds an official archive or the folder in it, unpacked.
 
     `held_out` is "test" for the test images, or a share of the training images, chosen by a fixed
-    seed. The md5 sum of every file is checked before it is read. Raises MissingInput, BadConfig,
-    WorkFailed for a file that is not the official one.
+    seed; no two of the official training images are equal. The md5 sum of every file is checked
+    before it is read. Raises MissingInput, BadConfig, WorkFailed for a file that is not the
+    official one.
     """
     if held_out != "test" and (not isinstance(held_out, float) or not 0 < held_out < 1):
         raise BadConfig(f"data.held_out must be test, or a share between 0 and 1; got {held_out!r}")

@@ -3,6 +3,7 @@
 A folder of `save_to_disk`, parquet or arrow files, or a data set on the Hub.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ PURPOSE = "reads Hugging Face data sets"
 MIN_BOMB = 2**30  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
 MAX_EXPANSION = 100
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
+# in the names of files and folders; a data set that has other files is not trained on these
+OTHER_SPLITS = {"test", "testing", "eval", "evaluation", "valid", "validation", "val", "dev"}
 
 
 def is_dataset(folder: Path) -> bool:
@@ -33,6 +36,22 @@ def is_dataset(folder: Path) -> bool:
 
 def _tables(folder: Path) -> list[Path]:
     return [file for file in list_files(folder).files if file.suffix in (".parquet", ".arrow")]
+
+
+def _training_tables(folder: Path, tables: Sequence[Path]) -> list[Path]:
+    """Return the tables of the split `train`: all, without those that are named as other splits."""
+    named = {table: _words(table.relative_to(folder)) for table in tables}
+    return [table for table, words in named.items() if not words & OTHER_SPLITS] or list(tables)
+
+
+def _words(path: Path) -> set[str]:
+    return set(re.split(r"[\W\d_]+", path.as_posix().lower()))
+
+
+def _is_text(kind: Any) -> bool:
+    """Whether a column holds texts or numbers, or lists of them: nothing that is decoded."""
+    inner = kind[0] if isinstance(kind, list) else getattr(kind, "feature", None)
+    return type(kind).__name__ == "Value" if inner is None else _is_text(inner)
 
 
 def _check_sizes(tables: Sequence[Path]) -> None:
@@ -77,10 +96,15 @@ class DatasetRows:
         datasets = optional_module("datasets", PURPOSE)
         tables = _tables(folder)
         saved = any((folder / name).is_file() for name in SAVED)
-        load = datasets.load_from_disk if saved else datasets.load_dataset
         try:
             _check_sizes(tables)
-            rows = load(str(folder.absolute()))
+            if saved:
+                rows = datasets.load_from_disk(str(folder.absolute()))
+            else:  # these files and no others, whatever a README.md beside them says
+                used = _training_tables(folder, tables)
+                kind = used[0].suffix
+                places = [str(table.absolute()) for table in used if table.suffix == kind]
+                rows = datasets.load_dataset(kind[1:], data_files=places)
         except Exception as error:
             raise WorkFailed(
                 f"{folder} is not a data set that can be read: {first_line(error)}"
@@ -116,6 +140,11 @@ class DatasetRows:
                 f"{self.where} has no column of captions, only that of the images, {self.column}"
             )
         name = chosen(self.others.column_names, column, "data.caption_column", self.where)
+        if not _is_text(self.others.features[name]):
+            raise BadConfig(
+                f"column {name} of {self.where} holds no texts: {self.others.features[name]!s:.200}"
+                "\ntype: data.caption_column=<column>"
+            )
         found, further = [], 0
         for index, value in enumerate(self.others[name]):
             if isinstance(value, (list, tuple)):

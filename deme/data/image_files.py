@@ -62,11 +62,15 @@ def _by_reason(folder: Path, left_out: dict[str, list[Path]], others: list[Path]
 def read_image(file: Path, name: str) -> bytes:
     """Return an image file's bytes. Raises Unreadable, also for one of more than MAX_BYTES."""
     try:
-        if (size := file.stat().st_size) > MAX_BYTES:
-            raise Unreadable(name, f"it has {size:,} bytes; at most {MAX_BYTES:,} are read")
-        return file.read_bytes()
-    except OSError as error:
-        raise Unreadable(name, error.strerror or str(error)) from error
+        if file.exists() and not file.is_file():  # a pipe or a device may have no end
+            raise Unreadable(name, "it is no file")
+        with open(file, "rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise Unreadable(name, getattr(error, "strerror", None) or str(error)) from error
+    if len(data) > MAX_BYTES:
+        raise Unreadable(name, f"it has more than {MAX_BYTES:,} bytes, which are never read")
+    return data
 
 
 def listing(files: Iterable[Path]) -> Iterator[str]:

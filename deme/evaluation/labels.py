@@ -31,11 +31,12 @@ class Metric:
     more: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        numbers = (self.value, *self.more.values(), *(self.replicates or ()))
-        if not all(map(math.isfinite, numbers)):
+        numbers = {"its value": [self.value], **{key: [one] for key, one in self.more.items()}}
+        numbers["a bootstrap replicate"] = self.replicates or []
+        if wrong := [what for what, each in numbers.items() if not all(map(math.isfinite, each))]:
             raise NotFinite(
-                f"a metric against {self.label['reference']} is NaN or infinite: "
-                f"{self.value:g} ({self.label['implementation']})\n"
+                f"a metric against {self.label['reference']} is NaN or infinite: {wrong[0]} "
+                f"({self.label['implementation']})\n"
                 "the weights, the images or the reference hold values that are too large"
             )
 

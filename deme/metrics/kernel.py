@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deme.system import NotFinite
+from deme.system.tensors import is_finite
+
 BLOCK = 1000  # rows of the kernel matrix in memory at once
 
 
@@ -29,7 +32,7 @@ class KernelDistance:
 def kernel_distance(features: Tensor, reference: Tensor, device: str = "cpu") -> KernelDistance:
     """Compare features [n, d] and [m, d], in float64 on `device`.
 
-    Raises ValueError for fewer than two rows, NaN, or another number of features.
+    Raises ValueError for fewer than two rows or another number of features, NotFinite for NaN.
     """
     if min(len(features), len(reference)) < 2:
         raise ValueError(
@@ -41,8 +44,8 @@ def kernel_distance(features: Tensor, reference: Tensor, device: str = "cpu") ->
             "another extractor"
         )
     x, y = features.to(device).double(), reference.to(device).double()
-    if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
-        raise ValueError("features are NaN or infinite: the images or the extractor are damaged")
+    if not (is_finite(x) and is_finite(y)):
+        raise NotFinite("features are NaN or infinite: the images or the extractor are damaged")
     to_own, to_other = _mean_to_others(x), _means(x, y)
     reference_own, reference_other = _mean_to_others(y), _means(y, x)
     value = to_own.mean() + reference_own.mean() - 2 * to_other.mean()

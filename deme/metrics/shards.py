@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deme.metrics.features import ImageNetwork
-from deme.system import WorkFailed, absent, make_shards, tensors
+from deme.system import NotFinite, WorkFailed, absent, make_shards, tensors
+from deme.system.tensors import is_finite
 
 Pixels = Callable[[Sequence[int]], Iterable[Tensor]]
 
@@ -61,8 +62,8 @@ class FeatureShards:
             count += len(batch)
             for extractor in extractors:
                 features = extractor(batch)
-                if not bool(torch.isfinite(features).all()):
-                    raise WorkFailed(
+                if not is_finite(features):
+                    raise NotFinite(
                         f"{extractor.name}: NaN or infinite features among images {images[0]} to "
                         f"{images[-1]}\nthe model or the extractor's weights are damaged"
                     )

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deme.system import NotFinite
+from deme.system.tensors import is_finite
+
+LARGEST = 1e100  # of given numbers: their products are finite
+
 
 @dataclass(eq=False)
 class Statistics:
@@ -19,15 +24,18 @@ class Statistics:
 
     @classmethod
     def given(cls, count: int, mean: Tensor, covariance: Tensor) -> "Statistics":
-        """Return statistics of known values. Raises ValueError unless they are valid and finite."""
+        """Return statistics of known values.
+
+        Raises ValueError unless they fit together and lie within -1e100 to 1e100.
+        """
         d = len(mean)
         if mean.shape != (d,) or covariance.shape != (d, d):
             raise ValueError(
                 f"a mean {tuple(mean.shape)} and a covariance {tuple(covariance.shape)} "
                 "do not fit together"
             )
-        if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
-            raise ValueError("the statistics are NaN or infinite")
+        if not all(bool((values.abs() <= LARGEST).all()) for values in (mean, covariance)):
+            raise ValueError(f"the statistics are NaN or infinite, or beyond {LARGEST:g}")
         symmetric = torch.allclose(covariance, covariance.T, rtol=1e-5, atol=1e-8)
         if not symmetric or bool((covariance.diagonal() < 0).any()):
             raise ValueError("a covariance is symmetric without negative variances; this is not")
@@ -36,11 +44,11 @@ class Statistics:
     def update(self, features: Tensor, weights: Tensor | None = None) -> "Statistics":
         """Add a batch [n, d] and return self; `weights` [n] count each row that many times.
 
-        Raises ValueError for NaN or another d.
+        Raises NotFinite for NaN and infinite values, ValueError for another d.
         """
         batch = features.detach().double()
-        if not bool(torch.isfinite(batch).all()):
-            raise ValueError("features are NaN or infinite: images or extractor are damaged")
+        if not is_finite(batch):
+            raise NotFinite("features are NaN or infinite: the images or the extractor are damaged")
         count = len(batch) if weights is None else int(weights.sum())
         if not count:
             return self

@@ -16,7 +16,16 @@ from deme.diffusion import EMPTY_CONDITION, Condition, NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections, UNet
-from deme.system import BadConfig, WorkFailed, tensors, write_folder, write_json, write_text
+from deme.system import (
+    BadConfig,
+    NotFinite,
+    WorkFailed,
+    tensors,
+    write_folder,
+    write_json,
+    write_text,
+)
+from deme.system.tensors import is_finite
 
 
 class DenoisingModel(nn.Module):
@@ -121,8 +130,15 @@ class DenoisingModel(nn.Module):
     ) -> None:
         """Write into a folder: weights `state`, named as in `state_dict()`; `about` as deme.json.
 
-        With `links`, files of frozen parts are hard links, where the file system has them.
+        With `links`, files of frozen parts are hard links, where the file system has them. Raises
+        NotFinite for weights that are NaN or infinite.
         """
+        for name, value in state.items():
+            if not is_finite(value):
+                raise NotFinite(
+                    f"tensor {name} holds NaN or infinite values, and the model is not written\n"
+                    "of a training, type: optimizer.lr=<smaller>"
+                )
         self.write_configs(folder, about, links)
         tensors.save(folder / UNET, _below(state, "unet."))
         if self.projections is not None:

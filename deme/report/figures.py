@@ -92,11 +92,13 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
     ]
     size = (3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown))
     figure = Figure(figsize=size, layout="tight")
+    alone = False
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
         intervals = {}
         for place, row in enumerate(shown):
             if (number := row.numbers.get(name)) and (d := number.difference):
+                alone |= d.num_finetune_seeds == 1
                 scale = 100 / (number.mean - d.value) if percent else 1.0
                 low, value, high = (scale * bound for bound in (d.low, d.value, d.high))
                 intervals[place] = (low, value, high, COLOURS[d.verdict])
@@ -111,7 +113,8 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
     panels[0].invert_yaxis()
     figure.supxlabel(
         "95% intervals; lower is better where no panel says otherwise: "
-        "green better, red worse, grey not resolved",
+        "green better, red worse, grey not resolved"
+        + ("\none finetuning seed: about these weights, not about the method" if alone else ""),
         fontsize=8,
     )
     return figure

@@ -150,7 +150,7 @@ def _cell(number: Number | None) -> str:
     change = ""
     if number.difference and number.mean != number.difference.value:
         share = number.difference.value / (number.mean - number.difference.value)
-        change = f" ({share:+.2%}, {number.difference.verdict})"
+        change = f" ({share:+.2%}, {_verdict(number.difference)})"
     return f"{number.mean:.{digits_for(number.mean)}f}{change}"
 
 
@@ -164,7 +164,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         if metric in row.numbers and "std" not in row.numbers[metric].about
     }
     scores = any("prompts" in about for about in labels.values())
-    cells_of_all = [text for row in rows for text in cells(suite, settings.metrics, row)]
+    verdicts = [_verdict(n.difference) for r in rows for n in r.numbers.values() if n.difference]
     return [
         *(_label_note(metric, about) for metric, about in labels.items()),
         f"Finetuning seeds {list(settings.finetune_seeds)}, sampling seeds "
@@ -177,7 +177,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
             if len(settings.finetune_seeds) > 1
             else "and leaves out that between finetuning seeds."
         ),
-        *([ONE_SEED] if any("(1 seed)" in text for text in cells_of_all) else []),
+        *([ONE_SEED] if any("(1 seed)" in verdict for verdict in verdicts) else []),
         "Training compute: forward passes of one image per finetuning seed, a backward pass "
         "counted as two; search included, evaluation not.",
         *settings.notes,

@@ -57,6 +57,7 @@ class DDIM(Sampler):
         grid, limit = scheduler.timesteps, scheduler.config["num_train_timesteps"]
         if self.skip_type == "quadratic":
             grid = quadratic_grid(self.num_inference_steps, limit)
+            self.check_start(int(grid[0]), limit)
         step = limit // self.num_inference_steps
         if bool((grid[:-1] - grid[1:] == step).all()) and int(grid[-1]) < step:
             return scheduler

@@ -43,6 +43,6 @@ class DPMSolver(Sampler):
             raise BadConfig(
                 f"sampler.num_inference_steps={self.num_inference_steps} with "
                 f"timestep_spacing={self.settings['timestep_spacing']} repeats noise levels, which "
-                "DPM-Solver cannot step between\ntype: fewer sampler.num_inference_steps"
+                "DPM-Solver cannot step between\ntype: sampler.num_inference_steps=20"
             )
         return scheduler

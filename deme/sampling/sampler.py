@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 
 from deme.system import BadConfig
@@ -39,8 +40,9 @@ class Sampler:
 
         A scheduler may remember steps, so each batch has its own. Its betas are the model's own,
         also those that diffusers knows in its DDPMScheduler alone. Raises BadConfig for more steps
-        than the model has timesteps, for an offset that moves the grid beyond them, and for a
-        start where the noise that a network predicts does not say what the image is.
+        than the model has timesteps, for an offset that moves the grid beyond them, for a grid
+        that starts at low noise, and for a start where the noise that a network predicts does not
+        say what the image is.
         """
         given = dict(scheduler_config)
         if given.get("trained_betas") is None and given.get("beta_schedule") not in SCHEDULES:
@@ -54,12 +56,14 @@ class Sampler:
                 f"{limit} timesteps"
             )
         scheduler.set_timesteps(self.num_inference_steps)
+        _drop_negative(scheduler)
         if (highest := int(scheduler.timesteps.max())) >= limit:
             raise BadConfig(
                 f"sampler.steps_offset={scheduler.config['steps_offset']} moves the grid up to "
                 f"t = {highest}, the model has t < {limit}\n"
                 "type: sampler.steps_offset=0, or fewer sampler.num_inference_steps"
             )
+        self.check_start(highest, limit)
         no_signal = given.get("rescale_betas_zero_snr") or scheduler.alphas_cumprod[-1] == 0
         if no_signal and highest == limit - 1 and scheduler.config["prediction_type"] == "epsilon":
             raise BadConfig(
@@ -68,3 +72,26 @@ class Sampler:
                 "type: sampler.timestep_spacing=leading, or use a model that predicts v"
             )
         return scheduler
+
+    def check_start(self, highest: int, limit: int) -> None:
+        """Raise BadConfig for a grid that starts in the lower half of the noise levels.
+
+        What it makes is noise. All grids of one step but trailing's do so. `limit` is the model's
+        number of timesteps.
+        """
+        if highest < limit // 2:
+            raise BadConfig(
+                f"sampler.num_inference_steps={self.num_inference_steps} starts at t = {highest}, "
+                "where a network expects an image with little noise; sampling starts from noise\n"
+                "type: sampler.timestep_spacing=trailing, or another sampler.num_inference_steps"
+            )
+
+
+def _drop_negative(scheduler: SchedulerMixin) -> None:
+    """Drop the timestep -1, which diffusers' trailing grid has where T / S is rounded up."""
+    if int(scheduler.timesteps[-1]) >= 0:
+        return
+    scheduler.timesteps = scheduler.timesteps[:-1]
+    scheduler.num_inference_steps = len(scheduler.timesteps)
+    if hasattr(scheduler, "sigmas"):  # one for each timestep, and the last
+        scheduler.sigmas = torch.cat([scheduler.sigmas[:-2], scheduler.sigmas[-1:]])

@@ -53,7 +53,8 @@ def list_files(folder: Path) -> Listing:
             for entry in _entries(place):
                 path = Path(entry.path)
                 if is_hidden(entry.name):
-                    left_out[HIDDEN] += _all_files(path)
+                    if hidden := list(_all_files(path)):  # a folder may be empty
+                        left_out[HIDDEN] += hidden
                 elif entry.is_symlink() and not _exists(path):
                     left_out[BROKEN].append(path)
                 elif entry.is_file():

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from deme.commands.compare import _partnered
 from deme.data.digits import load_digits
 from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run, start
@@ -253,6 +254,15 @@ def test_several_models_are_drawn_from_the_same_noise(tmp_path):
     code, text = run(["sample", "run={a: 3}", *quick], tmp_path)
     assert code == 2
     assert "run must be a run or model folder, a list of experts, or {label: ...}; got 3" in text
+
+
+def test_a_difference_is_taken_of_evaluations_that_have_a_partner():
+    one = dict.fromkeys([(0, 7), (1, 7), (1, 8)])
+    other = dict.fromkeys([(1, 7), (2, 7), (1, 9)])
+    assert [*_partnered(one, other)] == [*_partnered(other, one)] == [(1, 7)]
+    base = dict.fromkeys([(None, 7), (None, 9)])
+    assert [*_partnered(one, base)] == [(0, 7), (1, 7)]
+    assert [*_partnered(base, one)] == [(None, 7)]
 
 
 def test_two_evaluations_are_compared_in_pairs(tmp_path):

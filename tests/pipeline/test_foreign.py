@@ -31,7 +31,7 @@ class Thing:
 """
 TINY = [*TINY_EVALUATE, "metrics=loss"]
 FEW = ["num_steps=1", "batch_size=16", "passport.num_images=16", "progress.preview.num_images=1",
-       "progress.preview.num_inference_steps=1"]  # fmt: skip
+       "progress.preview.num_inference_steps=2"]  # fmt: skip
 MAKE = {"_target_": "os.makedirs", "name": "canary"}
 PICKLE = {"_target_": "deme.data.cifar10.pickle.loads", "data": b"cos\nmkdir\n(Vcanary\ntR."}
 DIGITS = "deme.data.digits.load_digits"
@@ -128,7 +128,7 @@ def test_verbs_that_look_at_a_run_build_nothing(here):
     for words in (
         ["compare", "theirs/evaluate/a", "theirs/evaluate/b"],
         ["export", "run=theirs/train/x", "out=exported"],
-        ["sample", "run=theirs/train/x", "num_images=1", "sampler.num_inference_steps=1"],
+        ["sample", "run=theirs/train/x", "num_images=1", "sampler.num_inference_steps=2"],
         ["analyze", "figure=task_weights", "run=theirs/train/x"],
         ["merge", "inputs.experts=[theirs/train/x]", "plan=true"],
         ["doctor", "model=theirs/train/x"],

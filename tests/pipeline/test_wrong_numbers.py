@@ -1,6 +1,7 @@
 """What would give a wrong number, or none, is refused before work, or fails; training that is done stays done."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deme.evaluation.labels import Metric
+from deme.metrics import FrechetDistance
+from deme.metrics.kernel import kernel_distance
+from deme.metrics.statistics import Statistics
 from deme.models.layout import SCHEDULER, UNET
 from deme.system.errors import NotFinite
 from deme.system.paths import PACKAGE
@@ -83,6 +87,45 @@ def test_no_metric_is_nan_or_infinite(wrong):
         Metric(1.0, label, [1.0, wrong])
     with pytest.raises(NotFinite):
         Metric(1.0, label, more={"std": wrong})
+
+
+def test_trained_weights_that_are_not_finite_are_not_written(tmp_path):
+    """The loss of the last step was finite; its update was not."""
+    patch = """
+import torch
+from deme.training.module import DiffusionModule
+own = DiffusionModule.weights
+def weights(self):
+    return {name: value * torch.inf for name, value in own(self).items()}
+DiffusionModule.weights = weights
+"""
+    code, text = run(["train", *TINY_TRAIN], tmp_path, patch)
+    assert code == 4, text
+    assert "optimizer.lr=<smaller>" in text
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("given", [(1e200, 1.0), (0.0, 1e308)])
+def test_reference_statistics_whose_products_overflow_are_refused(given):
+    """Of finite numbers: the distance, or the eigenvalues of a product, would be infinite."""
+    mean, variance = given
+    one = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="1e\\+100"):
+        Statistics.given(9, mean * one, variance * torch.diag(one))
+    largest = Statistics.given(10**6, 1e100 * one, 1e100 * torch.diag(one))
+    assert math.isfinite(FrechetDistance(largest)(Statistics().update(torch.randn(9, 3))))
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_told_as_such(wrong):
+    features = torch.tensor([[1.0, 2.0], [wrong, 1.0], [0.0, 1.0]])
+    for measure in (
+        lambda: Statistics().update(features),
+        lambda: kernel_distance(features, torch.ones(3, 2)),
+        lambda: kernel_distance(torch.ones(3, 2), features),
+    ):
+        with pytest.raises(NotFinite):
+            measure()
 
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "trained"])

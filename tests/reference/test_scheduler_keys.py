@@ -190,9 +190,10 @@ def test_noise_cannot_be_predicted_where_there_is_no_signal(make, works):
 
 
 def test_a_grid_that_stays_at_a_noise_level_is_refused():
-    for spacing in ("leading", "linspace"):
-        with pytest.raises(BadConfig, match=r"fewer sampler\.num_inference_steps"):
-            DPMSolver(1000, timestep_spacing=spacing).scheduler({})
+    with pytest.raises(BadConfig, match=r"type: sampler\.num_inference_steps=20"):
+        DPMSolver(1000, timestep_spacing="linspace").scheduler({})
+    with pytest.raises(BadConfig, match=r"starts at t = 0, .*\n.*timestep_spacing=trailing"):
+        DPMSolver(1000, timestep_spacing="leading").scheduler({})
     assert bool(sampled(DPMSolver(999, timestep_spacing="linspace"), {}).isfinite().all())
 
 
@@ -201,3 +202,35 @@ def test_the_noise_schedule_of_one_class_can_be_trained(schedule):
     assert NoiseSchedule(
         DDPMScheduler.from_config({"beta_schedule": schedule}).alphas_cumprod
     ).num_timesteps == 1000  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [DDIM, DDPM])
+def test_a_trailing_grid_has_every_number_of_steps(make):
+    """T / S rounds up for 62 numbers of steps, where diffusers' grid goes on to t = -1."""
+    for steps in range(1, 1001):
+        grid = make(steps, timestep_spacing="trailing").scheduler({}).timesteps
+        assert (len(grid), int(grid[0])) == (steps, 999)
+        assert int(grid[-1]) >= 0
+        assert bool((grid.diff() < 0).all())
+
+
+@pytest.mark.parametrize("make", [DDIM, DDPM, DPMSolver])
+def test_the_last_step_of_a_trailing_grid_ends_without_noise(make):
+    sampler = make(61, timestep_spacing="trailing")
+    scheduler = sampler.scheduler({})
+    x0 = torch.full((1, 1, 2, 2), 0.25)
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    x = scheduler.add_noise(x0, noise, scheduler.timesteps[:1])
+    for t in scheduler.timesteps:
+        alpha_bar = scheduler.alphas_cumprod[t]
+        perfect = (x - alpha_bar.sqrt() * x0) / (1 - alpha_bar).sqrt()
+        options = {"generator": torch.Generator().manual_seed(1)} if make is DDPM else {}
+        x = scheduler.step(perfect, t, x, **options).prev_sample
+    torch.testing.assert_close(x, x0, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(1), DDIM(1, timestep_spacing="linspace"), DDPM(1), DDIM(1, skip_type="quadratic"), DDIM(1, timestep_spacing="trailing", skip_type="quadratic")])  # fmt: skip
+def test_one_step_starts_at_the_highest_noise_or_is_refused(sampler):
+    with pytest.raises(BadConfig, match=r"sampler\.timestep_spacing=trailing"):
+        sampler.scheduler({})
+    assert DDIM(1, timestep_spacing="trailing").scheduler({}).timesteps.tolist() == [999]

@@ -114,6 +114,13 @@ def test_hidden_and_temporary_names_and_what_is_no_file_are_left_out(tmp_path, m
         assert part in said
 
 
+def test_an_empty_hidden_folder_is_nothing(tmp_path, messages):
+    pictures(tmp_path, 1)
+    (tmp_path / ".ipynb_checkpoints" / "empty").mkdir(parents=True)
+    assert len(ImageFiles(tmp_path)) == 1
+    assert not messages
+
+
 def test_a_plain_folder_says_nothing(tmp_path, messages):
     load(pictures(tmp_path / "root"))
     assert messages == []
@@ -176,6 +183,56 @@ def test_tables_follow_the_same_rule(tmp_path):
     (elsewhere / "x.parquet").write_bytes(b"")
     (root / "data").symlink_to(elsewhere)
     assert is_dataset(root)
+
+
+def rows_of(seeds, **columns):
+    datasets = pytest.importorskip("datasets")
+    encoded = [{"bytes": as_bytes(picture(seed), "PNG"), "path": None} for seed in seeds]
+    rows = datasets.Dataset.from_dict({"image": encoded, **columns})
+    return rows.cast_column("image", datasets.Image())
+
+
+def test_the_rows_of_tables_follow_the_same_rule(tmp_path):
+    """Files behind links count, temporary ones and other splits do not; a README.md says nothing."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder, name, seeds in (
+        (elsewhere, "train-1.parquet", (3, 4)),
+        (root / "data", "train-0.parquet", (0, 1, 2)),
+        (root / "data", "test-0.parquet", (5,)),
+        (root / "copying.tmp", "train-2.parquet", (6,)),
+        (tmp_path, "theirs.parquet", (7,)),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        rows_of(seeds).to_parquet(folder / name)
+    (root / "more").symlink_to(elsewhere)
+    (root / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: ../theirs.parquet\n---\n"
+    )
+    source = DatasetRows.in_folder(root)
+    found = [np.asarray(open_image(source.read(i), "x")) for i in range(len(source))]
+    assert len(found) == 5
+    for image, seed in zip(found, range(5), strict=True):
+        assert np.array_equal(image, np.asarray(picture(seed)))
+
+
+def test_a_column_of_images_is_no_column_of_captions(tmp_path, monkeypatch):
+    """To read it would decode it, with every decoder that Pillow has."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("PIL.Image.open", lambda *_, **__: pytest.fail("decoded"))
+    other = [{"bytes": POSTSCRIPT, "path": None}] * 3
+    rows = rows_of(range(3), caption=other).cast_column("caption", datasets.Image())
+    with pytest.raises(BadConfig, match=r"type: data\.caption_column="):
+        DatasetRows(rows, "rows").captions(None)
+
+
+def test_a_row_that_names_a_device_is_unreadable(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in ("/dev/zero", str(tmp_path / "pipe.png")):
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": path}]})
+        rows = rows.cast_column("image", datasets.Image())
+        with pytest.raises(Unreadable, match="no file"):
+            DatasetRows(rows, "rows").read(0)
 
 
 # the same picture twice
