@@ -17,6 +17,7 @@ from deme.models.frozen import copy_part
 from deme.models.layout import (
     EMA,
     PLACEMENT,
+    SCHEDULER,
     is_part,
     read_json_object,
     read_placement,
@@ -82,6 +83,8 @@ def open_checkpoint(folder: Path, ema: bool = False) -> Checkpoint:
     if (place / PROJECTIONS).is_file():
         parts[Path(name, PROJECTIONS)] = TensorFile(place / PROJECTIONS)
     scheduler = read_json_object(scheduler_file(folder))
+    if not scheduler and place == folder:  # unet/ of a pipeline
+        scheduler = read_json_object(scheduler_file(folder.parent))
     config = with_defaults(config, "UNet2DModel")
     noise = noise_of(scheduler) if scheduler else {}
     return Checkpoint(folder, parts, config, about, read_placement(place), noise, ema)
@@ -121,7 +124,13 @@ def _name(plan: MergePlan) -> str:
 
 
 def not_merged(plan: MergePlan) -> Iterator[str]:
-    """Yield a line for every other part of a pipeline that differs from the one a merge keeps."""
+    """Yield a line for what a merge does not compare, and for every other part that it drops."""
+    for model in (plan.base, *plan.experts):
+        if not model.noise:
+            yield (
+                f"{model.folder} has no {SCHEDULER}: its noise schedule and what it predicts are "
+                "not compared with those of the others"
+            )
     source, parts = _source(plan)
     for model, part in product((plan.base, *plan.experts), parts):
         kept = {file.name: file for file in (source / part).glob("*") if is_weights(file)}

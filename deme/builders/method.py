@@ -43,6 +43,11 @@ def build_method(
         )
     except ValueError as error:
         raise BadConfig(f"loss_weight: {error}") from error
+    if float(weights[timestep_range.low : timestep_range.high].max()) < SMALLEST:
+        raise BadConfig(
+            f"loss_weight: the weight is below {SMALLEST:g} at every t in {timestep_range}: "
+            "nothing would be trained\ntype: weighting=<another>, or expert=<another>"
+        )
     logger.info("loss: %s", described(weights, model.prediction_type))
     timesteps: TimestepSampler = instantiate_with(
         settings.timesteps,
@@ -78,7 +83,10 @@ def described(weights: Tensor, prediction_type: str) -> str:
     if bool((weights == 1).all()):
         return f"{error}, weight 1 at every timestep"
     low, high = float(weights.min()), float(weights.max())
-    text = f"{error} times a weight of {low:.3g} to {high:.3g} (1 is weighting=constant_native)"
+    text = (
+        f"{error} times a weight of {low:.3g} to {high:.3g}; "
+        "plain mean squared error is weighting=constant_native"
+    )
     untrained = (weights < SMALLEST).nonzero().flatten().tolist()
     if untrained:
         first = untrained[0]

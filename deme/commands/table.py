@@ -10,6 +10,7 @@ from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig, files, locked, logger, print_result
 
+PICTURES = ("samples.png", "differences.png", "loss_per_range.png", "task_weights.png")
 TABLE_MARKS = {".md": "| row |", ".tex": r"\begin{tabular}", ".csv": "row,metric"}
 
 
@@ -66,6 +67,21 @@ def _check_replaced(folder: Path, name: str) -> None:
                 f"{file} is no table of deme, and the table would replace it\n"
                 "type: results=<another folder>, or move the file away"
             )
+    numbers = (file.read_text(errors="replace") for file in folder.glob("*.csv"))
+    if any(TABLE_MARKS[".csv"] in text for text in numbers):
+        return  # the pictures beside a table are its own
+    for picture in (folder / name for name in PICTURES):
+        if picture.exists() and not _is_own(picture):
+            raise BadConfig(
+                f"{picture} is no picture of a table, and one of the table's would replace it\n"
+                "type: results=<another folder>, or move the file away"
+            )
+
+
+def _is_own(picture: Path) -> bool:
+    from deme.report.figures import is_own
+
+    return is_own(picture)
 
 
 def _pictures(rows: list[Row]) -> list[str]:

@@ -45,6 +45,8 @@ def run(config: dict[str, object]) -> Path:
     now = {"paths": {**asdict(settings.paths), "cache": cache}}
     if settings.compute is not None:
         now["compute"] = asdict(settings.compute)
+    if "download" in (data := audited.config["data"]):  # what is looked at brings nothing along
+        now["data"] = {**data, "download": False}
     evaluation = build(EvaluateSettings, {**audited.config, **now})
 
     from deme.evaluation.audit import audit

@@ -74,7 +74,9 @@ def measured(images: Images, what: str, extractor: FeatureExtractor, cache: Path
 
 
 def _measure(images: Images, name: str, extractor: FeatureExtractor, folder: Path) -> None:
-    shards = FeatureShards(folder.with_suffix(".partial"), len(images), SHARD)
+    if (place := folder.with_suffix(".partial")).is_symlink():
+        place.unlink()  # it would lead out of the cache
+    shards = FeatureShards(place, len(images), SHARD)
     shards.fill(
         lambda indices: batches(images, BATCH, indices),
         [extractor],

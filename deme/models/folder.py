@@ -127,7 +127,9 @@ def noise_of(scheduler: JsonObject) -> JsonObject:
     """
     complete: JsonObject = {"trained_betas": None, "rescale_betas_zero_snr": False}
     if scheduler.get("_class_name") == "DPMSolverSDEScheduler":
-        complete |= {"beta_start": 0.00085, "beta_end": 0.012}  # hidden where torchsde is missing
+        # hidden where torchsde is missing
+        complete |= {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012}
+        complete |= {"beta_schedule": "linear", "prediction_type": "epsilon"}
     complete |= with_defaults(scheduler, "DDPMScheduler")
     if scheduler.get("predict_epsilon") is False and not scheduler.get("prediction_type"):
         complete["prediction_type"] = "sample"  # diffusers before 0.9

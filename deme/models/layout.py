@@ -6,7 +6,7 @@ from typing import Annotated, TypeGuard
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from deme.system import COPY_AGAIN, read_json
+from deme.system import COPY_AGAIN, FILE_NAME_RULE, is_file_name, read_json
 
 JsonObject = dict[str, object]  # a config that diffusers wrote: config.json, model_index.json, ...
 
@@ -40,7 +40,15 @@ def _an_entry(value: object) -> object:
     return value
 
 
-ModelIndex = dict[str, Annotated[object, AfterValidator(_an_entry)]]
+def _a_name(key: str) -> str:
+    if not is_file_name(key):  # parts are folders, which are copied
+        raise ValueError(f"an object whose keys are each {FILE_NAME_RULE}")
+    return key
+
+
+ModelIndex = dict[
+    Annotated[str, AfterValidator(_a_name)], Annotated[object, AfterValidator(_an_entry)]
+]
 
 
 class NetworkConfig(TypedDict, total=False):

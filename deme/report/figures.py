@@ -150,5 +150,14 @@ def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, flo
 def png(figure: Figure) -> bytes:
     """Return the figure as PNG bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": "deme"})
     return buffer.getvalue()
+
+
+def is_own(file: Path) -> bool:
+    """Whether `png` made a file."""
+    try:
+        with Image.open(file, formats=["PNG"]) as image:
+            return image.info.get("Software") == "deme"
+    except (OSError, ValueError):  # no PNG, or one that is cut
+        return False

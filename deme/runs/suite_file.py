@@ -26,7 +26,8 @@ from deme.system import (
     read_json,
 )
 
-OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|paths(=|@|\.(runs|cache)\b))")
+OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|paths(=|@|\s*$|\.(runs|cache)\b))")
+INPUTS = re.compile(r"[\s+~]*inputs(=|@|\s*$)")  # all of them
 
 Place = tuple[str | int, ...]  # of a value in the file: ("rows", 3, "train")
 Mistake = tuple[Place, str]
@@ -184,8 +185,17 @@ def _overrides_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
     ]
     for place, overrides in places:
         for override in overrides:
+            key, _, value = override.partition("=")
+            options = re.split(r"[\[\]{},:'\"\s]+", value) if "." not in key else []
             if OWN_KEY.match(override):
-                yield place, f"{override!r:.200} is not a suite's to set, but its user's"
+                yield (
+                    place,
+                    f"a suite may not set {key.strip(' +~'):.200}; type it in the command",
+                )
+            elif INPUTS.match(override):
+                yield place, f"{override!r:.200}: set one input, such as inputs.weights=<path>"
+            elif any(name.startswith("/") or ".." in name.split("/") for name in options):
+                yield place, f"{override!r:.200} is no option of conf/, but a path"
 
 
 def _circles(suite: SuiteSettings) -> Iterator[Mistake]:

@@ -16,10 +16,10 @@ from typing import Any
 
 import hydra
 
-from deme.system import BadConfig, conf_dir, read_yaml
+from deme.system import BadConfig, conf_dir, read_yaml, shown
 
 VARIABLE = "DEME_TRUST"  # packages, separated by commas; helper processes inherit it
-TARGET = re.compile(r"""\b_target_["']?\s*:\s*["']?([\w.]+)""")
+TARGET = re.compile(r"""(?m)^[^#\n]*\b_target_["']?\s*:\s*["']?([\w.]+)""")
 LOCAL = "local/default.yaml"  # of conf/, the user's own
 
 logging.getLogger("hydra.utils").addHandler(logging.NullHandler())  # its errors are raised, too
@@ -64,10 +64,12 @@ def check_targets(node: object) -> None:
     """Raise BadConfig for a `_target_` anywhere in a configuration that may not be built."""
     packages = trusted_packages()
     for place, target in _targets(node):
-        if target not in option_targets() and not _within(str(target), packages):
-            package = str(target).rpartition(".")[0] or "<package>"
+        if not isinstance(target, str):
+            raise BadConfig(f"{place} must be a text; got {shown(target)}")
+        if target not in option_targets() and not _within(target, packages):
+            package = target.rpartition(".")[0] or "<package>"
             raise BadConfig(
-                f"{place}={target!s:.200} is no option of conf/, and its package is not trusted: "
+                f"{place}={target:.200} is no option of conf/, and its package is not trusted: "
                 "what a configuration names there is imported and runs\n"
                 f"type, if you trust whoever wrote it: trust={package:.200}"
             )

@@ -220,6 +220,7 @@ def test_a_balancing_and_a_search_whose_cost_would_be_asked_for(here):
         "paths.runs=/elsewhere",
         "paths.cache=elsewhere",
         "paths=other",
+        "~paths",
         "suite=other",
     ],
 )
@@ -227,10 +228,74 @@ def test_what_is_the_users_is_not_a_suites_to_set(here, override):
     row = {"name": "row", "label": "row", "train": [*TINY_TRAIN, override]}
     suite_file(here, [row])
     for verb in ("plan", "reproduce"):
-        fails([verb, "s.yaml"], here, 2, "s.yaml, line", "is not a suite's to set", patch=WHERE)
+        fails([verb, "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
     suite_file(here, [], common={"evaluate": [override]})
-    fails(["table", "s.yaml"], here, 2, "s.yaml, line", "is not a suite's to set", patch=WHERE)
+    fails(["table", "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
     no_canary(here)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "experiment=../../theirs/evil",
+        "experiment=digits/../../../theirs/evil",
+        "+experiment=/theirs/evil",
+        "data@model=[digits,../theirs/evil]",
+        "~inputs",
+        "inputs=null",
+    ],
+)
+def test_an_option_of_a_suite_is_one_of_conf(here, override):
+    """Hydra would read any YAML file, which sets what the suite itself may not."""
+    suite_file(here, [{"name": "row", "label": "row", "train": [*TINY_TRAIN, override]}])
+    for verb in ("plan", "table", "reproduce"):
+        fails([verb, "s.yaml"], here, 2, "s.yaml, line", patch=WHERE)
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize("target", [["a"], {"a": 1}, 3, None])
+def test_a_target_that_is_no_text_is_refused(here, target):
+    place = evaluation(here / "theirs/evaluate/x", data={"_target_": DIGITS, "cache": {"_target_": target}})  # fmt: skip
+    fails(["verify", f"run={place}"], here, 2, "_target_ must be a text", patch=WHERE)
+
+
+def test_verify_downloads_nothing(here):
+    """What a run says of its data set is read, and not fetched to where it says."""
+    data = {"_target_": "deme.data.cifar10.load_cifar10", "root": str(here / "elsewhere"), "download": True}  # fmt: skip
+    place = evaluation(here / "theirs/evaluate/x", data=data)
+    patch = (
+        f"{WHERE}\nimport urllib.request\nurllib.request.urlopen = lambda *_: print('fetched')\n"
+    )
+    code, text = run(["verify", f"run={place}"], here, patch)
+    assert code in (2, 3, 4), text
+    assert "fetched" not in text
+    assert not (here / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("part", ["../../../conf", "./unet", "/tmp/x", "a/b", "..", ""])
+def test_a_part_of_a_pipeline_is_a_folder_in_it(here, part):
+    """Parts are copied: out of the run, or over the merged weights."""
+    base = Path(shutil.copytree(BASE, here / "theirs"))
+    index = json.loads((base / "model_index.json").read_text())
+    files.write_json(base / "model_index.json", {**index, part: ["a", "b"]})
+    for words in (
+        ["merge", "model=theirs/", f"inputs.experts=[{BASE}]"],
+        ["doctor", "model=theirs/"],
+    ):
+        fails(words, here, 4, "model_index.json is damaged", "a name of at most", patch=WHERE)
+
+
+@pytest.mark.parametrize("name", ["samples.png", "differences.png"])
+def test_a_table_replaces_no_picture_that_is_none_of_its_own(here, name):
+    (here / name).write_bytes(b"my picture")
+    suite_file(here, [], results=".")
+    fails(["table", "s.yaml"], here, 2, f"{name} is no picture of a table", "type: results=")
+    assert (here / name).read_bytes() == b"my picture"
+    from deme.report import figures
+
+    (here / name).write_bytes(figures.png(figures.Figure()))
+    code, text = run(["table", "s.yaml"], here)  # one that a killed command left
+    assert code == 0, text
 
 
 @pytest.mark.parametrize("name", ["README.md", "data.csv", "paper.tex"])

@@ -105,6 +105,20 @@ DiffusionModule.weights = weights
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_an_expert_whose_range_has_no_weight_is_refused(tmp_path):
+    words = [
+        "weighting=p2",
+        "weighting.gamma=5",
+        "ranges.num_ranges=100",
+        "expert=0",
+        "method=deme",
+    ]
+    code, text = run(["train", *TINY_TRAIN, *words], tmp_path)
+    assert code == 2, text
+    assert "[0, 10)" in text
+    assert "nothing would be trained" in text
+
+
 @pytest.mark.parametrize("given", [(1e200, 1.0), (0.0, 1e308)])
 def test_reference_statistics_whose_products_overflow_are_refused(given):
     """Of finite numbers: the distance, or the eigenvalues of a product, would be infinite."""

@@ -1,6 +1,8 @@
 """Weights as other programs write them: read for what they are, or refused by what they are and the command that helps."""
 
+import ast
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -346,6 +348,20 @@ def test_what_is_no_model_folder_is_named_with_the_command_that_helps(
             read(str(place) if read is load_pretrained else place)
         assert command in str(caught.value)
         assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("name", ["$(touch canary).safetensors", 'it\'s "so"; x.ckpt', "a b.pt"])
+def test_a_command_that_helps_is_safe_to_type(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    if name.endswith(".safetensors"):
+        save_file(LORA, tmp_path / name)
+    with pytest.raises(BadConfig) as caught:
+        load_pretrained(name_of := str(tmp_path / name))
+    command = str(caught.value).partition("type: ")[2].partition(", or for the original")[0]
+    python, flag, code = shlex.split(command)
+    assert (python, flag) == ("python", "-c")
+    constants = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
+    assert name_of in constants
 
 
 def test_a_model_of_images_that_are_not_square_says_so():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from deme.builders.method import described
 from deme.diffusion import NoiseSchedule
 from deme.diffusion.weighting import mass, prediction_weight, timestep_weights
 from deme.diffusion.weighting.constant import Constant
@@ -145,6 +146,19 @@ def test_cap_then_mean_one(weighting):
     both = timestep_weights(weighting, LINEAR.snr, "epsilon", max_weight=3.0, normalize=True)
     assert float(both.mean()) == pytest.approx(1)
     torch.testing.assert_close(both, capped / capped.mean())
+
+
+def test_a_weight_beyond_float32_is_infinite():
+    """It is trained with in float32; the smallest is 0 there."""
+    found = prediction_weight(lambda snr: snr, torch.tensor([1e39, 1e37, 1e-39]), "sample")
+    assert found.tolist() == [torch.inf, pytest.approx(1e37), 0.0]
+
+
+def test_the_log_says_what_loss_a_weighting_is():
+    ones = torch.ones(4)
+    assert described(ones, "epsilon").endswith("network's noise, weight 1 at every timestep")
+    assert "network's v times a weight of 1 to 2;" in described(ones + ones.cumsum(0).eq(4), "v_prediction")  # fmt: skip
+    assert "; 0 at 2 timesteps (first t = 1), which are not trained" in described(torch.tensor([1.0, 0, 0, 2]), "sample")  # fmt: skip
 
 
 def test_bad_weights_are_refused():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # SNRs are clamped to these: far enough for every limit, and exact enough in float64.
 MIN_SNR, MAX_SNR = 1e-100, 1e100
-INFINITE = 1e50
+INFINITE = 1e38  # training is in float32
 SMALLEST = 1e-12  # a weight below which nothing is trained
 
 # SNR [..., T], positive and finite -> the weight of ||x0 - x0_hat||^2, same shape. With a class
