@@ -2,6 +2,7 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from deme.report.escape import csv_text, latex_text, markdown_block, markdown_co
 from deme.report.model_card import _literal
 from deme.report.rows import Number, Row
 from deme.report.statistics import Difference
-from deme.report.tables import latex, markdown
+from deme.report.tables import ONE_SEED, latex, markdown, notes, part_tables, results_table
 from deme.report.terminal import text_table
 from deme.runs import RowSettings, Suite, SuiteSettings
 from deme.system import logger, print_result, printable, single_line
@@ -188,3 +189,18 @@ def test_pictures_show_formulas_as_text():
     rows = suite_of(r"$\frac{", r"$\bad{$ $")[1]
     drawn = figures.png(figures.differences(rows, ["fd_digits"], r"$\frac{"))
     assert drawn.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, 1), (2, 0), (0, 0)])
+@pytest.mark.parametrize("name", ["fd_digits", "fd_digits/part"])
+def test_a_verdict_about_one_finetuning_seed_says_so_in_every_table(name, seeds, said):
+    """Of a row, and of its parts; the note says what the interval leaves out."""
+    suite, rows = suite_of("x", "t")
+    about = rows[0].numbers["fd_digits"].about
+    difference = Difference(-0.4, -0.7, -0.1, seeds)
+    rows = [replace(rows[0], numbers={name: Number(9.5, 0.5, 4, about, difference)})]
+    tables = results_table(suite, ["fd_digits"], rows), *part_tables(rows)
+    cells = [cell for table in tables for line in table.lines for cell in line]
+    assert sum("better" in cell for cell in cells) == 1
+    assert sum("(1 seed)" in cell for cell in cells) == said
+    assert (ONE_SEED in notes(suite, rows)) == bool(said)
