@@ -174,7 +174,7 @@ def suite_file(folder, rows, **more):
 
 @pytest.mark.parametrize(
     "key",
-    ["weighting", "optimizer", "ema", "method"],
+    ["weighting", "optimizer", "ema", "method", "data", "model"],
 )
 def test_a_suite_is_looked_at_and_not_reproduced(here, key):
     train = [*TINY_TRAIN, f"{key}._target_=canary_pkg.Thing"]
