@@ -1,6 +1,5 @@
 """The commands that Hydra configures: arguments to one resolved config per job."""
 
-import contextlib
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from deme.system import (
     append_line,
     conf_dir,
     did_you_mean,
+    exists,
     print_error,
     print_result,
     read_jsonl,
@@ -66,20 +66,14 @@ def expand_path_shortcut(arg: str) -> list[str]:
     option = PATH_OPTIONS.get(group)
     if option is None or value in options(group):
         return [arg]
-    if not ("/" in value or ":" in value or _exists(value)):
+    if not ("/" in value or ":" in value or exists(value)):
         return [arg]
-    if group == "model" and _exists(value) and is_run(Path(value)):
+    if group == "model" and exists(value) and is_run(Path(value)):
         value = str(weights_folder(Path(value)))
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
         value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
         value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return [f"{group}={option}", f"{group}.path={value}"]
-
-
-def _exists(value: str) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # too long, a null byte
-        return Path(value).exists()
-    return False
 
 
 class _Failure(TypedDict):

@@ -11,6 +11,7 @@ from deme.system import (
     BadConfig,
     DemeError,
     MissingInput,
+    expanded,
     files,
     locate,
     locked,
@@ -41,7 +42,7 @@ class ConvertSettings:
 def run(words: list[str]) -> None:
     """Convert unless it is done."""
     source, settings = _parse(words)
-    out = Path(settings.out).expanduser()
+    out = expanded(settings.out)
     origin: dict[str, object] = {
         "from": "the original DDPM layout",
         "file": source.name,

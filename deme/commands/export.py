@@ -14,6 +14,7 @@ from deme.system import (
     BadConfig,
     WorkFailed,
     cache_folder,
+    expanded,
     files,
     first_line,
     locate,
@@ -30,7 +31,7 @@ DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "pri
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    place, out = locate(settings.run), Path(settings.out).expanduser()
+    place, out = locate(settings.run), expanded(settings.out)
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"

@@ -19,6 +19,7 @@ from deme.system import (
     DemeError,
     MissingInput,
     WorkFailed,
+    exists,
     files,
     first_line,
     is_file_name,
@@ -39,12 +40,12 @@ Listed = tuple[str, int, int]  # name, size and time of a file
 def read_status(path: Path) -> Status:
     """Return a run directory's status.json, or {}."""
     file = path / "status.json"
-    return read_json(file, Status) if file.exists() else cast(Status, {})
+    return read_json(file, Status) if exists(file) else cast(Status, {})
 
 
 def is_run(path: Path) -> bool:
     """Whether `path` is a run directory."""
-    return (path / "status.json").exists()
+    return exists(path / "status.json")
 
 
 def is_older_format(path: Path) -> bool:
