@@ -77,7 +77,10 @@ def _directory(run: Run) -> Path:
         for key, value in flattened(run.config).items()
         if key.endswith(".path") and isinstance(value, str)
     ]
-    here = all(name.startswith((ASSET, HUB)) or exists(os.path.expanduser(name)) for name in named)
+    here = all(
+        name.startswith((ASSET, HUB)) or exists(os.path.expanduser(name))  # noqa: PTH111
+        for name in named
+    )
     made = Path(read_json(run.path / "run.json", Provenance).get("directory", "."))
     return made if exists(made) and made.is_dir() and not here else Path()
 

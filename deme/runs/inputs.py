@@ -62,15 +62,17 @@ def check_format(path: Path) -> None:
     if is_older_format(path):
         raise BadConfig(
             f"{path} has the format of an older version of deme, and this version cannot use it\n"
-            f"type, to make it again: {command_of(path)}"
+            f"{command_of(path)}"
         )
 
 
 def command_of(path: Path) -> str:
-    """Return the command that made a run."""
+    """Return what makes a run again: "type, in <folder>, to make it again: <command>"."""
     record = path / "run.json"
-    command = read_json(record, Command).get("command", []) if record.exists() else []
-    return shlex.join(["deme", *command])
+    made = read_json(record, Command) if record.exists() else Command()
+    folder = made.get("directory", "")
+    place = f", in {folder}," if folder not in ("", str(Path.cwd())) else ","
+    return f"type{place} to make it again: {shlex.join(['deme', *made.get('command', [])])}"
 
 
 def check_finished(path: Path) -> None:
@@ -79,7 +81,7 @@ def check_finished(path: Path) -> None:
     if (state := status.get("state", "done")) != "done":
         raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
     if damage := damaged(path, status):
-        raise WorkFailed(f"{path} is damaged: {damage}\ntype, to make it again: {command_of(path)}")
+        raise WorkFailed(f"{path} is damaged: {damage}\n{command_of(path)}")
 
 
 def frozen_config(run: Path) -> Config:
