@@ -265,7 +265,7 @@ def _begin(place, as_folder, begun):
     with files.atomic(place) as file:
         file.write(b"half")
         file.flush()
-        wait(next(place.parent.glob(f".{place.name}.*.tmp")))
+        wait(Path(f"/proc/self/fd/{file.fileno()}").readlink())
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
