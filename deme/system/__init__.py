@@ -35,12 +35,12 @@ from deme.system.files import (
     atomic,
     is_weights,
     link_weights,
+    reopen_jsonl,
     same_content,
     sha256,
     sha256_text,
     write_folder,
     write_json,
-    write_jsonl,
     write_text,
 )
 from deme.system.folders import Listing, list_files
@@ -137,6 +137,7 @@ __all__ = [
     "read_jsonl",
     "read_text",
     "read_yaml",
+    "reopen_jsonl",
     "same_content",
     "sha256",
     "sha256_text",
@@ -147,6 +148,5 @@ __all__ = [
     "world",
     "write_folder",
     "write_json",
-    "write_jsonl",
     "write_text",
 ]

@@ -16,11 +16,14 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from deme.system.disk import check_guards, disk_errors, is_at, make_parents
+from deme.system.reading import read_jsonl
+
+T = TypeVar("T")
 
 MACHINE = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
 TEMPORARY = re.compile(rf"\..*\.{MACHINE}[0-9a-f]{{16}}\.tmp", re.DOTALL)
@@ -196,9 +199,17 @@ def append_line(path: Path, line: str) -> None:
             os.close(handle)
 
 
-def write_jsonl(path: Path, rows: Sequence[object]) -> None:
-    """Write `rows` to a jsonl file, whole or not at all."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+def reopen_jsonl(
+    path: Path, kind: type[T], wanted: Callable[[T], bool] = lambda _: True
+) -> list[T]:
+    """Return the rows of a jsonl file that are wanted, and leave only these in it.
+
+    A last line cut by a kill goes, too. A missing file is empty, and not made.
+    """
+    rows = [row for row in read_jsonl(path, kind) if wanted(row)]
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
 def sha256(path: Path) -> str:
