@@ -263,6 +263,25 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(
         assert not list(folder.rglob("*.tmp"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb", ["sample", "stats", "doctor", "export", "convert", "analyze", "plan", "table"]
+)
+def test_four_at_once_leave_what_one_leaves(verb, experts, material, tmp_path):
+    """Their caches are empty, so all of them write passports, references and hashes, too."""
+    words = commands(experts)[verb]
+    alone, folder = (folder_for(verb, material, tmp_path / name) for name in "ab")
+    caches = [tmp_path / f"cache-{name}" for name in "ab"]
+    patches = [f"import os; os.environ['DEME_CACHE'] = {str(cache)!r}\n" for cache in caches]
+    code, printed = run(words, alone, patches[0])
+    assert code == 0, printed
+    programs = [start(words, folder, patches[1]) for _ in range(4)]
+    assert [program.wait() for program in programs] == [0] * 4, [p.text for p in programs]
+    assert everything(folder) == everything(alone)
+    assert len([*caches[1].rglob("*")]) == len([*caches[0].rglob("*")])
+    assert not [*folder.rglob("*.tmp"), *caches[1].rglob("*.tmp")]
+
+
 def children(program):
     place = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
     with contextlib.suppress(OSError):
