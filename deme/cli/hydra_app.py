@@ -123,8 +123,10 @@ def run(verb: str, args: list[str]) -> int:
     name, folder = f"failed-{secrets.token_hex(8)}.jsonl", SweepFolder.found
     folder[:] = [Path("runs", ".multirun").absolute()]
     alone: list[DemeError] = []  # the failure of a job that is no sweep's
+    typed = list(sys.argv)
 
     def job(config: DictConfig) -> None:  # maybe in another process
+        sys.argv = typed  # not Hydra's: run.json names what makes the run again
         try:
             work(to_dict(config))
         except (DemeError, OSError) as caught:

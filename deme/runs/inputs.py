@@ -20,6 +20,7 @@ from deme.system import (
     MissingInput,
     WorkFailed,
     exists,
+    expanded,
     files,
     first_line,
     is_file_name,
@@ -271,5 +272,5 @@ def _hash_of(folder: Path, inside: Sequence[Path]) -> str:
 
 def cached(kind: str, key: str) -> Path:
     """Return the file of the user's cache for what is found again by `key`."""
-    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser()
+    cache = expanded(os.environ.get("DEME_CACHE", "~/.cache/deme"))
     return cache / kind / f"{files.sha256_text(key)[:32]}.json"

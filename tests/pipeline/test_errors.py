@@ -588,8 +588,11 @@ def test_a_full_disk_while_evaluating_merging_or_searching_is_exit_74(experts, t
 
 
 def test_one_failing_job_of_a_sweep_decides_the_exit_code_and_the_others_run(tmp_path):
-    code, text = run(["train", "-m", "expert=0,9,1", *TINY_EXPERTS, "num_steps=1"], tmp_path)
+    words = ["train", "-m", "expert=0,9,1", *TINY_EXPERTS, "num_steps=1"]
+    code, text = run(words, tmp_path)
     assert code == 2
+    for record in tmp_path.glob("runs/scratch/train/*/run.json"):
+        assert json.loads(record.read_text())["command"] == words
     assert "deme: expert=9: with 2 ranges it must lie in 0..1" in text
     assert "Traceback" not in text
     finished = [
