@@ -79,7 +79,7 @@ def test_a_run_that_lost_an_output_is_named_and_its_command_makes_it_again(
         "evaluate": ["compare", str(place), str(place)],
     }
     text = fails(
-        users[stage], copy, 4, f"deme: {place} is damaged: {name} ", "type, to make it again: deme "
+        users[stage], copy, 4, f"deme: {place} is damaged: {name} ", "to make it again: deme "
     )
     command = shlex.split(text[text.index("again: deme ") :])[2:]
     code, text = run(command, copy)
