@@ -155,6 +155,24 @@ def test_a_damaged_run_names_the_directory_that_it_is_made_again_in(copy, made):
     fails(words, copy, 4, f"type, in {made[0]}, to make it again: deme merge ")
 
 
+def test_names_in_a_foreign_run_that_cannot_be_paths_are_no_crash(copy, made):
+    merged = min((copy / "runs/scratch/merge").iterdir())
+    record = json.loads((merged / "run.json").read_text())
+    record["inputs"]["experts"] = {"y" * 5000: "0" * 64}
+    (merged / "run.json").write_text(json.dumps(record))
+    code, text = run(["export", f"run={merged}", "out=exported"], copy)
+    assert code == 0, text
+    evaluated = copy / made[2]
+    record = json.loads((evaluated / "run.json").read_text())
+    (evaluated / "run.json").write_text(json.dumps({**record, "directory": "x" * 5000}))
+    config = (evaluated / "config.yaml").read_text()
+    assert "asset:digits_base" in config
+    (evaluated / "config.yaml").write_text(
+        config.replace("asset:digits_base", "~nobody-of-this-name/x")
+    )
+    fails(["verify", f"run={made[2]}"], copy, 3, "cannot be a path")
+
+
 def test_runs_of_earlier_versions_recorded_no_outputs_and_count_as_done(copy, made):
     _, words, evaluated = made
     for status in copy.glob("runs/*/*/*/status.json"):
