@@ -104,12 +104,8 @@ STAGES = {
 FEW_STEPS = "import deme.commands.improve as stage; stage.MAX_STEPS = stage.MIN_STEPS\n"
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        *(pytest.param(stage, marks=pytest.mark.slow) for stage in STAGES),
-    ],
-)  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_each_output_that_was_cut_is_made_again(stage, copy, made):
     words = STAGES[stage]
     if words:
