@@ -31,6 +31,7 @@ from deme.system import (
     is_weights,
     locate,
     logger,
+    make_parents,
     read_about,
     same_content,
 )
@@ -143,7 +144,7 @@ def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> N
     """Copy all of the first whole pipeline but the network's weights; base first."""
     source, parts = _source(plan)
     name, place = _name(plan), network_folder(source)
-    (folder / name).mkdir(parents=True, exist_ok=True)
+    make_parents(folder / name / "config.json")
     shutil.copyfile(place / "config.json", folder / name / "config.json")
     if with_projections and plan.experts[0].placement is not None:
         placement = network_folder(plan.experts[0].folder) / Path(PLACEMENT).name

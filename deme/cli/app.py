@@ -11,6 +11,7 @@ from deme.system import (
     BadConfig,
     DemeError,
     Stopped,
+    as_deme_error,
     did_you_mean,
     log_to_terminal,
     print_error,
@@ -78,10 +79,12 @@ def _exit_code(args: list[str]) -> int:
         return _failed(hidden or error, debug)
     except KeyboardInterrupt:
         return _failed(signals.stopped(Interrupted.exit_code), debug)
-    except Exception:
-        if (stop := signals.received()) is None:
+    except Exception as error:
+        if (stop := signals.received()) is not None:
+            return _failed(stop, debug)
+        if not isinstance(error, OSError):
             raise
-        return _failed(stop, debug)
+        return _failed(as_deme_error(error), debug)
 
 
 def _failed(error: DemeError | Stopped, debug: bool = False) -> int:

@@ -1,17 +1,18 @@
 """The commands that Hydra configures: arguments to one resolved config per job."""
 
-import contextlib
 import json
 import os
 import re
+import secrets
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from typing_extensions import TypedDict
@@ -32,8 +33,11 @@ from deme.system import (
     MissingInput,
     WorkFailed,
     append_line,
+    as_deme_error,
     conf_dir,
     did_you_mean,
+    exists,
+    logger,
     print_error,
     print_result,
     read_jsonl,
@@ -51,6 +55,7 @@ QUIET_HYDRA = [
     "hydra.sweep.subdir=.",
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
+    "+hydra.callbacks.deme._target_=deme.cli.hydra_app.SweepFolder",
 ]
 PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
 OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
@@ -66,9 +71,9 @@ def expand_path_shortcut(arg: str) -> list[str]:
     option = PATH_OPTIONS.get(group)
     if option is None or value in options(group):
         return [arg]
-    if not ("/" in value or ":" in value or _exists(value)):
+    if not ("/" in value or ":" in value or exists(value)):
         return [arg]
-    if group == "model" and _exists(value) and is_run(Path(value)):
+    if group == "model" and exists(value) and is_run(Path(value)):
         value = str(weights_folder(Path(value)))
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
         value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
@@ -76,10 +81,14 @@ def expand_path_shortcut(arg: str) -> list[str]:
     return [f"{group}={option}", f"{group}.path={value}"]
 
 
-def _exists(value: str) -> bool:
-    with contextlib.suppress(OSError, ValueError):  # too long, a null byte
-        return Path(value).exists()
-    return False
+class SweepFolder(Callback):
+    """Notes the folder of a sweep: all its jobs see its disk, on whichever machine they run."""
+
+    found: ClassVar[list[Path]] = []
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Hydra calls this before the first job."""
+        self.found[:] = [Path(config.hydra.sweep.dir).absolute()]
 
 
 class _Failure(TypedDict):
@@ -93,8 +102,8 @@ class _Failure(TypedDict):
 def run(verb: str, args: list[str]) -> int:
     """Run a command once, or once for each job of a sweep; return 0.
 
-    A failing job does not stop the others. Every one is named at the end, with the exit code of the
-    first.
+    A failing job does not stop the others. Every one is named when it fails, and again when the
+    sweep ends or is stopped; the exit code is that of the first.
     """
 
     def work(config: Config) -> None:
@@ -111,14 +120,33 @@ def run(verb: str, args: list[str]) -> int:
     if not flags and not any(part.lstrip("+~").startswith("hydra") for part in overrides):
         work(compose_stage(verb, overrides))  # one job: hydra.main would compose it twice
         return 0
-    with tempfile.TemporaryDirectory(prefix="deme-") as folder:
-        failed = Path(folder, "failed.jsonl")  # jobs may run in processes of their own
+    name, folder = f"failed-{secrets.token_hex(8)}.jsonl", SweepFolder.found
+    folder[:] = [Path("runs", ".multirun").absolute()]
+    alone: list[DemeError] = []  # the failure of a job that is no sweep's
+    typed = list(sys.argv)
 
-        def job(config: DictConfig) -> None:
-            _job(work, failed, config, overrides)
+    def job(config: DictConfig) -> None:  # maybe in another process
+        sys.argv = typed  # not Hydra's: run.json names what makes the run again
+        try:
+            work(to_dict(config))
+        except (DemeError, OSError) as caught:
+            traceback.clear_frames(caught.__traceback__)  # the next job needs the memory
+            error, sweep = as_deme_error(caught), HydraConfig.get()
+            if sweep.mode == RunMode.MULTIRUN:
+                swept = [word for word in sweep.overrides.task if word not in overrides]
+                _note(folder[0] / name, " ".join(swept), error)
+            else:
+                alone.append(error)
 
+    try:
         _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
-        failures = read_jsonl(failed, _Failure)
+    except BaseException:
+        for one in _failures(folder[0] / name):
+            print_error(_named(one))
+        raise
+    if alone:
+        raise alone[0]
+    failures = _failures(folder[0] / name)
     for one in failures[1:]:
         print_error(_named(one))
     if failures:
@@ -128,23 +156,23 @@ def run(verb: str, args: list[str]) -> int:
     return 0
 
 
+def _failures(file: Path) -> list[_Failure]:
+    found = read_jsonl(file, _Failure)
+    if found:
+        file.unlink(missing_ok=True)
+    return found
+
+
 def _named(failure: _Failure) -> str:
     job, message = failure["job"], failure["message"]
     return message if message.startswith(job) else f"{job}: {message}"
 
 
-def _job(
-    work: Callable[[Config], None], failed: Path, config: DictConfig, typed: Sequence[str]
-) -> None:
-    try:
-        work(to_dict(config))
-    except DemeError as error:
-        traceback.clear_frames(error.__traceback__)  # the next job needs the memory
-        sweep = HydraConfig.get()
-        swept = [word for word in sweep.overrides.task if word not in typed]
-        name = " ".join(swept) if sweep.mode == RunMode.MULTIRUN else ""
-        one: _Failure = {"job": name, "exit_code": error.exit_code, "message": str(error)}
-        append_line(failed, json.dumps(one))
+def _note(file: Path, job: str, error: DemeError) -> None:
+    """Say that a job of a sweep failed, and keep it for the end of the sweep."""
+    one: _Failure = {"job": job, "exit_code": error.exit_code, "message": str(error)}
+    logger.error("%s", _named(one).splitlines()[0])
+    append_line(file, json.dumps(one))
 
 
 def _hydra_main(verb: str, args: list[str], job: Callable[[DictConfig], None]) -> None:

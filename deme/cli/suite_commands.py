@@ -35,11 +35,12 @@ def run(verb: str, args: list[str]) -> int:
 
     from deme.commands.arguments import split_args
     from deme.runs import Suite, SuiteOptions
+    from deme.system import expanded
 
     args = [arg.removeprefix("paths.") if arg.startswith("paths.runs=") else arg for arg in args]
     paths = [arg for arg in args if arg.startswith("paths.")]
     given = [arg for arg in args if arg not in paths]
     place, options = split_args(given, SuiteOptions, "suite", f"deme {verb} experiments/digits")
-    results = Path(options.results).expanduser() if options.results is not None else None
+    results = expanded(options.results) if options.results is not None else None
     command(Suite.read(Path(place), Path(options.runs), paths, results), options)
     return 0

@@ -1,7 +1,7 @@
 """`deme convert`: a DDPM checkpoint of the original layout as a diffusers folder."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from pydantic.dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from deme.system import (
     BadConfig,
     DemeError,
     MissingInput,
+    expanded,
     files,
     locate,
     locked,
@@ -41,7 +42,7 @@ class ConvertSettings:
 def run(words: list[str]) -> None:
     """Convert unless it is done."""
     source, settings = _parse(words)
-    out = Path(settings.out).expanduser()
+    out = expanded(settings.out)
     origin: dict[str, object] = {
         "from": "the original DDPM layout",
         "file": source.name,
@@ -59,10 +60,14 @@ def run(words: list[str]) -> None:
                 )
                 return
     if not _is_ours(out, origin, settings):
-        raise BadConfig(
-            f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
-        )
+        _refuse(out)
     print_result(f"{out} is {source.name}, converted before")
+
+
+def _refuse(out: Path) -> NoReturn:
+    raise BadConfig(
+        f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
+    )
 
 
 def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:
@@ -104,5 +109,10 @@ def _convert(
         config, {"beta_schedule": settings.beta_schedule, "variance_type": variance}
     )
     load_into(model.unet, StateDict(source, weights), "the network that its shapes are of")
-    model.save(out, model.state_dict(), {"range": None, "converted": origin, "ema": ema})
+    about = {"range": None, "converted": origin, "ema": ema}
+    files.write_folder(
+        out,
+        lambda partial: model.write(partial, model.state_dict(), about),
+        lambda: _refuse(out),  # it was not there when this began
+    )
     return ema

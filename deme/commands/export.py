@@ -5,6 +5,7 @@ By default, it only says what an upload would do.
 """
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -14,6 +15,7 @@ from deme.system import (
     BadConfig,
     WorkFailed,
     cache_folder,
+    expanded,
     files,
     first_line,
     locate,
@@ -30,13 +32,18 @@ DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "pri
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    place, out = locate(settings.run), Path(settings.out).expanduser()
+    place, out = locate(settings.run), expanded(settings.out)
     source = weights_folder(place)
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
     with locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
-        _check_out(out, source, files.sha256(source), settings.overwrite)
-        _write(settings, place, source, out)
+        content = files.sha256(source)
+
+        def check() -> None:
+            _check_out(out, source, content, settings.overwrite)
+
+        check()
+        _write(settings, place, source, out, check)
     if settings.push is not None:
         _push(out, settings.push, settings)
     return out
@@ -87,7 +94,9 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {name: files.sha256(path) for name, path in found.items() if name != "deme.json"}
 
 
-def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> None:
+def _write(
+    settings: ExportSettings, place: Path, source: Path, out: Path, check: Callable[[], None]
+) -> None:
     import torch
 
     from deme.models.loading import load_pretrained
@@ -131,7 +140,7 @@ def _write(settings: ExportSettings, place: Path, source: Path, out: Path) -> No
             partial / "deme.json", {**about, "export": {**export, "files": _hashes(partial)}}
         )
 
-    files.write_folder(out, fill)
+    files.write_folder(out, fill, check)  # others may have written it meanwhile
     folded = " (projections folded)" if projections == "folded" else ""
     print_result(f"exported {place} to {out}{folded}; read its README.md before you share it")
 

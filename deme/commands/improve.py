@@ -29,7 +29,7 @@ from deme.runs import (
     frozen_config,
     read_status,
 )
-from deme.system import BadConfig, below, files, logger, print_result, read_json
+from deme.system import BadConfig, below, expanded, files, logger, print_result, read_json
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
@@ -57,7 +57,7 @@ def run(config: dict[str, object]) -> Path:
     _print_outcome(outcome, settings)
     if not outcome["better"]:
         return folder
-    out = str(Path(settings.out).expanduser())
+    out = str(expanded(settings.out))
     merged = str(below(folder, outcome["merged"]))
     stage_function("export")(compose_stage("export", [], run=merged, out=out))
     return Path(out)
@@ -68,11 +68,11 @@ def _check_out(settings: ImproveSettings, was_done: bool) -> None:
 
     `was_done`: an earlier command may have written it.
     """
-    out = Path(settings.out).expanduser().resolve()
+    out = expanded(settings.out).resolve()
     for name, option in (("model", settings.model), ("data", settings.data)):
         if not isinstance(option.get("path"), str):
             continue
-        place = Path(option["path"]).expanduser().resolve()
+        place = expanded(option["path"]).resolve()
         if place.is_relative_to(out) or out.is_relative_to(place):
             raise BadConfig(
                 f"out={settings.out} and {name}.path={option['path']} contain each other\n"

@@ -18,6 +18,8 @@ from deme.system import (
     BadConfig,
     Bar,
     DemeError,
+    WorkFailed,
+    as_deme_error,
     helpers,
     is_locked,
     logger,
@@ -50,7 +52,7 @@ def run(suite: Suite, options: SuiteOptions) -> None:
             except DemeError as error:
                 first_error = error
         if first_error is None and any(codes) and any(node.state != "done" for node in suite.nodes):
-            raise DemeError(
+            raise WorkFailed(
                 f"helper processes ended with exit codes {codes}; run the same command again"
             )
     if first_error is not None:
@@ -104,9 +106,9 @@ def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
         return False
     try:
         stage_function(node.stage)(planned.config)
-    except DemeError as error:
-        logger.error("%s: %s", node.title, error)
-        failed[node] = error
+    except (DemeError, OSError) as error:
+        failed[node] = as_deme_error(error)
+        logger.error("%s: %s", node.title, failed[node])
     return True
 
 

@@ -1,6 +1,7 @@
 """`deme verify`: audit a finished evaluation, also one of somebody else, in about a minute."""
 
 import contextlib
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ from deme.system import (
     BadConfig,
     WorkFailed,
     cache_folder,
+    exists,
     files,
     locate,
     print_result,
@@ -77,9 +79,12 @@ def _directory(run: Run) -> Path:
         for key, value in flattened(run.config).items()
         if key.endswith(".path") and isinstance(value, str)
     ]
-    here = all(name.startswith((ASSET, HUB)) or Path(name).expanduser().exists() for name in named)
+    here = all(
+        name.startswith((ASSET, HUB)) or exists(os.path.expanduser(name))  # noqa: PTH111
+        for name in named
+    )
     made = Path(read_json(run.path / "run.json", Provenance).get("directory", "."))
-    return made if made.is_dir() and not here else Path()
+    return made if exists(made) and made.is_dir() and not here else Path()
 
 
 def _finished(path: Path) -> Run:

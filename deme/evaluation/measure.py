@@ -44,7 +44,7 @@ from deme.metrics import (
 )
 from deme.metrics.fingerprint import fingerprints
 from deme.runs import EvaluateSettings, LossMetricSettings, Run
-from deme.system import BadConfig, cache_folder, files, read_jsonl, tensors, tracked
+from deme.system import BadConfig, cache_folder, files, tensors, tracked
 
 Metrics = dict[str, Metric]
 
@@ -117,8 +117,7 @@ class _Features:
         """Return a value per resample of the Frechet distance; each is kept for a resumed run."""
         name = self.extractor.frechet_name
         journal = self.shards.folder / f"resamples_{name}.jsonl"
-        values = read_jsonl(journal, float)
-        files.write_jsonl(journal, values)
+        values = files.reopen_jsonl(journal, float)
         missing = range(len(values), count)
         for r in tracked(missing, f"bootstrap of {name}", count, "resamples", start=len(values)):
             values.append(value(r))

@@ -16,6 +16,7 @@ from deme.system import (
     BadConfig,
     MissingInput,
     link_weights,
+    make_parents,
     read_json,
     sha256,
     sha256_text,
@@ -35,6 +36,7 @@ def copy_part(source: Path, target: Path, links: bool) -> None:
 
     Weights of a variant (.fp16) get the name that is loaded without naming a variant.
     """
+    make_parents(target / "config.json")  # not again in a run that was moved meanwhile
     copy = link_weights if links else shutil.copyfile
     shutil.copytree(source, target, copy_function=copy, dirs_exist_ok=True)
     if (variant := variant_of(target)) is not None:

@@ -20,6 +20,7 @@ from deme.runs import (
 from deme.system import (
     DemeError,
     JsonObject,
+    exists,
     files,
     first_line,
     logger,
@@ -135,7 +136,7 @@ def _found(named: str, run: Path, made: JsonObject) -> Path | None:
         Path(made.get("directory", "."), named),
         run.parent.parent / "train" / Path(named).name,
     ):
-        if (place / "config.yaml").is_file() and read_status(place).get("state") == "done":
+        if exists(place / "config.yaml") and read_status(place).get("state") == "done":
             return place
     return None
 
@@ -145,7 +146,7 @@ def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
     for folder in sorted((run.parent.parent / "evaluate").glob("*")):
         metrics = folder / "metrics.json"
         try:
-            if read_status(folder).get("state") != "done" or not metrics.is_file():
+            if read_status(folder).get("state") != "done" or not exists(metrics):
                 continue
             inputs = read_json(folder / "run.json", Provenance)["inputs"]
             if weights in inputs.get("weights", {}).values():

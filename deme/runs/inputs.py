@@ -19,6 +19,8 @@ from deme.system import (
     DemeError,
     MissingInput,
     WorkFailed,
+    exists,
+    expanded,
     files,
     first_line,
     is_file_name,
@@ -39,12 +41,12 @@ Listed = tuple[str, int, int]  # name, size and time of a file
 def read_status(path: Path) -> Status:
     """Return a run directory's status.json, or {}."""
     file = path / "status.json"
-    return read_json(file, Status) if file.exists() else cast(Status, {})
+    return read_json(file, Status) if exists(file) else cast(Status, {})
 
 
 def is_run(path: Path) -> bool:
     """Whether `path` is a run directory."""
-    return (path / "status.json").exists()
+    return exists(path / "status.json")
 
 
 def is_older_format(path: Path) -> bool:
@@ -61,15 +63,17 @@ def check_format(path: Path) -> None:
     if is_older_format(path):
         raise BadConfig(
             f"{path} has the format of an older version of deme, and this version cannot use it\n"
-            f"type, to make it again: {command_of(path)}"
+            f"{command_of(path)}"
         )
 
 
 def command_of(path: Path) -> str:
-    """Return the command that made a run."""
+    """Return what makes a run again: "type, in <folder>, to make it again: <command>"."""
     record = path / "run.json"
-    command = read_json(record, Command).get("command", []) if record.exists() else []
-    return shlex.join(["deme", *command])
+    made = read_json(record, Command) if record.exists() else Command()
+    folder = made.get("directory", "")
+    place = f", in {folder}," if folder not in ("", str(Path.cwd())) else ","
+    return f"type{place} to make it again: {shlex.join(['deme', *made.get('command', [])])}"
 
 
 def check_finished(path: Path) -> None:
@@ -78,7 +82,7 @@ def check_finished(path: Path) -> None:
     if (state := status.get("state", "done")) != "done":
         raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
     if damage := damaged(path, status):
-        raise WorkFailed(f"{path} is damaged: {damage}\ntype, to make it again: {command_of(path)}")
+        raise WorkFailed(f"{path} is damaged: {damage}\n{command_of(path)}")
 
 
 def frozen_config(run: Path) -> Config:
@@ -268,5 +272,5 @@ def _hash_of(folder: Path, inside: Sequence[Path]) -> str:
 
 def cached(kind: str, key: str) -> Path:
     """Return the file of the user's cache for what is found again by `key`."""
-    cache = Path(os.environ.get("DEME_CACHE", "~/.cache/deme")).expanduser()
+    cache = expanded(os.environ.get("DEME_CACHE", "~/.cache/deme"))
     return cache / kind / f"{files.sha256_text(key)[:32]}.json"

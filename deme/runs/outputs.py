@@ -1,7 +1,7 @@
 """The files that make a run a finished one, and whether they are all there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,21 @@ def outputs_of(path: Path) -> dict[str, int]:
     return found
 
 
-def damaged(path: Path, status: Mapping[str, Any]) -> str | None:
-    """Return which output of a finished run is not as it was recorded, None if all are there.
+def damages(path: Path, status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each output of a finished run that is not as it was recorded, and what is wrong.
 
     Names and sizes are compared, not contents. Runs of earlier versions have recorded none.
     """
     for name, size in status.get("outputs", {}).items():
         try:
             found = (path / name).stat().st_size
-        except OSError:
-            return f"{name} is missing"
-        if found != size:
-            return f"{name} has {found:,} bytes instead of {size:,}"
-    return None
+        except (OSError, ValueError):  # too long, a null byte
+            yield name, f"{name} is missing"
+        else:
+            if found != size:
+                yield name, f"{name} has {found:,} bytes instead of {size:,}"
+
+
+def damaged(path: Path, status: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the first output that is not as recorded, None if all are there."""
+    return next((what for _, what in damages(path, status)), None)

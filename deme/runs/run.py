@@ -21,7 +21,7 @@ from deme.runs.inputs import (
     read_status,
     weights_folder,
 )
-from deme.runs.outputs import damaged, outputs_of
+from deme.runs.outputs import damaged, damages, outputs_of
 from deme.runs.provenance import provenance
 from deme.runs.settings import (
     CELL_LETTERS,
@@ -37,7 +37,9 @@ from deme.system import (
     DemeError,
     Stopped,
     WorkFailed,
+    below,
     disk_errors,
+    exists,
     files,
     guarded,
     locked,
@@ -143,10 +145,14 @@ class Run:
         for folder, _, _ in os.walk(self.path):
             files.remove_leftovers(Path(folder))
         if self.state == "damaged":
-            what = damaged(self.path, self.status)
+            found = dict(damages(self.path, self.status))
+            what = next(iter(found.values()))
             logger.warning("%s is damaged: %s; it is made again", self.path, what)
-            with disk_errors(self.path):  # an evaluation that has metrics measures nothing
-                (self.path / "metrics.json").unlink(missing_ok=True)
+            # an evaluation that has metrics measures nothing
+            for place in [below(self.path, name) for name in ("metrics.json", *found)]:
+                if exists(place):
+                    with disk_errors(place):
+                        place.unlink()
 
     def _record(self, work: Callable[["Run"], None]) -> None:
         """Call `work` and record what it is made from, what becomes of it and how long it takes.
@@ -167,6 +173,10 @@ class Run:
             self._verify_inputs()
             with log_to_file(self.path / "log.txt"):
                 work(self)
+            spent = seconds()
+            folders = sorted((self.path / "weights").glob("[!.]*"))
+            weights = {folder.name: files.sha256(folder) for folder in folders}
+            outputs = outputs_of(self.path)
         except BaseException as error:
             failure = _memory_error(self.settings) if out_of_memory(error) else error
             stopped = isinstance(error, (Stopped, KeyboardInterrupt))
@@ -176,10 +186,6 @@ class Run:
             if failure is error:
                 raise
             raise failure from error
-        spent = seconds()
-        folders = sorted((self.path / "weights").glob("[!.]*"))
-        weights = {folder.name: files.sha256(folder) for folder in folders}
-        outputs = outputs_of(self.path)
         self._write_status("done", weights=weights, seconds=spent, outputs=outputs)
 
     def _write_status(self, state: str, **more: object) -> None:

@@ -16,7 +16,7 @@ from deme.system.console import (
     single_line,
     tracked,
 )
-from deme.system.disk import disk_errors, guarded
+from deme.system.disk import as_deme_error, disk_errors, exists, expanded, guarded, make_parents
 from deme.system.errors import (
     BadConfig,
     DemeError,
@@ -35,12 +35,12 @@ from deme.system.files import (
     atomic,
     is_weights,
     link_weights,
+    reopen_jsonl,
     same_content,
     sha256,
     sha256_text,
     write_folder,
     write_json,
-    write_jsonl,
     write_text,
 )
 from deme.system.folders import Listing, list_files
@@ -95,6 +95,7 @@ __all__ = [
     "absent",
     "allowed",
     "append_line",
+    "as_deme_error",
     "atomic",
     "bad_value",
     "below",
@@ -105,6 +106,8 @@ __all__ = [
     "construct_yaml",
     "did_you_mean",
     "disk_errors",
+    "exists",
+    "expanded",
     "first_line",
     "first_lines",
     "guarded",
@@ -120,6 +123,7 @@ __all__ = [
     "log_to_file",
     "log_to_terminal",
     "logger",
+    "make_parents",
     "make_shards",
     "out_of_memory",
     "parse_json",
@@ -133,6 +137,7 @@ __all__ = [
     "read_jsonl",
     "read_text",
     "read_yaml",
+    "reopen_jsonl",
     "same_content",
     "sha256",
     "sha256_text",
@@ -143,6 +148,5 @@ __all__ = [
     "world",
     "write_folder",
     "write_json",
-    "write_jsonl",
     "write_text",
 ]

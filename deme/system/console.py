@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO, TypeVar
 
@@ -152,6 +153,18 @@ class _Tolerant:
         return getattr(self._stream, name)
 
 
+def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a standard stream that spells out what its encoding does not have.
+
+    Python has none (None) where it was closed when the program began.
+    """
+    if stream is None:
+        return open(descriptor, "w", errors="backslashreplace", closefd=False)
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
+
+
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
     """Go on in the block when standard output or error cannot be written.
@@ -165,14 +178,13 @@ def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    output, error = (_Tolerant(stream) if stream is not None else None for stream in before)
+    output, error = (_Tolerant(_opened(stream, n)) for n, stream in enumerate(before, start=1))
     sys.stdout, sys.stderr = output, error
 
     def lost() -> OSError | None:
-        if output is not None:
-            output.flush()
-            if output.error is not None and output.error.errno not in (errno.EPIPE, errno.EIO):
-                return output.error
+        output.flush()
+        if output.error is not None and output.error.errno not in (errno.EPIPE, errno.EIO):
+            return output.error
         return None
 
     try:

@@ -2,10 +2,12 @@
 
 Everything is written under a temporary name next to its destination and renamed, so a kill at any
 moment leaves the old file or the new one. Temporary names are random and are opened exclusively:
-several writers of one file do not meet, and no link is followed.
+several writers of one file do not meet, and no link is followed. They name the machine, because on
+some shared disks a lock is seen on its own machine only.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -14,13 +16,20 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
-from deme.system.disk import disk_errors, is_at, make_parents
+from deme.system.disk import check_guards, disk_errors, is_at, make_parents
+from deme.system.reading import read_jsonl
 
-TEMPORARY = re.compile(r"\..*\.[0-9a-f]{16}\.tmp", re.DOTALL)
+T = TypeVar("T")
+
+MACHINE = hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:8]
+TEMPORARY = re.compile(rf"\..*\.{MACHINE}[0-9a-f]{{16}}\.tmp", re.DOTALL)
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+
+_tidied: set[Path] = set()  # folders where this process has looked for leftovers
 
 
 @contextlib.contextmanager
@@ -41,6 +50,9 @@ def _temporary(path: Path, folder: bool = False) -> Iterator[tuple[Path, int]]:
 
 
 def _claimed(path: Path, folder: bool) -> tuple[Path, int]:
+    if path.parent not in _tidied:
+        _tidied.add(path.parent)
+        remove_leftovers(path.parent)
     flags = os.O_DIRECTORY | os.O_NOFOLLOW if folder else os.O_WRONLY | os.O_CREAT | os.O_EXCL
     while True:
         partial = _temporary_name(path)
@@ -60,7 +72,7 @@ def _claimed(path: Path, folder: bool) -> tuple[Path, int]:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f".{path.name[:50]}.{MACHINE}{secrets.token_hex(8)}.tmp")
 
 
 def _remove(place: Path) -> None:
@@ -72,7 +84,11 @@ def _remove(place: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what killed processes were writing into `folder`: temporary names that none locks."""
+    """Delete what killed processes of this machine were writing into `folder`.
+
+    These are temporary names that no process locks. Every folder is looked through when a process
+    first writes into it.
+    """
     found: list[os.DirEntry[str]] = []
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         found = [entry for entry in entries if TEMPORARY.fullmatch(entry.name)]
@@ -100,6 +116,7 @@ def atomic(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
                 file.flush()
                 if sync:
                     os.fsync(handle)
+            check_guards(path)
             partial.replace(path)
 
 
@@ -119,16 +136,25 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+def write_folder(
+    path: Path, fill: Callable[[Path], None], check: Callable[[], None] = lambda: None
+) -> None:
     """Let `fill` write a folder under a temporary name, then rename it to `path`.
 
-    An older folder is replaced. Of several processes the last one's folder stays.
+    An older folder is replaced, unless `check`, called just before, raises. Of several processes
+    the last one's folder stays. Where disk or system cannot exchange two folders (Linux can), a
+    kill between two renames leaves neither.
     """
     with disk_errors(path):
         make_parents(path)
         with _temporary(path, folder=True) as (partial, _):
             fill(partial)
+            check_guards(path)
             while not _renamed(partial, path):
+                check()
+                if _exchanged(partial, path):
+                    _remove(partial)  # the older one
+                    break
                 older = _temporary_name(path)
                 with contextlib.suppress(FileNotFoundError):  # another process was faster
                     path.rename(older)
@@ -145,6 +171,15 @@ def _renamed(partial: Path, path: Path) -> bool:
             return False
         raise
     return True
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return whether that could be done."""
+    with contextlib.suppress(AttributeError):  # another system
+        call = ctypes.CDLL(None).renameat2
+        names = os.fsencode(one), os.fsencode(other)
+        return bool(call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
+    return False
 
 
 def append_line(path: Path, line: str) -> None:
@@ -164,9 +199,17 @@ def append_line(path: Path, line: str) -> None:
             os.close(handle)
 
 
-def write_jsonl(path: Path, rows: Sequence[object]) -> None:
-    """Write `rows` to a jsonl file, whole or not at all."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+def reopen_jsonl(
+    path: Path, kind: type[T], wanted: Callable[[T], bool] = lambda _: True
+) -> list[T]:
+    """Return the rows of a jsonl file that are wanted, and leave only these in it.
+
+    A last line cut by a kill goes, too. A missing file is empty, and not made.
+    """
+    rows = [row for row in read_jsonl(path, kind) if wanted(row)]
+    if path.exists():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows
 
 
 def sha256(path: Path) -> str:

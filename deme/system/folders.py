@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from deme.system.disk import exists
 from deme.system.errors import MissingInput
 
-TEMPORARY = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp")
+UNFINISHED = ("~", ".tmp", ".temp", ".part", ".partial", ".crdownload", ".swp")
 HIDDEN = "hidden or temporary"
 REPEATED = "links to folders that are read already"
 BROKEN = "links to nothing"
@@ -27,7 +28,7 @@ class Listing(NamedTuple):
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is left out: .x, x~, x.tmp, x.part and the like."""
-    return name.startswith(".") or name.lower().endswith(TEMPORARY)
+    return name.startswith(".") or name.lower().endswith(UNFINISHED)
 
 
 def list_files(folder: Path) -> Listing:
@@ -55,7 +56,7 @@ def list_files(folder: Path) -> Listing:
                 if is_hidden(entry.name):
                     if hidden := list(_all_files(path)):  # a folder may be empty
                         left_out[HIDDEN] += hidden
-                elif entry.is_symlink() and not _exists(path):
+                elif entry.is_symlink() and not exists(path):
                     left_out[BROKEN].append(path)
                 elif entry.is_file():
                     files.append(path)
@@ -80,15 +81,6 @@ def _place_on_disk(folder: Path) -> tuple[int, int]:
     except OSError as error:
         raise MissingInput(f"{folder} cannot be listed: {error.strerror}") from error
     return stat.st_dev, stat.st_ino
-
-
-def _exists(path: Path) -> bool:
-    """Whether a path leads to something; a link to itself does not."""
-    try:
-        path.stat()
-    except OSError:
-        return False
-    return True
 
 
 def _all_files(path: Path) -> Iterator[Path]:

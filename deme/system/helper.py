@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from deme.system import DemeError, Stopped, log_to_terminal, signals
+from deme.system import DemeError, Stopped, as_deme_error, log_to_terminal, print_error, signals
 from deme.system.console import tolerant_streams
 
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
@@ -43,9 +43,10 @@ def main(parent: str, module: str, *words: str) -> int:
         end_with(int(parent))
         try:
             importlib.import_module(module).helper(*words)
-        except (DemeError, Stopped) as error:
-            print(f"deme: {error}", file=sys.stderr)
-            return error.exit_code
+        except (DemeError, OSError, Stopped) as error:
+            known = as_deme_error(error) if isinstance(error, OSError) else error
+            print_error(known)
+            return known.exit_code
     return 0
 
 

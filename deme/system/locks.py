@@ -36,13 +36,16 @@ def locked(
 
 def _taken(path: Path, waiting: Callable[[str], None] | None) -> tuple[int, bool]:
     """Open a lock file and lock it; return its descriptor and whether the lock is held."""
+    told = False
     while True:
         handle = _open(path)
         try:
             held = _flock(handle, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not held and waiting is not None:
-                waiting(os.pread(handle, 200, 0).decode(errors="replace").strip() or "a process")
-                waiting = _told
+                if not told:
+                    owner = os.pread(handle, 200, 0).decode(errors="replace").strip()
+                    waiting(owner or "a process")
+                    told = True
                 held = _flock(handle, path, fcntl.LOCK_EX)
             if not held or is_at(handle, path):
                 return handle, held
@@ -52,15 +55,11 @@ def _taken(path: Path, waiting: Callable[[str], None] | None) -> tuple[int, bool
         os.close(handle)  # it was deleted meanwhile: somebody else may lock another of this name
 
 
-def _told(_owner: str) -> None:
-    """Say nothing: the user knows who works."""
-
-
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of `locked`."""
+    """Whether somebody holds the lock of `locked`, as far as this user may know."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    except FileNotFoundError:
+    except OSError:
         return False
     try:
         return not _flock(handle, path, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+from deme.system.disk import expanded
 from deme.system.errors import BadConfig, MissingInput, did_you_mean, first_line
 from deme.system.files import is_weights
 
@@ -67,7 +68,7 @@ class _Paths(Protocol):
 
 def cache_folder(paths: _Paths) -> Path:
     """Return the folder for what is kept by its content, from the `paths` group."""
-    return Path(paths.cache or "~/.cache/deme").expanduser()
+    return expanded(paths.cache or "~/.cache/deme")
 
 
 def locate(path: str) -> Path:

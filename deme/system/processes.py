@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deme.system.console import Bar, progress
+from deme.system.errors import WorkFailed
 from deme.system.files import remove_leftovers
 from deme.system.locks import locked
 
@@ -33,8 +34,10 @@ def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[in
     codes: list[int] = []
     alone = {name: value for name, value in os.environ.items() if name not in (*TORCHRUN, *SRUN)}
     program = [sys.executable, "-m", "deme.system.helper", str(os.getpid()), module]
-    started = [subprocess.Popen([*program, *words], env=alone) for words in arguments]
+    started: list[subprocess.Popen[bytes]] = []
     try:
+        for words in arguments:
+            started.append(_started([*program, *words], alone))
         yield codes
     except BaseException:
         for process in started:
@@ -42,6 +45,16 @@ def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[in
         raise
     finally:
         codes += [process.wait() for process in started]
+
+
+def _started(command: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, env=env)
+    except OSError as error:
+        raise WorkFailed(
+            f"a helper process cannot be started: {error.strerror or error}\n"
+            "type a smaller jobs=<n> or progress.processes=<n>"
+        ) from error
 
 
 def absent(shards: Mapping[Path, range]) -> dict[Path, range]:

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme.runs import tracking
-from deme.system import Bar, Stopped, append_line, atomic, read_jsonl, signals, write_jsonl
+from deme.system import Bar, Stopped, append_line, atomic, reopen_jsonl, signals
 from deme.training.module import DiffusionModule
 
 if TYPE_CHECKING:
@@ -61,12 +61,8 @@ class JsonlLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Remove what was logged at or after `step`: the resumed run logs it again."""
-        if not self.path.exists():
-            return
-        rows = read_jsonl(self.path, dict[str, float | None])
-        kept = [row for row in rows if (row.get("step") or 0) < step]
-        write_jsonl(self.path, kept)  # without a last line that was cut
-        for row in kept:
+        kind = dict[str, float | None]
+        for row in reopen_jsonl(self.path, kind, lambda row: (row.get("step") or 0) < step):
             tracking.log(self.tracker, int(row.pop("step") or 0), row)
 
 

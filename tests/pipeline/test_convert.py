@@ -190,3 +190,47 @@ def test_experts_of_a_base_in_an_old_layout_are_trained_and_merged(tmp_path):
     for name, value in found.items():
         expected = start[name] + 0.5 * (one[name] - start[name]) + 2.0 * (two[name] - start[name])
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-7)
+
+
+FILLED_MEANWHILE = """
+import os, MODULE as m
+real = m.FUNCTION
+def filled(*args, **more):
+    os.mkdir("out")
+    open("out/theirs", "w").write("precious")
+    return real(*args, **more)
+m.FUNCTION = filled
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (["convert", "model.ckpt", "out=out"], "deme.models.checkpoint.read_pickle"),
+        (["export", "run=asset:digits_base", "out=out"], "deme.models.loading.load_pretrained"),
+    ],
+)
+def test_what_appears_at_out_during_the_work_is_kept(words, place, tmp_path):
+    torch.save(network(**CIFAR).state_dict(), tmp_path / "model.ckpt")
+    module, _, function = place.rpartition(".")
+    patch = FILLED_MEANWHILE.replace("MODULE", module).replace("FUNCTION", function)
+    code, text = run(words, tmp_path, patch)
+    assert code == 2, text
+    assert "Traceback" not in text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["theirs"]
+    assert not list(tmp_path.glob(".out.*.tmp"))
+
+
+@pytest.mark.slow
+def test_different_commands_to_one_out_leave_one_whole_result(tmp_path):
+    torch.save(network(**CIFAR).state_dict(), tmp_path / "model.ckpt")
+    commands = [
+        ["convert", "model.ckpt", "out=out"],
+        ["export", "run=asset:digits_base", "out=out"],
+    ]
+    programs = [start(words, tmp_path) for words in 2 * commands]
+    codes = [program.wait() for program in programs]
+    assert set(codes) == {0, 2}, [program.text for program in programs]
+    assert not list(tmp_path.glob(".out.*.tmp"))
+    load_pretrained(str(tmp_path / "out"))
+    assert codes[0::2] == [0, 0] or codes[1::2] == [0, 0]

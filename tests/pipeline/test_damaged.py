@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from deme.models.layout import UNET
-from deme.runs import Suite
+from deme.runs import Run, Suite, compose_stage
+from deme.system import read_json, write_json
 from tests.pipeline.program import (
     TINY_EVALUATE,
     TINY_EXPERTS,
@@ -79,7 +80,7 @@ def test_a_run_that_lost_an_output_is_named_and_its_command_makes_it_again(
         "evaluate": ["compare", str(place), str(place)],
     }
     text = fails(
-        users[stage], copy, 4, f"deme: {place} is damaged: {name} ", "type, to make it again: deme "
+        users[stage], copy, 4, f"deme: {place} is damaged: {name} ", "to make it again: deme "
     )
     command = shlex.split(text[text.index("again: deme ") :])[2:]
     code, text = run(command, copy)
@@ -88,6 +89,98 @@ def test_a_run_that_lost_an_output_is_named_and_its_command_makes_it_again(
     assert results(run_dir) == expected
     code, text = run(command, copy)
     assert (code, "done already" in text) == (0, True)
+
+
+STAGES = {
+    "train": [],
+    "gradient": ["train", "method=ant", "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=2048", *TINY_TRAIN],
+    "merge": [],
+    "search": ["search", *TINY_SEARCH],
+    "evaluate": [],
+    "improve": ["improve", "model=asset:digits_base", "data=digits", "out=better", "num_ranges=2", "hours=1", "search.step=1",
+                "search.num_images=50", "num_images=50", "batch_size=50", "sample_seeds=[0]", "sampler.num_inference_steps=2",
+                "metrics.replicates=5", "progress.preview.num_images=4", "progress.preview.num_inference_steps=2"],
+}  # fmt: skip
+FEW_STEPS = "import deme.commands.improve as stage; stage.MAX_STEPS = stage.MIN_STEPS\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_output_that_was_cut_is_made_again(stage, copy, made):
+    words = STAGES[stage]
+    if words:
+        if stage == "search":
+            experts = sorted(copy.glob("runs/scratch/train/*"))
+            words = [
+                *words,
+                f"inputs.experts=[{','.join(str(e.relative_to(copy)) for e in experts)}]",
+            ]
+        before = {*copy.glob("runs/*/*/*")}
+        code, text = run(words, copy, FEW_STEPS)
+        assert code == 0, text
+        (run_dir,) = {*copy.glob("runs/*/*/*")} - before
+    else:
+        run_dir = min((copy / f"runs/scratch/{stage}").iterdir())
+        words = json.loads((run_dir / "run.json").read_text())["command"]
+    outputs = json.loads((run_dir / "status.json").read_text())["outputs"]
+    expected = results(run_dir)
+    for name in outputs:
+        cut(run_dir / name)
+        code, text = run(words, copy, FEW_STEPS)
+        assert code == 0, text
+        assert f"is damaged: {name} " in text
+        assert (run_dir / name).stat().st_size == outputs[name] or "seconds" in (
+            run_dir / name
+        ).read_text()
+        assert results(run_dir) == expected
+
+
+def test_a_cut_file_that_the_work_would_read_again_is_deleted(in_tmp):
+    def work(run):
+        if not (run.path / "plan.json").exists():
+            write_json(run.path / "plan.json", {"steps": 1})
+        read_json(run.path / "plan.json")
+
+    planned = Run.planned(compose_stage("train", []))
+    planned.execute(work)
+    cut(planned.path / "plan.json")
+    cut(planned.path / "plan.json")
+    assert planned.state == "damaged"
+    planned.execute(work)
+    assert (planned.state, read_json(planned.path / "plan.json")) == ("done", {"steps": 1})
+
+
+def test_a_file_elsewhere_that_a_run_names_as_its_output_is_not_deleted(copy, made):
+    (copy / "precious").write_text("precious")
+    change(copy / made[2], outputs={"../../../../precious": 1})
+    code, text = run(made[1], copy)
+    assert code == 2, text
+    assert (copy / "precious").read_text() == "precious"
+
+
+def test_a_damaged_run_names_the_directory_that_it_is_made_again_in(copy, made):
+    merged = min((copy / "runs/scratch/merge").iterdir())
+    (merged / f"weights/merged/{UNET}").unlink()
+    words = ["evaluate", f"inputs.weights={merged}", *TINY_EVALUATE]
+    fails(words, copy, 4, f"type, in {made[0]}, to make it again: deme merge ")
+
+
+def test_names_in_a_foreign_run_that_cannot_be_paths_are_no_crash(copy, made):
+    merged = min((copy / "runs/scratch/merge").iterdir())
+    record = json.loads((merged / "run.json").read_text())
+    record["inputs"]["experts"] = {"y" * 5000: "0" * 64}
+    (merged / "run.json").write_text(json.dumps(record))
+    code, text = run(["export", f"run={merged}", "out=exported"], copy)
+    assert code == 0, text
+    evaluated = copy / made[2]
+    record = json.loads((evaluated / "run.json").read_text())
+    (evaluated / "run.json").write_text(json.dumps({**record, "directory": "x" * 5000}))
+    config = (evaluated / "config.yaml").read_text()
+    assert "asset:digits_base" in config
+    (evaluated / "config.yaml").write_text(
+        config.replace("asset:digits_base", "~nobody-of-this-name/x")
+    )
+    fails(["verify", f"run={made[2]}"], copy, 3, "cannot be a path")
 
 
 def test_runs_of_earlier_versions_recorded_no_outputs_and_count_as_done(copy, made):
@@ -200,6 +293,44 @@ def test_a_run_directory_that_goes_away_ends_the_training_in_it(goes, tmp_path):
     assert sorted(run_dir.rglob("*")) == before  # nothing of it is made again
 
 
+AT_THE_HASHES = """
+import shutil
+from deme.system import files
+digest = files.sha256
+def moves(path):
+    if path.parent.name == "weights" and not path.is_absolute():
+        shutil.move(path.parent.parent, path.parent.parent.with_name("elsewhere"))
+    return digest(path)
+files.sha256 = moves
+"""
+IN_THE_MERGE = """
+import shutil
+from deme.system import tensors
+write = tensors.write_stream
+def moves(path, *more):
+    if "merge" in path.parts:
+        folder = next(p for p in path.parents if p.parent.name == "merge")
+        shutil.move(folder, folder.with_name("elsewhere"))
+    return write(path, *more)
+tensors.write_stream = moves
+import deme.merging.stream as s
+s.write_stream = moves
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "patch"), [("train", AT_THE_HASHES), ("merge", AT_THE_HASHES), ("merge", IN_THE_MERGE)]
+)  # fmt: skip
+def test_a_run_directory_that_goes_away_at_its_end_is_not_made_again(stage, patch, made, tmp_path):
+    given = ",".join(map(str, sorted(made[0].glob("runs/scratch/train/*"))))
+    words = {"train": ["train", *TINY_TRAIN], "merge": ["merge", f"inputs.experts=[{given}]"]}[
+        stage
+    ]
+    fails(words, tmp_path, 4, "was moved, deleted or replaced", patch=patch)
+    (left,) = tmp_path.glob(f"runs/scratch/{stage}/*")
+    assert left.name == "elsewhere"
+
+
 SLOW_IMAGES = """
 import time
 from deme.evaluation import objective, sources
@@ -212,13 +343,20 @@ sources.generate_images = objective.generate_images = slow
 """
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "search"])
+@pytest.mark.parametrize(
+    "stage", ["evaluate", "search", pytest.param("processes", marks=pytest.mark.slow)]
+)
 def test_a_run_directory_that_goes_away_ends_other_work_in_it(stage, made, tmp_path):
     given = ",".join(map(str, sorted(made[0].glob("runs/scratch/train/*"))))
     words, sign = {
         "evaluate": (["evaluate", *TINY_EVALUATE], "samples/features_*.safetensors"),
+        "processes": (
+            ["evaluate", *TINY_EVALUATE, "progress.processes=2"],
+            "samples/features_*.safetensors",
+        ),
         "search": (["search", f"inputs.experts=[{given}]", *TINY_SEARCH], "evaluations.jsonl"),
     }[stage]
+    stage = words[0]
     program = start(words, tmp_path, SLOW_IMAGES)
     program.wait_for(lambda: list(tmp_path.glob(f"runs/scratch/{stage}/*/{sign}")))
     (run_dir,) = tmp_path.glob(f"runs/scratch/{stage}/*")

@@ -588,8 +588,11 @@ def test_a_full_disk_while_evaluating_merging_or_searching_is_exit_74(experts, t
 
 
 def test_one_failing_job_of_a_sweep_decides_the_exit_code_and_the_others_run(tmp_path):
-    code, text = run(["train", "-m", "expert=0,9,1", *TINY_EXPERTS, "num_steps=1"], tmp_path)
+    words = ["train", "-m", "expert=0,9,1", *TINY_EXPERTS, "num_steps=1"]
+    code, text = run(words, tmp_path)
     assert code == 2
+    for record in tmp_path.glob("runs/scratch/train/*/run.json"):
+        assert json.loads(record.read_text())["command"] == words
     assert "deme: expert=9: with 2 ranges it must lie in 0..1" in text
     assert "Traceback" not in text
     finished = [
@@ -597,3 +600,69 @@ def test_one_failing_job_of_a_sweep_decides_the_exit_code_and_the_others_run(tmp
         for p in tmp_path.glob("runs/scratch/train/*/status.json")
     ]
     assert sorted(finished) == ["done", "done", "failed"]
+
+
+STOPPED = """
+import os, signal, deme.training.fit as f
+real = f.fit
+def stopped(*args, **more):
+    ENDS
+f.fit = stopped
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"),
+    [("os.kill(os.getpid(), signal.SIGTERM)", 75), ("raise ZeroDivisionError", 1)],
+)
+def test_failed_jobs_are_named_when_the_sweep_is_stopped(ends, code, tmp_path):
+    words = ["train", "-m", "expert=9,8,1", *TINY_EXPERTS, "num_steps=1"]
+    found, text = run(words, tmp_path, STOPPED.replace("ENDS", ends))
+    assert found == code, text
+    for expert in (9, 8):
+        assert f"error: expert={expert}: with 2 ranges it must lie in 0..1" in text  # at once
+        assert f"deme: expert={expert}: with 2 ranges it must lie in 0..1" in text
+    assert not list(tmp_path.glob("runs/.multirun/failed*"))
+
+
+def test_what_failed_in_jobs_is_kept_below_the_runs_where_all_machines_see_it(tmp_path):
+    words = ["train", "-m", "expert=9,1", *TINY_EXPERTS, "num_steps=1", "paths.runs=elsewhere"]
+    found, _ = run(words, tmp_path, STOPPED.replace("ENDS", "os._exit(9)"))
+    assert found == 9
+    (file,) = tmp_path.glob("elsewhere/.multirun/failed-*.jsonl")
+    assert json.loads(file.read_text())["job"] == "expert=9"
+
+
+LONG, NOBODY = "x" * 300, "~nobody-of-this-name/x"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["train", f"paths.runs={LONG}"], 74, "File name too long"),
+        (["stats", f"paths.cache={NOBODY}"], 2, NOBODY),
+        (["convert", "file", f"out={LONG}"], 74, "File name too long"),
+        (["convert", "file", f"out={NOBODY}"], 2, NOBODY),
+        (["export", "run=asset:digits_base", f"out={LONG}"], 74, "File name too long"),
+        (["export", "run=asset:digits_base", f"out={NOBODY}"], 2, NOBODY),
+        (["export", "run=asset:digits_base", "out=x", f"paths.cache={NOBODY}"], 2, NOBODY),
+        (["improve", "model=asset:digits_base", "data=digits", f"out={LONG}"], 74, "File name"),
+        (["improve", "model=asset:digits_base", "data=digits", f"out={NOBODY}"], 2, NOBODY),
+        (["table", "experiments/digits", f"results={NOBODY}"], 2, NOBODY),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_path_is_one_message(words, code, part, tmp_path):
+    (tmp_path / "file").write_text("")
+    fails(words, tmp_path, code, part)
+
+
+NO_LOCKS = """
+import errno, fcntl, os
+def none(handle, kind): raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+fcntl.flock = none
+"""
+
+
+def test_a_disk_without_locks_is_exit_74(tmp_path):
+    fails(["train", *TINY_TRAIN], tmp_path, 74, "No locks available", patch=NO_LOCKS)
+    assert not list(tmp_path.rglob("weights"))

@@ -119,7 +119,7 @@ def test_verbs_that_look_at_a_run_build_nothing(here):
     """Every option of these runs is a canary."""
     train = training(here / "theirs/train/x", **TRAINED)
     lines = [{"step": i, "task_weight/0": 1.0, "task_weight/1": 2.0} for i in (1, 2)]
-    files.write_jsonl(train / "metrics.jsonl", lines)
+    files.write_text(train / "metrics.jsonl", "".join(json.dumps(each) + "\n" for each in lines))
     files.write_json(train / "weighting.json", {"ranges": ["[0, 1)", "[1, 2)"]})
     slots = dict.fromkeys(("data", "model", "sampler", "prompts"), FORMS["a package"])
     features = {"digits": FORMS["a package"]}

@@ -44,6 +44,18 @@ def test_a_closed_pipe_does_not_hide_that_the_work_failed(tmp_path):
     assert (code, text) == (4, "")
 
 
+NO_STDERR = "import os, sys\nos.close(2)\nsys.stderr = None\n"  # 2>&-
+
+
+@pytest.mark.parametrize(("experts", "code"), [("0,1", 0), ("0,9", 2)])
+def test_standard_error_may_be_closed_from_the_beginning(experts, code, tmp_path):
+    words = ["train", "-m", f"expert={experts}", *TINY_EXPERTS, "num_steps=1"]
+    found, text = run(words, tmp_path, NO_STDERR)
+    assert found == code, text
+    assert states(tmp_path) == (["done", "done"] if code == 0 else ["done", "failed"])
+    assert "expert=9" not in text  # no message goes to standard output
+
+
 @pytest.mark.parametrize("words", [["--help"], ["plan", "--help"], ["train", "--cfg", "job"]])
 def test_a_reader_that_has_seen_enough_is_no_failure(words, tmp_path):
     code, text = run(words, tmp_path, CLOSED + "closed(1)")

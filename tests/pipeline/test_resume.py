@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import re
 import shutil
@@ -125,11 +126,14 @@ def material(tmp_path_factory):
 def folder_for(verb: str, material: Path, folder: Path) -> Path:
     """Make the folder that a command is typed in."""
     folder.mkdir()
-    if verb in ("plan", "table", "reproduce", "convert"):
+    if verb in ("plan", "table", "reproduce", "convert", "verify", "compare"):
         for name in ("small.yaml", "model.ckpt"):
             shutil.copy(material / name, folder / name)
-    if verb in ("plan", "table"):
+    if verb in ("plan", "table", "verify", "compare"):
         shutil.copytree(material / "runs", folder / "runs")
+    if verb in ("verify", "compare"):
+        for run_dir in folder.glob("runs/small/evaluate/*"):  # names that can be typed
+            run_dir.rename(run_dir.with_name(run_dir.name.partition("-")[0]))
     if verb == "plan":  # a part is to be done
         shutil.rmtree(folder / "runs/small/evaluate")
     return folder
@@ -187,6 +191,25 @@ def commands(experts):
         "reproduce": ["reproduce", "small.yaml", "jobs=2"],
         "plan": ["plan", "small.yaml", "all=true"],
         "table": ["table", "small.yaml"],
+        "verify": ["verify", "run=runs/small/evaluate/before", "num_images=10"],
+        "compare": ["compare", "runs/small/evaluate/before", "runs/small/evaluate/deme"],
+        "improve": [
+            "improve",
+            "model=asset:digits_base",
+            "data=digits",
+            "out=better",
+            "num_ranges=2",
+            "steps_per_expert=2",
+            "search.step=1",
+            "search.num_images=50",
+            "num_images=50",
+            "batch_size=50",
+            "sample_seeds=[0]",
+            "sampler.num_inference_steps=2",
+            "metrics.replicates=5",
+            "progress.preview.num_images=4",
+            "progress.preview.num_inference_steps=2",
+        ],
         "sample": ["sample", f"run={experts[0]}", "num_images=8", "sampler.num_inference_steps=2"],
         "export": ["export", f"run={experts[0]}", "out=exported"],
         "convert": ["convert", "model.ckpt", "out=converted"],
@@ -198,8 +221,11 @@ def commands(experts):
 
 QUICK = ("train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search")
 ALSO = ("coordinate", "merge", "plan", "table", "reproduce")
-SLOW = ("sample", "export", "convert", "stats", "analyze", "doctor", "ant-gradient", "evaluate-all")
-PRINTED = ("plan", "doctor")  # of these what is printed counts
+SLOW = (
+    "sample", "export", "convert", "stats", "analyze", "doctor", "ant-gradient", "evaluate-all",
+    "verify", "compare", "improve",
+)  # fmt: skip
+PRINTED = ("plan", "doctor", "compare")  # of these what is printed counts
 
 
 @pytest.mark.parametrize(
@@ -234,7 +260,53 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(
         assert code == 0, text
         assert everything(folder) == expected
         assert text == printed or verb not in PRINTED
-        assert not [*folder.glob("runs/**/*.tmp"), *folder.glob("results/*.tmp")]
+        assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "verb", ["sample", "stats", "doctor", "export", "convert", "analyze", "plan", "table"]
+)
+def test_four_at_once_leave_what_one_leaves(verb, experts, material, tmp_path):
+    """Their caches are empty, so all of them write passports, references and hashes, too."""
+    words = commands(experts)[verb]
+    alone, folder = (folder_for(verb, material, tmp_path / name) for name in "ab")
+    caches = [tmp_path / f"cache-{name}" for name in "ab"]
+    patches = [f"import os; os.environ['DEME_CACHE'] = {str(cache)!r}\n" for cache in caches]
+    code, printed = run(words, alone, patches[0])
+    assert code == 0, printed
+    programs = [start(words, folder, patches[1]) for _ in range(4)]
+    assert [program.wait() for program in programs] == [0] * 4, [p.text for p in programs]
+    assert everything(folder) == everything(alone)
+    assert len([*caches[1].rglob("*")]) == len([*caches[0].rglob("*")])
+    assert not [*folder.rglob("*.tmp"), *caches[1].rglob("*.tmp")]
+
+
+def children(program):
+    place = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children")
+    with contextlib.suppress(OSError):
+        return [int(number) for number in place.read_text().split()]
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["evaluate-all", "reproduce"])
+def test_a_helper_that_is_killed_alone_changes_no_result(verb, experts, material, tmp_path):
+    words = commands(experts)[verb]
+    undisturbed = folder_for(verb, material, tmp_path / "a")
+    assert run(words, undisturbed)[0] == 0
+    moments = random.Random(f"helper {verb}")
+    for attempt in range(5):
+        folder = folder_for(verb, material, tmp_path / f"b{attempt}")
+        program = start(words, folder)
+        program.wait_for(lambda program=program: children(program))
+        program.process.join(moments.uniform(0, 10))
+        for helper in children(program):
+            os.kill(helper, signal.SIGKILL)
+        if program.wait():  # what the helper was at may be left: the same command does it
+            assert "helper processes ended with exit codes" in program.text
+            assert run(words, folder)[0] == 0
+        assert everything(folder) == everything(undisturbed)
 
 
 @pytest.mark.parametrize(

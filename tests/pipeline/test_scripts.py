@@ -28,7 +28,9 @@ def test_the_searches_are_compared_by_strategy(tmp_path, monkeypatch):
         fake(node, rng)
         if node.stage == "search":
             rows = [{"score": 40.0 - i, "fraction": 1.0, "images": 500} for i in range(4)]
-            files.write_jsonl(node.run.path / "evaluations.jsonl", rows)
+            files.write_text(
+                node.run.path / "evaluations.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+            )
             cost = {"num_forward_passes": 5000, "evaluations": 4, "images": 2000, "seconds": 1.0}
             (node.run.path / "cost.json").write_text(json.dumps(cost))
     compare = program(monkeypatch, "experiments/merge_search", "compare")

@@ -30,6 +30,15 @@ def _shown(monkeypatch):
     log_to_terminal("INFO")
 
 
+def test_what_the_encoding_of_a_stream_lacks_is_spelled_out(monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    with console.tolerant_streams() as lost:
+        print_result("1.5 ± 0.1")
+        assert lost() is None
+    assert out.buffer.getvalue() == b"1.5 \\xb1 0.1\n"
+
+
 def work(steps=4, outer=None):
     with progress("training", steps, "steps", start=1) as bar:
         for step in range(1, steps):

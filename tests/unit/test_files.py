@@ -5,6 +5,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import stat
 import time
 from pathlib import Path
@@ -17,8 +18,19 @@ from deme.data import InMemoryImages
 from deme.metrics import Statistics, measured, statistics_file
 from deme.runs import content_hash
 from deme.runs.config import _resolved, compose_stage
-from deme.system import append_line, files, guarded, is_locked, locked, read_jsonl, tensors
-from deme.system.errors import DiskError, WorkFailed
+from deme.runs.outputs import damages
+from deme.system import (
+    append_line,
+    exists,
+    expanded,
+    files,
+    guarded,
+    is_locked,
+    locked,
+    read_jsonl,
+    tensors,
+)
+from deme.system.errors import BadConfig, DiskError, MissingInput, WorkFailed
 from tests.models import tiny
 from tests.unit.test_shards import IMAGES, Means
 
@@ -195,14 +207,14 @@ def test_temporary_names_are_random_and_made_exclusively(tmp_path, monkeypatch):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for target in (victim, tmp_path / "nowhere"):
-        (tmp_path / f".b.{'0' * 16}.tmp").symlink_to(target)
+        (tmp_path / f".b.{files.MACHINE}{'0' * 16}.tmp").symlink_to(target)
         for write in (
             lambda path: files.write_text(path, "b"),
             lambda path: files.write_folder(path, print),
         ):
             with pytest.raises(DiskError):
                 write(tmp_path / "b")
-        (tmp_path / f".b.{'0' * 16}.tmp").unlink()
+        (tmp_path / f".b.{files.MACHINE}{'0' * 16}.tmp").unlink()
     assert victim.read_text() == "precious"
     assert not (tmp_path / "nowhere").exists()
     assert not (tmp_path / "b").exists()
@@ -253,7 +265,7 @@ def _begin(place, as_folder, begun):
     with files.atomic(place) as file:
         file.write(b"half")
         file.flush()
-        wait(next(place.parent.glob(f".{place.name}.*.tmp")))
+        wait(Path(f"/proc/self/fd/{file.fileno()}").readlink())
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
@@ -302,6 +314,88 @@ def test_a_folder_in_the_way_is_replaced_and_anything_else_is_not(tmp_path):
     with pytest.raises(WorkFailed):
         files.write_folder(tmp_path / "old", fail)
     assert {path.name for path in tmp_path.rglob("*")} == {"old", "new", "file", "link"}
+
+
+def test_what_appears_while_a_folder_is_written_is_kept_unless_it_may_be_replaced(tmp_path):
+    def refuse():
+        raise WorkFailed("somebody else's")
+
+    def fill(partial):
+        files.write_text(tmp_path / "made" / "theirs", "theirs")
+        files.write_text(partial / "ours", "ours")
+
+    with pytest.raises(WorkFailed, match="somebody else's"):
+        files.write_folder(tmp_path / "made", fill, refuse)
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "theirs"]
+    files.write_folder(tmp_path / "made", fill)
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "ours"]
+    files.write_folder(tmp_path / "new", lambda partial: None, refuse)
+
+
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_folder_is_replaced_in_one_step_where_the_system_can(exchanged, tmp_path, monkeypatch):
+    """A kill between two renames would leave neither folder."""
+    there, remove = [], files._remove
+
+    def watched(place):
+        there.append((tmp_path / "made" / "file").exists())
+        remove(place)
+
+    if not exchanged:
+        monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    else:
+        for name in "ab":
+            (tmp_path / name).mkdir()
+        if not files._exchanged(tmp_path / "a", tmp_path / "b"):
+            pytest.skip("this system or disk cannot")
+    monkeypatch.setattr(files, "_remove", watched)
+    for text in ("old", "new"):
+        files.write_folder(
+            tmp_path / "made",
+            lambda partial, text=text: files.write_text(partial / "file", text),
+        )
+    assert there == [exchanged]
+    assert (tmp_path / "made" / "file").read_text() == "new"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_first_write_into_a_folder_removes_what_was_left_by_this_machine_only(tmp_path):
+    another = "0" * 8 if files.MACHINE != "0" * 8 else "1" * 8
+    ours, theirs = (f".a.{machine}{'0' * 16}.tmp" for machine in (files.MACHINE, another))
+    for name in (ours, theirs):
+        (tmp_path / name).touch()
+    files.write_text(tmp_path / "new", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"new", theirs}
+
+
+def test_a_file_that_cannot_be_read_is_named_and_not_the_one_that_is_made_from_it(tmp_path):
+    source, made = tmp_path / "source", tmp_path / "place" / "made"
+    with (
+        pytest.raises(MissingInput, match=r"source cannot be read: No such file"),
+        files.atomic(made),
+    ):
+        source.read_text()
+    source.mkdir()
+    (source / "dangling").symlink_to("nothing")
+    with pytest.raises(MissingInput, match=r"dangling cannot be read: .*No such file"):
+        files.write_folder(made, lambda partial: shutil.copytree(source, partial / "copy"))
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "made", made.with_name("x" * 300)):
+        with pytest.raises(DiskError, match="cannot write"):
+            files.write_text(place, "")
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_what_cannot_be_a_path_leads_to_nothing_and_is_held_by_nobody(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for place in (tmp_path / ("x" * 300), tmp_path / "loop", tmp_path / "null\0byte", "~nobody/x"):
+        assert not exists(place)
+    assert not is_locked(tmp_path / ("x" * 300))
+    assert dict(damages(tmp_path, {"outputs": {"null\0byte": 1, "x" * 300: 1, "absent": 1}})) == {
+        name: f"{name} is missing" for name in ("null\0byte", "x" * 300, "absent")
+    }
+    with pytest.raises(BadConfig, match="cannot be a path"):
+        expanded("~nobody-of-this-name/x")
 
 
 @pytest.fixture
@@ -423,6 +517,21 @@ def test_a_folder_that_goes_away_while_a_file_is_written_ends_the_work(tmp_path)
     with guarded(place), pytest.raises(WorkFailed, match="moved, deleted or replaced"):
         write_while_it_moves()
     assert not place.exists()
+
+
+def test_what_is_read_from_a_folder_that_went_away_says_so(tmp_path):
+    place = tmp_path / "run"
+    files.write_text(place / "file", "")
+
+    def read_what_moved():
+        with guarded(place):
+            gone_moved(place)
+            tensors.TensorFile(place / "file")
+
+    with pytest.raises(WorkFailed, match="moved, deleted or replaced"):
+        read_what_moved()
+    with pytest.raises(MissingInput), guarded(tmp_path):
+        tensors.TensorFile(place / "file")
 
 
 def _hold(place, begun, go):

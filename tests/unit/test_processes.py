@@ -1,8 +1,10 @@
 """Who a process is among several, by what torchrun and srun leave in its environment."""
 
+import subprocess
+
 import pytest
 
-from deme.system import processes
+from deme.system import WorkFailed, processes
 from deme.system.processes import World, first_host
 
 SRUN = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "gpu[07-10],x1",
@@ -68,3 +70,21 @@ def test_torchrun_and_srun_say_who_is_who(monkeypatch):
 )
 def test_the_first_host_of_a_list(nodes, first):
     assert first_host(nodes) == first
+
+
+def test_helpers_that_run_end_when_another_one_cannot_be_started(monkeypatch):
+    started, real = [], subprocess.Popen
+
+    def limited(command, env):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        started.append(real(["sleep", "1000"]))
+        return started[0]
+
+    monkeypatch.setattr(processes.subprocess, "Popen", limited)
+    with (
+        pytest.raises(WorkFailed, match="a helper process cannot be started: Resource"),
+        processes.helpers("module", [[], []]),
+    ):
+        pass
+    assert started[0].returncode == -15

@@ -12,7 +12,7 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from deme.system import WorkFailed, files, read_jsonl
+from deme.system import WorkFailed, files
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        rows = read_jsonl(path, _Row)
+        rows = files.reopen_jsonl(path, _Row)
         self._left = deque(enumerate(map(Evaluation.of_row, rows), start=1))
-        files.write_jsonl(path, rows)  # without a last line that is incomplete
         self.num_stored = len(rows)
 
     def stored(
