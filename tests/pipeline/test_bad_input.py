@@ -100,6 +100,7 @@ def replaced(value, path, new):
 
 
 DELETE = object()
+KEYS = ["", "x", "a.b", "x" * 5000, "a\0b", "../../../etc", "\x1b[31m", "NaN", "~nobody-of-this-name"]
 
 
 @st.composite
@@ -117,6 +118,12 @@ def changed(draw, value, dump):
         return bytes(data)
     path = draw(st.sampled_from(places(value)[dump not in (dump_json, dump_yaml) :]))
     new = draw(st.sampled_from([*NASTY, DELETE])) if path else draw(st.sampled_from(NASTY))
+    if path and isinstance(path[-1], str) and draw(st.integers(0, 4)) == 0:  # the key, too
+        kept = value
+        for key in path:
+            kept = kept[key]
+        value = replaced(value, path, DELETE)
+        path, new = (*path[:-1], draw(st.sampled_from(KEYS))), kept
     return dump(replaced(value, path, new))
 
 
@@ -316,6 +323,15 @@ def value_in(file, dump):
     return json.loads(data[8 : 8 + size])
 
 
+def forget_sizes(file):
+    """Take the sizes of a run's outputs out of its status.json: they would say it first."""
+    status = file.parent / "status.json"
+    if status.exists() and file != status:
+        found = json.loads(status.read_text())
+        found.pop("outputs", None)
+        status.write_text(json.dumps(found))
+
+
 def check_message(text):
     assert text.strip()
     assert len(text.splitlines()) <= 25, text
@@ -325,6 +341,7 @@ def check_message(text):
 
 def check_reader(pattern, dump, readers, examples, number):
     (file, *_) = sorted(Path().glob(pattern))
+    forget_sizes(file)
     value = value_in(file, dump)
     for read in readers:
         assert finite(read(file))  # what is right is read
@@ -623,9 +640,7 @@ def test_a_damaged_neighbour_costs_a_warning(there, messages):
 
 def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
     file = run_of("evaluate") / "metrics.json"
-    status = json.loads((file.parent / "status.json").read_text())
-    del status["outputs"]  # their sizes would say it first
-    (file.parent / "status.json").write_text(json.dumps(status))
+    forget_sizes(file)
     found = json.loads(file.read_text())
     found["metrics"]["loss"]["value"] = "much"
     file.write_text(json.dumps(found))
@@ -643,6 +658,18 @@ def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
     file.write_bytes(b"\xff")
     with pytest.raises(WorkFailed, match=r"metrics.json is damaged: it is not UTF-8 at byte 0\n"):
         table(None)
+
+
+def test_a_metric_that_the_baseline_has_replicates_of_alone_has_no_difference(there):
+    for run in Path("runs/bad/evaluate").iterdir():
+        metrics = json.loads((run / "metrics.json").read_text())
+        if metrics["cell"]["method"] == "before":
+            forget_sizes(run / "metrics.json")
+            del metrics["metrics"]["loss"]
+            (run / "metrics.json").write_text(json.dumps(metrics))
+    before, merged = table(None)
+    assert before.numbers == {}
+    assert merged.numbers["loss"].difference is None
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-this-name/x"])
