@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter
 
 from deme.builders.checkpoints import open_checkpoint
 from deme.cli import hydra_app
@@ -34,18 +35,21 @@ from deme.models.loading import load_pretrained
 from deme.report.records import read_record
 from deme.report.rows import table_rows
 from deme.runs import (
+    Run,
     SearchSettings,
     Suite,
     build,
     check_options,
     compose_stage,
+    content_hash,
     found_weights,
     frozen_config,
+    instantiate,
     read_status,
 )
 from deme.runs.config_errors import flattened
 from deme.runs.inputs import find
-from deme.runs.settings import SETTINGS
+from deme.runs.settings import SETTINGS, SuiteOptions, SuiteSettings
 from deme.runs.suite_file import read_suite
 from deme.system import (
     BadConfig,
@@ -54,6 +58,7 @@ from deme.system import (
     WorkFailed,
     conf_dir,
     did_you_mean,
+    files,
     first_line,
     locate,
     reading,
@@ -100,7 +105,17 @@ def replaced(value, path, new):
 
 
 DELETE = object()
-KEYS = ["", "x", "a.b", "x" * 5000, "a\0b", "../../../etc", "\x1b[31m", "NaN", "~nobody-of-this-name"]
+KEYS = [
+    "",
+    "x",
+    "a.b",
+    "x" * 5000,
+    "a\0b",
+    "../../../etc",
+    "\x1b[31m",
+    "NaN",
+    "~nobody-of-this-name",
+]
 
 
 @st.composite
@@ -395,6 +410,7 @@ COMMANDS = {
     "doctor": [["model=digits_base", "data=digits"]],
     "export": [["run=x", "out=y"]],
 }  # fmt: skip
+IMPROVE = COMMANDS["improve"][0]
 CHOICES = [(stage, words) for stage, all_words in COMMANDS.items() for words in all_words]
 
 
@@ -404,6 +420,7 @@ def settled(stage, words):
     if stage not in ("merge", "export", "verify"):
         check_options(found)
     if isinstance(found, SearchSettings):
+        instantiate(found.search)
         assert found.num_forward_passes(4) >= 0
     return found
 
@@ -455,16 +472,30 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
             value = config
             for part in path:
                 value = value[part]
-            # labels repeat other keys; arguments of diffusers' classes are theirs
-            if (
-                type(value) not in (int, float)
-                or path[0] == "cell"
-                or path[:2] in (("model", "unet"), ("model", "scheduler"))
-            ):
+            if type(value) not in (int, float) or path[0] == "cell":  # labels repeat other keys
                 continue
-            for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", [value], {"a": value}, True):
+            lists = [] if path[:2] == ("model", "unet") else [[value]]  # one for each resolution
+            for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", *lists, {"a": value}, True):
                 with pytest.raises(BadConfig, match=r"must be|without repetition"):
                     build(SETTINGS[stage], replaced(config, path, bad))
+
+
+@pytest.mark.parametrize("kind", [*SETTINGS.values(), SuiteOptions, SuiteSettings])
+def test_every_number_has_a_lower_and_an_upper_bound(kind):
+    def numbers(schema, place):
+        if isinstance(schema, dict):
+            if schema.get("type") in ("integer", "number"):
+                yield place, schema.keys()
+            for name, inner in schema.items():
+                yield from numbers(inner, f"{place}.{name}")
+        for inner in schema if isinstance(schema, list) else ():
+            yield from numbers(inner, place)
+
+    found = [*numbers(TypeAdapter(kind).json_schema(), kind.__name__)]
+    assert found
+    for place, keys in found:
+        assert keys & {"minimum", "exclusiveMinimum"}, place
+        assert keys & {"maximum", "exclusiveMaximum"}, place
 
 
 @pytest.mark.parametrize(
@@ -496,9 +527,28 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
         ("evaluate", ["num_images=2000000000", "shard_size=1"], ["shards", "type: a larger shard_size"]),
         ("evaluate", ["guidance_scale=1e300"], ["guidance_scale", "at most 1e+06"]),
         ("search", ["inputs.experts=[x]", "max_seconds=1e300"], ["max_seconds", "at most"]),
-        ("search", ["inputs.experts=[x]", "search.step=1e-300"], ["step=1e-300", "10,000"]),
+        ("search", ["inputs.experts=[x]", "search.step=1e-300"], ["search.step must be a number, at least"]),
         ("search", ["inputs.experts=[x]", "search.low=nan"], ["search.low", "finite"]),
         ("search", ["inputs.experts=[x]", "rungs=[nan,1]"], ["rungs.0", "finite"]),
+        ("search", ["inputs.experts=[x]", "search=coordinate", "search.points=3"], ["points", "at least 4"]),
+        ("search", ["inputs.experts=[x]", "search=cma_es", "search.population=3"], ["population", "at least 4"]),
+        ("search", ["inputs.experts=[x]", "search.low=2"], ["low", "high"]),
+        ("train", ["data=none"], ["data=none", "type: data=<option>"]),
+        ("train", ["optimizer.lr=0"], ["optimizer.lr", "at least"]), ("train", ["optimizer.lr=1e300"], ["optimizer.lr", "at most"]),
+        ("train", ["optimizer.eps=1e300"], ["optimizer.eps", "at most"]), ("train", ["gradient_clip=1e-300"], ["gradient_clip", "at least"]),
+        ("train", ["progress.preview.num_images=2000000000"], ["preview.num_images", "at most"]),
+        ("train", ["model=ddpm_cifar10", "model.unet.layers_per_block=1000000000"], ["model.unet.layers_per_block", "at most 64"]),
+        ("train", ["model=ddpm_cifar10", "model.scheduler.num_train_timesteps=2000000000"], ["num_train_timesteps", "at most 1,000,000"]),
+        ("train", ["~progress.preview.seed"], ["progress.preview.seed must be given"]),
+        ("train", ["ranges.num_ranges=2000000000"], ["ranges.num_ranges", "at most 10,000"]),
+        ("evaluate", ["metrics.replicates=2000000000"], ["metrics.replicates", "at most 1,000,000"]),
+        ("evaluate", ["source=real", "data=none"], ["source=real", "data=none"]),
+        ("improve", [*IMPROVE, "search.step=0.0001"], ["search.step", "at least 0.001"]),
+        ("improve", [*IMPROVE, "num_ranges=2000000000"], ["num_ranges", "at most 10,000"]),
+        ("improve", [*IMPROVE, "num_ranges=19"], ["num_ranges=19", "merges", "search.step"]),
+        ("evaluate", ["~inputs.weights"], ["inputs.weights has no value", "leave ~inputs.weights out"]),
+        ("evaluate", ["~inputs.wieghts"], ["unknown key 'inputs.wieghts'", "did you mean 'inputs.weights'"]),
+        ("improve", [*IMPROVE, "hours=1e7"], ["hours", "at most"]),
         ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "hours=inf"], ["hours", "finite"]),
         ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "sample_seeds=[1,1]"], ["sample_seeds", "[1, 1]"]),
     ],
@@ -548,6 +598,38 @@ def test_the_same_model_twice_is_refused(in_tmp):
         BadConfig, match="the same model is given twice: asset:digits_base, asset:digits_base"
     ):
         find(["asset:digits_base", "asset:digits_base"], Path())
+    Path("a").mkdir()
+    Path("b").symlink_to("a")
+    for names in (["a", "./a"], ["a", str(in_tmp / "a")], ["a", "b"], ["asset:x", "asset:./x"]):
+        names = [name.replace("x", "digits_base") for name in names]
+        with pytest.raises(BadConfig, match="the same model is given twice"):
+            find(names, Path())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data=image_folder", "data.path={}"], ["model=diffusers", "model.path={}"],
+        ["method=reweighted", "inputs.search=[{}]"],
+    ],
+)  # fmt: skip
+def test_a_device_or_a_pipe_is_no_input(words, in_tmp):
+    os.mkfifo("pipe")
+    for place in ("pipe", "/dev/zero"):
+        config = compose_stage("train", [word.format(place) for word in words])
+        with pytest.raises(MissingInput, match=f"{place} is neither a file nor a folder"):
+            Run.planned(config)
+    assert not Path("runs").exists()
+
+
+def test_an_input_that_may_not_be_read_is_named(in_tmp, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Path("weights.npz").write_bytes(b"x")
+    monkeypatch.setattr(files, "sha256", refuse)
+    with pytest.raises(MissingInput, match=r"weights.npz cannot be read: Permission denied"):
+        content_hash("weights.npz")
 
 
 @pytest.mark.parametrize(
@@ -766,7 +848,7 @@ def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tm
 
 
 MAY_BE_NULL = {
-    "train": {"data", "balancing", "ema", "expert", "gradient_clip"},
+    "train": {"balancing", "ema", "expert", "gradient_clip"},
     "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images"},
     "merge": {"seed", "weights_by_name", "dtype"},
     "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
