@@ -1,6 +1,7 @@
 """Whatever a file or a setting holds, it is used or refused with one message: no traceback, no crash, no number that is not finite."""
 
 import dataclasses
+import datetime
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,28 +24,34 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from deme.builders.checkpoints import open_checkpoint
+from deme.builders.ranges import read_affinity
 from deme.cli import hydra_app
 from deme.cli.app import main
 from deme.commands.compare import difference_of, read_evaluations
+from deme.commands.improve import _print_outcome
 from deme.commands.verify import _directory, _finished, _unmodified
 from deme.data.caption_files import captions_in
 from deme.data.prompts import load_prompts
 from deme.merging.plan import order_experts, plan_merge
 from deme.merging.search.journal import Journal
 from deme.metrics import statistics_file
+from deme.models.checkpoint import open_weights
 from deme.models.loading import load_pretrained
 from deme.report.records import read_record
 from deme.report.rows import table_rows
 from deme.runs import (
+    Outcome,
     Run,
     SearchSettings,
     Suite,
+    TrialPlan,
     build,
     check_options,
     compose_stage,
     content_hash,
     found_weights,
     frozen_config,
+    frozen_identity,
     instantiate,
     read_status,
 )
@@ -51,19 +59,27 @@ from deme.runs.config_errors import flattened
 from deme.runs.inputs import find
 from deme.runs.settings import SETTINGS, SuiteOptions, SuiteSettings
 from deme.runs.suite_file import read_suite
+from deme.runs.trusted import option_files, targets_in
 from deme.system import (
+    COPY_AGAIN,
     BadConfig,
     DemeError,
     MissingInput,
     WorkFailed,
+    checked,
     conf_dir,
     did_you_mean,
     files,
     first_line,
     locate,
+    read_json,
     reading,
+    tensors,
 )
+from deme.system.diffusers_configs import NetworkConfig
 from deme.system.errors import UNSAFE
+from deme.training.callbacks import JsonlLogger
+from deme.training.fit import step_of
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, done
 
 NASTY = [
@@ -121,7 +137,7 @@ KEYS = [
 @st.composite
 def changed(draw, value, dump):
     """The bytes of a file that holds `value`, after a change of one value or of some bytes."""
-    kind = draw(st.integers(0, 9))
+    kind = draw(st.integers(0, 9 if dump is not bytes else 2))
     if kind == 0:
         return draw(st.sampled_from(WHOLE))
     if kind <= 2:
@@ -293,6 +309,16 @@ READERS = {  # file -> how it is read
     ("expected.json", dump_json): (lambda _: Suite.read(Path("e.yaml")).expected,),
     ("prompts.jsonl", dump_lines): (lambda file: list(load_prompts(str(file), "text", "seed")),),
     ("images.json", dump_json): (lambda file: captions_in(file, None),),
+    ("prompts.csv", bytes): (lambda file: list(load_prompts(str(file), "text", "seed")),),
+    ("metadata.csv", bytes): (lambda file: captions_in(file, None),),
+    ("last.ckpt", bytes): (step_of,),
+    ("shards/diffusion_pytorch_model.safetensors.index.json", dump_json): (lambda file: list(open_weights(file.parent).specs),),
+    ("pickled/diffusion_pytorch_model.bin", bytes): (lambda file: open_weights(file.parent).read("a"),),
+    ("affinity.json", dump_json): (lambda file: read_affinity(file, 2),),
+    ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y")),),
+    ("plan.json", dump_json): (lambda file: read_json(file, TrialPlan),),
+    ("metrics.jsonl", dump_lines): (lambda file: JsonlLogger(file, 1).rewind(2),),
+    ("runs/bad/train/*/cost.json", dump_json): (table,),
     ("statistics.npz", dump_npz): (lambda file: statistics_file.load_npz(file, Extractor())[0].covariance,),
 }  # fmt: skip
 
@@ -307,6 +333,24 @@ def prepare(folder):
     )
     rows = [{"text": "a cat", "seed": 1}, {"text": "a dog", "seed": "2"}]
     (folder / "prompts.jsonl").write_bytes(dump_lines(rows))
+    (folder / "prompts.csv").write_text('text,seed\na cat,1\n"a, dog",2\n')
+    (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\nb.png,a dog\n")
+    state = {"global_step": 3, "state_dict": {"a": torch.ones(2)}, "optimizer_states": [], "lr_schedulers": [], "loops": {}}  # fmt: skip
+    torch.save(state, folder / "last.ckpt")
+    (folder / "pickled").mkdir()
+    torch.save({"a": torch.ones(2)}, folder / "pickled" / "diffusion_pytorch_model.bin")
+    (folder / "shards").mkdir()
+    tensors.save(folder / "shards" / "1.safetensors", {"a": torch.ones(2)})
+    index = {"metadata": {"total_size": 8}, "weight_map": {"a": "1.safetensors"}}
+    (folder / "shards/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "affinity.json").write_text('{"cosines": [[1.0, 0.5], [0.5, 1.0]]}')
+    row = {"before": 1.0, "after": 0.5, "difference": "-0.5", "verdict": "better"}
+    outcome = {"metric": "loss", "better": True, "metrics": {"loss": row}, "merged": "m", "weights": [1.0]}  # fmt: skip
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+    plan = {"seconds_per_step": 0.5, "seconds_for_the_rest": 1.5, "num_steps": 3}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]
+    (folder / "metrics.jsonl").write_bytes(dump_lines(rows))
     coco = {
         "images": [{"id": 1, "file_name": "a.png"}],
         "annotations": [{"id": 3, "image_id": 1, "caption": "a"}],
@@ -324,6 +368,8 @@ def prepare(folder):
 
 def value_in(file, dump):
     data = file.read_bytes()
+    if dump is bytes:  # a file of no values that the test knows
+        return data
     if dump is dump_json:
         return json.loads(data)
     if dump is dump_yaml:
@@ -779,6 +825,58 @@ def test_values_with_special_characters_get_a_hint_that_works(override, typed):
 def test_an_unknown_key_is_compared_to_the_keys_of_the_chosen_option():
     with pytest.raises(BadConfig, match=r"did you mean 'search.points'"):
         compose_stage("search", ["inputs.experts=[x]", "search=coordinate", "search.point=4"])
+
+
+def test_what_an_editor_leaves_in_conf_and_other_encodings_break_nothing(in_tmp):
+    Path("group").mkdir()
+    Path("group/latin.yaml").write_bytes(b"# \xe9\n_target_: deme.a.b\n")
+    Path("group/hidden/").mkdir()
+    for link in (".#latin.yaml", "gone.yaml"):
+        Path("group", link).symlink_to("user@host.123:456")
+    assert [file.name for file in option_files(Path())] == ["latin.yaml"]
+    assert targets_in(Path()) == {"deme.a.b"}
+
+
+def test_an_evaluation_whose_inputs_are_not_named_has_none():
+    found = build(SETTINGS["evaluate"], {**compose_stage("evaluate", []), "inputs": {}})
+    assert found.source == "weights"
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.date(2020, 1, 1), b"x", {1}, {math.nan}, [datetime.datetime(2020, 1, 1)], {1: 2}]
+)  # fmt: skip
+def test_values_that_json_does_not_have_are_refused(value):
+    config = {
+        **compose_stage("train", []),
+        "optimizer": {"_target_": "torch.optim.AdamW", "x": value},
+    }
+    with pytest.raises(BadConfig, match="must be a text"):
+        build(SETTINGS["train"], config)
+    with pytest.raises(WorkFailed, match=r"x is damaged: .*must be a text"):
+        checked({"a": value}, dict[str, object], "x")
+
+
+def test_a_search_that_does_not_say_its_merge_is_damaged(in_tmp):
+    Path("best.json").write_text('{"weights": [1.0], "score": 0.5, "merge": {}}')
+    with pytest.raises(WorkFailed, match=r"best.json is damaged: merge._target_ is missing"):
+        found_weights(Path())
+
+
+def test_a_frozen_config_that_is_no_file_is_not_read(in_tmp):
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    for name, what in (("pipe", "no file"), ("folder", "a folder")):
+        with pytest.raises(MissingInput, match=f"{name} is {what}"):
+            frozen_identity(Path(name))
+
+
+def test_a_bound_of_ours_is_not_called_damage():
+    with pytest.raises(WorkFailed) as caught:
+        checked({"layers_per_block": 65}, NetworkConfig, "config.json", COPY_AGAIN)
+    assert str(caught.value) == (
+        "config.json is not read here: layers_per_block must be a whole number, at most 64, "
+        "or a list; got 65"
+    )
 
 
 def test_no_suggestion_is_the_word_itself():

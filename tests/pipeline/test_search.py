@@ -263,6 +263,10 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
     assert steps.get_xydata().tolist() == [[20, 3], [30, 2], [60, 2]]
 
 
+# what only the models and the data show
+IN_THE_MODELS = {"objective=frechet", "objective=wrong", "objective=loss/4", "metrics.loss.num_ranges=1001"}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -301,6 +305,8 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
 def test_a_slip_is_exit_2_with_one_clear_message(words, parts, given, tmp_path):
     fails(["search", given, *LOSS, *words], tmp_path, 2, *parts)
     assert not list(tmp_path.glob("runs/*/*/*/best.json"))
+    if not IN_THE_MODELS & {*words}:  # the others are refused before any work
+        assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
