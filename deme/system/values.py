@@ -61,8 +61,8 @@ def bad_value(value: object) -> str | None:
         inner: list[object] = []
         for one in level:
             if isinstance(one, dict):
-                if other := [key for key in one if not isinstance(key, str)]:
-                    return f"the key {shown(other[0])} must be a text"
+                if one and {*map(type, one)} not in ({str}, {int}):
+                    return f"the keys of {_place(value, one) or 'it'} must be texts"
                 inner += [each for key, each in one.items() if key != INFINITE]
             elif isinstance(one, (list, tuple)):
                 inner += one

@@ -843,16 +843,16 @@ def test_an_evaluation_whose_inputs_are_not_named_has_none():
 
 
 @pytest.mark.parametrize(
-    "value", [datetime.date(2020, 1, 1), b"x", {1}, {math.nan}, [datetime.datetime(2020, 1, 1)], {1: 2}]
+    "value", [datetime.date(2020, 1, 1), b"x", {1}, {math.nan}, [datetime.datetime(2020, 1, 1)], {1: 2, "a": 3}]
 )  # fmt: skip
 def test_values_that_json_does_not_have_are_refused(value):
     config = {
         **compose_stage("train", []),
         "optimizer": {"_target_": "torch.optim.AdamW", "x": value},
     }
-    with pytest.raises(BadConfig, match="must be a text"):
+    with pytest.raises(BadConfig, match="must be (a )?text"):
         build(SETTINGS["train"], config)
-    with pytest.raises(WorkFailed, match=r"x is damaged: .*must be a text"):
+    with pytest.raises(WorkFailed, match=r"x is damaged: .*must be (a )?text"):
         checked({"a": value}, dict[str, object], "x")
 
 
