@@ -15,6 +15,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
 PLACEMENT = "unet/projections.json"
 EMA = "unet_ema"  # averaged weights that some programs write beside unet/
+MAX_NAME_BYTES = 255  # of a file, on all file systems
 COPY_OF_EMA = f"give a copy of the folder in which {EMA}/ is called unet/"
 SCHEDULER = "scheduler_config.json"
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
@@ -45,10 +46,18 @@ class Placement(TypedDict, total=False):
     placement: Text
 
 
+def _of_a_file(name: str) -> str:
+    if not 0 < len(Path(name).name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
+        raise ValueError("the name of a file")
+    return name
+
+
 class ShardIndex(TypedDict):
     """The index of weights that are stored in several files: tensor -> file."""
 
-    weight_map: Annotated[dict[str, str], Field(min_length=1)]
+    weight_map: Annotated[
+        dict[str, Annotated[str, AfterValidator(_of_a_file)]], Field(min_length=1)
+    ]
 
 
 KINDS = {

@@ -67,7 +67,7 @@ class JsonlLogger(Logger):
         kept = [row for row in rows if (row.get("step") or 0) < step]
         write_jsonl(self.path, kept)  # without a last line that was cut
         for row in kept:
-            tracking.log(self.tracker, int(row.pop("step") or 0), row)
+            tracking.log(self.tracker, int(row.pop("step", None) or 0), row)
 
 
 class SaveLast(pl.Callback):

@@ -116,7 +116,7 @@ def replaced(value, path, new):
     if not rest and new is DELETE:
         del copy[key]
     else:
-        copy[key] = replaced(copy[key], rest, new)
+        copy[key] = replaced(copy[key], rest, new) if rest else new
     return copy
 
 
