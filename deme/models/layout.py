@@ -52,6 +52,9 @@ def _of_a_file(name: str) -> str:
     return name
 
 
+ShardName = Annotated[str, AfterValidator(_of_a_file)]
+
+
 class ShardIndex(TypedDict):
     """The index of weights that are stored in several files: tensor -> file."""
 

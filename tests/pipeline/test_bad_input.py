@@ -850,7 +850,7 @@ def test_values_that_json_does_not_have_are_refused(value):
         **compose_stage("train", []),
         "optimizer": {"_target_": "torch.optim.AdamW", "x": value},
     }
-    with pytest.raises(BadConfig, match="must be (a )?text"):
+    with pytest.raises(BadConfig, match=r"must be (a )?text"):
         build(SETTINGS["train"], config)
     with pytest.raises(WorkFailed, match=r"x is damaged: .*must be (a )?text"):
         checked({"a": value}, dict[str, object], "x")
