@@ -58,9 +58,7 @@ ShardName = Annotated[str, AfterValidator(_of_a_file)]
 class ShardIndex(TypedDict):
     """The index of weights that are stored in several files: tensor -> file."""
 
-    weight_map: Annotated[
-        dict[str, Annotated[str, AfterValidator(_of_a_file)]], Field(min_length=1)
-    ]
+    weight_map: Annotated[dict[str, ShardName], Field(min_length=1)]
 
 
 KINDS = {
