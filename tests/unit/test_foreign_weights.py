@@ -10,15 +10,17 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from deme.builders.checkpoints import copy_other_parts, open_checkpoint, open_plan
+from deme.builders.compute import Compute
 from deme.builders.data import load_data
 from deme.data.digits import load_digits
 from deme.evaluation.passport import load_passport
+from deme.evaluation.sources import load_source
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import EMA, UNET
 from deme.models.loading import load_folder, load_pretrained
-from deme.runs import PathsSettings, Run, base_hash, compose_stage
+from deme.runs import EvaluateSettings, PathsSettings, Run, base_hash, build, compose_stage
 from deme.system import BadConfig, MissingInput, WorkFailed, locate, tensors
 from deme.system.hugging_face import load_network, variant_of
 from tests.clips import hugging_face_clip
@@ -196,6 +198,19 @@ def test_averaged_weights_that_are_not_taken_are_said_wherever_a_folder_is_opene
     base = open_plan({"path": str(averaged)}, [averaged, locate("asset:digits_base")], True).base
     assert not base.ema
     assert any("model.ema=true" in message for message in messages)
+
+
+def test_averaged_weights_of_an_input_are_no_model_option(averaged, in_tmp, messages):
+    words = ["metrics=loss", f"inputs.weights={averaged}", "model=diffusers", "model.path=asset:digits_base"]  # fmt: skip
+    for ema in (False, True):
+        config = compose_stage("evaluate", [*words, f"model.ema={str(ema).lower()}"])
+        run, settings = Run.planned(config), build(EvaluateSettings, config)
+        if ema:
+            with pytest.raises(BadConfig, match=r"model.ema=true .*\ntype: model.path="):
+                load_source(run, settings, Compute.of(settings.compute))
+        else:
+            load_source(run, settings, Compute.of(settings.compute))
+            assert [EMA in message for message in messages].count(True) == 1
 
 
 def test_the_passport_of_averaged_weights_is_their_own(averaged, tmp_path):
