@@ -85,5 +85,5 @@ class SchedulerArguments(SchedulerConfig, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
-    beta_start: Annotated[float, Field(ge=0, le=1)]  # type: ignore[misc]
-    beta_end: Annotated[float, Field(ge=0, le=1)]  # type: ignore[misc]
+    beta_start: Annotated[float, Field(ge=0, le=1)]
+    beta_end: Annotated[float, Field(ge=0, le=1)]
