@@ -417,7 +417,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(digits, monkeypatch):
         ({"down_block_types": ["Nothing", "DownBlock2D"]}, "makes no model: "),
         ({"block_out_channels": [16384, 16384]}, r"a network of [\d,]+ parameters, and its weights are [\d,]+ bytes"),
         ({"layers_per_block": 10**9}, "layers_per_block must be a whole number, at most 64, or a list"),
-        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number or a list"),
+        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number, or a list"),
     ],
 )  # fmt: skip
 def test_a_config_whose_network_would_fail_is_refused_when_it_is_read(digits, changes, text):
