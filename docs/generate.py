@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from deme.runs.settings import SETTINGS, ChangesNoResult, Option
 from deme.runs.settings import groups as group_settings
-from deme.runs.settings.base import MOST, Arguments
+from deme.runs.settings.base import LARGE, Arguments
 
 DOCS = Path(__file__).parent
 CONF = DOCS.parent / "conf"
@@ -52,8 +52,8 @@ def name_of(kind: Any, bounds: str = "") -> str:
             f"{word} {getattr(part, attribute):,.10g}"
             for part in metadata
             for attribute, word in BOUNDS.items()
-            if getattr(part, attribute, MOST) is not None
-            and abs(getattr(part, attribute, MOST)) < MOST  # a bound of its own
+            if getattr(part, attribute, LARGE) is not None
+            and abs(getattr(part, attribute, LARGE)) < LARGE  # a bound of its own
         ]
         return name_of(arguments[0], ", ".join(limits))
     if origin is Literal:

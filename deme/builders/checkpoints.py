@@ -15,9 +15,11 @@ from deme.models.folder import noise_of, with_defaults
 from deme.models.foreign import check_model_folder
 from deme.models.frozen import copy_part
 from deme.models.layout import (
+    COPY_OF_EMA,
     EMA,
     PLACEMENT,
     SCHEDULER,
+    check_ema,
     is_part,
     read_json_object,
     read_placement,
@@ -65,14 +67,15 @@ def network_folder(folder: Path) -> Path:
     )
 
 
-def open_checkpoint(folder: Path, ema: bool = False) -> Checkpoint:
+def open_checkpoint(folder: Path, ema: bool = False, advice: str = COPY_OF_EMA) -> Checkpoint:
     """Read the configs, with their classes' defaults, and the headers of a model's weights.
 
-    `ema`: of those in unet_ema/.
+    `ema`: of those in unet_ema/; `advice`: how to take them, if they are not taken.
 
     Raises MissingInput, BadConfig (no model folder), WorkFailed (damaged).
     """
     check_model_folder(str(folder), folder)
+    check_ema(str(folder), folder, ema, advice)
     place = network_folder(folder)
     config, about = read_json_object(place / "config.json"), read_about(folder)
     name = place.name
@@ -102,7 +105,10 @@ def open_plan(
     base, ema = base_folder(model_option), takes_ema(model_option)
     models = [open_checkpoint(weights_folder(path)) for path in experts]
     plan = plan_merge(
-        open_checkpoint(base, ema), models, base_hash(model_option, base), of_checkpoints
+        open_checkpoint(base, ema, "model.ema=true"),
+        models,
+        base_hash(model_option, base),
+        of_checkpoints,
     )
     for line in not_merged(plan):
         logger.warning(line)

@@ -9,7 +9,8 @@ from deme.builders.compute import Compute
 from deme.diffusion import Network
 from deme.merging.plan import differences, order_experts
 from deme.models.denoiser import DenoisingModel
-from deme.models.loading import load_pretrained
+from deme.models.layout import COPY_OF_EMA
+from deme.models.loading import load_folder
 from deme.models.swapped import SwappedExperts
 from deme.models.text_to_image import TextToImageModel
 from deme.sampling.guided import ClassifierFreeGuidance
@@ -27,13 +28,17 @@ class Loaded:
 
 
 def load_model(
-    folder: Path, compute: Compute, guidance_scale: float | None = None, ema: bool = False
+    folder: Path,
+    compute: Compute,
+    guidance_scale: float | None = None,
+    ema: bool = False,
+    advice: str = COPY_OF_EMA,
 ) -> Loaded:
     """Load one model; a text-conditioned one samples with guidance if a scale is given.
 
-    `ema`: see `load_pretrained`.
+    `ema` and `advice`: see `load_folder`.
     """
-    model = load_pretrained(str(folder), ema).to(compute.device)
+    model = load_folder(str(folder), ema, advice).to(compute.device)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 

@@ -12,6 +12,7 @@ from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
 from deme.runs import Affinity, TrainSettings, accepted_arguments, instantiate_with
 from deme.system import BadConfig, WorkFailed, files, logger, read_json
+from deme.system.values import MAKE_AGAIN
 
 
 def build_ranges(
@@ -50,7 +51,7 @@ def build_ranges(
                     "reliability": [round(r, 6) for r in found.reliability.tolist()],
                 },
             )
-        return torch.tensor(read_json(file, Affinity)["cosines"], dtype=torch.float64)
+        return read_affinity(file, num_bins)
 
     ranges: list[TimestepRange] = instantiate_with(
         settings.ranges,
@@ -59,6 +60,17 @@ def build_ranges(
         affinity=affinity,
     )
     return ranges
+
+
+def read_affinity(file: Path, num_bins: int) -> Tensor:
+    """Return the cosines [num_bins, num_bins] that are kept in a file. Raises WorkFailed."""
+    cosines = read_json(file, Affinity)["cosines"]
+    if {len(cosines), *map(len, cosines)} != {num_bins}:
+        raise WorkFailed(
+            f"{file} is damaged: cosines must be {num_bins} lists of {num_bins} numbers\n"
+            f"{MAKE_AGAIN}"
+        )
+    return torch.tensor(cosines, dtype=torch.float64)
 
 
 def _check_reliability(reliability: Tensor, num_images: int) -> None:

@@ -6,7 +6,8 @@ from typing import Literal, NoReturn
 from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
-from deme.runs import STRICT, Count, Name, Switch
+from deme.runs import STRICT, Name, Switch
+from deme.runs.settings.base import Pixels
 from deme.system import (
     BadConfig,
     DemeError,
@@ -35,7 +36,7 @@ class ConvertSettings:
 
     out: Name
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    size: Count | None = None
+    size: Pixels | None = None
     ema: Switch | None = None
 
 

@@ -147,7 +147,7 @@ def _passport(
     if "path" not in option:
         return
     passport = load_passport(
-        str(option["path"]),
+        option,
         settings.data or {},
         settings.passport.num_images,
         model,

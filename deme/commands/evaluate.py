@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs import EvaluateSettings, Metrics, Run, build, check_options, tracking
+from deme.runs import EvaluateSettings, Metrics, Run, build, tracking
 from deme.system import files, logger, print_result, read_json
 
 
@@ -49,7 +49,6 @@ def _measure(run: Run, settings: EvaluateSettings) -> None:
     from deme.builders import Compute
     from deme.evaluation.measure import measure
 
-    check_options(settings)
     found = measure(run, settings, Compute.of(settings.compute))
     spread = {name: one.replicates for name, one in found.items() if one.replicates is not None}
     files.write_json(run.path / "replicates.json", spread)

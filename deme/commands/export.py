@@ -99,11 +99,11 @@ def _write(
 ) -> None:
     import torch
 
-    from deme.models.loading import load_pretrained
+    from deme.models.loading import load_folder
     from deme.report.model_card import model_card
     from deme.report.records import read_record
 
-    model = load_pretrained(str(source))
+    model = load_folder(str(source))
     about = read_about(source)
     # a merge has multiplied foldable ones into their layers
     projections = about.get("projections") or "none"

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Best, Run, SearchSettings, build, check_options, content_hash, instantiate
+from deme.runs import Best, Run, SearchSettings, build, content_hash, instantiate
 from deme.system import BadConfig, files, logger, print_result, progress, read_json
 
 if TYPE_CHECKING:
@@ -19,7 +19,10 @@ MAX_COUNT = 10**9  # more evaluations than this are not shown as a total
 def run(config: dict[str, object]) -> Path:
     """Search unless it is done; return the run directory."""
     settings = build(SearchSettings, config)
+    instantiate(settings.search)  # refuses what its class does not work with
     run = Run.planned(config)
+    if not run.done:
+        _check_method(settings)
     opened = cache(lambda: _open(settings, run))
     run.execute(lambda run: _search(settings, run, opened()))
     if settings.loss_planes.points:
@@ -39,8 +42,6 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
     from deme.builders import open_plan
     from deme.evaluation.objective import build_objective
 
-    check_options(settings)
-    _check_method(settings)
     return build_objective(settings, open_plan(settings.model, run.inputs["experts"]))
 
 

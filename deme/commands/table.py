@@ -33,7 +33,11 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
     lock = page.with_name(f".{suite.name}.lock")
     with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
         files.remove_leftovers(suite.results)
-        if missing and page.exists() and tables.NOT_MEASURED not in page.read_text():
+        if (
+            missing
+            and page.exists()
+            and tables.NOT_MEASURED not in page.read_text(errors="replace")
+        ):
             logger.warning("kept %s: the table there is complete, this one is not", suite.results)
         else:
             _write(suite, rows, compared)

@@ -13,7 +13,6 @@ from deme.runs import (
     TrainSettings,
     base_hash,
     build,
-    check_options,
     instantiate,
     partial,
     tracking,
@@ -163,12 +162,10 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
-    check_options(settings)
     compute, progress = Compute.of(settings.compute), settings.progress
     model = instantiate(settings.model)
     data = load_data(settings.data, settings.paths, model.image_shape)
-    if data is None:
-        raise BadConfig("training needs images, and data=none\ntype: data=<option>")
+    assert data is not None  # TrainSettings
     check_images(data, model)
     if "path" in settings.model:
         _check_passport(run, settings, model, data, compute.device)
@@ -228,7 +225,7 @@ def _check_passport(
     from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
 
     passport = load_passport(
-        str(settings.model["path"]),
+        settings.model,
         settings.data or {},
         settings.passport.num_images,
         model,

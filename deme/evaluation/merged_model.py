@@ -6,10 +6,10 @@ from torch import Tensor
 
 from deme.builders import build_merge
 from deme.merging.live import LiveMerge
-from deme.merging.plan import MergePlan
+from deme.merging.plan import Checkpoint, MergePlan
 from deme.merging.similarity import block_of
 from deme.models.denoiser import DenoisingModel
-from deme.models.loading import load_pretrained
+from deme.models.loading import load_folder
 from deme.system import BadConfig
 
 GRANULARITIES: dict[str, Callable[[str], str]] = {
@@ -30,11 +30,11 @@ class LiveModel:
         self, plan: MergePlan, option: Mapping[str, object], granularity: str, device: str
     ) -> None:
         self.option, self.granularity, self.num_experts = option, granularity, len(plan.experts)
-        self.model: DenoisingModel = load_pretrained(str(plan.experts[0].folder)).to(device)
-        base = load_pretrained(str(plan.base.folder), plan.base.ema)
+        self.model: DenoisingModel = _read(plan.experts[0]).to(device)
+        base = _read(plan.base)
         if self.model.projections is not None:
             base.add_projections(self.model.projections.placement)
-        experts = [_state(load_pretrained(str(each.folder)).to(device)) for each in plan.experts]
+        experts = [_state(_read(each).to(device)) for each in plan.experts]
         self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[granularity])
         self.live.share_with(self.tensors)
         self.merge = build_merge(*self.merge_settings(self.uniform), self.num_experts)
@@ -94,6 +94,10 @@ class LiveModel:
         names = [b if b in self.live.names else f"{b}.*" for b in self.live.blocks]
         by_name = dict(zip(names, rows, strict=True)) if self.granularity != "model" else {}
         return {**self.option, "weights": mean}, by_name
+
+
+def _read(checkpoint: Checkpoint) -> DenoisingModel:
+    return load_folder(str(checkpoint.folder), checkpoint.ema, advice="")  # given when opened
 
 
 def _state(model: DenoisingModel) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from deme.builders import encode_images
 from deme.data import ImageData, SomeImages, eval_sample
 from deme.diffusion import generator
 from deme.models.denoiser import DenoisingModel
+from deme.models.layout import EMA
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
-from deme.runs import content_hash, data_hash
+from deme.runs import base_hash, data_hash, takes_ema
 from deme.system import BadConfig, JsonObject, NotFinite, files, locate, read_about, read_cached
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
@@ -48,7 +49,7 @@ class Probed(TypedDict):
 
 
 def load_passport(
-    path: str,
+    model_option: Mapping[str, object],
     data_option: Mapping[str, object],
     num_images: int,
     model: DenoisingModel,
@@ -56,7 +57,7 @@ def load_passport(
     device: str,
     cache: Path,
 ) -> JsonObject:
-    """Return the passport of the pretrained `model` at `path` on `num_images` images of `data`.
+    """Return the passport of the pretrained `model` of an option on `num_images` images of `data`.
 
     That is passport.json of a training run: the `verdict` (fits, contradicted or unclear), the
     hypothesis that is `stated`, and `fits`, all hypotheses from the best on, each with the share
@@ -64,13 +65,14 @@ def load_passport(
     `weights_because`. It is measured once per model and data set, and kept in `cache`.
     Raises NotFinite for a model whose predictions are NaN or infinite.
     """
-    parts = [__version__, content_hash(path), data_hash(data_option), num_images]
+    path = str(model_option["path"])
+    parts = [__version__, base_hash(model_option, path), data_hash(data_option), num_images]
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
     measured = read_cached(place, Probed)
     if measured is None:
         measured = _measured(path, num_images, model, data, device, cache)
         files.write_json(place, measured)
-    weights, because = weights_kind(path)
+    weights, because = weights_kind(path, takes_ema(model_option))
     return {"model": path, **measured, "weights": weights, "weights_because": because}
 
 
@@ -132,8 +134,13 @@ def describe(row: Hypothesis) -> str:
     return text if usual else f"{text}, pixels in {row['value_range']}"
 
 
-def weights_kind(path: str) -> tuple[str, str]:
-    """Return ema, raw or unknown, and the reason; the weights themselves do not show it."""
+def weights_kind(path: str, ema: bool = False) -> tuple[str, str]:
+    """Return ema, raw or unknown, and the reason; the weights themselves do not show it.
+
+    `ema`: of the weights in unet_ema/.
+    """
+    if ema:
+        return "ema", f"model.ema=true takes those of {EMA}/"
     folder = locate(path)
     about = read_about(folder)
     if isinstance(about.get("ema"), bool):

@@ -22,6 +22,7 @@ from deme.data.decode import resized
 from deme.data.inspection import Inspection
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
+from deme.models.layout import COPY_OF_EMA, EMA
 from deme.runs import EvaluateSettings, Run, instantiate, takes_ema, weights_folder
 from deme.system import BadConfig, cache_folder
 
@@ -55,7 +56,14 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
         loaded = load_experts(list(map(weights_folder, run.inputs["experts"])), compute, scale)
     else:
         folder = weights_folder(given) if given else base_folder(settings.model)
-        loaded = load_model(folder, compute, scale, not given and takes_ema(settings.model))
+        ema = takes_ema(settings.model)
+        if given and ema and (folder / EMA).is_dir():
+            raise BadConfig(
+                f"model.ema=true is of the model option, and inputs.weights={given} has averaged "
+                f"weights, too\ntype: model.path={given} in place of inputs.weights"
+            )
+        advice = COPY_OF_EMA if given else "model.ema=true"
+        loaded = load_model(folder, compute, scale, ema and not given, advice)
     model = loaded.model
     data = load_data(settings.data, settings.paths, model.image_shape)
     if data is not None and settings.metrics.loss is not None:
@@ -84,10 +92,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
 
 def _real(settings: EvaluateSettings) -> Source:
     data = load_data(settings.data, settings.paths)
-    if data is None:
-        raise BadConfig(
-            "source=real draws images from the data set, and data=none\ntype: data=<option>"
-        )
+    assert data is not None  # EvaluateSettings
     train, size = data.train, settings.batch_size
     return Source(data, len(train), lambda indices: batches(train, size, indices))
 

@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 from deme.data.pixels import to_float
 from deme.metrics.features import read_into, weights_file
 from deme.metrics.text_score import CosineScore
-from deme.models.layout import NetworkConfig
 from deme.system import BadConfig, DemeError, first_line, read_json
+from deme.system.diffusers_configs import NetworkConfig
 from deme.system.hugging_face import transformers_quietly
 
 SHAPE = (3, 16, 16)

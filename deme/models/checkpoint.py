@@ -20,10 +20,12 @@ from deme.system import (
     logger,
     read_json,
 )
+from deme.system.hugging_face import variant_of
 from deme.system.tensors import DTYPES, Spec, TensorFile, Tensors, as_read, check_finite, is_finite
 
 NAME = "diffusion_pytorch_model"
-UNPICKLER = "WeightsUnpickler error:"  # before torch names what it refuses
+# where torch names what it refuses
+REFUSED = re.compile(r"WeightsUnpickler error:\s*(.+)|^(Trying to load .+)", re.MULTILINE)
 MIN_BOMB = 2**24  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
 MAX_EXPANSION = 4
 POINTER = b"version https://git-lfs"
@@ -51,19 +53,11 @@ def open_weights(place: Path) -> Tensors:
 
 def _find(place: Path) -> Path:
     for suffix in ("safetensors", "bin"):
-        for name in (f"{NAME}.{suffix}", f"{NAME}.{suffix}.index.json"):
+        variant = variant_of(place, f"{NAME}*.{suffix}*")
+        middle = f".{variant}" if variant else ""
+        for name in (f"{NAME}{middle}.{suffix}", f"{NAME}.{suffix}.index{middle}.json"):
             if (place / name).is_file():
                 return place / name
-        variants = [p for p in place.glob(f"{NAME}.*.{suffix}") if "-of-" not in p.name]
-        variants += place.glob(f"{NAME}.{suffix}.index.*.json")
-        if len(variants) > 1:
-            raise BadConfig(
-                f"{place} has several variants of its weights: "
-                f"{', '.join(sorted(p.name for p in variants))}\n"
-                f"rename the one to use to {NAME}.{suffix}"
-            )
-        if variants:
-            return variants[0]
     if (place / "model.safetensors").is_file() or any(place.glob("*.gguf")):
         raise BadConfig(
             f"{place} holds {', '.join(sorted(p.name for p in place.glob('model*.*')))}; "
@@ -136,7 +130,8 @@ def read_pickle(path: Path) -> object:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except UnpicklingError as error:
-        reason = str(error).partition(UNPICKLER)[2].strip().partition("\n")[0].split(". ")[0]
+        found = REFUSED.search(str(error))
+        reason = (found[1] or found[2] if found else first_line(error)).split(". ")[0]
         raise WorkFailed(
             f"{path} holds more than tensors, which torch does not read safely: {reason}\n"
             "where you trust it, save its state dict alone, with torch.save or as .safetensors, "
@@ -146,8 +141,7 @@ def read_pickle(path: Path) -> object:
         has_reason = isinstance(error, RuntimeError)
         reason = first_line(error).partition(". ")[0] if has_reason else type(error).__name__
         raise WorkFailed(
-            f"{path} is damaged, or no file that torch.save wrote: {reason}\n"
-            "make it again, or copy it again from where it came"
+            f"{path} is damaged, or no file that torch.save wrote: {reason}\n{COPY_AGAIN}"
         ) from error
 
 

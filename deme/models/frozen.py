@@ -10,7 +10,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
-from deme.models.layout import NetworkConfig, is_part, read_json_object
+from deme.models.layout import is_part, read_json_object
 from deme.system import (
     COPY_AGAIN,
     BadConfig,
@@ -21,6 +21,7 @@ from deme.system import (
     sha256,
     sha256_text,
 )
+from deme.system.diffusers_configs import NetworkConfig
 from deme.system.hugging_face import transformers_quietly, variant_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,15 @@ from typing import Annotated, TypeGuard
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from deme.system import COPY_AGAIN, FILE_NAME_RULE, is_file_name, read_json
+from deme.system import (
+    COPY_AGAIN,
+    FILE_NAME_RULE,
+    BadConfig,
+    is_file_name,
+    logger,
+    read_json,
+)
+from deme.system.diffusers_configs import NetworkConfig, SchedulerConfig, Text
 
 JsonObject = dict[str, object]  # a config that diffusers wrote: config.json, model_index.json, ...
 
@@ -14,15 +22,11 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
 PLACEMENT = "unet/projections.json"
 EMA = "unet_ema"  # averaged weights that some programs write beside unet/
+MAX_NAME_BYTES = 255  # of a file, on all file systems
+COPY_OF_EMA = f"give a copy of the folder in which {EMA}/ is called unet/"
 SCHEDULER = "scheduler_config.json"
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 BETAS = ("trained_betas", "rescale_betas_zero_snr")  # of a scheduler that few models have
-
-Channels = Annotated[int, Field(ge=1, le=1 << 14)]
-Size = Annotated[int, Field(ge=1, le=1 << 16)]
-Layers = Annotated[int, Field(ge=1, le=64)]
-Text = Annotated[str, Field(max_length=300)]
-Beta = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def is_part(value: object) -> TypeGuard[list[str | None]]:
@@ -51,65 +55,25 @@ ModelIndex = dict[
 ]
 
 
-class NetworkConfig(TypedDict, total=False):
-    """config.json of a network that diffusers or transformers wrote: the keys that are used here.
-
-    What diffusers makes of the others is caught where it is made.
-    """
-
-    _class_name: Text | None
-    architectures: list[Text] | None
-    sample_size: Size | Annotated[list[Size], Field(min_length=2, max_length=2)] | None
-    in_channels: Channels | None
-    out_channels: Channels | None
-    latent_channels: Channels | None
-    layers_per_block: Layers | list[Layers]
-    block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=16)]
-    time_embedding_type: Text
-    cross_attention_dim: Channels | list[Channels] | None
-    scaling_factor: Annotated[float, Field(gt=0)] | None
-    max_position_embeddings: Size
-    hidden_size: Size
-    num_hidden_layers: Layers
-    num_layers: Layers | None
-    projection_dim: Size | None
-    vocab_size: Annotated[int, Field(ge=1, le=1 << 20)]
-
-
-class SchedulerConfig(TypedDict, total=False):
-    """scheduler_config.json: the keys that are used here."""
-
-    _class_name: Text
-    num_train_timesteps: Annotated[int, Field(ge=1, le=1_000_000)]
-    beta_start: Beta
-    beta_end: Beta
-    beta_schedule: Text
-    trained_betas: list[Beta] | None
-    prediction_type: Text | None
-    variance_type: Text | None
-    predict_epsilon: bool | None
-    use_flow_sigmas: bool | None
-    rescale_betas_zero_snr: bool
-    clip_sample: bool
-    clip_sample_range: Annotated[float, Field(gt=0)]
-    thresholding: bool
-    dynamic_thresholding_ratio: Annotated[float, Field(ge=0, le=1)]
-    sample_max_value: Annotated[float, Field(gt=0)]
-    set_alpha_to_one: bool
-    steps_offset: int
-    timestep_spacing: Text
-
-
 class Placement(TypedDict, total=False):
     """projections.json."""
 
     placement: Text
 
 
+def _of_a_file(name: str) -> str:
+    if not 0 < len(Path(name).name.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
+        raise ValueError("the name of a file")
+    return name
+
+
+ShardName = Annotated[str, AfterValidator(_of_a_file)]
+
+
 class ShardIndex(TypedDict):
     """The index of weights that are stored in several files: tensor -> file."""
 
-    weight_map: Annotated[dict[str, str], Field(min_length=1)]
+    weight_map: Annotated[dict[str, ShardName], Field(min_length=1)]
 
 
 KINDS = {
@@ -126,6 +90,18 @@ def unet_folder(folder: Path, ema: bool = False) -> Path:
     With `ema` it is where its averaged weights are.
     """
     return folder / EMA if ema else folder / "unet" if (folder / "unet").is_dir() else folder
+
+
+def check_ema(path: str, folder: Path, ema: bool, advice: str = COPY_OF_EMA) -> None:
+    """Say that a model folder has averaged weights, too, if they are not taken (`ema`), and how.
+
+    Without `advice` it was said before. Raises BadConfig if they are asked for and there are none.
+    """
+    has_ema = (folder / EMA).is_dir()
+    if ema and not has_ema:
+        raise BadConfig(f"{path} has no {EMA}/\ntype: model.ema=false")
+    if has_ema and not ema and advice:
+        logger.info("%s has averaged weights in %s/, too; to take them: %s", path, EMA, advice)
 
 
 def read_json_object(file: Path) -> JsonObject:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
-from deme.models.loading import load_pretrained
+from deme.models.loading import load_folder
 
 
 class SwappedExperts:
@@ -20,7 +20,7 @@ class SwappedExperts:
 
     def __init__(self, folders: Sequence[Path], device: str = "cpu") -> None:
         self.folders = list(folders)
-        self.model: DenoisingModel = load_pretrained(str(folders[0])).to(device)
+        self.model: DenoisingModel = load_folder(str(folders[0]), advice="").to(device)
         self.current = 0
         self.num_swaps = 0
 

@@ -16,8 +16,8 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.folder import check_unet, read_scheduler
 from deme.models.frozen import PARTS, FrozenEncoders, copy_part
 from deme.models.layout import JsonObject, read_json_object, unet_folder
-from deme.models.trial import try_config
-from deme.system import BadConfig, first_line, locate, write_json
+from deme.models.trial import config_errors, try_config
+from deme.system import BadConfig, locate, write_json
 
 OTHER_PARTS = ("text_encoder_2", "transformer", "image_encoder", "prior")  # of other families
 INDEX: JsonObject = {  # model_index.json of a folder without one, without UNet and scheduler
@@ -107,13 +107,9 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
             f"{path} has a UNet that reads embeddings of length {wanted} and a text encoder that "
             f"gives {encoders.width}: its parts are of different models"
         )
-    try_config(path, folder, "UNet2DConditionModel", unet)
-    try:
+    with config_errors(path):
+        try_config(path, folder, "UNet2DConditionModel", unet)
         return TextToImageModel(UNet2DConditionModel.from_config(unet), scheduler, encoders)
-    except Exception as error:  # whatever diffusers makes of the values of a config
-        raise BadConfig(
-            f"{path} has configs of which diffusers makes no model: {first_line(error)}"
-        ) from error
 
 
 def _check_family(path: str, index: JsonObject, unet: JsonObject) -> None:

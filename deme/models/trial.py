@@ -1,8 +1,9 @@
 """Whether diffusers makes a network of a config that answers; found out without memory for it."""
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import diffusers
@@ -10,20 +11,36 @@ import torch
 
 from deme.models.checkpoint import open_weights
 from deme.models.layout import unet_folder
-from deme.system import BadConfig, first_line, is_weights
+from deme.system import BadConfig, DemeError, first_line, is_weights
 
 NUM_TOKENS = 8  # of the text that a conditional network sees
+
+
+@contextlib.contextmanager
+def config_errors(path: str) -> Iterator[None]:
+    """Raise BadConfig for whatever diffusers makes of the values of a config in the block.
+
+    `path` names the model folder in the message.
+    """
+    try:
+        yield
+    except DemeError:
+        raise
+    except Exception as error:
+        raise BadConfig(
+            f"{path} has configs of which diffusers makes no model: {first_line(error)}"
+        ) from error
 
 
 def try_config(path: str, folder: Path, kind: str, config: Mapping[str, object]) -> None:
     """Build a UNet of diffusers' class `kind` and ask it once, both on the meta device.
 
-    `path` names the model folder in messages. Raises BadConfig for a config that fails, or that
-    describes more parameters than the folder's files of weights have bytes.
+    Raises BadConfig for a config that describes more parameters than the folder's files of weights
+    have bytes, ValueError for one that fails.
     """
     problem, count = _tried(kind, json.dumps(config, sort_keys=True))
     if problem is not None:
-        raise BadConfig(f"{path} has configs of which diffusers makes no model: {problem}")
+        raise ValueError(problem)
     sizes = [file.stat().st_size for file in unet_folder(folder).glob("*") if is_weights(file)]
     if sizes and count > sum(sizes):
         open_weights(unet_folder(folder))  # says what a file is that is damaged or no weights

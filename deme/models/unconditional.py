@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from deme.models.denoiser import DenoisingModel
 from deme.models.folder import read_configs
-from deme.models.trial import try_config
+from deme.models.trial import config_errors, try_config
 from deme.system import BadConfig, first_line
 
 
@@ -19,13 +19,9 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
     It is without the folder's weights. Raises MissingInput, BadConfig (another kind of model).
     """
     unet, scheduler = read_configs(path, folder)
-    try_config(path, folder, "UNet2DModel", unet)
-    try:
+    with config_errors(path):
+        try_config(path, folder, "UNet2DModel", unet)
         return DenoisingModel(UNet2DModel.from_config(unet), scheduler)
-    except Exception as error:  # whatever diffusers makes of the values of a config
-        raise BadConfig(
-            f"{path} has configs of which diffusers makes no model: {first_line(error)}"
-        ) from error
 
 
 def build_unconditional(

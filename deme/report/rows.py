@@ -153,7 +153,10 @@ def difference_of(metric: str, results: Results, base: Results) -> Difference | 
     Raises BadConfig for runs with different numbers of replicates.
     """
     every = [*results.values(), *base.values()]
-    if any(metric not in one["replicates"] or "std" in one["metrics"][metric] for one in every):
+    if any(
+        metric not in one["replicates"] or "std" in one["metrics"].get(metric, {"std": None})
+        for one in every
+    ):
         return None
     counts = sorted({len(one["replicates"][metric]) for one in every})
     if len(counts) > 1:

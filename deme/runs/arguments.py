@@ -10,6 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from deme.runs.settings.base import Option
 from deme.system import BadConfig, allowed, shown
+from deme.system.values import either
 
 PLAIN = (int, float, bool, str, type(None))
 FINITE = ConfigDict(strict=True, allow_inf_nan=False)
@@ -29,7 +30,7 @@ def check_options(settings: object) -> None:
             try:
                 TypeAdapter(hints[key], config=FINITE).validate_python(option[key])
             except ValidationError as error:
-                what = " or ".join(dict.fromkeys(allowed(each) for each in error.errors()))
+                what = either(allowed(each) for each in error.errors())
                 raise BadConfig(f"{name}.{key} must be {what}; got {shown(option[key])}") from error
 
 

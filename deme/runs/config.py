@@ -22,7 +22,7 @@ from deme import __version__
 from deme.runs.config_errors import config_errors, flattened, groups
 from deme.runs.inputs import cached
 from deme.runs.settings.base import Config
-from deme.runs.trusted import local_trust
+from deme.runs.trusted import local_trust, option_files
 from deme.system import BadConfig, DemeError, conf_dir, files, read_cached
 
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
@@ -152,7 +152,7 @@ def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
 @functools.cache
 def _conf_listing() -> list[tuple[str, int, int]]:
     """Return path, size and time of every file of conf/."""
-    stats = [(str(path), path.stat()) for path in sorted(conf_dir().rglob("*.yaml"))]
+    stats = [(str(path), path.stat()) for path in option_files(conf_dir())]
     return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 

@@ -22,6 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from deme.runs.trusted import option_files
 from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
 from deme.system.values import MAX_DEPTH
 
@@ -93,6 +94,11 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(key[1], [*keys(stage, overrides), "experiment"], stage)
+    if absent := re.search(r"Could not delete from config. '([^']+)' does not exist", text):
+        known = keys(stage, overrides)
+        if absent[1] not in known:
+            return _unknown_key(absent[1], known, stage)
+        return f"{absent[1]} has no value that ~{absent[1]} could delete\nleave ~{absent[1]} out"
     if isinstance(error, (MissingMandatoryValue, InterpolationToMissingValueError)):
         name = getattr(error, "full_key", "") or "a value"
         return f"{name} must be given\ntype: {name}=<value>"
@@ -170,5 +176,5 @@ def groups() -> list[str]:
 def options(group: str) -> list[str]:
     """Return the options of a group, those of a folder in it as <folder>/<name>."""
     folder = Path(conf_dir(), group)
-    names = (p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+    names = (p.relative_to(folder).with_suffix("").as_posix() for p in option_files(folder))
     return sorted(name for name in names if not name.startswith("_"))  # _base/: parts of others

@@ -3,7 +3,7 @@
 Keys that are not named here may be anything: a later version may add some.
 """
 
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Literal, Required
 
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
@@ -85,6 +85,12 @@ class Cost(TypedDict):
     num_forward_passes: Whole
 
 
+class Target(TypedDict):
+    """An option: its class and any arguments."""
+
+    _target_: str
+
+
 class Best(TypedDict, total=False):
     """best.json of a search."""
 
@@ -92,7 +98,7 @@ class Best(TypedDict, total=False):
     weights_by_name: dict[str, list[float]]
     score: Required[float]
     ranges: list[list[Whole] | None]
-    merge: dict[str, Any]
+    merge: Target
     models: list[str]
 
 

@@ -118,9 +118,9 @@ def find(value: object, suite: Path) -> list[Path]:
         raise BadConfig(
             f"an input is a path, a list of paths, or {{stage: ..., cell: {{...}}}}; got {value!r}"
         )
-    if len({*names}) < len(names):
-        raise BadConfig(f"the same model is given twice: {', '.join(names)}\ntype each once")
     paths = [locate(name) for name in names]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise BadConfig(f"the same model is given twice: {', '.join(names)}\ntype each once")
     for path in paths:
         check_format(path)
         check_finished(path)
@@ -207,11 +207,21 @@ def content_hash(place: str | Path) -> str:
 
     It is the recorded hash of a finished run's weights, else that of the bytes of a file, a model
     folder or a data folder; of the last the files that `list_files` lists. Of a data set on the Hub
-    it is that of the name and the revision.
+    it is that of the name and the revision. Raises MissingInput for what cannot be read.
     """
     if str(place).startswith(DATASETS):
         return files.sha256_text(str(place))
     path = locate(str(place))
+    if not (path.is_file() or path.is_dir()):  # a device or a pipe may never end
+        raise MissingInput(f"{path} is neither a file nor a folder")
+    try:
+        return _content_hash(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise MissingInput(f"{error.filename or path} cannot be read: {reason}") from error
+
+
+def _content_hash(path: Path) -> str:
     if is_run(path):
         weights = read_status(path).get("weights")
         if weights:

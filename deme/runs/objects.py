@@ -7,7 +7,7 @@ from typing import Any
 
 from deme.runs.settings.base import Option
 from deme.runs.trusted import check_targets, find_target
-from deme.system import BadConfig, DemeError
+from deme.system import BadConfig, DemeError, first_line
 
 
 def partial(option: Option) -> Callable[..., Any]:
@@ -36,16 +36,16 @@ def instantiate(option: Option, **extra: object) -> Any:
     try:
         _parameters(option, factory).bind(**extra)
     except TypeError as error:
-        raise BadConfig(f"{option['_target_']}: {error}") from error
+        raise BadConfig(f"{option['_target_']}: {first_line(error)}") from error
     try:
         return factory(**extra)
     except DemeError:
         raise
     except ValueError as error:
-        raise BadConfig(f"{_name(option)}: {error}") from error
+        raise BadConfig(f"{_name(option)}: {first_line(error)}") from error
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in option.items() if key != "_target_")
-        raise BadConfig(f"{_name(option)} cannot work with {given}: {error}") from error
+        raise BadConfig(f"{_name(option)} cannot work with {given}: {first_line(error)}") from error
 
 
 def instantiate_with(option: Option, **offered: object) -> Any:

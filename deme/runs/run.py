@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from deme.runs.arguments import check_options
 from deme.runs.formats import Status
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import (
@@ -46,6 +47,7 @@ from deme.system import (
     log_to_file,
     logger,
     out_of_memory,
+    read_text,
 )
 
 # First line of config.yaml. In format 1 the module of a class was part of identities.
@@ -132,6 +134,7 @@ class Run:
             logger.info("%s is done already", self.path)
             return self.path
         check_targets(self.config)  # before any work, whichever option is built last
+        check_options(self.settings)
         with locked(self.path / ".lock", wait), guarded(self.path):
             if self.done:
                 logger.info("%s was done by another process", self.path)
@@ -242,9 +245,10 @@ class Run:
 def frozen_identity(file: Path) -> tuple[str, bool]:
     """Return the identity that a frozen config.yaml names, and whether the rest is unmodified.
 
-    The identity is "" for a file that names none.
+    The identity is "" for a file that names none. Raises MissingInput, WorkFailed for a file that
+    is no text.
     """
-    head, _, body = file.read_text(errors="replace").partition("\n")
+    head, _, body = read_text(file).partition("\n")
     found = HEADER.fullmatch(head)
     if found is None:
         return "", False

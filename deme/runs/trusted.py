@@ -48,10 +48,16 @@ def _joined(names: object) -> str:
     return ",".join(map(str, names)) if isinstance(names, list) else str(names or "")
 
 
+def option_files(folder: Path) -> list[Path]:
+    """Return the YAML files in a folder, without hidden ones: an editor's, or dangling links."""
+    found = (file for file in folder.rglob("*.yaml") if not file.name.startswith("."))
+    return sorted(file for file in found if file.is_file())
+
+
 def targets_in(folder: Path) -> frozenset[str]:
     """Return every `_target_` that the YAML files in a folder name."""
-    files = sorted(folder.rglob("*.yaml"))
-    return frozenset(name for file in files for name in TARGET.findall(file.read_text()))
+    texts = (file.read_text(errors="replace") for file in option_files(folder))
+    return frozenset(name for text in texts for name in TARGET.findall(text))
 
 
 @functools.cache

@@ -46,12 +46,13 @@ WEIGHTS = re.compile(
 )
 
 
-def variant_of(place: Path) -> str | None:
+def variant_of(place: Path, pattern: str = "*") -> str | None:
     """Return the variant, such as fp16, of a network's folder that holds no other weights.
 
-    None: there are weights without a variant, or none at all. Raises BadConfig for several.
+    `pattern`: of the names of files that count. None: there are weights without a variant, or none
+    at all. Raises BadConfig for several.
     """
-    names = [file.name for file in place.iterdir()] if place.is_dir() else []
+    names = [file.name for file in place.glob(pattern)]
     found = [match for name in names if (match := WEIGHTS.fullmatch(name))]
     variants = {match["variant"] or match["index_variant"] for match in found}
     if None in variants or not variants:

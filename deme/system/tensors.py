@@ -16,6 +16,7 @@ from torch import Tensor
 
 from deme.system.errors import MissingInput, WorkFailed
 from deme.system.files import atomic
+from deme.system.values import COPY_AGAIN
 
 _NAMES = {
     torch.float64: "F64",
@@ -142,9 +143,7 @@ class TensorFile:
         return self.specs[name][0]
 
     def _damaged(self, why: object) -> WorkFailed:
-        return WorkFailed(
-            f"{self.path} is damaged: {why}\nmake it again, or copy it again from where it came"
-        )
+        return WorkFailed(f"{self.path} is damaged: {why}\n{COPY_AGAIN}")
 
     def read(self, name: str) -> Tensor:
         """Return one tensor; NaN or infinite values are refused."""

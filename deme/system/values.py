@@ -6,7 +6,7 @@ pydantic is imported where it is needed: `deme --help` starts without it.
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from deme.system.errors import WorkFailed
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 64  # values inside of values
 MAX_VALUES = 1 << 24  # of one level
+MAX_PLAIN = 1 << 24  # whole numbers below are shown with all digits
 DEEP = f"it is nested too deep; at most {MAX_DEPTH} levels are allowed"
 INFINITE = "lambda_min_clipped"  # of diffusers' solvers, -inf by default
 MAKE_AGAIN = "delete it (or its run directory) and run again"
@@ -37,6 +38,8 @@ def checked(value: object, kind: type[T], where: object, advice: str = MAKE_AGAI
         _adapter(cast(Any, kind)).validate_python(value, strict=True)
     except ValidationError as error:
         problem = described(error.errors(), value)
+        if error.errors()[0]["type"].startswith(_OURS):
+            raise WorkFailed(f"{where} is not read here: {problem}") from error
         raise WorkFailed(f"{where} is damaged: {problem}\n{advice}") from error
     return cast(T, value)
 
@@ -49,19 +52,27 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
 
 
 def bad_value(value: object) -> str | None:
-    """Return what no value may be, if it is: nested too deep, NaN, infinite or beyond 64 bits."""
+    """Return what no value may be, if it is.
+
+    Nested too deep, NaN, infinite or beyond 64 bits, or what is not in JSON: a date, a set.
+    """
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         inner: list[object] = []
         for one in level:
             if isinstance(one, dict):
+                if one and {*map(type, one)} not in ({str}, {int}):
+                    return f"the keys of {_place(value, one) or 'it'} must be texts"
                 inner += [each for key, each in one.items() if key != INFINITE]
-            elif isinstance(one, list):
+            elif isinstance(one, (list, tuple)):
                 inner += one
             elif isinstance(one, float) and not math.isfinite(one):
                 return f"{_place(value, one) or 'it'} must be a finite number; got {one}"
             elif isinstance(one, int) and not -(2**63) <= one < 2**63:
                 return f"{_place(value, one) or 'it'} must be a number of at most 64 bits"
+            elif one is not None and not isinstance(one, (str, float, int)):
+                place = _place(value, one) or "it"
+                return f"{place} must be a text, a number or the like; got {shown(one)}"
         if len(inner) > MAX_VALUES:
             return "it holds too many values"
         if not inner:
@@ -75,7 +86,7 @@ def _place(value: object, wanted: object) -> str | None:
     if value is wanted:
         return ""
     parts = value.items() if isinstance(value, dict) else ()
-    for key, each in enumerate(value) if isinstance(value, list) else parts:
+    for key, each in enumerate(value) if isinstance(value, (list, tuple)) else parts:
         if (found := _place(each, wanted)) is not None:
             return f"{key}.{found}" if found else str(key)
     return None
@@ -91,7 +102,12 @@ def described(errors: Sequence[Any], value: object) -> str:
     if errors[0]["type"] == "missing":
         return f"{'.'.join([*key, str(errors[0]['loc'][-1])])} is missing"
     same = [allowed(error) for error in errors if _located(error, value)[0] == key]
-    return f"{'.'.join(key) or 'it'} must be {' or '.join(dict.fromkeys(same))}; got {shown(found)}"
+    return f"{'.'.join(key) or 'it'} must be {either(same)}; got {shown(found)}"
+
+
+def either(texts: Iterable[str]) -> str:
+    """Return what is allowed, one of several things, as a text."""
+    return ", or ".join(dict.fromkeys(texts))
 
 
 def _located(error: Any, value: object) -> tuple[list[str], object]:
@@ -117,6 +133,8 @@ def allowed(error: Any, group: str = "an object {<key>: <value>, ...}") -> str:
         text = next(
             (text for word, text in _WORDS.items() if error["type"].startswith(word)), error["msg"]
         )
+        if text == "a number" and any(type(context.get(name)) is int for name in _BOUNDS):
+            text = "a whole number"
     bounds = (
         f", {word} {_number(context[name])}" for name, word in _BOUNDS.items() if name in context
     )
@@ -124,7 +142,7 @@ def allowed(error: Any, group: str = "an object {<key>: <value>, ...}") -> str:
 
 
 def _number(bound: float) -> str:
-    whole = isinstance(bound, int) or (bound.is_integer() and abs(bound) < MAX_VALUES)
+    whole = isinstance(bound, int) or (bound.is_integer() and abs(bound) < MAX_PLAIN)
     return f"{int(bound):,}" if whole else f"{bound:g}"
 
 
@@ -134,6 +152,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
+_OURS = ("less_than", "too_long", "string_too_long")  # errors of a bound that we have set
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _WORDS = {
     "int": "a whole number",

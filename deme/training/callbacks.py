@@ -63,7 +63,7 @@ class JsonlLogger(Logger):
         """Remove what was logged at or after `step`: the resumed run logs it again."""
         kind = dict[str, float | None]
         for row in reopen_jsonl(self.path, kind, lambda row: (row.get("step") or 0) < step):
-            tracking.log(self.tracker, int(row.pop("step") or 0), row)
+            tracking.log(self.tracker, int(row.pop("step", None) or 0), row)
 
 
 class SaveLast(pl.Callback):

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 from pytorch_lightning.loggers.logger import Logger
 
 from deme.data import EncodedDataset, Images
+from deme.models.checkpoint import read_pickle
 from deme.system import BadConfig, WorkFailed, first_line, progress, signals
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
@@ -25,6 +25,14 @@ from deme.training.module import DiffusionModule
 if TYPE_CHECKING:
     from deme.runs.tracking import Tracker
 
+# what Lightning goes on from
+RESTORED = {
+    "global_step": int,
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+}
 LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 
 
@@ -174,10 +182,13 @@ def step_of(checkpoint: Path) -> int:
     if not checkpoint.exists():
         return 0
     try:
-        return int(
-            torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        )
-    except Exception as error:
+        found = read_pickle(checkpoint)
+        for name, kind in RESTORED.items():
+            if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+                raise WorkFailed(f"it has no {name}")
+        return int(found["global_step"])  # type: ignore[index]
+    except WorkFailed as error:
+        reason = first_line(error).removeprefix(f"{checkpoint} is damaged: ")
         raise WorkFailed(
-            f"{checkpoint} is damaged: {first_line(error):.200}\ndelete it to train from the start"
+            f"{checkpoint} is damaged: {reason:.300}\ndelete it to train from the start"
         ) from error

@@ -1,6 +1,7 @@
 """Whatever a file or a setting holds, it is used or refused with one message: no traceback, no crash, no number that is not finite."""
 
 import dataclasses
+import datetime
 import io
 import json
 import math
@@ -9,6 +10,7 @@ import shlex
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,46 +21,65 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from pydantic import TypeAdapter
 
 from deme.builders.checkpoints import open_checkpoint
+from deme.builders.ranges import read_affinity
 from deme.cli import hydra_app
 from deme.cli.app import main
 from deme.commands.compare import difference_of, read_evaluations
+from deme.commands.improve import _print_outcome
 from deme.commands.verify import _directory, _finished, _unmodified
 from deme.data.caption_files import captions_in
 from deme.data.prompts import load_prompts
 from deme.merging.plan import order_experts, plan_merge
 from deme.merging.search.journal import Journal
 from deme.metrics import statistics_file
+from deme.models.checkpoint import open_weights
 from deme.models.loading import load_pretrained
 from deme.report.records import read_record
 from deme.report.rows import table_rows
 from deme.runs import (
+    Outcome,
+    Run,
     SearchSettings,
     Suite,
+    TrialPlan,
     build,
     check_options,
     compose_stage,
+    content_hash,
     found_weights,
     frozen_config,
+    frozen_identity,
+    instantiate,
     read_status,
 )
 from deme.runs.config_errors import flattened
 from deme.runs.inputs import find
-from deme.runs.settings import SETTINGS
+from deme.runs.settings import SETTINGS, SuiteOptions, SuiteSettings
 from deme.runs.suite_file import read_suite
+from deme.runs.trusted import option_files, targets_in
 from deme.system import (
+    COPY_AGAIN,
     BadConfig,
     DemeError,
     MissingInput,
     WorkFailed,
+    checked,
     conf_dir,
     did_you_mean,
+    files,
     first_line,
     locate,
+    read_json,
     reading,
+    tensors,
 )
+from deme.system.diffusers_configs import NetworkConfig
 from deme.system.errors import UNSAFE
+from deme.training.callbacks import JsonlLogger
+from deme.training.fit import step_of
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_SEARCH, done
 
 NASTY = [
@@ -95,17 +116,28 @@ def replaced(value, path, new):
     if not rest and new is DELETE:
         del copy[key]
     else:
-        copy[key] = replaced(copy[key], rest, new)
+        copy[key] = replaced(copy[key], rest, new) if rest else new
     return copy
 
 
 DELETE = object()
+KEYS = [
+    "",
+    "x",
+    "a.b",
+    "x" * 5000,
+    "a\0b",
+    "../../../etc",
+    "\x1b[31m",
+    "NaN",
+    "~nobody-of-this-name",
+]
 
 
 @st.composite
 def changed(draw, value, dump):
     """The bytes of a file that holds `value`, after a change of one value or of some bytes."""
-    kind = draw(st.integers(0, 9))
+    kind = draw(st.integers(0, 9 if dump is not bytes else 2))
     if kind == 0:
         return draw(st.sampled_from(WHOLE))
     if kind <= 2:
@@ -117,6 +149,12 @@ def changed(draw, value, dump):
         return bytes(data)
     path = draw(st.sampled_from(places(value)[dump not in (dump_json, dump_yaml) :]))
     new = draw(st.sampled_from([*NASTY, DELETE])) if path else draw(st.sampled_from(NASTY))
+    if path and isinstance(path[-1], str) and draw(st.integers(0, 4)) == 0:  # the key, too
+        kept = value
+        for key in path:
+            kept = kept[key]
+        value = replaced(value, path, DELETE)
+        path, new = (*path[:-1], draw(st.sampled_from(KEYS))), kept
     return dump(replaced(value, path, new))
 
 
@@ -271,6 +309,16 @@ READERS = {  # file -> how it is read
     ("expected.json", dump_json): (lambda _: Suite.read(Path("e.yaml")).expected,),
     ("prompts.jsonl", dump_lines): (lambda file: list(load_prompts(str(file), "text", "seed")),),
     ("images.json", dump_json): (lambda file: captions_in(file, None),),
+    ("prompts.csv", bytes): (lambda file: list(load_prompts(str(file), "text", "seed")),),
+    ("metadata.csv", bytes): (lambda file: captions_in(file, None),),
+    ("last.ckpt", bytes): (step_of,),
+    ("shards/diffusion_pytorch_model.safetensors.index.json", dump_json): (lambda file: list(open_weights(file.parent).specs),),
+    ("pickled/diffusion_pytorch_model.bin", bytes): (lambda file: open_weights(file.parent).read("a"),),
+    ("affinity.json", dump_json): (lambda file: read_affinity(file, 2),),
+    ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y")),),
+    ("plan.json", dump_json): (lambda file: read_json(file, TrialPlan),),
+    ("metrics.jsonl", dump_lines): (lambda file: JsonlLogger(file, 1).rewind(2),),
+    ("runs/bad/train/*/cost.json", dump_json): (table,),
     ("statistics.npz", dump_npz): (lambda file: statistics_file.load_npz(file, Extractor())[0].covariance,),
 }  # fmt: skip
 
@@ -285,6 +333,24 @@ def prepare(folder):
     )
     rows = [{"text": "a cat", "seed": 1}, {"text": "a dog", "seed": "2"}]
     (folder / "prompts.jsonl").write_bytes(dump_lines(rows))
+    (folder / "prompts.csv").write_text('text,seed\na cat,1\n"a, dog",2\n')
+    (folder / "metadata.csv").write_text("file_name,text\na.png,a cat\nb.png,a dog\n")
+    state = {"global_step": 3, "state_dict": {"a": torch.ones(2)}, "optimizer_states": [], "lr_schedulers": [], "loops": {}}  # fmt: skip
+    torch.save(state, folder / "last.ckpt")
+    (folder / "pickled").mkdir()
+    torch.save({"a": torch.ones(2)}, folder / "pickled" / "diffusion_pytorch_model.bin")
+    (folder / "shards").mkdir()
+    tensors.save(folder / "shards" / "1.safetensors", {"a": torch.ones(2)})
+    index = {"metadata": {"total_size": 8}, "weight_map": {"a": "1.safetensors"}}
+    (folder / "shards/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "affinity.json").write_text('{"cosines": [[1.0, 0.5], [0.5, 1.0]]}')
+    row = {"before": 1.0, "after": 0.5, "difference": "-0.5", "verdict": "better"}
+    outcome = {"metric": "loss", "better": True, "metrics": {"loss": row}, "merged": "m", "weights": [1.0]}  # fmt: skip
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+    plan = {"seconds_per_step": 0.5, "seconds_for_the_rest": 1.5, "num_steps": 3}
+    (folder / "plan.json").write_text(json.dumps(plan))
+    rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": None}, {"step": 2, "loss": 0.5}]
+    (folder / "metrics.jsonl").write_bytes(dump_lines(rows))
     coco = {
         "images": [{"id": 1, "file_name": "a.png"}],
         "annotations": [{"id": 3, "image_id": 1, "caption": "a"}],
@@ -302,6 +368,8 @@ def prepare(folder):
 
 def value_in(file, dump):
     data = file.read_bytes()
+    if dump is bytes:  # a file of no values that the test knows
+        return data
     if dump is dump_json:
         return json.loads(data)
     if dump is dump_yaml:
@@ -316,6 +384,15 @@ def value_in(file, dump):
     return json.loads(data[8 : 8 + size])
 
 
+def forget_sizes(file):
+    """Take the sizes of a run's outputs out of its status.json: they would say it first."""
+    status = file.parent / "status.json"
+    if status.exists() and file != status:
+        found = json.loads(status.read_text())
+        found.pop("outputs", None)
+        status.write_text(json.dumps(found))
+
+
 def check_message(text):
     assert text.strip()
     assert len(text.splitlines()) <= 25, text
@@ -325,6 +402,7 @@ def check_message(text):
 
 def check_reader(pattern, dump, readers, examples, number):
     (file, *_) = sorted(Path().glob(pattern))
+    forget_sizes(file)
     value = value_in(file, dump)
     for read in readers:
         assert finite(read(file))  # what is right is read
@@ -378,6 +456,7 @@ COMMANDS = {
     "doctor": [["model=digits_base", "data=digits"]],
     "export": [["run=x", "out=y"]],
 }  # fmt: skip
+IMPROVE = COMMANDS["improve"][0]
 CHOICES = [(stage, words) for stage, all_words in COMMANDS.items() for words in all_words]
 
 
@@ -387,6 +466,7 @@ def settled(stage, words):
     if stage not in ("merge", "export", "verify"):
         check_options(found)
     if isinstance(found, SearchSettings):
+        instantiate(found.search)
         assert found.num_forward_passes(4) >= 0
     return found
 
@@ -438,16 +518,28 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
             value = config
             for part in path:
                 value = value[part]
-            # labels repeat other keys; arguments of diffusers' classes are theirs
-            if (
-                type(value) not in (int, float)
-                or path[0] == "cell"
-                or path[:2] in (("model", "unet"), ("model", "scheduler"))
-            ):
+            if type(value) not in (int, float) or path[0] == "cell":  # labels repeat other keys
                 continue
-            for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", [value], {"a": value}, True):
+            lists = [] if path[:2] == ("model", "unet") else [[value]]  # one for each resolution
+            for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", *lists, {"a": value}, True):
                 with pytest.raises(BadConfig, match=r"must be|without repetition"):
                     build(SETTINGS[stage], replaced(config, path, bad))
+
+
+@pytest.mark.parametrize("kind", [*SETTINGS.values(), SuiteOptions, SuiteSettings])
+def test_every_number_has_a_lower_and_an_upper_bound(kind):
+    def numbers(schema, place):
+        if isinstance(schema, dict):
+            if schema.get("type") in ("integer", "number"):
+                yield place, schema.keys()
+            for name, inner in schema.items():
+                yield from numbers(inner, f"{place}.{name}")
+        for inner in schema if isinstance(schema, list) else ():
+            yield from numbers(inner, place)
+
+    for place, keys in numbers(TypeAdapter(kind).json_schema(), kind.__name__):
+        assert keys & {"minimum", "exclusiveMinimum"}, place
+        assert keys & {"maximum", "exclusiveMaximum"}, place
 
 
 @pytest.mark.parametrize(
@@ -477,11 +569,30 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
         ("train", ["seed=" + "9" * 5000], ["too many digits"]),
         ("evaluate", ["num_images=1000000000000"], ["num_images"]),
         ("evaluate", ["num_images=2000000000", "shard_size=1"], ["shards", "type: a larger shard_size"]),
-        ("evaluate", ["guidance_scale=1e300"], ["guidance_scale", "at most 1e+06"]),
+        ("evaluate", ["guidance_scale=1e300"], ["guidance_scale", "at most 1,000,000"]),
         ("search", ["inputs.experts=[x]", "max_seconds=1e300"], ["max_seconds", "at most"]),
-        ("search", ["inputs.experts=[x]", "search.step=1e-300"], ["step=1e-300", "10,000"]),
+        ("search", ["inputs.experts=[x]", "search.step=1e-300"], ["search.step must be a number, at least"]),
         ("search", ["inputs.experts=[x]", "search.low=nan"], ["search.low", "finite"]),
         ("search", ["inputs.experts=[x]", "rungs=[nan,1]"], ["rungs.0", "finite"]),
+        ("search", ["inputs.experts=[x]", "search=coordinate", "search.points=3"], ["points", "at least 4"]),
+        ("search", ["inputs.experts=[x]", "search=cma_es", "search.population=3"], ["population", "at least 4"]),
+        ("search", ["inputs.experts=[x]", "search.low=2"], ["low", "high"]),
+        ("train", ["data=none"], ["data=none", "type: data=<option>"]),
+        ("train", ["optimizer.lr=0"], ["optimizer.lr", "at least"]), ("train", ["optimizer.lr=1e300"], ["optimizer.lr", "at most"]),
+        ("train", ["optimizer.eps=1e300"], ["optimizer.eps", "at most"]), ("train", ["gradient_clip=1e-300"], ["gradient_clip", "at least"]),
+        ("train", ["progress.preview.num_images=2000000000"], ["preview.num_images", "at most"]),
+        ("train", ["model=ddpm_cifar10", "model.unet.layers_per_block=1000000000"], ["model.unet.layers_per_block", "at most 64"]),
+        ("train", ["model=ddpm_cifar10", "model.scheduler.num_train_timesteps=2000000000"], ["num_train_timesteps", "at most 1,000,000"]),
+        ("train", ["~progress.preview.seed"], ["progress.preview.seed must be given"]),
+        ("train", ["ranges.num_ranges=2000000000"], ["ranges.num_ranges", "at most 10,000"]),
+        ("evaluate", ["metrics.replicates=2000000000"], ["metrics.replicates", "at most 1,000,000"]),
+        ("evaluate", ["source=real", "data=none"], ["source=real", "data=none"]),
+        ("improve", [*IMPROVE, "search.step=0.0001"], ["search.step", "at least 0.001"]),
+        ("improve", [*IMPROVE, "num_ranges=2000000000"], ["num_ranges", "at most 10,000"]),
+        ("improve", [*IMPROVE, "num_ranges=19"], ["num_ranges=19", "merges", "search.step"]),
+        ("evaluate", ["~inputs.weights"], ["inputs.weights has no value", "leave ~inputs.weights out"]),
+        ("evaluate", ["~inputs.wieghts"], ["unknown key 'inputs.wieghts'", "did you mean 'inputs.weights'"]),
+        ("improve", [*IMPROVE, "hours=1e7"], ["hours", "at most"]),
         ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "hours=inf"], ["hours", "finite"]),
         ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "sample_seeds=[1,1]"], ["sample_seeds", "[1, 1]"]),
     ],
@@ -531,6 +642,38 @@ def test_the_same_model_twice_is_refused(in_tmp):
         BadConfig, match="the same model is given twice: asset:digits_base, asset:digits_base"
     ):
         find(["asset:digits_base", "asset:digits_base"], Path())
+    Path("a").mkdir()
+    Path("b").symlink_to("a")
+    for names in (["a", "./a"], ["a", str(in_tmp / "a")], ["a", "b"], ["asset:x", "asset:./x"]):
+        names = [name.replace("x", "digits_base") for name in names]
+        with pytest.raises(BadConfig, match="the same model is given twice"):
+            find(names, Path())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data=image_folder", "data.path={}"], ["model=diffusers", "model.path={}"],
+        ["method=reweighted", "inputs.search=[{}]"],
+    ],
+)  # fmt: skip
+def test_a_device_or_a_pipe_is_no_input(words, in_tmp):
+    os.mkfifo("pipe")
+    for place in ("pipe", "/dev/zero"):
+        config = compose_stage("train", [word.format(place) for word in words])
+        with pytest.raises(MissingInput, match=f"{place} is neither a file nor a folder"):
+            Run.planned(config)
+    assert not Path("runs").exists()
+
+
+def test_an_input_that_may_not_be_read_is_named(in_tmp, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    Path("weights.npz").write_bytes(b"x")
+    monkeypatch.setattr(files, "sha256", refuse)
+    with pytest.raises(MissingInput, match=r"weights.npz cannot be read: Permission denied"):
+        content_hash("weights.npz")
 
 
 @pytest.mark.parametrize(
@@ -623,9 +766,7 @@ def test_a_damaged_neighbour_costs_a_warning(there, messages):
 
 def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
     file = run_of("evaluate") / "metrics.json"
-    status = json.loads((file.parent / "status.json").read_text())
-    del status["outputs"]  # their sizes would say it first
-    (file.parent / "status.json").write_text(json.dumps(status))
+    forget_sizes(file)
     found = json.loads(file.read_text())
     found["metrics"]["loss"]["value"] = "much"
     file.write_text(json.dumps(found))
@@ -643,6 +784,18 @@ def test_what_a_file_lacks_or_has_is_said_with_file_and_key(there):
     file.write_bytes(b"\xff")
     with pytest.raises(WorkFailed, match=r"metrics.json is damaged: it is not UTF-8 at byte 0\n"):
         table(None)
+
+
+def test_a_metric_that_the_baseline_has_replicates_of_alone_has_no_difference(there):
+    for run in Path("runs/bad/evaluate").iterdir():
+        metrics = json.loads((run / "metrics.json").read_text())
+        if metrics["cell"]["method"] == "before":
+            forget_sizes(run / "metrics.json")
+            del metrics["metrics"]["loss"]
+            (run / "metrics.json").write_text(json.dumps(metrics))
+    before, merged = table(None)
+    assert before.numbers == {}
+    assert merged.numbers["loss"].difference is None
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "~nobody-of-this-name/x"])
@@ -670,6 +823,58 @@ def test_values_with_special_characters_get_a_hint_that_works(override, typed):
 def test_an_unknown_key_is_compared_to_the_keys_of_the_chosen_option():
     with pytest.raises(BadConfig, match=r"did you mean 'search.points'"):
         compose_stage("search", ["inputs.experts=[x]", "search=coordinate", "search.point=4"])
+
+
+def test_what_an_editor_leaves_in_conf_and_other_encodings_break_nothing(in_tmp):
+    Path("group").mkdir()
+    Path("group/latin.yaml").write_bytes(b"# \xe9\n_target_: deme.a.b\n")
+    Path("group/hidden/").mkdir()
+    for link in (".#latin.yaml", "gone.yaml"):
+        Path("group", link).symlink_to("user@host.123:456")
+    assert [file.name for file in option_files(Path())] == ["latin.yaml"]
+    assert targets_in(Path()) == {"deme.a.b"}
+
+
+def test_an_evaluation_whose_inputs_are_not_named_has_none():
+    found = build(SETTINGS["evaluate"], {**compose_stage("evaluate", []), "inputs": {}})
+    assert found.source == "weights"
+
+
+@pytest.mark.parametrize(
+    "value", [datetime.date(2020, 1, 1), b"x", {1}, {math.nan}, [datetime.datetime(2020, 1, 1)], {1: 2, "a": 3}]
+)  # fmt: skip
+def test_values_that_json_does_not_have_are_refused(value):
+    config = {
+        **compose_stage("train", []),
+        "optimizer": {"_target_": "torch.optim.AdamW", "x": value},
+    }
+    with pytest.raises(BadConfig, match=r"must be (a )?text"):
+        build(SETTINGS["train"], config)
+    with pytest.raises(WorkFailed, match=r"x is damaged: .*must be (a )?text"):
+        checked({"a": value}, dict[str, object], "x")
+
+
+def test_a_search_that_does_not_say_its_merge_is_damaged(in_tmp):
+    Path("best.json").write_text('{"weights": [1.0], "score": 0.5, "merge": {}}')
+    with pytest.raises(WorkFailed, match=r"best.json is damaged: merge._target_ is missing"):
+        found_weights(Path())
+
+
+def test_a_frozen_config_that_is_no_file_is_not_read(in_tmp):
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    for name, what in (("pipe", "no file"), ("folder", "a folder")):
+        with pytest.raises(MissingInput, match=f"{name} is {what}"):
+            frozen_identity(Path(name))
+
+
+def test_a_bound_of_ours_is_not_called_damage():
+    with pytest.raises(WorkFailed) as caught:
+        checked({"layers_per_block": 65}, NetworkConfig, "config.json", COPY_AGAIN)
+    assert str(caught.value) == (
+        "config.json is not read here: layers_per_block must be a whole number, at most 64, "
+        "or a list; got 65"
+    )
 
 
 def test_no_suggestion_is_the_word_itself():
@@ -739,7 +944,7 @@ def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tm
 
 
 MAY_BE_NULL = {
-    "train": {"data", "balancing", "ema", "expert", "gradient_clip"},
+    "train": {"balancing", "ema", "expert", "gradient_clip"},
     "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images"},
     "merge": {"seed", "weights_by_name", "dtype"},
     "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},

@@ -227,7 +227,7 @@ def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path
 
 
 def test_a_nan_loss_is_exit_4(tmp_path):
-    words = ["train", *TINY_TRAIN, "optimizer.lr=1e30"]
+    words = ["train", *TINY_TRAIN, "optimizer.lr=1e3", "optimizer.weight_decay=1e6"]
     fails(
         words,
         tmp_path,

@@ -1,6 +1,7 @@
 """Weights and configs as people have them: layouts, precisions, older names; and what is refused, in which words."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -22,7 +23,8 @@ from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
 from deme.system import tensors
-from deme.system.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.errors import UNSAFE, BadConfig, MissingInput, WorkFailed
+from deme.training.fit import step_of
 from tests.models import tiny
 
 ATTENTION = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
@@ -114,7 +116,7 @@ def test_one_of_several_variants_must_be_chosen(saved):
     (saved / UNET).unlink()
     with pytest.raises(
         BadConfig,
-        match=r"several variants .* diffusion_pytorch_model\.non_ema\.safetensors\nrename",
+        match=r"several variants of its weights: fp16, non_ema\nrename",
     ):
         load_pretrained(str(saved))
 
@@ -320,6 +322,35 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(saved, capsys):
     with pytest.raises(WorkFailed, match="more than tensors"):
         load_pretrained(str(saved))
     assert "this must not be run" not in capsys.readouterr().out
+
+
+class Blocked:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_a_pickle_of_a_blocked_module_is_refused_by_its_name(saved):
+    pickled({"conv_in.bias": Blocked()}, saved)
+    with pytest.raises(WorkFailed, match=r"safely: .*GLOBAL posix\.system .*blocked"):
+        load_pretrained(str(saved))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([1], "it has no global_step"), ({"global_step": "3"}, "it has no global_step"), ({"global_step": 3}, "it has no state_dict"),
+        ({"global_step": Code()}, "more than tensors"), ({"global_step": Blocked()}, "blocked"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_training_cannot_go_on_from_is_damaged(tmp_path, value, text):
+    file = tmp_path / "last.ckpt"
+    torch.save(value, file)
+    with pytest.raises(WorkFailed, match=text) as caught:
+        step_of(file)
+    assert str(caught.value).startswith(f"{file} is damaged: ")
+    assert str(caught.value).endswith("\ndelete it to train from the start")
+    assert not UNSAFE.search(str(caught.value))
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

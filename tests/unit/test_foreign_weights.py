@@ -12,13 +12,17 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from deme.builders.checkpoints import copy_other_parts, open_checkpoint, open_plan
+from deme.builders.compute import Compute
 from deme.builders.data import load_data
+from deme.data.digits import load_digits
+from deme.evaluation.passport import load_passport
+from deme.evaluation.sources import load_source
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import EMA, UNET
-from deme.models.loading import load_pretrained
-from deme.runs import PathsSettings, Run, base_hash, compose_stage
+from deme.models.loading import load_folder, load_pretrained
+from deme.runs import EvaluateSettings, PathsSettings, Run, base_hash, build, compose_stage
 from deme.system import BadConfig, MissingInput, WorkFailed, locate, tensors
 from deme.system.hugging_face import load_network, variant_of
 from tests.clips import hugging_face_clip
@@ -183,6 +187,45 @@ def test_averaged_weights_beside_the_others_are_said_and_taken_if_asked_for(
     shutil.rmtree(averaged / EMA)
     with pytest.raises(BadConfig, match=f"has no {EMA}/\ntype: model.ema=false"):
         load_pretrained(str(averaged), ema=True)
+
+
+def test_averaged_weights_that_are_not_taken_are_said_wherever_a_folder_is_opened(
+    averaged, messages
+):
+    for read in (open_checkpoint, lambda folder: load_folder(str(folder))):
+        messages.clear()
+        read(averaged)
+        assert [EMA in message for message in messages] == [True]
+        assert "model.ema" not in messages[0]  # of a model option alone
+    base = open_plan({"path": str(averaged)}, [averaged, locate("asset:digits_base")], True).base
+    assert not base.ema
+    assert any("model.ema=true" in message for message in messages)
+
+
+def test_averaged_weights_of_an_input_are_no_model_option(averaged, in_tmp, messages):
+    words = ["metrics=loss", f"inputs.weights={averaged}", "model=diffusers", "model.path=asset:digits_base"]  # fmt: skip
+    for ema in (False, True):
+        config = compose_stage("evaluate", [*words, f"model.ema={str(ema).lower()}"])
+        run, settings = Run.planned(config), build(EvaluateSettings, config)
+        if ema:
+            with pytest.raises(BadConfig, match=r"model.ema=true .*\ntype: model.path="):
+                load_source(run, settings, Compute.of(settings.compute))
+        else:
+            load_source(run, settings, Compute.of(settings.compute))
+            assert [EMA in message for message in messages].count(True) == 1
+
+
+def test_the_passport_of_averaged_weights_is_their_own(averaged, tmp_path):
+    data = load_digits()
+    rewritten(averaged, lambda value: value * 0, f"{EMA}/{STEM}.safetensors")
+    found = []
+    for ema in (False, True, False):
+        option = {"path": str(averaged), "ema": ema}
+        model = load_pretrained(**option)
+        found.append(load_passport(option, {}, 16, model, data, "cpu", tmp_path))
+    assert found[0] == found[2]
+    assert found[0]["stated"] != found[1]["stated"]
+    assert found[1]["weights"] == "ema"
 
 
 def test_averaged_weights_are_the_base_of_a_merge_if_asked_for(averaged):
@@ -389,8 +432,8 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(digits, monkeypatch):
         ({"dropout": "x"}, "makes no model: "),
         ({"down_block_types": ["Nothing", "DownBlock2D"]}, "makes no model: "),
         ({"block_out_channels": [16384, 16384]}, r"a network of [\d,]+ parameters, and its weights are [\d,]+ bytes"),
-        ({"layers_per_block": 10**9}, "layers_per_block must be a number, at most 64 or a list"),
-        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number or a list"),
+        ({"layers_per_block": 10**9}, "layers_per_block must be a whole number, at most 64, or a list"),
+        ({"sample_size": [8, 8, 8]}, "sample_size must be a whole number, or a list"),
     ],
 )  # fmt: skip
 def test_a_config_whose_network_would_fail_is_refused_when_it_is_read(digits, changes, text):

@@ -34,12 +34,14 @@ from deme.system import (
     shown,
     single_line,
 )
+from deme.system.diffusers_configs import NetworkArguments, SchedulerArguments
 
 STRICT = ConfigDict(extra="forbid")
 GROUP = "a group of keys, such as <group>.<key>=<value>"
 
 MOST = 2**31 - 1  # of whatever is counted
 PROCESSES = 1024
+LARGE = 1e9  # of numbers that are no counts
 
 Switch = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(ge=0, le=MOST, strict=True)]
@@ -47,10 +49,16 @@ Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 TwoOrMore = Annotated[int, Field(ge=2, le=MOST, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
 Processes = Annotated[int, Field(ge=1, le=PROCESSES, strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, strict=True, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
-Time = Annotated[float, Field(gt=0, le=1e7, strict=True)]  # whatever the unit
+Ranges = Annotated[int, Field(ge=1, le=10_000, strict=True)]  # of timesteps
+Shown = Annotated[int, Field(ge=1, le=10_000, strict=True)]  # images of a grid
+Replicates = Annotated[int, Field(ge=2, le=1_000_000, strict=True)]
+Pixels = Annotated[int, Field(ge=1, le=1 << 16, strict=True)]  # per side
+Number = Annotated[float, Field(ge=-LARGE, le=LARGE, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGE, strict=True)]
+Positive = Annotated[float, Field(ge=1 / LARGE, le=LARGE, strict=True)]
+LearningRate = Annotated[float, Field(ge=1e-12, le=1e3, strict=True)]
+Time = Annotated[float, Field(gt=0, le=1e7, strict=True)]  # seconds or minutes
+Hours = Annotated[float, Field(gt=0, le=1e5, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
 Guidance = Annotated[float, Field(ge=1, le=1e6, strict=True)]
@@ -140,18 +148,18 @@ class Arguments(TypedDict, total=False):
     k: Positive
     layer: Count
     low: Number
-    lr: NotNegative
+    lr: LearningRate
     max_decay: Fraction
     max_evaluations: Count
     max_weight: Positive | None
     nearest_k: Count
     noise: list[Positive]
     normalize: Switch
-    num_bins: Count
+    num_bins: Ranges
     num_images: TwoOrMore
     num_inference_steps: Count
     num_prompts: Count | None
-    num_ranges: Count
+    num_ranges: Ranges
     order: Count
     per_prompt: Count
     points: Count
@@ -160,18 +168,20 @@ class Arguments(TypedDict, total=False):
     probability: Share
     random_flip: Switch
     refresh_every: Count
-    replicates: TwoOrMore
+    replicates: Replicates
     ridge: NotNegative
     rounds: Count
     scale: Number
+    scheduler: SchedulerArguments
     seed: Seed
     set_alpha_to_one: Switch
     set_size: Count
     sigma: Positive
-    size: Annotated[int, Field(ge=1, le=1 << 16, strict=True)] | None
+    size: Pixels | None
     step: Positive
     steps_offset: Whole
     sweeps: Count
+    unet: NetworkArguments
     warmup_steps: Whole
     weight_decay: NotNegative
 

@@ -15,6 +15,7 @@ from deme.runs.settings.base import (
     OptionalOption,
     Positive,
     Seed,
+    Shown,
     Whole,
     build,
     refuse,
@@ -83,7 +84,8 @@ class TrainSettings(RunSettings, BatchSettings):
 
     @model_validator(mode="after")
     def _precision(self) -> "TrainSettings":
-        """Refuse precisions that training cannot do with the other options."""
+        """Refuse training without images, and precisions that it cannot do with the others."""
+        refuse(self.data is None, "training needs images, and data=none\ntype: data=<option>")
         scaled = self.compute.precision == "16-mixed"
         refuse(
             scaled and self.compute.accelerator == "cpu",
@@ -138,12 +140,16 @@ class EvaluateSettings(RunSettings, SamplingSettings):
         )
         for name, example in (("experts", "[<run>,...]"), ("images", "<folder>")):
             refuse(
-                (source == name) != bool(self.inputs[name]),
+                (source == name) != bool(self.inputs.get(name)),
                 f"source={name} and inputs.{name}={example} need each other",
             )
         refuse(
-            self.inputs["weights"] and source != "weights",
+            self.inputs.get("weights") and source != "weights",
             f"source={source} does not use inputs.weights\ntype: source=weights, or leave it out",
+        )
+        refuse(
+            source == "real" and self.data is None,
+            "source=real draws images from the data set, and data=none\ntype: data=<option>",
         )
         refuse(
             source in ("real", "images") and not metrics.features,
@@ -164,7 +170,7 @@ class SampleSettings(SamplingSettings):
 
     stage: Literal["sample"]
     run: Any  # a path, a list of paths, or {label: path or list}
-    num_images: Count | None
+    num_images: Shown | None
     sample_seed: Seed
     out: Name
     logger: LoggerSettings
@@ -214,7 +220,7 @@ class DoctorSettings(CommandSettings):
     stage: Literal["doctor"]
     seed: Seed
     passport: PassportSettings
-    num_images: Count
+    num_images: Shown
     out: Name
     model: OptionalOption = None
     data: OptionalOption = None

@@ -21,11 +21,14 @@ from deme.runs.settings.base import (
     Option,
     OptionalOption,
     Options,
+    Pixels,
     Positive,
     Processes,
+    Ranges,
+    Replicates,
     Seed,
+    Shown,
     Switch,
-    TwoOrMore,
     Whole,
     refuse,
     without_null,
@@ -49,7 +52,7 @@ class ComputeSettings:
 class PreviewSettings:
     """The grid of samples at the end of training."""
 
-    num_images: Count
+    num_images: Shown
     num_inference_steps: Count
     guidance_scale: Guidance
     seed: Seed
@@ -88,7 +91,7 @@ class PathsSettings:
 class LossMetricSettings:
     """The held-out denoising loss on fixed (x0, t, eps)."""
 
-    num_ranges: Count
+    num_ranges: Ranges
     draws: Count
     seed: Seed
 
@@ -97,7 +100,7 @@ class LossMetricSettings:
 class PassportSettings:
     """How a pretrained model is probed, and what follows if its config contradicts its weights."""
 
-    num_images: Annotated[int, Field(ge=16, strict=True)]
+    num_images: Annotated[int, Field(ge=16, le=1_000_000, strict=True)]
     contradicted: Literal["refuse", "train"] = "refuse"
 
 
@@ -129,12 +132,12 @@ class MetricsSettings:
 
     features: Options  # feature extractors by name
     scores: Options  # scores of images and their prompts by name
-    size: Count | None
+    size: Pixels | None
     reference: Literal["held_out", "train", "all"]
     statistics: Annotated[Mapping[str, StatisticsFileSettings], BeforeValidator(without_null)]
     kid: Switch
     nearest_k: Count | None
-    replicates: TwoOrMore
+    replicates: Replicates
     loss: LossMetricSettings | None
     # keys that the option files refer to: where weights are
     path: str | None = None
@@ -169,6 +172,7 @@ class LossPlaneSettings:
         return self
 
 
+Label = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # whatever it counts
 Logger = Annotated[LoggerSettings, NO_RESULT]
 Passport = Annotated[PassportSettings, NO_RESULT]
 Data = Annotated[
@@ -198,7 +202,7 @@ class RunSettings(CommandSettings):
     """The keys of every command whose work is a run."""
 
     suite: Annotated[FileName, NO_RESULT]
-    cell: Annotated[Mapping[Line, Line | int | None], NO_RESULT]
+    cell: Annotated[Mapping[Line, Line | Label | None], NO_RESULT]
     seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
     model: Model

@@ -1,6 +1,7 @@
 """The settings of deme merge, search, improve and export."""
 
 from collections.abc import Mapping
+from math import floor, log10
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -12,9 +13,12 @@ from deme.runs.settings.base import (
     STRICT,
     Count,
     Fraction,
+    Hours,
+    LearningRate,
     Name,
     Option,
     Positive,
+    Ranges,
     Seed,
     Switch,
     Time,
@@ -128,6 +132,7 @@ class SearchSettings(RunSettings, SamplingSettings):
         return self
 
 
+MAX_CANDIDATES = 10**9  # merges that a search of deme improve may score
 IMPROVE_SEARCH_SEED = 7_000_000  # sample_seed of the search; evaluations use smaller seeds
 
 
@@ -136,7 +141,7 @@ class ImproveSearchSettings:
     """The search for merge weights of deme improve."""
 
     num_images: TwoOrMore
-    step: Fraction
+    step: Annotated[float, Field(ge=1e-3, le=1, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -146,10 +151,10 @@ class ImproveSettings(RunSettings, SamplingSettings):
     stage: Literal["improve"]
     seed: Seed
     out: Annotated[Name, NO_RESULT]
-    num_ranges: Count
+    num_ranges: Ranges
     steps_per_expert: Count | None
-    hours: Time | None
-    lr: Positive
+    hours: Hours | None
+    lr: LearningRate
     num_images: Count
     sample_seeds: list[Seed]
     search: ImproveSearchSettings
@@ -166,6 +171,12 @@ class ImproveSettings(RunSettings, SamplingSettings):
             not seeds or len(set(seeds)) < len(seeds) or max(seeds) >= IMPROVE_SEARCH_SEED,
             f"sample_seeds must be different whole numbers below {IMPROVE_SEARCH_SEED}, "
             f"got {seeds}",
+        )
+        candidates = log10(floor(1 / self.search.step) + 1) * self.num_ranges
+        refuse(
+            candidates > log10(MAX_CANDIDATES),
+            f"a grid of search.step={self.search.step:g} for num_ranges={self.num_ranges} experts "
+            f"has more than {MAX_CANDIDATES:,} merges\ntype: a larger search.step=<share>",
         )
         refuse(
             self.metrics.loss is None,
