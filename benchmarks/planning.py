@@ -41,12 +41,14 @@ def fake(node: Node, rng: np.random.Generator) -> None:
         if node.stage in ("train", "search"):
             files.write_json(run.path / "cost.json", {"num_forward_passes": 1000})
         if node.stage == "search":
-            files.write_json(run.path / "best.json", {"weights": [0.5] * 4, "seed": node.seed})
+            files.write_json(run.path / "best.json", {"weights": [0.5] * 4, "score": 1.0})
         if node.stage == "evaluate":
             about = {"n": 5000, "better": "lower", "reference": "images", "implementation": "none"}
             values = {name: {"value": float(rng.normal(3, 0.1)), **about} for name in METRICS}
             replicates = {name: list(rng.normal(3, 0.1, 200)) for name in METRICS}
-            files.write_json(run.path / "metrics.json", {"metrics": values})
+            files.write_json(
+                run.path / "metrics.json", {"cell": run.config["cell"], "metrics": values}
+            )
             files.write_json(run.path / "replicates.json", replicates)
 
     assert isinstance(node.run, Run)

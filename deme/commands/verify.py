@@ -90,12 +90,14 @@ def _directory(run: Run) -> Path:
 def _finished(path: Path) -> Run:
     """Return the evaluation in a directory, with the inputs that were recorded."""
     config = evaluation_config(path)
-    if config["source"] == "real":
+    settings = run_settings(config)
+    assert isinstance(settings, EvaluateSettings)  # evaluation_config has refused others
+    if settings.source == "real":
         raise BadConfig(f"{path} measured real images, which cannot be regenerated")
     recorded = read_json(path / "run.json", Provenance)["inputs"]
     inputs = {name: [Path(place) for place in places] for name, places in recorded.items()}
     hashes = {name: list(places.values()) for name, places in recorded.items()}
-    return Run(path, "", config, inputs, hashes, run_settings(config))
+    return Run(path, "", config, inputs, hashes, settings)
 
 
 def _unmodified(run: Run) -> list[tuple[bool | None, str]]:

@@ -161,7 +161,8 @@ def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
     if stream is None:
         return open(descriptor, "w", errors="backslashreplace", closefd=False)
     if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # it is flushed, and its reader may have gone
+            stream.reconfigure(errors="backslashreplace")
     return stream
 
 

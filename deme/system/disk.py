@@ -109,9 +109,14 @@ def expanded(place: str) -> Path:
 
 
 def as_deme_error(error: DemeError | OSError) -> DemeError:
-    """Return the error itself, or the one that says what the operating system refused."""
+    """Return the error itself, or the one that says what the operating system refused.
+
+    Raises an OSError that is of no file: a library's.
+    """
     if isinstance(error, DemeError):
         return error
+    if error.errno is None:
+        raise error
     what, reason = error.filename or "a file", error.strerror or error
     if isinstance(error, FileNotFoundError):
         return MissingInput(f"{what} does not exist")

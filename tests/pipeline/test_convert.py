@@ -207,7 +207,7 @@ m.FUNCTION = filled
     ("words", "place"),
     [
         (["convert", "model.ckpt", "out=out"], "deme.models.checkpoint.read_pickle"),
-        (["export", "run=asset:digits_base", "out=out"], "deme.models.loading.load_pretrained"),
+        (["export", "run=asset:digits_base", "out=out"], "deme.models.loading.load_folder"),
     ],
 )
 def test_what_appears_at_out_during_the_work_is_kept(words, place, tmp_path):

@@ -264,7 +264,7 @@ def test_the_picture_leaves_out_scores_that_are_not_finite():
 
 
 # what only the models and the data show
-IN_THE_MODELS = {"objective=frechet", "objective=wrong", "objective=loss/4", "metrics.loss.num_ranges=1001"}  # fmt: skip
+IN_THE_MODELS = {"merge=ties", "merge=model_stock", "objective=frechet", "objective=wrong", "objective=loss/4", "metrics.loss.num_ranges=1001"}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deme.metrics import kernel_distance, resample_counts
+from deme.system import NotFinite
 
 
 def rows(n, seed, d=8, shift=0.0):
@@ -80,5 +81,5 @@ def test_too_few_nan_or_other_features_are_refused():
         kernel_distance(rows(1, 0), rows(5, 1))
     with pytest.raises(ValueError, match="another extractor"):
         kernel_distance(rows(5, 0), rows(5, 1, d=9))
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(NotFinite, match="NaN"):
         kernel_distance(rows(5, 0) * float("nan"), rows(5, 1))

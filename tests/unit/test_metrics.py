@@ -13,6 +13,7 @@ from deme.metrics import (
     resample_counts,
     resampled_means,
 )
+from deme.system import NotFinite
 
 
 def features(n=500, d=6, seed=0, offset=0.0):
@@ -54,7 +55,7 @@ def test_too_few_or_nan_features_are_refused():
         _ = Statistics().update(features(1)).covariance
     with pytest.raises(ValueError, match="no images"):
         _ = Statistics().mean
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(NotFinite, match="NaN"):
         Statistics().update(torch.tensor([[float("nan")]]))
 
 
