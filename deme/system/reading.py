@@ -147,7 +147,7 @@ def compose_yaml(path: Path) -> "Node | None":
     text = read_text(path, MAX_YAML_BYTES)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        if len(text) > SHALLOW and _yaml_depth(text, loader) > MAX_DEPTH:
+        if len(text) > SHALLOW and _is_too_deep(text, loader):
             raise RecursionError
         stream = StringIO(text)
         stream.name = str(path)  # of the marks of nodes
@@ -159,16 +159,17 @@ def compose_yaml(path: Path) -> "Node | None":
     return node
 
 
-def _yaml_depth(text: str, loader: Any) -> int:
-    """Return the depth of a YAML text without composing it, which recurses on the C stack."""
+def _is_too_deep(text: str, loader: Any) -> bool:
+    """Whether a YAML text is nested too deep; composing it would recurse on the C stack."""
     import yaml
 
     starts = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
-    depth = deepest = 0
+    depth = 0
     for event in yaml.parse(text, loader):
         depth += isinstance(event, starts) - isinstance(event, yaml.CollectionEndEvent)
-        deepest = max(deepest, depth)
-    return deepest
+        if depth > MAX_DEPTH:  # the rest takes a time that grows with the square of its depth
+            return True
+    return False
 
 
 def _expanded(node: "Node", levels: int, known: dict[int, int]) -> int:
