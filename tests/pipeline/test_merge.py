@@ -132,7 +132,7 @@ def test_slips_are_told(experts, tmp_path):
         (["dtype=int8"], "dtype must be one of float32, float16, bfloat16"),
         (["plan=1"], "plan must be true or false"),
         (["merge=model_stock", "+merge.weights=[1,1]"], "merge=model_stock"),
-        (["merge=ties", "merge.density=2"], "merge.density=2"),
+        (["merge=ties", "merge.density=2"], "merge.density must be a number, at most 1; got 2"),
         (
             ["weights_by_name={donw_blocks.*: 0.3}"],
             "donw_blocks.*",
@@ -144,9 +144,9 @@ def test_slips_are_told(experts, tmp_path):
             ["merge=ties", "merge.weights=[-1,1]", "plan=true"],
             "[-1.0, 1.0]",
         ),
-        (["merge=ties", "merge.density=abc"], "merge.density=abc"),
-        (["merge=dare", "merge.drop=null"], "merge.drop=None"),
-        (["merge=slerp", "merge.scale=nan"], "the result is not finite"),
+        (["merge=ties", "merge.density=abc"], "merge.density must be a number; got 'abc'"),
+        (["merge=dare", "merge.drop=null"], "merge.drop must be a number; got None"),
+        (["merge=slerp", "merge.scale=nan"], "merge.scale must be a finite number; got nan"),
     ]:
         code, text = run(["merge", given(experts), *words], tmp_path)
         assert (code, message in text, "Traceback" in text) == (2, True, False), text

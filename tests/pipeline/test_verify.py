@@ -188,17 +188,13 @@ LABELS = "metrics.json holds this run's metrics"
     ("metric", "key", "value", "line"),
     [
         ("fd_digits", "value", 1.0, "the moments give"),
-        ("fd_digits", "value", float("nan"), "the moments give"),
-        ("fd_digits", "value", "20", "the moments give"),
         ("fd_digits", "n", 50_000, LABELS),
         ("fd_digits", "reference", "50,000 training images", LABELS),
         ("fd_digits", "implementation", "pytorch-fid", LABELS),
         ("fd_digits", "interval", [0.0, 1.0], LABELS),
         ("kid_digits", "value", 0.0, LABELS),  # by its interval
-        ("fid_clean", "value", 1.9, LABELS),  # not a metric of this run
         ("loss", "value", 0.01, "loss: metrics.json"),
         ("loss", "n", 10**6, LABELS),
-        ("loss/0", "value", float("nan"), "loss: metrics.json"),
     ],
 )
 def test_an_altered_number_or_label_fails(metric, key, value, line, copy):
@@ -211,6 +207,36 @@ def test_an_altered_number_or_label_fails(metric, key, value, line, copy):
     assert code == 4
     assert any(line in found for found in failed(text)), text
     assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value", "line"),
+    [
+        ("fd_digits", "value", float("nan"), "metrics.fd_digits.value must be a finite number"),
+        ("fd_digits", "value", "20", "metrics.fd_digits.value must be a number; got '20'"),
+        ("loss/0", "value", float("nan"), "metrics.loss/0.value must be a finite number"),
+        ("fid_clean", "value", 1.9, "metrics.fid_clean.n is missing"),
+    ],
+)
+def test_a_metric_that_is_none_is_a_damaged_file(metric, key, value, line, copy):
+    folder, _, one, _ = copy
+    file = folder / one / "metrics.json"
+    stored = json.loads(file.read_text())
+    stored["metrics"].setdefault(metric, {})[key] = value
+    file.write_text(json.dumps(stored))
+    code, text = verify(folder, one)
+    assert code == 4
+    assert f"metrics.json is damaged: {line}" in text
+    assert "Traceback" not in text
+
+
+def test_a_metric_of_another_run_fails(copy):
+    folder, _, one, _ = copy
+    file = folder / one / "metrics.json"
+    stored = json.loads(file.read_text())
+    stored["metrics"]["fid_clean"] = stored["metrics"]["fd_digits"]
+    file.write_text(json.dumps(stored))
+    assert any(LABELS in found for found in failed(verify(folder, one)[1]))
 
 
 def test_an_altered_cell_missing_metric_or_resamples_of_the_loss_fail(copy):
