@@ -283,7 +283,7 @@ IN_THE_MODELS = {"merge=ties", "merge=model_stock", "objective=frechet", "object
         (["search=grdi"], ["unknown option search=grdi; did you mean 'grid'? allowed: cma_es, coordinate, gradient, grid, surrogate"]),
         (["search.step=0"], ["search.step must be a number, at least 1e-09; got 0"]),
         (["search.step=inf"], ["search.step must be a finite number; got inf"]),
-        (["search=coordinate", "search.low=3"], ["CoordinateSearch: a search needs finite low < high, got low=3.0 high=2.0"]),
+        (["search=coordinate", "search.low=3"], ["CoordinateSearch: a search needs finite low < high, got low=3 high=2.0"]),
         (["search=coordinate", "search.low=abc"], ["search.low must be a number; got 'abc'"]),
         (["search=coordinate", "search.points=3"], ["CoordinateSearch: points must be a whole number of at least 4, got 3"]),
         (["search=cma_es", "search.sigma=-1"], ["search.sigma must be a number, at least 1e-09; got -1"]),

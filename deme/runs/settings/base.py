@@ -189,23 +189,22 @@ class Arguments(TypedDict, total=False):
 OWN = ("deme.", "torch.")  # packages of the classes whose arguments are named above
 
 
-def in_given_order(option: Any, validate: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Return a checked option with its keys in the order in which they were given.
+def as_given(option: Any, validate: Callable[[Any], object]) -> dict[str, Any]:
+    """Return a checked option as it was given: keys in this order, a whole number as one.
 
     A class of somebody else's may mean something else by the name of an argument.
     """
     target = option.get("_target_") if isinstance(option, Mapping) else None
-    if isinstance(target, str) and not target.startswith(OWN):
-        return {**validate({"_target_": target}), **option}
-    checked = validate(option)
-    return {key: checked[key] for key in option}
+    is_own = not isinstance(target, str) or target.startswith(OWN)
+    validate(option if is_own else {"_target_": target})
+    return dict(option)
 
 
 # {_target_: <class>, <argument>: <value>, ...}: what builders/ makes an object of
 Option = Annotated[
     Mapping[str, Any],
     GetPydanticSchema(lambda _, schema_of: schema_of(Arguments)),
-    WrapValidator(in_given_order),
+    WrapValidator(as_given),
 ]
 
 
