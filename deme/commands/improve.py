@@ -199,9 +199,9 @@ def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path])
     if settings.steps_per_expert is not None or settings.hours is None:
         return settings.steps_per_expert or MAX_STEPS
     file = run.path / "plan.json"
+    trials = (_suite(settings, run, _experts("trial", settings, n, [0])) for n in TRIAL_STEPS)
+    first, short, long = (_seconds(_made(trial, "train")[0]) for trial in trials)
     if not file.exists():
-        trials = (_suite(settings, run, _experts("trial", settings, n, [0])) for n in TRIAL_STEPS)
-        first, short, long = (_seconds(_made(trial, "train")[0]) for trial in trials)
         _, few, many = TRIAL_STEPS
         per_step = max((long - short) / (many - few), short / many / 4)
         evaluation = sum(map(_seconds, evaluations))

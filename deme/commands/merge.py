@@ -35,7 +35,9 @@ def run(config: dict[str, object]) -> Path:
     run.execute(lambda run: _merge(settings, run, *opened()))
     if settings.report:
         with log_to_file(run.path / "log.txt"):
-            run.write_once("task_vectors.png", lambda: _report(run, opened()[0]))
+            run.write_once(
+                "task_vectors.png", lambda: _report(run, opened()[0]), "task_vectors.json"
+            )
     about = read_about(run.path / "weights" / "merged")
     text = f"merged by {about.get('merge')}"
     if about.get("weights") is not None:

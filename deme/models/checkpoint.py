@@ -114,6 +114,13 @@ def _shards(path: Path) -> dict[str, Tensors]:
     return {tensor: files[name] for tensor, name in places.items()}
 
 
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that is damaged
+        return True
+
+
 def read_pickle(path: Path) -> object:
     """Return what a file of `torch.save` holds, and run no code that it holds.
 
@@ -121,7 +128,7 @@ def read_pickle(path: Path) -> object:
     """
     if not path.is_file():
         raise MissingInput(f"{path} does not exist")
-    mapped = zipfile.is_zipfile(path)  # torch before 1.6 wrote other files
+    mapped = _is_archive(path)  # torch before 1.6 wrote other files
     try:
         if mapped:
             _check_expansion(path)

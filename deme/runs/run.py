@@ -224,8 +224,8 @@ class Run:
             )
         return paths[0] if paths else None
 
-    def write_once(self, name: str, make: Callable[[], None]) -> None:
-        """Let `make` write the file `name` of a finished run, unless it is there.
+    def write_once(self, name: str, make: Callable[[], None], *others: str) -> None:
+        """Let `make` write the file `name` of a finished run, and `others`, unless all are there.
 
         Of two processes that want it at once, one makes it and the other waits.
         """
@@ -233,12 +233,14 @@ class Run:
         def wait(owner: str) -> None:
             logger.info("%s is making %s of %s; waiting", owner, name, self.path.name)
 
-        file = self.path / name
-        if not file.exists():  # a finished run may be read-only
+        def missing() -> bool:
+            return not all((self.path / each).exists() for each in (name, *others))
+
+        if missing():  # a finished run may be read-only
             lock = self.path / f".{name}.lock"
             with locked(lock, wait, remove=True), guarded(self.path):
                 files.remove_leftovers(self.path)
-                if not file.exists():
+                if missing():
                     make()
 
 

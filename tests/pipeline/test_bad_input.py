@@ -287,6 +287,11 @@ class Extractor:
     name, weights, dimension = "digits", "0" * 64, 2
 
 
+def all_weights(file):
+    found = open_weights(file.parent)
+    return [found.read(name) for name in found.specs]
+
+
 READERS = {  # file -> how it is read
     ("runs/bad/evaluate/*/status.json", dump_json): (table, stale, evaluation),
     ("runs/bad/evaluate/*/config.yaml", dump_yaml): (evaluation, audited),
@@ -313,7 +318,7 @@ READERS = {  # file -> how it is read
     ("metadata.csv", bytes): (lambda file: captions_in(file, None),),
     ("last.ckpt", bytes): (step_of,),
     ("shards/diffusion_pytorch_model.safetensors.index.json", dump_json): (lambda file: list(open_weights(file.parent).specs),),
-    ("pickled/diffusion_pytorch_model.bin", bytes): (lambda file: open_weights(file.parent).read("a"),),
+    ("pickled/diffusion_pytorch_model.bin", bytes): (all_weights,),
     ("affinity.json", dump_json): (lambda file: read_affinity(file, 2),),
     ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y")),),
     ("plan.json", dump_json): (lambda file: read_json(file, TrialPlan),),
