@@ -22,10 +22,8 @@ from deme.runs import (
     Config,
     compose_stage,
     config_errors,
-    is_run,
-    options,
+    expand_path_shortcut,
     to_dict,
-    weights_folder,
 )
 from deme.system import (
     BadConfig,
@@ -36,7 +34,6 @@ from deme.system import (
     as_deme_error,
     conf_dir,
     did_you_mean,
-    exists,
     logger,
     print_error,
     print_result,
@@ -57,28 +54,11 @@ QUIET_HYDRA = [
     "hydra/hydra_logging=none",
     "+hydra.callbacks.deme._target_=deme.cli.hydra_app.SweepFolder",
 ]
-PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
 OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
 HYDRA_FLAGS = (
     "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info",
     "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "--hydra-help",
 )  # fmt: skip
-
-
-def expand_path_shortcut(arg: str) -> list[str]:
-    """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
-    group, _, value = arg.partition("=")
-    option = PATH_OPTIONS.get(group)
-    if option is None or value in options(group):
-        return [arg]
-    if not ("/" in value or ":" in value or exists(value)):
-        return [arg]
-    if group == "model" and exists(value) and is_run(Path(value)):
-        value = str(weights_folder(Path(value)))
-    if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
-        value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return [f"{group}={option}", f"{group}.path={value}"]
 
 
 class SweepFolder(Callback):
@@ -126,14 +106,16 @@ def run(verb: str, args: list[str]) -> int:
     typed = list(sys.argv)
 
     def job(config: DictConfig) -> None:  # maybe in another process
-        sys.argv = typed  # not Hydra's: run.json names what makes the run again
+        is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        # not Hydra's: run.json names what makes this run again
+        sys.argv = [typed[0], verb, *HydraConfig.get().overrides.task] if is_sweep else typed
         try:
             work(to_dict(config))
         except (DemeError, OSError) as caught:
             traceback.clear_frames(caught.__traceback__)  # the next job needs the memory
-            error, sweep = as_deme_error(caught), HydraConfig.get()
-            if sweep.mode == RunMode.MULTIRUN:
-                swept = [word for word in sweep.overrides.task if word not in overrides]
+            error = as_deme_error(caught)
+            if is_sweep:
+                swept = [word for word in sys.argv[2:] if word not in overrides]
                 _note(folder[0] / name, " ".join(swept), error)
             else:
                 alone.append(error)

@@ -37,6 +37,8 @@ def evaluation_config(path: Path) -> Config:
     config: Config = frozen_config(path) if is_frozen else {"stage": None}
     if config["stage"] != "evaluate":
         what = f"a run of deme {config['stage']}" if config["stage"] else "no run directory"
+        if not config["stage"] and (path / "config.yaml").is_file():
+            what = "no complete run directory: its status.json is missing"
         raise BadConfig(f"{path} is {what}\ntype: the directory of a deme evaluate run")
     check_finished(path)
     return config

@@ -5,6 +5,7 @@ See docs/metrics.md for the intervals.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deme.commands.arguments import evaluation_config
@@ -13,7 +14,7 @@ from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
 from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
-from deme.system import BadConfig, locate, print_result, read_json
+from deme.system import BadConfig, locate, logger, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
 COLUMNS = ("metric", "first", "second", "difference (95% interval)", "verdict")
@@ -57,6 +58,8 @@ def run(args: Sequence[str]) -> None:
         if all(metric in result["metrics"] for result in results)
     ]
     print_result(text_table(f"{', '.join(first)} against {', '.join(second)}", COLUMNS, lines))
+    if {*map(_place, first)} == {*map(_place, second)}:
+        logger.warning("both are the same: every difference is 0")
     number = len({cell[0] for cell in (*one, *other)} - {None})
     spread = f", and the spread between {number} finetuning seeds" if number > 1 else ""
     alone = ", of one finetuning seed" if number == 1 else ""
@@ -64,6 +67,10 @@ def run(args: Sequence[str]) -> None:
         f"Paired over sampling seeds {sorted({cell[1] for cell in one})}. Intervals: bootstrap "
         f"over images (of scores: over prompts){spread or alone}."
     )
+
+
+def _place(name: str) -> Path:
+    return locate(name).resolve()
 
 
 def _partnered(these: Results, others: Results) -> Results:

@@ -8,9 +8,6 @@ from torch import Tensor
 from deme.data import InMemoryImages
 from deme.data.encoded import EncodedImages
 from deme.data.inspection import unreadable_among
-from deme.system import WorkFailed
-
-NAMED = 3  # of the images that cannot be decoded, in the error message
 
 
 class DecodedImages(InMemoryImages):
@@ -21,23 +18,15 @@ class DecodedImages(InMemoryImages):
 
     @cached_property
     def pixels(self) -> Tensor:
-        """All images, decoded at first use. Raises WorkFailed with the number of damaged ones."""
+        """All images, decoded at first use. Raises Unreadable for one that has become damaged."""
         how, count = self.images.preprocessing, len(self)
         pixels = torch.empty(count, how.channels, how.size, how.size, dtype=torch.uint8)
 
         def put(index: int) -> None:
             pixels[index] = self.images.read(index)
 
-        bad = list(unreadable_among(put, count, "decoding images").values())
-        if len(bad) == 1:
-            raise bad[0]
-        if bad:
-            more = ", ..." if len(bad) > NAMED else ""
-            raise WorkFailed(
-                f"{len(bad):,} of {count:,} images cannot be read: "
-                f"{', '.join(error.name for error in bad[:NAMED])}{more}\n"
-                "move them away, or type: data.corrupt=skip"
-            )
+        for error in unreadable_among(put, count, "decoding images").values():
+            raise error
         return pixels
 
     def __len__(self) -> int:

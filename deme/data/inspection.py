@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from deme.data.decode import Unreadable, open_image
 from deme.data.encoded import ImageSource
-from deme.system import files, locked, logger, progress, read_cached, sha256_text
+from deme.system import WorkFailed, files, locked, logger, progress, read_cached, sha256_text
 
 CHUNK = 1024  # images queued at once, so that a stop signal is obeyed soon
 LISTED = 20  # of the images that are left out, in the message; the file in the cache names all
@@ -61,15 +61,29 @@ class Inspection:
     def damaged(self) -> set[int]:
         """Return the indices of the images that cannot be decoded, and log which they are."""
         if self._damaged:
-            first = self._damaged[:LISTED]
-            named = ", ".join(f"{one['name']} ({one['reason']})" for one in first)
-            more = f" and {len(self._damaged) - LISTED:,} more" * (len(self._damaged) > LISTED)
-            where = f"; all of them: {self.file}" if more and self.file else ""
             logger.info(
                 f"{len(self._damaged):,} of {len(self.source):,} images cannot be read and are "
-                f"left out: {named}{more}{where}"
+                f"left out: {self._named()}"
             )
         return {one["index"] for one in self._damaged}
+
+    def refuse_damaged(self) -> None:
+        """Raise Unreadable for one image that cannot be decoded, WorkFailed for several."""
+        if len(self._damaged) == 1:
+            one = self._damaged[0]
+            open_image(self.source.read(one["index"]), one["name"])
+        if self._damaged:
+            raise WorkFailed(
+                f"{len(self._damaged):,} of {len(self.source):,} images cannot be read: "
+                f"{self._named()}\nmove them away, or type: data.corrupt=skip"
+            )
+
+    def _named(self) -> str:
+        first = self._damaged[:LISTED]
+        named = ", ".join(f"{one['name']} ({one['reason']})" for one in first)
+        more = f" and {len(self._damaged) - LISTED:,} more" * (len(self._damaged) > LISTED)
+        where = f"; all of them: {self.file}" if more and self.file else ""
+        return f"{named}{more}{where}"
 
     def log_copies(self, consequence: str = "") -> None:
         """Log how many images show the same picture as another, and an example."""

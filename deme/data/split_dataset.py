@@ -58,7 +58,10 @@ def split_dataset(
         )
     inspection = Inspection(source, preprocessing.background, cache)
     bad = {index for index, caption in enumerate(captions or ()) if not caption}
-    bad |= inspection.damaged() if corrupt == "skip" else set()
+    if corrupt == "skip":
+        bad |= inspection.damaged()
+    else:
+        inspection.refuse_damaged()
     kept = set(range(len(source))) - bad
     drawn = kept & set(split_indices(len(source), held_out_fraction)[1])
     if min(len(kept) - len(drawn), len(drawn)) < 2:

@@ -1,6 +1,7 @@
 """The model card of an exported model: how to load it, how it was made, what was measured."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import jinja2
 import yaml
 
 from deme.report.escape import markdown_code, markdown_text
-from deme.report.records import Record, Training, public_name
+from deme.report.records import Evaluation, Record, Training, public_name
 from deme.runs import ExportSettings, Option
 from deme.system import PACKAGE, shortened
 
@@ -58,6 +59,7 @@ def model_card(
     return environment.from_string(TEMPLATE.read_text()).render(
         front=yaml.safe_dump(front, sort_keys=False),
         record=record,
+        evaluations=_different(record.evaluations),
         called=settings.push or Path(settings.out).name,  # what from_pretrained takes
         dtype=settings.dtype,
         projections=projections,
@@ -68,6 +70,16 @@ def model_card(
         sampler=_ddim_settings(record),
         trainings=_trainings(record),
     )
+
+
+def _different(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Return evaluations without those that repeat a loss, which no sampling seed changes."""
+    return [
+        each
+        for index, each in enumerate(evaluations)
+        if each.settings.metrics.measures_images
+        or each.metrics not in [other.metrics for other in evaluations[:index]]
+    ]
 
 
 def _shown(value: object) -> object:

@@ -1,7 +1,7 @@
 """Run directories, suites, configuration, settings, tracking. No torch here."""
 
 from deme.runs.arguments import check_options
-from deme.runs.config import compose_stage, to_dict
+from deme.runs.config import compose_stage, expand_path_shortcut, to_dict
 from deme.runs.config_errors import config_errors, flattened, options
 from deme.runs.formats import (
     Affinity,
@@ -118,6 +118,7 @@ __all__ = [
     "config_errors",
     "content_hash",
     "data_hash",
+    "expand_path_shortcut",
     "flattened",
     "found_weights",
     "frozen_config",

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -19,14 +20,31 @@ from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
 from deme import __version__
-from deme.runs.config_errors import config_errors, flattened, groups
-from deme.runs.inputs import cached
+from deme.runs.config_errors import config_errors, flattened, groups, options
+from deme.runs.inputs import cached, is_run, weights_folder
 from deme.runs.settings.base import Config
 from deme.runs.trusted import local_trust, option_files
-from deme.system import BadConfig, DemeError, conf_dir, files, read_cached
+from deme.system import BadConfig, DemeError, conf_dir, exists, files, read_cached
 
+PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
+
+
+def expand_path_shortcut(arg: str) -> list[str]:
+    """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
+    group, _, value = arg.partition("=")
+    option = PATH_OPTIONS.get(group)
+    if option is None or value in options(group):
+        return [arg]
+    if not ("/" in value or ":" in value or exists(value)):
+        return [arg]
+    if group == "model" and exists(value) and is_run(Path(value)):
+        value = str(weights_folder(Path(value)))
+    if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
+        value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"{group}={option}", f"{group}.path={value}"]
 
 
 def compose_stage(
@@ -39,7 +57,8 @@ def compose_stage(
     `still_open` names keys that may be without a value (`???`).
     """
     marks = {name: f"\0{name}\0" for name in values}
-    resolved = _resolved(stage, tuple(overrides), still_open, tuple(marks.items()))
+    expanded = tuple(part for word in overrides for part in expand_path_shortcut(word))
+    resolved = _resolved(stage, expanded, still_open, tuple(marks.items()))
     return cast(Config, _replaced(resolved, {marks[name]: values[name] for name in values}))
 
 

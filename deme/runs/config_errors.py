@@ -54,14 +54,17 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
             raise
         raise BadConfig(
             f"an option group takes the name of an option: {first_line(error)}\n"
-            "type, to see its options: deme <verb> group=?"
+            "type: <group>=<option>"
         ) from error
     except ValueError as error:
         if str(error).startswith("Config group override must be"):
             given = str(error).rpartition(" ")[2].replace("NoneType", "null")
+            named = [word for word in overrides if word.endswith(f"={given}")]
+            group = min({word.partition("=")[0] for word in named} & {*groups()}, default="")
+            allowed = f"; allowed: {', '.join(options(group))}" if group else ""
             raise BadConfig(
-                f"an option group takes the name of an option, got {given}\n"
-                "type, to see its options: deme <verb> group=?"
+                f"{group or 'an option group'} takes the name of an option, got {given}{allowed}\n"
+                f"type: {group or '<group>'}=<option>"
             ) from error
         if "integer string conversion" in str(error):
             raise BadConfig("an override has a number of too many digits") from error
@@ -107,6 +110,12 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             f"{absent[1]} must be given: {error.full_key or 'another key'} refers to it\n"
             f"type: {absent[1]}=<value>"
         )
+    malformed = isinstance(error, OverrideParseException) and (
+        "=" not in error.override or "LexerNoViableAlt" in text
+    )
+    if malformed or text.startswith("Could not override ''"):
+        given = getattr(error, "override", "=")
+        return f"{shown(given)} is not <key>=<value>\ntype: deme {stage or '<verb>'} <key>=<value>"
     if isinstance(error, OverrideParseException):
         reason = text.splitlines()[0].replace(error.override, "").strip(" :")
         return f"cannot read the override {shown(error.override)}: {reason:.80}" + _quoted(

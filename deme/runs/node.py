@@ -66,7 +66,7 @@ class Node:
         return self._config_with({})
 
     def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
-        still_open = ("model.path",) if self.waits_for_base else ()
+        still_open = ("inputs.experts", "model.path")[: 1 + self.waits_for_base]
         config = compose_stage(self.stage, self.args, still_open, **self.values)
         replaced = self.suite.replaced.get(self.stage, {})
         config |= {key: value for key, value in replaced.items() if key in config}

@@ -13,6 +13,7 @@ from string import Template
 from pydantic import TypeAdapter, ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from deme.runs.config import expand_path_shortcut
 from deme.runs.settings import CHAIN, PublishedNumbers, RowSettings, SuiteSettings, explanation
 from deme.system import (
     BadConfig,
@@ -26,7 +27,7 @@ from deme.system import (
     read_json,
 )
 
-OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|paths(=|@|\s*$|\.(runs|cache)\b))")
+OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|stage\b|paths(=|@|\s*$|\.(runs|cache)\b))")
 INPUTS = re.compile(r"[\s+~]*inputs(=|@|\s*$)")  # all of them
 
 Place = tuple[str | int, ...]  # of a value in the file: ("rows", 3, "train")
@@ -49,7 +50,11 @@ def read_suite(place: Path) -> tuple[Path, SuiteSettings]:
         mistakes = list(_contradictions(settings, file)) or list(_circles(settings))
         mistakes += _overrides_mistakes(settings)
     except ValidationError as error:
-        mistakes = [_mistake(tree, each["loc"], each) for each in error.errors()]
+        places = [each["loc"] for each in error.errors()]
+        # a list of which an element is wrong counts as too short, too
+        around = {place[:n] for place in places for n in range(len(place))}
+        found = [each for each in error.errors() if each["loc"] not in around]
+        mistakes = [_mistake(tree, each["loc"], each) for each in found]
     if mistakes:
         lines = [f"{_line(tree, place)}: {text}" for place, text in mistakes]
         raise BadConfig(first_lines([*dict.fromkeys(lines)]))
@@ -186,7 +191,8 @@ def _overrides_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
     for place, overrides in places:
         for override in overrides:
             key, _, value = override.partition("=")
-            options = re.split(r"[\[\]{},:'\"\s]+", value) if "." not in key else []
+            is_path = "." in key.partition("@")[0] or len(expand_path_shortcut(override)) > 1
+            options = [] if is_path else re.split(r"[\[\]{},:'\"\s]+", value)
             if OWN_KEY.match(override):
                 yield (
                     place,

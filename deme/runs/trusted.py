@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def trusted_packages() -> list[str]:
         if not all(part.isidentifier() for part in name.split(".")):
             raise BadConfig(
                 f"trust takes the names that packages are imported by, got {name!r}\n"
+                "type: trust=<package>, such as trust=my_package"
+            )
+        if _is_pythons(name):
+            raise BadConfig(
+                f"trust takes packages that define options, and {name} is part of Python itself\n"
                 "type: trust=<package>, such as trust=my_package"
             )
     return packages
@@ -74,10 +80,12 @@ def check_targets(node: object) -> None:
             raise BadConfig(f"{place} must be a text; got {shown(target)}")
         if target not in option_targets() and not _within(target, packages):
             package = target.rpartition(".")[0] or "<package>"
+            advice = f"type, if you trust whoever wrote it: trust={package:.200}"
+            if _is_pythons(target):
+                advice = "no option is part of Python itself: use nothing of whoever wrote this"
             raise BadConfig(
                 f"{place}={target:.200} is no option of conf/, and its package is not trusted: "
-                "what a configuration names there is imported and runs\n"
-                f"type, if you trust whoever wrote it: trust={package:.200}"
+                f"what a configuration names there is imported and runs\n{advice}"
             )
 
 
@@ -89,6 +97,11 @@ def _targets(node: object, place: str = "") -> Iterator[tuple[str, object]]:
             yield f"{place}{key}", value
         else:
             yield from _targets(value, f"{place}{key}.")
+
+
+def _is_pythons(name: str) -> bool:
+    """Whether a name lies in Python's standard library, which can run anything."""
+    return name.partition(".")[0] in sys.stdlib_module_names
 
 
 def _within(name: str, packages: list[str]) -> bool:

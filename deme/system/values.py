@@ -138,7 +138,12 @@ def allowed(error: Any, group: str = "an object {<key>: <value>, ...}") -> str:
     bounds = (
         f", {word} {_number(context[name])}" for name, word in _BOUNDS.items() if name in context
     )
-    return text + "".join(bounds)
+    lengths = (
+        f" of {word} {context[name]} values"
+        for name, word in _LENGTHS.items()
+        if name in context and text == "a list"
+    )
+    return text + "".join([*bounds, *lengths])
 
 
 def _number(bound: float) -> str:
@@ -154,6 +159,7 @@ def shown(value: object) -> str:
 
 _OURS = ("less_than", "too_long", "string_too_long")  # errors of a bound that we have set
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_LENGTHS = {"min_length": "at least", "max_length": "at most"}
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -167,7 +173,7 @@ _WORDS = {
     "string": "a text",
     "list": "a list",
     "tuple": "a list",
-    "too_short": "a list with more values",
-    "too_long": "a list with fewer values",
+    "too_short": "a list",
+    "too_long": "a list",
     "predicate": "ascending",  # a Range, the only predicate in use
 }

@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,9 +14,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
+from deme.cli.app import main
+from deme.runs import expand_path_shortcut, flattened
 from deme.runs.settings import SETTINGS
-from deme.system.paths import conf_dir
+from deme.system.paths import PACKAGE, conf_dir
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +45,28 @@ def command_lines() -> list[tuple[str, list[str]]]:
                     words = shlex.split(match[1], comments=True)
                     found.append((page.name, words[1:]))
     return found
+
+
+def settings_in_text() -> list[tuple[str, str]]:
+    """Every `<key>.<key>=<value>` in running text, with its page."""
+    found = re.compile(r"[\s`]((?:[a-z_0-9]+\.)+[a-z_0-9]+)=")
+    return [
+        (page.name, key)
+        for page in PAGES
+        for code in re.findall(r"(`[^`\n]+`)", re.sub(r"(?s)^```.*?^```", "", page.read_text()))
+        for key in found.findall(code)
+    ]
+
+
+def test_settings_in_running_text_exist():
+    known = set()
+    for file in conf_dir().rglob("*.yaml"):
+        group = "" if file.parent == conf_dir() else f"{file.parent.name}."
+        known |= {f"{group}{key}" for key in flattened(yaml.safe_load(file.read_text()))}
+    assert "merge.trim" in known
+    assert settings_in_text()
+    wrong = {(page, key) for page, key in settings_in_text() if key not in known}
+    assert not wrong
 
 
 def test_generated_pages_are_up_to_date():
@@ -115,6 +141,18 @@ def test_python_examples_run(tmp_path, monkeypatch):
     assert (tmp_path / "grid.png").stat().st_size > 0
 
 
+def test_the_example_of_a_suite_is_planned_as_it_stands(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = code_blocks(ROOT / "docs" / "suites.md", "yaml")[:1]
+    Path("suite.yaml").write_text(example)
+    shutil.copytree(PACKAGE / "assets" / "digits_base", "my_model")
+    Path("my_images").mkdir()
+    for index in range(4):
+        Image.new("L", (8, 8), 10 * index).save(f"my_images/{index}.png")
+    assert main(["plan", "suite.yaml"]) == 0
+    assert "deme_uniform" in capsys.readouterr().out
+
+
 def test_yaml_examples_are_valid():
     for page in PAGES:
         for block in code_blocks(page, "yaml"):
@@ -129,8 +167,6 @@ def test_commands_exist_and_compose(page, words):
         return
     if any(name in word for word in rest for name in NOT_SHIPPED):
         return
-    from deme.cli.hydra_app import expand_path_shortcut
-
     overrides = [part for word in rest for part in expand_path_shortcut(word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -147,8 +147,11 @@ def test_every_form_is_refused_before_anything_is_imported(here, monkeypatch, fo
     monkeypatch.syspath_prepend(str(here))
     monkeypatch.setenv("DEME_CANARY", "os.makedirs")
     for make in (deme.runs.instantiate, deme.runs.partial, deme.runs.accepted_arguments):
-        with pytest.raises(BadConfig, match="trust="):
+        with pytest.raises(BadConfig, match="its package is not trusted") as caught:
             make(FORMS[form])
+        # nobody is told to trust what can run anything
+        pythons = re.findall(r"_target_=(os|builtins|subprocess)\.", str(caught.value))
+        assert ("trust=" in str(caught.value)) != bool(pythons)
     no_canary(here)
 
 
@@ -222,6 +225,7 @@ def test_a_balancing_and_a_search_whose_cost_would_be_asked_for(here):
         "paths=other",
         "~paths",
         "suite=other",
+        "stage=train",
     ],
 )
 def test_what_is_the_users_is_not_a_suites_to_set(here, override):
@@ -232,6 +236,28 @@ def test_what_is_the_users_is_not_a_suites_to_set(here, override):
     suite_file(here, [], common={"evaluate": [override]})
     fails(["table", "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
     no_canary(here)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+experiment@metrics.statistics=../../outside",
+        "+experiment@cell.x=../outside",
+        "experiment=../outside",
+        "model@paths=/outside",
+    ],
+)
+def test_a_suite_names_no_option_file_outside_of_conf(here, override):
+    (here / "outside.yaml").write_text("paths: {cache: elsewhere}\n")
+    suite_file(here, [{"name": "row", "label": "row", "evaluate": [*TINY_EVALUATE, override]}])
+    for verb in ("plan", "reproduce"):
+        fails([verb, "s.yaml"], here, 2, "is no option of conf/, but a path", patch=WHERE)
+
+
+@pytest.mark.parametrize("package", ["builtins", "os.path", "subprocess"])
+def test_pythons_own_library_cannot_be_trusted(here, package):
+    words = ["train", *TINY_TRAIN, "data._target_=builtins.exec", f"trust={package}"]
+    fails(words, here, 2, f"{package} is part of Python itself", patch=WHERE)
 
 
 @pytest.mark.parametrize(

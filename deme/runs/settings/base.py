@@ -23,6 +23,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from deme.runs.config_errors import groups, options
 from deme.system import (
     FILE_NAME_RULE,
     BadConfig,
@@ -46,6 +47,7 @@ LARGE = 1e9  # of numbers that are no counts
 Switch = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(ge=0, le=MOST, strict=True)]
 Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
+BatchSize = Annotated[int, Field(ge=1, le=1 << 20, strict=True)]
 TwoOrMore = Annotated[int, Field(ge=2, le=MOST, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, strict=True)]
 Processes = Annotated[int, Field(ge=1, le=PROCESSES, strict=True)]
@@ -163,7 +165,7 @@ class Arguments(TypedDict, total=False):
     order: Count
     per_prompt: Count
     points: Count
-    population: Count | None
+    population: BatchSize | None
     power: Positive
     probability: Share
     random_flip: Switch
@@ -271,6 +273,8 @@ def explanation(kind: type, error: Any) -> str:
         near = did_you_mean(str(error["loc"][-1]), known)
         return f"unknown key {key}; {near}allowed: {', '.join(known)}"
     if error["type"] == "missing":
+        if key in groups():
+            return f"{key} must be given; allowed: {', '.join(options(key))}\ntype: {key}=<option>"
         return f"{key} must be given\ntype: {key}=<value>"
     null = ", or null" if type(None) in get_args(shape) else ""
     return f"{key} must be {allowed(error, GROUP)}{null}; got {shown(error['input'])}"

@@ -8,6 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
     STRICT,
+    BatchSize,
     Config,
     Count,
     Name,
@@ -86,6 +87,11 @@ class TrainSettings(RunSettings, BatchSettings):
     def _precision(self) -> "TrainSettings":
         """Refuse training without images, and precisions that it cannot do with the others."""
         refuse(self.data is None, "training needs images, and data=none\ntype: data=<option>")
+        number = self.ranges.get("num_ranges", len(self.ranges.get("boundaries", ())) - 1)
+        refuse(
+            number > 0 and self.expert is not None and self.expert >= number,
+            f"expert={self.expert}: with {number} ranges it must lie in 0..{number - 1}",
+        )
         scaled = self.compute.precision == "16-mixed"
         refuse(
             scaled and self.compute.accelerator == "cpu",
@@ -195,7 +201,7 @@ class VerifySettings(CommandSettings):
     run: Name
     num_images: Count
     pick_seed: Seed | None
-    batch_size: Count
+    batch_size: BatchSize
     compute: ComputeSettings | None = None
 
 

@@ -10,6 +10,7 @@ from deme.runs.settings.base import (
     NO_RESULT,
     PROCESSES,
     STRICT,
+    BatchSize,
     ChangesNoResult,
     Count,
     FileName,
@@ -231,7 +232,7 @@ class RunSettings(CommandSettings):
 class BatchSettings(CommandSettings):
     """The keys of every command that evaluates the network on batches of images."""
 
-    batch_size: Count
+    batch_size: BatchSize
     compute: ComputeSettings
 
 
