@@ -110,8 +110,8 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             f"{absent[1]} must be given: {error.full_key or 'another key'} refers to it\n"
             f"type: {absent[1]}=<value>"
         )
-    malformed = isinstance(error, OverrideParseException) and (
-        "=" not in error.override or "LexerNoViableAlt" in text
+    malformed = isinstance(error, OverrideParseException) and not re.match(
+        r"[+~]*[\w./@:-]+=", error.override
     )
     if malformed or text.startswith("Could not override ''"):
         given = getattr(error, "override", "=")

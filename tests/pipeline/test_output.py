@@ -38,7 +38,7 @@ def test_a_closed_pipe_does_not_hide_that_the_work_failed(tmp_path):
     code, text = run(words, tmp_path, CLOSED + "closed(1)")
     assert code == 2, text
     assert "Traceback" not in text
-    assert states(tmp_path) == ["done", "failed"]
+    assert states(tmp_path) == ["done"]
     fail = "\nimport deme.training.fit as f\nfrom deme.system import WorkFailed\ndef no(*_): raise WorkFailed('no')\nf.fit = no"
     code, text = run(["train", *TINY_TRAIN], tmp_path, CLOSED + "closed(1, 2)" + fail)
     assert (code, text) == (4, "")
@@ -52,7 +52,7 @@ def test_standard_error_may_be_closed_from_the_beginning(experts, code, tmp_path
     words = ["train", "-m", f"expert={experts}", *TINY_EXPERTS, "num_steps=1"]
     found, text = run(words, tmp_path, NO_STDERR)
     assert found == code, text
-    assert states(tmp_path) == (["done", "done"] if code == 0 else ["done", "failed"])
+    assert states(tmp_path) == (["done", "done"] if code == 0 else ["done"])
     assert "expert=9" not in text  # no message goes to standard output
 
 

@@ -188,7 +188,7 @@ def test_a_sweep_of_two_processes_trains_every_job_together(tmp_path):
         json.loads(p.read_text())["state"]
         for p in tmp_path.glob("runs/scratch/train/*/status.json")
     ]
-    assert sorted(finished) == ["done", "done", "failed"]
+    assert finished == ["done", "done"]
 
 
 def test_torchrun_of_one_process_is_as_without(tmp_path):
