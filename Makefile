@@ -6,7 +6,7 @@ WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
-.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits training-memory clean
+.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
@@ -44,6 +44,8 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/train_step.py --model cifar10 --precision bf16-mixed --repeats 9
+	$(BIN)/python benchmarks/distill_step.py
+	$(BIN)/python benchmarks/distill_step.py --model compact
 	$(BIN)/python benchmarks/train_memory.py
 	$(BIN)/python benchmarks/latent_train_step.py
 	$(BIN)/python benchmarks/balancing.py
@@ -55,6 +57,8 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/projection.py
 	$(BIN)/python benchmarks/merge_disk.py
 	$(BIN)/python benchmarks/remerge.py
+	$(BIN)/python benchmarks/average_disk.py
+	$(BIN)/python benchmarks/gradient_similarity.py
 
 # Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed
@@ -62,6 +66,11 @@ pretrain-digits: .venv/installed
 	$(BIN)/deme train experiment=digits/pretrain
 	rm -rf deme/assets/digits_base
 	cp -r runs/digits/train/pretrain-s0-*/weights/ema deme/assets/digits_base
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+
+# Makes the shipped classifier of Fashion-MNIST again (5 minutes): make fashion-classifier DATA=<folder of its files>
+fashion-classifier: .venv/installed
+	$(BIN)/python experiments/fashion/make_classifier.py $(DATA) deme/assets/fashion_classifier.safetensors
 	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
 
 # Makes the UNet of the shipped text-to-image pipeline again (about 15 minutes); its frozen parts: experiments/captioned_digits/make_parts.py.

@@ -255,7 +255,9 @@ def _draw(
             panel.errorbar(places, values, errors, color="#b3541e", **style)
             panel.axhline(floor, color="#1f4e79", lw=1, ls="--", label=label)
             panel.set_xticks(places, [f"{strength:g}" for strength, _ in points])
-            panel.set_ylim(bottom=min(0, floor))
+            lowest = min(a - b for a, b in zip(values, errors, strict=True))
+            if min(lowest, floor) >= 0:
+                panel.set_ylim(bottom=0)
             panel.set_title(f"{name}\n{kind} ({ALTERATIONS[kind][1]})", fontsize=9)
             panel.legend(fontsize=7, frameon=False)
     for panel in panels.flat:

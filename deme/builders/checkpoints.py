@@ -34,6 +34,7 @@ from deme.system import (
     locate,
     logger,
     make_parents,
+    model_folders,
     read_about,
     same_content,
 )
@@ -59,7 +60,7 @@ def network_folder(folder: Path) -> Path:
     for place in (*(folder / name for name in NETWORKS), folder):
         if (place / "config.json").is_file():
             return place
-    inside = [p.name for p in sorted((folder / "weights").glob("[!.]*"))]
+    inside = [place.name for place in model_folders(folder)]
     raise MissingInput(
         f"{folder} is not a diffusers model: it needs a config.json in "
         f"{', '.join(f'{name}/' for name in NETWORKS)} or at its top"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from deme.merging.combine import Merge
 from deme.merging.methods import MergeMethod
-from deme.merging.plan import Checkpoint
 from deme.runs import content_hash, found_weights, partial
 from deme.system import BadConfig
 
@@ -42,19 +41,20 @@ def build_merge(
     return Merge(load_merge_method(option), num_experts, by_name=by_name, **settings)
 
 
-def check_searched_models(search: Path, experts: Sequence[Checkpoint]) -> None:
+def check_searched_models(search: Path, folders: Sequence[Path]) -> None:
     """Raise BadConfig unless a search was run on these models in this order."""
     searched = found_weights(search).get("models")
-    if searched is not None and searched != [content_hash(model.folder) for model in experts]:
+    if searched is not None and searched != [content_hash(folder) for folder in folders]:
         raise BadConfig(
             f"{search} searched weights of other models or in another order than "
-            f"{', '.join(str(model.folder) for model in experts)}\n"
+            f"{', '.join(map(str, folders))}\n"
             "type: the inputs.experts=[...] of the search"
         )
 
 
 def _without_weights(option: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in option.items() if key != "weights"}
+    left_out = ("weights", "sum") if option.get("sum") is None else ("weights",)
+    return {key: value for key, value in option.items() if key not in left_out}
 
 
 def _summary(option: Mapping[str, object]) -> str:

@@ -1,6 +1,6 @@
 """The method of a training run: its loss weights, timesteps and balancing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,8 +30,12 @@ def build_method(
     ranges: list[TimestepRange],
     timestep_range: TimestepRange,
     search: Path | None,
+    experts: Sequence[Path] = (),
 ) -> Method:
-    """Return the method, with the merge weights of `search` if it is given. Raises BadConfig."""
+    """Return the method, with the merge weights of `search` if it is given. Raises BadConfig.
+
+    `experts`: folders of the teachers of method=distill, one per range.
+    """
     weighting = instantiate(settings.weighting)
     try:
         weights = timestep_weights(
@@ -66,13 +70,13 @@ def build_method(
         ranges=ranges,
         balancing=balancing,
         batch_size=settings.batch_size,
+        experts=experts,
     )
-    if method.needs_expert and settings.expert is None:
-        name = settings.cell.get("method") or type(method).__name__
-        raise BadConfig(
-            f"method={name} trains one expert per run, and expert is not given\n"
-            f"type: expert=0, or all of them as jobs: "
-            f"deme train -m method={name} expert='range({len(ranges)})'"
+    if settings.has_consistency and settings.expert is None:
+        logger.warning(
+            "expert=null trains one model over all timesteps; an expert: expert=0, all of them: "
+            "deme train -m ... expert='range(%d)'",
+            len(ranges),
         )
     return method
 

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.builders.checkpoints import open_checkpoint
 from deme.builders.compute import Compute
+from deme.builders.teachers import routed_experts
 from deme.diffusion import Network
-from deme.merging.plan import differences, order_experts
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import COPY_OF_EMA
 from deme.models.loading import load_folder
@@ -15,7 +14,6 @@ from deme.models.swapped import SwappedExperts
 from deme.models.text_to_image import TextToImageModel
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
-from deme.system import BadConfig, first_lines
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,8 @@ def load_experts(
     Raises BadConfig unless they cover every timestep once and are of one architecture, noise
     schedule and prediction type.
     """
-    experts = order_experts(folders)
-    first, *others = (open_checkpoint(expert.folder) for expert in experts)
-    if problems := [line for other in others for line in differences(first, other)]:
-        raise BadConfig(f"these experts do not fit together:\n{first_lines(problems)}")
+    experts, ranges = routed_experts(folders)
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
-    ranges = [expert.range for expert in experts if expert.range is not None]
     num_timesteps = ranges[-1].high
     network = guided(compute.network(swapped.model), swapped.model, guidance_scale)
     return Loaded(

@@ -10,8 +10,8 @@ from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange
 from deme.methods.affinity import MIN_RELIABILITY, gradient_affinity
 from deme.models.denoiser import DenoisingModel
-from deme.runs import Affinity, TrainSettings, accepted_arguments, instantiate_with
-from deme.system import BadConfig, WorkFailed, files, logger, read_json
+from deme.runs import Affinity, TrainSettings, accepted_arguments, base_hash, instantiate_with
+from deme.system import BadConfig, WorkFailed, files, locate, logger, read_json
 from deme.system.values import MAKE_AGAIN
 
 
@@ -24,16 +24,35 @@ def build_ranges(
 ) -> list[TimestepRange]:
     """Return the partition of [0, T) that `ranges` names.
 
-    Gradient affinities, if it needs them, are measured on `images()` and kept in `file`.
+    Gradient affinities, if it needs them, are measured on `images()` and kept in `file`, or read
+    from the file that `ranges.path` names.
     """
-    used = settings.expert is not None or "ranges" in accepted_arguments(
-        settings.method
-    ) | accepted_arguments(settings.timesteps)
+    users = [settings.timesteps]
+    if not isinstance(settings.method.get("consistency_weight"), (int, float)):
+        users.append(settings.method)  # one weight for all ranges needs none
+    used = settings.expert is not None or any("ranges" in accepted_arguments(u) for u in users)
     if "affinity" in accepted_arguments(settings.ranges) and not used:
         raise BadConfig(
             "ranges=gradient would be measured, and this run does not use ranges\n"
             "type: ranges=uniform, or method=ant"
         )
+
+    def saved_affinity(path: str) -> Tensor:
+        place = locate(path)
+        found = read_json(place, Affinity)
+        expected, given = model.schedule.num_timesteps, found.get("num_timesteps")
+        if given not in (None, expected):
+            raise BadConfig(
+                f"{path} is about {given} timesteps, and the model has {expected}\n"
+                "type: ranges.path=<a file of this model>, or ranges.path=null"
+            )
+        base = settings.model.get("path")
+        if found.get("base") not in (None, base and base_hash(settings.model, str(base))):
+            logger.warning("%s was measured at other weights than those of this model", path)
+        if "reliability" in found:
+            count = found.get("num_images", 0)
+            _check_reliability(torch.tensor(found["reliability"]), count, "figure")
+        return read_affinity(place, len(found["cosines"]))
 
     def affinity(num_bins: int, num_images: int, seed: int) -> Tensor:
         if not file.exists():
@@ -43,7 +62,7 @@ def build_ranges(
                 num_images,
             )
             found = gradient_affinity(model.to(device), images(), num_bins, num_images, seed)
-            _check_reliability(found.reliability, num_images)
+            _check_reliability(found.reliability, num_images, "ranges")
             files.write_json(
                 file,
                 {
@@ -58,6 +77,7 @@ def build_ranges(
         num_timesteps=model.schedule.num_timesteps,
         schedule=model.schedule,
         affinity=affinity,
+        saved_affinity=saved_affinity,
     )
     return ranges
 
@@ -73,7 +93,7 @@ def read_affinity(file: Path, num_bins: int) -> Tensor:
     return torch.tensor(cosines, dtype=torch.float64)
 
 
-def _check_reliability(reliability: Tensor, num_images: int) -> None:
+def _check_reliability(reliability: Tensor, num_images: int, group: str) -> None:
     known, total = int((reliability >= MIN_RELIABILITY).sum()), len(reliability)
     logger.info(
         "two estimates of a bin's gradient have a cosine of %.2f (median); "
@@ -83,9 +103,10 @@ def _check_reliability(reliability: Tensor, num_images: int) -> None:
         total,
     )
     if known < total / 2:
+        more = f"num_images={4 * num_images}" if num_images else "num_images=<more>"
         raise WorkFailed(
             f"the loss gradients are too noisy to find ranges: {known} of {total} bins are "
-            f"reliable\ntype: ranges.num_images={4 * num_images} or more, or fewer ranges.num_bins"
+            f"reliable\ntype: {group}.{more} or more, or fewer {group}.num_bins"
         )
 
 

@@ -17,8 +17,8 @@ from deme.system import (
     print_error,
     signals,
 )
-from deme.system.console import tolerant_streams
 from deme.system.errors import DiskError, Interrupted
+from deme.system.streams import tolerant_streams
 
 LEVELS = {  # of messages, by flag
     "--quiet": "WARNING",

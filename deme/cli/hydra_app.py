@@ -23,6 +23,8 @@ from deme.runs import (
     compose_stage,
     config_errors,
     expand_path_shortcut,
+    is_run,
+    log_weights,
     to_dict,
 )
 from deme.system import (
@@ -34,6 +36,7 @@ from deme.system import (
     as_deme_error,
     conf_dir,
     did_you_mean,
+    exists,
     logger,
     print_error,
     print_result,
@@ -92,6 +95,9 @@ def run(verb: str, args: list[str]) -> int:
             print_result(str(path))
 
     overrides = [part for a in args if OVERRIDE.match(a) for part in expand_path_shortcut(a)]
+    for value in (arg.removeprefix("model=") for arg in args if arg.startswith("model=")):
+        if exists(value) and is_run(Path(value)):
+            log_weights("model", [Path(value)])
     flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
     for flag in (arg.split("=")[0] for arg in flags if arg.startswith("-")):
         if flag not in HYDRA_FLAGS:

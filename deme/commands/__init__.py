@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 STAGES = (  # configured by Hydra: conf/<verb>.yaml
-    "train", "merge", "search", "improve", "evaluate", "sample", "export", "stats", "verify",
-    "analyze", "doctor",
+    "train", "merge", "search", "average", "improve", "evaluate", "sample", "export", "stats",
+    "verify", "analyze", "doctor",
 )  # fmt: skip
 COMMANDS = ("plan", "reproduce", "table", "compare", "convert")  # they take no Hydra overrides
 

@@ -4,7 +4,6 @@ See docs/metrics.md for the intervals.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,22 @@ from deme.system import BadConfig, locate, logger, print_result, read_json
 
 Results = dict[Cell, Mapping[str, Any]]
 COLUMNS = ("metric", "first", "second", "difference (95% interval)", "verdict")
+SEEDS = {  # what they are seeds of, and why both evaluations must have the same
+    "sample_seed": (
+        "sampling",
+        "paired differences need images from the same noise: evaluate both with the same "
+        "sample_seed",
+    ),
+    "seed": (
+        "finetuning",
+        "compare models of the same finetuning seeds, or one of them with a model that was not "
+        "finetuned",
+    ),
+    "pretrain_seed": (
+        "pretraining",
+        "compare models that start from bases of the same pretraining seeds",
+    ),
+}
 MUST_AGREE = ("n", "prompts", "reference", "implementation")
 
 
@@ -33,24 +48,14 @@ def run(args: Sequence[str]) -> None:
         )
     first, second = (arg.split(",") for arg in args)
     one, other = read_evaluations(first), read_evaluations(second)
-    paired = {cell[1] for cell in one} & {cell[1] for cell in other}
-    if not paired:
-        raise BadConfig(
-            f"no sampling seed in common: {sorted({c[1] for c in one})} and "
-            f"{sorted({c[1] for c in other})}\n"
-            "paired differences need images from the same noise: evaluate both with the same "
-            "sample_seed"
-        )
-    one, other = ({c: found[c] for c in found if c[1] in paired} for found in (one, other))
-    seeds, others = ({cell[0] for cell in found} for found in (one, other))
-    if not seeds & others and seeds != {None} and others != {None}:
-        raise BadConfig(
-            f"no finetuning seed in common: {sorted(seeds, key=str)} and "
-            f"{sorted(others, key=str)}\n"
-            "compare models of the same finetuning seeds, or one of them with a model that was "
-            "not finetuned"
-        )
+    _check_shared("sample_seed", one, other)
+    paired = {cell.sample_seed for cell in one} & {cell.sample_seed for cell in other}
+    one, other = ({c: found[c] for c in found if c.sample_seed in paired} for found in (one, other))
+    _check_shared("seed", one, other)
+    _check_shared("pretrain_seed", one, other)
     one, other = _partnered(one, other), _partnered(other, one)
+    if not one:
+        raise BadConfig("no two of these evaluations have all seeds in common")
     results = (*one.values(), *other.values())
     lines = [
         _row(metric, one, other)
@@ -60,12 +65,15 @@ def run(args: Sequence[str]) -> None:
     print_result(text_table(f"{', '.join(first)} against {', '.join(second)}", COLUMNS, lines))
     if {*map(_place, first)} == {*map(_place, second)}:
         logger.warning("both are the same: every difference is 0")
-    number = len({cell[0] for cell in (*one, *other)} - {None})
+    number = len({cell.seed for cell in (*one, *other)} - {None})
     spread = f", and the spread between {number} finetuning seeds" if number > 1 else ""
-    alone = ", of one finetuning seed" if number == 1 else ""
+    bases = len({cell.pretrain_seed for cell in (*one, *other)} - {None})
+    if bases > 1:
+        spread += f", and that between {bases} pretraining seeds"
+    alone = ", of one finetuning seed" if number == 1 and bases < 2 else ""
     print_result(
-        f"Paired over sampling seeds {sorted({cell[1] for cell in one})}. Intervals: bootstrap "
-        f"over images (of scores: over prompts){spread or alone}."
+        f"Paired over sampling seeds {sorted({cell.sample_seed for cell in one})}. Intervals: "
+        f"bootstrap over images (of scores: over prompts){spread or alone}."
     )
 
 
@@ -73,14 +81,27 @@ def _place(name: str) -> Path:
     return locate(name).resolve()
 
 
+def _check_shared(key: str, one: Results, other: Results) -> None:
+    """Raise BadConfig if no evaluation of one has the same seed as one of the other."""
+    seeds, others = (
+        sorted({getattr(cell, key) for cell in found}, key=lambda seed: (seed is None, seed or 0))
+        for found in (one, other)
+    )
+    if not {*seeds} & {*others} and [None] not in (seeds, others):
+        what, why = SEEDS[key]
+        raise BadConfig(f"no {what} seed in common: {seeds} and {others}\n{why}")
+
+
 def _partnered(these: Results, others: Results) -> Results:
     """Return those evaluations that a difference is taken of: the others have their seeds, too."""
     return {
-        (seed, sample_seed): result
-        for (seed, sample_seed), result in these.items()
+        cell: result
+        for cell, result in these.items()
         if any(
-            sample_seed == other_sample_seed and (seed == other or None in (seed, other))
-            for other, other_sample_seed in others
+            cell.sample_seed == other.sample_seed
+            and (cell.seed == other.seed or None in (cell.seed, other.seed))
+            and (cell.pretrain_seed == other.pretrain_seed or None in (cell[2], other[2]))
+            for other in others
         )
     }
 
@@ -110,10 +131,10 @@ def difference_of(metric: str, one: Results, other: Results) -> Difference | Non
 
     Raises BadConfig for another number of replicates.
     """
-    if {cell[0] for cell in one} != {None}:
+    if {cell.seed for cell in one} != {None}:
         return rows.difference_of(metric, one, other)
     turned = rows.difference_of(metric, other, one)  # one that was not finetuned is the baseline
-    return turned and replace(turned, value=-turned.value, low=-turned.high, high=-turned.low)
+    return turned and turned.reversed
 
 
 def read_evaluations(names: Sequence[str]) -> Results:
@@ -127,11 +148,14 @@ def read_evaluations(names: Sequence[str]) -> Results:
         evaluation_config(path)  # is one
         about = frozen_settings(path)
         assert isinstance(about, EvaluateSettings)  # evaluation_config has refused others
-        cell = (about.seed, about.sample_seed)
+        base = about.cell.get("pretrain_seed")
+        pretrain_seed = base if isinstance(base, int) else None
+        cell = Cell(about.seed, about.sample_seed, pretrain_seed)
         if cell in found:
+            of_base = "" if pretrain_seed is None else f"pretraining seed {pretrain_seed}, "
             raise BadConfig(
-                f"two of these runs have finetuning seed {cell[0]} and sampling seed {cell[1]}: "
-                f"{', '.join(names)}"
+                f"two of these runs have {of_base}finetuning seed {cell.seed} and sampling seed "
+                f"{cell.sample_seed}: {', '.join(names)}"
             )
         found[cell] = {
             "metrics": read_json(path / "metrics.json", Metrics)["metrics"],

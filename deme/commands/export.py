@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from deme.runs import ExportSettings, build, weights_folder
+from deme.runs import ExportSettings, build, log_weights, weights_folder
 from deme.system import (
     BadConfig,
     WorkFailed,
@@ -34,6 +34,7 @@ def run(config: dict[str, object]) -> Path:
     settings = build(ExportSettings, config)
     place, out = locate(settings.run), expanded(settings.out)
     source = weights_folder(place)
+    log_weights("run", [place])
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
     with locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):

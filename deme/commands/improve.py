@@ -1,65 +1,58 @@
-"""`deme improve`: finetune and merge a checkpoint; the result is written only if it is better.
+"""`deme improve`: try several ways to a better checkpoint, and write the best if it is better.
 
 Every step is a run below this run's directory, so a command that was stopped resumes where it was.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, variance
 
 from deme.commands import stage_function
-from deme.commands.compare import mean_value, read_evaluations
-from deme.report.rows import table_rows
-from deme.report.statistics import Difference, digits_for, mean_of, smallest_detectable
+from deme.commands.compare import difference_of, mean_value, read_evaluations
+from deme.commands.improve_budget import Budget, duration, log_power
+from deme.commands.improve_work import BEFORE, Candidate, Work, decisive_metric
+from deme.report.statistics import Difference, digits_for, mean_of
 from deme.report.tables import difference_cells
+from deme.report.terminal import text_table
 from deme.runs import (
-    CHAIN,
-    IMPROVE_SEARCH_SEED,
-    Best,
     ImproveSettings,
     Metrics,
     Outcome,
-    RowSettings,
     Run,
-    Suite,
-    SuiteSettings,
-    TrialPlan,
+    Tried,
     build,
     compose_stage,
-    frozen_config,
+    ideas_of,
     read_status,
+    with_averages,
 )
 from deme.system import BadConfig, below, expanded, files, logger, print_result, read_json
 
-# Keys that every step of the work shares, if its command has them.
-SHARED_KEYS = (
-    "data", "model", "metrics", "projection", "prompts", "sampler", "compute", "progress", "logger",
-    "passport", "guidance_scale", "paths",
-)  # fmt: skip
-MAX_STEPS = 20_000  # optimizer steps of an expert, as in the paper
-MIN_STEPS = 20
 # With 50 held-out images a converged model is called better in 2.4% of simulations (5.5% with
 # lognormal losses), with 20 images in 7%, with 200 in 4%; the aim is 2.5%.
 MIN_HELD_OUT = 50
-# Optimizer steps of trial runs: the first warms up caches, the others measure the time of a step.
-TRIAL_STEPS = (1, 10, 60)
-PASSES_PER_STEP = 4  # forward passes per image: forward, backward (as two), and the teacher's
-SEARCH_STEPS = 10  # sampling steps of a candidate's images
+METRIC_COLUMNS = ("metric", "before", "after", "difference (95% interval)", "verdict")
 
 
 def run(config: dict[str, object]) -> Path:
     """Improve unless it is done; return the folder of the improved model, else the run's."""
+    config = with_averages(config, build(ImproveSettings, config))
     settings = build(ImproveSettings, config)
+    if not ideas_of(settings):
+        raise BadConfig(
+            f"ideas=[{','.join(settings.ideas)}] has nothing to try with "
+            f"num_ranges={settings.num_ranges}\ntype: further ideas, or a larger num_ranges=<n>"
+        )
     planned = Run.planned(config)
     _check_out(settings, planned.state in ("done", "damaged"))
     folder = planned.execute(lambda run: _improve(settings, run))
     outcome = read_json(folder / "outcome.json", Outcome)
-    _print_outcome(outcome, settings)
+    _print_outcome(outcome, settings, read_status(folder).get("seconds", 0.0))
     if not outcome["better"]:
         return folder
     out = str(expanded(settings.out))
-    merged = str(below(folder, outcome["merged"]))
-    stage_function("export")(compose_stage("export", [], run=merged, out=out))
+    model = str(below(folder, outcome["model"]))
+    stage_function("export")(compose_stage("export", [], run=model, out=out))
     return Path(out)
 
 
@@ -85,184 +78,85 @@ def _check_out(settings: ImproveSettings, was_done: bool) -> None:
 
 
 def _improve(settings: ImproveSettings, run: Run) -> None:
+    work = Work(settings, run)
+    budget = Budget(work)
     if not settings.metrics.features:
         logger.info(
-            "only the held-out denoising loss judges, which need not agree with how images look; "
+            "only the denoising loss judges, which need not agree with how images look; "
             "to judge images, type: metrics=fid_pytorch metrics.path=<Inception weights>"
         )
-    evaluate = (f"num_images={settings.num_images}", f"batch_size={settings.batch_size}")
-    before = RowSettings(name="before", label="before", evaluate=evaluate)
-    logger.info("1 of 5: evaluating %s", settings.model["path"])
-    evaluations = _made(_suite(settings, run, before), "evaluate")
-    measured = read_json(evaluations[0] / "metrics.json", Metrics)["metrics"]
-    if (num_images := measured["loss"]["num_images"]) < MIN_HELD_OUT:
-        raise BadConfig(
-            f"{num_images} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed\n"
-            "type: data.held_out_fraction=<larger>, or add images"
+    if "average" in settings.ideas and "average" not in work.ideas:
+        logger.info(
+            "there is no average to try: the model is not the raw weights of a run that has one"
         )
-    metric = next((name for name in measured if name.startswith(("fd_", "fid_"))), "loss")
-    _log_power(metric, evaluations)
-    num_steps = _num_steps(settings, run, evaluations)
-    experts = _experts("deme", settings, num_steps, range(settings.num_ranges))
-    search = (
-        f"num_images={settings.search.num_images}",
-        f"search.step={settings.search.step}",
-        f"sample_seed={IMPROVE_SEARCH_SEED}",
-        f"batch_size={settings.batch_size}",
-        "inputs.experts=null",
-    )
-    merged = RowSettings(
-        name="merged",
-        label="merged",
-        experts_of=experts.name,
-        search=search,
-        merge=("inputs.experts=null",),
-        evaluate=evaluate,
-    )
-    suite = _suite(settings, run, before, experts, merged, metrics=measured)
-    logger.info("2 of 5: training %d experts, %d steps each", settings.num_ranges, num_steps)
-    _made(suite, "train")
-    logger.info("3 of 5: searching merge weights on training images")
-    (searched,) = _made(suite, "search")
-    logger.info("4 of 5: merging")
-    (model,) = _made(suite, "merge")
-    logger.info("5 of 5: evaluating the merged model")
-    _made(suite, "evaluate")
+    logger.info("what is made is kept in %s; the same command resumes it", run.path)
+    total = len(work.ideas) + 2
+    logger.info("1 of %d: measuring %s", total, settings.model["path"])
+    evaluations = work.evaluate(BEFORE, None)
+    _check_number(evaluations[0], work.chooses)
+    log_power(evaluations)
+    tried = [work.score_before()]
+    candidates: list[Candidate] = []
+    num_steps = budget.num_steps(evaluations)
+    for number, (idea, what) in enumerate(work.ideas.items(), start=2):
+        logger.info("%d of %d: %s, %s", number, total, idea, what)
+        if candidates and (reason := budget.why_not(idea, num_steps)):
+            tried.append(work.left_out(idea, reason))
+            continue
+        with budget.timed(idea, num_steps):
+            found = work.try_idea(idea, num_steps)
+        if isinstance(found, Candidate):
+            candidates.append(found)
+        tried.append(found.tried if isinstance(found, Candidate) else found)
+    if not candidates:
+        raise next(iter(work.broken.values()))
+    best = min(candidates, key=lambda candidate: candidate.score)
+    idea = best.tried["idea"]
+    logger.info("%d of %d: measuring the chosen idea on test images: %s", total, total, idea)
+    trained = idea != "average"
+    after = work.evaluate(idea, best.model, settings.seed if trained else None)
+    measured = read_json(after[0] / "metrics.json", Metrics)["metrics"]
+    metric = decisive_metric(measured)
     outcome = {
         "metric": metric,
-        **_outcome(metric, suite),
-        "merged": str(model.relative_to(run.path)),
-        "weights": read_json(searched / "best.json", Best)["weights"],
+        **_compared(metric, evaluations, after, trained),
+        "idea": idea,
+        "model": str(best.model.relative_to(run.path)),
+        "weights": work.merge_weights if idea == "merge" else None,
         "num_steps": num_steps,
+        "num_test_images": measured["loss"]["num_images"],
+        "tried": tried,
     }
     files.write_json(run.path / "outcome.json", outcome)
 
 
-def _suite(
-    settings: ImproveSettings, run: Run, *rows: RowSettings, metrics: Iterable[str] = ("loss",)
-) -> Suite:
-    """Return a suite of these rows below this run's directory, with its model, data and others."""
-    shared = {key: run.config[key] for key in SHARED_KEYS}
-    # held-out images judge; a statistics file may be of other images
-    shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
-    steps = min(SEARCH_STEPS, settings.sampler.get("num_inference_steps", SEARCH_STEPS))
-    search = {**shared, "sampler": {**shared["sampler"], "num_inference_steps": steps}}
-    suite = SuiteSettings(
-        suite="improve",
-        rows=rows,
-        baseline="before",
-        metrics=tuple(name for name in metrics if "/" not in name),
-        finetune_seeds=(settings.seed,),
-        # the loss does not depend on the sampling seed
-        sample_seeds=tuple(settings.sample_seeds[: None if settings.metrics.features else 1]),
-    )
-    values = {**dict.fromkeys(CHAIN, shared), "search": search}
-    return Suite(run.path / "config.yaml", run.path / "runs", suite, replaced=values)
-
-
-def _made(suite: Suite, stage: str) -> list[Path]:
-    """Make the runs of a stage, whose inputs are done; return their directories."""
-    runs = [node.run for node in suite.nodes if node.stage == stage]
-    return [stage_function(stage)(run.config) for run in runs if run is not None]
-
-
-def _experts(
-    name: str, settings: ImproveSettings, num_steps: int, experts: Iterable[int]
-) -> RowSettings:
-    train = (
-        "method=deme",
-        f"ranges.num_ranges={settings.num_ranges}",
-        f"num_steps={num_steps}",
-        f"batch_size={settings.batch_size}",
-        f"optimizer.lr={settings.lr}",
-        f"cell.method={name}",
-    )
-    return RowSettings(name=name, label=name, train=train, experts=tuple(experts))
-
-
-def _log_power(metric: str, evaluations: Sequence[Path]) -> None:
-    """Log which improvement of the metric is found with 80% power."""
-    found = read_evaluations(list(map(str, evaluations)))
-    mean = mean_value(metric, found)
-    noise = fmean(variance(result["replicates"][metric]) for result in found.values())
-    smallest = smallest_detectable((2 * noise) ** 0.5, len(found), 0.0, 1) if noise else 0.0
-    logger.info(
-        f"{metric} of the input: {mean:.{digits_for(mean)}f}; an improvement by {smallest:.2g} "
-        f"({smallest / abs(mean or 1):.0%}) is detected with 80% power, a smaller one if the "
-        "errors of the two models on the same noise are correlated"
+def _check_number(evaluation: Path, is_half: bool) -> None:
+    """Raise BadConfig unless there are enough images for a verdict."""
+    found = read_json(evaluation / "metrics.json", Metrics)["metrics"]["loss"]["num_images"]
+    if found >= MIN_HELD_OUT:
+        return
+    half = " (the other half of the held-out images chooses between the ideas)" if is_half else ""
+    raise BadConfig(
+        f"{found} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed{half}\n"
+        "type: data.held_out_fraction=<larger>, or add images"
     )
 
 
-def _num_steps(settings: ImproveSettings, run: Run, evaluations: Sequence[Path]) -> int:
-    """Return the optimizer steps of an expert; those that fit into `hours` are kept in
-    plan.json."""
-    if settings.steps_per_expert is not None or settings.hours is None:
-        return settings.steps_per_expert or MAX_STEPS
-    file = run.path / "plan.json"
-    trials = (_suite(settings, run, _experts("trial", settings, n, [0])) for n in TRIAL_STEPS)
-    first, short, long = (_seconds(_made(trial, "train")[0]) for trial in trials)
-    if not file.exists():
-        _, few, many = TRIAL_STEPS
-        per_step = max((long - short) / (many - few), short / many / 4)
-        evaluation = sum(map(_seconds, evaluations))
-        spent = evaluation + first + short + long
-        rest = spent + evaluation + _search_seconds(settings, evaluations[0], per_step)
-        steps = int(0.9 * (3600 * settings.hours - rest) / per_step / settings.num_ranges)
-        files.write_json(
-            file,
-            {
-                "seconds_per_step": per_step,
-                "seconds_for_the_rest": rest,
-                "num_steps": min(MAX_STEPS, steps),
-            },
-        )
-    plan = read_json(file, TrialPlan)
-    if plan["num_steps"] < MIN_STEPS:
-        raise BadConfig(
-            f"hours={settings.hours} leaves time for {max(0, plan['num_steps'])} steps per expert; "
-            f"evaluations and search take {plan['seconds_for_the_rest'] / 3600:.2f} hours, "
-            f"a step {plan['seconds_per_step']:.2g} s\ntype: a larger hours=<n>"
-        )
-    logger.info(
-        f"{plan['num_steps']:,} steps per expert fit into {settings.hours} hours "
-        f"({plan['seconds_per_step']:.2g} s per step)"
-    )
-    return int(plan["num_steps"])
-
-
-def _seconds(run: Path) -> float:
-    return read_status(run).get("seconds", 0.0)
-
-
-def _search_seconds(settings: ImproveSettings, evaluation: Path, per_step: float) -> float:
-    """Return the most that the search can take.
-
-    Images are generated at the pace of the evaluation, losses computed at that of training.
-    """
-    num_candidates = (round(1 / settings.search.step) + 1) ** settings.num_ranges
-    images, evaluated = settings.search.num_images, frozen_config(evaluation)
-    if not settings.metrics.features:
-        passes = num_candidates * images * evaluated["metrics"]["loss"]["num_ranges"]
-        return float(passes * per_step / (PASSES_PER_STEP * settings.batch_size))
-    steps = evaluated["sampler"].get("num_inference_steps", 1)
-    share = images * min(SEARCH_STEPS, steps) / (settings.num_images * steps)
-    return num_candidates * share * _seconds(evaluation)
-
-
-def _outcome(metric: str, suite: Suite) -> dict[str, object]:
-    """Return whether the metric is better, and for every metric the means, difference and
-    verdict."""
-    before, after = table_rows(suite)
-    old, new = (suite.evaluations(row.name)[0].path for row in (before, after))
-    differences = {name: number.difference for name, number in after.numbers.items()}
-    differences["loss"] = _loss_difference(old, new)
+def _compared(
+    metric: str, before: Sequence[Path], after: Sequence[Path], trained: bool
+) -> dict[str, object]:
+    """Return whether the metric is better, and for every metric means, difference and verdict."""
+    old, new = (read_evaluations(list(map(str, paths))) for paths in (before, after))
+    names = [name for name in next(iter(new.values()))["metrics"] if "/" not in name]
+    differences = {name: difference_of(name, new, old) for name in names}
+    differences["loss"] = _loss_difference(before[0], after[0], trained)
     rows = {}
     for name, found in differences.items():
-        mean = before.numbers[name].mean
+        mean = mean_value(name, old)
         difference, verdict = difference_cells(found, digits_for(mean))
         rows[name] = {
             "before": mean,
-            "after": after.numbers[name].mean,
+            "after": mean_value(name, new),
             "difference": difference,
             "verdict": verdict,
         }
@@ -270,29 +164,56 @@ def _outcome(metric: str, suite: Suite) -> dict[str, object]:
     return {"better": decisive is not None and decisive.verdict == "better", "metrics": rows}
 
 
-def _loss_difference(before: Path, after: Path) -> Difference:
+def _loss_difference(before: Path, after: Path, trained: bool) -> Difference:
     """Compare losses image by image: both models see the same images, timesteps and noise."""
     from deme.system.tensors import TensorFile
 
     new, old = (
         TensorFile(path / "moments" / "loss.safetensors").read("loss") for path in (after, before)
     )
-    return mean_of((new - old).tolist())
+    return replace(mean_of((new - old).tolist()), num_finetune_seeds=int(trained))
 
 
-def _print_outcome(outcome: Outcome, settings: ImproveSettings) -> None:
-    for name, row in outcome["metrics"].items():
-        places = digits_for(row["before"])
-        line = f"{name}: {row['before']:.{places}f} before, {row['after']:.{places}f} after"
-        parts = [line, f"{row['difference']} {row['verdict']}".strip()]
-        print_result(", ".join(part for part in parts if part))
+def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) -> None:
+    metric, idea, weights = outcome["metric"], outcome["idea"], outcome["weights"]
+    columns = ("idea", f"{metric} on validation images", "forward passes", "seconds", "")
+    lines = [_tried_line(each, idea) for each in outcome["tried"]]
+    print_result(text_table(f"What was tried in {duration(seconds)}", columns, lines))
+    number = outcome.get("num_test_images")
+    title = f"{idea} against the given model" + (f", {number:,} test images" if number else "")
+    rows = [
+        [name, *(f"{row[key]:.{digits_for(row['before'])}f}" for key in ("before", "after")),
+         row["difference"], row["verdict"]]
+        for name, row in outcome["metrics"].items()
+    ]  # fmt: skip
+    print_result(text_table(title, METRIC_COLUMNS, rows))
+    if any("(1 seed)" in row["verdict"] for row in outcome["metrics"].values()):
+        print_result("1 seed: this is about these weights; training with another seed gives others")
+    what = f"{idea} (merge weights {weights})" if weights else idea
+    if weights and not any(weights):
+        what = f"{idea} (merge weights {weights}, which leave the given model as it is)"
     if outcome["better"]:
-        print_result(
-            f"better in {outcome['metric']} beyond its interval "
-            f"(merge weights {outcome['weights']})"
-        )
+        print_result(f"the idea {what} is better in {metric}, beyond its 95% interval")
     else:
+        scores = {each["idea"]: each["score"] for each in outcome["tried"]}
+        given, chosen = scores[BEFORE], scores[idea]
+        if given is not None and chosen is not None and chosen >= given:
+            print_result("no idea is better than the given model on validation images")
         print_result(
-            f"not better in {outcome['metric']} beyond its interval: {settings.out} was not "
-            "written; more images, more steps or another lr= may help"
+            f"the idea {what} is not better in {metric}, beyond its 95% interval: "
+            f"{settings.out} was not written\n"
+            "more images, more steps (hours=<n>) or another lr=<n> may help"
         )
+
+
+def _tried_line(tried: Tried, best: str) -> list[str]:
+    """Return the texts of an idea: its score, its cost and whether it was chosen or left out."""
+    score, left_out = tried["score"], tried.get("left_out")
+    text = "--" if score is None else f"{score:.{digits_for(score)}f}"
+    if tried["idea"] == BEFORE:
+        return ["the given model", text, "", "", ""]
+    if left_out:
+        return [tried["idea"], text, "", "", f"left out: {left_out}"]
+    note = "chosen" if tried["idea"] == best else ""
+    passes, seconds = tried["num_forward_passes"], tried["seconds"]
+    return [tried["idea"], text, f"{passes:,}", f"{seconds:,.0f}", note]

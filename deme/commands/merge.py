@@ -52,7 +52,7 @@ def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
     """Return the plan and the merge. Raises BadConfig for all errors that file headers show."""
     from deme.builders import build_merge, check_searched_models, open_plan
 
-    experts, search = run.inputs["experts"], run.single_input("search")
+    experts, search = run.weights_folders("experts"), run.single_input("search")
     if not experts:
         raise BadConfig("there is nothing to merge: inputs.experts names no models")
     merge, errors = None, []
@@ -70,7 +70,7 @@ def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
         raise BadConfig("\n".join(errors))
     merge.check_names(plan.names())
     if search is not None:
-        check_searched_models(search, plan.experts)
+        check_searched_models(search, [model.folder for model in plan.experts])
     return plan, merge
 
 

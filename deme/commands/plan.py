@@ -9,7 +9,16 @@ from collections.abc import Iterable, Iterator
 from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.terminal import text_table
-from deme.runs import BLOCKED, Node, Suite, SuiteOptions, read_status
+from deme.runs import (
+    BLOCKED,
+    Node,
+    PairedSpread,
+    Suite,
+    SuiteOptions,
+    SuiteSettings,
+    read_status,
+    row_and_base,
+)
 from deme.system import print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true
@@ -64,25 +73,48 @@ def _costs(
 
 
 def _power(suite: Suite) -> Iterator[str]:
+    """Yield what differences are found, once for bases of which that is the same."""
     settings = suite.settings
+    metrics = dict.fromkeys(row_and_base(name)[0] for name in settings.plan.paired_sd)
+    for metric in metrics:
+        lines: dict[str, list[str | None]] = {}
+        for base in settings.starts:
+            sd = settings.plan.paired_sd.get(
+                f"{metric}@{base}", settings.plan.paired_sd.get(metric)
+            )
+            if sd is not None:
+                text = _power_of(settings, metric, sd, len(settings.pretrain_seeds_of(base)))
+                lines.setdefault(text, []).append(base)
+        for text, bases in lines.items():
+            named = ", ".join(str(base) for base in bases)
+            yield text if bases == [None] else f"within {named}: {text}"
+
+
+def _power_of(settings: SuiteSettings, metric: str, sd: PairedSpread, num_bases: int) -> str:
     seeds, samples = len(settings.finetune_seeds), len(settings.sample_seeds)
-    for metric, sd in settings.plan.paired_sd.items():
-        smallest = smallest_detectable(sd.sampling, samples, sd.finetuning, seeds)
-        yield (
-            f"power: a difference in {metric} to {settings.baseline} of {smallest:.2g} is found "
-            f"with 80% probability, at {seeds} finetuning x {samples} sampling seeds\n"
-            f"    (paired standard deviation {sd.sampling:g} by sampling, {sd.finetuning:g} by "
-            "finetuning, from the suite)"
-        )
+    smallest = smallest_detectable(
+        sd.sampling, samples, sd.finetuning, seeds, sd.pretraining or 0.0, num_bases
+    )
+    several = num_bases > 1
+    pretraining = f", {sd.pretraining or 0:g}{' (not given)' if sd.pretraining is None else ''} by "
+    alone = " (of this one finetuning seed: the spread between seeds stays unknown)"
+    return (
+        f"power: a difference in {metric} to {settings.baseline} of {smallest:.2g} is found "
+        f"with 80% probability, at {f'{num_bases} pretraining x ' if several else ''}{seeds} "
+        f"finetuning x {samples} sampling seeds{alone if seeds == 1 else ''}\n"
+        f"    (paired standard deviation {sd.sampling:g} by sampling, {sd.finetuning:g} by "
+        f"finetuning{f'{pretraining}pretraining' if several else ''}, from "
+        f"{settings.plan.paired_sd_from})"
+    )
 
 
 def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_runs: bool) -> str:
     """Return a line for each row of the table, or for each of its runs."""
     lines = []
-    rows = dict.fromkeys(node.row for node in suite.nodes)
-    groups = [[node] for node in suite.nodes]
-    if not all_runs:
-        groups = [[node for node in suite.nodes if node.row == row] for row in rows]
+    rows: dict[str, list[Node]] = {}
+    for node in suite.nodes:
+        rows.setdefault(node.row_and_base, []).append(node)
+    groups = [[node] for node in suite.nodes] if all_runs else [*rows.values()]
     for nodes in groups:
         counts = Counter(states[node] for node in nodes)
         state = ", ".join(f"{n} {state}" for state, n in counts.items())
@@ -90,7 +122,7 @@ def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_r
         lines.append(
             [nodes[0].title, states[nodes[0]], cost]
             if all_runs
-            else [nodes[0].row, f"{len(nodes)}", state, cost]
+            else [nodes[0].row_and_base, f"{len(nodes)}", state, cost]
         )
     columns = ["run", "state"] if all_runs else ["row", "runs", "state"]
     return text_table(None, [*columns, "million forward passes"], lines, len(columns))

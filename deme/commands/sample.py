@@ -3,7 +3,15 @@
 from pathlib import Path
 
 from deme.commands.arguments import output_file
-from deme.runs import SampleSettings, build, check_options, instantiate, tracking, weights_folder
+from deme.runs import (
+    SampleSettings,
+    build,
+    check_options,
+    instantiate,
+    log_weights,
+    tracking,
+    weights_folder,
+)
 from deme.system import BadConfig, files, locate, print_result
 
 DEFAULT_IMAGES = 64
@@ -106,5 +114,7 @@ def _places(given: object) -> dict[str, list[Path]]:
                 "run must be a run or model folder, a list of experts, or {label: ...}; "
                 f"got {value!r}\ntype: run=<dir>, or 'run={{before: <dir>, merged: <dir>}}'"
             )
-        places[str(label)] = [weights_folder(locate(str(path))) for path in paths]
+        found = [locate(str(path)) for path in paths]
+        log_weights(f"run {label}".strip(), found)
+        places[str(label)] = [weights_folder(path) for path in found]
     return places

@@ -6,11 +6,20 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import Best, Run, SearchSettings, build, content_hash, instantiate
+from deme.runs import (
+    Best,
+    Run,
+    SearchSettings,
+    build,
+    content_hash,
+    find_snapshots,
+    instantiate,
+)
 from deme.system import BadConfig, files, logger, print_result, progress, read_json
 
 if TYPE_CHECKING:
     from deme.evaluation.objective import Scored
+    from deme.merging.search import Search
     from deme.merging.search.journal import Evaluation
 
 MAX_COUNT = 10**9  # more evaluations than this are not shown as a total
@@ -19,10 +28,10 @@ MAX_COUNT = 10**9  # more evaluations than this are not shown as a total
 def run(config: dict[str, object]) -> Path:
     """Search unless it is done; return the run directory."""
     settings = build(SearchSettings, config)
-    instantiate(settings.search)  # refuses what its class does not work with
+    search: Search = instantiate(settings.search)  # refuses what its class does not work with
     run = Run.planned(config)
     if not run.done:
-        _check_method(settings)
+        _check_method(settings, getattr(search, "varies_sum_alone", False))
     opened = cache(lambda: _open(settings, run))
     run.execute(lambda run: _search(settings, run, opened()))
     if settings.loss_planes.points:
@@ -39,21 +48,42 @@ def run(config: dict[str, object]) -> Path:
 
 
 def _open(settings: SearchSettings, run: Run) -> "Scored":
-    from deme.builders import open_plan
+    from deme.builders import load_merge_method, open_average, open_plan
     from deme.evaluation.objective import build_objective
 
-    return build_objective(settings, open_plan(settings.model, run.inputs["experts"]))
+    if (source := run.single_input("snapshots_of")) is not None:
+        candidates = [snapshot.folder for snapshot in find_snapshots(source)]
+        if len(candidates) < 2:
+            raise BadConfig(
+                f"{source} has one snapshot, and a mixture is of two or more\n"
+                "type: deme train snapshots.every=<fewer steps>"
+            )
+        plan = open_average(candidates)
+    else:
+        of_checkpoints = load_merge_method(settings.merge).of == "checkpoints"
+        plan = open_plan(settings.model, run.weights_folders("experts"), of_checkpoints)
+    return build_objective(settings, plan)
 
 
-def _check_method(settings: SearchSettings) -> None:
+def _check_method(settings: SearchSettings, varies_sum_alone: bool) -> None:
     """Raise BadConfig for a merge method that does not take the weights of this search."""
     from deme.builders import load_merge_method
 
     method, low = load_merge_method(settings.merge), settings.search.get("low", 0)
-    if method.of == "checkpoints":
+    if settings.inputs.get("snapshots_of") and method.of != "checkpoints":
         raise BadConfig(
-            f"merge={method.__name__} needs weights of sum 1, which no search keeps\n"
-            "type: merge=weighted_sum"
+            f"merge={method.__name__} merges experts of one base, and snapshots are combined with "
+            "a sum of 1\ntype: merge=linear"
+        )
+    if method.of == "checkpoints" and settings.loss_planes.points:
+        raise BadConfig(
+            f"the weights of merge={method.__name__} have the sum 1, and loss planes vary two of "
+            "them alone\ntype: loss_planes.points=0"
+        )
+    if method.mean and varies_sum_alone:
+        raise BadConfig(
+            f"merge={method.__name__} divides its weights by their sum, which this search varies\n"
+            "type: merge=weighted_sum, or another search"
         )
     if method.mean and isinstance(low, (int, float)) and low < 0:
         raise BadConfig(
@@ -63,7 +93,6 @@ def _check_method(settings: SearchSettings) -> None:
 
 
 def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
-    from deme.merging.search import Search
     from deme.merging.search.evaluations import BudgetSpent, Evaluations
     from deme.report.search import best_so_far
 
@@ -109,7 +138,7 @@ def _search(settings: SearchSettings, run: Run, scored: "Scored") -> None:
             "ranges": [
                 [model.range.low, model.range.high] if model.range else None for model in experts
             ],
-            "merge": settings.merge,
+            "merge": settings.merge_without_sum,
             "models": [content_hash(model.folder) for model in experts],
         },
     )

@@ -6,6 +6,7 @@ What is not measured yet is shown as `--`, with the command that measures it.
 from pathlib import Path
 
 from deme.report import tables
+from deme.report.notes import notes
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig, files, locked, logger, print_result
@@ -19,7 +20,7 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
     rows = table_rows(suite)
     compared = comparisons(suite)
     tables.show(suite, rows, compared)
-    for note in tables.notes(suite, rows):
+    for note in notes(suite, rows):
         print_result(f"  {note}")
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
     if missing:
@@ -28,7 +29,7 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
             f"{count} evaluations are not measured yet; type:\n  {missing[0]}\n"
             f"or for all of them: deme reproduce {suite.file}"
         )
-    _check_replaced(suite.results, suite.name)
+    _check_replaced(suite)
     page = suite.results / f"{suite.name}.md"
     lock = page.with_name(f".{suite.name}.lock")
     with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
@@ -46,12 +47,16 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
 def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     """Write what is missing or has changed; pictures take longer than all the rest."""
     folder, numbers = suite.results, suite.results / f"{suite.name}.csv"
-    table = tables.comma_separated(rows)
+    table = tables.comma_separated(suite, rows)
     unchanged = numbers.is_file() and numbers.read_bytes() == table.encode()
-    pictures = _pictures(rows)
-    for file in pictures:
+    pictures = {
+        _file_name(picture, base): (picture, [row for row in rows if row.base == base])
+        for base in suite.settings.starts
+        for picture in _pictures([row for row in rows if row.base == base])
+    }
+    for file, (picture, found) in pictures.items():
         if not (unchanged and (folder / file).is_file()):
-            files.write_bytes(folder / file, _drawn(file, suite, rows))
+            files.write_bytes(folder / file, _drawn(picture, suite, found))
     texts = {
         f"{suite.name}.md": tables.markdown(suite, rows, compared),
         f"{suite.name}.tex": tables.latex(suite, rows),
@@ -62,8 +67,14 @@ def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
     print_result(f"wrote {folder}/{{{','.join([*texts, *pictures])}}}")
 
 
-def _check_replaced(folder: Path, name: str) -> None:
+def _file_name(picture: str, base: str | None) -> str:
+    """Return the name of a picture of a base's part of the table, <picture>-<base>.png."""
+    return picture if base is None else f"{Path(picture).stem}-{base}.png"
+
+
+def _check_replaced(suite: Suite) -> None:
     """Raise BadConfig for a file that would be replaced and is no table: a suite names both."""
+    folder, name = suite.results, suite.name
     for suffix, mark in TABLE_MARKS.items():
         file = folder / f"{name}{suffix}"
         if file.exists() and mark not in file.read_text(errors="replace"):
@@ -74,7 +85,8 @@ def _check_replaced(folder: Path, name: str) -> None:
     numbers = (file.read_text(errors="replace") for file in folder.glob("*.csv"))
     if any(TABLE_MARKS[".csv"] in text for text in numbers):
         return  # the pictures beside a table are its own
-    for picture in (folder / name for name in PICTURES):
+    names = [_file_name(picture, base) for picture in PICTURES for base in suite.settings.starts]
+    for picture in (folder / name for name in names):
         if picture.exists() and not _is_own(picture):
             raise BadConfig(
                 f"{picture} is no picture of a table, and one of the table's would replace it\n"

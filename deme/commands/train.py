@@ -4,7 +4,7 @@ import contextlib
 import gc
 import logging
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from deme.runs import (
     base_hash,
     build,
     instantiate,
-    partial,
+    takes_ema,
     tracking,
 )
+from deme.runs import partial as partial_of
 from deme.system import (
     BadConfig,
     WorkFailed,
@@ -120,6 +121,7 @@ def _fit(
     """Train, and write the results."""
     from deme.evaluation.preview import preview
     from deme.training.fit import fit
+    from deme.training.written_weights import write_snapshot, write_weights
 
     logger.info(
         "training %s: t in %s, %d steps of %d images%s",
@@ -129,11 +131,16 @@ def _fit(
         settings.batch_size * settings.accumulate,
         f" in {group.size} processes" if group is not None else "",
     )
-    first_step = fit(training.module, training.images, training.loop, run.path, tracker)
+    if settings.num_snapshots:
+        models = "raw weights and two averages" if settings.tracks_profiles else "raw weights"
+        logger.info("%d snapshots are kept, each with %s", settings.num_snapshots, models)
+    about = _about(settings, training)
+    write = partial(write_snapshot, training.module, folder=run.path, about=about)
+    first_step = fit(training.module, training.images, training.loop, run.path, tracker, write)
     training.module.method.finish()
     training.module.method.teacher = None
     if run.is_main_process:
-        _write_weights(run.path, settings, training)
+        write_weights(training.module, settings.exported, run.path, about)
         trained = training.range if settings.expert is not None else None
         model = training.module.model
         model.load_state_dict(training.module.weights())
@@ -154,7 +161,9 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         check_images,
         encode_images,
         load_data,
+        load_distilled,
         range_of,
+        teacher_loader,
         try_optimizer,
         write_loss_mass,
     )
@@ -169,17 +178,24 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     check_images(data, model)
     if "path" in settings.model:
         _check_passport(run, settings, model, data, compute.device)
+    _warn_of_raw_teacher(run, settings)
     encoded = cache(  # can take hours
         lambda: encode_images(model, data.train, compute.device, cache_folder(settings.paths), data)
     )
-    ranges = build_ranges(settings, model, encoded, compute.device, run.path / "affinity.json")
+    experts: list[Path] = []
+    if given := run.weights_folders("experts"):
+        experts, ranges = load_distilled(settings, model, given)
+    else:
+        ranges = build_ranges(settings, model, encoded, compute.device, run.path / "affinity.json")
     expert_range = range_of(settings.expert, ranges)
     if settings.projection.placement is not None:
         model.add_projections(settings.projection.placement)
-    method = build_method(settings, model, ranges, expert_range, run.single_input("search"))
+    search = run.single_input("search")
+    method = build_method(settings, model, ranges, expert_range, search, experts)
+    load_teacher = teacher_loader(settings, model, _teacher(run))
     if run.is_main_process:
         write_loss_mass(method, ranges, run.path / "weighting.json")
-    optimizer = partial(settings.optimizer)
+    optimizer = partial_of(settings.optimizer)
     try_optimizer(optimizer)
     if group is not None and method.whole_batch:
         raise BadConfig(
@@ -188,15 +204,15 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
             "type: the same command without torchrun or srun"
         )
     images = encoded()
-    method.prepare(lambda: instantiate(settings.model), compute.device, compute.dtype)
+    method.prepare(load_teacher, compute.device, compute.dtype)
     compute.prepare_for_training(model, images, settings.batch_size, settings.seed, method.teacher)
     module = DiffusionModule(
         model,
         method,
         optimizer,
         instantiate(settings.learning_rate, num_steps=settings.num_steps),
-        partial(settings.ema) if settings.ema is not None else None,
-        seed=settings.seed,
+        partial_of(settings.ema) if settings.ema is not None else None,
+        seed=settings.random_seed,
         log_every=progress.log_every,
         group=group,
         training_sample=training_sampler(images),
@@ -204,7 +220,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     loop = Loop(
         settings.num_steps,
         settings.batch_size,
-        settings.seed,
+        settings.random_seed,
         settings.accumulate,
         settings.gradient_clip,
         data.random_flip,
@@ -214,6 +230,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         num_workers=progress.num_workers,
         checkpoint_every=progress.checkpoint_every,
         log_every=progress.log_every,
+        snapshots_every=settings.snapshots.every,
     )
     return Training(compute, images, module, loop, expert_range)
 
@@ -241,15 +258,27 @@ def _check_passport(
         refuse_contradicted(passport)
 
 
-def _write_weights(folder: Path, settings: TrainSettings, training: Training) -> None:
-    module, trained = training.module, training.range
-    path = settings.model.get("path")
-    about = {
+def _teacher(run: Run) -> Path | None:
+    """Return the model folder of inputs.teacher, if one is given."""
+    return run.weights_folders("teacher")[0] if run.single_input("teacher") is not None else None
+
+
+def _warn_of_raw_teacher(run: Run, settings: TrainSettings) -> None:
+    """Say that the consistency loss holds the model near weights that are not averaged."""
+    from deme.evaluation.passport import warn_of_raw_teacher
+
+    given = _teacher(run)
+    place = str(given) if given is not None else settings.model.get("path")
+    if settings.has_consistency and not settings.teacher_is_average and place is not None:
+        warn_of_raw_teacher(place, given is None and takes_ema(settings.model))
+
+
+def _about(settings: TrainSettings, training: Training) -> dict[str, object]:
+    """Return what deme.json says of all weights of the run."""
+    trained, path = training.range, settings.model.get("path")
+    return {
         "range": [trained.low, trained.high] if settings.expert is not None else None,
-        "num_timesteps": module.model.schedule.num_timesteps,
+        "num_timesteps": training.module.model.schedule.num_timesteps,
         "num_images": len(training.images),
         "base": base_hash(settings.model, str(path)) if path is not None else None,
-        "ema": module.ema is not None,
     }
-    kind = "ema" if module.ema is not None else "raw"
-    module.model.cpu().save(folder / "weights" / kind, module.weights(), about, links=True)

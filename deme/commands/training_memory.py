@@ -39,12 +39,16 @@ KINDS = ("UNet2DModel", "UNet2DConditionModel")
 
 def memory_lines(suite: Suite) -> Iterator[str]:
     """Yield a line for each kind of training to be done: its memory, or why it is not known."""
+    lines: dict[tuple[str, str | None], str] = {}
     kinds: dict[str, list[Node]] = {}
     for node in suite.nodes:
         if node.stage == "train" and node.state != "done":
-            kinds.setdefault(_line(node), []).append(node)
+            row = node.row, node.base_name  # whose runs differ in their seeds
+            if row not in lines:
+                lines[row] = _line(node)
+            kinds.setdefault(lines[row], []).append(node)
     for line, nodes in kinds.items():
-        rows = list(dict.fromkeys(node.row for node in nodes))
+        rows = list(dict.fromkeys(node.row_and_base for node in nodes))
         more = f" and {len(rows) - 3} more" if len(rows) > 4 else ""
         yield f"training memory: {line}: {', '.join(rows[: 3 if more else 4])}{more}"
 
@@ -52,11 +56,11 @@ def memory_lines(suite: Suite) -> Iterator[str]:
 def _line(node: Node) -> str:
     """Return the text on one run, which is the same for the same kind of training."""
     settings = build(TrainSettings, node.config)
-    before = build(TrainSettings, node.base.config) if node.base is not None else None
+    before = _trainings_before(node)
     try:
-        waiting = before if node.waits_for_base else None
-        unet = _unet((waiting or settings).model)
-        placement = unet.placement if waiting is None else waiting.projection.placement
+        unet = _unet((before[-1] if before else settings).model)
+        stored = (one.projection.placement for one in before)
+        placement = next((each for each in stored if each), unet.placement)
         parts = [
             asdict(unet),
             placement,
@@ -68,7 +72,11 @@ def _line(node: Node) -> str:
             asdict(settings.compute),
             settings.balancing,
             settings.ranges if settings.balancing else None,
+            *([settings.ema] if settings.tracks_profiles else []),
         ]
+        teachers = _teachers(node, settings, placement)
+        if teachers != _Teachers(placement, int(settings.has_teacher)):  # of runs without these
+            parts.append(asdict(teachers))
         key = files.sha256_text(json.dumps(parts, sort_keys=True))[:32]
         memory = read_json(SHIPPED, dict[str, str]).get(key)
         if memory is None:
@@ -76,15 +84,24 @@ def _line(node: Node) -> str:
             file = cache_folder(settings.paths) / "memory" / f"{'-'.join([key, *versions])}.json"
             memory = (read_cached(file, dict[str, str]) or {}).get("memory")
             if memory is None:
-                memory = str(_memory(settings, unet, placement))
+                memory = str(_memory(settings, unet, placement, teachers))
                 files.write_json(file, {"memory": memory})
     except MissingInput:
-        path = (before or settings).model.get("path", settings.model.get("path"))
+        path = (before[-1] if before else settings).model.get("path")
         return f"unknown: {path} is not here"
     except (DemeError, ValueError, TypeError, RuntimeError, KeyError) as error:
         return f"unknown: {first_line(error)}"
     checkpointing = ", gradient checkpointing" if settings.compute.gradient_checkpointing else ""
     return f"{memory} at batch {settings.batch_size}, {settings.compute.precision}{checkpointing}"
+
+
+def _trainings_before(node: Node) -> list[TrainSettings]:
+    """Return the trainings that make the model of an untrained base, the last one first."""
+    found = []
+    while node.base is not None and node.waits_for_base:
+        node = node.base.training
+        found.append(build(TrainSettings, node.config))
+    return found
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,25 @@ class _UNet:
     config: Mapping[str, Any]
     placement: str | None = None
     num_tokens: int = NUM_TOKENS
+
+
+@dataclass(frozen=True)
+class _Teachers:
+    """The placement of their projections, and how many are in memory beside the average."""
+
+    placement: str | None
+    count: int
+
+
+def _teachers(node: Node, settings: TrainSettings, placement: str | None) -> _Teachers:
+    experts = node.inputs.get("experts", [])
+    if settings.teacher_is_average:
+        return _Teachers(settings.projection.placement or placement, 0)
+    if not experts:
+        return _Teachers(placement, int(settings.has_teacher))
+    one = settings.method.get("resident") == "one"
+    trained = build(TrainSettings, experts[0].config)
+    return _Teachers(trained.projection.placement or placement, 1 if one else len(experts))
 
 
 def _unet(option: Mapping[str, object]) -> _UNet:
@@ -122,7 +158,9 @@ def _unet(option: Mapping[str, object]) -> _UNet:
     )
 
 
-def _memory(settings: TrainSettings, unet: _UNet, placement: str | None) -> "TrainingMemory":
+def _memory(
+    settings: TrainSettings, unet: _UNet, placement: str | None, teachers: _Teachers
+) -> "TrainingMemory":
     """Return the memory; `placement` is that of the projections that the initial model has.
 
     Raises what diffusers raises for a config of which it makes no UNet.
@@ -157,16 +195,26 @@ def _memory(settings: TrainSettings, unet: _UNet, placement: str | None) -> "Tra
     plan = Plan(
         settings.batch_size,
         moments=_moments(settings.optimizer),
-        average=settings.ema is not None,
+        averages=_num_averages(settings),
         dtype=None if settings.compute.precision == "32-true" else torch.bfloat16,
         gpu=gpu,
         checkpointing=settings.compute.gradient_checkpointing,
         tasks=_num_tasks(settings),
         update_copies=int(settings.ema is not None or together),
+        teachers=teachers.count,
     )
-    teacher = (lambda: network(placement)) if settings.has_teacher else None
+    teacher = (lambda: network(teachers.placement)) if settings.has_teacher else None
     student = settings.projection.placement or placement
     return training_memory(lambda: network(student), teacher, inputs, plan)
+
+
+def _num_averages(settings: TrainSettings) -> int:
+    """Return how many averages of the weights are held."""
+    if settings.ema is None or not settings.tracks_profiles:
+        return int(settings.ema is not None)
+    from deme.merging.power_profiles import TRACKED
+
+    return len({*TRACKED, settings.ema["length"]})
 
 
 def _moments(option: Mapping[str, object]) -> float:

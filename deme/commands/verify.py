@@ -20,7 +20,7 @@ from deme.runs import (
     input_hash,
     is_run,
     run_settings,
-    weights_folder,
+    stored_hash,
 )
 from deme.system import (
     ASSET,
@@ -29,7 +29,6 @@ from deme.system import (
     WorkFailed,
     cache_folder,
     exists,
-    files,
     locate,
     print_result,
     read_json,
@@ -105,7 +104,7 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
     file = run.path / "config.yaml"
     identity, unmodified = frozen_identity(file)
     now = {
-        name: [_hash_now(name, place) for place in places]
+        name: [_hash_now(run, name, place) for place in places]
         for name, places in run.inputs.items()
         if places
     }
@@ -124,6 +123,6 @@ def _unmodified(run: Run) -> list[tuple[bool | None, str]]:
     return [*found, (same, text)]
 
 
-def _hash_now(name: str, place: Path) -> str:
-    path = locate(str(place))
-    return files.sha256(weights_folder(path)) if is_run(path) else input_hash(name, path)
+def _hash_now(run: Run, name: str, place: Path) -> str:
+    path, weights = locate(str(place)), run.settings.weights_meant(name, len(run.inputs[name]))
+    return stored_hash(path, weights) if is_run(path) else input_hash(name, path)

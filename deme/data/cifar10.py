@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from deme.data import ImageData, InMemoryImages
-from deme.data.split_dataset import split_indices
-from deme.system import BadConfig, MissingInput, WorkFailed, first_line, locked, logger
+from deme.data.decode import resized
+from deme.data.split_dataset import check_held_out, hold_out_share
+from deme.system import MissingInput, WorkFailed, first_line, locked, logger
 
 SHAPE = (3, 32, 32)
 MAX_BATCH = 2**26  # bytes that are read of a file of images: the official ones have half of that
@@ -126,29 +127,29 @@ def load_cifar10(
     held_out: str | float = "test",
     random_flip: bool = True,
     download: bool = False,
+    size: int | None = None,
 ) -> ImageData:
     """Return CIFAR-10 from `root`, which holds an official archive or the folder in it, unpacked.
+
+    Images are uint8 [N, 3, 32, 32], or [N, 3, size, size], resized by Pillow's antialiased bicubic
+    filter.
 
     `held_out` is "test" for the test images, or a share of the training images, chosen by a fixed
     seed; no two of the official training images are equal. The md5 sum of every file is checked
     before it is read. Raises MissingInput, BadConfig, WorkFailed for a file that is not the
     official one.
     """
-    if held_out != "test" and (not isinstance(held_out, float) or not 0 < held_out < 1):
-        raise BadConfig(f"data.held_out must be test, or a share between 0 and 1; got {held_out!r}")
+    check_held_out(held_out)
     place = _complete_place(Path(root).expanduser(), held_out == "test", download)
-    parts = [_pixels(data, place.layout.pickled) for data in place.read(held_out == "test")]
+    parts = [
+        resized(_pixels(data, place.layout.pickled), size)
+        for data in place.read(held_out == "test")
+    ]
     if held_out == "test":
         return ImageData(
             InMemoryImages(torch.cat(parts[:-1])), InMemoryImages(parts[-1]), random_flip
         )
-    pixels = torch.cat(parts)
-    train, held = split_indices(len(pixels), float(held_out), "cifar10")
-    if min(len(train), len(held)) < 2:
-        raise BadConfig(
-            f"data.held_out={held_out} leaves fewer than 2 of {len(pixels):,} images on one side"
-        )
-    return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held]), random_flip)
+    return hold_out_share(torch.cat(parts), float(held_out), random_flip, "cifar10")
 
 
 def _complete_place(root: Path, with_test: bool, download: bool) -> Place:

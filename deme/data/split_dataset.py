@@ -1,11 +1,13 @@
 """A data set from encoded images: split, in memory or read on demand, without damaged images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from deme.data import CaptionedImages, ImageData, Images
+from deme.data import CaptionedImages, ImageData, Images, InMemoryImages, SomeImages
 from deme.data.decode import Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
 from deme.data.in_memory_images import DecodedImages
@@ -24,6 +26,36 @@ def split_indices(
     order = torch.randperm(count, generator=generator(name, count)).tolist()
     num_held = round(fraction * count)
     return sorted(order[num_held:]), sorted(order[:num_held])
+
+
+def part_of_held_out(data: ImageData, part: str | None) -> ImageData:
+    """Return a data set of which half of the held-out images are left: "validation" or "test".
+
+    Which images these are, the number of held-out images determines. None: all are left.
+    """
+    if part is None:
+        return data
+    first, second = split_indices(len(data.held_out), 0.5, "parts of the held-out images")
+    return replace(data, held_out=SomeImages(data.held_out, first if part == "test" else second))
+
+
+def check_held_out(held_out: str | float) -> None:
+    """Raise BadConfig unless it is "test" or a share of the training images."""
+    if held_out != "test" and (not isinstance(held_out, float) or not 0 < held_out < 1):
+        raise BadConfig(f"data.held_out must be test, or a share between 0 and 1; got {held_out!r}")
+
+
+def hold_out_share(pixels: Tensor, held_out: float, random_flip: bool, name: str) -> ImageData:
+    """Return uint8 images [N, C, H, W], a random share of which, fixed by `name`, is held out.
+
+    Raises BadConfig if a side has fewer than 2 images.
+    """
+    train, held = split_indices(len(pixels), held_out, name)
+    if min(len(train), len(held)) < 2:
+        raise BadConfig(
+            f"data.held_out={held_out} leaves fewer than 2 of {len(pixels):,} images on one side"
+        )
+    return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held]), random_flip)
 
 
 def split_dataset(

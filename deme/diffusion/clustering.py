@@ -57,20 +57,24 @@ def by_affinity(
     num_bins: int = 40,
     num_images: int = 2048,
     seed: int = 0,
+    path: str | None = None,
+    saved_affinity: Callable[[str], Tensor] | None = None,
 ) -> list[TimestepRange]:
     """Return the ranges whose loss gradients agree most with their centre's.
 
     `affinity(num_bins, num_images, seed)` measures the cosines [num_bins, num_bins] between the
     loss gradients of equal bins of [0, T), each from `num_images` images; boundaries lie between
-    bins.
+    bins. With `path`, `saved_affinity(path)` reads them instead, of as many bins as it has.
     """
+    saved = saved_affinity(path) if path is not None and saved_affinity is not None else None
+    num_bins = num_bins if saved is None else len(saved)
     if not 1 <= num_ranges <= num_bins <= num_timesteps:
         raise ValueError(
             f"need 1 <= num_ranges <= num_bins <= {num_timesteps} timesteps, "
             f"got {num_ranges} and {num_bins}"
         )
     edges = [0, *(item.high for item in uniform(num_bins, num_timesteps))]
-    cosines = affinity(num_bins, num_images, seed)
+    cosines = affinity(num_bins, num_images, seed) if saved is None else saved
     return from_boundaries(
         [edges[b] for b in interval_clustering(-cosines, num_ranges)], num_timesteps
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from deme.builders import build_merge
+from deme.builders import build_merge, load_merge_method
 from deme.merging.live import LiveMerge
 from deme.merging.plan import Checkpoint, MergePlan
 from deme.merging.similarity import block_of
@@ -23,13 +23,15 @@ UNET_PREFIX = "unet."  # of the network's parameters in our module; merging name
 class LiveModel:
     """The model and its merge weights: N of them, or N for each block or tensor.
 
-    `option`: a `merge` option; `granularity`: a key of GRANULARITIES.
+    `option`: a `merge` option; `granularity`: a key of GRANULARITIES. Of merge=linear, whose
+    weights have the sum 1, the last weight follows from the others: a vector has N - 1 for each.
     """
 
     def __init__(
         self, plan: MergePlan, option: Mapping[str, object], granularity: str, device: str
     ) -> None:
         self.option, self.granularity, self.num_experts = option, granularity, len(plan.experts)
+        self.sums_to_one = load_merge_method(option).of == "checkpoints"
         self.model: DenoisingModel = _read(plan.experts[0]).to(device)
         base = _read(plan.base)
         if self.model.projections is not None:
@@ -47,15 +49,20 @@ class LiveModel:
         }
 
     @property
+    def num_free(self) -> int:
+        """The merge weights of a block that a vector has."""
+        return self.num_experts - self.sums_to_one
+
+    @property
     def uniform(self) -> list[float]:
         """The same weight for all experts."""
-        return [1 / self.num_experts] * self.num_experts * len(self.live.blocks)
+        return [1 / self.num_experts] * self.num_free * len(self.live.blocks)
 
     def set_weights(self, weights: Sequence[float]) -> None:
         """Set the model to a merge, in place. Raises BadConfig for weights that the method
         refuses."""
-        if self.merge.is_weighted_sum:
-            self.live.merge(weights)
+        if self.is_linear:  # of sum 1: the base cancels
+            self.live.merge([w for row in self._rows(weights) for w in row])
         else:
             self.live.merge_by(build_merge(*self.merge_settings(weights), self.num_experts))
         self.live.write_into(self.tensors)
@@ -68,11 +75,20 @@ class LiveModel:
 
     def gradient(self) -> list[float]:
         """Return dL/dw of the merge weights for the gradients that the parameters hold."""
-        return self.live.gradient({name: tensor.grad for name, tensor in self.tensors.items()})
+        found = self.live.gradient({name: tensor.grad for name, tensor in self.tensors.items()})
+        if not self.sums_to_one:
+            return found
+        rows = [found[i : i + self.num_experts] for i in range(0, len(found), self.num_experts)]
+        return [slope - row[-1] for row in rows for slope in row[:-1]]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the merge is base + sum_i w_i tau_i, with derivative tau_i."""
+        return self.merge.is_weighted_sum or self.sums_to_one
 
     def check_linear(self) -> None:
-        """Raise BadConfig unless the merge is base + sum_i w_i tau_i, with derivative tau_i."""
-        if not self.merge.is_weighted_sum:
+        """Raise BadConfig unless the merge has a derivative with respect to its weights."""
+        if not self.is_linear:
             raise BadConfig(
                 f"merge={self.merge.method.__name__} has no gradient with respect to its weights\n"
                 "type: merge=weighted_sum, or another search="
@@ -82,18 +98,19 @@ class LiveModel:
         self, weights: Sequence[float]
     ) -> tuple[dict[str, object], dict[str, list[float]]]:
         """Return the `merge` option and `weights_by_name` of `deme merge` for these weights."""
-        rows = [
-            list(weights[i : i + self.num_experts])
-            for i in range(0, len(weights), self.num_experts)
-        ]
-        if len(rows) != len(self.live.blocks):
-            raise BadConfig(
-                f"{len(weights)} merge weights for {len(self.live.blocks)} x {self.num_experts}"
-            )
+        rows = self._rows(weights)
         mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
         names = [b if b in self.live.names else f"{b}.*" for b in self.live.blocks]
         by_name = dict(zip(names, rows, strict=True)) if self.granularity != "model" else {}
         return {**self.option, "weights": mean}, by_name
+
+    def _rows(self, weights: Sequence[float]) -> list[list[float]]:
+        """Return all N merge weights of each block of a vector."""
+        size, blocks = self.num_free, len(self.live.blocks)
+        if len(weights) != size * blocks:
+            raise BadConfig(f"{len(weights)} merge weights for {blocks} x {size}")
+        rows = [list(weights[i * size : (i + 1) * size]) for i in range(blocks)]
+        return [[*row, 1 - sum(row)] if self.sums_to_one else row for row in rows]
 
 
 def _read(checkpoint: Checkpoint) -> DenoisingModel:

@@ -72,7 +72,7 @@ def build_objective(settings: SearchSettings, plan: MergePlan) -> Scored:
     (docs/method.md#merge-weight-search).
     """
     compute = Compute.of(settings.compute)
-    live = LiveModel(plan, settings.merge, settings.granularity, compute.device)
+    live = LiveModel(plan, settings.merge_without_sum, settings.granularity, compute.device)
     data = load_data(settings.data, settings.paths, live.model.image_shape)
     build = _image_distance if settings.generates_images else _denoising_error
     return build(settings, plan, live, compute, data)

@@ -20,7 +20,19 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.layout import EMA
 from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
 from deme.runs import base_hash, data_hash, takes_ema
-from deme.system import BadConfig, JsonObject, NotFinite, files, locate, read_about, read_cached
+from deme.system import (
+    EMA_WEIGHTS,
+    RAW_WEIGHTS,
+    BadConfig,
+    JsonObject,
+    NotFinite,
+    files,
+    locate,
+    logger,
+    model_folders,
+    read_about,
+    read_cached,
+)
 
 # the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
 KNOWN_RAW = ("google/ddpm-cifar10-32",)
@@ -62,8 +74,9 @@ def load_passport(
     That is passport.json of a training run: the `verdict` (fits, contradicted or unclear), the
     hypothesis that is `stated`, and `fits`, all hypotheses from the best on, each with the share
     of the images' variance that it leaves `unexplained`; `weights` (ema, raw or unknown) and
-    `weights_because`. It is measured once per model and data set, and kept in `cache`.
-    Raises NotFinite for a model whose predictions are NaN or infinite.
+    `weights_because`; `average`, where that of raw weights is, if it is known. It is measured once
+    per model and data set, and kept in `cache`. Raises NotFinite for a model whose predictions are
+    NaN or infinite.
     """
     path = str(model_option["path"])
     parts = [__version__, base_hash(model_option, path), data_hash(data_option), num_images]
@@ -73,7 +86,8 @@ def load_passport(
         measured = _measured(path, num_images, model, data, device, cache)
         files.write_json(place, measured)
     weights, because = weights_kind(path, takes_ema(model_option))
-    return {"model": path, **measured, "weights": weights, "weights_because": because}
+    found = {"weights": weights, "weights_because": because, "average": _average_of(locate(path))}
+    return {"model": path, **measured, **found}
 
 
 def refuse_contradicted(passport: JsonObject) -> None:
@@ -144,16 +158,35 @@ def weights_kind(path: str, ema: bool = False) -> tuple[str, str]:
     folder = locate(path)
     about = read_about(folder)
     if isinstance(about.get("ema"), bool):
-        return "ema" if about["ema"] else "raw", "stated in its deme.json"
+        because = f": {text}" if (text := about.get("average")) else ""
+        return "ema" if about["ema"] else "raw", f"stated in its deme.json{because}"
     if any(name in path for name in KNOWN_RAW):
         return "raw", "this Hub model is known to be without averaging"
-    inside = [folder.name, *(p.name for p in sorted((folder / "weights").glob("[!.]*")))]
+    inside = [folder.name, *(place.name for place in model_folders(folder))]
     for kind in ("ema", "raw"):
         if kind in inside:
             return kind, f"the folder is called {kind}"
     if "ema" in Path(path).name.lower().replace("_", "-").split("-"):
         return "ema", "stated in its name"
     return "unknown", "nothing states whether they are averaged (EMA)"
+
+
+def _average_of(folder: Path) -> str | None:
+    """Return where the average of a folder's raw weights is, if it is beside them."""
+    if (folder / EMA).is_dir():
+        return "model.ema=true"
+    sibling = folder.with_name(EMA_WEIGHTS)
+    return str(sibling) if folder.name == RAW_WEIGHTS and sibling.is_dir() else None
+
+
+def warn_of_raw_teacher(path: str, ema: bool = False) -> None:
+    """Log a warning if the teacher of a consistency loss is known not to be averaged."""
+    if weights_kind(path, ema)[0] == "raw":
+        logger.warning(
+            "the teacher %s is raw (not averaged): the consistency loss holds the model near the "
+            "noise of its weights, which averaging would remove (docs/method.md#teacher)",
+            path,
+        )
 
 
 def format_passport(passport: JsonObject) -> list[str]:
@@ -171,8 +204,13 @@ def format_passport(passport: JsonObject) -> list[str]:
         )
     lines.append(f"weights: {passport['weights']} ({passport['weights_because']})")
     if passport["weights"] == "raw":
-        lines.append(
-            "any finetuning with an average of weights (EMA) gains from the averaging alone: "
-            "compare with method=finetune"
-        )
+        found = passport.get("average")
+        lines += [
+            "this base is not averaged: average it first; most of what finetuning would show is "
+            "that",
+            f"its average is here: {found}"
+            if found
+            else "an average is what ema=... of a training run or deme average of its snapshots "
+            "gives; without one, compare with method=finetune, which averages, too",
+        ]
     return lines

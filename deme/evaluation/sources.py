@@ -22,8 +22,9 @@ from deme.data.decode import resized
 from deme.data.inspection import Inspection
 from deme.data.prompts import Prompts
 from deme.data.raw_image_folder import RawImageFolder
+from deme.data.split_dataset import part_of_held_out
 from deme.models.layout import COPY_OF_EMA, EMA
-from deme.runs import EvaluateSettings, Run, instantiate, takes_ema, weights_folder
+from deme.runs import EvaluateSettings, Run, instantiate, takes_ema
 from deme.system import BadConfig, cache_folder
 
 
@@ -53,9 +54,9 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
         return _folder(run, settings)
     given, scale = run.single_input("weights"), settings.guidance_scale
     if settings.source == "experts":
-        loaded = load_experts(list(map(weights_folder, run.inputs["experts"])), compute, scale)
+        loaded = load_experts(run.weights_folders("experts"), compute, scale)
     else:
-        folder = weights_folder(given) if given else base_folder(settings.model)
+        folder = run.weights_folders("weights")[0] if given else base_folder(settings.model)
         ema = takes_ema(settings.model)
         if given and ema and (folder / EMA).is_dir():
             raise BadConfig(
@@ -68,6 +69,7 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
     data = load_data(settings.data, settings.paths, model.image_shape)
     if data is not None and settings.metrics.loss is not None:
         check_images(data, model)
+    data = _part(data, settings)
     prompts = None
     if settings.needs_images:
         prompts = load_prompts(settings.prompts, model, data, settings.num_images)
@@ -90,8 +92,12 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
     return Source(data, settings.num_images, pixels, loaded, prompts)
 
 
+def _part(data: ImageData | None, settings: EvaluateSettings) -> ImageData | None:
+    return None if data is None else part_of_held_out(data, settings.held_out_part)
+
+
 def _real(settings: EvaluateSettings) -> Source:
-    data = load_data(settings.data, settings.paths)
+    data = _part(load_data(settings.data, settings.paths), settings)
     assert data is not None  # EvaluateSettings
     train, size = data.train, settings.batch_size
     return Source(data, len(train), lambda indices: batches(train, size, indices))
@@ -108,7 +114,7 @@ def _folder(run: Run, settings: EvaluateSettings) -> Source:
         )
     Inspection(images.source, images.background, cache_folder(settings.paths)).log_copies()
     return Source(
-        load_data(settings.data, settings.paths, images.shape),
+        _part(load_data(settings.data, settings.paths, images.shape), settings),
         len(images),
         lambda indices: (resized(b, size) for b in batches(images, settings.batch_size, indices)),
     )

@@ -5,11 +5,13 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import fsum
 
 import torch
 from torch import Tensor
 
 from deme.merging.methods import MergeMethod, Stream
+from deme.merging.methods.linear import linear
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.system import BadConfig, did_you_mean
 
@@ -26,7 +28,8 @@ class Merge:
     `weights`: a name of NAMED_WEIGHTS, or one number per expert from low to high noise; None for a
     method without weights. `by_name`: glob of tensor names -> one weight for all experts or one for
     each; the last glob that matches a tensor's name replaces `weights` for it. Names are those of
-    the network's tensors; a projection is called projections.<its name>. Raises BadConfig.
+    the network's tensors; a projection is called projections.<its name>. `sum`: to which `weights`
+    are scaled; those of `by_name` are not. Raises BadConfig.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Merge:
         num_experts: int,
         weights: object = None,
         by_name: Mapping[str, object] | None = None,
+        sum: object = None,
         **settings: object,
     ) -> None:
         self.method, self.settings = method, settings
@@ -43,6 +47,8 @@ class Merge:
         if not weighted and (weights is not None or by_name):
             raise BadConfig(f"merge={method.__name__} takes no weights")
         self.weights = check_weights(weights, num_experts) if weighted else None
+        if sum is not None:
+            self.weights = self._scaled(sum)
         self.by_name = {
             glob: check_weights(
                 [given] * num_experts if isinstance(given, (int, float)) else given,
@@ -51,6 +57,22 @@ class Merge:
             )
             for glob, given in (by_name or {}).items()
         }
+
+    def _scaled(self, total: object) -> list[float]:
+        """Return the weights, scaled to a sum."""
+        if self.weights is None or self.method.mean or self.method.of == "checkpoints":
+            raise BadConfig(
+                f"merge={self.method.__name__} has no weights of any sum, and merge.sum={total} is "
+                "given\ntype: merge=uniform or merge=weighted_sum, or leave it out"
+            )
+        if not isinstance(total, (int, float)) or not math.isfinite(total):
+            raise BadConfig(f"merge.sum must be a finite number, or null; got {total!r}")
+        if fsum(self.weights) == 0:
+            raise BadConfig(
+                f"merge.sum={total}: the weights {self.weights} have the sum 0, whatever they are "
+                "multiplied by\ntype: other merge.weights, or merge.sum=null"
+            )
+        return [weight * (total / fsum(self.weights)) for weight in self.weights]
 
     @property
     def is_weighted_sum(self) -> bool:
@@ -62,9 +84,15 @@ class Merge:
         matching = [weights for glob, weights in self.by_name.items() if fnmatchcase(name, glob)]
         return matching[-1] if matching else self.weights
 
+    def sum_weights(self, name: str) -> list[float] | None:
+        """Return the weights of a merge that is a sum of models, without a base; None if not."""
+        return self.weights_for(name) if self.method is linear else None
+
     def propagates_nan(self, name: str) -> bool:
-        """Whether NaN or infinity in any model shows in the merge: a weighted sum, no weight 0."""
+        """Whether NaN or infinity in any model shows in the merge: a sum without a weight of 0."""
         weights = self.weights_for(name) or []
+        if self.method is linear:
+            return 0 not in weights
         return self.is_weighted_sum and 0 not in (1 - sum(weights), *weights)
 
     def check_names(self, names: Iterable[str]) -> None:

@@ -53,6 +53,13 @@ class MergePlan:
     base: Checkpoint
     experts: tuple[Checkpoint, ...]
 
+    @property
+    def models(self) -> tuple[Checkpoint, ...]:
+        """What is read: the base, unless it is the first of the models, and the models."""
+        if self.base is self.experts[0]:
+            return self.experts
+        return (self.base, *self.experts)
+
     def tensors(self) -> Iterator[tuple[Path, str, str, Spec]]:
         """Yield file, name in the file, full name and spec of every tensor; projections first."""
         for part in sorted(self.experts[0].parts, key=lambda part: part.name != PROJECTIONS):
@@ -73,7 +80,7 @@ class MergePlan:
         """Bytes of all weights that are read."""
         return sum(
             math.prod(shape) * dtype.itemsize
-            for model in (self.base, *self.experts)
+            for model in self.models
             for tensors in model.parts.values()
             for shape, dtype in tensors.specs.values()
         )

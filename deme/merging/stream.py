@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from deme.merging.plan import CHUNK_ELEMENTS, PROJECTIONS, MergePlan, full_name
 from deme.system import WorkFailed, first_lines
 from deme.system.tensors import Spec, is_finite, write_stream
 
+SUM_ELEMENTS = 1 << 20  # of one model at a time, where the merge is a sum of models
 OnBytes = Callable[[int], object]  # called with the number of bytes that were just processed
 
 
@@ -116,26 +117,55 @@ def _merged(
     reader: "_Reader", part: Path, name: str, merge: Merge, accumulate: torch.dtype, whole: bool
 ) -> Iterator[Tensor]:
     """Yield a merged tensor in flat pieces; whole, if wanted or if the method needs it whole."""
-    shape, _ = reader.plan.experts[0].parts[part].specs[name]
+    shape, kind = reader.plan.experts[0].parts[part].specs[name]
     numel = math.prod(shape)
     whole = whole or not merge.method.elementwise
-    step = max(1, numel) if whole else CHUNK_ELEMENTS
     # If NaN propagates, checking the merged piece replaces checking that of every model.
     propagates = merge.propagates_nan(full_name(part, name))
+    weights = merge.sum_weights(full_name(part, name)) if kind.is_floating_point else None
+    if weights is not None and propagates and not whole:
+        yield from _summed(reader, part, name, weights, accumulate)
+        return
+    step = max(1, numel) if whole else CHUNK_ELEMENTS
     for start in range(0, numel, step):
         stop = min(start + step, numel)
         base, *experts = reader.read(part, name, start, stop, check=not propagates)
         if whole:
             base, experts = base.reshape(shape), [expert.reshape(shape) for expert in experts]
         merged = merge_tensor(merge, experts, base, full_name(part, name), accumulate)
-        if propagates and not is_finite(merged):
-            known = len(reader.bad)
-            reader.read(part, name, start, stop)  # finds the model that it comes from
-            if len(reader.bad) == known:
-                reader.bad.append(
-                    f"the merge of tensor {full_name(part, name)} overflows {merged.dtype}"
-                )
+        if propagates:
+            _check(reader, part, name, start, merged)
         yield merged
+
+
+def _summed(
+    reader: "_Reader", part: Path, name: str, weights: Sequence[float], accumulate: torch.dtype
+) -> Iterator[Tensor]:
+    """Yield the weighted sum of a tensor of all models, with one model's piece in memory.
+
+    The arithmetic is that of merge=linear, in larger pieces: most of the time is that of reading.
+    """
+    files = [model.parts[part] for model in reader.plan.experts]
+    shape, kind = files[0].specs[name]
+    dtype, numel = torch.promote_types(kind, accumulate), math.prod(shape)
+    for start in range(0, numel, SUM_ELEMENTS):
+        stop = min(start + SUM_ELEMENTS, numel)
+        pieces = (file.piece(name, start, stop).to(dtype) for file in files)
+        merged = weights[0] * next(pieces)
+        for piece, weight in zip(pieces, weights[1:], strict=True):
+            merged.add_(piece, alpha=weight)
+        _check(reader, part, name, start, merged)
+        yield merged
+
+
+def _check(reader: "_Reader", part: Path, name: str, start: int, merged: Tensor) -> None:
+    """Note where NaN or infinity in a merged piece comes from."""
+    if is_finite(merged):
+        return
+    known = len(reader.bad)
+    reader.read(part, name, start, start + merged.numel())  # finds the model that it comes from
+    if len(reader.bad) == known:
+        reader.bad.append(f"the merge of tensor {full_name(part, name)} overflows {merged.dtype}")
 
 
 class _Reader:
@@ -148,7 +178,7 @@ class _Reader:
         self, part: Path, name: str, start: int, stop: int, check: bool = True
     ) -> list[Tensor]:
         """Return a flat piece of the base and of every expert."""
-        files = [model.parts[part] for model in (self.plan.base, *self.plan.experts)]
+        files = [model.parts[part] for model in self.plan.models]
         pieces = [file.piece(name, start, stop) for file in files]
         if check:
             self.bad += [
@@ -156,7 +186,7 @@ class _Reader:
                 for file, piece in zip(files, pieces, strict=True)
                 if not is_finite(piece)
             ]
-        return pieces
+        return pieces if len(pieces) > len(self.plan.experts) else [pieces[0], *pieces]
 
 
 def _whole(reader: _Reader, accumulate: torch.dtype) -> Iterator[tuple[str, list[Tensor], Tensor]]:

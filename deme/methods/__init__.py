@@ -1,6 +1,6 @@
 """Training methods: how a batch becomes named loss terms. One file and one option file each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom, TimestepSampler
 from deme.models.denoiser import DenoisingModel
 
+Sample = tuple[Tensor, ShardedRandom, Condition]  # the arguments of `losses` but the model
+
 
 class Method:
     """Turns images into named loss terms, whose sum is minimised; owns its teacher, if it has one.
 
     The constructor takes by name what it needs of: `weights` (of the network's squared error, [T]),
-    `timesteps` (their sampler), `ranges` (the partition of [0, T)), `balancing`, `batch_size`; and
-    the keys of its option file.
+    `timesteps` (their sampler), `ranges` (the partition of [0, T)), `balancing`, `batch_size`,
+    `experts` (folders of inputs.experts, one per range); and the keys of its option file.
     """
 
     # The weight of every timestep's loss, [T]. With `timesteps`, its share per range is logged.
@@ -22,12 +24,12 @@ class Method:
     timesteps: TimestepSampler | None = None
     # What is trained or stored beside the model: in every checkpoint, on the model's device.
     extra_module: nn.Module | None = None
-    # Whether a run trains one expert, so that `expert` must be given.
-    needs_expert: bool = False
     # Whether the loss is more than a mean over images, so that a batch cannot be distributed.
     whole_batch: bool = False
     # A frozen network that the loss uses; it is compiled if the model is.
     teacher: nn.Module | None = None
+    # How many batches are passed to `look_ahead` at once, 1 for none.
+    lookahead: int = 1
 
     def prepare(
         self,
@@ -35,9 +37,23 @@ class Method:
         device: str,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Get ready for training: `pretrained()` loads a fresh copy of the initial model.
+        """Get ready for training: `pretrained()` loads a fresh copy of the teacher.
 
-        `dtype` is that of autocast, None without it.
+        That is the initial model, unless the run names another teacher. `dtype` is that of
+        autocast, None without it.
+        """
+
+    def follow(self, average: Sequence[Tensor]) -> None:
+        """Receive the running averages of the model's parameters, which change in place.
+
+        Called when training begins or goes on, if the run has an average.
+        """
+
+    def look_ahead(self, model: DenoisingModel, samples: Sequence[Sample], first: int) -> None:
+        """Receive the next `lookahead` batches, or those that are left, before their `losses`.
+
+        Called for batches k, ..., k + lookahead - 1 with k divisible by `lookahead`; of a run that
+        is resumed between two of them the first `first` are over.
         """
 
     def losses(

@@ -26,10 +26,13 @@ class Finetune(Method):
         self.timesteps: TimestepSampler = timesteps
 
     def draw(
-        self, model: DenoisingModel, x0: Tensor, draws: ShardedRandom
+        self, model: DenoisingModel, x0: Tensor, draws: ShardedRandom, t: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return x_t, t, the prediction target and the weight per sample [B]."""
-        t = draws.timesteps(self.timesteps)
+        """Return x_t, t, the prediction target and the weight per sample [B].
+
+        `t` are timesteps [B] on the CPU; None draws them.
+        """
+        t = draws.timesteps(self.timesteps) if t is None else t
         eps = draws.normal(x0.shape[1:]).to(x0)
         weight = self.weights[t].to(x0)
         t = t.to(x0.device)

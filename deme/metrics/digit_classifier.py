@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from deme.data.pixels import to_float
 from deme.diffusion import generator
 from deme.metrics.features import FeatureExtractor, read_into, weights_file
+from deme.metrics.image_classifier import train_classifier
 from deme.system import BadConfig
 
 
@@ -77,20 +78,12 @@ class DigitFeatures(FeatureExtractor):
         return self.network.body(as_digits(pixels.to(self.device), self.frechet_name)).cpu()
 
 
-def train_classifier(
+def train_digit_classifier(
     pixels: Tensor, labels: Tensor, seed: int = 0, num_steps: int = 1500
 ) -> DigitClassifier:
     """Train on uint8 images [N, 1, 8, 8] with AdamW, learning rate 1e-3, batches of 128."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = DigitClassifier()
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=1e-2)
-    draw = generator("digit classifier", seed)
-    images = to_float(pixels)
-    for _ in range(num_steps):
-        rows = torch.randint(len(images), (128,), generator=draw)
-        loss = nn.functional.cross_entropy(classifier(images[rows]), labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return classifier.eval()
+    train_classifier(classifier, pixels, labels, generator("digit classifier", seed), num_steps)
+    return classifier

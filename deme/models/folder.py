@@ -15,7 +15,7 @@ from deme.models.layout import (
     scheduler_file,
     unet_folder,
 )
-from deme.system import BadConfig, MissingInput
+from deme.system import BadConfig, MissingInput, model_folders
 
 # Samplers of a variance-preserving diffusion with betas; whichever one a folder names, its noise
 # schedule means the same.
@@ -35,7 +35,7 @@ def read_configs(path: str, folder: Path) -> tuple[JsonObject, JsonObject]:
     _check_pipeline(path, read_json_object(folder / "model_index.json"))
     unet = read_json_object(unet_folder(folder) / "config.json")
     if not unet:
-        inside = [place.name for place in sorted((folder / "weights").glob("[!.]*"))]
+        inside = [place.name for place in model_folders(folder)]
         raise MissingInput(
             f"{path} is not a diffusers model folder: it needs unet/config.json and "
             "scheduler/scheduler_config.json (or both files at its top)"

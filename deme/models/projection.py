@@ -97,7 +97,7 @@ def folded(projection: Tensor, tensor: Tensor) -> Tensor:
     return (matrix @ tensor.double().reshape(len(tensor), -1)).reshape(tensor.shape)
 
 
-def _named_blocks(unet: UNet) -> dict[str, nn.Module]:
+def named_blocks(unet: UNet) -> dict[str, nn.Module]:
     """Return the blocks in the order in which they run: down_0 .., mid, up_0 .. ."""
     blocks = {f"down_{i}": block for i, block in enumerate(unet.down_blocks)}
     if unet.mid_block is not None:
@@ -107,7 +107,7 @@ def _named_blocks(unet: UNet) -> dict[str, nn.Module]:
 
 def _blocks(unet: UNet) -> Iterator[tuple[str, nn.Module, int]]:
     """Yield name, module and channels of every block."""
-    blocks, widths = _named_blocks(unet), list(unet.config["block_out_channels"])
+    blocks, widths = named_blocks(unet), list(unet.config["block_out_channels"])
     middle = widths[-1:] if "mid" in blocks else []
     return zip(blocks, blocks.values(), [*widths, *middle, *reversed(widths)], strict=True)
 
@@ -120,7 +120,7 @@ def _layers(unet: UNet) -> Iterator[tuple[str, nn.Module, int]]:
     it is a resnet). Layers that diffusers' FIR samplers do not call, but only take the weights of,
     are left out.
     """
-    for block_name, block in _named_blocks(unet).items():
+    for block_name, block in named_blocks(unet).items():
         ends = {"resnet": getattr(_parts(block, "resnets")[-1], "conv2", None)}
         for i, attention in enumerate(_parts(block, "attentions")):
             output = getattr(attention, "to_out", None)

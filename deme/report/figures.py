@@ -5,7 +5,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -15,6 +17,13 @@ from deme.system import WorkFailed, first_line
 
 FAR = 5  # times the median reach of the intervals in a panel
 COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
+# of lines and bars that stand for models or ranges of timesteps
+SERIES = ("#1f4e79", "#b3541e", "#5b3a8c", "#00838f", "#8d6e00", "#ad1457", "#4e6e3a", "#37474f")
+
+
+def diverging(low: str, high: str) -> LinearSegmentedColormap:
+    """Return a map of colours from one over almost white, in the middle, to another."""
+    return LinearSegmentedColormap.from_list(f"{low} {high}", [low, "#f7f7f7", high])
 
 
 def sample_grids(rows: Sequence[Row]) -> Figure:
@@ -151,6 +160,14 @@ def png(figure: Figure) -> bytes:
     """Return the figure as PNG bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": "deme"})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """Return the figure as SVG bytes, which depend on the figure alone; texts stay texts."""
+    buffer = io.BytesIO()
+    with rc_context({"svg.hashsalt": "deme", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Creator": "deme", "Date": None})
     return buffer.getvalue()
 
 

@@ -69,6 +69,7 @@ def model_card(
         paper=PAPER,
         sampler=_ddim_settings(record),
         trainings=_trainings(record),
+        teachers=_teachers(record),
     )
 
 
@@ -110,6 +111,12 @@ def _trainings(record: Record) -> dict[str, list[str]]:
     return {key: values if len(set(values)) > 1 else values[:1] for key, values in found.items()}
 
 
+def _teachers(record: Record) -> list[str]:
+    """Return the names of the experts that a training learned from."""
+    named = record.made.get("inputs", {}) if record.merge is None else {}
+    return [public_name(each) for each in named.get("experts", {})]
+
+
 def _settings(training: Training) -> dict[str, str]:
     """What was trained how, as Markdown; the keys are those of the card."""
     settings, about = training.settings, training.about
@@ -126,7 +133,7 @@ def _settings(training: Training) -> dict[str, str]:
         f"{settings.batch_size * settings.accumulate} images",
         "Optimizer": f"{_call(settings.optimizer)}, {_call(settings.learning_rate)}"
         + (f", gradients clipped to norm {clip}" if clip else ""),
-        "EMA": _call(settings.ema) if settings.ema else "none",
+        "EMA": _call(settings.ema) if settings.ema and about.get("ema", True) else "none",
         "Precision": f"{settings.compute.precision} on {settings.compute.accelerator}",
         "Projections while training": settings.projection.placement or "none",
         "Seed": str(settings.seed),

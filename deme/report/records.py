@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deme.runs import (
+    AverageSettings,
     EvaluateSettings,
+    FromModelSettings,
     LossMass,
     Metrics,
     Provenance,
@@ -18,6 +20,7 @@ from deme.runs import (
     weights_folder,
 )
 from deme.system import (
+    SNAPSHOTS,
     DemeError,
     JsonObject,
     exists,
@@ -50,7 +53,8 @@ class Evaluation:
 class Record:
     """A model and its history; what is not known is empty.
 
-    `weights`: content hash. `about`: its deme.json. `merge`: settings of the run that merged it.
+    `weights`: content hash. `about`: its deme.json. `merge`: settings of the run that merged or
+    averaged it.
     `made`: run.json of the run that made it. `trainings`: the finetuning behind it, in range order.
     `lost`: names of experts whose runs are not here any more.
     """
@@ -66,9 +70,11 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """merged, expert, finetuned, pretrained (no base), or model (nothing is known)."""
+        """merged, averaged, expert, finetuned, pretrained (no base), or model (nothing known)."""
         if self.about.get("weights") is not None:
             return "merged"
+        if isinstance(self.merge, AverageSettings):
+            return "averaged"
         if self.about.get("range") is not None:
             return "expert"
         if not self.trainings:
@@ -80,7 +86,7 @@ class Record:
         """What the base was called: a hub: or asset: name as it is, of a path the last part or the
         run that it is of."""
         for settings in (*(each.settings for each in self.trainings), self.merge):
-            if settings is not None and (path := settings.model.get("path")):
+            if isinstance(settings, FromModelSettings) and (path := settings.model.get("path")):
                 return public_name(str(path))
         return None
 
@@ -90,7 +96,11 @@ def public_name(path: str) -> str:
     if path.startswith(("hub:", "asset:")):
         return path
     parts = Path(path).parts
-    return parts[-3] if len(parts) > 2 and parts[-2] == "weights" else Path(path).name
+    if len(parts) > 2 and parts[-2] == "weights":
+        return parts[-3]
+    if len(parts) > 3 and parts[-3:-1] == ("weights", SNAPSHOTS):
+        return f"{parts[-4]}, step {parts[-1].lstrip('0')}"
+    return Path(path).name
 
 
 def read_record(place: Path, called: str) -> Record:
@@ -104,18 +114,7 @@ def read_record(place: Path, called: str) -> Record:
     settings = frozen_settings(run)
     made = read_json(run / "run.json", Provenance)
     weights = read_status(run).get("weights", {}).get(folder.name) or files.sha256(folder)
-    trainings, lost = [], []
-    if isinstance(settings, TrainSettings):
-        trainings = [Training(settings, about)]
-    else:
-        for named in made["inputs"].get("experts", {}):
-            expert = _found(named, run, made)
-            if expert is None:
-                lost.append(public_name(named))
-            else:
-                trained = frozen_settings(expert)
-                if isinstance(trained, TrainSettings):
-                    trainings.append(Training(trained, read_about(weights_folder(expert))))
+    trainings, lost = _trainings(run, settings, about)
     trainings.sort(key=lambda each: each.about.get("range") or [0])
     return Record(
         run.name,
@@ -129,12 +128,38 @@ def read_record(place: Path, called: str) -> Record:
     )
 
 
+def _trainings(
+    run: Path, settings: RunSettings, about: JsonObject
+) -> tuple[list[Training], list[str]]:
+    """Return the training runs behind the weights of a run, and the names of those not found."""
+    if isinstance(settings, TrainSettings):
+        return [Training(settings, about)], []
+    made = read_json(run / "run.json", Provenance)
+    trainings, lost = [], list[str]()
+    name = "run" if isinstance(settings, AverageSettings) else "experts"
+    inputs = made["inputs"].get(name, {})
+    for named in inputs:
+        source = _found(named, run, made)
+        if source is None:
+            lost.append(public_name(named))
+            continue
+        weights = settings.weights_meant(name, len(inputs))
+        if weights == SNAPSHOTS:
+            known = {**read_about(weights_folder(source)), "ema": False}
+        else:
+            known = {**read_about(weights_folder(source, weights))}
+        more, missing = _trainings(source, frozen_settings(source), known)
+        trainings += more
+        lost += missing
+    return trainings, lost
+
+
 def _found(named: str, run: Path, made: JsonObject) -> Path | None:
     """Return a run that another one named as its input: where it was, or beside the other one."""
     for place in (
         Path(named),
         Path(made.get("directory", "."), named),
-        run.parent.parent / "train" / Path(named).name,
+        run.parent.parent / (Path(named).parent.name or "train") / Path(named).name,
     ):
         if exists(place / "config.yaml") and read_status(place).get("state") == "done":
             return place

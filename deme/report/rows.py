@@ -1,6 +1,6 @@
 """From the runs of a suite to the rows of its table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,10 +8,19 @@ import numpy as np
 
 from deme.report.records import task_weight_curves
 from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
-from deme.runs import Metrics, Node, Replicates, Suite
+from deme.runs import (
+    Metrics,
+    Node,
+    Replicates,
+    RowSettings,
+    Suite,
+    SuiteSettings,
+    row_and_base,
+)
 from deme.system import BadConfig, JsonObject, read_json
 
 Results = Mapping[Cell, JsonObject]
+Place = tuple[str, str | None]  # row and base
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table.
+    """A row of the table, or of the part of it that is about one base.
 
     While nothing is measured, `numbers` is empty, and `missing` holds the commands.
     """
@@ -43,29 +52,42 @@ class Row:
     grid: Path | None
     expected: Mapping[str, float] = field(default_factory=dict)  # published values, by metric
     balanced: tuple[Path, ...] = ()  # its finished training runs that weighed tasks
+    base: str | None = None  # its name, in a suite of several
 
 
 def table_rows(suite: Suite) -> list[Row]:
-    """Return the rows that are evaluated, in the suite's order."""
+    """Return the rows that are evaluated, in the suite's order, for each base."""
     results = _results(suite)
-    return [_row(suite, row.name, row.label, results) for row in suite.measured_rows]
+    return [_row(suite, row, base, results) for base, rows in suite.sections for row in rows]
 
 
-def _row(suite: Suite, name: str, label: str, results: Mapping[str, Results]) -> Row:
-    evaluations = suite.evaluations(name)
-    base = results[suite.settings.baseline] if name != suite.settings.baseline else {}
-    numbers = {metric: _number(metric, results[name], base) for metric in _metrics(suite, results)}
-    pictures = [found["path"] / "samples" / "grid.png" for found in results[name].values()]
-    trained = [node for node in suite.nodes if node.row == name and node.stage == "train"]
+def _place(row: RowSettings, base: str | None) -> Place:
+    """Return where the results of a row are that may have to do with no base."""
+    return row.name, None if row.bases == () else base
+
+
+def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Place, Results]) -> Row:
+    name, place, settings = row.name, _place(row, base), suite.settings
+    evaluations, found = suite.evaluations(*place), results[place]
+    (baseline,) = (row for row in settings.rows if row.name == settings.baseline)
+    before = results[_place(baseline, base)] if name != settings.baseline else {}
+    numbers = {metric: _number(metric, found, before) for metric in _metrics(suite, results)}
+    pictures = [one["path"] / "samples" / "grid.png" for one in found.values()]
+    trained = [
+        node
+        for node in suite.nodes
+        if node.stage == "train" and (node.row, node.base_name) == place
+    ]
     return Row(
         name,
-        label,
+        row.label,
         {metric: number for metric, number in numbers.items() if number is not None},
         tuple(_first_missing(node).command for node in evaluations if node.state != "done"),
-        _compute(suite, evaluations),
+        _compute(evaluations),
         next((picture for picture in pictures if picture.exists()), None),
-        suite.expected.get(name, {}),
+        suite.expected.get(f"{name}@{base}", suite.expected.get(name, {})),
         tuple(path for node in trained if (path := _finished(node)) and task_weight_curves(path)),
+        base,
     )
 
 
@@ -76,49 +98,93 @@ def _finished(node: Node) -> Path | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The paired difference of one row to another, per metric."""
+    """The paired difference of one row to another, per metric.
+
+    `base`: what the base of both is called, in a suite of several; of two, the labels name them.
+    """
 
     label: str
     other: str
     differences: Mapping[str, Difference | None]
+    base: str = ""
 
 
 def comparisons(suite: Suite) -> list[Comparison]:
-    """Return the suite's comparisons of row against row."""
-    results = _results(suite)
-    labels = {row.name: row.label for row in suite.settings.rows}
+    """Return the suite's comparisons of row against row, for each base that both rows have."""
+    results, settings = _results(suite), suite.settings
+    rows = {row.name: row for row in settings.rows}
+    found = []
+    for pair in settings.comparisons:
+        (name, base), (other_name, other_base) = map(row_and_base, pair)
+        row, other = rows[name], rows[other_name]
+        named = (base, other_base) != (None, None)
+        shared = [(one, one) for one in settings.shared_bases(row, other)]
+        for one_base, two_base in [(base, other_base)] if named else shared:
+            one, two = results[_place(row, one_base)], results[_place(other, two_base)]
+            differences = {metric: _between(metric, one, two) for metric in settings.metrics}
+            labels = _labels(settings, (row, one_base), (other, two_base))
+            found.append(Comparison(*labels[:2], differences, labels[2]))
+    return found
 
-    def difference(metric: str, name: str, other: str) -> Difference | None:
-        number = _number(metric, results[name], results[other])
-        return number.difference if number else None
+
+def row_differences(
+    suite: Suite, pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+) -> list[dict[str, Difference | None]]:
+    """Return the paired difference of the first row of each pair to the second, per metric.
+
+    Rows are named <row>, or <row>@<base> in a suite of several bases. None where one of them is not
+    measured.
+    """
+    results = _results(suite)
+    rows = {row.name: row for row in suite.settings.rows}
+
+    def measured(name: str) -> Results:
+        row, base = row_and_base(name)
+        return results.get(_place(rows[row], base), {})
 
     return [
-        Comparison(
-            labels[name],
-            labels[other],
-            {metric: difference(metric, name, other) for metric in suite.settings.metrics},
-        )
-        for name, other in suite.settings.comparisons
+        {metric: _between(metric, measured(name), measured(other)) for metric in metrics}
+        for name, other in pairs
     ]
 
 
-def _results(suite: Suite) -> dict[str, Results]:
+def _labels(settings: SuiteSettings, *pair: tuple[RowSettings, str | None]) -> tuple[str, str, str]:
+    """Return the labels of two rows, and what the base of both is called."""
+    (one, base), (two, other) = pair
+    if base == other:
+        return one.label, two.label, "" if base is None else settings.label_of(base)
+    texts = [f" ({settings.label_of(name)})" if name is not None else "" for _, name in pair]
+    return one.label + texts[0], two.label + texts[1], ""
+
+
+def _between(metric: str, one: Results, two: Results) -> Difference | None:
+    """Return one minus the other, where either may be of a model that was not finetuned."""
+    turned = {cell.seed for cell in one} == {None}
+    number = _number(metric, two, one) if turned else _number(metric, one, two)
+    if number is None or number.difference is None:
+        return None
+    return number.difference.reversed if turned else number.difference
+
+
+def _results(suite: Suite) -> dict[Place, Results]:
     """Return metrics, replicates and directory of every finished evaluation, row by row."""
-    return {
-        row.name: {
-            (node.seed, node.sample_seed or 0): {
-                **read_json(path / "metrics.json", Metrics),
-                "replicates": read_json(path / "replicates.json", Replicates),
-                "path": path,
-            }
-            for node in suite.evaluations(row.name)
-            if (path := _finished(node)) is not None
-        }
-        for row in suite.measured_rows
-    }
+    found: dict[Place, Results] = {}
+    for base, rows in suite.sections:
+        for place in (_place(row, base) for row in rows):
+            if place not in found:
+                found[place] = {
+                    Cell(node.seed, node.sample_seed or 0, node.pretrain_seed): {
+                        **read_json(path / "metrics.json", Metrics),
+                        "replicates": read_json(path / "replicates.json", Replicates),
+                        "path": path,
+                    }
+                    for node in suite.evaluations(*place)
+                    if (path := _finished(node)) is not None
+                }
+    return found
 
 
-def _metrics(suite: Suite, results: Mapping[str, Results]) -> list[str]:
+def _metrics(suite: Suite, results: Mapping[Place, Results]) -> list[str]:
     wanted = list(suite.settings.metrics)
     found = {
         metric for row in results.values() for one in row.values() for metric in one["metrics"]
@@ -188,8 +254,7 @@ def _first_missing(node: Node) -> Node:
     return next((other for other in node.ancestors if other.state != "done"), node)
 
 
-def _compute(suite: Suite, evaluations: list[Node]) -> int:
+def _compute(evaluations: list[Node]) -> int:
     """Return what finetuning took, without pretraining, which all rows share."""
     nodes = evaluations[0].ancestors if evaluations else []
-    shared = suite.settings.pretrained_by
-    return sum(node.num_forward_passes for node in nodes if node.row != shared)
+    return sum(node.num_forward_passes for node in nodes if not node.pretrains)

@@ -1,15 +1,25 @@
 """Numbers of a table: how they are written, and paired comparisons with their intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from deme.system import JsonObject
 
-# One evaluation: (finetuning seed or None, sampling seed) -> value, or bootstrap replicates.
-Cell = tuple[int | None, int]
+
+class Cell(NamedTuple):
+    """The seeds of one evaluation; None for what was not finetuned, or not pretrained here."""
+
+    seed: int | None
+    sample_seed: int
+    pretrain_seed: int | None = None
+
+
+CellT = TypeVar("CellT", bound=tuple[int | None, ...])  # a Cell, or its values without the last
 
 
 def digits_for(value: float) -> int:
@@ -25,14 +35,35 @@ def student_quantile(df: float, probability: float) -> float:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Standard deviations of a paired difference; None for what one seed cannot show.
+
+    `sampling`: of one difference, by the bootstrap. `finetuning`: between the finetuning seeds of a
+    pretraining seed. `pretraining`: between pretraining seeds, beyond what the spread between
+    finetuning seeds explains; with one finetuning seed that spread is part of it.
+    """
+
+    sampling: float
+    finetuning: float | None = None
+    pretraining: float | None = None
+
+
+@dataclass(frozen=True)
 class Difference:
     """A row minus the baseline: mean over seeds, 95% interval and what it was taken over."""
 
     value: float
     low: float
     high: float
-    num_finetune_seeds: int  # 1: the interval is of sampling alone; 0: nothing was finetuned
+    num_finetune_seeds: int  # 0: nothing was finetuned
     higher_is_better: bool = False
+    num_pretrain_seeds: int = 0  # 0: the base was not pretrained here
+    spread: Spread | None = None
+
+    @property
+    def of_one_model(self) -> bool:
+        """Whether the interval speaks of the weights of one finetuning seed alone."""
+        return self.num_finetune_seeds == 1 and self.num_pretrain_seeds < 2
 
     @property
     def verdict(self) -> str:
@@ -40,6 +71,11 @@ class Difference:
         if self.low <= 0 <= self.high:
             return "not resolved"
         return "better" if (self.low > 0) == self.higher_is_better else "worse"
+
+    @property
+    def reversed(self) -> "Difference":
+        """Return the same with the rows exchanged."""
+        return replace(self, value=-self.value, low=-self.high, high=-self.low)
 
     def of(self, about: JsonObject) -> "Difference":
         """Return the same of a metric, whose label says which way is better."""
@@ -52,40 +88,95 @@ def resampled_units(about: JsonObject) -> int:
 
 
 def paired_difference(
-    values: Mapping[Cell, float],
-    base: Mapping[Cell, float],
-    replicates: Mapping[Cell, Sequence[float]],
-    base_replicates: Mapping[Cell, Sequence[float]],
+    values: Mapping[CellT, float],
+    base: Mapping[CellT, float],
+    replicates: Mapping[CellT, Sequence[float]],
+    base_replicates: Mapping[CellT, Sequence[float]],
     num_units: int,
 ) -> Difference | None:
-    """Return row minus baseline over their common sampling seeds.
+    """Return row minus baseline over their common sampling seeds, within each pretraining seed.
 
-    None if they have no common seed or are of one image.
+    None if they have no common seed or are of one image. A cell is (finetuning seed, sampling seed)
+    or a Cell.
 
     The variance of the mean by sampling is n / (n - 1) times that of its paired bootstrap
-    replicates, which resample n = `num_units` images or prompts; to it comes the variance between
-    finetuning seeds / their number (interval_half_width). With one finetuning seed that is unknown:
-    the interval speaks of these weights, and leaves out what another seed would have given.
+    replicates, which resample n = `num_units` images or prompts. To it come the variance between
+    the means of finetuning seeds / their number and that between the means of pretraining seeds /
+    their number (interval_half_width). Of what there is one seed of, the variance is unknown: the
+    interval speaks of that seed, and leaves out what another one would have given.
     """
     pairs = [
-        (cell, other)
-        for cell in values
-        for other in base
-        if cell[1] == other[1] and other[0] in (None, cell[0])
+        (cell, other) for cell in values for other in base if _paired(Cell(*cell), Cell(*other))
     ]
     if not pairs or num_units < 2:
         return None
-    value = float(np.mean([values[cell] - base[other] for cell, other in pairs]))
+    found = {(Cell(*cell), Cell(*other)): values[cell] - base[other] for cell, other in pairs}
+    value = float(np.mean([*found.values()]))
     boot = np.mean(
         [np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0
     )
     sampling = float(boot.var(ddof=1)) * num_units / (num_units - 1)
-    seeds = sorted({cell[0] for cell, _ in pairs}, key=str)
-    by_seed = [np.mean([values[c] - base[o] for c, o in pairs if c[0] == seed]) for seed in seeds]
-    between = float(np.var(by_seed, ddof=1)) / len(seeds) if len(seeds) > 1 else 0.0
-    half = interval_half_width(sampling, min(len(boot), num_units) - 1, between, len(seeds) - 1)
-    num_seeds = len([seed for seed in seeds if seed is not None])
-    return Difference(value, value - half, value + half, num_seeds)
+    finetuned = _means((cell.seed, one) for (cell, _), one in found.items())
+    pretrained = _means((_pretrain_seed(*both), one) for both, one in found.items())
+    half = interval_half_width(
+        sampling,
+        min(len(boot), num_units) - 1,
+        _variance(finetuned) / len(finetuned),
+        len(finetuned) - 1,
+        _variance(pretrained) / len(pretrained),
+        len(pretrained) - 1,
+    )
+    num_samples = len({cell.sample_seed for cell, _ in found})
+    return Difference(
+        value,
+        value - half,
+        value + half,
+        len(finetuned.keys() - {None}),
+        num_pretrain_seeds=len(pretrained.keys() - {None}),
+        spread=_spread(found, math.sqrt(sampling * num_samples)),
+    )
+
+
+def _paired(cell: Cell, other: Cell) -> bool:
+    return (
+        cell.sample_seed == other.sample_seed
+        and other.seed in (None, cell.seed)
+        and (cell.pretrain_seed == other.pretrain_seed or None in (cell[2], other[2]))
+    )
+
+
+def _pretrain_seed(cell: Cell, other: Cell) -> int | None:
+    return other.pretrain_seed if cell.pretrain_seed is None else cell.pretrain_seed
+
+
+def _means(values: Iterable[tuple[int | None, float]]) -> dict[int | None, float]:
+    """Return the mean of the values of each seed."""
+    groups = defaultdict(list)
+    for seed, value in values:
+        groups[seed].append(value)
+    return {seed: float(np.mean(groups[seed])) for seed in sorted(groups, key=str)}
+
+
+def _variance(means: Mapping[int | None, float]) -> float:
+    """Return the variance between means, 0 for one, of which nothing is known."""
+    return float(np.var([*means.values()], ddof=1)) if len(means) > 1 else 0.0
+
+
+def _spread(found: Mapping[tuple[Cell, Cell], float], sampling: float) -> Spread:
+    """Return the standard deviations, of `found` differences by their cells."""
+    by_base = defaultdict(list)
+    for (cell, other), one in found.items():
+        by_base[_pretrain_seed(cell, other)].append((cell.seed, one))
+    means = [_means(group) for group in by_base.values()]
+    df = sum(len(group) - 1 for group in means)
+    within = sum(_variance(group) * (len(group) - 1) for group in means) / df if df else 0.0
+    between = _variance({n: float(np.mean([*m.values()])) for n, m in enumerate(means)})
+    beyond = between - within * float(np.mean([1 / len(group) for group in means]))
+    return Spread(
+        sampling,
+        math.sqrt(within) if df else None,
+        math.sqrt(max(0.0, beyond)) if len(means) > 1 else None,
+    )
 
 
 def mean_of(differences: Sequence[float]) -> Difference:
@@ -117,33 +208,57 @@ def _hall(t: float, skewness: float) -> float:
 
 
 def interval_half_width(
-    sampling: float, sampling_df: int, between: float, between_df: int
+    sampling: float,
+    sampling_df: int,
+    finetuning: float,
+    finetuning_df: int,
+    pretraining: float = 0.0,
+    pretraining_df: int = 0,
 ) -> float:
-    """Return the half width of a 95% interval for a mean with two variances.
+    """Return the half width of a 95% interval for a mean with up to three variances.
 
     Each variance of the mean comes with its degrees of freedom and its own quantile of Student's
-    t: the square root of t(sampling_df)^2 sampling + t(between_df)^2 between. One t with
-    Welch-Satterthwaite's degrees of freedom covers 88% at two finetuning seeds that agree by
+    t, squared and summed: t(sampling_df)^2 sampling + t(finetuning_df)^2 finetuning + ... One t
+    with Welch-Satterthwaite's degrees of freedom covers 88% at two finetuning seeds that agree by
     chance; this covers 94.6% to 99% from two seeds on (tests/semantics/test_coverage.py).
+
+    The variance between the means of P pretraining seeds / P contains what F finetuning seeds that
+    are independent on every base add, their variance / (P F), so alone it would be enough. But a
+    finetuning seed has the same noise and order of images on every base: what that does does not
+    average out over bases, and shows between the means of finetuning seeds alone. Therefore both
+    are there. That widens the interval by 3% to 20% at three finetuning seeds and by up to a factor
+    of 2 at two, where seeds of pretraining do not differ. Taking the smaller variance out of the
+    larger one instead covers 88% at two pretraining seeds.
     """
-    parts = [(sampling, sampling_df), (between, between_df)]
+    parts = [
+        (sampling, sampling_df),
+        (finetuning, finetuning_df),
+        (pretraining, pretraining_df),
+    ]
     return math.sqrt(sum(v * student_quantile(df, 0.975) ** 2 for v, df in parts if df > 0))
 
 
 def smallest_detectable(
-    sampling_sd: float, num_sample_seeds: int, finetune_sd: float, num_finetune_seeds: int
+    sampling_sd: float,
+    num_sample_seeds: int,
+    finetune_sd: float,
+    num_finetune_seeds: int,
+    pretrain_sd: float = 0.0,
+    num_pretrain_seeds: int = 1,
 ) -> float:
     """Return the difference that the 95% interval of a table excludes with 80% probability.
 
-    `sampling_sd`: standard deviation of one paired difference by its bootstrap of 200 replicates;
-    `finetune_sd`: between finetuning seeds, unused with one seed, of which the interval does not
-    speak. Each part is the noncentrality of Student's t at that power.
+    The standard deviations are those of Spread, `sampling_sd` by 200 bootstrap replicates. Of what
+    there is one seed of, the interval does not speak, and its spread is not used. Each part is the
+    noncentrality of Student's t at that power.
     """
     from scipy.special import nctdtrinc
 
+    finetuning = finetune_sd**2 / num_finetune_seeds
     parts = [
         (sampling_sd**2 / num_sample_seeds, 199),
-        (finetune_sd**2 / num_finetune_seeds, num_finetune_seeds - 1),
+        (finetuning / num_pretrain_seeds, num_finetune_seeds - 1),
+        ((pretrain_sd**2 + finetuning) / num_pretrain_seeds, num_pretrain_seeds - 1),
     ]
     factors = [(v, nctdtrinc(df, 0.2, student_quantile(df, 0.975))) for v, df in parts if df > 0]
     return math.sqrt(sum(variance * factor**2 for variance, factor in factors))

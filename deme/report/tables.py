@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
+from deme.report.notes import notes
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
 from deme.report.terminal import text_table
@@ -13,13 +14,12 @@ from deme.runs import Suite
 from deme.system import JsonObject, print_result
 
 NOT_MEASURED = "Not measured yet"
-ONE_SEED = (
-    "(1 seed): the verdict is about the weights of one finetuning seed, not about the method; its "
-    "interval leaves out the spread between finetuning seeds."
-)
 CSV_COLUMNS = [
     "row", "metric", "mean", "published", "std", "num_values", "num_images", "difference", "low",
     "high", "verdict", "num_finetune_seeds", "forward_passes", "reference", "implementation",
+]  # fmt: skip
+BASE_COLUMNS = [  # of a suite of several bases; sd: standard deviations of one paired difference
+    "base", "num_pretrain_seeds", "sd_sampling", "sd_finetuning", "sd_pretraining",
 ]  # fmt: skip
 
 
@@ -67,11 +67,10 @@ def _count(number: int) -> str:
     return f"{number / 1e6:.2f}M" if number >= 100_000 else f"{number:,}"
 
 
-def _verdict(difference: Difference) -> str:
+def format_verdict(difference: Difference) -> str:
+    """Return the verdict; "(1 seed)" marks a claim about the weights of one finetuning seed."""
     claim = difference.verdict != "not resolved"
-    return difference.verdict + (
-        " (1 seed)" if claim and difference.num_finetune_seeds == 1 else ""
-    )
+    return difference.verdict + (" (1 seed)" if claim and difference.of_one_model else "")
 
 
 def difference_cells(difference: Difference | None, places: int) -> list[str]:
@@ -79,7 +78,7 @@ def difference_cells(difference: Difference | None, places: int) -> list[str]:
     if difference is None:
         return ["", ""]
     d = difference
-    return [f"{d.value:+.{places}f} [{d.low:+.{places}f}, {d.high:+.{places}f}]", _verdict(d)]
+    return [f"{d.value:+.{places}f} [{d.low:+.{places}f}, {d.high:+.{places}f}]", format_verdict(d)]
 
 
 def _number_cells(number: Number) -> list[str]:
@@ -92,32 +91,51 @@ def _number_cells(number: Number) -> list[str]:
     return [value, *difference_cells(number.difference, places)]
 
 
-def results_table(suite: Suite, metrics: Sequence[str], rows: Sequence[Row]) -> TextTable:
-    """Return the table of these metrics."""
+def by_base(suite: Suite, rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Return the parts of a table, a base's name as the heading; "" in a suite without `bases`."""
+    settings = suite.settings
+    if not settings.bases:
+        return [("", [*rows])]
+    return [
+        (settings.label_of(base), [row for row in rows if row.base == base])
+        for base in settings.bases
+    ]
+
+
+def results_table(
+    suite: Suite, metrics: Sequence[str], rows: Sequence[Row], base: str = ""
+) -> TextTable:
+    """Return the table of these metrics, or the part of it that is about one base."""
     lines = [cells(suite, metrics, row) for row in rows]
-    return TextTable(suite.title, header(suite, metrics), lines)
+    return TextTable(_titled(suite.title, base), header(suite, metrics), lines)
+
+
+def _titled(title: str, base: str) -> str:
+    return f"{title}: {base}" if base else title
 
 
 def comparisons_table(
     metrics: Sequence[str], rows: Sequence[Row], compared: Sequence[Comparison]
 ) -> TextTable:
     """Return row, other row, and a difference and a verdict per metric."""
+    of_bases = any(row.base is not None for row in rows)
+    means = {m: [row.numbers[m].mean for row in rows if m in row.numbers] or [0.0] for m in metrics}
+    # a base may be far worse than another: digits that show differences of the better ones
     places = {
-        metric: digits_for(
-            next((row.numbers[metric].mean for row in rows if metric in row.numbers), 0.0)
-        )
-        for metric in metrics
+        m: digits_for(min(found, key=abs) if of_bases else found[0]) for m, found in means.items()
     }
     columns = [t for m in metrics for t in (f"{m}, difference (95% interval)", "verdict")]
     lines = [
         [one.label, one.other]
+        + ([one.base] if of_bases else [])
         + [t for m in metrics for t in difference_cells(one.differences[m], places[m])]
         for one in compared
     ]
-    return TextTable("Row against row", ["row", "against", *columns], lines)
+    names = ["row", "against", *(["base"] if of_bases else [])]
+    return TextTable("Row against row", [*names, *columns], lines)
 
 
-def part_tables(rows: Sequence[Row]) -> list[TextTable]:
+def part_tables(rows: Sequence[Row], base: str = "") -> list[TextTable]:
     """Return a table for each metric that has parts, in the order in which they were measured.
 
     Parts are the loss in each range of timesteps, or a score in each kind of prompt. A table has a
@@ -125,15 +143,16 @@ def part_tables(rows: Sequence[Row]) -> list[TextTable]:
     """
     names = dict.fromkeys(name for row in rows for name in row.numbers if "/" in name)
     about = {n: next(row.numbers[n].about for row in rows if n in row.numbers) for n in names}
-    return [
-        _table(
+    tables = [
+        _part_table(
             rows, metric, {name: of for name, of in about.items() if name.split("/")[0] == metric}
         )
         for metric in dict.fromkeys(name.partition("/")[0] for name in about)
     ]
+    return [table._replace(title=_titled(table.title, base)) for table in tables]
 
 
-def _table(rows: Sequence[Row], metric: str, parts: Mapping[str, JsonObject]) -> TextTable:
+def _part_table(rows: Sequence[Row], metric: str, parts: Mapping[str, JsonObject]) -> TextTable:
     if metric == "loss":
         title = "Loss per range of timesteps"
         columns = [f"t in {about.get('range', name)}" for name, about in parts.items()]
@@ -150,62 +169,25 @@ def _cell(number: Number | None) -> str:
     change = ""
     if number.difference and number.mean != number.difference.value:
         share = number.difference.value / (number.mean - number.difference.value)
-        change = f" ({share:+.2%}, {_verdict(number.difference)})"
+        change = f" ({share:+.2%}, {format_verdict(number.difference)})"
     return f"{number.mean:.{digits_for(number.mean)}f}{change}"
-
-
-def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
-    """Return what the numbers mean: implementation, counts, seeds, intervals."""
-    settings = suite.settings
-    labels = {
-        metric: row.numbers[metric].about
-        for metric in settings.metrics
-        for row in reversed(rows)  # the first row that has one counts
-        if metric in row.numbers and "std" not in row.numbers[metric].about
-    }
-    scores = any("prompts" in about for about in labels.values())
-    verdicts = [_verdict(n.difference) for r in rows for n in r.numbers.values() if n.difference]
-    return [
-        *(_label_note(metric, about) for metric, about in labels.items()),
-        f"Finetuning seeds {list(settings.finetune_seeds)}, sampling seeds "
-        f"{list(settings.sample_seeds)}; value ± standard deviation over the n combinations "
-        "(the loss does not depend on the sampling seed).",
-        "Differences are paired (same initial noise, same held-out triples); their variance is "
-        f"that of the paired bootstrap over images{', of scores over prompts,' if scores else ''} "
-        + (
-            "plus that between finetuning seeds."
-            if len(settings.finetune_seeds) > 1
-            else "and leaves out that between finetuning seeds."
-        ),
-        *([ONE_SEED] if any("(1 seed)" in verdict for verdict in verdicts) else []),
-        "Training compute: forward passes of one image per finetuning seed, a backward pass "
-        "counted as two; search included, evaluation not.",
-        *settings.notes,
-    ]
-
-
-def _label_note(metric: str, about: JsonObject) -> str:
-    images = f" images of {about['prompts']:,} prompts" if "prompts" in about else ""
-    return (
-        f"{metric}: {about['implementation']}, n = {about['n']:,}{images} against "
-        f"{about['reference']}; {about['better']} is better."
-    )
 
 
 def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> str:
     """Return the table, its notes, row against row, and the commands for what is missing."""
     metrics = suite.settings.metrics
-    parts = [
-        f"# {markdown_text(suite.title)}",
-        _md_table(results_table(suite, metrics, rows)),
-        "\n".join(f"- {markdown_text(note)}" for note in notes(suite, rows)),
-    ]
+    parts = [f"# {markdown_text(suite.title)}"]
+    for base, found in by_base(suite, rows):
+        parts += [f"## {markdown_text(base)}"] if base else []
+        parts += [_md_table(results_table(suite, metrics, found))]
+    parts += ["\n".join(f"- {markdown_text(note)}" for note in notes(suite, rows))]
     missing = dict.fromkeys(command for row in rows for command in row.missing)
     if missing:
         command = markdown_code(f"deme reproduce {suite.file}")
         parts += [f"{NOT_MEASURED}; {command} makes it, or by hand:", markdown_block([*missing])]
     tables = [comparisons_table(metrics, rows, compared)] if compared else []
-    for table in [*tables, *part_tables(rows)]:
+    tables += [each for base, found in by_base(suite, rows) for each in part_tables(found, base)]
+    for table in tables:
         parts += [f"## {markdown_text(table.title)}", _md_table(table)]
     return "\n\n".join(parts) + "\n"
 
@@ -217,15 +199,17 @@ def _md_table(table: TextTable) -> str:
 
 def latex(suite: Suite, rows: Sequence[Row]) -> str:
     """Return a booktabs tabular."""
-    table = results_table(suite, suite.settings.metrics, rows)
-    first, *body = (
-        " & ".join(map(latex_text, line)) + r" \\" for line in (table.columns, *table.lines)
-    )
+    columns = header(suite, suite.settings.metrics)
+    body = []
+    for base, found in by_base(suite, rows):
+        heading = rf"\multicolumn{{{len(columns)}}}{{l}}{{{latex_text(base)}}} \\"
+        table = results_table(suite, suite.settings.metrics, found)
+        body += [r"\midrule", *([heading, r"\midrule"] if base else [])]
+        body += [_latex_line(line) for line in table.lines]
     lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"\toprule",
-        first,
-        r"\midrule",
+        _latex_line(columns),
         *body,
         r"\bottomrule",
         r"\end{tabular}",
@@ -233,11 +217,16 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def _latex_line(texts: Sequence[str]) -> str:
+    return " & ".join(map(latex_text, texts)) + r" \\"
+
+
+def comma_separated(suite: Suite, rows: Sequence[Row]) -> str:
     """Return one line per row and metric with full precision."""
+    several = suite.settings.several_bases
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow([*CSV_COLUMNS, *(BASE_COLUMNS if several else [])])
     for row in rows:
         for metric, number in row.numbers.items():
             d = number.difference
@@ -254,25 +243,37 @@ def comma_separated(rows: Sequence[Row]) -> str:
                     row.num_forward_passes,
                     csv_text(number.about["reference"]),
                     csv_text(number.about["implementation"]),
+                    *(_base_columns(row, d) if several else []),
                 ]
             )
     return out.getvalue()
 
 
+def _base_columns(row: Row, d: Difference | None) -> list[object]:
+    spread = d.spread if d is not None else None
+    sds = (spread.sampling, spread.finetuning, spread.pretraining) if spread else ("", "", "")
+    texts = [row.base, d.num_pretrain_seeds if d else None, *sds]
+    return ["" if text is None else text for text in texts]
+
+
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
     """Print the table, and row against row, to standard output."""
 
-    def results(metrics: Sequence[str]) -> str:
-        return text_table(*results_table(suite, metrics, rows))
+    of_bases = any(row.base is not None for row in rows)
+
+    def part(base: str, found: Sequence[Row]) -> Callable[[Sequence[str]], str]:
+        return lambda metrics: text_table(*results_table(suite, metrics, found, base))
 
     def comparisons(metrics: Sequence[str]) -> str:
-        return text_table(*comparisons_table(metrics, rows, compared), num_left=2)
+        return text_table(*comparisons_table(metrics, rows, compared), num_left=2 + of_bases)
 
     metrics = suite.settings.metrics
-    for table_of in (results, comparisons) if compared else (results,):
+    parts = [part(base, found) for base, found in by_base(suite, rows)]
+    for table_of in [*parts, comparisons] if compared else parts:
         text = table_of(metrics)
         if "…" in text:  # cut off: one table for each metric
             text = "\n".join(table_of([metric]) for metric in metrics)
         print_result(text)
-    for parts in part_tables(rows) if suite.settings.show_parts else ():
-        print_result(text_table(*parts))
+    for base, found in by_base(suite, rows) if suite.settings.show_parts else ():
+        for table in part_tables(found, base):
+            print_result(text_table(*table))

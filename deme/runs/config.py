@@ -21,9 +21,10 @@ from typing_extensions import TypedDict
 
 from deme import __version__
 from deme.runs.config_errors import config_errors, flattened, groups, options
-from deme.runs.inputs import cached, is_run, weights_folder
+from deme.runs.inputs import cached, is_run
 from deme.runs.settings.base import Config
 from deme.runs.trusted import local_trust, option_files
+from deme.runs.weights import log_weights, weights_folder
 from deme.system import BadConfig, DemeError, conf_dir, exists, files, read_cached
 
 PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
@@ -40,6 +41,7 @@ def expand_path_shortcut(arg: str) -> list[str]:
     if not ("/" in value or ":" in value or exists(value)):
         return [arg]
     if group == "model" and exists(value) and is_run(Path(value)):
+        _log_weights(value)
         value = str(weights_folder(Path(value)))
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
         value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
@@ -47,13 +49,19 @@ def expand_path_shortcut(arg: str) -> list[str]:
     return [f"{group}={option}", f"{group}.path={value}"]
 
 
+@functools.cache
+def _log_weights(run: str) -> None:
+    log_weights("model", [Path(run)])  # once
+
+
 def compose_stage(
     stage: str, overrides: Sequence[str], still_open: tuple[str, ...] = (), **values: int | str
 ) -> Config:
     """Return the resolved config of `deme <stage> <overrides>`. Raises BadConfig.
 
-    `values` are top-level keys, such as seed=1. They count as overrides, but what they are does
-    not take part in the composition, so that all seeds of a row are composed and resolved once.
+    `values` are keys such as seed=1 or, by their path, model.path. They count as overrides, but
+    what they are does not take part in the composition, so that all seeds of a row, and the bases
+    that it starts from, are composed and resolved once.
     `still_open` names keys that may be without a value (`???`).
     """
     marks = {name: f"\0{name}\0" for name in values}
@@ -101,7 +109,7 @@ def _resolved(
     known = read_cached(place, _Composed)
     if known is not None and known["environment"] == _environment(known["environment"]):
         return known["config"]
-    unresolved = {**_unresolved(stage, overrides), **dict(values)}
+    unresolved = _with_marks(_unresolved(stage, overrides), values)
     config = to_dict(OmegaConf.create(unresolved), still_open)
     with contextlib.suppress(OSError, DemeError, TypeError):
         text = json.dumps(unresolved)
@@ -112,6 +120,18 @@ def _resolved(
         if repeatable and json.loads(encoded) == entry:
             files.write_bytes(place, encoded.encode(), sync=False)
     return config
+
+
+def _with_marks(config: Config, values: tuple[tuple[str, str], ...]) -> Config:
+    """Return a config with marks as the values of keys, which are named by their paths."""
+    found = dict(config)
+    for name, mark in values:
+        group, _, key = name.rpartition(".")
+        if group:
+            found[group] = {**found[group], key: mark}
+        else:
+            found[key] = mark
+    return found
 
 
 def _environment(names: Iterable[str]) -> dict[str, str | None]:

@@ -3,7 +3,7 @@
 Keys that are not named here may be anything: a later version may add some.
 """
 
-from typing import Annotated, Literal, Required
+from typing import Annotated, Literal, NotRequired, Required
 
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
@@ -108,10 +108,14 @@ class LossMass(TypedDict):
     ranges: list[str]
 
 
-class Affinity(TypedDict):
-    """affinity.json."""
+class Affinity(TypedDict, total=False):
+    """affinity.json, and the numbers of figure=gradient_similarity."""
 
-    cosines: list[list[float]]
+    cosines: Required[list[list[float]]]
+    reliability: list[float]
+    num_timesteps: Whole
+    num_images: Whole
+    base: str | None
 
 
 class OutcomeRow(TypedDict):
@@ -123,14 +127,27 @@ class OutcomeRow(TypedDict):
     verdict: str
 
 
+class Tried(TypedDict, total=False):
+    """An idea of `deme improve`; `before` is the model that was given."""
+
+    idea: Required[str]
+    score: Required[Number | None]  # on validation images, lower is better; None: not measured
+    num_forward_passes: Required[Whole]  # of the training and the search for merge weights
+    seconds: Required[Seconds]
+    left_out: str  # why
+
+
 class Outcome(TypedDict):
     """outcome.json of `deme improve`."""
 
     metric: str
     better: bool
     metrics: dict[str, OutcomeRow]
-    merged: str
-    weights: list[float]
+    idea: str
+    model: str  # the run of the best candidate
+    weights: list[float] | None  # of a merge
+    num_test_images: NotRequired[Whole]  # whose losses are compared
+    tried: list[Tried]
 
 
 class TrialPlan(TypedDict):

@@ -8,12 +8,18 @@ what was done without them (`LeftOutAt`).
 """
 
 import json
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, reduce
 from typing import TypeVar, get_args, get_type_hints
 
 from deme.runs.inputs import content_hash
-from deme.runs.settings import SETTINGS, ChangesNoResult, Config, LeftOutAt, Option
+from deme.runs.settings import (
+    SETTINGS,
+    ChangesNoResult,
+    Config,
+    LeftOutAt,
+    Option,
+)
 from deme.system import files
 
 # of options: what lies there counts, not what it is called
@@ -23,11 +29,11 @@ Mark = TypeVar("Mark", ChangesNoResult, LeftOutAt)
 
 def identity_hash(config: Config, stage: str, hashes: Mapping[str, list[str]]) -> str:
     """Return the sha256 of what determines a run's results: its config and its inputs' content."""
-    neutral, at_default = neutral_keys(stage), _marks(stage, LeftOutAt)
+    neutral, younger = neutral_keys(stage), _marks(stage, LeftOutAt)
     kept = {
-        key: _named(_without(value, at_default.get(key)), neutral.get(key, ()))
+        key: _named(_without(value, younger.get(key, ())), neutral.get(key, ()))
         for key, value in config.items()
-        if neutral.get(key) != ()
+        if neutral.get(key) != () and not any(value in mark.at for mark in younger.get(key, ()))
     }
     return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
 
@@ -44,30 +50,24 @@ def neutral_keys(stage: str) -> Mapping[str, tuple[str, ...]]:
 
     A key has () if all of it changes nothing, else those keys of its group that do not.
     """
-    return {name: mark.keys for name, mark in _marks(stage, ChangesNoResult).items()}
+    marks = _marks(stage, ChangesNoResult)
+    return {name: found[0].keys for name, found in marks.items()}
 
 
 @cache
-def _marks(stage: str, kind: type[Mark]) -> Mapping[str, Mark]:
+def _marks(stage: str, kind: type[Mark]) -> Mapping[str, tuple[Mark, ...]]:
     """Return the marks of one kind by the key of the command that they are on."""
     hints = get_type_hints(SETTINGS[stage], include_extras=True)
-    return {
-        name: mark
+    found = {
+        name: tuple(mark for mark in get_args(hint) if isinstance(mark, kind))
         for name, hint in hints.items()
-        for mark in get_args(hint)
-        if isinstance(mark, kind)
     }
+    return {name: marks for name, marks in found.items() if marks}
 
 
-def _without(group: object, mark: LeftOutAt | None) -> object:
+def _without(group: object, marks: Sequence[LeftOutAt]) -> object:
     """Return a group without the keys that are left out at the values that they have."""
-    if mark is None or not isinstance(group, Mapping):
-        return group
-    return {
-        key: value
-        for key, value in group.items()
-        if key not in mark.values or value != mark.values[key]
-    }
+    return reduce(lambda rest, mark: mark.without(rest), marks, group)
 
 
 def _named(node: object, neutral: tuple[str, ...] = ()) -> object:

@@ -5,16 +5,19 @@ import functools
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard, cast
 
-from deme.runs.formats import Best, Command, Frozen, Status
+from deme.runs.formats import Command, Frozen, Status
 from deme.runs.outputs import damaged
 from deme.runs.settings import Config, RunSettings, run_settings
 from deme.system import (
     DATASETS,
+    EMA_WEIGHTS,
     FILE_NAME_RULE,
+    RAW_WEIGHTS,
+    SNAPSHOTS,
     BadConfig,
     DemeError,
     MissingInput,
@@ -165,49 +168,46 @@ def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
     return [paths[0] for paths in matches.values()]
 
 
-def weights_folder(path: Path) -> Path:
-    """Return the model folder of a finished run, or `path` itself if it is a model folder.
+def weights_name(path: Path, names: Iterable[str], wanted: str) -> str:
+    """Return which of the folders `names` below weights/ of a run holds the `wanted` weights.
 
-    Raises MissingInput for a run that is not finished, BadConfig for one without weights or of the
-    older format.
+    These are ema (raw where there is no average), raw or snapshots; a merge and an average have one
+    model, whatever is wanted. Raises BadConfig if it is not there.
     """
-    if not is_run(path):
-        return path
-    check_format(path)
-    check_finished(path)
-    folder = min((path / "weights").glob("[!.]*"), default=None)
-    if folder is None:
-        raise BadConfig(f"{path} has no weights; give the directory of a train or merge run")
-    return folder
+    known = sorted(names)
+    models = [name for name in known if name != SNAPSHOTS]
+    only = [name for name in models if name not in (EMA_WEIGHTS, RAW_WEIGHTS)]
+    for name in (SNAPSHOTS,) if wanted == SNAPSHOTS else (wanted, *only):
+        if name in known:
+            return name
+    if wanted == EMA_WEIGHTS and models:
+        return models[0]
+    if wanted == SNAPSHOTS or not models:
+        what, advice = {
+            SNAPSHOTS: ("no snapshots", "make one that keeps some: deme train snapshots.every=<n>")
+        }.get(wanted, ("no weights", "give the directory of a train, merge or average run"))
+        raise BadConfig(f"{path} has {what}\n{advice}")
+    raise BadConfig(
+        f"{path} has no raw weights, only their average: it was made with export=[ema], or by a "
+        "version that kept nothing else\ntype: run_weights=ema\n"
+        f"where raw weights are needed, delete that run, then {command_of(path)}"
+    )
 
 
-def found_weights(search: Path) -> Best:
-    """Return what a finished run of `deme search` found. Raises BadConfig for anything else.
-
-    It has `weights` and `weights_by_name`, and the `merge` and the `models` that they are of.
-    """
-    file = search / "best.json"
-    if not file.is_file():
-        raise BadConfig(
-            f"{search} is no run of deme search; inputs.search takes the directory of one"
-        )
-    found = read_json(file, Best)
-    return {"weights_by_name": {}, **found, "weights": [float(w) for w in found["weights"]]}
-
-
-def input_hash(name: str, path: Path) -> str:
+def input_hash(name: str, path: Path, weights: str = EMA_WEIGHTS) -> str:
     """Return the hash of a run's input: of images that are measured, that of every byte."""
     if name == "images" and path.is_dir():
         return _hash_of(path, list_files(path).files)
-    return content_hash(path)
+    return content_hash(path, weights)
 
 
-def content_hash(place: str | Path) -> str:
+def content_hash(place: str | Path, weights: str = EMA_WEIGHTS) -> str:
     """Return a hash of what a path or locator names.
 
-    It is the recorded hash of a finished run's weights, else that of the bytes of a file, a model
-    folder or a data folder; of the last the files that `list_files` lists. Of a data set on the Hub
-    it is that of the name and the revision. Raises MissingInput for what cannot be read.
+    It is the recorded hash of a finished run's `weights` (ema, raw or snapshots), else that of the
+    bytes of a file, a model folder or a data folder; of the last the files that `list_files` lists.
+    Of a data set on the Hub it is that of the name and the revision. Raises MissingInput for what
+    cannot be read, BadConfig for weights that the run does not have.
     """
     if str(place).startswith(DATASETS):
         return files.sha256_text(str(place))
@@ -215,17 +215,16 @@ def content_hash(place: str | Path) -> str:
     if not (path.is_file() or path.is_dir()):  # a device or a pipe may never end
         raise MissingInput(f"{path} is neither a file nor a folder")
     try:
-        return _content_hash(path)
+        return _content_hash(path, weights)
     except OSError as error:
         reason = error.strerror or error
         raise MissingInput(f"{error.filename or path} cannot be read: {reason}") from error
 
 
-def _content_hash(path: Path) -> str:
+def _content_hash(path: Path, weights: str) -> str:
     if is_run(path):
-        weights = read_status(path).get("weights")
-        if weights:
-            return str(next(iter(weights.values())))
+        if recorded := read_status(path).get("weights"):
+            return recorded[weights_name(path, recorded, weights)]
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
     if not path.is_dir():

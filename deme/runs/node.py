@@ -9,21 +9,30 @@ from typing import TYPE_CHECKING
 
 from deme.runs.config import compose_stage
 from deme.runs.formats import Cost
-from deme.runs.inputs import weights_folder
 from deme.runs.run import Run
-from deme.runs.settings import Config, RunSettings, SearchSettings, placed, run_settings
-from deme.system import BadConfig, MissingInput, read_json
+from deme.runs.settings import (
+    Config,
+    RunSettings,
+    SearchSettings,
+    TrainSettings,
+    placed,
+    run_settings,
+)
+from deme.runs.weights import weights_folder
+from deme.system import EMA_WEIGHTS, BadConfig, MissingInput, read_json
 
 if TYPE_CHECKING:
     from deme.runs.suite import Suite
 
-ORDER = ("pretraining", "train", "search", "training from a search", "merge", "evaluate")
+ORDER = (
+    "pretraining", "train", "search", "training from runs", "average", "merge", "evaluate",
+)  # fmt: skip
 BLOCKED = ("waiting", "missing_file")  # states of runs that cannot start
 
 
 @dataclass(eq=False)
 class Node:
-    """A run that the table needs: a stage of a row, for its seeds and its expert."""
+    """A run that the table needs: a stage of a row, for its base, its seeds and its expert."""
 
     suite: "Suite" = field(repr=False)
     row: str
@@ -31,16 +40,22 @@ class Node:
     seed: int | None
     sample_seed: int | None = None
     expert: int | None = None
+    copy: int | None = None
+    base_name: str | None = None
+    pretrain_seed: int | None = None  # of the base
     inputs: dict[str, "list[Node]"] = field(default_factory=dict, repr=False)
     overrides: list[str] = field(default_factory=list, repr=False)
     base: "Node | None" = field(
         default=None, repr=False
-    )  # trains the model that this run starts from
+    )  # makes the model that this run starts from
+    weights: str | None = None  # raw or ema: those of the base, if not its default
     missing_file: MissingInput | None = field(
         default=None, repr=False
     )  # what the user has to bring
     _run: Run | None = field(default=None, repr=False)
     _done: bool = field(default=False, repr=False)
+    _base_weights: Path | None = field(default=None, repr=False)
+    _no_weights: str | None = field(default=None, repr=False)  # why the base has not those named
 
     @property
     def waits_for_base(self) -> bool:
@@ -54,11 +69,15 @@ class Node:
         return self.run.path
 
     @property
-    def args(self) -> list[str]:
-        """The overrides, the path of the base among them once it is trained."""
-        if self.base is None or self.waits_for_base:
-            return self.overrides
-        return [*self.overrides, f"model.path={weights_folder(self.base.path)}"]
+    def base_weights(self) -> Path | None:
+        """The folder of the weights that this run starts from, once its base is made."""
+        if self._base_weights is None and self.base is not None and not self.waits_for_base:
+            try:
+                self._base_weights = weights_folder(self.base.path, self.weights or EMA_WEIGHTS)
+            except BadConfig as error:
+                self._base_weights = self.base.path / "weights" / (self.weights or EMA_WEIGHTS)
+                self._no_weights = str(error)
+        return self._base_weights
 
     @property
     def config(self) -> Config:
@@ -66,11 +85,12 @@ class Node:
         return self._config_with({})
 
     def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
-        still_open = ("inputs.experts", "model.path")[: 1 + self.waits_for_base]
-        config = compose_stage(self.stage, self.args, still_open, **self.values)
+        given = tuple(f"inputs.{name}" for name in self.inputs)  # by the suite
+        still_open = (*given, "model.path") if self.waits_for_base else given
+        config = compose_stage(self.stage, self.overrides, still_open, **self.values)
         replaced = self.suite.replaced.get(self.stage, {})
         config |= {key: value for key, value in replaced.items() if key in config}
-        return placed(config, self.suite.runs, inputs)
+        return placed(config, self.suite.runs, inputs, self.labels)
 
     @property
     def settings(self) -> RunSettings:
@@ -90,9 +110,21 @@ class Node:
         return settings
 
     @property
-    def values(self) -> dict[str, int]:
-        """The seeds and the expert, as configuration values."""
-        found = {"seed": self.seed, "expert": self.expert, "sample_seed": self.sample_seed}
+    def values(self) -> dict[str, int | str]:
+        """The seeds, the expert, the copy and the path of the base, as configuration values."""
+        found = {
+            "seed": self.seed,
+            "expert": self.expert,
+            "sample_seed": self.sample_seed,
+            "copy": self.copy,
+            "model.path": None if self.base_weights is None else str(self.base_weights),
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def labels(self) -> dict[str, int | str]:
+        """What the cell says of the base, in a suite of several."""
+        found = {"base": self.base_name, "pretrain_seed": self.pretrain_seed}
         return {name: value for name, value in found.items() if value is not None}
 
     @property
@@ -105,6 +137,8 @@ class Node:
             paths = {
                 name: [str(node.path) for node in nodes] for name, nodes in self.inputs.items()
             }
+            if self.base_weights is not None and self._no_weights is not None:
+                raise MissingInput(f"base {self.base_name}: {self._no_weights}")
             run = Run.planned(self._config_with(paths))
             self._checked(run.settings)
             self._run = run
@@ -130,8 +164,12 @@ class Node:
     @property
     def command(self) -> str:
         """The command that makes this run by hand."""
-        args = ["deme", self.stage, *self.args]
-        args += [f"{name}={value}" for name, value in self.values.items()]
+        values = self.values
+        path = values.pop("model.path", None)
+        args = ["deme", self.stage, *self.overrides]
+        args += [] if path is None else [f"model.path={path}"]
+        args += [f"{name}={value}" for name, value in values.items()]
+        args += [f"+cell.{name}={value}" for name, value in self.labels.items()]
         args += [f"paths.runs={self.suite.runs}"] if str(self.suite.runs) != "runs" else []
         run = self.run if self.state != "missing_file" else None
         for name, paths in run.inputs.items() if run is not None else ():
@@ -148,27 +186,67 @@ class Node:
         recorded = self.path / "cost.json" if self.state == "done" else None
         if recorded is not None and recorded.exists():
             return read_json(recorded, Cost)["num_forward_passes"]
-        return settings.num_forward_passes(len(self.inputs.get("experts", [])))
+        return settings.num_forward_passes(self._num_experts)
+
+    @property
+    def _num_experts(self) -> int:
+        """How many models a search combines: experts, or the snapshots of a training run."""
+        sources = [node.settings for node in self.inputs.get("snapshots_of", [])]
+        snapshots = [each.num_snapshots for each in sources if isinstance(each, TrainSettings)]
+        return sum(snapshots) or len(self.inputs.get("experts", []))
 
     @property
     def title(self) -> str:
         """Row, stage and seeds."""
-        values = {"expert": self.expert, "seed": self.seed, "sample seed": self.sample_seed}
+        values = {
+            "base": self.base_name,
+            "pretraining seed": self.pretrain_seed,
+            "expert": self.expert,
+            "copy": self.copy if self.expert is None else None,
+            "seed": self.seed,
+            "sample seed": self.sample_seed,
+        }
         texts = [f"{name} {value}" for name, value in values.items() if value is not None]
         return ", ".join([f"{self.row} {self.stage}", *texts])
 
     @property
-    def order(self) -> int:
-        """When its turn comes: a run comes after its inputs."""
-        if self.row == self.suite.settings.pretrained_by:
-            return ORDER.index("pretraining")
-        from_search = self.stage == "train" and self.inputs
-        return ORDER.index("training from a search" if from_search else self.stage)
+    def pretrains(self) -> bool:
+        """Whether this run makes a base, or what a base starts from."""
+        return self.row in self.suite.settings.pretraining
+
+    @property
+    def row_and_base(self) -> str:
+        """How tables of runs and comparisons name the row: <row>@<base> in a suite of several."""
+        return self.row if self.base_name is None else f"{self.row}@{self.base_name}"
+
+    @cached_property
+    def order(self) -> tuple[int, int]:
+        """When its turn comes: with its stage, but no earlier than its inputs and its base.
+
+        First counts how often training started from a model that is no base.
+        """
+        if self.pretrains:
+            return 0, ORDER.index("pretraining")
+        from_runs = self.stage == "train" and self.inputs
+        again = self.base is not None and not self.base.pretrains
+        depth = self.base.order[0] + 1 if self.base is not None and again else 0
+        own = depth, ORDER.index("training from runs" if from_runs else self.stage)
+        return max([own, *(node.order for nodes in self.inputs.values() for node in nodes)])
+
+    @property
+    def parents(self) -> list["Node"]:
+        """The inputs and the base."""
+        found = [node for nodes in self.inputs.values() for node in nodes]
+        return [*found, self.base] if self.base is not None else found
+
+    @property
+    def training(self) -> "Node":
+        """The training whose weights this run has, by itself, by averaging or by merging."""
+        inputs = [*self.inputs.get("run", []), *self.inputs.get("experts", [])]
+        return self if self.stage == "train" else inputs[0].training
 
     @cached_property
     def ancestors(self) -> list["Node"]:
         """Everything that goes into this run, each once, inputs first."""
-        parents = [node for nodes in self.inputs.values() for node in nodes]
-        parents += [self.base] if self.base is not None else []
-        found = [node for parent in parents for node in (*parent.ancestors, parent)]
+        found = [node for parent in self.parents for node in (*parent.ancestors, parent)]
         return list(dict.fromkeys(found))

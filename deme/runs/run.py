@@ -20,7 +20,6 @@ from deme.runs.inputs import (
     input_hash,
     is_run,
     read_status,
-    weights_folder,
 )
 from deme.runs.outputs import damaged, damages, outputs_of
 from deme.runs.provenance import provenance
@@ -28,12 +27,15 @@ from deme.runs.settings import (
     CELL_LETTERS,
     BatchSettings,
     Config,
+    FromModelSettings,
     RunSettings,
     TrainSettings,
     run_settings,
 )
 from deme.runs.trusted import check_targets
+from deme.runs.weights import log_weights, stored_hash, weights_folder
 from deme.system import (
+    EMA_WEIGHTS,
     BadConfig,
     DemeError,
     Stopped,
@@ -79,11 +81,11 @@ class Run:
         settings = run_settings(config)
         suite = Path(settings.paths.runs, settings.suite)
         found = {name: find(value, suite) for name, value in settings.inputs.items()}
-        hashes = {
-            name: [input_hash(name, path) for path in paths]
-            for name, paths in found.items()
-            if paths
-        }
+        hashes = {}
+        for name, paths in found.items():
+            weights = settings.weights_meant(name, len(paths))
+            if paths:
+                hashes[name] = [input_hash(name, path, weights) for path in paths]
         identity = identity_hash(config, settings.stage, hashes)
         path = suite / settings.stage / f"{slug(settings)}-{identity[:10]}"
         return cls(path, identity, config, found, hashes, settings)
@@ -175,6 +177,8 @@ class Run:
         try:
             self._verify_inputs()
             with log_to_file(self.path / "log.txt"):
+                for name, paths in self.inputs.items():
+                    log_weights(f"inputs.{name}", paths, self._weights_meant(name))
                 work(self)
             spent = seconds()
             folders = sorted((self.path / "weights").glob("[!.]*"))
@@ -198,20 +202,29 @@ class Run:
     def _verify_inputs(self) -> None:
         """Raise WorkFailed if the weights of an input changed after its run finished."""
         recorded = [
-            (path, digest)
+            (path, self._weights_meant(name), digest)
             for name, paths in self.inputs.items()
             for path, digest in zip(paths, self.hashes.get(name, []), strict=True)
             if is_run(path) and (path / "weights").is_dir()
         ]
-        model = self.settings.model.get("path")
+        settings = self.settings
+        model = settings.model.get("path") if isinstance(settings, FromModelSettings) else None
         if isinstance(model, str) and ":" not in model and is_run(Path(model)):
-            recorded.append((Path(model), content_hash(model)))
-        for path, digest in recorded:
-            if files.sha256(weights_folder(path)) != digest:
+            recorded.append((Path(model), EMA_WEIGHTS, content_hash(model)))
+        for path, weights, digest in recorded:
+            if stored_hash(path, weights) != digest:
                 raise WorkFailed(
                     f"the weights of {path} changed after that run finished\n"
                     "delete that run directory and make it again"
                 )
+
+    def weights_folders(self, name: str) -> list[Path]:
+        """Return the model folders of an input: those of runs, or folders that are given."""
+        weights = self._weights_meant(name)
+        return [weights_folder(path, weights) for path in self.inputs.get(name) or []]
+
+    def _weights_meant(self, name: str) -> str:
+        return self.settings.weights_meant(name, len(self.inputs.get(name) or []))
 
     def single_input(self, name: str) -> Path | None:
         """Return the single input `name`, or None if it was not given."""
@@ -276,6 +289,8 @@ def _memory_error(settings: RunSettings) -> WorkFailed:
             options[0] += f" accumulate={2 * settings.accumulate} (the same step, smaller batches)"
         if not settings.compute.gradient_checkpointing:
             options.append("compute.gradient_checkpointing=true")
+        if settings.method.get("resident") == "all" and settings.inputs.get("experts"):
+            options.append("method.resident=one (one expert on the device at a time)")
     if settings.compute.precision == "32-true":
         options.append("compute.precision=bf16-mixed")
     advice = f"type: {', or '.join(options)}" if options else "it needs a device with more memory"

@@ -4,7 +4,6 @@ No torch here: what is done, ready or stale is known in a second (docs/suites.md
 """
 
 import contextlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,8 @@ from pathlib import Path
 from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
 from deme.runs.settings import CHAIN, Config, PublishedNumbers, RowSettings, SuiteSettings
-from deme.runs.suite_file import in_order, read_suite
+from deme.runs.suite_file import read_suite
+from deme.runs.suite_layout import Layout
 from deme.system import PACKAGE, BadConfig, DemeError, locate_suite, read_json
 
 __all__ = ["Node", "Suite"]
@@ -65,6 +65,20 @@ class Suite:
         """The rows of the table, in its order: those that are evaluated."""
         return [row for row in self.settings.rows if row.evaluate is not None]
 
+    @property
+    def sections(self) -> list[tuple[str | None, list[RowSettings]]]:
+        """The bases with the rows of their parts of the table; None for a suite without `bases`.
+
+        A row that has to do with no base is in all of them.
+        """
+        return [
+            (
+                base,
+                [row for row in self.measured_rows if not row.bases or base in row.bases],
+            )
+            for base in self.settings.starts
+        ]
+
     @cached_property
     def sample_seeds(self) -> set[int]:
         """The seeds that any row is evaluated with."""
@@ -87,7 +101,7 @@ class Suite:
     @cached_property
     def nodes(self) -> list[Node]:
         """All runs, inputs before what needs them."""
-        return sorted(_Chains(self).layout(), key=lambda node: node.order)
+        return sorted(Layout(self).nodes(), key=lambda node: node.order)
 
     def sharing(self) -> list["Suite"]:
         """Return the suites that `runs_shared_with` names. Raises BadConfig."""
@@ -100,9 +114,17 @@ class Suite:
             )
         return found
 
-    def evaluations(self, row: str) -> list[Node]:
-        """Return a row's evaluate nodes."""
-        return [node for node in self.nodes if node.row == row and node.stage == "evaluate"]
+    def evaluations(self, row: str, base: str | None = None) -> list[Node]:
+        """Return a row's evaluate nodes, of one base in a suite of several."""
+        return self._evaluations.get((row, base), [])
+
+    @cached_property
+    def _evaluations(self) -> dict[tuple[str, str | None], list[Node]]:
+        found: dict[tuple[str, str | None], list[Node]] = {}
+        for node in self.nodes:
+            if node.stage == "evaluate":
+                found.setdefault((node.row, node.base_name), []).append(node)
+        return found
 
     def stale(self) -> list[Path]:
         """Return finished runs of this suite that no node resolves to.
@@ -123,66 +145,3 @@ def _is_done(path: Path) -> bool:
     with contextlib.suppress(DemeError):
         return read_status(path).get("state") == "done"
     return False
-
-
-class _Chains:
-    """Lays out the runs of every row, which take the runs of other rows as inputs."""
-
-    def __init__(self, suite: Suite) -> None:
-        self.suite = suite
-        self.nodes: list[Node] = []
-        self.made: dict[tuple[str, str, int | None], list[Node]] = defaultdict(list)
-
-    def layout(self) -> list[Node]:
-        """Return all runs, row by row; a row that trains nothing is laid out once."""
-        settings = self.suite.settings
-        rows = in_order(settings.rows)
-        for row in sorted(rows, key=lambda row: row.name != settings.pretrained_by):
-            trains = row.train is not None or row.experts_of is not None
-            once = row.name == settings.pretrained_by or not trains
-            for seed in (None,) if once else settings.finetune_seeds:
-                self.chain(row, seed)
-        return self.nodes
-
-    def chain(self, row: RowSettings, seed: int | None) -> None:
-        """Add the runs of a row for one finetuning seed."""
-        cell = f"cell.method={row.name}"
-        if row.train is not None:
-            found = {"search": self.made[row.search_of, "search", seed]} if row.search_of else {}
-            for expert in row.experts or (None,):
-                self.add(row, "train", seed, found, expert=expert)
-        experts = self.made[row.experts_of or row.name, "train", seed]
-        if row.search is not None:
-            self.add(row, "search", seed, {"experts": experts}, cell)
-        searched = self.made[row.name, "search", seed]
-        if row.merge is not None:
-            inputs = {"experts": experts, "search": searched} if searched else {"experts": experts}
-            self.add(row, "merge", seed, inputs, cell)
-        weights = self.made[row.name, "merge", seed] or experts
-        routed = ["source=experts"] if row.experts else []
-        source = {"experts": experts} if row.experts else {"weights": weights} if weights else {}
-        for sample_seed in self.suite.seeds_of(row) if row.evaluate is not None else ():
-            self.add(row, "evaluate", seed, source, cell, *routed, sample_seed=sample_seed)
-
-    def add(
-        self,
-        row: RowSettings,
-        stage: str,
-        seed: int | None,
-        inputs: dict[str, list[Node]],
-        *more: str,
-        expert: int | None = None,
-        sample_seed: int | None = None,
-    ) -> None:
-        """Add one run: common overrides, then the row's, then what the suite adds."""
-        suite, pretrained_by = self.suite, self.suite.settings.pretrained_by
-        common: tuple[str, ...] = getattr(suite.settings.common, stage)
-        overrides = [*common, *(row.overrides(stage) or ()), *more, f"suite={suite.name}"]
-        overrides += suite.paths
-        base = None
-        if pretrained_by is not None and pretrained_by != row.name:
-            (base,) = self.made[pretrained_by, "train", None]
-            overrides.append("model=diffusers")
-        node = Node(suite, row.name, stage, seed, sample_seed, expert, inputs, overrides, base)
-        self.nodes.append(node)
-        self.made[row.name, stage, seed].append(node)

@@ -5,6 +5,7 @@ Nothing here imports torch but tensors.py and hugging_face.py, which are importe
 
 from deme.system.console import (
     Bar,
+    details,
     log_to_file,
     log_to_terminal,
     logger,
@@ -48,15 +49,19 @@ from deme.system.locks import is_locked, locked
 from deme.system.paths import (
     ASSET,
     DATASETS,
+    EMA_WEIGHTS,
     FILE_NAME_RULE,
     HUB,
     PACKAGE,
+    RAW_WEIGHTS,
+    SNAPSHOTS,
     below,
     cache_folder,
     conf_dir,
     is_file_name,
     locate,
     locate_suite,
+    model_folders,
 )
 from deme.system.processes import absent, helpers, make_shards, world
 from deme.system.reading import (
@@ -78,9 +83,12 @@ __all__ = [
     "ASSET",
     "COPY_AGAIN",
     "DATASETS",
+    "EMA_WEIGHTS",
     "FILE_NAME_RULE",
     "HUB",
     "PACKAGE",
+    "RAW_WEIGHTS",
+    "SNAPSHOTS",
     "About",
     "BadConfig",
     "Bar",
@@ -104,6 +112,7 @@ __all__ = [
     "compose_yaml",
     "conf_dir",
     "construct_yaml",
+    "details",
     "did_you_mean",
     "disk_errors",
     "exists",
@@ -125,6 +134,7 @@ __all__ = [
     "logger",
     "make_parents",
     "make_shards",
+    "model_folders",
     "out_of_memory",
     "parse_json",
     "print_error",

@@ -6,16 +6,14 @@ settings decide what is shown.
 """
 
 import contextlib
-import errno
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from io import TextIOWrapper
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from rich import progress as columns
 from rich.console import Console
@@ -38,6 +36,7 @@ SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no b
 
 _bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
+_details = False  # whether what is said now is a detail of a larger command's work
 
 
 def printable(text: str) -> str:
@@ -68,6 +67,8 @@ class _TerminalHandler(logging.Handler):
     """Write records to whatever `sys.stderr` is at that moment, above a live progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _details and record.levelno < logging.WARNING and not hasattr(record, "progress"):
+            return
         if _bars is None:
             print(self.format(record), file=sys.stderr, flush=True)
         elif not hasattr(record, "progress"):  # the bar shows it already
@@ -124,80 +125,24 @@ def log_to_file(path: Path) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-class _Tolerant:
-    """A standard stream that drops what cannot be written, so that the work goes on.
-
-    `error` is why: its reader has gone (a closed pipe, a closed terminal), or its disk is full.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.error: OSError | None = None
-
-    def write(self, text: str) -> int:
-        self._tried(lambda: self._stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._tried(self._stream.flush)
-
-    def _tried(self, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except OSError as error:
-            self.error = error
-            with open(os.devnull, "w") as nowhere:  # takes what is buffered, and what follows
-                os.dup2(nowhere.fileno(), self._stream.fileno())
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-
-def _opened(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a standard stream that spells out what its encoding does not have.
-
-    Python has none (None) where it was closed when the program began.
-    """
-    if stream is None:
-        return open(descriptor, "w", errors="backslashreplace", closefd=False)
-    if isinstance(stream, TextIOWrapper):
-        with contextlib.suppress(OSError):  # it is flushed, and its reader may have gone
-            stream.reconfigure(errors="backslashreplace")
-    return stream
-
-
 @contextlib.contextmanager
-def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
-    """Go on in the block when standard output or error cannot be written.
+def details() -> Iterator[None]:
+    """Show only warnings and progress while the block runs, which is a step of a larger command.
 
-    Yields a function that returns why results on standard output were lost, None if they were not,
-    or if nobody reads them: the reader of a pipe may stop whenever it has seen enough.
+    Log files have all messages, and so has a terminal that shows details (DEBUG).
     """
-    for number in range(3):  # one that is closed would be the number of the next file
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    before = sys.stdout, sys.stderr
-    output, error = (_Tolerant(_opened(stream, n)) for n, stream in enumerate(before, start=1))
-    sys.stdout, sys.stderr = output, error
-
-    def lost() -> OSError | None:
-        output.flush()
-        if output.error is not None and output.error.errno not in (errno.EPIPE, errno.EIO):
-            return output.error
-        return None
-
+    global _details
+    before, _details = _details, os.environ.get(LEVEL_VARIABLE) != "DEBUG"
     try:
-        yield lost
+        yield
     finally:
-        lost()
-        sys.stdout, sys.stderr = before
+        _details = before
 
 
 def print_result(text: str) -> None:
-    """Write a line of a command's result to standard output."""
-    print(printable(text), flush=True)
+    """Write a line of a command's result to standard output, unless it is a detail."""
+    if not _details:
+        print(printable(text), flush=True)
 
 
 class Bar:

@@ -13,7 +13,7 @@ import threading
 import time
 
 from deme.system import DemeError, Stopped, as_deme_error, log_to_terminal, print_error, signals
-from deme.system.console import tolerant_streams
+from deme.system.streams import tolerant_streams
 
 PR_SET_PDEATHSIG = 1  # of Linux: the signal that a process gets when its parent ends
 POLL_SECONDS = 0.5

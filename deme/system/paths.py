@@ -14,6 +14,8 @@ PACKAGE = Path(__file__).parents[1]
 ASSET = "asset:"
 HUB = "hub:"
 DATASETS = "datasets:"  # a data set on the Hub, which only deme.data downloads
+EMA_WEIGHTS, RAW_WEIGHTS = "ema", "raw"  # folders below weights/ of a training run
+SNAPSHOTS = "snapshots"  # the folder below weights/ with those of earlier steps
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
 HUB_PICKLES = ["diffusion_pytorch_model*.bin", "unet/*.bin"]  # where there are no safetensors
 
@@ -39,6 +41,11 @@ def below(root: Path, place: str) -> Path:
     if not any(found.is_relative_to(folder) for folder in (root.absolute(), root.resolve())):
         raise BadConfig(f"{place!r:.200} does not lie in {root}")
     return root / place
+
+
+def model_folders(run: Path) -> list[Path]:
+    """Return the model folders below weights/ of a run: ema before raw, snapshots left out."""
+    return sorted(place for place in (run / "weights").glob("[!.]*") if place.name != SNAPSHOTS)
 
 
 def conf_dir() -> Path:

@@ -48,6 +48,7 @@ class About(TypedDict, total=False):
     num_images: Count
     base: str | None
     ema: bool | None
+    average: str  # of which weights they are the average
     merge: str
     projections: str | None
     weights: list[float] | None

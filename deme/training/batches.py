@@ -6,6 +6,7 @@ So a resumed run reads the same images as an undisturbed one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ class StepBatches:
     """Indices for micro-steps `first()` .. num_steps - 1, from seeded permutations of the data.
 
     Each process receives its rows `rank * batch_size : (rank + 1) * batch_size` of the global
-    batch. With `mirror`, each image of a batch is mirrored left-right with probability 0.5.
+    batch. With `mirror`, each image of a batch is mirrored left-right with probability 0.5. With a
+    `window` of several micro-steps they begin with the first of the window of `first()`.
     """
 
     def __init__(
@@ -32,15 +34,18 @@ class StepBatches:
         num_images: int,
         batch_size: int,
         num_steps: int,
-        seed: int,
+        seed: int | str,
         first: Callable[[], int] = lambda: 0,
         rank: int = 0,
         world_size: int = 1,
         mirror: bool = False,
+        window: int = 1,
     ) -> None:
         self.num_images, self.batch_size, self.num_steps = num_images, batch_size, num_steps
-        self.seed, self.first, self.rank, self.world_size = seed, first, rank, world_size
-        self.mirror = mirror
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.mirror, self.window = mirror, window
+        self.first = lambda: first() - first() % window
+        self.num_over = lambda: first() % window  # steps of the first window that are over
 
     def __len__(self) -> int:
         return self.num_steps
@@ -100,11 +105,25 @@ class StepLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Tensor | dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Any]:
         """Yield uint8 batches [B, C, H, W], or an encoded data set's tensors by name.
+
+        With a window of several steps: the list of its batches for the first of its steps that is
+        not over, then a list of one batch for each later step.
 
         Raises what reading an image raises, also where another process reads it.
         """
+        if self.batches.window == 1:
+            yield from self._each()
+            return
+        over, reading = self.batches.num_over(), self._each()
+        while window := list(islice(reading, self.batches.window)):
+            yield window
+            yield from ([batch] for batch in window[over + 1 :])
+            over = 0
+
+    def _each(self) -> Iterator[Any]:
+        """Yield the batch of every micro-step."""
         if isinstance(self.images, InMemoryImages):
             yield from self._picked()
         elif isinstance(self.images, EncodedDataset):

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,30 @@ class JsonlLogger(Logger):
         kind = dict[str, float | None]
         for row in reopen_jsonl(self.path, kind, lambda row: (row.get("step") or 0) < step):
             tracking.log(self.tracker, int(row.pop("step", None) or 0), row)
+
+
+class SaveSnapshots(pl.Callback):
+    """Call `write(step)` every `every` optimizer steps and after the last one.
+
+    It comes before `SaveLast`: a run that goes on from the checkpoint of a step has its snapshot,
+    and one that goes on from an earlier checkpoint writes the same snapshot again. All processes of
+    a group check their losses, and the first one writes.
+    """
+
+    def __init__(self, every: int, write: Callable[[int], None]) -> None:
+        self.every, self.write = every, write
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if pl_module.micro_step % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if step % self.every == 0 or step >= trainer.max_steps:
+            pl_module.check_finite()
+            if pl_module.group is None or pl_module.group.rank == 0:
+                self.write(step)
 
 
 class SaveLast(pl.Callback):

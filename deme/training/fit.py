@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,13 @@ from deme.data import EncodedDataset, Images
 from deme.models.checkpoint import read_pickle
 from deme.system import BadConfig, WorkFailed, first_line, progress, signals
 from deme.training.batches import StepBatches, StepLoader
-from deme.training.callbacks import AtomicCheckpointIO, JsonlLogger, SaveLast, ShowProgress
+from deme.training.callbacks import (
+    AtomicCheckpointIO,
+    JsonlLogger,
+    SaveLast,
+    SaveSnapshots,
+    ShowProgress,
+)
 from deme.training.distributed import ProcessGroup
 from deme.training.module import DiffusionModule
 
@@ -45,7 +51,7 @@ class Loop:
 
     num_steps: int
     batch_size: int
-    seed: int
+    seed: int | str
     accumulate: int = 1
     gradient_clip: float | None = 1.0
     random_flip: bool = False
@@ -55,6 +61,7 @@ class Loop:
     num_workers: int = 0
     checkpoint_every: int = 500
     log_every: int = 50
+    snapshots_every: int | None = None  # optimizer steps
 
 
 def fit(
@@ -63,12 +70,13 @@ def fit(
     loop: Loop,
     folder: Path,
     tracker: "Tracker | None" = None,
+    write_snapshot: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training began at.
 
-    All processes of the module's group call this, and the first one writes. Raises the pending
-    Interrupted or Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a
-    process that was lost.
+    `write_snapshot` is called with the number of steps that were taken. All processes of the
+    module's group call this, and the first one writes. Raises the pending Interrupted or Preempted
+    after saving, WorkFailed for a NaN loss, a damaged checkpoint or a process that was lost.
     """
     group = module.group
     rank, size = (group.rank, group.size) if group is not None else (0, 1)
@@ -82,6 +90,8 @@ def fit(
     first_step = step_of(checkpoint)
     curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, tracker)
     save = SaveLast(checkpoint, loop.checkpoint_every, curve)
+    every = loop.snapshots_every
+    snapshots = [SaveSnapshots(every, write_snapshot)] if every is not None else []
     if rank == 0:
         curve.rewind(first_step)  # the run will write these lines again
     with (
@@ -89,7 +99,9 @@ def fit(
         progress(folder.name, loop.num_steps, "steps", start=first_step) as bar,
     ):
         trainer = make_trainer(
-            loop, [curve] if rank == 0 else [], [save, ShowProgress(bar, first_step)]
+            loop,
+            [curve] if rank == 0 else [],
+            [*snapshots, save, ShowProgress(bar, first_step)],
         )
         batches = StepBatches(
             len(images),
@@ -100,6 +112,7 @@ def fit(
             rank=rank,
             world_size=size,
             mirror=loop.random_flip,
+            window=module.method.lookahead,
         )
         if group is not None:
             start_together(group, first_step)

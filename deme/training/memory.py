@@ -28,12 +28,13 @@ class Plan:
 
     batch_size: int  # of a forward pass
     moments: float = 2.0  # numbers that the optimizer keeps per parameter
-    average: bool = True  # of the weights
+    averages: int = 1  # of the weights
     dtype: torch.dtype | None = None  # what autocast casts to
     gpu: bool = False
     checkpointing: bool = False
     tasks: int = 0  # whose gradients are held separately, each of its part of the batch
     update_copies: int = 1  # temporary copies of all parameters within an update
+    teachers: int = 1  # in memory, if there is a teacher; 0 of one that is the average
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def training_memory(
         weights=size,
         gradients=size,
         optimizer=round(plan.moments * size),
-        average=size if plan.average else 0,
-        teacher=_bytes(frozen.parameters()) if frozen is not None else 0,
+        average=plan.averages * size,
+        teacher=plan.teachers * _bytes(frozen.parameters()) if frozen is not None else 0,
         casts=casts,
         activations=most - size - casts + max(0, plan.tasks - 1) * size,
         update=max(plan.update_copies, plan.tasks + 1 if plan.tasks else 0) * size,

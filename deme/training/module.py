@@ -1,23 +1,26 @@
 """The LightningModule: one optimizer step of any method, with a moving average of the weights."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
 from deme.data import training_pixels
 from deme.diffusion import Condition, ShardedRandom, generator, seeded
-from deme.methods import Method
+from deme.merging.power_profiles import TRACKED
+from deme.methods import Method, Sample
 from deme.models.denoiser import DenoisingModel
 from deme.system import WorkFailed
 from deme.training.distributed import ProcessGroup
+from deme.training.ema import PowerAverages, WeightAverage
 
 # from parameter groups
 OptimizerFactory = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
-EmaFactory = Callable[[Iterable[nn.Parameter]], EMAModel]
+EmaFactory = Callable[[Iterable[nn.Parameter]], WeightAverage]
 LearningRate = Callable[[int], float]
 Batch = Tensor | Mapping[str, Tensor]
 TrainingSample = Callable[..., tuple[Tensor, Condition]]  # of a Batch and a ShardedRandom
@@ -38,7 +41,7 @@ class DiffusionModule(pl.LightningModule):
         optimizer: OptimizerFactory,
         learning_rate: LearningRate,
         ema: EmaFactory | None,
-        seed: int,
+        seed: int | str,
         log_every: int,
         group: ProcessGroup | None = None,
         training_sample: TrainingSample = training_pixels,
@@ -56,6 +59,7 @@ class DiffusionModule(pl.LightningModule):
             isinstance(m, (nn.Dropout, nn.Dropout2d)) and m.p > 0 for m in model.modules()
         )
         self.micro_step = 0
+        self._ahead: deque[Sample] = deque()  # batches that the method has seen already
         self._finite = torch.tensor(True)
 
     def on_fit_start(self) -> None:
@@ -65,15 +69,15 @@ class DiffusionModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        self._ahead.clear()
+        if self.ema is not None:
+            self.method.follow(self.ema.shadow_params)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        count = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
-        rank, size = (self.group.rank, self.group.size) if self.group is not None else (0, 1)
-        shared = generator("train", self._seed, self.micro_step)
-        draws = ShardedRandom(shared, count * size, rank * count, (rank + 1) * count)
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor:
+        x0, draws, condition = self._next_sample(batch)
+        rank = self.group.rank if self.group is not None else 0
         dropout = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
-        x0, condition = self._training_sample(batch, draws)
         with dropout if self._has_dropout else contextlib.nullcontext():
             terms = self.method.losses(self.model, x0, draws, condition)
         loss = torch.stack(list(terms.values())).sum()
@@ -86,6 +90,30 @@ class DiffusionModule(pl.LightningModule):
             self.log_dict(dict(zip(names, values, strict=True)))
             self.log_dict(self.method.report())
         return loss
+
+    def _next_sample(self, batch: Batch | list[Batch]) -> Sample:
+        """Return x_0, the draws and the condition of this micro-step.
+
+        A list has several batches, which the method sees first: those of a whole window, or the
+        only one of the window's later steps, which are known already.
+        """
+        if not isinstance(batch, list):
+            return self._sample(batch, self.micro_step)
+        if not self._ahead:
+            over = self.micro_step % self.method.lookahead  # of a run that is resumed
+            steps = range(self.micro_step - over, self.micro_step - over + len(batch))
+            samples = [self._sample(each, step) for each, step in zip(batch, steps, strict=True)]
+            self.method.look_ahead(self.model, samples, over)
+            self._ahead.extend(samples[over:])
+        return self._ahead.popleft()
+
+    def _sample(self, batch: Batch, micro_step: int) -> Sample:
+        count = len(batch if isinstance(batch, Tensor) else next(iter(batch.values())))
+        rank, size = (self.group.rank, self.group.size) if self.group is not None else (0, 1)
+        shared = generator("train", self._seed, micro_step)
+        draws = ShardedRandom(shared, count * size, rank * count, (rank + 1) * count)
+        x0, condition = self._training_sample(batch, draws)
+        return x0, draws, condition
 
     def check_finite(self) -> None:
         """Raise WorkFailed if any loss since the start was NaN or infinite in any process."""
@@ -131,12 +159,22 @@ class DiffusionModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         if self.ema is not None:
-            self.ema.load_state_dict(checkpoint["ema"])
+            self.ema.load_state_dict(cast(dict[str, object], checkpoint["ema"]))
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's state, with averaged parameters if there is an EMA. No copies."""
+    def weights(self, averaged: bool = True) -> dict[str, Tensor]:
+        """Return the model's state, with averaged parameters if wanted and there. No copies."""
+        average = self.ema.shadow_params if averaged and self.ema is not None else None
+        return self._state(average)
+
+    def profiles(self) -> dict[float, dict[str, Tensor]]:
+        """Return the states of the power-function averages that snapshots hold, by length."""
+        if not isinstance(self.ema, PowerAverages):
+            return {}
+        return {length: self._state(self.ema.averages[length]) for length in TRACKED}
+
+    def _state(self, average: Sequence[Tensor] | None) -> dict[str, Tensor]:
         state = {name: value.detach() for name, value in self.model.state_dict().items()}
-        if self.ema is not None:
+        if average is not None:
             names = (name for name, _ in self.model.named_parameters())
-            state |= {n: v.detach() for n, v in zip(names, self.ema.shadow_params, strict=True)}
+            state |= {n: v.detach() for n, v in zip(names, average, strict=True)}
         return state

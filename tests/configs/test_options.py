@@ -12,9 +12,17 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
+from deme.analysis import Expert, NamedModel, Study
 from deme.builders.compute import Compute
 from deme.builders.data import load_data
-from deme.data import CaptionedImages, ImageData, InMemoryImages, cifar10
+from deme.data import (
+    CaptionedImages,
+    ImageData,
+    InMemoryImages,
+    SomeImages,
+    cifar10,
+    fashion_mnist,
+)
 from deme.data.cifar10 import BINARY
 from deme.diffusion import (
     NoiseSchedule,
@@ -27,6 +35,8 @@ from deme.diffusion import (
     uniform,
 )
 from deme.diffusion.conditioning import bind_condition as told_with
+from deme.merging.averages import Candidates
+from deme.merging.power_profiles import TRACKED, Profile
 from deme.merging.search.evaluations import Evaluations
 from deme.methods.balancing import Balancing
 from deme.methods.balancing.equal import Equal
@@ -43,6 +53,7 @@ from deme.system.errors import BadConfig
 from deme.system.paths import conf_dir, locate
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
+from tests import fashion
 from tests.captioned import captioned_folder
 from tests.cifar10 import MADE, unpack
 from tests.clips import hugging_face_clip, open_clip_file
@@ -85,7 +96,8 @@ def method_of(spec):
         if "balancing" in accepted_arguments(spec)
         else RangeSampler(EVERYTHING, 1000)
     )
-    offered = {"timesteps": timesteps, "ranges": ranges, "balancing": Equal(4)}
+    experts = [locate("asset:digits_base")] * 4
+    offered = {"timesteps": timesteps, "ranges": ranges, "balancing": Equal(4), "experts": experts}
     return instantiate_with(spec, weights=torch.ones(1000), batch_size=8, **offered)
 
 
@@ -165,7 +177,8 @@ def build_merge(spec):
             **spec,
             "weights": words[spec["weights"]] if isinstance(spec["weights"], str) else [0.5, 0.5],
         }
-    combine = partial(spec)
+    assert spec.get("sum") is None  # of the weights, not of the method
+    combine = partial({key: value for key, value in spec.items() if key != "sum"})
     method = combine.func
     given = (
         method.prepare(lambda: iter([("tensor", experts, base)]), **combine.keywords)
@@ -177,6 +190,15 @@ def build_merge(spec):
     merged = combine(experts, base, **given)
     assert merged.shape == (3,)
     assert bool(torch.isfinite(merged).all())
+
+
+def build_average(spec):
+    steps, folders = [10, 20, 30], [Path("10"), Path("20"), Path("30")]
+    profiles = {Profile(length, step): Path(f"{step}-{length}") for step in steps for length in TRACKED}  # fmt: skip
+    found = instantiate(spec).weigh(Candidates(folders, steps, profiles, [0.5, -0.5, 1.0]))
+    assert sum(found.weights) == pytest.approx(1)
+    assert len(found.folders) == len(found.weights)
+    assert {*found.folders} <= {*folders, *profiles.values()}
 
 
 def build_search(spec):
@@ -198,7 +220,8 @@ def build_sampler(spec):
 def build_metrics(spec):
     for one in build(MetricsSettings, spec).features.values():
         extractor = instantiate(one).to("cpu")
-        features = extractor(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+        shape = getattr(extractor, "shape", (1, 8, 8))
+        features = extractor(torch.zeros(2, *shape, dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)
         assert features.dtype == torch.float32
         assert extractor.name
@@ -226,19 +249,35 @@ def build_compute(spec):
         )
 
 
+SMALL = {  # figures at their least, by the keys that they have
+    "set_size": 100, "counts": [50, 100], "altered": 50, "replicates": 5, "num_bins": 4, "num_groups": 2,
+    "points": 3, "num_iterations": 1, "num_directions": 1, "draws": 1,
+}  # fmt: skip
+FIGURE_NEEDS = {"run": "type: run=", "table": "type: figure.table="}
+
+
 def build_figure(spec):
     wanted = inspect.signature(partial(spec)).parameters
     digits = instantiate({"_target_": "deme.data.digits.load_digits"})
     extractor = DigitFeatures("asset:digits_classifier.safetensors")
+    some = SomeImages(digits.held_out, range(8))
+    experts = [
+        Expert(item, lambda: load_pretrained("asset:digits_base")) for item in uniform(2, 1000)
+    ]
     offered = {"model": lambda: load_pretrained("asset:digits_base"), "run": None, "data": lambda: digits,
-               "extractors": lambda: [extractor], "cache": Path("cache")}  # fmt: skip
-    if "set_size" in wanted:
-        spec = {**spec, "set_size": 100, "counts": [50, 100], "altered": 50, "replicates": 5}
-    if "run" in wanted:
-        with pytest.raises(BadConfig, match="type: run="):
+               "extractors": lambda: [extractor], "cache": Path("cache"), "runs": Path("runs"), "device": "cpu",
+               "images": lambda *_: some, "experts": lambda: experts,
+               "models": lambda: [NamedModel("same", (), lambda base: base)]}  # fmt: skip
+    sizes = SMALL | ({"num_images": 16} if "images" in wanted else {})
+    spec = spec | {name: value for name, value in sizes.items() if name in wanted}
+    for name in FIGURE_NEEDS.keys() & wanted:
+        with pytest.raises(BadConfig, match=FIGURE_NEEDS[name]):
             instantiate_with(spec, **offered)
-    else:
-        assert len(instantiate_with(spec, **offered).table) > 1
+        return
+    made = instantiate_with(spec, **offered)
+    if isinstance(made, Study):
+        made = made.draw(made.measure(lambda _, measure: measure()))
+    assert len(made.table) > 1
 
 
 def build_prompts(spec):
@@ -330,6 +369,8 @@ def given(in_tmp, request, monkeypatch, network):
     monkeypatch.setattr(cifar10, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
     (in_tmp / "data").mkdir()
     unpack(BINARY, in_tmp / "data")
+    monkeypatch.setattr(fashion_mnist, "FILES", fashion.SUMS)
+    fashion.write(in_tmp / "data", packed=True)
     return {
         ("data", "image_folder"): ["data.path=images", "data.size=8", "data.channels=3"],
         ("data", "lsun_church"): ["data.path=images", "data.held_out_fraction=0.2"],
@@ -380,7 +421,7 @@ def test_every_option_is_composed_and_built(group, option, given):
         s for s in ["train", *STAGES] if f"- {group}:" in (conf_dir() / f"{s}.yaml").read_text()
     ]
     stage, added = (stages[0], "") if stages else ("train", "+")
-    extra = ["inputs.experts=[]"] if stage in ("merge", "search") else []
+    extra = {"merge": ["inputs.experts=[]"], "search": ["inputs.experts=[]"], "average": ["inputs.run=[]"]}.get(stage, [])  # fmt: skip
     config = compose_stage(
         stage, [f"{added}{group}={option}", *given.get((group, option), []), *extra]
     )

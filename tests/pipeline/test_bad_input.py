@@ -320,7 +320,7 @@ READERS = {  # file -> how it is read
     ("shards/diffusion_pytorch_model.safetensors.index.json", dump_json): (lambda file: list(open_weights(file.parent).specs),),
     ("pickled/diffusion_pytorch_model.bin", bytes): (all_weights,),
     ("affinity.json", dump_json): (lambda file: read_affinity(file, 2),),
-    ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y")),),
+    ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y"), 1.0),),
     ("plan.json", dump_json): (lambda file: read_json(file, TrialPlan),),
     ("metrics.jsonl", dump_lines): (lambda file: JsonlLogger(file, 1).rewind(2),),
     ("runs/bad/train/*/cost.json", dump_json): (table,),
@@ -350,7 +350,8 @@ def prepare(folder):
     (folder / "shards/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "affinity.json").write_text('{"cosines": [[1.0, 0.5], [0.5, 1.0]]}')
     row = {"before": 1.0, "after": 0.5, "difference": "-0.5", "verdict": "better"}
-    outcome = {"metric": "loss", "better": True, "metrics": {"loss": row}, "merged": "m", "weights": [1.0]}  # fmt: skip
+    tried = [{"idea": "merge", "score": 0.1, "num_forward_passes": 3, "seconds": 2.0}]
+    outcome = {"metric": "loss", "better": True, "metrics": {"loss": row}, "idea": "merge", "model": "m", "weights": [1.0], "tried": tried}  # fmt: skip
     (folder / "outcome.json").write_text(json.dumps(outcome))
     plan = {"seconds_per_step": 0.5, "seconds_for_the_rest": 1.5, "num_steps": 3}
     (folder / "plan.json").write_text(json.dumps(plan))
@@ -453,11 +454,14 @@ COMMANDS = {
     "evaluate": [[], ["prompts=partiprompts", "sampler=ddpm"], ["sampler=dpm_solver", "metrics=fid_pytorch", "metrics.path=x"]],
     "merge": [["inputs.experts=[x]", "merge=ties"], ["inputs.experts=[x]", "merge=dare"]],
     "search": [["inputs.experts=[x]", f"search={name}"] for name in ("grid", "cma_es", "surrogate")],
+    "average": [["inputs.run=x"], ["inputs.run=x", "average=power"], ["inputs.run=x", "average=mixture"]],
     "improve": [["model=diffusers", "model.path=x", "data=digits", "out=y"]],
     "sample": [["run=x", "prompts=digits", "sampler=pndm"]],
     "stats": [["data=lsun_church"]],
     "verify": [["run=x"]],
-    "analyze": [[], ["figure=metric_validation"]],
+    "analyze": [[], ["figure=metric_validation"],
+                *([f"figure={name}", "inputs.experts=[x]", "inputs.models={y: z}", "figure.low=-1", "figure.high=1"][: 5 if name == "loss_landscape" else 3]
+                  for name in ("gradient_similarity", "loss_landscape", "feature_change", "forgetting", "loss_by_timestep"))],
     "doctor": [["model=digits_base", "data=digits"]],
     "export": [["run=x", "out=y"]],
 }  # fmt: skip
@@ -525,7 +529,8 @@ def test_every_number_in_conf_has_a_type_and_is_finite(stage):
                 value = value[part]
             if type(value) not in (int, float) or path[0] == "cell":  # labels repeat other keys
                 continue
-            lists = [] if path[:2] == ("model", "unet") else [[value]]  # one for each resolution
+            per_part = [("model", "unet"), ("method", "consistency_weight")]  # resolution, range
+            lists = [] if path[:2] in per_part else [[value]]
             for bad in (math.nan, math.inf, -math.inf, 10**25, "abc", *lists, {"a": value}, True):
                 with pytest.raises(BadConfig, match=r"must be|without repetition"):
                     build(SETTINGS[stage], replaced(config, path, bad))
@@ -949,10 +954,11 @@ def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tm
 
 
 MAY_BE_NULL = {
-    "train": {"balancing", "ema", "expert", "gradient_clip"},
-    "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images"},
+    "train": {"balancing", "copy", "ema", "expert", "gradient_clip"},
+    "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images", "held_out_part"},
     "merge": {"seed", "weights_by_name", "dtype"},
     "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
+    "average": {"seed", "expert", "dtype"},
     "improve": {"prompts", "steps_per_expert", "hours", "guidance_scale"},
     "sample": {"run", "prompts", "num_images", "guidance_scale"},  # a run of null is refused where it is looked for
     "stats": {"out"},
@@ -961,7 +967,18 @@ MAY_BE_NULL = {
     "doctor": {"model", "data"},
     "export": {"license", "push"},
 }  # fmt: skip
-MAY_BE_ABSENT = {"verify": {"compute"}, "doctor": {"model", "data"}}
+MAY_BE_ABSENT = {
+    "verify": {"compute"},
+    "doctor": {"model", "data"},
+    "train": {
+        "copy",
+        "export",
+        "snapshots",
+        "run_weights",
+    },  # these are in no run of an earlier version
+    "evaluate": {"run_weights", "held_out_part"},
+    **{key: {"run_weights"} for key in ("merge", "search", "average")},
+}
 
 
 @pytest.mark.parametrize("stage", COMMANDS)

@@ -101,7 +101,7 @@ STAGES = {
                 "search.num_images=50", "num_images=50", "batch_size=50", "sample_seeds=[0]", "sampler.num_inference_steps=2",
                 "metrics.replicates=5", "progress.preview.num_images=4", "progress.preview.num_inference_steps=2"],
 }  # fmt: skip
-FEW_STEPS = "import deme.commands.improve as stage; stage.MAX_STEPS = stage.MIN_STEPS\n"
+FEW_STEPS = "import deme.commands.improve_budget as stage; stage.MAX_STEPS = stage.MIN_STEPS\n"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from PIL import Image
 
 from deme.commands.compare import _partnered
 from deme.data.digits import load_digits
+from deme.report.statistics import Cell
 from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run, start
 
@@ -257,12 +258,17 @@ def test_several_models_are_drawn_from_the_same_noise(tmp_path):
 
 
 def test_a_difference_is_taken_of_evaluations_that_have_a_partner():
-    one = dict.fromkeys([(0, 7), (1, 7), (1, 8)])
-    other = dict.fromkeys([(1, 7), (2, 7), (1, 9)])
-    assert [*_partnered(one, other)] == [*_partnered(other, one)] == [(1, 7)]
-    base = dict.fromkeys([(None, 7), (None, 9)])
-    assert [*_partnered(one, base)] == [(0, 7), (1, 7)]
-    assert [*_partnered(base, one)] == [(None, 7)]
+    one, other, base = (
+        dict.fromkeys(Cell(*seeds) for seeds in cells)
+        for cells in (
+            [(0, 7), (1, 7), (1, 8)],
+            [(1, 7), (2, 7), (1, 9)],
+            [(None, 7), (None, 9)],
+        )
+    )
+    assert [*_partnered(one, other)] == [*_partnered(other, one)] == [Cell(1, 7)]
+    assert [*_partnered(one, base)] == [Cell(0, 7), Cell(1, 7)]
+    assert [*_partnered(base, one)] == [Cell(None, 7)]
 
 
 def test_two_evaluations_are_compared_in_pairs(tmp_path):

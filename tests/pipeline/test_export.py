@@ -16,6 +16,7 @@ from deme.data.pixels import to_uint8
 from deme.diffusion import image_generator
 from deme.models.layout import PROJECTIONS, UNET
 from deme.models.loading import load_pretrained
+from deme.runs import weights_folder
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.system import tensors
@@ -73,7 +74,7 @@ assert "deme" not in sys.modules
 
 def unfolded(experts, merged):
     """The merge before its projections are multiplied into their layers: base + sum w (expert - base), each in its own space."""
-    experts = [load_pretrained(str(next((place / "weights").glob("[!.]*")))) for place in experts]
+    experts = [load_pretrained(str(weights_folder(place))) for place in experts]
     weights = json.loads((merged / "weights/merged/deme.json").read_text())["weights"]
     model = load_pretrained("asset:digits_base")
     model.add_projections("foldable")
@@ -148,7 +149,7 @@ def test_the_card_tells_the_history_and_the_numbers(made, tmp_path):
         "Ranges of timesteps: [0, 500), [500, 1000)",
         "Merge weights, low noise first: 0.7, 0.4",
         "Training data: digits, 1,438 training images",
-        "Method: DeMe(consistency_weight=1.0)",
+        "Method: DeMe(consistency_weight=1.0, teacher=base)",
         "Optimizer steps: 12 of 16 images",
         "AdamW(lr=0.002,",
         "EMA: none",
@@ -352,7 +353,7 @@ def test_other_slips_are_one_message_each(made, tmp_path):
         ["export", f"run={made['evaluated']}", "out=model"],
         tmp_path,
         2,
-        "has no weights; give the directory of a train or merge run",
+        "has no weights\ngive the directory of a train, merge or average run",
     )
     fails(["export", "run=nowhere", "out=model"], tmp_path, 3, "deme: nowhere does not exist")
     (tmp_path / "file").write_text("")

@@ -448,9 +448,16 @@ def test_the_outcome_of_an_improvement_names_a_run_below_it(here, monkeypatch):
     head = HEAD.format(identity=planned.identity, digest=files.sha256_text(body))
     files.write_text(planned.path / "config.yaml", f"{head}\n{body}")
     files.write_json(planned.path / "status.json", {"state": "done"})
-    theirs = {"metric": "loss", "better": True, "metrics": {}, "weights": [1]}
+    theirs = {
+        "metric": "loss",
+        "better": True,
+        "metrics": {},
+        "weights": [1],
+        "idea": "merge",
+        "tried": [],
+    }
     for place in ("../../../../elsewhere", str(BASE), "hub:somebody/model"):
-        files.write_json(planned.path / "outcome.json", {**theirs, "merged": place})
+        files.write_json(planned.path / "outcome.json", {**theirs, "model": place})
         code, text = run(["improve", *words], here)
         assert code == (3 if place.startswith("hub:") else 2), text
         assert place.startswith("hub:") or "does not lie in" in text

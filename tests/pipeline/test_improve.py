@@ -1,33 +1,56 @@
-"""`deme improve`: an under-trained model gets better, a converged one is left alone, and a kill loses nothing."""
+"""`deme improve`: an under-trained model gets better by the best idea, a converged one is left alone, and a kill loses nothing."""
 
 import json
 import signal
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from deme.commands.improve_budget import Budget
+from deme.commands.improve_work import Work
+from deme.data.digits import pixels_and_labels, split
+from deme.runs import ImproveSettings, RowSettings, Run, build, compose_stage, with_averages
+from deme.runs.ideas import averages_of, idea_rows, ideas_of, passes_per_step
+from deme.system import BadConfig
 from tests.pipeline.program import TINY_TRAIN, done, run, start
 
 SMALL = ["steps_per_expert=40", "num_ranges=2", "lr=1e-3", "projection=foldable", "search.num_images=100", "search.step=0.5",
          "num_images=300", "batch_size=50", "sampler.num_inference_steps=5", "passport.num_images=64", "metrics.replicates=50",
          "progress.log_every=20", "progress.preview.num_images=4", "progress.preview.num_inference_steps=2"]  # fmt: skip
-
-
+TINY = [
+    *SMALL,
+    "steps_per_expert=4",
+    "search.num_images=20",
+    "search.step=1",
+    "progress.log_every=2",
+]
 WITHOUT_STEPS = [word for word in SMALL if not word.startswith("steps_per_expert")]
+IDEAS = ("average", "finetune", "soup", "merge", "distill")
+BELOW = "runs/improve/improve/*/runs/improve"
+# Scores on validation images in place of those that are measured, by the name of the run that scores.
+SCORES = """
+from deme.commands.improve_work import Work
+measured = Work.score
+Work.score = lambda work, name, model: {scores}.get(name) or measured(work, name, model)
+"""
 
 
 @pytest.fixture(scope="module")
-def undertrained(tmp_path_factory):
+def pretrained(tmp_path_factory):
+    """A run with raw and averaged weights and three snapshots."""
     folder = tmp_path_factory.mktemp("base")
-    words = [
-        "train",
-        "model=digits_unet",
-        "method=pretrain",
-        *TINY_TRAIN,
-        "num_steps=150",
-        "batch_size=64",
-        "optimizer.lr=2e-3",
-    ]
-    return done(words, folder) / "weights" / "ema"
+    words = ["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "num_steps=150", "batch_size=64",
+             "optimizer.lr=2e-3", "progress.checkpoint_every=50", "snapshots.every=50"]  # fmt: skip
+    return done(words, folder)
+
+
+def improve(model, *words):
+    return ["improve", f"model={model}", "data=digits", "out=better", *words]
+
+
+def evaluated_in(folder):
+    return [path.name.split("-")[0] for path in folder.glob(f"{BELOW}/evaluate/*")]
 
 
 def outcome(folder):
@@ -35,21 +58,17 @@ def outcome(folder):
     return json.loads(file.read_text())
 
 
-def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained, tmp_path):
+def settings_of(*words):
+    config = compose_stage("improve", words)
+    return build(ImproveSettings, with_averages(config, build(ImproveSettings, config)))
+
+
+def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(pretrained, tmp_path):
     """The steps that fit into the time are kept: an hour is time for far more than the most steps."""
-    words = [
-        "improve",
-        f"model={undertrained}",
-        "data=digits",
-        "out=better",
-        *WITHOUT_STEPS,
-        "hours=1",
-    ]
-    few_steps = "import deme.commands.improve as stage; stage.MAX_STEPS = 60"
+    words = improve(pretrained / "weights" / "ema", *WITHOUT_STEPS, "hours=1", "ideas=[merge]")
+    few_steps = "import deme.commands.improve_budget as stage; stage.MAX_STEPS = 60"
     program = start(words, tmp_path, few_steps)
-    program.wait_for(
-        lambda: list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*/weights/ema"))
-    )
+    program.wait_for(lambda: list(tmp_path.glob(f"{BELOW}/train/deme-*/weights/ema")))
     program.signal(signal.SIGKILL)
     program.wait()
     assert not (tmp_path / "better").exists()
@@ -62,10 +81,17 @@ def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained
     assert plan["num_steps"] == found["num_steps"] == 60
     assert 0 < plan["seconds_per_step"] < 60
     assert 0 < plan["seconds_for_the_rest"] < 3600
-    assert found["better"]
+    assert (found["better"], found["idea"]) == (True, "merge")
     assert found["metrics"]["loss"]["after"] < found["metrics"]["loss"]["before"]
-    assert "better in loss beyond its interval" in text
-    assert "done already" in text
+    assert "is better in loss, beyond its 95% interval" in text
+    assert "the idea merge (merge weights [" in text
+    assert sorted(evaluated_in(tmp_path)) == [
+        "before",
+        "merge",
+    ]  # of one idea there is nothing to choose
+    assert found["num_test_images"] == 359
+    assert "1 seed: this is about these weights" in text
+    assert "training merge" not in text  # details are in the logs of the runs
     from diffusers import DDPMPipeline
 
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "better")
@@ -79,16 +105,231 @@ def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(undertrained
     ).read_bytes() == before
 
 
-def test_a_converged_model_is_not_harmed(tmp_path):
-    words = [
-        "improve",
-        "model=asset:digits_base",
-        "data=digits",
-        "metrics=digits",
-        "out=better",
-        *SMALL,
-        "lr=5e-3",
+@pytest.mark.slow
+def test_all_ideas_from_raw_weights_killed_during_each(pretrained, tmp_path):
+    """The best on validation images, and it alone, is measured on test images and written."""
+    words = improve(pretrained / "weights" / "raw", *TINY)
+    places = {
+        "average": "merge/average-*",
+        "finetune": "train/finetune-*",
+        "soup": "train/soup-c1*",
+        "merge": "search/merge-*",
+        "distill": "train/distill-*",
+    }
+    for place in places.values():
+        program = start(words, tmp_path)
+        program.wait_for(lambda place=place: list(tmp_path.glob(f"{BELOW}/{place}/status.json")))
+        program.kill()
+        assert not list(tmp_path.glob("runs/improve/improve/*/outcome.json"))
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    found = outcome(tmp_path)
+    tried = {one["idea"]: one for one in found["tried"]}
+    assert [*tried] == ["before", *IDEAS]
+    assert all(one.get("left_out") is None for one in tried.values())
+    best = min(IDEAS, key=lambda idea: tried[idea]["score"])
+    assert found["idea"] == best
+    scored = {"score_before", *(f"score_{idea}" for idea in IDEAS)}
+    assert sorted(evaluated_in(tmp_path)) == sorted(["before", best, *scored])
+    # 4 steps of 50 images for each of two experts, three passes an image
+    trained = 4 * 50 * 2 * 3
+    search = 4 * 20 * 4  # merges, images, ranges of the loss
+    costs = {idea: tried[idea]["num_forward_passes"] for idea in IDEAS}
+    assert costs == {
+        "average": 0,
+        "finetune": trained,
+        "soup": trained,
+        "merge": trained + search,
+        "distill": trained + trained // 3 * 4,
+    }
+    assert tried["finetune"]["seconds"] > 0
+    assert (tmp_path / "better" / "unet").is_dir() == found["better"]
+    assert "chosen" in text
+    assert "shares of the training: finetune 23%, soup 23%, experts 23%, distill 31%" in text
+
+
+def test_the_choice_is_by_the_scores_on_validation_images(pretrained, tmp_path):
+    """The idea of the lowest score is verified, although its model is the worst of all."""
+    scores = {"before": 0.5, "average": 0.01, "finetune": 0.02}
+    words = improve(pretrained / "weights" / "raw", *TINY, "ideas=[finetune,average]")
+    code, text = run(words, tmp_path, SCORES.format(scores=scores))
+    assert code == 0, text
+    found = outcome(tmp_path)
+    assert {one["idea"]: one["score"] for one in found["tried"]} == scores
+    assert found["idea"] == "average"
+    assert "(1 seed)" not in text  # nothing was finetuned
+    assert not list(tmp_path.glob(f"{BELOW}/evaluate/finetune*"))
+    source = pretrained / "weights" / "ema" / "unet" / "diffusion_pytorch_model.safetensors"
+    (average,) = tmp_path.glob(f"{BELOW}/merge/average-*/weights/merged")
+    assert (average / "unet" / source.name).read_bytes()[-10_000:] == source.read_bytes()[-10_000:]
+
+
+@pytest.mark.slow
+def test_an_idea_that_fits_its_training_images_alone_is_not_chosen(tmp_path):
+    """40 images are learned by heart: the loss falls on them, and rises on all others."""
+    pixels, labels = pixels_and_labels()
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(pixels[split(labels)[1][:200]]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"images/{number:03}.png")
+    base = "asset:digits_base"
+    data = ["data=images", "data.held_out_fraction=0.8", "data.random_flip=false"]
+    words = ["improve", f"model={base}", *data, f"inputs.average={base}", "ideas=[average,finetune]", "out=better",
+             *SMALL, "steps_per_expert=150", "batch_size=40"]  # fmt: skip
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    (finetuned,) = tmp_path.glob(f"{BELOW}/train/finetune-*")
+    on_training_images = {}
+    for name, model in {"average": base, "finetune": finetuned}.items():
+        search = ["search", f"inputs.experts=[{model}]", f"model={base}", *data, "metrics=loss", "merge=linear",
+                  "search=grid", "num_images=40", f"cell.method={name}"]  # fmt: skip
+        best = done(search, tmp_path) / "best.json"
+        on_training_images[name] = json.loads(best.read_text())["score"]
+    assert on_training_images["finetune"] < on_training_images["average"]
+    found = outcome(tmp_path)
+    tried = {one["idea"]: one["score"] for one in found["tried"]}
+    assert tried["finetune"] > tried["average"]
+    assert found["idea"] == "average"
+    assert found["num_test_images"] == 80
+    assert "no idea is better than the given model on validation images" in text
+    assert not (tmp_path / "better").exists()
+
+
+BROKEN = """
+import torch
+from deme.methods.finetune import Finetune
+from deme.methods.distill import Distill
+losses = Distill.losses
+Distill.losses = lambda *args, **more: {k: v * torch.nan for k, v in losses(*args, **more).items()}
+"""
+
+
+def test_an_idea_that_makes_nan_is_left_out(pretrained, tmp_path):
+    words = improve(pretrained / "weights" / "ema", *TINY, "ideas=[distill,finetune]")
+    code, text = run(words, tmp_path, BROKEN)
+    assert code == 0, text
+    found = outcome(tmp_path)
+    tried = {one["idea"]: one for one in found["tried"]}
+    assert found["idea"] == "finetune"
+    assert tried["distill"]["score"] is None
+    assert "nan" in tried["distill"]["left_out"].lower()
+    assert "the idea distill is left out: " in text
+    assert "Traceback" not in text
+
+
+def test_where_every_idea_fails_the_command_does(pretrained, tmp_path):
+    words = improve(pretrained / "weights" / "ema", *TINY, "ideas=[distill]")
+    code, text = run(words, tmp_path, BROKEN)
+    assert code == 4, text
+    assert "nan" in text.lower()
+    assert not (tmp_path / "better").exists()
+
+
+def test_experts_that_fail_are_tried_once(monkeypatch, in_tmp):
+    """`merge` and `distill` both need them."""
+    settings = settings_of("model=asset:digits_base", "data=digits", "out=better", *TINY)
+    work = Work(settings, Run.planned(compose_stage("improve", ["model=asset:digits_base", "data=digits", "out=better", *TINY])))  # fmt: skip
+    asked = []
+
+    def fail(suite, row):
+        asked.append(row)
+        raise BadConfig("no experts")
+
+    monkeypatch.setattr(work, "make_row", fail)
+    found = [work.try_idea(idea, 40) for idea in ("merge", "distill", "soup")]
+    assert asked == ["deme", "soup"]
+    assert {one["left_out"] for one in found} == {"no experts"}
+
+
+def test_an_idea_is_left_out_that_the_time_left_is_too_short_for(monkeypatch, in_tmp):
+    """Unless it was begun, or its experts are trained already."""
+    words = ["model=asset:digits_base", "data=digits", "out=better", "hours=1", "num_ranges=2"]
+    settings = settings_of(*words)
+    work = Work(settings, Run.planned(compose_stage("improve", words)))
+    budget = Budget(work)
+    budget.plan = {"seconds_per_step": 3.0, "seconds_for_the_rest": 10.0, "num_steps": 100}
+    budget.verdict = 100.0
+    ideas = ("finetune", "soup", "merge", "distill")
+    # of 600, 600, 600 and 1,400 seconds
+    assert [bool(budget.why_not(idea, 100)) for idea in ideas] == [False] * 4
+    budget.before = 2500.0
+    assert [bool(budget.why_not(idea, 100)) for idea in ideas] == [False, False, False, True]
+    budget.before = 3200.0
+    assert (
+        budget.why_not("soup", 100) == "it takes about 10 minutes, and 5.0 minutes are left for it"
+    )
+    assert budget.why_not("average", 100) is None
+    monkeypatch.setattr(work, "has_experts", lambda steps: True)
+    assert budget.why_not("merge", 100) is None
+    row = next(
+        node for node in work.suite(*idea_rows(settings, 100)["soup"]).nodes if node.copy == 1
+    )
+    row.path.mkdir(parents=True)
+    (row.path / "status.json").write_text('{"state": "preempted"}')
+    assert budget.why_not("soup", 100) is None
+    with budget.timed("finetune", 100):
+        budget.began -= 10.0
+    budget.planned, budget.taken, budget.before = 600.0, 1200.0, 2450.0  # all takes twice as long
+    assert (
+        budget.why_not("finetune", 100)
+        == "it takes about 20 minutes, and 17 minutes are left for it"
+    )
+    budget.before = 9000.0
+    assert "and 0 seconds are left" in budget.why_not("finetune", 100)
+
+
+def test_one_hour_is_the_time_unless_it_is_given(in_tmp):
+    own = ["model=asset:digits_base", "data=digits", "out=better"]
+    hours = [
+        settings_of(*own, *words).budget_hours
+        for words in ([], ["hours=8"], ["steps_per_expert=9"])
     ]
+    assert hours == [1, 8, None]
+
+
+def test_where_the_average_of_a_model_is(pretrained, in_tmp):
+    weights = pretrained / "weights"
+    assert averages_of({"path": str(weights / "raw")}) == {"average": str(weights / "ema")}
+    for averaged in (weights / "ema", pretrained, weights / "snapshots" / "00000050", Path("asset:digits_base")):  # fmt: skip
+        assert averages_of({"path": str(averaged)}) == {}
+    own = [f"model={weights}/raw", "data=digits", "out=better"]
+    assert settings_of(*own).inputs == {"average": str(weights / "ema"), "snapshots_of": None}
+    given = settings_of(*own, f"inputs.snapshots_of={pretrained}")
+    assert given.inputs == {"average": None, "snapshots_of": str(pretrained)}
+    assert [*ideas_of(given)] == [*IDEAS]
+    assert [*ideas_of(settings_of(*own, "ideas=[soup,finetune]", "num_ranges=1"))] == ["finetune"]
+
+
+def test_a_run_without_an_average_has_its_snapshots(tmp_path):
+    run_dir = done(
+        ["train", "model=digits_unet", "method=pretrain", *TINY_TRAIN, "ema=none", "snapshots.every=6"],
+        tmp_path,
+    )  # fmt: skip
+    assert averages_of({"path": str(run_dir)}) == {"snapshots_of": str(run_dir)}
+    code, text = run(improve(run_dir, *TINY, "ideas=[average]"), tmp_path)
+    assert code == 0, text
+    assert outcome(tmp_path)["idea"] == "average"
+    assert outcome(tmp_path)["num_steps"] == 0
+    (about,) = tmp_path.glob(f"{BELOW}/average/*/weights/averaged/deme.json")
+    assert json.loads(about.read_text())["average"] == "mean of 2 snapshots, steps 6 to 12"
+
+
+def test_every_idea_has_the_steps_of_all_experts(in_tmp):
+    own = ["model=asset:digits_base", "data=digits", "out=better", "num_ranges=3"]
+    settings = settings_of(*own)
+
+    def steps(row: RowSettings) -> int:
+        (number,) = (int(w.split("=")[1]) for w in row.train or () if w.startswith("num_steps="))
+        return number * (row.copies or len(row.experts or [0]))
+
+    for rows in idea_rows(settings, 70).values():
+        assert {steps(row) for row in rows if row.train} == {210}
+    shares = passes_per_step(settings_of(*own, "consistency_weight=1"))
+    assert shares == {"finetune": 3, "soup": 3, "experts": 4, "distill": 4}
+    assert passes_per_step(settings_of(*own, "ideas=[merge]")) == {"experts": 3}
+
+
+def test_a_converged_model_is_not_harmed(tmp_path):
+    words = improve("asset:digits_base", "metrics=digits", *SMALL, "lr=5e-3", "ideas=[merge,soup]")
     code, text = run([*words, "search.step=1.0", "sample_seeds=[0]"], tmp_path)
     assert code == 0, text
     found = outcome(tmp_path)
@@ -96,15 +337,13 @@ def test_a_converged_model_is_not_harmed(tmp_path):
     assert not found["better"]
     assert found["metrics"]["fd_digits"]["verdict"] != "better"
     assert not (tmp_path / "better").exists()
-    assert "not better in fd_digits" in text
+    assert "is not better in fd_digits, beyond its 95% interval: better was not written" in text
 
 
 def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
     (tmp_path / "better").mkdir()
     (tmp_path / "better" / "deme.json").write_text("{}")
-    code, text = run(
-        ["improve", "model=asset:digits_base", "data=digits", "out=better", *SMALL], tmp_path
-    )
+    code, text = run(improve("asset:digits_base", *SMALL), tmp_path)
     assert code == 2, text
     assert "out=better" in text
     assert "type: out=" in text
@@ -112,17 +351,11 @@ def test_a_folder_that_would_be_refused_in_the_end_is_refused_at_once(tmp_path):
 
 
 def test_time_that_is_too_short_is_said_before_training(tmp_path):
-    code, text = run(
-        [
-            "improve", "model=asset:digits_base", "data=digits", "out=better", *WITHOUT_STEPS,
-            "hours=0.0001",
-        ],
-        tmp_path,
-    )  # fmt: skip
+    code, text = run(improve("asset:digits_base", *WITHOUT_STEPS, "hours=0.0001"), tmp_path)
     assert code == 2, text
     assert "deme: hours=0.0001 " in text
-    assert "type: a larger hours=<n>" in text
-    assert not list(tmp_path.glob("runs/improve/improve/*/runs/improve/train/deme-*"))
+    assert "type: a larger hours=<n>, at least " in text
+    assert not list(tmp_path.glob(f"{BELOW}/train/deme-*"))
 
 
 @pytest.mark.parametrize(
@@ -132,13 +365,22 @@ def test_time_that_is_too_short_is_said_before_training(tmp_path):
         (["hours=-1"], "hours must be "),
         (["sample_seeds=0"], "sample_seeds must be "),
         (["steps_per_expert=0"], "steps_per_expert must be "),
+        (["ideas=[finetune,sooup]"], "sooup"),
+        (["ideas=[soup,soup]"], "ideas must be a list of different values"),
+        (["ideas=[]"], "ideas must be "),
+        (["ideas=soup"], "ideas must be "),
+        (["ideas=null"], "ideas must be "),
+        (["ideas=[average]"], "type: inputs.average=<model>, or further ideas"),
+        (["ideas=[soup]", "num_ranges=1"], "nothing to try with num_ranges=1"),
+        (["ideas=[soup]", "inputs.average=asset:digits_base"], "inputs.average is of the idea average"),
+        (["inputs.average=a", "inputs.snapshots_of=b"], "type: one of them"),
+        (["consistency_weight=-1"], "consistency_weight must be "),
     ],
 )  # fmt: skip
 def test_slips(words, message, tmp_path):
-    code, text = run(
-        ["improve", "model=asset:digits_base", "data=digits", "out=better", *words], tmp_path
-    )
+    code, text = run(improve("asset:digits_base", *words), tmp_path)
     assert code == 2, text
     assert "deme: " in text
     assert message in text
     assert "Traceback" not in text
+    assert not (tmp_path / "runs").exists()

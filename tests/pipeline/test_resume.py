@@ -215,12 +215,20 @@ def commands(experts):
         "convert": ["convert", "model.ckpt", "out=converted"],
         "stats": ["stats", "out=statistics.npz", "paths.cache=cache"],
         "analyze": ["analyze", "out=weightings.png"],
+        "figure": [
+            "analyze",
+            "figure=gradient_similarity",
+            "figure.num_bins=8",
+            "figure.num_images=512",
+            "figure.num_groups=2",
+            "out=similarity.png",
+        ],
         "doctor": ["doctor", "data=digits", "out=data.png"],
     }
 
 
 QUICK = ("train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search")
-ALSO = ("coordinate", "merge", "plan", "table", "reproduce")
+ALSO = ("coordinate", "merge", "plan", "table", "reproduce", "figure")
 SLOW = (
     "sample", "export", "convert", "stats", "analyze", "doctor", "ant-gradient", "evaluate-all",
     "verify", "compare", "improve",
@@ -265,7 +273,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "verb", ["sample", "stats", "doctor", "export", "convert", "analyze", "plan", "table"]
+    "verb", ["sample", "stats", "doctor", "export", "convert", "analyze", "figure", "plan", "table"]
 )
 def test_four_at_once_leave_what_one_leaves(verb, experts, material, tmp_path):
     """Their caches are empty, so all of them write passports, references and hashes, too."""
@@ -370,6 +378,33 @@ def test_a_stop_signal_saves_the_step_and_the_same_command_goes_on(signum, code,
     assert (stopped / "checkpoints" / "last.ckpt").exists()
     done(words, tmp_path)
     assert results(stopped) == expected
+
+
+KILLED_BY_ITS_CHECKPOINT = """
+import os, signal
+from deme.training.callbacks import AtomicCheckpointIO
+save = AtomicCheckpointIO.save_checkpoint
+def killed(self, checkpoint, *args, **kwargs):
+    save(self, checkpoint, *args, **kwargs)
+    if checkpoint["global_step"] == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+AtomicCheckpointIO.save_checkpoint = killed
+"""
+
+
+def test_a_checkpoint_comes_after_the_snapshot_of_its_step(tmp_path):
+    """Killed as soon as the checkpoint of step 6 is there, a run goes on after it."""
+    words = ["train", *TINY_TRAIN, "ema=post_hoc", "ema.length=0.2", "snapshots.every=3"]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    assert sum("snapshots" in name for name in expected) == 4 * 3
+    code, text = run(words, tmp_path, KILLED_BY_ITS_CHECKPOINT)
+    assert code == -signal.SIGKILL, text
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert "(from step 6)" in text
+    (resumed,) = tmp_path.glob("runs/scratch/train/*")
+    assert results(resumed) == expected
 
 
 STOP_IN_THE_LAST_STEP = """

@@ -294,7 +294,7 @@ def test_what_a_run_would_stumble_over_is_told_before_anything_long(tmp_path):
     for more, message in (
         (["evaluate", *words, "prompts.path=twice.json", *columns], "a category and a phrase of the same name 'six'"),
         (["evaluate", *words, "prompts.path=cats.json", "prompts.phrase_column=null"], "type: metrics.scores.digit_agreement=null"),
-        (["train", *TRAIN, "method=deme", "paths.cache=cache"], "method=deme trains one expert per run"),
+        (["train", *TRAIN, "method=distill", "paths.cache=cache"], "method=distill learns from the experts"),
     ):  # fmt: skip
         text = fails(more, tmp_path, 2, message)
         assert "2/2 images" not in text

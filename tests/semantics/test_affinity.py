@@ -50,7 +50,7 @@ def test_it_is_a_function_of_the_seed_and_a_sketch_keeps_it(images, monkeypatch)
     monkeypatch.setattr(affinity, "SKETCH_SIZE", 4096)
     g = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     g[1] += g[0]
-    sketched = torch.stack([affinity._sketch(row) for row in g])
+    sketched = torch.stack([affinity._sketch([row]) for row in g])
     assert sketched.shape == (2, 4096)
     exact, kept = torch.corrcoef(g)[0, 1], torch.nn.functional.cosine_similarity(*sketched, dim=0)
     assert float(kept) == pytest.approx(float(exact), abs=3 / 4096**0.5)
@@ -61,7 +61,7 @@ def plain_cosine(model, images, **settings):
     bins = affinity.uniform(settings["num_bins"], T)
     one = torch.stack(
         [
-            affinity._gradient(model, images, item, settings["num_images"], (0, 0), 64)
+            affinity.gradient_sketches(model, images, item, 2 * settings["num_images"], 0)[0, 0]
             for item in bins
         ]
     )
@@ -114,3 +114,84 @@ def test_a_bin_without_a_known_gradient_has_no_affinity(images):
     assert found.reliability.tolist() == pytest.approx([1, 1, 0, 0], abs=0.05)
     assert torch.equal(found.cosines[:2, 2:], torch.zeros(2, 2, dtype=torch.float64))
     assert torch.equal(found.cosines[2:, 2:], torch.eye(2, dtype=torch.float64))
+
+
+def noisy_sketches(cosine, noise, draw, groups=4, size=400):
+    """Sketches of two bins whose gradients have length 1 and a known cosine, and `noise` as long in each half."""
+    truth = torch.zeros(2, size, dtype=torch.float64)
+    truth[0, 0] = 1
+    truth[1, :2] = torch.tensor([cosine, (1 - cosine**2) ** 0.5])
+    own = torch.randn(2, 2, groups, size, generator=draw, dtype=torch.float64)
+    return truth[:, None, None] / groups + own * noise / (size * groups) ** 0.5
+
+
+def estimates(cosine, noise, repeats=200):
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(repeats):
+        sketches = noisy_sketches(cosine, noise, draw)
+        products = affinity.inner_products(lambda i, found=sketches: found[i], 2)
+        yield products, affinity._corrected(products.inner, products.inner.diagonal() > 0)
+
+
+def test_the_correction_recovers_a_cosine_that_noise_hides():
+    """Noise as long as the gradient: reliability 1/2, so that the plain cosine is half of the truth."""
+    found = list(estimates(0.6, 1.0))
+    plain = torch.stack([p.uncorrected[0, 1] for p, _ in found])
+    corrected = torch.stack([cosines[0, 1] for _, cosines in found])
+    reliability = torch.stack([p.reliability for p, _ in found]).mean()
+    assert float(reliability) == pytest.approx(0.5, abs=0.02)
+    assert float(plain.mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(corrected.mean()) == pytest.approx(0.6, abs=0.02)
+
+
+def test_standard_errors_are_the_spread_of_the_corrected_cosines():
+    for cosine, noise in ((0.6, 1.0), (-0.4, 0.5)):
+        found = list(estimates(cosine, noise))
+        told = torch.stack([affinity.standard_errors(p)[0, 1] for p, _ in found])
+        spread = float(torch.stack([cosines[0, 1] for _, cosines in found]).std())
+        assert float(told.square().mean().sqrt()) == pytest.approx(spread, rel=0.2)
+    with pytest.raises(ValueError, match="at least two groups"):
+        affinity.standard_errors(affinity.Products(torch.ones(2, 1, 2, 1), torch.ones(2, 2)))
+
+
+def test_a_sketch_keeps_inner_products_within_its_stated_error(monkeypatch):
+    monkeypatch.setattr(affinity, "SKETCH_SIZE", 2048)
+    draw = torch.Generator().manual_seed(0)
+    vectors = torch.randn(24, 30_000, generator=draw, dtype=torch.float64)
+    vectors[1:] += 0.7 * vectors[0]
+    vectors /= vectors.norm(dim=1, keepdim=True)
+    sketches = torch.stack([affinity._sketch([row]) for row in vectors])
+    errors = (sketches @ sketches.T - vectors @ vectors.T).triu(1)
+    rms = float(errors.square().sum() / (24 * 23 / 2)) ** 0.5
+    assert 0.7 / 2048**0.5 < rms < 1.5 / 2048**0.5
+
+
+def test_long_gradients_are_sketched_the_same_in_whatever_tensors_they_come(monkeypatch):
+    monkeypatch.setattr(affinity, "SKETCH_SIZE", 64)
+    monkeypatch.setattr(affinity, "CHUNK_ELEMENTS", 1000)
+    gradient = torch.randn(5500, generator=torch.Generator().manual_seed(0))
+    whole = affinity._sketch([gradient])
+    parts = [part.reshape(-1, 2) for part in gradient.split([2, 998, 1000, 2500, 1000])]
+    assert torch.equal(affinity._sketch(parts), whole)
+
+
+def test_products_are_the_same_however_many_bins_are_in_memory(monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    sketches = torch.randn(7, 2, 3, 50, generator=draw, dtype=torch.float64)
+    expected = torch.einsum("iak,jbk->iajb", sketches[:, 0], sketches[:, 1])
+    for at_once in (2, 3, 16):
+        monkeypatch.setattr(affinity, "BINS_AT_ONCE", at_once)
+        found = affinity.inner_products(lambda i: sketches[i], 7)
+        torch.testing.assert_close(found.across, expected)
+        torch.testing.assert_close(found.within, sketches.sum(2).square().sum(2).T)
+
+
+def test_groups_and_batches_divide_the_same_gradient(images):
+    model, item = TwoHalves(), affinity.uniform(4, T)[1]
+    whole = affinity.gradient_sketches(model, images, item, 2048, 0)
+    for groups, size in ((4, 256), (2, 60)):
+        parts = affinity.gradient_sketches(model, images, item, 2048, 0, groups, size)
+        assert parts.shape == (2, groups, 2)
+        torch.testing.assert_close(parts.sum(1), whole.sum(1), rtol=1e-5, atol=1e-4)
+    assert affinity.num_samples(2048, 4) == 1024
+    assert affinity.num_samples(70, 4) == 36  # 35 in pairs, 8 at a time

@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from deme.data import InMemoryImages
-from deme.diffusion import RangeSampler, TimestepRange
+from deme.diffusion import RangeSampler, TimestepRange, uniform
 from deme.methods.deme import DeMe, parameter_hash
+from deme.methods.distill import Distill
 from deme.system.errors import WorkFailed
 from deme.training.compiled import compile_checked, gradients, make_batch
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
-from tests.models import tiny
+from tests.models import moved, tiny
 
 IMAGES = InMemoryImages(
     torch.randint(0, 256, (24, 1, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
@@ -119,6 +120,35 @@ def test_inductor_on_a_tiny_network_trains_what_was_checked(precision, tmp_path)
 
     eager, compiled = trained(False), trained(True)
     assert float((eager - compiled).norm() / eager.norm()) < (1e-5 if dtype is None else 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # inductor's own
+def test_compiled_experts_teach_what_eager_ones_do_without_compiling_again(tmp_path):
+    """Each answers for another number of images at every step."""
+    ranges, folders = uniform(2, 1000), []
+    for index in range(2):
+        model = moved(tiny(), 10 + index, 0.1)
+        folders.append(tmp_path / f"expert{index}")
+        model.save(folders[-1], model.state_dict(), {})
+
+    def trained(compiled):
+        timesteps = RangeSampler(TimestepRange(0, 1000), 1000)
+        method = Distill(torch.ones(1000), timesteps, ranges, folders, 6)
+        method.prepare(tiny, "cpu")
+        model = tiny(dropout=0.1).train()
+        module = DiffusionModule(model, method, torch.optim.SGD, ConstantRate(12), None, 0, 50)
+        if compiled:
+            compile_checked(model, batch_of(model), method.teacher)
+            torch.compiler.set_stance("fail_on_recompile")
+        try:
+            fit(module, IMAGES, Loop(12, 6, 0, accelerator="cpu"), tmp_path / str(compiled))
+        finally:
+            torch.compiler.set_stance("default")
+        return torch.cat([p.detach().flatten() for p in module.model.parameters()])
+
+    eager, compiled = trained(False), trained(True)
+    assert float((eager - compiled).norm() / eager.norm()) < 1e-5
 
 
 def test_the_check_takes_the_gradients_of_the_squared_error():

@@ -11,7 +11,7 @@ from deme.data.digits import load_digits, pixels_and_labels, split
 from deme.data.pixels import to_float
 from deme.diffusion import uniform
 from deme.metrics import FrechetDistance, Statistics, denoising_loss, fixed_triples
-from deme.metrics.digit_classifier import DigitFeatures, train_classifier
+from deme.metrics.digit_classifier import DigitFeatures, train_digit_classifier
 from deme.models.loading import load_pretrained
 from deme.system.paths import PACKAGE
 
@@ -55,7 +55,7 @@ def test_better_samples_score_lower():
 def test_the_classifier_is_the_one_its_script_makes():
     pixels, labels = pixels_and_labels()
     train, held_out = split(labels)
-    again = train_classifier(pixels[train], labels[train], num_steps=300)
+    again = train_digit_classifier(pixels[train], labels[train], num_steps=300)
     shipped = DigitFeatures(FEATURES).network
     with torch.no_grad():
         right = [

@@ -93,7 +93,7 @@ def test_the_sums_are_those_of_the_options():
         5 * activation, rel=0.01
     )  # batch, three outputs, target
     low = training_memory(
-        make, make, inputs, Plan(rows, moments=0, average=False, dtype=torch.bfloat16)
+        make, make, inputs, Plan(rows, moments=0, averages=0, dtype=torch.bfloat16)
     )
     assert (low.optimizer, low.average, low.teacher, low.casts) == (0, 0, size // 2, size // 2)
     tasks = training_memory(make, None, inputs, Plan(rows, tasks=5))

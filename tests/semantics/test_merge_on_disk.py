@@ -243,6 +243,30 @@ def test_checkpoints_of_one_range_are_combined_linearly(folder):
         torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+@pytest.mark.parametrize("accumulate", [torch.float32, torch.float64])
+def test_sums_of_models_in_pieces_of_any_size_are_those_in_memory(
+    piece, accumulate, folder, monkeypatch
+):
+    monkeypatch.setattr(stream, "SUM_ELEMENTS", piece)
+    plan, weights = planned(folder, of_checkpoints=True), [0.5, 0.75, -0.25]
+    merge_folder(plan, Merge(linear, 3, weights), folder / "merged", accumulate)
+    states = [state(folder / name) for name in "012"]
+    for name, value in state(folder / "merged").items():
+        given = [one[name].to(accumulate) for one in states]
+        assert torch.equal(value, linear(given, given[0], weights).float())
+
+
+def test_nan_in_a_sum_of_models_is_named(folder, monkeypatch):
+    monkeypatch.setattr(stream, "SUM_ELEMENTS", 3)
+    rewritten(folder / "2", conv_out_bias=torch.full((1,), torch.inf))
+    plan = planned(folder, of_checkpoints=True)
+    name = f"tensor conv_out.bias of {folder / '2' / UNET} holds NaN or infinite values"
+    with pytest.raises(WorkFailed) as told:
+        merge_folder(plan, Merge(linear, 3, [0.5, 0.75, -0.25]), folder / "merged")
+    assert str(told.value).splitlines() == ["nothing was merged:", name]
+
+
 def test_every_nan_is_named_and_nothing_is_written_of_it(folder):
     rewritten(folder / "0", conv_in_bias=torch.full((4,), torch.nan))
     rewritten(folder / "2", conv_out_bias=torch.full((1,), torch.inf))

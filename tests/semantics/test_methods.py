@@ -13,7 +13,7 @@ from deme.methods.deme import DeMe, parameter_hash
 from deme.methods.finetune import Finetune
 from deme.methods.reweighted import Reweighted, merge_factor
 from deme.system.errors import BadConfig
-from tests.models import tiny
+from tests.models import moved, tiny
 
 T = 8
 ONES = torch.ones(T, dtype=torch.float64)
@@ -169,6 +169,73 @@ def test_the_teacher_has_no_projections_and_a_touched_teacher_is_noticed():
         method.finish()
 
 
-def test_a_negative_consistency_weight_is_refused():
+@pytest.mark.parametrize("weight", [-1.0, [1.0, -1.0]])
+def test_a_negative_consistency_weight_is_refused(weight):
     with pytest.raises(ValueError, match="consistency_weight must not be negative"):
-        DeMe(ONES, RangeSampler(TimestepRange(0, T), T), -1.0)
+        DeMe(ONES, RangeSampler(TimestepRange(0, T), T), weight, ranges=uniform(2, T))
+
+
+def test_a_list_of_consistency_weights_has_one_for_each_range():
+    with pytest.raises(BadConfig, match=r"one for each of the 2 ranges; got 3: \[1, 2, 3\]"):
+        DeMe(ONES, RangeSampler(TimestepRange(0, T), T), [1, 2, 3], ranges=uniform(2, T))
+
+
+def consistency_terms(weight, teacher="base", ranges=(), student=None):
+    """The terms at every timestep, with a teacher that differs from the student."""
+    model = student or moved(tiny(num_timesteps=T), 1, 0.1).double()
+    method = DeMe(
+        torch.linspace(1, 2, T, dtype=torch.float64),
+        RangeSampler(TimestepRange(0, T), T),
+        weight,
+        teacher,
+        ranges,
+    )
+    method.prepare(lambda: tiny(num_timesteps=T).double(), "cpu")
+    rows = FixedRows(list(range(T)))
+    return method, method.losses(model, rows.x0, rows)
+
+
+@torch.no_grad()
+def test_a_consistency_weight_per_range_counts_at_the_timesteps_of_its_range():
+    """Against a loop over timesteps, in float64; equal weights are one weight."""
+    ranges = [TimestepRange(0, 3), TimestepRange(3, 4), TimestepRange(4, T)]
+    weights = [0.5, 0.0, 2.0]
+    _, terms = consistency_terms(weights, ranges=ranges)
+    student, teacher = (
+        moved(tiny(num_timesteps=T), 1, 0.1).double(),
+        tiny(num_timesteps=T).double(),
+    )
+    rows, total = FixedRows(list(range(T))), 0.0
+    for t in range(T):
+        x_t = student.schedule.add_noise(rows.x0[t : t + 1], rows.eps[t : t + 1], torch.tensor([t]))
+        own, answer = (network(x_t, torch.tensor([t])) for network in (student, teacher))
+        factor = next(w for w, item in zip(weights, ranges, strict=True) if t in item)
+        total += factor * (1 + t / (T - 1)) * float((own - answer).square().mean()) / T
+    assert float(terms["consistency"]) == pytest.approx(total, rel=1e-12)
+    _, equal = consistency_terms([0.7, 0.7, 0.7], ranges=ranges)
+    _, one = consistency_terms(0.7)
+    torch.testing.assert_close(equal["consistency"], one["consistency"], rtol=1e-12, atol=0)
+    assert torch.equal(equal["denoising"], one["denoising"])
+    assert "consistency" not in consistency_terms([0.0, 0.0, 0.0], ranges=ranges)[1]
+
+
+def test_a_teacher_that_follows_the_average_answers_as_the_average_does():
+    method, _ = consistency_terms(1.0, "ema")
+    average = moved(tiny(num_timesteps=T), 5, 0.1).double()
+    student = moved(tiny(num_timesteps=T), 1, 0.1).double()
+    values = [p.detach() for p in average.parameters()]
+    method.follow(values)
+    rows = FixedRows(list(range(T)))
+    t = torch.arange(T)
+    x_t = student.schedule.add_noise(rows.x0, rows.eps, t)
+    weights = torch.linspace(1, 2, T, dtype=torch.float64)
+
+    def expected():
+        errors = (student(x_t, t) - average(x_t, t)).square().flatten(1).mean(1)
+        return (weights * errors).mean()
+
+    torch.testing.assert_close(method.losses(student, rows.x0, rows)["consistency"], expected())
+    for value in values:  # the average goes on, in place
+        value.mul_(1.5)
+    torch.testing.assert_close(method.losses(student, rows.x0, rows)["consistency"], expected())
+    method.finish()  # a teacher that is meant to change

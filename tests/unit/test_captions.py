@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from deme.data import Captioned, CaptionedImages, InMemoryImages, SomeImages, every
+from deme.data import Captioned, CaptionedImages, ImageData, InMemoryImages, SomeImages, every
 from deme.data.captioned import load_captioned_images
 from deme.data.image_folder import load_image_folder
+from deme.data.split_dataset import part_of_held_out
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 
 NAMES = [f"{index:02d}.png" for index in range(20)]
@@ -360,3 +361,20 @@ def test_the_content_hash_covers_captions_and_their_order():
         for texts in (["a", "b"], ["b", "a"], ["a b", ""])
     }
     assert len(hashes) == 3
+
+
+def test_the_parts_of_the_held_out_images_share_none_and_are_fixed():
+    pixels = torch.arange(21, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    images = CaptionedImages(InMemoryImages(pixels), [f"number {index}" for index in range(21)])
+    data = ImageData(images, images, caption_dropout=0.5)
+    parts = [part_of_held_out(data, part) for part in ("validation", "test", "validation")]
+    numbers = [every(part.held_out)[:, 0, 0, 0].tolist() for part in parts]
+    assert numbers[0] == numbers[2]
+    assert sorted(numbers[0] + numbers[1]) == list(range(21))
+    assert {len(each) for each in numbers} == {10, 11}
+    assert {part.caption_dropout for part in parts} == {0.5}
+    assert all(part.train is images for part in parts)
+    assert isinstance(parts[1].held_out, Captioned)
+    assert parts[1].held_out.captions([0]) == [f"number {numbers[1][0]}"]
+    assert parts[0].held_out.content_hash() != parts[1].held_out.content_hash()
+    assert part_of_held_out(data, None) is data

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from deme.system import console
+from deme.system import console, streams
 from deme.system.console import log_to_file, log_to_terminal, logger, print_result, progress
 
 
@@ -33,7 +33,7 @@ def _shown(monkeypatch):
 def test_what_the_encoding_of_a_stream_lacks_is_spelled_out(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
-    with console.tolerant_streams() as lost:
+    with streams.tolerant_streams() as lost:
         print_result("1.5 ± 0.1")
         assert lost() is None
     assert out.buffer.getvalue() == b"1.5 \\xb1 0.1\n"
@@ -56,6 +56,31 @@ def test_messages_go_to_standard_error_and_results_to_standard_output(capsys):
     assert out == "a result\n"
     assert re.sub(r"\d\d:\d\d:\d\d ", "", err) == "a message\nwarning: take care\n"
     assert re.match(r"\d\d:\d\d:\d\d ", err), "the time, where no terminal shows it"
+
+
+def test_of_the_details_of_a_step_the_terminal_shows_warnings_and_progress_alone(
+    capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", -1)
+    with log_to_file(tmp_path / "log.txt"), console.details():
+        logger.info("a message")
+        logger.warning("take care")
+        print_result("a result of the step")
+        work()
+    print_result("a result")
+    out, err = capsys.readouterr()
+    assert out == "a result\n"
+    assert "a message" not in err
+    assert "take care" in err
+    assert "training: 4/4 steps" in err
+    assert "a message" in (tmp_path / "log.txt").read_text()
+    log_to_terminal("DEBUG")
+    with console.details():
+        logger.info("a message")
+        print_result("a result of the step")
+    out, err = capsys.readouterr()
+    assert "a message" in err
+    assert "a result of the step" in out
 
 
 def test_on_a_terminal_a_message_is_the_plain_text():

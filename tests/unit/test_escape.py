@@ -12,9 +12,10 @@ from deme.cli.app import main
 from deme.report import figures
 from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
 from deme.report.model_card import _literal
+from deme.report.notes import ONE_SEED, notes
 from deme.report.rows import Number, Row
 from deme.report.statistics import Difference
-from deme.report.tables import ONE_SEED, latex, markdown, notes, part_tables, results_table
+from deme.report.tables import latex, markdown, part_tables, results_table
 from deme.report.terminal import text_table
 from deme.runs import RowSettings, Suite, SuiteSettings
 from deme.system import logger, print_result, printable, single_line

@@ -11,10 +11,12 @@ from deme.cli.app import main
 from deme.diffusion.weighting import min_snr
 from deme.runs import Run, compose_stage, instantiate, trusted
 from deme.runs.identity import identity_hash, neutral_keys
+from deme.runs.settings import run_settings
 from deme.runs.settings.commands import RUNS
 from deme.system import BadConfig, files
 
 OVERRIDES = {
+    "average": ["inputs.run=[asset:digits_base,asset:captioned_digits]"],
     "merge": ["inputs.experts=[asset:digits_base]"],
     "search": ["inputs.experts=[asset:digits_base]"],
     "improve": ["data=digits", "model=diffusers", "model.path=asset:digits_base", "out=better"],
@@ -103,6 +105,59 @@ def test_exactly_the_keys_that_are_declared_to_change_no_result_take_no_part(sta
             with_none = {name: value for name, value in inside.items() if name != key}
             without = identity_hash({**config, group: with_none}, stage, {})
             assert identity_hash({**config, group: inside}, stage, {}) == without, (group, key)
+
+
+YOUNGER = {  # keys that runs of earlier versions did not have, and a value that changes results
+    "train": {"export": ["ema"], "snapshots": {"every": 5}, "run_weights": None, "copy": 0},
+    "evaluate": {"run_weights": None, "held_out_part": "test"},
+    "merge": {"run_weights": None},
+    "search": {"run_weights": None},
+}
+
+
+@pytest.mark.parametrize("stage", YOUNGER)
+def test_keys_that_are_younger_than_runs_keep_their_ids_at_the_default(stage):
+    config = config_of(stage)
+    older = {key: value for key, value in config.items() if key not in YOUNGER[stage]}
+    assert len(older) + len(YOUNGER[stage]) == len(config)
+    assert identity_hash(older, stage, {}) == identity_hash(config, stage, {})
+    assert run_settings(older) == run_settings(config)
+    for key, value in YOUNGER[stage].items():
+        if value is not None:  # run_weights: what the inputs hold counts
+            changed = identity_hash({**config, key: value}, stage, {})
+            assert changed != identity_hash(config, stage, {})
+
+
+def test_the_order_of_exported_weights_does_not_count():
+    ids = {identity_hash(config_of("train", f"export=[{each}]"), "train", {}) for each in ("raw,ema", "ema,raw")}  # fmt: skip
+    assert ids == {identity_hash(config_of("train"), "train", {})}
+
+
+@pytest.mark.parametrize(
+    ("stage", "path", "default", "other"),
+    [
+        ("train", ("copy",), None, 0),
+        ("train", ("method", "teacher"), "base", "ema"),
+        ("merge", ("merge", "sum"), None, 2),
+        ("search", ("merge", "sum"), None, 2),
+    ],
+)
+def test_younger_keys_count_at_other_values_than_their_default_alone(stage, path, default, other):
+    """A run that was made before has the id that it would be given today."""
+    config = config_of(stage, *(["method=deme"] if stage == "train" else []))
+    *groups, key = path
+
+    def changed(*value):
+        copied = copy.deepcopy(config)
+        group = copied
+        for name in groups:
+            group = group[name]
+        assert group.pop(key) == default
+        group.update(dict.fromkeys([key], *value) if value else {})
+        return identity_hash(copied, stage, {})
+
+    assert changed() == changed(default) == identity_hash(config, stage, {})
+    assert changed(other) != changed()
 
 
 def test_the_content_of_inputs_counts(in_tmp):

@@ -96,6 +96,8 @@ def test_an_option_explains_its_keys_which_are_the_methods_with_its_defaults(opt
     spec = dict(OPTIONS[option])
     parameters = inspect.signature(METHODS[spec.pop("_target_").rpartition(".")[2]]).parameters
     prepared = {"thresholds"} if option == "ties" else set()
+    assert ("sum" in spec) == (option in ("uniform", "weighted_sum", "dare"))
+    assert spec.pop("sum", None) is None  # a rule for the weights, whatever the method
     assert spec.keys() == parameters.keys() - {"experts", "base", "name"} - prepared
     assert {k: v for k, v in spec.items() if k != "weights"} == {
         k: parameters[k].default for k in spec if k != "weights"

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
-from deme.merging.combine import merge_tensor
+from deme.merging.combine import Merge, merge_tensor
+from deme.merging.methods.linear import linear
+from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.search.grid import GridSearch
+from deme.system.errors import BadConfig
 
 
 def tensors(n=4, dtype=torch.float32):
@@ -86,3 +89,32 @@ def test_grid_holds_every_combination_once():
 def test_impossible_grids_are_refused(arguments):
     with pytest.raises(ValueError, match="low <= high and step > 0"):
         GridSearch(**arguments)
+
+
+def test_weights_are_scaled_to_a_sum():
+    """By hand: a sum of 2 goes twice as far as the mean of the experts, in their proportions."""
+    experts, base = tensors(2, torch.float64)
+    merge = Merge(weighted_sum, 2, weights="uniform", sum=2)
+    assert merge.weights == [1, 1]
+    mean = (experts[0] + experts[1]) / 2
+    torch.testing.assert_close(merge(experts, base), base + 2 * (mean - base))
+    given = Merge(weighted_sum, 2, [0.1, 0.5], {"conv.*": 0.5}, sum=3.0)
+    assert given.weights == pytest.approx([0.5, 2.5])
+    assert given.weights_for("conv.bias") == [0.5, 0.5]  # as given
+    assert Merge(weighted_sum, 2, weights=[0.1, 0.5]).weights == [0.1, 0.5]
+    assert Merge(weighted_sum, 2, weights=[0.1, 0.5], sum=0).weights == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "total", "message"),
+    [
+        (weighted_sum, [1, -1], 2, "the sum 0, whatever"),
+        (weighted_sum, [1, 1], float("nan"), "must be a finite number"),
+        (weighted_sum, [1, 1], "two", "must be a finite number"),
+        (ties, "uniform", 2, "merge=ties has no weights of any sum"),
+        (linear, "uniform", 2, "merge=linear has no weights of any sum"),
+    ],
+)
+def test_a_sum_that_weights_cannot_have_is_refused(method, weights, total, message):
+    with pytest.raises(BadConfig, match=message):
+        Merge(method, 2, weights=weights, sum=total)

@@ -12,6 +12,7 @@ from deme.merging.search.coordinate import CoordinateSearch
 from deme.merging.search.evaluations import BudgetSpent, Evaluations
 from deme.merging.search.gradient import GradientSearch
 from deme.merging.search.grid import GridSearch
+from deme.merging.search.sum import SumSearch
 from deme.merging.search.surrogate import SurrogateSearch, design, fit, minimum
 from deme.runs import SearchSettings, build, compose_stage, instantiate, options
 from deme.system.errors import BadConfig, WorkFailed
@@ -494,6 +495,9 @@ def test_cma_es_is_a_function_of_its_seed(on):
        (CMAESSearch, {"seed": -1}, "seed must be"), (CMAESSearch, {"seed": 2**32}, "seed must be below"),
        (GradientSearch, {"max_evaluations": 1.5}, "whole number of at least 1, got 1.5"),
        (SurrogateSearch, {"step": 0}, "step must lie"), (SurrogateSearch, {"step": 0.74}, r"\(high - low\) / 3 = 0.7333"),
+       (SumSearch, {"low": 1, "high": 0}, "low <= high"), (SumSearch, {"step": 0}, "step > 0"),
+       (SumSearch, {"proportions": [1, -1]}, "must not sum to 0"), (SumSearch, {"proportions": []}, "uniform or a list"),
+       (SumSearch, {"proportions": "equal"}, "uniform or a list"),
        (SurrogateSearch, {"rounds": 0}, "rounds must be"), (SurrogateSearch, {"ridge": 0}, "ridge must lie")],
 )  # fmt: skip
 def test_impossible_settings_are_refused(search, settings, message):
@@ -522,6 +526,33 @@ def test_one_weight_can_be_searched(on, search):
     search.run(evaluations, [0.25])
     assert abs(evaluations.best.weights[0] - 0.3) < 0.05
     assert len(evaluations.history) <= search.count(1)
+
+
+def test_the_sum_alone_is_searched_with_given_proportions(on):
+    """On a quadratic the best multiple s of a direction p is p'Hw* / p'Hp."""
+    for proportions, shares in (
+        ("uniform", [0.25] * 4),
+        ([1, 1, 2, 4], [1 / 8, 1 / 8, 2 / 8, 4 / 8]),
+    ):
+        objective = Quadratic(INSIDE, curved((0.5, 1, 2, 3), 0))
+        evaluations = on(objective, f"{len(proportions)}.jsonl")
+        search = SumSearch(proportions, 0.0, 5.0, 0.01)
+        search.run(evaluations, START)
+        assert len(objective.asked) == search.count(4) == 501
+        p, h = np.array(shares), objective.curvature
+        assert sum(evaluations.best.weights) == pytest.approx(
+            p @ h @ np.array(INSIDE) / (p @ h @ p), abs=0.005
+        )
+        found = np.array(evaluations.best.weights) / sum(evaluations.best.weights)
+        assert found == pytest.approx(shares)
+
+
+def test_the_sum_of_every_block_is_the_same(on):
+    objective = Quadratic((0.5,) * 6)
+    SumSearch([1, 3], 1.0, 2.0, 1.0).run(on(objective), [0.5] * 6)
+    assert objective.asked == [(0.25, 0.75) * 3, (0.5, 1.5) * 3]
+    with pytest.raises(BadConfig, match=r"needs 2 numbers, .*; got 3: \[1, 3, 1\]"):
+        SumSearch([1, 3, 1]).run(on(objective, "other.jsonl"), [0.5] * 6)
 
 
 @pytest.mark.parametrize("offset", [-3.0, 3.0])

@@ -1,9 +1,7 @@
 """LCSC: a weighted mean of checkpoints in which weights may be negative (Liu et al. 2024)."""
 
 from collections.abc import Sequence
-from functools import reduce
 
-import torch
 from torch import Tensor
 
 from deme.merging.methods import merge_method
@@ -28,6 +26,9 @@ def linear(
             f"merge=linear needs weights that sum to 1; {list(weights)} sum to {sum(weights):.6g}\n"
             "for a sum of task vectors with any weights, type: merge=weighted_sum"
         )
-    pairs = zip(weights, experts, strict=True)
-    terms = (tensor if weight == 1 else weight * tensor for weight, tensor in pairs if weight != 0)
-    return reduce(torch.add, terms)  # weights that sum to 1 are not all 0
+    terms = [(w, tensor) for w, tensor in zip(weights, experts, strict=True) if w != 0]
+    (first, tensor), *others = terms  # weights that sum to 1 are not all 0
+    mean = first * tensor
+    for weight, tensor in others:
+        mean.add_(tensor, alpha=weight)  # one pass and no copy per checkpoint
+    return mean

@@ -29,6 +29,7 @@ class Search(Protocol):
     """A strategy: a function of its settings, the start and the scores, so it can be replayed."""
 
     needs_gradients: bool = False  # with each score, which costs a backward pass
+    varies_sum_alone: bool = False  # of the weights; their proportions are given
 
     def run(self, evaluations: "Evaluations", start: Sequence[float]) -> None:
         """Evaluate vectors until done; `evaluations` keeps the best one."""

@@ -2,32 +2,30 @@
 
 from deme.runs.settings.base import (
     STRICT,
-    ChangesNoResult,
     Config,
     Count,
-    LeftOutAt,
     Name,
     Option,
     Switch,
     build,
     explanation,
-    placed,
 )
 from deme.runs.settings.commands import (
     SETTINGS,
     AnalyzeSettings,
     DoctorSettings,
-    EvaluateSettings,
     SampleSettings,
     StatsSettings,
     TrainSettings,
     VerifySettings,
     run_settings,
 )
+from deme.runs.settings.evaluating import EvaluateSettings
 from deme.runs.settings.groups import (
     CELL_LETTERS,
     BatchSettings,
     ComputeSettings,
+    FromModelSettings,
     LoggerSettings,
     LossMetricSettings,
     LossPlaneSettings,
@@ -35,28 +33,35 @@ from deme.runs.settings.groups import (
     PathsSettings,
     RunSettings,
 )
+from deme.runs.settings.marks import ChangesNoResult, LeftOutAt
 from deme.runs.settings.merging import (
+    IMPROVE_JUDGE_SEED,
     IMPROVE_SEARCH_SEED,
+    AverageSettings,
     ExportSettings,
     ImproveSettings,
     MergeSettings,
     SearchSettings,
 )
+from deme.runs.settings.placed import placed
 from deme.runs.settings.suite import (
-    CHAIN,
+    PairedSpread,
     PublishedNumbers,
-    RowSettings,
     SuiteOptions,
     SuiteSettings,
+    row_and_base,
 )
+from deme.runs.settings.suite_rows import CHAIN, RowSettings, StartSettings
 
 __all__ = [
     "CELL_LETTERS",
     "CHAIN",
+    "IMPROVE_JUDGE_SEED",
     "IMPROVE_SEARCH_SEED",
     "SETTINGS",
     "STRICT",
     "AnalyzeSettings",
+    "AverageSettings",
     "BatchSettings",
     "ChangesNoResult",
     "ComputeSettings",
@@ -65,6 +70,7 @@ __all__ = [
     "DoctorSettings",
     "EvaluateSettings",
     "ExportSettings",
+    "FromModelSettings",
     "ImproveSettings",
     "LeftOutAt",
     "LoggerSettings",
@@ -74,12 +80,14 @@ __all__ = [
     "MetricsSettings",
     "Name",
     "Option",
+    "PairedSpread",
     "PathsSettings",
     "PublishedNumbers",
     "RowSettings",
     "RunSettings",
     "SampleSettings",
     "SearchSettings",
+    "StartSettings",
     "StatsSettings",
     "SuiteOptions",
     "SuiteSettings",
@@ -89,5 +97,6 @@ __all__ = [
     "build",
     "explanation",
     "placed",
+    "row_and_base",
     "run_settings",
 ]

@@ -63,6 +63,8 @@ Time = Annotated[float, Field(gt=0, le=1e7, strict=True)]  # seconds or minutes
 Hours = Annotated[float, Field(gt=0, le=1e5, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
 Fraction = Annotated[float, Field(gt=0, le=1, strict=True)]
+# relative width of an average over training steps; 1 / sqrt(12) is that of their plain mean
+Length = Annotated[float, Field(ge=0.01, le=0.288, strict=True)]
 Guidance = Annotated[float, Field(ge=1, le=1e6, strict=True)]
 Name = Annotated[str, Field(min_length=1, max_length=4096)]  # as long as a path can be
 
@@ -93,26 +95,7 @@ Line = Annotated[str, AfterValidator(_line)]  # what tables and messages show
 
 Config = dict[str, Any]  # a resolved configuration, as it is frozen in a run directory
 T = TypeVar("T")
-
-
-class ChangesNoResult:
-    """Marks a key, or these keys of a group, that change no result: not part of the identity."""
-
-    def __init__(self, *keys: str) -> None:
-        self.keys = keys
-
-
-NO_RESULT = ChangesNoResult()
-
-
-class LeftOutAt:
-    """Marks keys of a group that are no part of the identity at these values.
-
-    They were added when there were runs without them, which did the same.
-    """
-
-    def __init__(self, **values: object) -> None:
-        self.values = values
+Several = TypeVar("Several", bound=Sequence[object])
 
 
 class Arguments(TypedDict, total=False):
@@ -126,30 +109,36 @@ class Arguments(TypedDict, total=False):
     _target_: Required[Name]
     altered: Count
     antithetic: Switch
+    batch_size: Count
     betas: Annotated[list[Share], Field(min_length=2, max_length=2)]
     blur: list[Positive]
     boundaries: Annotated[list[Whole], Field(min_length=2)]
     caption_dropout: Share
     channels: Count | None
     clip_sample: Switch
-    consistency_weight: NotNegative
+    consistency_weight: NotNegative | list[NotNegative]
     counts: list[Count]
+    denoising_weight: NotNegative
     density: Fraction
     download: Switch
+    draws: Count
     drop: Share
+    ema_length: Length
     ema: Switch
     eps: NotNegative
     eta: Share
     fused: Switch | None
     gamma: NotNegative
     held_out_fraction: Fraction
-    high: Number
+    high: Number | None
     in_memory: Switch | None
     inv_gamma: Positive
     jpeg: list[Count]
     k: Positive
     layer: Count
-    low: Number
+    length: Length
+    lookahead: Count | None
+    low: Number | None
     lr: LearningRate
     max_decay: Fraction
     max_evaluations: Count
@@ -158,11 +147,15 @@ class Arguments(TypedDict, total=False):
     noise: list[Positive]
     normalize: Switch
     num_bins: Ranges
+    num_directions: Count
+    num_groups: TwoOrMore
     num_images: TwoOrMore
     num_inference_steps: Count
+    num_iterations: Count
     num_prompts: Count | None
     num_ranges: Ranges
     order: Count
+    parts: Mapping[str, Name | None]
     per_prompt: Count
     points: Count
     population: BatchSize | None
@@ -181,7 +174,10 @@ class Arguments(TypedDict, total=False):
     sigma: Positive
     size: Pixels | None
     step: Positive
+    steps: Annotated[list[Count], Field(min_length=1)] | None
     steps_offset: Whole
+    until: Count | None
+    sum: Number | None
     sweeps: Count
     unet: NetworkArguments
     warmup_steps: Whole
@@ -223,10 +219,11 @@ Options = Annotated[Mapping[str, Option], BeforeValidator(without_null)]
 OptionalOption = Annotated[Option | None, BeforeValidator(lambda value: value or None)]
 
 
-def placed(config: Config, runs: Path, inputs: Mapping[str, list[str]]) -> Config:
-    """Return a config with this folder of runs and these inputs; inputs not given are null."""
-    paths = {**config["paths"], "runs": str(runs)}
-    return {**config, "inputs": {**dict.fromkeys(config["inputs"]), **inputs}, "paths": paths}
+def different(values: Several) -> Several:
+    """Return values that are given once each. Raises ValueError for others."""
+    if not values or len({*values}) < len(values):
+        raise ValueError("a list of different values, at least one")
+    return values
 
 
 def build(kind: type[T], config: Config, texts: bool = False) -> T:

@@ -1,9 +1,10 @@
 """The settings of every command: one dataclass for each file conf/<command>.yaml."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from math import ceil
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
@@ -11,50 +12,64 @@ from deme.runs.settings.base import (
     BatchSize,
     Config,
     Count,
+    Line,
     Name,
     Option,
     OptionalOption,
     Positive,
     Seed,
     Shown,
-    Whole,
+    Switch,
     build,
+    different,
     refuse,
 )
+from deme.runs.settings.evaluating import EvaluateSettings
 from deme.runs.settings.groups import (
     BACKWARD,
     BatchSettings,
     CommandSettings,
     ComputeSettings,
     Data,
+    FromModelSettings,
+    FromRunsSettings,
     Logger,
     LoggerSettings,
     LossWeightSettings,
     MetricsSettings,
+    Model,
     Passport,
     PassportSettings,
     ProjectionSettings,
     RunSettings,
     SamplingSettings,
+    SnapshotSettings,
 )
+from deme.runs.settings.marks import LeftOutAt
 from deme.runs.settings.merging import (
+    AverageSettings,
     ExportSettings,
     ImproveSettings,
     MergeSettings,
     SearchSettings,
 )
-from deme.system import shown
+from deme.runs.settings.teachers import TaughtSettings
+from deme.system import RAW_WEIGHTS, shown
 
-MAX_SHARDS = 1_000_000  # of the images of an evaluation
+Kind = Literal["raw", "ema"]
+KINDS: tuple[Kind, Kind] = ("raw", "ema")
+Export = Annotated[
+    list[Kind],
+    AfterValidator(different),
+    LeftOutAt(["raw", "ema"], ["ema", "raw"]),
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class TrainSettings(RunSettings, BatchSettings):
+class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSettings):
     """deme train."""
 
     stage: Literal["train"]
-    seed: Seed
-    expert: Whole | None
     num_steps: Count
     accumulate: Count
     gradient_clip: Positive | None
@@ -63,25 +78,54 @@ class TrainSettings(RunSettings, BatchSettings):
     data: Data
     weighting: Option
     timesteps: Option
-    ranges: Option
+    ranges: Annotated[Option, LeftOutAt(path=None)]
     balancing: OptionalOption
     projection: ProjectionSettings
-    ema: OptionalOption
+    export: Export = Field(default_factory=lambda: [*KINDS])
+    snapshots: Annotated[SnapshotSettings, LeftOutAt({"every": None})] = SnapshotSettings(
+        every=None
+    )
     optimizer: Option
     learning_rate: Option
-    method: Option
     logger: Logger
 
     @property
-    def has_teacher(self) -> bool:
-        """Whether the loss compares to a frozen copy of the pretrained model (paper eq. 5)."""
-        return bool(self.method.get("consistency_weight"))
+    def exported(self) -> tuple[str, ...]:
+        """The kinds of weights that are written at the end: raw, ema, or both."""
+        return tuple(kind for kind in self.export if kind == RAW_WEIGHTS or self.ema is not None)
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
         """Return the cost, that of the affinities that ranges=gradient clusters included."""
-        affinity: int = self.ranges.get("num_bins", 0) * self.ranges.get("num_images", 0)
+        measured = self.ranges.get("path") is None
+        affinity: int = self.ranges.get("num_bins", 0) * self.ranges.get("num_images", 0) * measured
         num_images = self.num_steps * self.accumulate * self.batch_size
         return (num_images + affinity) * (1 + BACKWARD) + num_images * self.has_teacher
+
+    @property
+    def num_snapshots(self) -> int:
+        """How many snapshots are kept, that of the last step included."""
+        every = self.snapshots.every
+        return ceil(self.num_steps / every) if every is not None else 0
+
+    @property
+    def tracks_profiles(self) -> bool:
+        """Whether averages of other lengths can be made afterwards, of profiles in snapshots."""
+        return self.ema is not None and "length" in self.ema
+
+    @model_validator(mode="after")
+    def _averages(self) -> "TrainSettings":
+        """Refuse to write an average that there is none of, and profiles that nothing stores."""
+        refuse(
+            not self.exported,
+            "export=[ema] writes the average alone, and ema=none has none\n"
+            "type: export=[raw], or ema=warmup",
+        )
+        refuse(
+            self.tracks_profiles and self.snapshots.every is None,
+            "ema=post_hoc stores its two averages in snapshots, and there are none\n"
+            "type: snapshots.every=<optimizer steps>, such as a twentieth of num_steps",
+        )
+        return self
 
     @model_validator(mode="after")
     def _precision(self) -> "TrainSettings":
@@ -102,70 +146,6 @@ class TrainSettings(RunSettings, BatchSettings):
             "a fused optimizer undoes float16's loss scale by itself, after gradients were "
             "clipped\ntype: optimizer.fused=false, gradient_clip=null, "
             "or compute.precision=bf16-mixed",
-        )
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluateSettings(RunSettings, SamplingSettings):
-    """deme evaluate."""
-
-    stage: Literal["evaluate"]
-    source: Literal["weights", "experts", "images", "real"]
-    num_images: Count
-    shard_size: Count
-    sample_seed: Seed
-    save_images: Literal["png", "zip"] | None
-    data: Data
-    metrics: MetricsSettings
-    logger: Logger
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether images are generated or read: to be measured, or to be saved."""
-        return self.metrics.measures_images or self.save_images is not None
-
-    def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
-        """Return the cost of the images that are generated to be measured."""
-        generated = self.source in ("weights", "experts") and self.metrics.measures_images
-        return self.num_images * self.num_forward_passes_per_image if generated else 0
-
-    @model_validator(mode="after")
-    def _source(self) -> "EvaluateSettings":
-        """Refuse a source without its inputs, without metrics, or with too few images."""
-        source, metrics = self.source, self.metrics
-        refuse(
-            self.num_images > MAX_SHARDS * self.shard_size,
-            f"num_images={self.num_images} in shards of shard_size={self.shard_size} are more than "
-            f"{MAX_SHARDS:,} shards\ntype: a larger shard_size=<n>",
-        )
-        refuse(
-            metrics.loss is None and not metrics.measures_images,
-            "nothing is measured: metrics has no loss, no features and no scores\n"
-            "type: metrics=<option>",
-        )
-        for name, example in (("experts", "[<run>,...]"), ("images", "<folder>")):
-            refuse(
-                (source == name) != bool(self.inputs.get(name)),
-                f"source={name} and inputs.{name}={example} need each other",
-            )
-        refuse(
-            self.inputs.get("weights") and source != "weights",
-            f"source={source} does not use inputs.weights\ntype: source=weights, or leave it out",
-        )
-        refuse(
-            source == "real" and self.data is None,
-            "source=real draws images from the data set, and data=none\ntype: data=<option>",
-        )
-        refuse(
-            source in ("real", "images") and not metrics.features,
-            f"source={source} compares images and needs a feature extractor; "
-            "metrics.features is empty\ntype: metrics=<option>",
-        )
-        least = (metrics.nearest_k or 0) + 2
-        refuse(
-            metrics.features and self.num_images < least,
-            f"these metrics need at least {least} images, got num_images={self.num_images}",
         )
         return self
 
@@ -205,6 +185,20 @@ class VerifySettings(CommandSettings):
     compute: ComputeSettings | None = None
 
 
+# a run or a folder, or a list of them
+Places = Annotated[
+    list[Name], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FigureInputs:
+    """The models that a figure shows beside model=: experts, and others by label."""
+
+    experts: Places | None
+    models: Mapping[Line, Places] | None
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class AnalyzeSettings(CommandSettings):
     """deme analyze."""
@@ -213,10 +207,13 @@ class AnalyzeSettings(CommandSettings):
     seed: Seed
     run: Name | None
     out: Name
-    data: OptionalOption
-    model: Option
+    plan: Switch
+    inputs: FigureInputs
+    data: Data
+    model: Model
     metrics: MetricsSettings
     figure: Option
+    compute: ComputeSettings
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -238,6 +235,7 @@ RUNS: Mapping[str, type[RunSettings]] = {
     "evaluate": EvaluateSettings,
     "merge": MergeSettings,
     "search": SearchSettings,
+    "average": AverageSettings,
     "improve": ImproveSettings,
 }
 SETTINGS: Mapping[str, type[CommandSettings]] = {

@@ -7,15 +7,12 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
-    NO_RESULT,
     PROCESSES,
     STRICT,
     BatchSize,
-    ChangesNoResult,
     Count,
     FileName,
     Guidance,
-    LeftOutAt,
     Line,
     Name,
     Number,
@@ -34,7 +31,8 @@ from deme.runs.settings.base import (
     refuse,
     without_null,
 )
-from deme.system import FILE_NAME_RULE, is_file_name
+from deme.runs.settings.marks import NO_RESULT, ChangesNoResult, LeftOutAt
+from deme.system import EMA_WEIGHTS, FILE_NAME_RULE, is_file_name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -103,6 +101,13 @@ class PassportSettings:
 
     num_images: Annotated[int, Field(ge=16, le=1_000_000, strict=True)]
     contradicted: Literal["refuse", "train"] = "refuse"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SnapshotSettings:
+    """Weights that are kept while training."""
+
+    every: Count | None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -180,12 +185,22 @@ Data = Annotated[
     OptionalOption,
     ChangesNoResult("root", "download", "in_memory"),
     LeftOutAt(background="white"),
+    LeftOutAt(option="load_cifar10", size=None),
 ]
 Model = Annotated[Option, LeftOutAt(ema=False)]
 OptionalModel = Annotated[OptionalOption, LeftOutAt(ema=False)]
 DType = Literal["float32", "float16", "bfloat16"]
+# of an input that is a run; what they hold counts, as of all inputs
+RunWeights = Annotated[Literal["ema", "raw"], NO_RESULT]
 
-CELL_LETTERS = {"expert": "e", "seed": "s", "sample_seed": "n"}  # before a value in a run's name
+CELL_LETTERS = {  # before a value in a run's name
+    "base": "",
+    "pretrain_seed": "p",
+    "expert": "e",
+    "copy": "c",
+    "seed": "s",
+    "sample_seed": "n",
+}
 BACKWARD = 2  # a backward pass takes the arithmetic of two forward passes
 STEPS_TAKEN_TWICE = {"PNDM": 1}  # by samplers that ask the network more often than they step
 
@@ -206,7 +221,6 @@ class RunSettings(CommandSettings):
     cell: Annotated[Mapping[Line, Line | Label | None], NO_RESULT]
     seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
-    model: Model
     progress: Annotated[ProgressSettings, NO_RESULT]
 
     @model_validator(mode="after")
@@ -226,6 +240,28 @@ class RunSettings(CommandSettings):
         It is counted in forward passes of one image; a backward pass counts as two.
         """
         return 0
+
+    def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
+        """Return which weights of the runs of the input `name` are meant: ema, raw or snapshots."""
+        return EMA_WEIGHTS
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FromModelSettings(RunSettings):
+    """The keys of every run that starts from a model."""
+
+    model: Model
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FromRunsSettings(RunSettings):
+    """The keys of every run whose inputs may be other runs with weights."""
+
+    run_weights: RunWeights = "ema"
+
+    def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
+        """Return which weights of the runs of the input `name` are meant: ema, raw or snapshots."""
+        return self.run_weights
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

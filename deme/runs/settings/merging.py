@@ -2,20 +2,20 @@
 
 from collections.abc import Mapping
 from math import floor, log10
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.objects import instantiate
 from deme.runs.settings.base import (
-    NO_RESULT,
     STRICT,
     Count,
     Fraction,
     Hours,
     LearningRate,
     Name,
+    NotNegative,
     Option,
     Positive,
     Ranges,
@@ -23,6 +23,8 @@ from deme.runs.settings.base import (
     Switch,
     Time,
     TwoOrMore,
+    Whole,
+    different,
     refuse,
 )
 from deme.runs.settings.groups import (
@@ -30,18 +32,23 @@ from deme.runs.settings.groups import (
     CommandSettings,
     Data,
     DType,
+    FromModelSettings,
+    FromRunsSettings,
     Logger,
     LossPlaneSettings,
     MetricsSettings,
     Passport,
     ProjectionSettings,
-    RunSettings,
     SamplingSettings,
 )
+from deme.runs.settings.marks import NO_RESULT, LeftOutAt
+from deme.system import EMA_WEIGHTS, SNAPSHOTS
+
+MergeOption = Annotated[Option, LeftOutAt(sum=None)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class MergeSettings(RunSettings):
+class MergeSettings(FromModelSettings, FromRunsSettings):
     """deme merge."""
 
     stage: Literal["merge"]
@@ -50,7 +57,7 @@ class MergeSettings(RunSettings):
     dtype: DType | None
     report: Annotated[Switch, NO_RESULT]
     plan: Annotated[Switch, NO_RESULT]
-    merge: Option
+    merge: MergeOption
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> "MergeSettings":
@@ -64,7 +71,22 @@ class MergeSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SearchSettings(RunSettings, SamplingSettings):
+class AverageSettings(FromRunsSettings):
+    """deme average."""
+
+    stage: Literal["average"]
+    expert: Annotated[Whole | None, NO_RESULT]
+    compute_dtype: Literal["float32", "float64"]
+    dtype: DType | None
+    average: Option
+
+    def weights_meant(self, name: str, num_runs: int) -> str:
+        """Return snapshots of a single run: several are averaged as they ended."""
+        return SNAPSHOTS if name == "run" and num_runs == 1 else self.run_weights
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SearchSettings(FromModelSettings, FromRunsSettings, SamplingSettings):
     """deme search."""
 
     stage: Literal["search"]
@@ -78,9 +100,18 @@ class SearchSettings(RunSettings, SamplingSettings):
     num_images: TwoOrMore
     sample_seed: Seed
     data: Data
-    merge: Option
+    merge: MergeOption
     search: Option
     metrics: MetricsSettings
+
+    def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
+        """Return snapshots of the run whose snapshots are the candidates."""
+        return SNAPSHOTS if name == "snapshots_of" else self.run_weights
+
+    @property
+    def merge_without_sum(self) -> dict[str, object]:
+        """The merge without a sum of the weights, which a search finds with them."""
+        return {key: value for key, value in self.merge.items() if key != "sum"}
 
     @property
     def resolved_objective(self) -> str:
@@ -105,9 +136,20 @@ class SearchSettings(RunSettings, SamplingSettings):
     @model_validator(mode="after")
     def _rules(self) -> "SearchSettings":
         features = self.metrics.features
+        given = [key for key in ("experts", "snapshots_of") if self.inputs.get(key) is not None]
+        refuse(
+            len(given) != 1,
+            f"one of inputs.experts and inputs.snapshots_of must be given, got {len(given)}\n"
+            "type: inputs.experts=[<run>,...], or inputs.snapshots_of=<run>",
+        )
         refuse(
             sorted(set(self.rungs)) != self.rungs or self.rungs[-1] != 1,
             f"rungs must be ascending fractions of the images that end in 1, got {self.rungs}",
+        )
+        refuse(
+            self.merge.get("sum") is not None,
+            f"merge.sum={self.merge.get('sum')}, and a search finds the sum of the weights, too\n"
+            "type: merge.sum=null; for the sum alone: search=sum",
         )
         refuse(
             self.loss_planes.points and self.granularity != "model",
@@ -133,7 +175,11 @@ class SearchSettings(RunSettings, SamplingSettings):
 
 
 MAX_CANDIDATES = 10**9  # merges that a search of deme improve may score
+IMPROVE_HOURS = 1.0  # unless hours or steps_per_expert say otherwise
 IMPROVE_SEARCH_SEED = 7_000_000  # sample_seed of the search; evaluations use smaller seeds
+IMPROVE_JUDGE_SEED = IMPROVE_SEARCH_SEED + 1  # of the choice between candidates
+Idea = Literal["average", "finetune", "soup", "merge", "distill"]
+Ideas = Annotated[list[Idea], AfterValidator(different)]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -145,13 +191,15 @@ class ImproveSearchSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ImproveSettings(RunSettings, SamplingSettings):
+class ImproveSettings(FromModelSettings, SamplingSettings):
     """deme improve."""
 
     stage: Literal["improve"]
     seed: Seed
     out: Annotated[Name, NO_RESULT]
+    ideas: Ideas
     num_ranges: Ranges
+    consistency_weight: NotNegative
     steps_per_expert: Count | None
     hours: Hours | None
     lr: LearningRate
@@ -163,6 +211,32 @@ class ImproveSettings(RunSettings, SamplingSettings):
     metrics: MetricsSettings
     projection: ProjectionSettings
     logger: Logger
+
+    def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
+        """Return snapshots of the run whose snapshots are averaged."""
+        return SNAPSHOTS if name == "snapshots_of" else EMA_WEIGHTS
+
+    @property
+    def budget_hours(self) -> float | None:
+        """The time for everything; None where steps_per_expert says how much is done."""
+        if self.hours is None and self.steps_per_expert is None:
+            return IMPROVE_HOURS
+        return self.hours
+
+    @model_validator(mode="after")
+    def _averages(self) -> "ImproveSettings":
+        """Refuse averages that are not used, and two of them."""
+        given = [name for name in ("average", "snapshots_of") if self.inputs.get(name)]
+        refuse(
+            len(given) > 1,
+            "inputs.average and inputs.snapshots_of are two averages\ntype: one of them",
+        )
+        refuse(
+            given and "average" not in self.ideas,
+            f"inputs.{''.join(given)} is of the idea average, and ideas names others\n"
+            f"type: ideas=[{','.join(get_args(Idea))}]",
+        )
+        return self
 
     @model_validator(mode="after")
     def _rules(self) -> "ImproveSettings":

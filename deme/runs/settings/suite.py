@@ -5,7 +5,8 @@ A suite is a table as data. Its rows name the stages that they need, each with t
 """
 
 from collections.abc import Mapping
-from typing import Annotated, TypeVar
+from functools import cached_property
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -21,105 +22,34 @@ from deme.runs.settings.base import (
     Number,
     Positive,
     Processes,
-    Seed,
     Switch,
     Time,
-    Whole,
+    different,
+)
+from deme.runs.settings.suite_rows import (
+    CommonSettings,
+    RowSettings,
+    Seeds,
+    StartSettings,
+    key,
 )
 
 
-def _key(meaning: str, example: object) -> object:
-    return Field(description=meaning, examples=[example])
-
-
-CHAIN = ("train", "search", "merge", "evaluate")  # the stages of a row, in this order
-
-Overrides = tuple[str, ...]
-V = TypeVar("V")
-
-
-def different(values: tuple[V, ...]) -> tuple[V, ...]:
-    """Return values that are given once each. Raises ValueError for others."""
-    if not values or len({*values}) < len(values):
-        raise ValueError("a list of different values, at least one")
-    return values
-
-
-Seeds = Annotated[tuple[Seed, ...], AfterValidator(different)]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class RowSettings:
-    """One row of the table: a model, and how it is made. A stage that is left out is not run."""
-
-    name: Annotated[
-        FileName,
-        _key("Unique name; evaluations and merges carry it as cell.method.", "deme_uniform"),
-    ]
-    label: Annotated[Line, _key("Text of the first column.", "DeMe merged, uniform")]
-    after: Annotated[
-        Name | None,
-        _key("Row that this one follows in the table, for rows added to those of `extends`.", "p2"),
-    ] = None
-    train: Annotated[
-        Overrides | None,
-        _key("Overrides of `deme train`; [] for none.", ["experiment=digits/finetune"]),
-    ] = None
-    experts: Annotated[
-        Annotated[tuple[Whole, ...], AfterValidator(different)] | None,
-        _key(
-            "Train one expert per range instead of one model, and evaluate them routed by timestep "
-            "(source=experts).",
-            [0, 1, 2, 3],
-        ),
-    ] = None
-    experts_of: Annotated[
-        Name | None,
-        _key("Row whose trained models are searched or merged here.", "deme_before_merge"),
-    ] = None
-    search: Annotated[
-        Overrides | None,
-        _key("Overrides of `deme search`, whose merge weights `merge` uses.", ["search=grid"]),
-    ] = None
-    search_of: Annotated[
-        Name | None,
-        _key("Row whose merge weights this row's training takes as inputs.search.", "deme_search"),
-    ] = None
-    merge: Annotated[
-        Overrides | None, _key("Overrides of `deme merge`.", ["merge.weights=[0.1,0.1,0.2,0.5]"])
-    ] = None
-    evaluate: Annotated[
-        Overrides | None,
-        _key("Overrides of `deme evaluate`; without it the row is not in the table.", []),
-    ] = None
-    sample_seeds: Annotated[
-        Seeds | None, _key("Sampling seeds of this row, if not those of the suite.", [100])
-    ] = None
-
-    def overrides(self, stage: str) -> Overrides | None:
-        """Return the overrides of a stage, or None if the row does not have it."""
-        found: Overrides | None = getattr(self, stage)
-        return found
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CommonSettings:
-    """Overrides that every run of a stage starts with, before those of its row."""
-
-    train: Annotated[Overrides, _key("Of every training.", ["num_steps=250"])] = ()
-    search: Annotated[Overrides, _key("Of every search.", ["experiment=digits/search"])] = ()
-    merge: Annotated[Overrides, _key("Of every merge.", ["experiment=digits/merge"])] = ()
-    evaluate: Annotated[
-        Overrides, _key("Of every evaluation.", ["experiment=digits/evaluate"])
-    ] = ()
+def row_and_base(name: str) -> tuple[str, str | None]:
+    """Return row and base of "<row>@<base>" or "<row>"."""
+    row, _, base = name.partition("@")
+    return row, base or None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PairedSpread:
     """Standard deviations of a row's difference to the baseline, as seen in earlier runs."""
 
-    sampling: Annotated[NotNegative, _key("Of one paired difference, by the bootstrap.", 0.25)]
-    finetuning: Annotated[NotNegative, _key("Between finetuning seeds.", 0.8)]
+    sampling: Annotated[NotNegative, key("Of one paired difference, by the bootstrap.", 0.25)]
+    finetuning: Annotated[NotNegative, key("Between finetuning seeds.", 0.8)]
+    pretraining: Annotated[
+        NotNegative | None, key("Between pretraining seeds, beyond that.", 1.5)
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -127,18 +57,24 @@ class PlanSettings:
     """What `deme plan` needs to estimate time and statistical power."""
 
     gflop_per_forward_pass: Annotated[
-        Positive | None, _key("GFLOP of the network's forward pass of one image.", 12.44)
+        Positive | None, key("GFLOP of the network's forward pass of one image.", 12.44)
     ] = None
     seconds_per_million_forward_passes: Annotated[
-        Positive | None, _key("Used until finished runs show how fast this machine is.", 57)
+        Positive | None, key("Used until finished runs show how fast this machine is.", 57)
     ] = None
     paired_sd: Annotated[
         Mapping[str, PairedSpread],
-        _key(
-            "Per metric, for the smallest difference that the table could find.",
+        key(
+            "Per metric, or metric@base, for the smallest difference that the table could find.",
             {"fd_digits": {"sampling": 0.25, "finetuning": 0.8}},
         ),
     ] = Field(default_factory=dict)
+    paired_sd_from: Annotated[
+        Line,
+        key(
+            "Where these standard deviations come from; `deme plan` says it.", "experiments/digits"
+        ),
+    ] = "the suite"
 
 
 Tflops = Annotated[float, Field(ge=1e-3, le=1e9, strict=True)]
@@ -166,11 +102,11 @@ class PublishedNumbers(TypedDict):
 class SuiteSettings:
     """A suite file."""
 
-    suite: Annotated[FileName, _key("Name; runs are in <paths.runs>/<suite>/<stage>/.", "digits")]
-    title: Annotated[Line | None, _key("Heading of the table.", "Digits 8x8: DeMe")] = None
+    suite: Annotated[FileName, key("Name; runs are in <paths.runs>/<suite>/<stage>/.", "digits")]
+    title: Annotated[Line | None, key("Heading of the table.", "Digits 8x8: DeMe")] = None
     extends: Annotated[
         Name | None,
-        _key(
+        key(
             "Suite file, relative to this one, whose keys this one starts from: keys given here "
             "replace them, `common` stage by stage, and rows given here are added.",
             "../shared/unconditional.yaml",
@@ -178,11 +114,11 @@ class SuiteSettings:
     ] = None
     variables: Annotated[
         Mapping[str, str],
-        _key("What $name stands for in the file that `extends` names.", {"experiment": "cifar10"}),
+        key("What $name stands for in the file that `extends` names.", {"experiment": "cifar10"}),
     ] = Field(default_factory=dict)
     results: Annotated[
         FolderHere | None,
-        _key(
+        key(
             "Folder of the table and its figures, below the current one; default: results/ beside "
             "the file. Another place: results=<dir> on the command line.",
             "out",
@@ -191,50 +127,118 @@ class SuiteSettings:
     rows: Annotated[
         tuple[RowSettings, ...],
         Field(min_length=1),
-        _key("The rows of the table, in order.", [{"name": "p2", "label": "P2", "evaluate": []}]),
+        key("The rows of the table, in order.", [{"name": "p2", "label": "P2", "evaluate": []}]),
     ]
     common: Annotated[
         CommonSettings,
-        _key("Overrides of all rows.", {"merge": ["experiment=digits/merge"]}),
+        key("Overrides of all rows.", {"merge": ["experiment=digits/merge"]}),
     ] = CommonSettings()
-    baseline: Annotated[Name, _key("Row that all others are compared to.", "before")]
+    baseline: Annotated[Name, key("Row that all others are compared to.", "before")]
     pretrained_by: Annotated[
         Name | None,
-        _key(
+        key(
             "Row, of a train stage alone, that pretrains the model that all other rows start "
             "from. It is trained once, whatever finetune_seeds is.",
             "pretrain",
         ),
     ] = None
+    bases: Annotated[
+        Mapping[FileName, StartSettings],
+        key(
+            "In place of pretrained_by: several models that rows start from, by name. Every row "
+            "is laid out for each of them.",
+            {"raw": {"row": "pretrain", "weights": "raw"}, "averaged": {"row": "pretrain"}},
+        ),
+    ] = Field(default_factory=dict)
+    pretrain_seeds: Annotated[
+        Seeds | None,
+        key(
+            "Every base is pretrained once for each, and all other rows are made once for each of "
+            "these models; without it, once with the seed of its own.",
+            [0, 1],
+        ),
+    ] = None
     metrics: Annotated[
         tuple[Line, ...],
         AfterValidator(different),
-        _key("Columns of the table.", ["fd_digits", "loss"]),
+        key("Columns of the table.", ["fd_digits", "loss"]),
     ]
     finetune_seeds: Annotated[
-        Seeds, _key("Every row is trained, searched and merged once for each.", [0, 1, 2])
+        Seeds, key("Every row is trained, searched and merged once for each.", [0, 1, 2])
     ]
-    sample_seeds: Annotated[Seeds, _key("Every model is evaluated once for each.", [100, 101, 102])]
+    sample_seeds: Annotated[Seeds, key("Every model is evaluated once for each.", [100, 101, 102])]
     comparisons: Annotated[
         tuple[tuple[Name, Name], ...],
-        _key("Further pairs of rows: the first minus the second.", [["deme_uniform", "finetune"]]),
+        key(
+            "Further pairs of rows: the first minus the second, for each base; <row>@<base> for "
+            "rows of two bases.",
+            [["deme_uniform", "finetune"], ["deme_uniform@raw", "before@averaged"]],
+        ),
     ] = ()
     expected: Annotated[
         Name | None,
-        _key(
+        key(
             'JSON file of published values, {"rows": {<row>: {<metric>: <number>}}}, shown beside '
-            "the measured ones.",
+            "the measured ones; <row>@<base> for those of one base.",
             "expected.json",
         ),
     ] = None
     runs_shared_with: Annotated[
         tuple[Name, ...],
-        _key("Suites of the same name whose runs are not stale for this one.", ["../imagenet"]),
+        key("Suites of the same name whose runs are not stale for this one.", ["../imagenet"]),
     ] = ()
-    plan: Annotated[PlanSettings, _key("For `deme plan`.", {"gflop_per_forward_pass": 12.44})] = (
+    plan: Annotated[PlanSettings, key("For `deme plan`.", {"gflop_per_forward_pass": 12.44})] = (
         PlanSettings()
     )
-    notes: Annotated[tuple[str, ...], _key("Lines below the table.", ["One GPU."])] = ()
+    notes: Annotated[tuple[str, ...], key("Lines below the table.", ["One GPU."])] = ()
     show_parts: Annotated[
-        Switch, _key("Print the loss per range of timesteps on the terminal, too.", True)
+        Switch, key("Print the loss per range of timesteps on the terminal, too.", True)
     ] = False
+
+    @cached_property
+    def starts(self) -> Mapping[str | None, StartSettings]:
+        """The bases by name; None is the name of the only one of a suite without `bases`."""
+        if not self.bases:
+            return {None: StartSettings(row=self.pretrained_by)}
+        return dict(self.bases.items())
+
+    @cached_property
+    def pretraining(self) -> frozenset[str]:
+        """The names of rows that make bases, and of rows that those start from or average."""
+        rows = {row.name: row for row in self.rows}
+        found: set[str] = set()
+        todo = [start.row for start in self.starts.values()]
+        while todo:
+            name = todo.pop()
+            if name is not None and name in rows and name not in found:
+                found.add(name)
+                todo += [rows[name].starts_from, rows[name].experts_of]
+        return frozenset(found)
+
+    @property
+    def several_bases(self) -> bool:
+        """Whether there are several bases: of several kinds, or of several pretraining seeds."""
+        return bool(self.bases or self.pretrain_seeds)
+
+    def bases_of(self, row: RowSettings) -> tuple[str | None, ...]:
+        """Return the bases that a row is laid out for: (None,) for one that has to do with none."""
+        if row.name in self.pretraining or row.bases == ():
+            return (None,)
+        return tuple(self.starts) if row.bases is None else row.bases
+
+    def pretrain_seeds_of(self, base: str | None) -> tuple[int | None, ...]:
+        """Return the seeds that a base is pretrained with: (None,) for one that has none."""
+        start = self.starts.get(base)
+        if self.pretrain_seeds is None or start is None or start.row is None:
+            return (None,)
+        return self.pretrain_seeds
+
+    def shared_bases(self, *rows: RowSettings) -> list[str | None]:
+        """Return the bases that all of these rows are laid out for; one without any fits to all."""
+        based = [self.bases_of(row) for row in rows if row.bases != ()]
+        first = based[0] if based else (None,)
+        return [base for base in first if all(base in bases for bases in based)]
+
+    def label_of(self, base: str | None) -> str:
+        """Return what tables call a base."""
+        return self.starts[base].label or str(base)

@@ -1,0 +1,37 @@
+"""What a training writes: its weights at the end, and snapshots on the way."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from deme.runs import PROFILE, snapshot_folder
+from deme.system import EMA_WEIGHTS, files
+from deme.training.module import DiffusionModule
+
+
+def write_weights(
+    module: DiffusionModule, kinds: Iterable[str], folder: Path, about: Mapping[str, object]
+) -> None:
+    """Write the weights of these kinds, raw or ema, below a run directory.
+
+    `about` is what deme.json says of all of them.
+    """
+    module.model.cpu()
+    for kind in kinds:
+        averaged = kind == EMA_WEIGHTS
+        said = {**about, "ema": averaged}
+        module.model.save(folder / "weights" / kind, module.weights(averaged), said, links=True)
+
+
+def write_snapshot(
+    module: DiffusionModule, step: int, folder: Path, about: Mapping[str, object]
+) -> None:
+    """Write the raw weights of a step, and beside them the power-function averages up to it."""
+
+    def fill(place: Path) -> None:
+        raw = {**about, "ema": False, "step": step}
+        module.model.write(place, module.weights(averaged=False), raw, links=True)
+        for length, state in module.profiles().items():
+            said = {**raw, "ema": True, "average": f"power function of length {length:g}"}
+            module.model.write(place / f"{PROFILE}{length:g}", state, said, links=True)
+
+    files.write_folder(snapshot_folder(folder, step), fill)
