@@ -10,7 +10,7 @@ import torch
 
 from deme.data.digits import pixels_and_labels, split
 from deme.data.pixels import to_float
-from deme.metrics.digit_classifier import train_classifier
+from deme.metrics.digit_classifier import train_digit_classifier
 from deme.system import tensors
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pixels, labels = pixels_and_labels()
     train, held_out = split(labels)
-    classifier = train_classifier(pixels[train], labels[train])
+    classifier = train_digit_classifier(pixels[train], labels[train])
     with torch.inference_mode():
         right = classifier(to_float(pixels[held_out])).argmax(1) == labels[held_out]
     tensors.save(out, classifier.state_dict())
