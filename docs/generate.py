@@ -173,6 +173,7 @@ def suite_tables() -> str:
     for kind, prefix in (
         (suite.SuiteSettings, ""),
         (suite.RowSettings, "rows"),
+        (suite.StartSettings, "bases"),
         (suite.CommonSettings, "common"),
         (suite.PlanSettings, "plan"),
     ):
