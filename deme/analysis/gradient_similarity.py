@@ -212,7 +212,7 @@ def draw(numbers: Similarity) -> Analysis:
     )
     _matrix(plain, np.array(numbers["uncorrected"]), numbers)
     plain.set_title(
-        f"the same without correction, from {numbers['num_images'] // 2:,} images each", fontsize=9
+        f"the same without correction, from {numbers['num_images'] // 2:,} samples each", fontsize=9
     )
     bar = figure.colorbar(picture, ax=[corrected, plain], shrink=0.8, pad=0.01)
     bar.ax.tick_params(labelsize=8)

@@ -188,5 +188,5 @@ def _cuts(panel: Axes, plane: PlaneNumbers, change: np.ndarray) -> None:
     panel.axvline(0, color="black", lw=0.7, ls=":")
     panel.ticklabel_format(axis="y", useOffset=False)
     panel.tick_params(labelsize=7)
-    panel.set_xlabel("along one axis, the other at 0", fontsize=8)
+    panel.set_xlabel(f"along one axis, the other at {axis[zero]:.2g}", fontsize=8)
     panel.grid(axis="y", lw=0.3)

@@ -14,7 +14,7 @@ from deme.runs import (
     check_options,
     instantiate_with,
 )
-from deme.system import BadConfig, files, locked, logger, print_result
+from deme.system import BadConfig, expanded, files, locked, logger, print_result
 
 if TYPE_CHECKING:
     from deme.analysis import Analysis, Study
@@ -37,6 +37,9 @@ def run(config: dict[str, object]) -> Path:
     from deme.builders.figures import figure_identity, figure_inputs
 
     check_numbers_file(out.with_suffix(".json"))
+    table = settings.figure.get("table")
+    if isinstance(table, str) and out.with_suffix(".csv").resolve() == expanded(table).resolve():
+        raise BadConfig(f"out={settings.out} would replace the table {table}\ntype: another out=")
     made = instantiate_with(settings.figure, **figure_inputs(settings))
     path = settings.model.get("path") if "model" in accepted_arguments(settings.figure) else None
     header: Header = {
@@ -76,6 +79,12 @@ def _check_used(settings: AnalyzeSettings) -> None:
             raise BadConfig(
                 f"figure={_name(settings)} does not use {key}\ntype: the same command without it"
             )
+    directions = settings.figure.get("directions", "tasks")
+    if settings.inputs.experts is not None and directions != "tasks":
+        raise BadConfig(
+            f"figure.directions={directions} does not use inputs.experts\n"
+            "type: figure.directions=tasks, or the same command without the experts"
+        )
 
 
 def _cost(study: "Study[Any]", settings: AnalyzeSettings) -> str:

@@ -112,11 +112,13 @@ class Budget:
     @contextlib.contextmanager
     def timed(self, idea: str, num_steps: int) -> Iterator[None]:
         """Compare how long an idea takes with what was expected, while the block tries it."""
-        if self.plan is None or idea == "average":
+        if self.plan is None or idea == "average" or self.work.is_begun(idea, num_steps):
             yield
             return
         expected, began = self._expected(idea, num_steps), time.monotonic()
         yield
+        if idea in self.work.broken:
+            return
         self.planned += expected
         self.taken += time.monotonic() - began
 

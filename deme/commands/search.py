@@ -80,10 +80,10 @@ def _check_method(settings: SearchSettings, varies_sum_alone: bool) -> None:
             f"the weights of merge={method.__name__} have the sum 1, and loss planes vary two of "
             "them alone\ntype: loss_planes.points=0"
         )
-    if method.mean and varies_sum_alone:
+    if (method.mean or method.of == "checkpoints") and varies_sum_alone:
         raise BadConfig(
-            f"merge={method.__name__} divides its weights by their sum, which this search varies\n"
-            "type: merge=weighted_sum, or another search"
+            f"the weights of merge={method.__name__} have the sum 1, and this search varies their "
+            "sum\ntype: merge=weighted_sum, or another search"
         )
     if method.mean and isinstance(low, (int, float)) and low < 0:
         raise BadConfig(

@@ -129,7 +129,7 @@ def _teachers(node: Node, settings: TrainSettings, placement: str | None) -> _Te
     if not experts:
         return _Teachers(placement, int(settings.has_teacher))
     one = settings.method.get("resident") == "one"
-    trained = build(TrainSettings, experts[0].config)
+    trained = build(TrainSettings, experts[0].training.config)
     return _Teachers(trained.projection.placement or placement, 1 if one else len(experts))
 
 

@@ -130,10 +130,12 @@ def plan_merge(
         identities = {part: Identities(like) for part, like in found if part.name == PROJECTIONS}
         base = replace(base, parts={**base.parts, **identities}, placement=models[0].placement)
     problems += [line for model in models for line in differences(base, model)]
-    placements = {str(m.folder): m.placement for m in (base, *models) if m.placement}
+    placements = {str(m.folder): m.placement for m in (base, *models)}
     if len(set(placements.values())) > 1:
         problems += [
             f"{folder} has channel projections with placement={placement}"
+            if placement
+            else f"{folder} has no channel projections"
             for folder, placement in placements.items()
         ]
     if problems:

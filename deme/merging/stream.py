@@ -153,7 +153,7 @@ def _summed(
         pieces = (file.piece(name, start, stop).to(dtype) for file in files)
         merged = weights[0] * next(pieces)
         for piece, weight in zip(pieces, weights[1:], strict=True):
-            merged.add_(piece, alpha=weight)
+            merged.add_(weight * piece)
         _check(reader, part, name, start, merged)
         yield merged
 

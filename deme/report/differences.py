@@ -134,6 +134,8 @@ class CsvTable:
         known = [one for one in given if one is not None]
         if not known:
             return None
+        if len(known) == 1 and not math.isclose(abs(value), abs(known[0].value), rel_tol=1e-6):
+            return None  # neither row is the baseline, and one has no difference to it
         half = math.hypot(*((one.high - one.low) / 2 for one in known))
         return Difference(
             value,

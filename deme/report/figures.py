@@ -107,7 +107,7 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
         intervals = {}
         for place, row in enumerate(shown):
             if (number := row.numbers.get(name)) and (d := number.difference):
-                alone |= d.num_finetune_seeds == 1
+                alone |= d.of_one_model
                 scale = 100 / (number.mean - d.value) if percent else 1.0
                 low, value, high = (scale * bound for bound in (d.low, d.value, d.high))
                 intervals[place] = (low, value, high, COLOURS[d.verdict])

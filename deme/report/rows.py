@@ -1,7 +1,7 @@
 """From the runs of a suite to the rows of its table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,9 @@ def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Plac
     (baseline,) = (row for row in settings.rows if row.name == settings.baseline)
     before = results[_place(baseline, base)] if name != settings.baseline else {}
     numbers = {metric: _number(metric, found, before) for metric in _metrics(suite, results)}
+    for metric, number in numbers.items():
+        if number is not None and number.difference is None and before:
+            numbers[metric] = replace(number, difference=_between(metric, found, before))
     pictures = [one["path"] / "samples" / "grid.png" for one in found.values()]
     trained = [
         node

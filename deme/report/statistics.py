@@ -112,10 +112,11 @@ def paired_difference(
         return None
     found = {(Cell(*cell), Cell(*other)): values[cell] - base[other] for cell, other in pairs}
     value = float(np.mean([*found.values()]))
-    boot = np.mean(
-        [np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs], axis=0
+    of_pairs = np.array(
+        [np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs]
     )
-    sampling = float(boot.var(ddof=1)) * num_units / (num_units - 1)
+    boot, bessel = of_pairs.mean(axis=0), num_units / (num_units - 1)
+    sampling = float(boot.var(ddof=1)) * bessel
     finetuned = _means((cell.seed, one) for (cell, _), one in found.items())
     pretrained = _means((_pretrain_seed(*both), one) for both, one in found.items())
     half = interval_half_width(
@@ -126,14 +127,13 @@ def paired_difference(
         _variance(pretrained) / len(pretrained),
         len(pretrained) - 1,
     )
-    num_samples = len({cell.sample_seed for cell, _ in found})
     return Difference(
         value,
         value - half,
         value + half,
         len(finetuned.keys() - {None}),
         num_pretrain_seeds=len(pretrained.keys() - {None}),
-        spread=_spread(found, math.sqrt(sampling * num_samples)),
+        spread=_spread(found, math.sqrt(float(of_pairs.var(axis=1, ddof=1).mean()) * bessel)),
     )
 
 

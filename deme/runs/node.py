@@ -1,7 +1,7 @@
 """One run of a suite: what it is made from, whether it is done, and how to make it by hand."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from deme.runs.settings import (
     run_settings,
 )
 from deme.runs.weights import weights_folder
-from deme.system import EMA_WEIGHTS, BadConfig, MissingInput, read_json
+from deme.system import EMA_WEIGHTS, SNAPSHOTS, BadConfig, DemeError, MissingInput, read_json
 
 if TYPE_CHECKING:
     from deme.runs.suite import Suite
@@ -49,9 +49,7 @@ class Node:
         default=None, repr=False
     )  # makes the model that this run starts from
     weights: str | None = None  # raw or ema: those of the base, if not its default
-    missing_file: MissingInput | None = field(
-        default=None, repr=False
-    )  # what the user has to bring
+    missing_file: DemeError | None = field(default=None, repr=False)  # what the user has to bring
     _run: Run | None = field(default=None, repr=False)
     _done: bool = field(default=False, repr=False)
     _base_weights: Path | None = field(default=None, repr=False)
@@ -97,7 +95,21 @@ class Node:
         """The checked settings of the run. Raises BadConfig."""
         # some rules ask whether an input is given
         titles = {name: [node.title for node in nodes] for name, nodes in self.inputs.items()}
-        return self._checked(run_settings(self._config_with(titles)))
+        settings = self._checked(run_settings(self._config_with(titles)))
+        for name, nodes in self.inputs.items():
+            if settings.weights_meant(name, len(nodes)) == SNAPSHOTS:
+                self._check_snapshots(nodes)
+        return settings
+
+    def _check_snapshots(self, sources: Sequence["Node"]) -> None:
+        """Raise BadConfig for a run whose snapshots are wanted, and that keeps none."""
+        for node in sources:
+            settings = node.settings
+            if not isinstance(settings, TrainSettings) or not settings.num_snapshots:
+                raise BadConfig(
+                    f"{self.suite.file}: row {self.row} averages the snapshots of row {node.row}, "
+                    "which keeps none\ntype: snapshots.every=<n> in the train stage of that row"
+                )
 
     def _checked(self, settings: RunSettings) -> RunSettings:
         seed = settings.sample_seed if isinstance(settings, SearchSettings) else None
@@ -151,7 +163,7 @@ class Node:
             return "done"
         try:
             run = self.run
-        except MissingInput as error:
+        except (MissingInput, BadConfig) as error:  # of this run alone: others can start
             self.missing_file = error
             return "missing_file"
         self.missing_file = None

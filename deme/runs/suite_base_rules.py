@@ -46,7 +46,7 @@ def base_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
         named.append((("pretrained_by",), suite.pretrained_by))
     for base, start in suite.bases.items():
         named += [(("bases", base, "row"), start.row)] if start.row is not None else []
-        for key, problem in _start_mistakes(start):
+        for key, problem in _start_mistakes(start, rows):
             yield ("bases", base, key), f"base {base}: {problem}"
     known = {name for _, name in named}
     named += [
@@ -61,11 +61,14 @@ def base_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
         yield ("pretrain_seeds",), "pretrain_seeds needs pretrained_by, or bases that name a row"
 
 
-def _start_mistakes(start: StartSettings) -> Iterator[tuple[str, str]]:
+def _start_mistakes(start: StartSettings, rows: Rows) -> Iterator[tuple[str, str]]:
     if (start.row is None) == (start.model is None):
         yield "row", "type row: <row that trains it>, or model: [<overrides>], one of them"
     if start.weights and start.row is None:
         yield "weights", "weights are those of a row's run; of a checkpoint type model.ema=true"
+    made = rows.get(start.row or "")
+    if start.weights and made is not None and made.average is not None:
+        yield "weights", f"{start.row} makes an average, which has no other weights: leave it out"
     for override in start.model or ():
         if not MODEL.match(override):
             yield "model", f"{override!r:.200}: only the keys of `model` say which model it is"

@@ -158,6 +158,14 @@ REFUSED = [
     (["figure=forgetting", "inputs.experts=[asset:digits_base]"], ["is not an expert"]),
     (["figure=forgetting", "inputs.experts={a: b}"], ["inputs.experts must be"]),
     (["figure=decomposition"], ["type: figure.table="]),
+    (
+        ["figure=decomposition", "figure.table=a.csv", "out=a.png"],
+        ["would replace the table a.csv"],
+    ),
+    (
+        ["figure=loss_landscape", "inputs.experts=[x]"],
+        ["does not use inputs.experts\ntype: figure.dir"],
+    ),
 ]
 
 

@@ -286,6 +286,7 @@ def test_weights_that_a_run_does_not_have_are_one_message(deme, trained, tmp_pat
         (["train", "ema=post_hoc", "snapshots.every=4", "ema.length=0.5"], ["ema.length must be"]),
         (["train", "snapshots.every=0"], ["snapshots.every must be"]),
         (["evaluate", "run_weights=mean"], ["run_weights must be one of ema, raw; got 'mean'"]),
+        (["evaluate", "run_weights=raw", "metrics=loss"], ["none is given\ntype: model=<run>/weights/raw"]),
         (["average"], ["inputs.run must be given"]),
         (["average", "inputs.run=[]"], ["nothing to average"]),
         (["average", "inputs.run=asset:digits_base"], ["no run directory", "\ntype: "]),

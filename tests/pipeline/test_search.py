@@ -273,6 +273,7 @@ IN_THE_MODELS = {"merge=ties", "merge=model_stock", "objective=frechet", "object
         (["search=gradient", "objective=frechet", "num_images=4"], ["type: objective=loss"]),
         (["search=surrogate", "merge=slerp"], ["merge=slerp", "search.low=-0.2", "\ntype: search.low=0"]),
         (["search=grid", "merge=linear", "loss_planes.points=3"], ["merge=linear", "\ntype: loss_planes.points=0"]),
+        (["search=sum", "merge=linear"], ["merge=linear have the sum 1", "\ntype: merge=weighted_sum"]),
         (["search=gradient", "search.low=0", "merge=ties"], ["merge=ties", "\ntype: merge=weighted_sum"]),
         (["granularity=wrong"], ["granularity must be one of model, block, tensor; got 'wrong'"]),
         (["granularity=[block]"], ["granularity must be one of model, block, tensor; got ['block']"]),

@@ -111,7 +111,8 @@ def test_differences_are_taken_within_a_base_and_a_pretraining_seed(suite):
             t * np.sqrt(sampling + finetuning + pretraining)
         )
         assert (difference.num_finetune_seeds, difference.num_pretrain_seeds) == (2, 2)
-        assert difference.spread.sampling == pytest.approx(np.sqrt(2 * sampling))
+        # of one difference: here all have the same replicates, so that their mean has it, too
+        assert difference.spread.sampling == pytest.approx(np.sqrt(sampling))
         assert difference.spread.finetuning == pytest.approx(np.sqrt((2.0 + 8.0) / 2))
         assert difference.spread.pretraining == 0.0  # 2 between them is less than 5 / 2
 
@@ -187,6 +188,14 @@ def test_one_finetuning_seed_of_several_bases_is_about_more_than_its_weights(in_
     single = write(in_tmp, finetune_seeds=[1], pretrain_seeds=[1])
     one = next(row for row in table_rows(single) if row.name == "ft").numbers["fd"].difference
     assert one.of_one_model
+
+
+def test_a_row_without_finetuning_differs_from_a_finetuned_baseline(in_tmp):
+    suite = write(in_tmp, baseline="ft", rows=[*ROWS[:1], *ROWS[2:4]])
+    rows = {(row.name, row.base): row.numbers["fd"].difference for row in table_rows(suite)}
+    other = next(c for c in comparisons(suite) if c.base == "raw & noisy").differences["fd"]
+    assert rows["before", "raw"].value == -3.0
+    assert (rows["before", "raw"].low, rows["before", "raw"].high) == (-other.high, -other.low)
 
 
 def test_published_numbers_and_power_may_be_those_of_one_base(in_tmp, capsys):

@@ -151,6 +151,18 @@ def test_rows_of_a_written_table_of_several_bases_are_told_apart(tmp_path):
         decomposition(str(file), tmp_path, "before@raw", {"averaging": "before@averaged"})
 
 
+def test_a_row_without_a_difference_is_not_taken_for_the_baseline(tmp_path):
+    file = tmp_path / "t.csv"
+    head = "row,metric,mean,difference,low,high,verdict,num_finetune_seeds"
+    lines = ["uniform,fd,20,,,,,3", "before,fd,25,,,,,0", "grid,fd,18,-2,-3,-1,better,3"]
+    file.write_text("\n".join([head, *lines]) + "\n")
+    pairs = [("grid", "uniform"), ("uniform", "grid"), ("grid", "before")]
+    one, turned, unknown = (each["fd"] for each in CsvTable(file).differences(pairs, ["fd"]))
+    assert (one.value, one.low, one.high) == (-2, -3, -1)
+    assert (turned.value, turned.low, turned.high) == (2, 1, 3)
+    assert unknown is None
+
+
 BASES_PARTS = {
     "averaging": "before@averaged",
     "finetuning": "soup@averaged",

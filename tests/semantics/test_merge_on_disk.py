@@ -1,6 +1,7 @@
 """Merging models on disk: what the plan refuses, and what the result is, piece by piece, in any precision, of any family."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from deme.merging.methods.linear import linear
 from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
-from deme.merging.plan import order_experts, plan_merge
+from deme.merging.plan import PROJECTIONS, order_experts, plan_merge
 from deme.merging.stream import find_nan, merge_folder
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
@@ -170,6 +171,20 @@ def test_ties_thresholds_are_those_of_the_whole_model(folder):
     mean = sum(k * a for k, a in zip(kept, agree, strict=True)) / sum(agree).clamp(min=1)
     found = torch.cat([(state(folder / "merged")[n] - base[n]).flatten() for n in base])
     torch.testing.assert_close(found, mean, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_projections_that_only_some_models_have_are_a_mismatch(order, folder):
+    models = [open_checkpoint(folder / name) for name in ("0", "1")]
+    (unet,) = models[1].parts
+    parts = {**models[1].parts, unet.with_name(PROJECTIONS): models[1].parts[unet]}
+    models[1] = replace(models[1], placement="foldable", parts=parts)
+    given = [models[index] for index in order]
+    with pytest.raises(BadConfig, match="0 has no channel projections"):
+        plan_merge(given[0], given, "", of_checkpoints=True)
+    base = open_checkpoint(folder / "base")
+    with pytest.raises(BadConfig, match="0 has no channel projections"):
+        plan_merge(base, given, "")
 
 
 def test_every_mismatch_of_every_model_is_listed_at_once(folder):

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from deme.runs import Suite
+from deme.commands.plan import run as plan
+from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig
 from tests.pipeline.program import TINY_EVALUATE, TINY_TRAIN, done
 
@@ -11,7 +12,6 @@ TRAIN = [*TINY_TRAIN, "snapshots.every=4"]
 ROWS = [
     {"name": "before", "evaluate": []},
     {"name": "mean", "train": TRAIN, "average": ["average=mean"], "evaluate": []},
-    {"name": "last", "experts_of": "mean", "average": ["average.steps=[12]"], "evaluate": []},
     {
         "name": "mixture",
         "train": TRAIN,
@@ -58,7 +58,6 @@ def test_what_a_row_averages_and_measures(tmp_path):
     suite = suite_of(tmp_path)
     assert inputs(suite, "mean", "average") == [{"run": ["mean train"]}]
     assert inputs(suite, "mean", "evaluate") == [{"weights": ["mean average"]}]
-    assert inputs(suite, "last", "average") == [{"run": ["mean average"]}]
     assert inputs(suite, "mixture", "search") == [{"snapshots_of": ["mixture train"]}]
     assert inputs(suite, "mixture", "average") == [
         {"run": ["mixture train"], "search": ["mixture search"]}
@@ -118,9 +117,30 @@ def test_rows_that_make_no_sense_are_refused(row, message, tmp_path):
         suite_of(tmp_path, [*ROWS, {"name": "wrong", "evaluate": [], **row}])
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"train": TINY_TRAIN, "average": []},
+        {"experts_of": "mean", "average": []},  # an average itself
+        {"train": TINY_TRAIN, "search": ROWS[2]["search"], "average": ["average=mixture"]},
+    ],
+    ids=["no snapshots", "of an average", "mixture"],
+)
+def test_an_average_of_snapshots_that_nobody_keeps_is_refused_by_plan(row, tmp_path):
+    suite = suite_of(tmp_path, [*ROWS, {"name": "wrong", "evaluate": [], **row}])
+    with pytest.raises(BadConfig, match=r"which keeps none\ntype: snapshots\.every=<n>"):
+        plan(suite, SuiteOptions())
+
+
+def test_experts_and_their_merge_are_two_rows(tmp_path):
+    wrong = {"name": "wrong", "train": TRAIN, "experts": [0, 1], "merge": [], "evaluate": []}
+    with pytest.raises(BadConfig, match="experts_of: wrong"):
+        suite_of(tmp_path, [*ROWS, wrong])
+
+
 @pytest.mark.slow
 def test_a_table_of_averages_is_made(tmp_path):
-    rows = [row for row in ROWS if row["name"] != "last"]
+    rows = ROWS
     searches = ["num_images=12", "batch_size=12", "metrics=loss", "search.max_evaluations=3"]
     common = {
         "evaluate": [*TINY_EVALUATE, "metrics=loss"],

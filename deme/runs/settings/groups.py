@@ -259,6 +259,16 @@ class FromRunsSettings(RunSettings):
 
     run_weights: RunWeights = "ema"
 
+    @model_validator(mode="after")
+    def _runs_given(self) -> "FromRunsSettings":
+        """Refuse raw weights of no run: those of `model` are named by their folder."""
+        refuse(
+            self.run_weights != EMA_WEIGHTS and not any(self.inputs.values()),
+            f"run_weights={self.run_weights} is about the runs of inputs.<name>, and none is given"
+            "\ntype: model=<run>/weights/raw for the raw weights of a run as the model",
+        )
+        return self
+
     def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
         """Return which weights of the runs of the input `name` are meant: ema, raw or snapshots."""
         return self.run_weights

@@ -14,7 +14,7 @@ from deme.runs.settings.base import (
     refuse,
 )
 from deme.runs.settings.groups import RunSettings
-from deme.runs.settings.marks import LeftOutAt
+from deme.runs.settings.marks import ChangesNoResult, LeftOutAt
 from deme.system import shown
 
 TEACHERS = ("base", "ema")  # of the consistency loss, beside inputs.teacher
@@ -28,7 +28,7 @@ class TaughtSettings(RunSettings):
     copy: Annotated[Whole | None, LeftOutAt(None)] = None
     expert: Whole | None
     ema: OptionalOption
-    method: Annotated[Option, LeftOutAt(teacher="base")]
+    method: Annotated[Option, LeftOutAt(teacher="base"), ChangesNoResult("resident")]
 
     @property
     def random_seed(self) -> int | str:
