@@ -173,7 +173,7 @@ class StartSettings:
         Overrides | None,
         key(
             "In place of `row`: the overrides of every stage that say which model it is.",
-            ["model=ddpm_cifar10", "model.ema=true"],
+            ["model=diffusers", "model.path=models/ddpm_ema_cifar10"],
         ),
     ] = None
     label: Annotated[Line | None, key("Heading of its part of the table.", "raw weights")] = None
