@@ -133,7 +133,8 @@ def table(file: Path, kind: Any) -> list[str]:
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for path, default, comment in keys(file):
         known, neutral = kind_at(kind, path) if kind else ("", False)
-        note = "the content counts, not the path" if path[:6] == "inputs" else "changes no result"
+        by_content = path == "run_weights" or path.startswith("inputs")
+        note = "the content counts, not the path" if by_content else "changes no result"
         said = not neutral or note in comment
         meaning = "; ".join(part for part in (comment, "" if said else note) if part)
         value = f"`{default}`" if default else ""

@@ -98,7 +98,8 @@ def decompose(
             missing = [name for name in given if name not in known] or [TOTAL]
             raise WorkFailed(
                 f"{metric} has no paired difference for {', '.join(missing)}: a row is not "
-                "measured yet, or has no bootstrap replicates\ntype: deme reproduce <suite>"
+                "measured yet, or has no bootstrap replicates\ntype: deme reproduce <suite>, or "
+                "paths.runs=<folder of its runs>"
             )
         reached = math.fsum(one.value for one in known.values())
         if not math.isclose(reached, total.value, rel_tol=1e-9, abs_tol=1e-9):

@@ -15,7 +15,7 @@ from deme.runs.suite_base_rules import (
     unknown_base,
     unknown_row,
 )
-from deme.system import MissingInput, WorkFailed, read_json
+from deme.system import MissingInput, WorkFailed, did_you_mean, read_json
 
 OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|stage\b|paths(=|@|\s*$|\.(runs|cache)\b))")
 INPUTS = re.compile(r"[\s+~]*inputs(=|@|\s*$)")  # all of them
@@ -57,6 +57,13 @@ def _name_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
         if text := unknown_row(name, rows, "evaluate") or unknown_base(named_base, suite):
             yield place, text
     for metric in suite.plan.paired_sd:
+        if (name := row_and_base(metric)[0]) not in suite.metrics:
+            near = did_you_mean(name, suite.metrics)
+            known = ", ".join(suite.metrics)
+            yield (
+                ("plan", "paired_sd", metric),
+                f"{name!r} is not a metric of the suite; {near}allowed: {known}",
+            )
         if text := unknown_base(row_and_base(metric)[1], suite):
             yield ("plan", "paired_sd", metric), f"{metric}: {text}"
 

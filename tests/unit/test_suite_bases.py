@@ -317,6 +317,7 @@ def test_the_memory_of_a_training_from_a_merge_is_known_before_anything_is_train
         ({"pretrain_seeds": [0, 0]}, ["pretrain_seeds", "different values"]),
         ({"comparisons": [["before@raw", "before@average"]]}, ["'average' is not a base; did you mean 'averaged'? allowed: raw, averaged, long"]),
         ({"comparisons": [["before@raw", "before"]]}, ["before@raw and before: name the base of both, or of none"]),
+        ({"plan": {"paired_sd": {"los": {"sampling": 1, "finetuning": 1}}}}, ["'los' is not a metric of the suite; did you mean 'loss'"]),
         ({"plan": {"paired_sd": {"loss@rav": {"sampling": 1, "finetuning": 1}}}}, ["loss@rav: 'rav' is not a base; did you mean 'raw'"]),
     ],
 )  # fmt: skip

@@ -66,7 +66,7 @@ class PlanSettings:
         Mapping[str, PairedSpread],
         key(
             "Per metric, or metric@base, for the smallest difference that the table could find.",
-            {"fd_digits": {"sampling": 0.25, "finetuning": 0.8}},
+            {"fd_digits": {"sampling": 0.25, "finetuning": 0.8, "pretraining": 1.0}},
         ),
     ] = Field(default_factory=dict)
     paired_sd_from: Annotated[
