@@ -125,12 +125,6 @@ def _model_mistakes(row: RowSettings, rows: Rows) -> Iterator[tuple[str, str]]:
         yield "search", f"a mixture is of the snapshots of one model, and this row has {what}"
     if row.average is not None and row.merge is not None and (row.train is None or row.copies):
         yield "merge", "an average of all models leaves one, and nothing to merge"
-    if row.experts is not None and row.merge is not None and row.evaluate is not None:
-        yield (
-            "merge",
-            "evaluate would measure the experts of this row, not their merge: give the merge a row "
-            f"of its own, with experts_of: {row.name}",
-        )
     joined = row.average is not None or row.merge is not None or row.experts is not None
     several = source.copies if source is row or source.average is None else None
     several = several or (len(source.experts or ()) if source is not row else 0)

@@ -132,12 +132,6 @@ def test_an_average_of_snapshots_that_nobody_keeps_is_refused_by_plan(row, tmp_p
         plan(suite, SuiteOptions())
 
 
-def test_experts_and_their_merge_are_two_rows(tmp_path):
-    wrong = {"name": "wrong", "train": TRAIN, "experts": [0, 1], "merge": [], "evaluate": []}
-    with pytest.raises(BadConfig, match="experts_of: wrong"):
-        suite_of(tmp_path, [*ROWS, wrong])
-
-
 @pytest.mark.slow
 def test_a_table_of_averages_is_made(tmp_path):
     rows = ROWS
