@@ -14,23 +14,17 @@ after the imports.
 the folder for temporary files.
 """
 
-import argparse
-import json
 import math
-import os
 import platform
-import subprocess
-import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from memory import peak_mb, resident_mb
-from merge_disk import FILE, MIB, random_tensors, spread
+from merge_disk import FILE, MIB, random_tensors
 from record import record
+from turns import arguments, measure, peaks, summary, take_turns
 
 from deme.builders import open_average
 from deme.merging.combine import Merge
@@ -43,7 +37,8 @@ from deme.system.tensors import TensorFile, write_stream
 
 SNAPSHOTS = 20
 MEMORY_FILLED = 500_000_000  # bytes
-TARGETS = {f"{way}_over_{other}": 1.3 for other in ("load", "read") for way in ("mean", "power")}
+RATIOS = [(way, other) for other in ("load", "read") for way in ("mean", "power")]
+TARGETS = {f"{way}_over_{other}": 1.3 for way, other in RATIOS}
 
 
 def make_snapshots(root: Path) -> None:
@@ -96,69 +91,24 @@ WAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
-    (root / "out" / FILE).unlink(missing_ok=True)
-    os.sync()
-    if not peak:
-        torch.ones(MEMORY_FILLED // 4)  # freed at once
-    resident, wall, cpu = resident_mb(), time.perf_counter(), time.process_time()
-    WAYS[way](root)
-    spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    return {"peak_mb": peak_mb() - resident} if peak else spent
-
-
-def in_process(way: str, root: Path, *words: str) -> dict[str, float]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--way", way, "--root", str(root)]
-    found: dict[str, float] = json.loads(
-        subprocess.check_output([*command, *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    )
-    return found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--way", choices=list(WAYS))
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--peak", action="store_true")
-    a = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    a = arguments(__doc__, list(WAYS))
     if a.way:
-        print(json.dumps(measure(a.way, a.root, a.peak)))
+        (a.root / "out" / FILE).unlink(missing_ok=True)
+        measure(partial(WAYS[a.way], a.root), MEMORY_FILLED, a.peak)
         return
-    rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_snapshots(root)
         file = TensorFile(root / f"{0:08}" / FILE)
-        for repeat in range(a.repeats + 1):
-            order = list(WAYS)[repeat % 4 :] + list(WAYS)[: repeat % 4]
-            found = {way: in_process(way, root) for way in order}
-            if repeat:  # the first round warms up
-                rounds.append(found)
-                print(
-                    {w: f"{found[w]['cpu']:.2f} s CPU, {found[w]['wall']:.2f} s" for w in WAYS},
-                    flush=True,
-                )
-        memory = {way: round(in_process(way, root, "--peak")["peak_mb"], 1) for way in WAYS}
+        rounds = take_turns(list(WAYS), root, a.repeats)
+        memory = peaks(list(WAYS), root)
     largest = max(math.prod(shape) * dtype.itemsize for shape, dtype in file.specs.values())
     result = {
         "model": "113.7M UNet",
         "snapshots": SNAPSHOTS,
         "repeats": len(rounds),
-        **{
-            f"{clock}_seconds": {way: spread([r[way][clock] for r in rounds], 3) for way in WAYS}
-            for clock in ("cpu", "wall")
-        },
-        **{
-            f"{clock}_ratios": {
-                f"{way}_over_{other}": spread([r[way][clock] / r[other][clock] for r in rounds], 2)
-                for other in ("load", "read")
-                for way in ("mean", "power")
-            }
-            for clock in ("cpu", "wall")
-        },
+        **summary(rounds, RATIOS),
         "peak_mb_above_imports": memory,
         "largest_tensor_mb": round(largest / 1e6, 1),
         "targets": TARGETS,

@@ -11,8 +11,6 @@ cuda`) they are seconds, in bf16-mixed, compiled, channels last.
 """
 
 import argparse
-import contextlib
-import io
 import platform
 import statistics
 import tempfile
@@ -24,9 +22,8 @@ from pathlib import Path
 import torch
 import yaml
 from record import record
-from train_step import Setting, clock, optimizer
+from train_step import Setting, ours
 
-from deme.builders import Compute
 from deme.data import InMemoryImages
 from deme.data.digits import load_digits
 from deme.diffusion import RangeSampler, TimestepRange, uniform
@@ -36,10 +33,6 @@ from deme.methods.distill import Distill
 from deme.models.loading import load_pretrained
 from deme.models.unconditional import build_unconditional
 from deme.system import conf_dir
-from deme.training.ema import warmup_ema
-from deme.training.fit import Loop, fit
-from deme.training.learning_rate import ConstantRate
-from deme.training.module import DiffusionModule
 
 RANGES = uniform(4, 1000)
 SAMPLER = RangeSampler(TimestepRange(0, 1000), 1000)
@@ -73,34 +66,10 @@ def save_experts(setting: Setting, folder: Path) -> list[Path]:
 
 
 def seconds(setting: Setting, make: Callable[[], Method], num_steps: int, folder: Path) -> float:
-    """Seconds of `fit` for `num_steps`, without checkpoint and compiling."""
+    """Seconds of a training; on a GPU two windows of batches are compiled and trained before."""
     fast = setting.device == "cuda"
     precision = "bf16-mixed" if fast else "32-true"
-    compute = Compute("gpu" if fast else "cpu", precision, setting.device, fast, fast)
-    method, model = make(), setting.make()
-    method.prepare(setting.make, setting.device, compute.dtype)
-    compute.prepare_for_training(model, setting.images, setting.batch_size, 0, method.teacher)
-    module = DiffusionModule(
-        model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50
-    )
-
-    def train(steps: int, place: Path) -> None:
-        loop = Loop(
-            steps,
-            setting.batch_size,
-            0,
-            precision=precision,
-            accelerator=compute.accelerator,
-            checkpoint_every=10**9,
-        )
-        with contextlib.redirect_stdout(io.StringIO()):
-            fit(module, setting.images, loop, place)
-
-    if fast:
-        train(8, folder / "warm")
-    began = clock(setting.device)
-    train(num_steps, folder)
-    return clock(setting.device) - began
+    return ours(setting, num_steps, folder, precision, fast, make, warm_up=2 * len(RANGES))
 
 
 def main() -> None:

@@ -17,26 +17,20 @@ of resident memory are above what is resident after the imports, from processes 
 folder for temporary files.
 """
 
-import argparse
-import json
 import os
 import platform
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import safetensors
 import torch
 from diffusers import UNet2DModel
-from memory import peak_mb, resident_mb
 from record import record
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from turns import arguments, measure, peaks, summary, take_turns
 
 from deme.builders.checkpoints import open_checkpoint
 from deme.merging.combine import Merge
@@ -134,98 +128,31 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def measure(way: str, root: Path, peak: bool) -> dict[str, float]:
-    """CPU and wall seconds, or the peak memory, of this process for one merge.
-
-    What an earlier turn wrote is removed first.
-    """
-    for file in (FILE, PICKLE):
-        (root / way / file).unlink(missing_ok=True)
-    os.sync()
-    if not peak:
-        torch.ones(MEMORY_FILLED // 4)  # freed at once
-    resident, wall, cpu = resident_mb(), time.perf_counter(), time.process_time()
-    WAYS[way](root, root / way)
-    spent = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    return {"peak_mb": peak_mb() - resident} if peak else spent
-
-
-def in_process(way: str, root: Path, *words: str) -> dict[str, float]:
-    command = [
-        sys.executable,
-        str(Path(__file__).resolve()),
-        "--way",
-        way,
-        "--root",
-        str(root),
-        *words,
-    ]
-    found: dict[str, float] = json.loads(
-        subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    )
-    return found
-
-
 def largest_difference(root: Path) -> float:
     one, other = (TensorFile(root / way / FILE) for way in ("ours", "state_dicts"))
     return max(float((one.read(name) - other.read(name)).abs().max()) for name in one.specs)
 
 
-def spread(values: list[float], digits: int) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), digits),
-        "min": round(min(values), digits),
-        "max": round(max(values), digits),
-    }
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--way", choices=list(WAYS))
-    parser.add_argument("--root", type=Path)
-    parser.add_argument("--peak", action="store_true")
-    a = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    a = arguments(__doc__, list(WAYS))
     if a.way:
-        print(json.dumps(measure(a.way, a.root, a.peak)))
+        for file in (FILE, PICKLE):  # what an earlier turn wrote
+            (a.root / a.way / file).unlink(missing_ok=True)
+        measure(partial(WAYS[a.way], a.root, a.root / a.way), MEMORY_FILLED, a.peak)
         return
-    rounds: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make_models(root)
         size = (root / "base" / FILE).stat().st_size
-        for repeat in range(a.repeats + 1):
-            order = list(WAYS)[repeat % 4 :] + list(WAYS)[: repeat % 4]
-            found = {way: in_process(way, root) for way in order}
-            if repeat:  # the first round warms up
-                rounds.append(found)
-                print(
-                    {w: f"{found[w]['cpu']:.2f} s CPU, {found[w]['wall']:.2f} s" for w in WAYS},
-                    flush=True,
-                )
+        rounds = take_turns(list(WAYS), root, a.repeats)
         difference = largest_difference(root)
-        memory = {way: round(in_process(way, root, "--peak")["peak_mb"], 1) for way in WAYS}
-
-    def ratio(clock: str, one: str, other: str) -> dict[str, float]:
-        return spread([r[one][clock] / r[other][clock] for r in rounds], 2)
-
+        memory = peaks(list(WAYS), root)
     result = {
         "model": "113.7M UNet",
         "experts": len(WEIGHTS),
         "file_mb": round(size / 1e6),
         "repeats": len(rounds),
-        **{
-            f"{clock}_seconds": {way: spread([r[way][clock] for r in rounds], 3) for way in WAYS}
-            for clock in ("cpu", "wall")
-        },
-        **{
-            f"{clock}_ratios": {
-                f"{one}_over_{other}": ratio(clock, one, other) for one, other in RATIOS
-            }
-            for clock in ("cpu", "wall")
-        },
+        **summary(rounds, RATIOS),
         "peak_mb_above_imports": memory,
         "targets": TARGETS,
         "largest_difference": difference,

@@ -35,6 +35,7 @@ from deme.data.digits import load_digits
 from deme.data.pixels import to_float
 from deme.diffusion import TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
+from deme.methods import Method
 from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
@@ -73,17 +74,28 @@ def optimizer(parameters) -> torch.optim.AdamW:  # type: ignore[no-untyped-def]
     return torch.optim.AdamW(parameters, lr=5e-4, betas=(0.95, 0.999), weight_decay=1e-6)
 
 
-def ours(
-    setting: Setting, num_steps: int, folder: Path, precision: str = "32-true", fast: bool = False
-) -> float:
-    """Seconds that `fit` takes for `num_steps`.
+def deme() -> Method:
+    return DeMe(torch.ones(1000), sampler())
 
-    Logging, progress and set-up are included; checkpoint and compiling are not.
+
+def ours(
+    setting: Setting,
+    num_steps: int,
+    folder: Path,
+    precision: str = "32-true",
+    fast: bool = False,
+    make: Callable[[], Method] = deme,
+    warm_up: int = 3,
+) -> float:
+    """Seconds that `fit` takes for `num_steps` of the method that `make` returns.
+
+    Logging, progress and set-up are included; checkpoint and compiling (`fast`, in `warm_up` steps
+    before) are not.
     """
     compute = Compute(
         "gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast
     )
-    method, model = DeMe(torch.ones(1000), sampler()), setting.make()
+    method, model = make(), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
     compute.prepare_for_training(model, setting.images, setting.batch_size, 0, method.teacher)
     module = DiffusionModule(
@@ -103,7 +115,7 @@ def ours(
             fit(module, setting.images, loop, place)
 
     if fast:
-        train(3, folder / "warm")
+        train(warm_up, folder / "warm")
     began = clock(setting.device)
     train(num_steps, folder)
     return clock(setting.device) - began

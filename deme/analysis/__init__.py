@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from deme.models.denoiser import DenoisingModel
 
 Numbers = TypeVar("Numbers", bound=Mapping[str, Any])
-BACKWARD = 2  # a backward pass takes the arithmetic of two forward passes
 
 
 @dataclass(frozen=True)

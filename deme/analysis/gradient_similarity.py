@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from deme.analysis import BACKWARD, Analysis, LoadImages, Parts, Study
+from deme.analysis import Analysis, LoadImages, Parts, Study
 from deme.data import EncodedDataset, Images
 from deme.diffusion import TimestepRange, uniform
 from deme.methods.affinity import (
@@ -27,6 +27,7 @@ from deme.methods.affinity import (
 from deme.models.denoiser import DenoisingModel
 from deme.report.figures import COLOURS, SERIES, diverging
 from deme.report.statistics import student_quantile
+from deme.runs import BACKWARD
 from deme.system import BadConfig, progress
 
 CONFLICT = diverging(COLOURS["worse"], SERIES[0])

@@ -10,7 +10,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from deme.analysis import BACKWARD, Expert, LoadImages, Parts, Study
+from deme.analysis import Expert, LoadImages, Parts, Study
 from deme.analysis.directions import (
     Direction,
     Landscape,
@@ -22,6 +22,7 @@ from deme.analysis.directions import (
 from deme.analysis.landscape_figure import Curvature, LandscapeNumbers, PlaneNumbers, draw
 from deme.diffusion import TimestepRange, uniform
 from deme.models.denoiser import DenoisingModel
+from deme.runs import BACKWARD
 from deme.system import BadConfig, tracked
 
 REACH = {"random": (-0.1, 0.1), "gradient": (-2.0, 2.0), "tasks": (-0.5, 1.5)}

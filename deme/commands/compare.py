@@ -9,7 +9,7 @@ from typing import Any
 
 from deme.commands.arguments import evaluation_config
 from deme.report import rows
-from deme.report.statistics import Cell, Difference, digits_for
+from deme.report.statistics import Cell, digits_for
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
 from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
@@ -94,16 +94,7 @@ def _check_shared(key: str, one: Results, other: Results) -> None:
 
 def _partnered(these: Results, others: Results) -> Results:
     """Return those evaluations that a difference is taken of: the others have their seeds, too."""
-    return {
-        cell: result
-        for cell, result in these.items()
-        if any(
-            cell.sample_seed == other.sample_seed
-            and (cell.seed == other.seed or None in (cell.seed, other.seed))
-            and (cell.pretrain_seed == other.pretrain_seed or None in (cell[2], other[2]))
-            for other in others
-        )
-    }
+    return {cell: result for cell, result in these.items() if any(map(cell.is_paired, others))}
 
 
 def _row(metric: str, one: Results, other: Results) -> list[str]:
@@ -117,24 +108,13 @@ def _row(metric: str, one: Results, other: Results) -> list[str]:
             )
     means = [mean_value(metric, each) for each in (one, other)]
     places = digits_for(means[0])
-    cells = difference_cells(difference_of(metric, one, other), places)
+    cells = difference_cells(rows.difference_of(metric, one, other), places)
     return [metric, *(f"{mean:.{places}f}" for mean in means), *cells]
 
 
 def mean_value(metric: str, results: Results) -> float:
     """Return the mean of a metric over evaluations."""
     return sum(rows.values_of(metric, results).values()) / len(results)
-
-
-def difference_of(metric: str, one: Results, other: Results) -> Difference | None:
-    """Return one minus the other, paired; None where no bootstrap replicates are stored.
-
-    Raises BadConfig for another number of replicates.
-    """
-    if {cell.seed for cell in one} != {None}:
-        return rows.difference_of(metric, one, other)
-    turned = rows.difference_of(metric, other, one)  # one that was not finetuned is the baseline
-    return turned and turned.reversed
 
 
 def read_evaluations(names: Sequence[str]) -> Results:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from deme.commands import stage_function
-from deme.commands.compare import difference_of, mean_value, read_evaluations
+from deme.commands.compare import mean_value, read_evaluations
 from deme.commands.improve_budget import Budget, duration, log_power
 from deme.commands.improve_work import BEFORE, Candidate, Work, decisive_metric
+from deme.report.rows import difference_of
 from deme.report.statistics import Difference, digits_for, mean_of
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table

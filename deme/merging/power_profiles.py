@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,14 +47,10 @@ def exponent(length: float) -> float:
             f"the plain mean; got {length}"
         )
 
-    def excess(gamma: float) -> float:  # falls from 0 on: width(gamma)^2 does
-        return (gamma + 1) - length**2 * (gamma + 2) ** 2 * (gamma + 3)
-
-    low, high = 0.0, 1 / length  # width(gamma) < 1 / gamma
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return (low + high) / 2
+    inverse = length**-2
+    # (gamma + 2)^2 (gamma + 3) - (gamma + 1) / length^2, by powers of gamma
+    roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
+    return max(0.0, float(roots.real.max()))
 
 
 def decay(gamma: float, step: int) -> float:

@@ -1,7 +1,7 @@
 """From the runs of a suite to the rows of its table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +72,6 @@ def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Plac
     (baseline,) = (row for row in settings.rows if row.name == settings.baseline)
     before = results[_place(baseline, base)] if name != settings.baseline else {}
     numbers = {metric: _number(metric, found, before) for metric in _metrics(suite, results)}
-    for metric, number in numbers.items():
-        if number is not None and number.difference is None and before:
-            numbers[metric] = replace(number, difference=_between(metric, found, before))
     pictures = [one["path"] / "samples" / "grid.png" for one in found.values()]
     trained = [
         node
@@ -161,12 +158,9 @@ def _labels(settings: SuiteSettings, *pair: tuple[RowSettings, str | None]) -> t
 
 
 def _between(metric: str, one: Results, two: Results) -> Difference | None:
-    """Return one minus the other, where either may be of a model that was not finetuned."""
-    turned = {cell.seed for cell in one} == {None}
-    number = _number(metric, two, one) if turned else _number(metric, one, two)
-    if number is None or number.difference is None:
-        return None
-    return number.difference.reversed if turned else number.difference
+    """Return one minus the other."""
+    number = _number(metric, one, two)
+    return None if number is None else number.difference
 
 
 def _results(suite: Suite) -> dict[Place, Results]:

@@ -18,6 +18,13 @@ class Cell(NamedTuple):
     sample_seed: int
     pretrain_seed: int | None = None
 
+    def is_paired(self, other: "Cell") -> bool:
+        """Whether a difference is taken of the two: the seeds that both have are the same."""
+        return self.sample_seed == other.sample_seed and all(
+            one == two or None in (one, two)
+            for one, two in ((self.seed, other.seed), (self.pretrain_seed, other.pretrain_seed))
+        )
+
 
 CellT = TypeVar("CellT", bound=tuple[int | None, ...])  # a Cell, or its values without the last
 
@@ -72,11 +79,6 @@ class Difference:
             return "not resolved"
         return "better" if (self.low > 0) == self.higher_is_better else "worse"
 
-    @property
-    def reversed(self) -> "Difference":
-        """Return the same with the rows exchanged."""
-        return replace(self, value=-self.value, low=-self.high, high=-self.low)
-
     def of(self, about: JsonObject) -> "Difference":
         """Return the same of a metric, whose label says which way is better."""
         return replace(self, higher_is_better=about.get("better") == "higher")
@@ -96,8 +98,8 @@ def paired_difference(
 ) -> Difference | None:
     """Return row minus baseline over their common sampling seeds, within each pretraining seed.
 
-    None if they have no common seed or are of one image. A cell is (finetuning seed, sampling seed)
-    or a Cell.
+    Either may be of a model that was not finetuned. None if they have no common seed or are of one
+    image. A cell is (finetuning seed, sampling seed) or a Cell.
 
     The variance of the mean by sampling is n / (n - 1) times that of its paired bootstrap
     replicates, which resample n = `num_units` images or prompts. To it come the variance between
@@ -106,7 +108,7 @@ def paired_difference(
     interval speaks of that seed, and leaves out what another one would have given.
     """
     pairs = [
-        (cell, other) for cell in values for other in base if _paired(Cell(*cell), Cell(*other))
+        (cell, other) for cell in values for other in base if Cell(*cell).is_paired(Cell(*other))
     ]
     if not pairs or num_units < 2:
         return None
@@ -117,8 +119,8 @@ def paired_difference(
     )
     boot, bessel = of_pairs.mean(axis=0), num_units / (num_units - 1)
     sampling = float(boot.var(ddof=1)) * bessel
-    finetuned = _means((cell.seed, one) for (cell, _), one in found.items())
-    pretrained = _means((_pretrain_seed(*both), one) for both, one in found.items())
+    finetuned = _means((_seeds(*both)[0], one) for both, one in found.items())
+    pretrained = _means((_seeds(*both)[1], one) for both, one in found.items())
     half = interval_half_width(
         sampling,
         min(len(boot), num_units) - 1,
@@ -137,16 +139,12 @@ def paired_difference(
     )
 
 
-def _paired(cell: Cell, other: Cell) -> bool:
+def _seeds(cell: Cell, other: Cell) -> tuple[int | None, int | None]:
+    """Return the finetuning and the pretraining seed of a difference: those that either has."""
     return (
-        cell.sample_seed == other.sample_seed
-        and other.seed in (None, cell.seed)
-        and (cell.pretrain_seed == other.pretrain_seed or None in (cell[2], other[2]))
+        other.seed if cell.seed is None else cell.seed,
+        other.pretrain_seed if cell.pretrain_seed is None else cell.pretrain_seed,
     )
-
-
-def _pretrain_seed(cell: Cell, other: Cell) -> int | None:
-    return other.pretrain_seed if cell.pretrain_seed is None else cell.pretrain_seed
 
 
 def _means(values: Iterable[tuple[int | None, float]]) -> dict[int | None, float]:
@@ -165,8 +163,9 @@ def _variance(means: Mapping[int | None, float]) -> float:
 def _spread(found: Mapping[tuple[Cell, Cell], float], sampling: float) -> Spread:
     """Return the standard deviations, of `found` differences by their cells."""
     by_base = defaultdict(list)
-    for (cell, other), one in found.items():
-        by_base[_pretrain_seed(cell, other)].append((cell.seed, one))
+    for both, one in found.items():
+        seed, pretrain_seed = _seeds(*both)
+        by_base[pretrain_seed].append((seed, one))
     means = [_means(group) for group in by_base.values()]
     df = sum(len(group) - 1 for group in means)
     within = sum(_variance(group) * (len(group) - 1) for group in means) / df if df else 0.0

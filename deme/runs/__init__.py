@@ -42,6 +42,7 @@ from deme.runs.objects import accepted_arguments, instantiate, instantiate_with,
 from deme.runs.provenance import LIBRARIES
 from deme.runs.run import Run, frozen_identity
 from deme.runs.settings import (
+    BACKWARD,
     CHAIN,
     IMPROVE_JUDGE_SEED,
     IMPROVE_SEARCH_SEED,
@@ -92,6 +93,7 @@ from deme.runs.weights import (
 )
 
 __all__ = [
+    "BACKWARD",
     "BLOCKED",
     "CHAIN",
     "EXPERTS",

@@ -4,12 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deme.runs.inputs import is_run
-from deme.runs.settings import IMPROVE_SEARCH_SEED, Config, ImproveSettings, RowSettings
+from deme.runs.settings import (
+    BACKWARD,
+    IMPROVE_SEARCH_SEED,
+    Config,
+    ImproveSettings,
+    RowSettings,
+)
 from deme.runs.weights import find_snapshots
 from deme.system import EMA_WEIGHTS, RAW_WEIGHTS, SNAPSHOTS, BadConfig, model_folders
 
 EXPERTS = "deme"  # the row whose experts are merged, and distilled
-TRAINING = 3  # forward passes that a training step takes per image; a teacher takes another one
+TRAINING = 1 + BACKWARD  # forward passes per image of a training step; a teacher takes another
 
 
 def averages_of(model: Mapping[str, object]) -> dict[str, str]:

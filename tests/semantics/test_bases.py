@@ -258,6 +258,19 @@ def test_more_pretraining_seeds_detect_smaller_differences():
     assert many == pytest.approx((1.96 + 0.84) / 20, rel=0.02)
 
 
+def test_rows_exchanged_give_the_same_difference_with_the_other_sign():
+    draw = np.random.default_rng(0)
+    one = {Cell(s, n, p): draw.normal() for s in (0, 1) for n in (7, 8) for p in (0, 1)}
+    two = {Cell(None, n, p): draw.normal() for n in (7, 8) for p in (0, 1)}
+    of_one, of_two = ({cell: draw.normal(size=9) for cell in each} for each in (one, two))
+    forth = paired_difference(one, two, of_one, of_two, 100)
+    back = paired_difference(two, one, of_two, of_one, 100)
+    assert [back.value, back.low, back.high] == pytest.approx([-forth.value, -forth.high, -forth.low])  # fmt: skip
+    assert (back.num_finetune_seeds, back.num_pretrain_seeds) == (2, 2)
+    assert forth.spread.sampling == pytest.approx(back.spread.sampling)
+    assert forth.spread.finetuning == pytest.approx(back.spread.finetuning)
+
+
 def test_a_row_of_no_base_is_paired_with_every_pretraining_seed():
     row = {Cell(None, s): 1.0 for s in (0, 1)}
     base = {Cell(None, s, p): 5.0 + p for s in (0, 1) for p in (0, 1, 2)}

@@ -22,6 +22,7 @@ from deme.runs.settings.commands import (
 )
 from deme.runs.settings.evaluating import EvaluateSettings
 from deme.runs.settings.groups import (
+    BACKWARD,
     CELL_LETTERS,
     BatchSettings,
     ComputeSettings,
@@ -54,6 +55,7 @@ from deme.runs.settings.suite import (
 from deme.runs.settings.suite_rows import CHAIN, RowSettings, StartSettings
 
 __all__ = [
+    "BACKWARD",
     "CELL_LETTERS",
     "CHAIN",
     "IMPROVE_JUDGE_SEED",
