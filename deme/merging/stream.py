@@ -148,12 +148,13 @@ def _summed(
     files = [model.parts[part] for model in reader.plan.experts]
     shape, kind = files[0].specs[name]
     dtype, numel = torch.promote_types(kind, accumulate), math.prod(shape)
+    term = torch.empty(min(numel, SUM_ELEMENTS), dtype=dtype)  # no new memory for every model
     for start in range(0, numel, SUM_ELEMENTS):
         stop = min(start + SUM_ELEMENTS, numel)
         pieces = (file.piece(name, start, stop).to(dtype) for file in files)
         merged = weights[0] * next(pieces)
         for piece, weight in zip(pieces, weights[1:], strict=True):
-            merged.add_(weight * piece)
+            merged.add_(torch.mul(piece, weight, out=term[: stop - start]))
         _check(reader, part, name, start, merged)
         yield merged
 

@@ -27,7 +27,7 @@ from deme.builders.checkpoints import open_checkpoint
 from deme.builders.ranges import read_affinity
 from deme.cli import hydra_app
 from deme.cli.app import main
-from deme.commands.compare import difference_of, read_evaluations
+from deme.commands.compare import read_evaluations
 from deme.commands.improve import _print_outcome
 from deme.commands.verify import _directory, _finished, _unmodified
 from deme.data.caption_files import captions_in
@@ -38,7 +38,7 @@ from deme.metrics import statistics_file
 from deme.models.checkpoint import open_weights
 from deme.models.loading import load_pretrained
 from deme.report.records import read_record
-from deme.report.rows import table_rows
+from deme.report.rows import difference_of, table_rows
 from deme.runs import (
     Outcome,
     Run,
