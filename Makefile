@@ -60,24 +60,27 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/average_disk.py
 	$(BIN)/python benchmarks/gradient_similarity.py
 
-# Makes the shipped base and classifier again (about 10 minutes); `git diff --stat` shows whether they changed.
+# Makes the shipped bases and classifier again (about 15 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed
 	$(BIN)/python experiments/digits/make_classifier.py deme/assets/digits_classifier.safetensors
 	$(BIN)/deme train experiment=digits/pretrain
 	rm -rf deme/assets/digits_base
 	cp -r runs/digits/train/pretrain-s0-*/weights/ema deme/assets/digits_base
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+	$(BIN)/deme train experiment=digits/pretrain learning_rate=constant num_steps=8000 suite=digits_short
+	rm -rf deme/assets/digits_short && mkdir deme/assets/digits_short
+	cp -r runs/digits_short/train/pretrain-s0-*/weights/raw runs/digits_short/train/pretrain-s0-*/weights/ema deme/assets/digits_short/
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
 
 # Makes the shipped classifier of Fashion-MNIST again (5 minutes): make fashion-classifier DATA=<folder of its files>
 fashion-classifier: .venv/installed
 	$(BIN)/python experiments/fashion/make_classifier.py $(DATA) deme/assets/fashion_classifier.safetensors
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
 
 # Makes the UNet of the shipped text-to-image pipeline again (about 15 minutes); its frozen parts: experiments/captioned_digits/make_parts.py.
 pretrain-captioned-digits: .venv/installed
 	$(BIN)/deme train experiment=captioned_digits/pretrain
 	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors paper_figure.json > SHA256SUMS
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
 
 # Estimates the training memory that `deme plan` shows for the shipped suites again.
 training-memory: .venv/installed

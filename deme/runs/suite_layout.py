@@ -76,8 +76,9 @@ class Layout:
             inputs = {"experts": models, "search": searched} if searched else {"experts": models}
             self.add(row, "merge", variant, inputs, cell)
         weights = self.made[row.name, "merge", variant] or models
-        routed = ["source=experts"] if row.experts else []
-        source = {"experts": models} if row.experts else {"weights": weights} if weights else {}
+        is_routed = bool(row.experts) and row.merge is None  # experts without a merge
+        routed = ["source=experts"] if is_routed else []
+        source = {"experts": models} if is_routed else {"weights": weights} if weights else {}
         for sample_seed in self.suite.seeds_of(row) if row.evaluate is not None else ():
             self.add(row, "evaluate", variant, source, cell, *routed, sample_seed=sample_seed)
 

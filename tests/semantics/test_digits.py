@@ -13,6 +13,7 @@ from deme.diffusion import uniform
 from deme.metrics import FrechetDistance, Statistics, denoising_loss, fixed_triples
 from deme.metrics.digit_classifier import DigitFeatures, train_digit_classifier
 from deme.models.loading import load_pretrained
+from deme.system import locate, read_about
 from deme.system.paths import PACKAGE
 
 FEATURES = "asset:digits_classifier.safetensors"
@@ -73,6 +74,17 @@ def test_the_base_denoises_held_out_digits_in_every_range():
     assert sum(p.numel() for p in model.parameters()) == 40_489
     for loss, limit in zip(losses.tolist(), (0.27, 0.07, 0.01, 0.0015), strict=True):
         assert loss < limit
+
+
+def test_averaging_the_short_pretraining_lowers_its_loss():
+    triples, losses = fixed_triples(load_digits().held_out, uniform(4, 1000), 2, seed=0), {}
+    for weights in ("raw", "ema"):
+        place = f"asset:digits_short/{weights}"
+        assert read_about(locate(place))["ema"] == (weights == "ema")
+        model = load_pretrained(place)
+        loss = denoising_loss(model, model.schedule, model.prediction_type, triples)
+        losses[weights] = float(loss.mean())
+    assert losses["ema"] < 0.99 * losses["raw"]
 
 
 def test_features_of_other_images_are_refused():

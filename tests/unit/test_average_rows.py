@@ -117,6 +117,16 @@ def test_rows_that_make_no_sense_are_refused(row, message, tmp_path):
         suite_of(tmp_path, [*ROWS, {"name": "wrong", "evaluate": [], **row}])
 
 
+def test_a_row_that_merges_its_experts_measures_their_merge(tmp_path):
+    both = {"name": "both", "train": TINY_TRAIN, "experts": [0, 1], "merge": [], "evaluate": []}
+    alone = {"name": "alone", "train": TINY_TRAIN, "experts": [0, 1], "evaluate": []}
+    suite = suite_of(tmp_path, [*ROWS, both, alone])
+    for row, inputs, stage in (("both", "weights", "merge"), ("alone", "experts", "train")):
+        for node in suite.evaluations(row):
+            assert {one.stage for one in node.inputs[inputs]} == {stage}
+            assert ("source=experts" in node.overrides) == (row == "alone")
+
+
 @pytest.mark.parametrize(
     "row",
     [

@@ -67,7 +67,6 @@ KNOWN = {
     "captioned_digits/demo": "ec9e8d5761bb4aa6",
     "captioned_digits/suite": "7e9875fb91552000",
     "cifar10/smoke": "fb92082af38b9969",
-    "digits/demo": "be0603d79817316c",
     "digits/smoke": "e8fbaa8afe49d62e",
     "merge_search/suite": "cf43c631fcac667d",
 }

@@ -57,8 +57,8 @@ class RowSettings:
     experts: Annotated[
         Annotated[tuple[Whole, ...], AfterValidator(different)] | None,
         key(
-            "Train one expert per range instead of one model, and evaluate them routed by timestep "
-            "(source=experts).",
+            "Train one expert per range instead of one model. Without a merge in this row they are "
+            "evaluated routed by timestep (source=experts).",
             [0, 1, 2, 3],
         ),
     ] = None
