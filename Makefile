@@ -6,10 +6,11 @@ WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
-.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
+.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow test-mlflow benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
+	$(BIN)/deme report experiments/digits/demo.yaml
 
 digits: .venv/installed
 	$(BIN)/deme reproduce experiments/digits jobs=$(JOBS)
@@ -31,6 +32,14 @@ test: lint docs
 
 test-slow: .venv/installed
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
+
+# Tests logger=mlflow with its libraries in build/mlflow: they need another importlib_metadata than constraints.txt has.
+test-mlflow: .venv/installed
+	mkdir -p build
+	grep -v "^importlib_metadata==" constraints.txt > build/mlflow-constraints.txt
+	rm -rf build/mlflow
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mlflow -c build/mlflow-constraints.txt mlflow-skinny sqlalchemy alembic
+	PYTHONPATH=build/mlflow $(BIN)/pytest tests/unit/test_tracking.py -k mlflow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

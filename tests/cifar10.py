@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from deme.data import cifar10
-from deme.data.cifar10 import BINARY, PYTHON
+from deme.system import official_files
+from deme.system.official_files import BINARY, PYTHON
 
 PER_BATCH = 6
 PIXELS = np.random.default_rng(0).integers(
@@ -65,7 +65,7 @@ MADE = {layout.folder: official(layout) for layout in (BINARY, PYTHON)}
 
 def pretend():
     """Let these files pass for the official ones."""
-    cifar10.LAYOUTS = tuple(MADE[layout.folder][0] for layout in (BINARY, PYTHON))
+    official_files.LAYOUTS = tuple(MADE[layout.folder][0] for layout in (BINARY, PYTHON))
 
 
 def unpack(layout, root, without=()):

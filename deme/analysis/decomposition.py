@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from deme.analysis import Analysis
 from deme.report.differences import DifferenceTable, open_table
-from deme.report.figures import COLOURS
 from deme.report.statistics import Difference, digits_for
+from deme.report.style import COLOURS
 from deme.system import BadConfig, WorkFailed, did_you_mean
 
 TOTAL = "all parts"
@@ -157,7 +157,7 @@ def _draw(
     alone = any(one.of_one_model for chain in chains for one in chain.parts.values())
     figure.supxlabel(
         f"lines: 95% intervals of each part, around where it ends ({table.intervals})\n"
-        "green better, red worse, grey not resolved"
+        "blue better, orange worse, grey not resolved"
         + ("; one finetuning seed: about these weights, not about the method" if alone else ""),
         fontsize=8,
     )

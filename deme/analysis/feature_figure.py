@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 from deme.analysis import Analysis
 from deme.diffusion import TimestepRange
-from deme.report.figures import SERIES
+from deme.report.style import SERIES
 
 PARTS = {  # of a change of features, with their colours
     "per channel, the same everywhere": SERIES[0],

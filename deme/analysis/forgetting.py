@@ -12,7 +12,7 @@ from deme.analysis import Analysis, Expert, LoadImages, Parts, Study
 from deme.analysis.losses import Change, HeldOut, changes, format_change, percent
 from deme.diffusion import TimestepRange
 from deme.models.denoiser import DenoisingModel
-from deme.report.figures import COLOURS, diverging
+from deme.report.style import COLOURS, diverging
 
 CHANGE = diverging(COLOURS["better"], COLOURS["worse"])
 
@@ -73,7 +73,7 @@ def table(numbers: Forgetting) -> list[list[str]]:
 
 
 def draw(numbers: Forgetting) -> Analysis:
-    """Return the matrix, green where the expert is better than the base and red where worse."""
+    """Return the matrix, blue where the expert is better than the base and orange where worse."""
     titles = _titles(numbers)
     values = np.array([[percent(change) for change in row] for row in numbers["changes"]])
     reach = max(np.abs(values[..., 0]).max(), 1e-6)

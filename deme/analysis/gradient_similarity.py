@@ -25,8 +25,8 @@ from deme.methods.affinity import (
     standard_errors,
 )
 from deme.models.denoiser import DenoisingModel
-from deme.report.figures import COLOURS, SERIES, diverging
 from deme.report.statistics import student_quantile
+from deme.report.style import COLOURS, SERIES, diverging
 from deme.runs import BACKWARD
 from deme.system import BadConfig, progress
 

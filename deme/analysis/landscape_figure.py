@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from deme.analysis import Analysis
 from deme.diffusion import TimestepRange
-from deme.report.figures import COLOURS, SERIES, diverging
+from deme.report.style import COLOURS, SERIES, diverging
 
 CHANGE = diverging(COLOURS["better"], COLOURS["worse"])
 MARKERS = {"expert": "^", "uniform merge": "D", "sum": "s"}
@@ -127,14 +127,14 @@ def _levels(change: np.ndarray) -> list[float]:
 
 
 def _contours(panel: Axes, plane: PlaneNumbers, change: np.ndarray) -> None:
-    """Draw labelled lines of equal change in percent, green below the base's loss, red above."""
+    """Draw labelled lines of equal change in percent, blue below the base's loss, orange above."""
     axis, fine = _finer(plane["axis"], change)
     levels = _levels(change)
     below = sum(level < 0 for level in levels)
     bounds = [fine.min() - 1e-9, *levels, fine.max() + 1e-9]
-    greens = 0.5 - SHADE * np.arange(below + 1, 0, -1) / max(below + 1, 3)
-    reds = 0.5 + SHADE * np.arange(1, len(levels) - below + 1) / max(len(levels) - below, 3)
-    panel.contourf(axis, axis, fine, levels=bounds, colors=CHANGE([*greens, *reds]))
+    lower = 0.5 - SHADE * np.arange(below + 1, 0, -1) / max(below + 1, 3)
+    higher = 0.5 + SHADE * np.arange(1, len(levels) - below + 1) / max(len(levels) - below, 3)
+    panel.contourf(axis, axis, fine, levels=bounds, colors=CHANGE([*lower, *higher]))
     lines = panel.contour(axis, axis, fine, levels=levels, colors="#555555", linestyles="solid",
                           linewidths=[1.2 if level == 0 else 0.5 for level in levels])  # fmt: skip
     _label(panel, lines, [(0.0, 0.0), *((x, y) for x, y in plane["marks"].values())])

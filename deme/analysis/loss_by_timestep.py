@@ -13,7 +13,7 @@ from deme.analysis import Analysis, LoadImages, NamedModel, Parts, Study
 from deme.analysis.losses import Change, HeldOut, changes, format_change, percent
 from deme.diffusion import TimestepRange, uniform
 from deme.models.denoiser import DenoisingModel
-from deme.report.figures import SERIES
+from deme.report.style import SERIES
 
 LINEAR = 1.0  # percent up to which the axis is linear
 

@@ -1,5 +1,6 @@
 """Configuration to objects: builders/x.py makes what x/ holds."""
 
+from deme.builders.architecture import with_fitting_unet
 from deme.builders.averages import open_average, weigh_models
 from deme.builders.checkpoints import base_folder, copy_other_parts, fold_of, open_plan
 from deme.builders.compute import Compute, try_optimizer
@@ -42,5 +43,6 @@ __all__ = [
     "teacher_loader",
     "try_optimizer",
     "weigh_models",
+    "with_fitting_unet",
     "write_loss_mass",
 ]

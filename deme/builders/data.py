@@ -1,6 +1,6 @@
 """Data sets from the `data` group, and images in the form that a model is trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deme.data import Captioned, EncodedDataset, ImageData, Images
@@ -15,8 +15,9 @@ def load_data(
     option: Mapping[str, object] | None,
     paths: PathsSettings,
     image_shape: Sequence[int] | None = None,
+    say: Callable[[str], object] = logger.info,
 ) -> ImageData | None:
-    """Return the data set of a `data` option, None for data=none.
+    """Return the data set of a `data` option, None for data=none; `say` what is done to its images.
 
     Where the option leaves size and channels open, they are those of `image_shape` (C, H, W), the
     shape of a model's images. Raises what the data set raises.
@@ -40,6 +41,7 @@ def load_data(
         known = {"channels": channels, "size": height}
         option |= {name: known[name] for name in left_open}
     data: ImageData = instantiate_with(option, cache=cache_folder(paths))
+    say(f"data: {data.description}")
     return data
 
 

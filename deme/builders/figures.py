@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -33,10 +33,13 @@ def figure_inputs(settings: AnalyzeSettings) -> dict[str, object]:
         found: DenoisingModel = instantiate(settings.model)
         return found.to(compute.device)
 
+    data = cache(lambda: load_data(settings.data, settings.paths))
     return {
         "model": model,
-        "data": lambda: load_data(settings.data, settings.paths),
-        "extractors": lambda: load_extractors(settings.metrics),
+        "data": data,
+        "extractors": lambda: load_extractors(
+            settings.metrics, data(), cache_folder(settings.paths)
+        ),
         "images": _images(settings, compute.device),
         "experts": lambda: _experts(settings, compute.device),
         "models": lambda: _named_models(settings, compute),
@@ -60,10 +63,12 @@ def figure_identity(settings: AnalyzeSettings, config: Mapping[str, object]) -> 
 
 
 def _images(settings: AnalyzeSettings, device: str) -> LoadImages:
+    data_of = cache(lambda shape: load_data(settings.data, settings.paths, shape))
+
     def load(
         model: DenoisingModel, split: str, count: int | None = None, seed: int = 0
     ) -> Images | EncodedDataset:
-        data = load_data(settings.data, settings.paths, model.image_shape)
+        data = data_of(tuple(model.image_shape))
         if data is None:
             raise BadConfig("this figure needs images, and data=none\ntype: data=<option>")
         check_images(data, model)

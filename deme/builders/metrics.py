@@ -4,19 +4,24 @@ from pathlib import Path
 
 from deme.data import ImageData, JoinedImages
 from deme.metrics import FeatureExtractor, Reference, TextScore, measured, statistics_file
-from deme.runs import MetricsSettings, instantiate
+from deme.runs import MetricsSettings, instantiate, instantiate_with
 from deme.system import BadConfig, locate
 
 SPLITS = {"held_out": "held-out images", "train": "training images", "all": "images"}
 
 
-def load_extractors(metrics: MetricsSettings, device: str = "cpu") -> list[FeatureExtractor]:
-    """Return the extractors of `metrics.features`.
+def load_extractors(
+    metrics: MetricsSettings, data: ImageData | None, cache: Path, device: str = "cpu"
+) -> list[FeatureExtractor]:
+    """Return the extractors of `metrics.features`; one that learns from images has those of `data`.
 
-    Raises BadConfig for two of one name, and for statistics of an extractor that is not there.
+    What it learned is kept in `cache`. Raises BadConfig for two of one name, for statistics of an
+    extractor that is not there, and for images that are too few to learn from.
     """
+    images = None if data is None else data.train
     found: list[FeatureExtractor] = [
-        instantiate(option).to(device) for option in metrics.features.values()
+        instantiate_with(option, images=images, cache=cache).to(device)
+        for option in metrics.features.values()
     ]
     names = [extractor.suffix for extractor in found]
     if unknown := set(metrics.statistics) - set(names):

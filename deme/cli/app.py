@@ -6,7 +6,7 @@ import sys
 import traceback
 
 from deme import __version__
-from deme.commands import COMMANDS, STAGES, summary
+from deme.commands import COMMANDS, STAGES
 from deme.system import (
     BadConfig,
     DemeError,
@@ -18,6 +18,7 @@ from deme.system import (
     signals,
 )
 from deme.system.errors import DiskError, Interrupted
+from deme.system.imports import announce_torch
 from deme.system.streams import tolerant_streams
 
 LEVELS = {  # of messages, by flag
@@ -27,29 +28,7 @@ LEVELS = {  # of messages, by flag
     "verbose=true": "DEBUG",
 }
 TRUST = re.compile(r"[+]{0,2}trust=")  # what no configuration can say, only the user
-EXAMPLES = """examples:
-  deme reproduce experiments/digits/demo.yaml
-  deme train -m experiment=digits/deme             four experts, one job each
-  deme merge experiment=digits/merge               then evaluate, then table
-  deme train experiment=digits/finetune seed=1 optimizer.lr=1e-4
-  deme train --cfg job experiment=digits/deme      show the configuration
-  deme improve model=<folder or hub:...> data=<folder> out=<folder>
-
-The commands of the upper half are configured by Hydra: overrides, -m sweeps, --cfg job.
-Run the same command to resume; runs that are done are skipped.
---quiet shows warnings only, verbose=true more, debug=true the traceback of an error.
-trust=<package> lets a configuration use classes of a package of yours.
-exit codes: 0 done, 1 bug, 2 bad configuration, 3 missing input, 4 the work failed,
-74 disk, 75 stopped (run the same command to resume), 130 Ctrl-C"""
-
-
-def usage() -> str:
-    """Return the help page."""
-    head = f"deme {__version__}: better diffusion models by decouple-then-merge finetuning"
-    lines = [head, "", "usage: deme <verb> ...", ""]
-    for verbs in (STAGES, COMMANDS):
-        lines += [*(f"  {verb:<10} {summary(verb)}" for verb in verbs), ""]
-    return "\n".join([*lines, EXAMPLES])
+HELP = {"-h", "--help", "--help-all"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,6 +52,7 @@ def _exit_code(args: list[str]) -> int:
     try:
         with signals.handled():
             log_to_terminal(levels[-1] if levels else "INFO")
+            announce_torch()
             return _dispatch([a for a in args if a not in options and not TRUST.match(a)])
     except (DemeError, Stopped) as error:
         hidden = signals.received() if isinstance(error, BadConfig) else None
@@ -95,8 +75,12 @@ def _failed(error: DemeError | Stopped, debug: bool = False) -> int:
 
 
 def _dispatch(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(usage())
+    if args[:1] == ["help"] and len(args) > 1:
+        args = [*args[1:2], "--help"]
+    if not args or args[0] in (*HELP, "help"):
+        from deme.cli.help_page import overview
+
+        print(overview())
         return 0
     if args[0] in ("-V", "--version"):
         print(__version__)
@@ -107,15 +91,18 @@ def _dispatch(args: list[str]) -> int:
 
         return suite_commands.run(verb, rest)
     if verb in STAGES:
-        if "-h" not in rest and "--help" not in rest:
-            from deme.cli import hydra_app
+        if HELP & {*rest}:
+            from deme.cli.help_page import stage_page
 
-            return hydra_app.run(verb, rest)
-        print(
-            f"deme {verb}: {summary(verb)}\n\nOverrides are Hydra's: key=value, group=option, -m "
-            f"for sweeps. Show all keys with: deme {verb} --cfg job"
-        )
-        return 0
-    known = [*STAGES, *COMMANDS]
+            print(stage_page(verb, "--help-all" in rest))
+            return 0
+        from deme.cli import hydra_app
+
+        return hydra_app.run(verb, rest)
+    if verb == "completion":
+        from deme.cli import completion
+
+        return completion.run(rest)
+    known = [*STAGES, *COMMANDS, "completion"]
     near = did_you_mean(verb, known)
     raise BadConfig(f"unknown verb {verb!r}; {near}allowed: {', '.join(known)}\ntype: deme --help")

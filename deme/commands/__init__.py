@@ -1,4 +1,4 @@
-"""What each verb does, a module each; arguments.py and training_memory.py serve them.
+"""What each verb does, a module each; arguments.py, training_memory.py and the others serve them.
 
 A command finds out whether its run is done before it imports torch. The first sentence of a
 module's docstring is the verb's text on the help page.
@@ -12,19 +12,27 @@ STAGES = (  # configured by Hydra: conf/<verb>.yaml
     "train", "merge", "search", "average", "improve", "evaluate", "sample", "export", "stats",
     "verify", "analyze", "doctor",
 )  # fmt: skip
-COMMANDS = ("plan", "reproduce", "table", "compare", "convert")  # they take no Hydra overrides
+COMMANDS = (  # they take no Hydra overrides
+    "new-suite", "prepare", "plan", "reproduce", "table", "report", "compare", "publish",
+    "dashboard", "ls", "show", "clean", "convert",
+)  # fmt: skip
 
 Stage = Callable[[dict[str, object]], Path]
 
 
 def stage_function(verb: str) -> Stage:
-    """Return deme.commands.<verb>.run."""
-    function: Stage = importlib.import_module(f"deme.commands.{verb}").run
+    """Return the function `run` of a command."""
+    function: Stage = importlib.import_module(f"deme.commands.{module(verb)}").run
     return function
+
+
+def module(verb: str) -> str:
+    """Return the name of a command's module."""
+    return verb.replace("-", "_")
 
 
 def summary(verb: str) -> str:
     """Return the first sentence of a command's docstring, without importing the command."""
-    docstring = Path(__file__).with_name(f"{verb}.py").read_text().split('"""')[1]
+    docstring = Path(__file__).with_name(f"{module(verb)}.py").read_text().split('"""')[1]
     sentence = " ".join(docstring.split()).partition(". ")[0].rstrip(".")
     return sentence.removeprefix(f"`deme {verb}`: ")

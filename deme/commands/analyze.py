@@ -101,6 +101,7 @@ def _cost(study: "Study[Any]", settings: AnalyzeSettings) -> str:
 def _carry_out(study: "Study[Any]", settings: AnalyzeSettings, out: Path, header: "Header") -> None:
     """Measure what is not measured yet, and write the figure."""
     from deme.analysis.parts import PartFiles, saved_numbers, write_numbers
+    from deme.report.style import style
 
     file, parts = out.with_suffix(".json"), PartFiles(out, header["identity"])
     numbers = saved_numbers(file, header["identity"], study.kind)
@@ -112,7 +113,9 @@ def _carry_out(study: "Study[Any]", settings: AnalyzeSettings, out: Path, header
     else:
         logger.info("%s has these numbers: the figure is drawn again", file)
     parts.remove()
-    _write(out, study.draw(numbers), header)
+    with style():
+        drawn = study.draw(numbers)
+    _write(out, drawn, header)
 
 
 def _write(out: Path, analysis: "Analysis", header: "Header") -> None:

@@ -1,11 +1,20 @@
 """Arguments of commands: places, key=value, and the names of files to write."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from deme.runs import Config, build, check_finished, check_format, frozen_config, is_run
-from deme.system import BadConfig
+from deme.runs import (
+    ComputeSettings,
+    Config,
+    Run,
+    build,
+    check_finished,
+    check_format,
+    frozen_config,
+    is_run,
+)
+from deme.system import DATASETS, HUB, BadConfig, locate
 
 T = TypeVar("T")
 
@@ -20,6 +29,27 @@ def split_args(args: Sequence[str], kind: type[T], what: str, usage: str) -> tup
         raise BadConfig(f"one {what} is needed, got {len(places)}\ntype: {usage}")
     given = dict(arg.split("=", 1) for arg in args if "=" in arg)
     return places[0], build(kind, given, texts=True)
+
+
+def check_device(run: Run, compute: ComputeSettings) -> None:
+    """Raise BadConfig for a device that is not there, before a run that needs it has a directory.
+
+    A CPU is always there; torch is not loaded to say so.
+    """
+    if compute.accelerator != "cpu" and not run.done:
+        from deme.builders import Compute
+
+        Compute.of(compute)
+
+
+def check_places(*options: Mapping[str, Any] | None) -> None:
+    """Raise MissingInput for an option whose `path` leads nowhere on this machine.
+
+    What is on a hub is looked for by whoever downloads it.
+    """
+    for place in (option.get("path") for option in options if option):
+        if isinstance(place, str) and not place.startswith((HUB, DATASETS)):
+            locate(place)
 
 
 def output_file(name: str, suffix: str) -> Path:

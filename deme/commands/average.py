@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from deme.runs import AverageSettings, Run, build
 from deme.system import files, logger, print_result, progress, read_about
+from deme.tracking import Mirror
 
 if TYPE_CHECKING:
     from deme.merging.averages import WeightedModels
@@ -21,12 +22,14 @@ T = TypeVar("T")
 def run(config: dict[str, object]) -> Path:
     """Average unless it is done; return the run directory."""
     settings = build(AverageSettings, config)
+    mirror = Mirror.of(settings.logger)
     run = Run.planned(config)
     opened = cache(lambda: _open(settings, run))
     if not run.done:
         opened()  # whatever does not fit is said before there is a run directory
     run.execute(lambda run: _average(settings, run, *opened()))
     print_result(f"averaged: {read_about(run.path / FOLDER).get('average')}")
+    mirror.publish(run.path)
     return run.path
 
 

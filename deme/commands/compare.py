@@ -9,7 +9,7 @@ from typing import Any
 
 from deme.commands.arguments import evaluation_config
 from deme.report import rows
-from deme.report.statistics import Cell, digits_for
+from deme.report.statistics import Cell, Difference, digits_for
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
 from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
@@ -36,6 +36,17 @@ SEEDS = {  # what they are seeds of, and why both evaluations must have the same
 MUST_AGREE = ("n", "prompts", "reference", "implementation")
 
 
+class Differences(dict[str, Difference]):
+    """The paired difference of each metric. Printed, it is a table."""
+
+    def __init__(self, found: Mapping[str, Difference], text: str) -> None:
+        super().__init__(found)
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
 def run(args: Sequence[str]) -> None:
     """Print every metric of two evaluations, and first minus second where replicates are stored.
 
@@ -47,22 +58,9 @@ def run(args: Sequence[str]) -> None:
             "type: deme compare <run> <run>, or <run>,<run>,... twice for several seeds each"
         )
     first, second = (arg.split(",") for arg in args)
-    one, other = read_evaluations(first), read_evaluations(second)
-    _check_shared("sample_seed", one, other)
-    paired = {cell.sample_seed for cell in one} & {cell.sample_seed for cell in other}
-    one, other = ({c: found[c] for c in found if c.sample_seed in paired} for found in (one, other))
-    _check_shared("seed", one, other)
-    _check_shared("pretrain_seed", one, other)
-    one, other = _partnered(one, other), _partnered(other, one)
-    if not one:
-        raise BadConfig("no two of these evaluations have all seeds in common")
-    results = (*one.values(), *other.values())
-    lines = [
-        _row(metric, one, other)
-        for metric in results[0]["metrics"]
-        if all(metric in result["metrics"] for result in results)
-    ]
-    print_result(text_table(f"{', '.join(first)} against {', '.join(second)}", COLUMNS, lines))
+    one, other = _paired(first, second)
+    title = f"{', '.join(first)} against {', '.join(second)}"
+    print_result(text_table(title, COLUMNS, _lines(one, other)))
     if {*map(_place, first)} == {*map(_place, second)}:
         logger.warning("both are the same: every difference is 0")
     number = len({cell.seed for cell in (*one, *other)} - {None})
@@ -75,6 +73,56 @@ def run(args: Sequence[str]) -> None:
         f"Paired over sampling seeds {sorted({cell.sample_seed for cell in one})}. Intervals: "
         f"bootstrap over images (of scores: over prompts){spread or alone}."
     )
+
+
+def differences(first: Sequence[str], second: Sequence[str]) -> Differences:
+    """Return the paired difference of each metric, first minus second, where there is one.
+
+    Each is the directories of evaluations. Raises BadConfig, MissingInput.
+    """
+    one, other = _paired(first, second)
+    found = {
+        metric: rows.difference_of(metric, one, other) for metric in _shared_metrics(one, other)
+    }
+    known = {metric: difference for metric, difference in found.items() if difference is not None}
+    return Differences(known, text_table(None, COLUMNS, _lines(one, other)))
+
+
+def _paired(first: Sequence[str], second: Sequence[str]) -> tuple[Results, Results]:
+    """Return those evaluations of both that a difference is taken of."""
+    one, other = read_evaluations(first), read_evaluations(second)
+    _check_shared("sample_seed", one, other)
+    paired = {cell.sample_seed for cell in one} & {cell.sample_seed for cell in other}
+    one, other = ({c: found[c] for c in found if c.sample_seed in paired} for found in (one, other))
+    _check_shared("seed", one, other)
+    _check_shared("pretrain_seed", one, other)
+    one, other = _partnered(one, other), _partnered(other, one)
+    if not one:
+        raise BadConfig("no two of these evaluations have all seeds in common")
+    return one, other
+
+
+def _shared_metrics(one: Results, other: Results) -> list[str]:
+    """Return the metrics that all have. Raises BadConfig for one that is not the same in all."""
+    results = (*one.values(), *other.values())
+    shared = [
+        metric
+        for metric in results[0]["metrics"]
+        if all(metric in result["metrics"] for result in results)
+    ]
+    for metric in shared:
+        _check_same(metric, [result["metrics"][metric] for result in results])
+    return shared
+
+
+def _check_same(metric: str, labels: Sequence[Mapping[str, Any]]) -> None:
+    for key in MUST_AGREE:
+        found = {str(label.get(key)) for label in labels}
+        if len(found) > 1:
+            raise BadConfig(
+                f"{metric} is not the same metric in these runs: {key} is "
+                f"{' and '.join(sorted(found))}"
+            )
 
 
 def _place(name: str) -> Path:
@@ -97,15 +145,11 @@ def _partnered(these: Results, others: Results) -> Results:
     return {cell: result for cell, result in these.items() if any(map(cell.is_paired, others))}
 
 
+def _lines(one: Results, other: Results) -> list[list[str]]:
+    return [_row(metric, one, other) for metric in _shared_metrics(one, other)]
+
+
 def _row(metric: str, one: Results, other: Results) -> list[str]:
-    labels = [result["metrics"][metric] for result in (*one.values(), *other.values())]
-    for key in MUST_AGREE:
-        found = {str(label.get(key)) for label in labels}
-        if len(found) > 1:
-            raise BadConfig(
-                f"{metric} is not the same metric in these runs: {key} is "
-                f"{' and '.join(sorted(found))}"
-            )
     means = [mean_value(metric, each) for each in (one, other)]
     places = digits_for(means[0])
     cells = difference_cells(rows.difference_of(metric, one, other), places)

@@ -1,13 +1,13 @@
 """`deme convert`: a DDPM checkpoint of the original layout as a diffusers folder."""
 
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 from pydantic.dataclasses import dataclass
 
 from deme.commands.arguments import split_args
 from deme.runs import STRICT, Name, Switch
-from deme.runs.settings.base import Pixels
+from deme.runs.settings.base import Pixels, key
 from deme.system import (
     BadConfig,
     DemeError,
@@ -32,17 +32,29 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ConvertSettings:
-    """deme convert. `size` and `ema`: None for what the checkpoint says."""
+    """deme convert."""
 
-    out: Name
-    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    size: Pixels | None = None
-    ema: Switch | None = None
+    out: Annotated[Name, key("The folder to write.", "models/mine")]
+    beta_schedule: Annotated[
+        Literal["linear", "scaled_linear", "squaredcos_cap_v2"],
+        key("Of the noise schedule.", "scaled_linear"),
+    ] = "linear"
+    size: Annotated[
+        Pixels | None, key("Pixels per side, if not what the checkpoint says.", 256)
+    ] = None
+    ema: Annotated[
+        Switch | None,
+        key("Whether the weights are averaged, if the checkpoint does not say it.", False),
+    ] = None
 
 
 def run(words: list[str]) -> None:
     """Convert unless it is done."""
-    source, settings = _parse(words)
+    convert_checkpoint(*_parse(words))
+
+
+def convert_checkpoint(source: Path, settings: ConvertSettings) -> None:
+    """Convert a checkpoint unless it is done. Raises BadConfig, WorkFailed."""
     out = expanded(settings.out)
     origin: dict[str, object] = {
         "from": "the original DDPM layout",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme import __version__
-from deme.commands.arguments import output_file
+from deme.commands.arguments import check_places, output_file
 from deme.runs import LIBRARIES, DoctorSettings, build, check_options, instantiate
 from deme.system import (
     WorkFailed,
@@ -27,6 +27,9 @@ OPTIONAL = {
     "cleanfid": "FID cross-check",
     "transformers": "text to image; metrics=clip, dinov2, clip_score",
     "wandb": "logger=wandb",
+    "mlflow": "logger=mlflow",
+    "tensorboard": "logger=tensorboard",
+    "wandb_workspaces": "deme dashboard",
     "open_clip": "CLIP score (text-to-image)",
     "lmdb": "data=lsun_church, lsun_bedroom as LMDB",
     "datasets": "data from Hugging Face datasets",
@@ -44,6 +47,8 @@ def run(config: dict[str, object]) -> Path:
         _machine()
         _self_test()
         return Path()
+    check_places(settings.model, settings.data)
+
     from deme.builders import Compute, check_images, load_data
 
     check_options(settings)
@@ -51,9 +56,9 @@ def run(config: dict[str, object]) -> Path:
     model: DenoisingModel | None = None
     if settings.model:
         model = instantiate(settings.model)
-        _model(str(settings.model.get("path", "random weights")), model)
+        print_result(f"model: {settings.model.get('path', 'random weights')}: {model.description}")
     shape = model.image_shape if model is not None else SHAPE
-    data = load_data(settings.data, settings.paths, shape)
+    data = load_data(settings.data, settings.paths, shape, print_result)
     if data is None:
         return Path()
     _data(data, settings.num_images, out)
@@ -101,31 +106,16 @@ def _self_test() -> None:
     )
 
 
-def _model(name: str, model: "DenoisingModel") -> None:
-    count = sum(parameter.numel() for parameter in model.unet.parameters())
-    snr = model.schedule.snr
-    shape = str(model.image_shape)
-    if model.noise_shape != model.image_shape:
-        shape += f", denoised as latents {model.noise_shape}"
-    print_result(
-        f"model: {name}: {type(model.unet).__name__}, {count:,} parameters, images {shape}; "
-        f"predicts {model.prediction_type}, {len(snr)} timesteps, "
-        f"signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
-    )
-
-
 def _data(data: "ImageData", num_images: int, out: Path) -> None:
-    """Describe a data set, and write a grid of evenly spaced training images."""
+    """Say what the pixels of a data set are, and write a grid of evenly spaced training images."""
     from deme.sampling.grid import image_grid
 
     count = min(num_images, len(data.train))
     pixels = data.train.__getitems__([i * len(data.train) // count for i in range(count)])
     values = pixels.float()
     print_result(
-        f"data: {len(data.train):,} training images, {len(data.held_out):,} held out, "
-        f"{tuple(pixels.shape[1:])} (channels, height, width); pixels of {count}: "
-        f"mean {float(values.mean()):.1f}, standard deviation {float(values.std()):.1f} of 0 to 255"
-        f"{'; mirrored at random in training' if data.random_flip else ''}"
+        f"pixels of {count}: mean {float(values.mean()):.1f}, "
+        f"standard deviation {float(values.std()):.1f} of 0 to 255"
     )
     with files.atomic(out) as file:
         image_grid(pixels).save(file, format="PNG")

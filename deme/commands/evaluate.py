@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.runs import EvaluateSettings, Metrics, Run, build, tracking
+from deme.commands.arguments import check_device
+from deme.runs import EvaluateSettings, Metrics, Run, build
 from deme.system import files, logger, print_result, read_json
+from deme.tracking import Mirror
 
 
 def run(config: dict[str, object]) -> Path:
@@ -14,9 +16,11 @@ def run(config: dict[str, object]) -> Path:
     If another process is evaluating it, make images together with it.
     """
     settings = build(EvaluateSettings, config)
-    return Run.planned(config).execute(
-        lambda run: _evaluate(run, settings), lambda run: _help(run, settings)
-    )
+    run, mirror = Run.planned(config), Mirror.of(settings.logger)
+    check_device(run, settings.compute)
+    path = run.execute(lambda run: _evaluate(run, settings), lambda run: _help(run, settings))
+    mirror.publish(path)
+    return path
 
 
 def _help(run: Run, settings: EvaluateSettings) -> None:
@@ -33,12 +37,6 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
     if not file.exists():  # written last: an earlier process may have stopped after it
         _measure(run, settings)
     metrics = read_json(file, Metrics)["metrics"]
-    grid = samples / "grid.png"
-    values = {name: metric["value"] for name, metric in metrics.items()}
-    with tracking.mirrored(
-        run.path, settings.suite, "evaluate", settings.cell, settings.logger
-    ) as tracker:
-        tracking.conclude(tracker, values, grid if grid.exists() else None)
     text = f"evaluated {run.path}: {summary(metrics)}"
     logger.debug(text)  # for log.txt; the terminal has the result on stdout
     print_result(text)

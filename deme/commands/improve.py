@@ -9,13 +9,15 @@ from pathlib import Path
 
 from deme.commands import stage_function
 from deme.commands.compare import mean_value, read_evaluations
-from deme.commands.improve_budget import Budget, duration, log_power
+from deme.commands.improve_budget import Budget
+from deme.commands.improve_power import log_loss_power, log_power, loss_differences
 from deme.commands.improve_work import BEFORE, Candidate, Work, decisive_metric
 from deme.report.rows import difference_of
-from deme.report.statistics import Difference, digits_for, mean_of
+from deme.report.statistics import digits_for, mean_of, smallest_detectable
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
 from deme.runs import (
+    LOSS_ALONE,
     ImproveSettings,
     Metrics,
     Outcome,
@@ -24,10 +26,22 @@ from deme.runs import (
     build,
     compose_stage,
     ideas_of,
+    instantiate,
     read_status,
     with_averages,
 )
-from deme.system import BadConfig, below, expanded, files, logger, print_result, read_json
+from deme.system import (
+    BadConfig,
+    below,
+    cache_folder,
+    duration,
+    expanded,
+    files,
+    logger,
+    print_result,
+    read_json,
+)
+from deme.tracking import Mirror
 
 # With 50 held-out images a converged model is called better in 2.4% of simulations (5.5% with
 # lognormal losses), with 20 images in 7%, with 200 in 4%; the aim is 2.5%.
@@ -44,11 +58,13 @@ def run(config: dict[str, object]) -> Path:
             f"ideas=[{','.join(settings.ideas)}] has nothing to try with "
             f"num_ranges={settings.num_ranges}\ntype: further ideas, or a larger num_ranges=<n>"
         )
+    mirror = Mirror.of(settings.logger)
     planned = Run.planned(config)
     _check_out(settings, planned.state in ("done", "damaged"))
     folder = planned.execute(lambda run: _improve(settings, run))
     outcome = read_json(folder / "outcome.json", Outcome)
     _print_outcome(outcome, settings, read_status(folder).get("seconds", 0.0))
+    mirror.publish(folder)
     if not outcome["better"]:
         return folder
     out = str(expanded(settings.out))
@@ -79,13 +95,15 @@ def _check_out(settings: ImproveSettings, was_done: bool) -> None:
 
 
 def _improve(settings: ImproveSettings, run: Run) -> None:
+    from deme.builders import load_data, load_extractors
+
     work = Work(settings, run)
     budget = Budget(work)
+    data = load_data(settings.data, settings.paths, instantiate(settings.model).image_shape)
+    # those that learn from the images do so here, outside of what is timed
+    load_extractors(settings.metrics, data, cache_folder(settings.paths))
     if not settings.metrics.features:
-        logger.info(
-            "only the denoising loss judges, which need not agree with how images look; "
-            "to judge images, type: metrics=fid_pytorch metrics.path=<Inception weights>"
-        )
+        logger.info(LOSS_ALONE)
     if "average" in settings.ideas and "average" not in work.ideas:
         logger.info(
             "there is no average to try: the model is not the raw weights of a run that has one"
@@ -108,21 +126,24 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
             found = work.try_idea(idea, num_steps)
         if isinstance(found, Candidate):
             candidates.append(found)
+            if len(candidates) == 1:
+                log_loss_power(work, idea, evaluations[0])
         tried.append(found.tried if isinstance(found, Candidate) else found)
-    if not candidates:
+    if not candidates and work.broken:
         raise next(iter(work.broken.values()))
-    best = min(candidates, key=lambda candidate: candidate.score)
-    idea = best.tried["idea"]
-    logger.info("%d of %d: measuring the chosen idea on test images: %s", total, total, idea)
-    trained = idea != "average"
-    after = work.evaluate(idea, best.model, settings.seed if trained else None)
+    idea, model, after = BEFORE, "", evaluations
+    if candidates:
+        best = min(candidates, key=lambda candidate: candidate.score)
+        idea, model = best.tried["idea"], str(best.model.relative_to(run.path))
+        logger.info("%d of %d: measuring the chosen idea on test images: %s", total, total, idea)
+        after = work.evaluate(idea, best.model, None if idea == "average" else settings.seed)
     measured = read_json(after[0] / "metrics.json", Metrics)["metrics"]
     metric = decisive_metric(measured)
     outcome = {
         "metric": metric,
-        **_compared(metric, evaluations, after, trained),
+        **_compared(metric, evaluations, after, idea not in (BEFORE, "average")),
         "idea": idea,
-        "model": str(best.model.relative_to(run.path)),
+        "model": model,
         "weights": work.merge_weights if idea == "merge" else None,
         "num_steps": num_steps,
         "num_test_images": measured["loss"]["num_images"],
@@ -150,7 +171,8 @@ def _compared(
     old, new = (read_evaluations(list(map(str, paths))) for paths in (before, after))
     names = [name for name in next(iter(new.values()))["metrics"] if "/" not in name]
     differences = {name: difference_of(name, new, old) for name in names}
-    differences["loss"] = _loss_difference(before[0], after[0], trained)
+    by_images = mean_of(loss_differences(before[0], after[0]))
+    differences["loss"] = replace(by_images, num_finetune_seeds=int(trained))
     rows = {}
     for name, found in differences.items():
         mean = mean_value(name, old)
@@ -162,17 +184,12 @@ def _compared(
             "verdict": verdict,
         }
     decisive = differences[metric]
-    return {"better": decisive is not None and decisive.verdict == "better", "metrics": rows}
-
-
-def _loss_difference(before: Path, after: Path, trained: bool) -> Difference:
-    """Compare losses image by image: both models see the same images, timesteps and noise."""
-    from deme.system.tensors import TensorFile
-
-    new, old = (
-        TensorFile(path / "moments" / "loss.safetensors").read("loss") for path in (after, before)
-    )
-    return replace(mean_of((new - old).tolist()), num_finetune_seeds=int(trained))
+    better = decisive is not None and decisive.verdict == "better"
+    if decisive is None or decisive.spread is None or before == after:
+        return {"better": better, "metrics": rows}
+    num_seeds = 1 if metric == "loss" else len(new)
+    smallest = smallest_detectable(decisive.spread.sampling, num_seeds, 0.0, 1)
+    return {"better": better, "metrics": rows, "detectable": smallest}
 
 
 def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) -> None:
@@ -181,7 +198,8 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
     lines = [_tried_line(each, idea) for each in outcome["tried"]]
     print_result(text_table(f"What was tried in {duration(seconds)}", columns, lines))
     number = outcome.get("num_test_images")
-    title = f"{idea} against the given model" + (f", {number:,} test images" if number else "")
+    title = "the given model" if idea == BEFORE else f"{idea} against the given model"
+    title += f", {number:,} test images" if number else ""
     rows = [
         [name, *(f"{row[key]:.{digits_for(row['before'])}f}" for key in ("before", "after")),
          row["difference"], row["verdict"]]
@@ -191,20 +209,23 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
     if any("(1 seed)" in row["verdict"] for row in outcome["metrics"].values()):
         print_result("1 seed: this is about these weights; training with another seed gives others")
     what = f"{idea} (merge weights {weights})" if weights else idea
-    if weights and not any(weights):
-        what = f"{idea} (merge weights {weights}, which leave the given model as it is)"
     if outcome["better"]:
         print_result(f"the idea {what} is better in {metric}, beyond its 95% interval")
-    else:
-        scores = {each["idea"]: each["score"] for each in outcome["tried"]}
-        given, chosen = scores[BEFORE], scores[idea]
-        if given is not None and chosen is not None and chosen >= given:
-            print_result("no idea is better than the given model on validation images")
-        print_result(
-            f"the idea {what} is not better in {metric}, beyond its 95% interval: "
-            f"{settings.out} was not written\n"
-            "more images, more steps (hours=<n>) or another lr=<n> may help"
-        )
+        return
+    scores = {each["idea"]: each["score"] for each in outcome["tried"]}
+    given, chosen = scores[BEFORE], scores[idea]
+    if given is not None and chosen is not None and idea != BEFORE and chosen >= given:
+        print_result("no idea is better than the given model on validation images")
+    for note in filter(None, (each.get("note") for each in outcome["tried"])):
+        print_result(note)
+    if idea != BEFORE:
+        print_result(f"the idea {what} is not better in {metric}, beyond its 95% interval")
+    if (smallest := outcome.get("detectable")) is not None:
+        print_result(f"an improvement by {smallest:.2g} would have been found with 80% power")
+    print_result(
+        f"the folder {settings.out} was not written\n"
+        "more images, more steps (hours=<n>) or another lr=<n> may help"
+    )
 
 
 def _tried_line(tried: Tried, best: str) -> list[str]:
@@ -215,6 +236,6 @@ def _tried_line(tried: Tried, best: str) -> list[str]:
         return ["the given model", text, "", "", ""]
     if left_out:
         return [tried["idea"], text, "", "", f"left out: {left_out}"]
-    note = "chosen" if tried["idea"] == best else ""
+    note = "chosen" if tried["idea"] == best else tried.get("note", "")
     passes, seconds = tried["num_forward_passes"], tried["seconds"]
     return [tried["idea"], text, f"{passes:,}", f"{seconds:,.0f}", note]

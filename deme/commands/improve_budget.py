@@ -1,14 +1,12 @@
-"""The time of `deme improve`: how many training steps fit into it, and what it can find."""
+"""The time of `deme improve`: how many training steps fit into it."""
 
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 
-from deme.commands.compare import mean_value, read_evaluations
-from deme.commands.improve_work import SEARCH_STEPS, Work, decisive_metric
-from deme.report.statistics import digits_for, smallest_detectable
+from deme.commands.improve_work import SEARCH_STEPS, Work
 from deme.runs import (
     ImproveSettings,
     TrialPlan,
@@ -19,7 +17,7 @@ from deme.runs import (
     passes_per_step,
     read_status,
 )
-from deme.system import BadConfig, files, logger, read_json
+from deme.system import BadConfig, duration, files, logger, read_json
 
 MAX_STEPS = 20_000  # optimizer steps of an expert, as in the paper
 MIN_STEPS = 20
@@ -28,24 +26,6 @@ TRIAL_STEPS = (1, 10, 60)
 MANY_STEPS = 2000  # of all trainings together: for fewer, trial runs would take long
 SHARE = 0.95  # of the time that is planned; the pace varies
 TOLERANCE = 1.1  # an idea is left out that takes this many times the time that is left
-
-
-def log_power(evaluations: Sequence[Path]) -> None:
-    """Log which improvement of the deciding metric is found with 80% power."""
-    found = read_evaluations(list(map(str, evaluations)))
-    metric = decisive_metric(next(iter(found.values()))["metrics"])
-    mean = mean_value(metric, found)
-    noise = fmean(variance(result["replicates"][metric]) for result in found.values())
-    smallest = smallest_detectable((2 * noise) ** 0.5, len(found), 0.0, 1) if noise else 0.0
-    paired = (
-        "often a tenth of that, as both models see the same images and noise"
-        if metric == "loss"
-        else "and less where both models err alike on the same noise"
-    )
-    logger.info(
-        f"{metric} of the given model: {mean:.{digits_for(mean)}f}; an improvement by "
-        f"{smallest:.2g} ({smallest / abs(mean or 1):.0%}) is found with 80% power, {paired}"
-    )
 
 
 class Budget:
@@ -183,15 +163,6 @@ class Budget:
             per_expert_step = self._seconds_of(plan, 1) - rest
             plan["num_steps"] = min(MAX_STEPS, int(time_left / per_expert_step))
         return plan
-
-
-def duration(seconds: float) -> str:
-    """Return a time as it is said: "40 seconds", "7.5 minutes", "3.5 hours"."""
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    if seconds < 6000:
-        return f"{seconds / 60:.{int(seconds < 600)}f} minutes"
-    return f"{seconds / 3600:.1f} hours"
 
 
 def _trial_seconds(work: Work, steps: int) -> float:

@@ -38,6 +38,7 @@ SHARED_KEYS = (
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 FEW_REPLICATES = 2  # bootstrap resamples where no interval is used
 BEFORE = "before"  # what the given model is called
+SAME = "the best merge is the given model itself"
 LEAVES_OUT = (WorkFailed, BadConfig)  # of an idea; the others go on without it
 
 
@@ -64,7 +65,8 @@ class Work:
     """Makes the runs of `deme improve`."""
 
     def __init__(self, settings: ImproveSettings, run: Run) -> None:
-        self.settings, self.run, self.runs = settings, run, run.path / "runs"
+        self.settings, self.run = settings, run
+        self.runs, self.name = run.path.parent, run.path.name  # <run>/<stage>/ has its runs
         shared = {key: run.config[key] for key in SHARED_KEYS}
         # held-out images judge in the end; a statistics file may be of other images
         shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
@@ -78,6 +80,7 @@ class Work:
         self.ideas = ideas_of(settings)
         self.merge_weights: list[float] | None = None  # that the search found
         self.broken: dict[str, Exception] = {}  # rows that failed: no idea tries them again
+        self.scored: dict[str, Path] = {}  # the evaluation on validation images of each idea
 
     @property
     def chooses(self) -> bool:
@@ -92,7 +95,7 @@ class Work:
     def suite(self, *rows: RowSettings) -> Suite:
         """Return a suite of these rows below the run's directory."""
         suite = SuiteSettings(
-            suite="improve",
+            suite=self.name,
             rows=rows,
             baseline=rows[0].name,
             metrics=("loss",),
@@ -124,10 +127,11 @@ class Work:
         `shared` are the groups of its configuration, those of the stage if there are none.
         """
         given = tuple(f"inputs.{each}" for each in inputs)
-        words = [*overrides, f"cell.method={name}", "suite=improve"]
+        words = [*overrides, f"cell.method={name}"]
         config = compose_stage(stage, words, given, **values)
         groups = self.shared[stage] if shared is None else shared
         config |= {key: value for key, value in groups.items() if key in config}
+        config["suite"] = self.name
         with details():
             return stage_function(stage)(placed(config, self.runs, inputs, {}))
 
@@ -153,6 +157,7 @@ class Work:
         run = self._evaluate(
             f"score_{name}", model, "validation", number, IMPROVE_JUDGE_SEED, shared=self.scoring
         )
+        self.scored[name] = run
         found = read_json(run / "metrics.json", Metrics)["metrics"]
         metric = decisive_metric(found)
         value = float(found[metric]["value"])
@@ -203,21 +208,28 @@ class Work:
         return any(node.state not in ("ready", *BLOCKED) for node in nodes)
 
     def try_idea(self, idea: str, num_steps: int) -> Candidate | Tried:
-        """Make the model of an idea and score it; return why it is left out if that fails."""
+        """Make the model of an idea and score it; return why it is left out if that fails.
+
+        A merge whose best weights are all 0 is the given model, and is not measured again.
+        """
         try:
             model, passes, seconds = (
                 self._averaged() if idea == "average" else self._trained(idea, num_steps)
             )
-            tried: Tried = {
+            cost: Tried = {
                 "idea": idea,
-                "score": self.score(idea, model) if self.chooses else None,
+                "score": None,
                 "num_forward_passes": passes,
                 "seconds": round(seconds, 1),
             }
+            if idea == "merge" and not any(self.merge_weights or [1]):
+                logger.info(SAME)
+                return {**cost, "note": SAME}
+            score = self.score(idea, model) if self.chooses else None
         except LEAVES_OUT as error:
             self.broken.setdefault(idea, error)
             return self.left_out(idea, first_line(error))
-        return Candidate(model, tried)
+        return Candidate(model, {**cost, "score": score})
 
     def left_out(self, idea: str, why: str) -> Tried:
         """Return what is said of an idea that is left out."""

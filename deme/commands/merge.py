@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import MergeSettings, Run, build
+from deme.runs import MergeSettings, Run, build, check_options
 from deme.system import (
     BadConfig,
     files,
@@ -16,6 +16,7 @@ from deme.system import (
     read_about,
     tracked,
 )
+from deme.tracking import Mirror
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
 def run(config: dict[str, object]) -> Path:
     """Merge unless it is done, or only print what merging takes; return the run directory."""
     settings = build(MergeSettings, config)
+    mirror = Mirror.of(settings.logger)
     run = Run.planned(config)
     opened = cache(lambda: _open(settings, run))
     if settings.plan:
         _print_plan(settings, run, *opened())
         return run.path
+    if not run.done:
+        check_options(settings)
+        opened()  # whatever does not fit is said before there is a run directory
     run.execute(lambda run: _merge(settings, run, *opened()))
     if settings.report:
         with log_to_file(run.path / "log.txt"):
@@ -45,6 +50,7 @@ def run(config: dict[str, object]) -> Path:
         if by_name := about.get("weights_by_name"):
             text += f", others for {len(by_name)} blocks or tensors"
     print_result(text)
+    mirror.publish(run.path)
     return run.path
 
 

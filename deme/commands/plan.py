@@ -6,6 +6,7 @@ Nothing is started. Power is the smallest difference that the table could find.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from deme.commands.costs import rate_of
 from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.terminal import text_table
@@ -16,10 +17,9 @@ from deme.runs import (
     Suite,
     SuiteOptions,
     SuiteSettings,
-    read_status,
     row_and_base,
 )
-from deme.system import print_result
+from deme.system import duration, print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true
 
@@ -51,17 +51,13 @@ def _costs(
 ) -> Iterator[str]:
     settings, jobs, tflops = suite.settings.plan, options.jobs, options.tflops
     cost = sum(passes[node] for node, state in states.items() if state != "done")
-    done = [node for node, state in states.items() if state == "done" and passes[node]]
-    seconds = sum(
-        read_status(node.run.path).get("seconds", 0.0) for node in done if node.run is not None
-    )
-    measured = seconds / sum(passes[node] for node in done) if done else None
-    rate = measured or (settings.seconds_per_million_forward_passes or 0) / 1e6
-    time = ""
-    if rate and cost:
-        source = "finished runs on this machine" if measured else "the suite's estimate"
+    rate, time = rate_of(suite, states, passes), ""
+    if rate is not None and cost:
+        source = "finished runs on this machine" if rate.is_measured else "the suite's estimate"
         processes = "one process" if jobs == 1 else f"{jobs} processes"
-        time = f", about {cost * rate / 60 / jobs:.0f} minutes in {processes} (from {source})"
+        time = f", about {duration(cost * rate.seconds / jobs)} in {processes} (from {source})"
+    elif cost:
+        time = "; how long that takes is known once some of its runs are done"
     yield f"cost: {cost / 1e6:.1f} million forward passes to go{time}"
     if settings.gflop_per_forward_pass and cost:
         petaflop = cost * settings.gflop_per_forward_pass / 1e6
@@ -76,6 +72,12 @@ def _power(suite: Suite) -> Iterator[str]:
     """Yield what differences are found, once for bases of which that is the same."""
     settings = suite.settings
     metrics = dict.fromkeys(row_and_base(name)[0] for name in settings.plan.paired_sd)
+    if not metrics:
+        yield (
+            "power: which difference the table could find follows from how far differences vary "
+            "between seeds;\n    give it as plan.paired_sd (docs/suites.md), from a finished "
+            "table like this one"
+        )
     for metric in metrics:
         lines: dict[str, list[str | None]] = {}
         for base in settings.starts:

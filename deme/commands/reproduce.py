@@ -9,10 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deme.commands import stage_function, table
+from deme.commands.costs import TimeLeft
 from deme.runs import BLOCKED, Node, Suite, SuiteOptions
 from deme.system import (
     BadConfig,
@@ -20,6 +21,7 @@ from deme.system import (
     DemeError,
     WorkFailed,
     as_deme_error,
+    duration,
     helpers,
     is_locked,
     logger,
@@ -47,7 +49,9 @@ def run(suite: Suite, options: SuiteOptions) -> None:
         arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (options.jobs - 1)
         with _limited(options.minutes), helpers(__name__, arguments) as codes:
             try:
+                time_left = TimeLeft(suite, options.jobs)
                 with progress("runs", len(suite.nodes), "runs", start=len(done)) as bar:
+                    bar.seconds_left = time_left.seconds
                     work(suite, bar)
             except DemeError as error:
                 first_error = error
@@ -91,7 +95,8 @@ def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None
         open_nodes = [node for node in open_nodes if node not in failed]
         ready = [node for node in open_nodes if node.state not in BLOCKED]
         missing_file = [node.missing_file for node in open_nodes if node.missing_file is not None]
-        if not any(_try(node, failed) for node in (reversed(ready) if last_first else ready)):
+        left = bar.seconds_left if bar is not None else None
+        if not any(_try(node, failed, left) for node in (reversed(ready) if last_first else ready)):
             if not ready and (failed or missing_file or not open_nodes):
                 break
             time.sleep(0.5)
@@ -99,16 +104,25 @@ def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None
         raise next(iter(failed.values())) if failed else missing_file[0]
 
 
-def _try(node: Node, failed: dict[Node, DemeError]) -> bool:
-    """Run a node unless another process owns it; return whether it was run."""
+def _try(
+    node: Node, failed: dict[Node, DemeError], left: Callable[[], float | None] | None
+) -> bool:
+    """Run a node unless another process owns it; return whether it was run.
+
+    `left` says how many seconds all runs still take, if that is known.
+    """
     planned = node.run
     if planned is None or is_locked(planned.path / ".lock"):
         return False
+    nodes, seconds = node.suite.nodes, left() if left is not None else None
+    number = sum(each.state == "done" for each in nodes) + 1
+    time_left = f"; about {duration(seconds)} left in all" if seconds else ""
+    logger.info("run %d of %d: %s%s", number, len(nodes), node.title, time_left)
     try:
         stage_function(node.stage)(planned.config)
     except (DemeError, OSError) as error:
         failed[node] = as_deme_error(error)
-        logger.error("%s: %s", node.title, failed[node])
+        logger.error("%s (%s): %s", node.title, planned.path, failed[node])
     return True
 
 

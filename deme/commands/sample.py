@@ -1,18 +1,21 @@
 """`deme sample`: a grid of images of one or several models, all from the same noise."""
 
+import time
 from pathlib import Path
 
-from deme.commands.arguments import output_file
+from deme.commands.arguments import check_places, output_file
 from deme.runs import (
     SampleSettings,
     build,
     check_options,
+    compose_stage,
     instantiate,
     log_weights,
-    tracking,
+    options,
     weights_folder,
 )
-from deme.system import BadConfig, files, locate, print_result
+from deme.system import BadConfig, exists, files, locate, print_result
+from deme.tracking import FOLDER, Mirror, Record, dotted, tracker_id
 
 DEFAULT_IMAGES = 64
 MAX_PROMPTS = 100
@@ -21,7 +24,11 @@ MAX_PROMPTS = 100
 def run(config: dict[str, object]) -> Path:
     """Generate the grid and return its path."""
     settings = build(SampleSettings, config)
+    mirror = Mirror.of(settings.logger)
     places, out = _places(settings.run), output_file(settings.out, ".png")
+    if settings.prompts is not None and settings.num_images is not None:
+        _check_count(settings.num_images)
+    check_places(settings.prompts)
 
     import torch
 
@@ -48,15 +55,16 @@ def run(config: dict[str, object]) -> Path:
         )
         shapes[label] = loaded.model.image_shape
         if len(set(shapes.values())) > 1:
-            raise BadConfig(f"images of one grid need one shape, these models have {shapes}")
+            sizes = ", ".join(f"{name} {' x '.join(map(str, s))}" for name, s in shapes.items())
+            raise BadConfig(
+                f"images of one grid need one shape; channels x height x width: {sizes}\n"
+                "type: one command for each size"
+            )
         check_sampler(settings.sampler, loaded.model)
         prompts = load_prompts(settings.prompts, loaded.model, None, settings.num_images)
         count = settings.num_images or (len(prompts) if prompts is not None else DEFAULT_IMAGES)
-        if prompts is not None and count > MAX_PROMPTS:
-            raise BadConfig(
-                f"a labelled grid shows at most {MAX_PROMPTS} prompts, got {count}\n"
-                f"type: num_images={MAX_PROMPTS} or fewer"
-            )
+        if prompts is not None:
+            _check_count(count)
         batches = generate_images(
             loaded.network,
             loaded.model,
@@ -83,7 +91,7 @@ def run(config: dict[str, object]) -> Path:
             file.write(
                 png(labelled([(label, image_grid(pixels)) for label, pixels in images.items()]))
             )
-    _track(settings, out)
+    mirror.send(_record(settings, config, out))
     names = [
         f"{label}: {', '.join(map(str, folders))}" if len(images) > 1 else str(folders[0])
         for label, folders in places.items()
@@ -92,15 +100,38 @@ def run(config: dict[str, object]) -> Path:
     return out
 
 
-def _track(settings: SampleSettings, picture: Path) -> None:
-    """Show the picture in Weights & Biases, if asked for."""
-    if settings.logger.mode == "disabled":
-        return
-    folder = Path(settings.paths.runs, "samples", f"sample-{files.sha256(picture)[:10]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    about = {"picture": picture.name}
-    with tracking.mirrored(folder, "samples", "sample", about, settings.logger) as tracker:
-        tracking.conclude(tracker, {}, picture)
+def _record(settings: SampleSettings, config: dict[str, object], picture: Path) -> Record:
+    """Return what is sent of a picture: its settings, and an id that follows from its content."""
+    name = f"sample-{files.sha256(picture)[:10]}"
+    now = time.time()
+    return Record(
+        id=tracker_id("samples", "sample", name),
+        name=name,
+        suite="samples",
+        stage="sample",
+        state="done",
+        home=Path(settings.paths.runs, "samples", FOLDER),
+        began=now,
+        ended=now,
+        config=dotted(config),
+        images={"samples": picture},
+    )
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_PROMPTS:
+        raise BadConfig(
+            f"a labelled grid shows at most {MAX_PROMPTS} prompts, got {count}\n"
+            f"type: num_images={MAX_PROMPTS} or fewer"
+        )
+
+
+def _of_option(name: str) -> str:
+    """Return the path of a model option, such as digits_base, of anything else itself."""
+    if exists(name) or name not in options("model"):
+        return name
+    path = compose_stage("train", [f"model={name}"])["model"].get("path")
+    return path if isinstance(path, str) else name
 
 
 def _places(given: object) -> dict[str, list[Path]]:
@@ -114,7 +145,7 @@ def _places(given: object) -> dict[str, list[Path]]:
                 "run must be a run or model folder, a list of experts, or {label: ...}; "
                 f"got {value!r}\ntype: run=<dir>, or 'run={{before: <dir>, merged: <dir>}}'"
             )
-        found = [locate(str(path)) for path in paths]
+        found = [locate(_of_option(str(path))) for path in paths]
         log_weights(f"run {label}".strip(), found)
         places[str(label)] = [weights_folder(path) for path in found]
     return places

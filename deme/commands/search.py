@@ -6,19 +6,23 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deme.commands.arguments import check_device
 from deme.runs import (
     Best,
     Run,
     SearchSettings,
     build,
+    check_options,
     content_hash,
     find_snapshots,
     instantiate,
 )
 from deme.system import BadConfig, files, logger, print_result, progress, read_json
+from deme.tracking import Mirror
 
 if TYPE_CHECKING:
     from deme.evaluation.objective import Scored
+    from deme.merging.plan import MergePlan
     from deme.merging.search import Search
     from deme.merging.search.journal import Evaluation
 
@@ -29,9 +33,13 @@ def run(config: dict[str, object]) -> Path:
     """Search unless it is done; return the run directory."""
     settings = build(SearchSettings, config)
     search: Search = instantiate(settings.search)  # refuses what its class does not work with
+    mirror = Mirror.of(settings.logger)
     run = Run.planned(config)
     if not run.done:
         _check_method(settings, getattr(search, "varies_sum_alone", False))
+        check_options(settings)
+        check_device(run, settings.compute)
+        _open_models(settings, run)  # what does not fit is said before there is a run directory
     opened = cache(lambda: _open(settings, run))
     run.execute(lambda run: _search(settings, run, opened()))
     if settings.loss_planes.points:
@@ -44,12 +52,19 @@ def run(config: dict[str, object]) -> Path:
     mean = "mean over blocks " if best.get("weights_by_name") else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
     print_result(f"best score {best['score']:.4f} at weights {weights}")
+    mirror.publish(run.path)
     return run.path
 
 
 def _open(settings: SearchSettings, run: Run) -> "Scored":
-    from deme.builders import load_merge_method, open_average, open_plan
     from deme.evaluation.objective import build_objective
+
+    return build_objective(settings, _open_models(settings, run))
+
+
+def _open_models(settings: SearchSettings, run: Run) -> "MergePlan":
+    """Return the models that are combined. Raises BadConfig for all that file headers show."""
+    from deme.builders import load_merge_method, open_average, open_plan
 
     if (source := run.single_input("snapshots_of")) is not None:
         candidates = [snapshot.folder for snapshot in find_snapshots(source)]
@@ -58,11 +73,9 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
                 f"{source} has one snapshot, and a mixture is of two or more\n"
                 "type: deme train snapshots.every=<fewer steps>"
             )
-        plan = open_average(candidates)
-    else:
-        of_checkpoints = load_merge_method(settings.merge).of == "checkpoints"
-        plan = open_plan(settings.model, run.weights_folders("experts"), of_checkpoints)
-    return build_objective(settings, plan)
+        return open_average(candidates)
+    of_checkpoints = load_merge_method(settings.merge).of == "checkpoints"
+    return open_plan(settings.model, run.weights_folders("experts"), of_checkpoints)
 
 
 def _check_method(settings: SearchSettings, varies_sum_alone: bool) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deme.commands.arguments import output_file
+from deme.commands.arguments import check_places, output_file
 from deme.runs import StatsSettings, build, check_options
 from deme.system import BadConfig, cache_folder, print_result
 
@@ -15,13 +15,15 @@ def run(config: dict[str, object]) -> Path:
     if not count:
         raise BadConfig(
             "deme stats needs a feature extractor; metrics.features is empty\n"
-            "type: metrics=digits, metrics=inception768, ..."
+            "type: metrics=own, metrics=digits, ..."
         )
     if out and count != 1:
         raise BadConfig(
             f"out={out} takes the statistics of one feature extractor; metrics.features names "
             f"{count}\ntype: metrics=<option with one feature extractor>"
         )
+
+    check_places(settings.data, *settings.metrics.features.values())
 
     from deme.builders import Compute, load_data, load_extractors, load_reference
     from deme.metrics import statistics_file
@@ -30,7 +32,7 @@ def run(config: dict[str, object]) -> Path:
     cache = cache_folder(settings.paths)
     device = Compute.of(settings.compute).device
     data = load_data(settings.data, settings.paths)
-    for extractor in load_extractors(settings.metrics, device):
+    for extractor in load_extractors(settings.metrics, data, cache, device):
         reference = load_reference(settings.metrics, data, extractor, cache)
         print_result(f"{reference.name}: {extractor.name}, weights {extractor.weights[:12]}")
         if out:

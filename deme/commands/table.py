@@ -6,6 +6,7 @@ What is not measured yet is shown as `--`, with the command that measures it.
 from pathlib import Path
 
 from deme.report import tables
+from deme.report.latex import latex
 from deme.report.notes import notes
 from deme.report.rows import Comparison, Row, comparisons, table_rows
 from deme.runs import Suite, SuiteOptions
@@ -59,7 +60,7 @@ def _write(suite: Suite, rows: list[Row], compared: list[Comparison]) -> None:
             files.write_bytes(folder / file, _drawn(picture, suite, found))
     texts = {
         f"{suite.name}.md": tables.markdown(suite, rows, compared),
-        f"{suite.name}.tex": tables.latex(suite, rows),
+        f"{suite.name}.tex": latex(suite, rows),
         numbers.name: table,  # last: its numbers are those of the pictures
     }
     for file, text in texts.items():

@@ -8,14 +8,16 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deme.commands.arguments import check_device
+from deme.commands.train_checks import check_passport, teacher_folder, warn_if_teacher_is_raw
+from deme.commands.training_memory import built_lines
 from deme.runs import (
     Run,
     TrainSettings,
     base_hash,
     build,
     instantiate,
-    takes_ema,
-    tracking,
+    is_open,
 )
 from deme.runs import partial as partial_of
 from deme.system import (
@@ -27,13 +29,15 @@ from deme.system import (
     processes,
     signals,
 )
+from deme.tracking import Mirror
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from deme.builders import Compute
-    from deme.data import EncodedDataset, ImageData, Images
+    from deme.data import EncodedDataset, Images
     from deme.diffusion import TimestepRange
-    from deme.models.denoiser import DenoisingModel
-    from deme.runs.tracking import Tracker
+    from deme.evaluation.validation import Validation
     from deme.training.distributed import ProcessGroup
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
@@ -45,22 +49,32 @@ def run(config: dict[str, object]) -> Path:
     Processes of one torchrun or srun train one run together.
     """
     settings = build(TrainSettings, config)
+    if is_open(settings.model):
+        from deme.builders import with_fitting_unet
+
+        config = with_fitting_unet(config, settings)
+        settings = build(TrainSettings, config)
+    sends = processes.world().rank == 0
+    mirror = Mirror.of(settings.logger, trains=True) if sends else Mirror()
     try:
-        path = _run(config, settings)
+        path = _run(config, settings, mirror)
         # until the run is done, whatever stops it resumes from here
         with contextlib.suppress(OSError):  # of a finished run that is read-only
             (path / "checkpoints" / "last.ckpt").unlink()
         if (stop := signals.pending()) is not None:  # a signal during the last step
             signals.clear()
             raise stop
+        mirror.publish(path)
         return path
     finally:
         gc.collect()  # Lightning's trainer and module refer to each other and hold the weights
 
 
-def _run(config: dict[str, object], settings: TrainSettings) -> Path:
+def _run(config: dict[str, object], settings: TrainSettings, mirror: Mirror) -> Path:
     if processes.world().size == 1:
-        return Run.planned(config).execute(lambda run: _train(run, settings))
+        run = Run.planned(config)
+        check_device(run, settings.compute)
+        return run.execute(lambda run: _train(run, settings, mirror))
 
     from deme.builders import Compute
     from deme.training.distributed import init_distributed
@@ -68,7 +82,7 @@ def _run(config: dict[str, object], settings: TrainSettings) -> Path:
     group = init_distributed(Compute.of(settings.compute).device)
     with group.job():
         if group.rank == 0:
-            path = Run.planned(config).execute(lambda run: _train(run, settings, group))
+            path = Run.planned(config).execute(lambda run: _train(run, settings, mirror, group))
             group.publish("go", train=False)
             group.publish("end")
             return path
@@ -81,7 +95,7 @@ def _run(config: dict[str, object], settings: TrainSettings) -> Path:
                     f"process 0 trains another run ({str(message['identity'])[:10]})\n"
                     "give all processes the same arguments"
                 )
-            _train(replace(run, is_main_process=False), settings, group)
+            _train(replace(run, is_main_process=False), settings, mirror, group)
         group.wait_for("end")
         return run.path
 
@@ -95,20 +109,29 @@ class Training:
     module: "DiffusionModule"
     loop: "Loop"
     range: "TimestepRange"
+    validation: "Validation | None"
+
+    @property
+    def measure(self) -> "Callable[[int], dict[str, float]] | None":
+        """What judges the module while it is trained, of the number of steps taken."""
+        return partial(self.validation, self.module) if self.validation is not None else None
 
 
-def _train(run: Run, settings: TrainSettings, group: "ProcessGroup | None" = None) -> None:
+def _train(
+    run: Run, settings: TrainSettings, mirror: Mirror, group: "ProcessGroup | None" = None
+) -> None:
     """Prepare, train, and write the results. The first process of a group prepares first."""
     training = _prepare(run, settings, group)
     if group is not None and run.is_main_process:
         group.publish("go", train=True, identity=run.identity)
-    opened: contextlib.AbstractContextManager[Tracker | None] = contextlib.nullcontext()
     if run.is_main_process:
-        opened = tracking.mirrored(
-            run.path, settings.suite, "train", settings.cell, settings.logger
-        )
-    with opened as tracker:
-        _fit(run, settings, training, group, tracker)
+        mirror.start(run.path)
+    try:
+        _fit(run, settings, training, group, mirror)
+    except BaseException:
+        mirror.stop(failed=True)
+        raise
+    mirror.stop()
 
 
 def _fit(
@@ -116,7 +139,7 @@ def _fit(
     settings: TrainSettings,
     training: Training,
     group: "ProcessGroup | None",
-    tracker: "Tracker | None",
+    mirror: Mirror,
 ) -> None:
     """Train, and write the results."""
     from deme.evaluation.preview import preview
@@ -136,7 +159,15 @@ def _fit(
         logger.info("%d snapshots are kept, each with %s", settings.num_snapshots, models)
     about = _about(settings, training)
     write = partial(write_snapshot, training.module, folder=run.path, about=about)
-    first_step = fit(training.module, training.images, training.loop, run.path, tracker, write)
+    first_step = fit(
+        training.module,
+        training.images,
+        training.loop,
+        run.path,
+        mirror.log,
+        write,
+        training.measure,
+    )
     training.module.method.finish()
     training.module.method.teacher = None
     if run.is_main_process:
@@ -144,11 +175,10 @@ def _fit(
         trained = training.range if settings.expert is not None else None
         model = training.module.model
         model.load_state_dict(training.module.weights())
-        grid = preview(run.path, settings, model, training.images, trained, training.compute.device)
-        tracking.conclude(tracker, {}, grid)
-        files.write_json(
-            run.path / "cost.json", {"num_forward_passes": settings.num_forward_passes()}
-        )
+        grid = run.path / "samples" / "grid.png"
+        preview(grid, settings, model, training.images, trained, training.compute.device)
+        cost = {"num_forward_passes": settings.num_forward_passes()}
+        files.write_json(run.path / "cost.json", cost)
         logger.info("trained %s (from step %d)", run.path, first_step)
 
 
@@ -168,6 +198,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         write_loss_mass,
     )
     from deme.data import training_sampler
+    from deme.evaluation.validation import Validation
     from deme.training.fit import Loop
     from deme.training.module import DiffusionModule
 
@@ -176,9 +207,12 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     data = load_data(settings.data, settings.paths, model.image_shape)
     assert data is not None  # TrainSettings
     check_images(data, model)
+    if "unet" in settings.model and run.is_main_process:
+        for line in built_lines(settings, model, compute.device):
+            logger.info(line)
     if "path" in settings.model:
-        _check_passport(run, settings, model, data, compute.device)
-    _warn_of_raw_teacher(run, settings)
+        check_passport(run, settings, model, data, compute.device)
+    warn_if_teacher_is_raw(run, settings)
     encoded = cache(  # can take hours
         lambda: encode_images(model, data.train, compute.device, cache_folder(settings.paths), data)
     )
@@ -192,7 +226,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         model.add_projections(settings.projection.placement)
     search = run.single_input("search")
     method = build_method(settings, model, ranges, expert_range, search, experts)
-    load_teacher = teacher_loader(settings, model, _teacher(run))
+    load_teacher = teacher_loader(settings, model, teacher_folder(run))
     if run.is_main_process:
         write_loss_mass(method, ranges, run.path / "weighting.json")
     optimizer = partial_of(settings.optimizer)
@@ -204,6 +238,10 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
             "type: the same command without torchrun or srun"
         )
     images = encoded()
+    validation = None
+    if progress.validate.is_on and run.is_main_process:
+        trained = expert_range if settings.expert is not None else None
+        validation = Validation(run.path, settings, model, data, images, trained, compute.device)
     method.prepare(load_teacher, compute.device, compute.dtype)
     compute.prepare_for_training(model, images, settings.batch_size, settings.seed, method.teacher)
     module = DiffusionModule(
@@ -229,48 +267,13 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         device=int(compute.device.partition(":")[2] or 0),
         num_workers=progress.num_workers,
         checkpoint_every=progress.checkpoint_every,
+        checkpoint_minutes=progress.checkpoint_minutes,
         log_every=progress.log_every,
         snapshots_every=settings.snapshots.every,
+        validate_every=progress.validate.every,
+        validate_minutes=progress.validate.minutes,
     )
-    return Training(compute, images, module, loop, expert_range)
-
-
-def _check_passport(
-    run: Run, settings: TrainSettings, model: "DenoisingModel", data: "ImageData", device: str
-) -> None:
-    """Store what the weights fit; refuse a model whose config contradicts them."""
-    from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
-
-    passport = load_passport(
-        settings.model,
-        settings.data or {},
-        settings.passport.num_images,
-        model,
-        data,
-        device,
-        cache_folder(settings.paths),
-    )
-    if run.is_main_process:
-        files.write_json(run.path / "passport.json", passport)
-    for line in format_passport(passport):
-        logger.info(line)
-    if settings.passport.contradicted == "refuse":
-        refuse_contradicted(passport)
-
-
-def _teacher(run: Run) -> Path | None:
-    """Return the model folder of inputs.teacher, if one is given."""
-    return run.weights_folders("teacher")[0] if run.single_input("teacher") is not None else None
-
-
-def _warn_of_raw_teacher(run: Run, settings: TrainSettings) -> None:
-    """Say that the consistency loss holds the model near weights that are not averaged."""
-    from deme.evaluation.passport import warn_of_raw_teacher
-
-    given = _teacher(run)
-    place = str(given) if given is not None else settings.model.get("path")
-    if settings.has_consistency and not settings.teacher_is_average and place is not None:
-        warn_of_raw_teacher(place, given is None and takes_ema(settings.model))
+    return Training(compute, images, module, loop, expert_range, validation)
 
 
 def _about(settings: TrainSettings, training: Training) -> dict[str, object]:

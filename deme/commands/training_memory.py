@@ -20,6 +20,7 @@ from deme.system import (
     DemeError,
     MissingInput,
     cache_folder,
+    duration,
     files,
     first_line,
     locate,
@@ -30,6 +31,7 @@ from deme.system import (
 if TYPE_CHECKING:
     from torch import nn
 
+    from deme.models.denoiser import DenoisingModel
     from deme.training.memory import TrainingMemory
 
 SHIPPED = PACKAGE / "assets" / "training_memory.json"  # hash -> memory
@@ -51,6 +53,24 @@ def memory_lines(suite: Suite) -> Iterator[str]:
         rows = list(dict.fromkeys(node.row_and_base for node in nodes))
         more = f" and {len(rows) - 3} more" if len(rows) > 4 else ""
         yield f"training memory: {line}: {', '.join(rows[: 3 if more else 4])}{more}"
+
+
+def built_lines(settings: TrainSettings, model: "DenoisingModel", device: str) -> Iterator[str]:
+    """Yield what a model is that is trained from scratch, and what its training takes."""
+    import torch
+
+    from deme.builders.figures import seconds_per_pass
+
+    yield f"model: built for this training: {model.description}"
+    unet, teachers = _unet(settings.model), _Teachers(None, int(settings.has_teacher))
+    memory = _memory(settings, unet, settings.projection.placement, teachers)
+    with torch.random.fork_rng():  # a network with dropout draws random numbers
+        seconds = seconds_per_pass(model.to(device))
+    time = duration(settings.num_forward_passes() * seconds)
+    yield (
+        f"training takes about {memory} at batch {settings.batch_size}, and {time} for "
+        f"{settings.num_steps:,} steps by the time of one forward pass here"
+    )
 
 
 def _line(node: Node) -> str:

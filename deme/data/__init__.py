@@ -77,12 +77,30 @@ class ImageData:
 
     `random_flip` mirrors training images left-right with probability 1/2. `caption_dropout` is the
     share of training captions that is replaced by the empty one, for classifier-free guidance.
+    `preparation` says what was made of stored images of any size; `left_out` of them are on neither
+    side.
     """
 
     train: Images
     held_out: Images
     random_flip: bool = False
     caption_dropout: float = 0.0
+    preparation: str = ""
+    left_out: int = 0
+
+    @property
+    def description(self) -> str:
+        """What the images are and what is done to them, in one line."""
+        channels, height, width = self.train.__getitems__([0]).shape[1:]
+        pixels = f"{height} x {width} {'grey' if channels == 1 else 'RGB'}"
+        return "; ".join(
+            [
+                f"{len(self.train):,} training images, {len(self.held_out):,} held out",
+                self.preparation or f"{pixels} as they are",
+                "mirrored at random in training" if self.random_flip else "not mirrored",
+                f"{self.left_out:,} left out" if self.left_out else "none left out",
+            ]
+        )
 
 
 class InMemoryImages:

@@ -34,7 +34,7 @@ def load_captioned_images(
     resize: str = "bicubic",
     crop: str = "center",
     held_out_fraction: float = 0.01,
-    random_flip: bool = True,
+    random_flip: bool = False,
     caption_dropout: float = 0.1,
     corrupt: str = "refuse",
     in_memory: bool | None = None,

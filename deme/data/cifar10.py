@@ -10,7 +10,6 @@ import pickle
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,111 +20,16 @@ from deme.data import ImageData, InMemoryImages
 from deme.data.decode import resized
 from deme.data.split_dataset import check_held_out, hold_out_share
 from deme.system import MissingInput, WorkFailed, first_line, locked, logger
+from deme.system.official_files import BINARY, PYTHON, Place, cifar10_place
 
 SHAPE = (3, 32, 32)
 MAX_BATCH = 2**26  # bytes that are read of a file of images: the official ones have half of that
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One of the two official formats.
-
-    `md5` has the sums of the archive, of the batches of training images and of that of test images,
-    in this order.
-    """
-
-    archive: str
-    folder: str
-    md5: dict[str, str]
-    pickled: bool
-
-    def batches(self, with_test: bool) -> list[str]:
-        """Return the batches of training images and, if wanted, that of test images after them."""
-        _, *train, test = self.md5
-        return [*train, test] if with_test else train
-
-
-# The archive's sum is on https://www.cs.toronto.edu/~kriz/cifar.html, those of its members are in
-# the build files of several projects.
-BINARY = Layout(
-    archive="cifar-10-binary.tar.gz",
-    folder="cifar-10-batches-bin",
-    md5={
-        "cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530",
-        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
-    },
-    pickled=False,
-)
-# As in torchvision.datasets.CIFAR10, which a test compares.
-PYTHON = Layout(
-    archive="cifar-10-python.tar.gz",
-    folder="cifar-10-batches-py",
-    md5={
-        "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        "test_batch": "40351d587109b95175f43aff81a1287e",
-    },
-    pickled=True,
-)
-LAYOUTS = (BINARY, PYTHON)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A folder of batches, or an archive."""
-
-    path: Path
-    layout: Layout
-
-    def missing(self, with_test: bool) -> list[str]:
-        """Return the batches that a folder lacks; an archive is checked when it is read."""
-        if not self.path.is_dir():
-            return []
-        return [n for n in self.layout.batches(with_test) if not (self.path / n).is_file()]
-
-    def read(self, with_test: bool) -> Iterator[bytes]:
-        """Yield the batches, all of which exist, their md5 sums checked. Raises WorkFailed."""
-        names = self.layout.batches(with_test)
-        for name, data in zip(names, self._stored(names), strict=True):
-            self._check(self.path / name, hashlib.md5(data).hexdigest())
-            yield data
-
-    def _stored(self, names: Sequence[str]) -> Iterator[bytes]:
-        if self.path.is_dir():
-            for name in names:
-                with open(self.path / name, "rb") as file:
-                    yield file.read(MAX_BATCH)
-            return
-        with open(self.path, "rb") as file:
-            self._check(self.path, hashlib.file_digest(file, "md5").hexdigest())
-        with tarfile.open(self.path) as archive:
-            for name in names:
-                member = archive.extractfile(f"{self.layout.folder}/{name}")
-                assert member is not None
-                yield member.read(MAX_BATCH)
-
-    def _check(self, file: Path, md5: str) -> None:
-        expected = self.layout.md5[file.name]
-        if md5 != expected:
-            raise WorkFailed(
-                f"{file} is not the official file: its md5 is {md5}, expected {expected}\n"
-                f"delete it and download {self.layout.archive} again"
-            )
-
-
 def load_cifar10(
     root: str,
     held_out: str | float = "test",
-    random_flip: bool = True,
+    random_flip: bool = False,
     download: bool = False,
     size: int | None = None,
 ) -> ImageData:
@@ -143,7 +47,7 @@ def load_cifar10(
     place = _complete_place(Path(root).expanduser(), held_out == "test", download)
     parts = [
         resized(_pixels(data, place.layout.pickled), size)
-        for data in place.read(held_out == "test")
+        for data in _read(place, held_out == "test")
     ]
     if held_out == "test":
         return ImageData(
@@ -154,31 +58,45 @@ def load_cifar10(
 
 def _complete_place(root: Path, with_test: bool, download: bool) -> Place:
     """Return the first place with all needed files; if there is none, download if allowed."""
-    folders = [Place(root / layout.folder, layout) for layout in LAYOUTS]
-    archives = [Place(root / layout.archive, layout) for layout in LAYOUTS]
-    found = [place for place in (*folders, *archives) if place.path.exists()]
-    complete = next((place for place in found if not place.missing(with_test)), None)
-    if complete is not None:
-        return complete
-    if download:
-        return _download(root)
-    if found:
-        path, missing = found[0].path, found[0].missing(with_test)
-        instead = (
-            "\nor hold out training images instead: data.held_out=0.1"
-            if len(missing) == 1 and with_test
-            else ""
+    try:
+        return cifar10_place(root, with_test)
+    except MissingInput:
+        if not download:
+            raise
+    return _download(root)
+
+
+def _read(place: Place, with_test: bool) -> Iterator[bytes]:
+    """Yield the batches, all of which exist, their md5 sums checked. Raises WorkFailed."""
+    names = place.layout.batches(with_test)
+    for name, data in zip(names, _stored(place, names), strict=True):
+        _check(place, name, hashlib.md5(data).hexdigest())
+        yield data
+
+
+def _stored(place: Place, names: Sequence[str]) -> Iterator[bytes]:
+    if place.path.is_dir():
+        for name in names:
+            with open(place.path / name, "rb") as file:
+                yield file.read(MAX_BATCH)
+        return
+    with open(place.path, "rb") as file:
+        _check(place, place.path.name, hashlib.file_digest(file, "md5").hexdigest())
+    with tarfile.open(place.path) as archive:
+        for name in names:
+            member = archive.extractfile(f"{place.layout.folder}/{name}")
+            assert member is not None
+            yield member.read(MAX_BATCH)
+
+
+def _check(place: Place, name: str, md5: str) -> None:
+    expected = place.layout.md5[name]
+    if md5 != expected:
+        file = place.path if name == place.layout.archive else place.path / name
+        raise WorkFailed(
+            f"{file} is not the official file: its md5 is {md5}, expected {expected}\n"
+            f"delete it and download {place.layout.archive} again"
         )
-        raise MissingInput(
-            f"{path} does not hold {', '.join(missing)}: "
-            f"put {'it' if len(missing) == 1 else 'them'} there, "
-            f"or {BINARY.archive} into {root.absolute()}{instead}"
-        )
-    raise MissingInput(
-        f"no CIFAR-10 in {root.absolute()}: "
-        f"put {BINARY.archive} or {PYTHON.archive} there, packed\n"
-        "(from https://www.cs.toronto.edu/~kriz/cifar.html), or type: data.download=true"
-    )
 
 
 def _download(root: Path) -> Place:

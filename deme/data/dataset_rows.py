@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from deme.data.image_files import listing, read_image
-from deme.data.optional import optional_module
 from deme.data.text_table import chosen, one_line
 from deme.system import (
     DATASETS,
@@ -19,9 +18,10 @@ from deme.system import (
     first_line,
     list_files,
     logger,
+    optional_module,
 )
 
-PURPOSE = "reads Hugging Face data sets"
+NEEDED = "reads Hugging Face data sets", "lsun"  # why the library is, and of which extra
 MIN_BOMB = 2**30  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
 MAX_EXPANSION = 100
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
@@ -56,7 +56,7 @@ def _is_text(kind: Any) -> bool:
 
 def _check_sizes(tables: Sequence[Path]) -> None:
     """Raise ValueError for a parquet file that is far larger when it is unpacked."""
-    parquet = optional_module("pyarrow.parquet", PURPOSE)
+    parquet = optional_module("pyarrow.parquet", *NEEDED)
     for file in (table for table in tables if table.suffix == ".parquet"):
         footer, packed = parquet.read_metadata(file), file.stat().st_size
         size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
@@ -71,7 +71,7 @@ class DatasetRows:
     """The encoded images of a data set's `train` split, in the order of its rows."""
 
     def __init__(self, rows: Any, where: str, about: str = "") -> None:
-        datasets = optional_module("datasets", PURPOSE)
+        datasets = optional_module("datasets", *NEEDED)
         if isinstance(rows, dict):
             if "train" not in rows and len(rows) != 1:
                 raise BadConfig(f"{where} has no split `train`; it has {', '.join(rows)}")
@@ -93,7 +93,7 @@ class DatasetRows:
     @classmethod
     def in_folder(cls, folder: Path) -> "DatasetRows":
         """Open a folder. Raises WorkFailed if it cannot be read."""
-        datasets = optional_module("datasets", PURPOSE)
+        datasets = optional_module("datasets", *NEEDED)
         tables = _tables(folder)
         saved = any((folder / name).is_file() for name in SAVED)
         try:
@@ -118,7 +118,7 @@ class DatasetRows:
         Raises MissingInput.
         """
         name, _, revision = path.removeprefix(DATASETS).partition("@")
-        datasets = optional_module("datasets", PURPOSE)
+        datasets = optional_module("datasets", *NEEDED)
         try:
             rows = datasets.load_dataset(name, revision=revision or None)
         except Exception as error:

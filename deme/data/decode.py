@@ -23,6 +23,7 @@ RESIZE = {
 }
 CROPS = ("center", "random", "none")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # of Pillow
+GREY = ("1", "L", "LA")  # modes of Pillow
 BACKGROUND = "white"  # behind transparent pixels
 MAX_BYTES = 2**30  # of an encoded image
 BITS_PER_SAMPLE = 258  # a tag of TIFF
@@ -74,7 +75,7 @@ def open_image(
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if _more_than_8_bits(image, data):
                 raise TooDeep(name, image.mode)
-            grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
+            grey = image.mode in GREY if channels is None else channels == 1
             upright = ImageOps.exif_transpose(image)
             return _without_transparency(upright, background).convert("L" if grey else "RGB")
     except (DemeError, MemoryError):
@@ -91,6 +92,15 @@ def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
         return True
     tags = getattr(image, "tag_v2", {})  # TIFF's; Pillow keeps the upper half of RGB of 16 bits
     return image.mode.startswith(("I", "F")) or max(tags.get(BITS_PER_SAMPLE, (8,))) > 8
+
+
+def is_grey(data: bytes) -> bool:
+    """Whether an encoded image is stored in grey levels; False for one that is damaged."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.mode in GREY
+    except Exception:  # as in open_image, which says so when the pixels are needed
+        return False
 
 
 def is_transparent(data: bytes) -> bool:

@@ -15,18 +15,11 @@ from torch import Tensor
 from deme.data import ImageData, InMemoryImages
 from deme.data.decode import resized
 from deme.data.split_dataset import check_held_out, hold_out_share
-from deme.system import MissingInput, WorkFailed, first_line
+from deme.system import WorkFailed, first_line
+from deme.system.official_files import FASHION_FILES, fashion_mnist_file
 
 SIZE = 28
 HEADER = 16  # bytes before the pixels of a file of images, 8 before the labels
-# sha256 sums of the unpacked files, and where torchvision and Debian's package put them
-FILES = {
-    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-}
-FOLDERS = (".", "FashionMNIST/raw", "fashion-mnist", "/usr/share/datasets/fashion-mnist")
 MAX_BYTES = 2**26  # of an unpacked file: the largest has 47 million
 
 
@@ -62,28 +55,16 @@ def read_labels(root: str, part: str) -> Tensor:
 
 
 def _values(root: str, name: str, start: int) -> Tensor:
-    file = _find(Path(root).expanduser(), name)
+    file = fashion_mnist_file(Path(root).expanduser(), name)
     try:
         with gzip.open(file) if file.suffix == ".gz" else open(file, "rb") as opened:
             data = opened.read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise WorkFailed(f"{file} cannot be read: {first_line(error)}\ncopy it again") from error
     found = hashlib.sha256(data).hexdigest()
-    if found != FILES[name]:
+    if found != FASHION_FILES[name]:
         raise WorkFailed(
             f"{file} is not the official file: the sha256 of its content is {found}, "
-            f"expected {FILES[name]}\ndelete it and download it again"
+            f"expected {FASHION_FILES[name]}\ndelete it and download it again"
         )
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=start).copy())
-
-
-def _find(root: Path, name: str) -> Path:
-    places = [root / folder / f"{name}{end}" for folder in FOLDERS for end in ("", ".gz")]
-    for place in places:
-        if place.is_file():
-            return place
-    raise MissingInput(
-        f"no Fashion-MNIST in {root.absolute()}: put {name}.gz and the other three files there\n"
-        "(from https://github.com/zalandoresearch/fashion-mnist, or apt install "
-        "dataset-fashion-mnist), or type: data.root=<folder of the files>"
-    )

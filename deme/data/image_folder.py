@@ -19,7 +19,7 @@ def load_image_folder(
     resize: str = "bicubic",
     crop: str = "center",
     held_out_fraction: float = 0.1,
-    random_flip: bool = True,
+    random_flip: bool = False,
     corrupt: str = "refuse",
     in_memory: bool | None = None,
     background: str = BACKGROUND,

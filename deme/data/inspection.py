@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 from typing_extensions import TypedDict
 
-from deme.data.decode import Unreadable, open_image
+from deme.data.decode import Unreadable, is_grey, open_image
 from deme.data.encoded import ImageSource
 from deme.system import WorkFailed, files, locked, logger, progress, read_cached, sha256_text
 
@@ -32,6 +32,8 @@ class Found(TypedDict):
 
     damaged: list[Damaged]
     copies: list[list[int]]  # the indices of the images that show one picture, in order
+    sizes: list[list[int]]  # width, height, and how many undamaged images have them
+    num_grey: int  # stored in grey levels
 
 
 class Inspection:
@@ -57,6 +59,41 @@ class Inspection:
                 if known is None:
                     files.write_json(self.file, found)
         self._damaged, self.copies = found["damaged"], found["copies"]
+        self._sizes, self._num_grey = found["sizes"], found["num_grey"]
+
+    @property
+    def stored(self) -> str:
+        """Which sizes in pixels the images are stored in, upright, and whether in grey or RGB."""
+        if not self._sizes:
+            return "no images"
+        ends = self._by_area if self.of_one_size else [self._by_area[0], self._by_area[-1]]
+        sizes = " to ".join(f"{width} x {height}" for width, height, _ in ends)
+        num_rgb = sum(count for _, _, count in self._sizes) - self._num_grey
+        numbers = {"RGB": num_rgb, "grey": self._num_grey}
+        kinds = [f"{count:,} {kind}" for kind, count in numbers.items() if count]
+        return f"stored in {sizes} pixels, {' and '.join(kinds)}"
+
+    @property
+    def _by_area(self) -> list[list[int]]:
+        return sorted(self._sizes, key=lambda each: (each[0] * each[1], each))
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Width and height of the image with the fewest pixels."""
+        if not self._sizes:
+            raise WorkFailed(f"none of {len(self.source):,} images can be read: {self._named()}")
+        width, height, _ = self._by_area[0]
+        return width, height
+
+    @property
+    def of_one_size(self) -> bool:
+        """Whether all images have the same width and height."""
+        return len(self._sizes) == 1
+
+    @property
+    def all_grey(self) -> bool:
+        """Whether all images are stored in grey levels."""
+        return self._num_grey == sum(count for _, _, count in self._sizes)
 
     def damaged(self) -> set[int]:
         """Return the indices of the images that cannot be decoded, and log which they are."""
@@ -98,15 +135,19 @@ class Inspection:
 
 def _found(source: ImageSource, background: str) -> Found:
     pictures = np.zeros(len(source), np.uint64)  # a hash of the size and the pixels of each
+    sizes, grey = np.zeros((len(source), 2), np.int64), np.zeros(len(source), bool)
 
     def look(index: int) -> None:
-        image = open_image(source.read(index), source.name(index), 3, background)
+        data = source.read(index)
+        image = open_image(data, source.name(index), 3, background)
+        sizes[index], grey[index] = image.size, is_grey(data)
         digest = hashlib.blake2b(repr(image.size).encode(), digest_size=8)
         digest.update(image.tobytes())
         pictures[index] = int.from_bytes(digest.digest(), "little")
 
     errors = unreadable_among(look, len(source), "checking images")
     whole = [index for index in range(len(source)) if index not in errors]
+    different, numbers = np.unique(sizes[whole], axis=0, return_counts=True)
     _, which, counts = np.unique(pictures[whole], return_inverse=True, return_counts=True)
     groups = defaultdict(list)
     for place in np.flatnonzero(counts[which] > 1):
@@ -117,6 +158,8 @@ def _found(source: ImageSource, background: str) -> Found:
             for index, error in errors.items()
         ],
         "copies": sorted(groups.values()),
+        "sizes": np.column_stack([different, numbers]).tolist(),
+        "num_grey": int(grey[whole].sum()),
     }
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.data.decode import MAX_BYTES, Unreadable
-from deme.data.optional import optional_module
-from deme.system import MissingInput, WorkFailed, first_line
+from deme.system import MissingInput, WorkFailed, first_line, optional_module
 
 if TYPE_CHECKING:
     from lmdb import Environment
 
 FILE = "data.mdb"
-PURPOSE = "reads LSUN's LMDB"
+NEEDED = "reads LSUN's LMDB", "lsun"  # why the library is, and of which extra
 MIN_ENTRY = 8  # bytes that any entry takes
 
 # by folder: a process may open a database once, and forked processes must not use its handle
@@ -29,7 +28,7 @@ def _handle(folder: str) -> "Environment":
         if found is None or found[0] != os.getpid():
             if found is not None:
                 found[1].close()
-            handle = optional_module("lmdb", PURPOSE).open(
+            handle = optional_module("lmdb", *NEEDED).open(
                 folder, readonly=True, lock=False, readahead=False, meminit=False
             )
             _handles[folder] = os.getpid(), handle
@@ -46,7 +45,7 @@ def _keys(folder: str, size: int) -> list[bytes]:
     stat = database.stat()
     num_entries = stat["entries"]
     needed = max((database.info()["last_pgno"] + 1) * stat["psize"], num_entries * MIN_ENTRY)
-    damaged = optional_module("lmdb", PURPOSE).Error
+    damaged = optional_module("lmdb", *NEEDED).Error
     if size < needed:
         raise damaged(f"it is cut off: it has {size:,} bytes and needs {needed:,}")
     with database.begin() as transaction:
@@ -62,7 +61,7 @@ class LmdbImages:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self._place = folder, str(folder.resolve())
-        lmdb = optional_module("lmdb", PURPOSE)
+        lmdb = optional_module("lmdb", *NEEDED)
         try:
             self.keys = _keys(self._place, (folder / FILE).stat().st_size)
         except lmdb.Error as error:

@@ -117,7 +117,12 @@ def split_dataset(
     for_training = (
         RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
     )
-    return ImageData(for_training, images(held_out), random_flip)
+    positions = ", in training at random positions" if cropped else ""
+    preparation = f"{inspection.stored}: {preprocessing.description}{positions}"
+    left_out = len(source) - len(kept)
+    return ImageData(
+        for_training, images(held_out), random_flip, preparation=preparation, left_out=left_out
+    )
 
 
 def _with_their_copies(

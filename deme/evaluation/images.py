@@ -17,7 +17,7 @@ from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
 from deme.runs import EvaluateSettings, Run, build, frozen_config
 from deme.sampling.grid import image_grid
-from deme.system import WorkFailed, files, guarded, helpers, logger
+from deme.system import WorkFailed, cache_folder, files, guarded, helpers, logger
 
 GRID_IMAGES = 64
 
@@ -93,11 +93,11 @@ def clear(folder: Path) -> None:
 def help_with(run: Run, settings: EvaluateSettings, rank: int = 0) -> None:
     """Make images of a run that another process owns, until all exist."""
     compute = Compute.of(settings.compute, rank)
+    source, cache = load_source(run, settings, compute), cache_folder(settings.paths)
     networks = [
-        *load_extractors(settings.metrics, compute.device),
+        *load_extractors(settings.metrics, source.data, cache, compute.device),
         *load_scores(settings.metrics, compute.device),
     ]
-    source = load_source(run, settings, compute)
     done = run.path / "metrics.json"
     fill(run, settings, source, networks, done.exists)
 

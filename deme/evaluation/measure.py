@@ -82,8 +82,9 @@ def load_networks(
 
     Raises BadConfig for scores where there are no prompts.
     """
-    metrics, prompts = settings.metrics, source.prompts
-    extractors, scores = load_extractors(metrics, device), load_scores(metrics, device)
+    metrics, prompts, cache = settings.metrics, source.prompts, cache_folder(settings.paths)
+    extractors = load_extractors(metrics, source.data, cache, device)
+    scores = load_scores(metrics, device)
     if scores and prompts is None:
         raise BadConfig(
             "metrics.scores compare generated images to their prompts, and there are none here\n"
@@ -91,7 +92,6 @@ def load_networks(
             "or source=weights with a text-conditioned model=<option>"
         )
     parts = [(s, list(parts_of(s, prompts, source.total))) for s in scores if prompts is not None]
-    cache = cache_folder(settings.paths)
     return [(each, load_reference(metrics, source.data, each, cache)) for each in extractors], parts
 
 

@@ -85,9 +85,10 @@ def _image_distance(
     compute: Compute,
     data: ImageData | None,
 ) -> Scored:
-    (extractor,) = load_extractors(settings.metrics, compute.device)
+    cache = cache_folder(settings.paths)
+    (extractor,) = load_extractors(settings.metrics, data, cache, compute.device)
     metrics = replace(settings.metrics, reference="train", statistics={}, kid=True)
-    reference = load_reference(metrics, data, extractor, cache_folder(settings.paths))
+    reference = load_reference(metrics, data, extractor, cache)
     labels = distance_labels(metrics, extractor, reference, settings.num_images)
     check_sampler(settings.sampler, live.model)
     training = ImageData(data.train, data.train) if data is not None else None

@@ -1,4 +1,4 @@
-"""The grid of samples at the end of training."""
+"""A grid of samples of a training: at its end, and while it goes."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -18,27 +18,27 @@ from deme.system import atomic, first_line, logger
 
 
 def preview(
-    folder: Path,
+    file: Path,
     settings: TrainSettings,
     model: DenoisingModel,
     images: Images | EncodedDataset,
     trained: TimestepRange | None,
     device: str,
 ) -> Path | None:
-    """Return a grid of samples, None with a warning if they cannot be made: training is done.
+    """Write a grid of samples and return its place; where that fails, warn and return None.
 
     They are of training captions if the model takes text. An expert predicts in the range that it
     was `trained` for, the pretrained model elsewhere.
     """
     try:
-        return _grid(folder, settings, model, images, trained, device)
+        return _grid(file, settings, model, images, trained, device)
     except Exception as error:  # whatever a sampler makes of these weights
-        logger.warning("no preview of %s: %s", folder.name, first_line(error))
+        logger.warning("no preview %s: %s", file.name, first_line(error))
         return None
 
 
 def _grid(
-    folder: Path,
+    place: Path,
     settings: TrainSettings,
     model: DenoisingModel,
     images: Images | EncodedDataset,
@@ -65,7 +65,6 @@ def _grid(
     batches = generate_images(
         network, model, sampler, wanted.seed, range(count), batch_size, device, prompts
     )
-    path = folder / "samples" / "grid.png"
-    with atomic(path) as file:
+    with atomic(place) as file:
         image_grid(torch.cat(list(batches))).save(file, format="PNG")
-    return path
+    return place

@@ -58,6 +58,19 @@ class DenoisingModel(nn.Module):
         """Channels, height and width of an image."""
         return self.noise_shape
 
+    @property
+    def description(self) -> str:
+        """Kind and size of the network, what it predicts, and its noise schedule, in one line."""
+        count = sum(parameter.numel() for parameter in self.unet.parameters())
+        snr, shape = self.schedule.snr, str(self.image_shape)
+        if self.noise_shape != self.image_shape:
+            shape += f", denoised as latents {self.noise_shape}"
+        return (
+            f"{type(self.unet).__name__}, {count:,} parameters, images {shape}; "
+            f"predicts {self.prediction_type}, {len(snr)} timesteps, "
+            f"signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
+        )
+
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         return self.unet(x_t, t, **condition, return_dict=False)[0]
 

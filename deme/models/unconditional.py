@@ -24,6 +24,14 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
         return DenoisingModel(UNet2DModel.from_config(unet), scheduler)
 
 
+def unet_that_fits(**_: object) -> DenoisingModel:
+    """Raise BadConfig: model=auto stands for another option once the images are known."""
+    raise BadConfig(
+        "model=auto needs the size and the channels of the images, and they are not known here\n"
+        "type: data.size=<pixels> data.channels=<1 or 3>"
+    )
+
+
 def build_unconditional(
     unet: Mapping[str, object], scheduler: Mapping[str, object], seed: int = 0
 ) -> DenoisingModel:

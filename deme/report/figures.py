@@ -2,40 +2,35 @@
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from deme.report.rows import Row
+from deme.report.style import COLOURS, COLUMN, INK, MARKS, style
 from deme.system import WorkFailed, first_line
 
 FAR = 5  # times the median reach of the intervals in a panel
-COLOURS = {"better": "#1a7f37", "worse": "#c62828", "not resolved": "#7a7a7a"}
-# of lines and bars that stand for models or ranges of timesteps
-SERIES = ("#1f4e79", "#b3541e", "#5b3a8c", "#00838f", "#8d6e00", "#ad1457", "#4e6e3a", "#37474f")
 
 
-def diverging(low: str, high: str) -> LinearSegmentedColormap:
-    """Return a map of colours from one over almost white, in the middle, to another."""
-    return LinearSegmentedColormap.from_list(f"{low} {high}", [low, "#f7f7f7", high])
-
-
+@style()
 def sample_grids(rows: Sequence[Row]) -> Figure:
     """Return a figure with the first images of every measured row, all from the same noise."""
     shown = []
     for row in rows:
         if row.grid is not None:
-            shown.append((row.label, _picture(row.grid)))
+            shown.append((row.label, picture(row.grid)))
     return labelled(shown)
 
 
-def _picture(file: Path) -> Image.Image:
+def picture(file: Path) -> Image.Image:
     """Return the picture in a run directory. Raises WorkFailed unless it is a PNG."""
     try:
         with Image.open(file, formats=["PNG"]) as image:
@@ -47,6 +42,7 @@ def _picture(file: Path) -> Image.Image:
         ) from error
 
 
+@style()
 def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
     """Return a figure of pictures under their labels, four to a line."""
     columns = min(4, len(shown))
@@ -61,6 +57,7 @@ def labelled(shown: Sequence[tuple[str, Image.Image]]) -> Figure:
     return figure
 
 
+@style()
 def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> Figure:
     """Return a figure of every row's paired difference to the baseline, with 95% intervals.
 
@@ -70,14 +67,15 @@ def differences(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> F
     paired = {metric for metric, number in numbers if number.difference}
     higher = {metric for metric, number in numbers if number.about.get("better") == "higher"}
     titles = {
-        metric: f"{metric}, difference to {baseline}"
-        + ("\n(higher is better)" if metric in higher else "")
+        metric: f"{metric}\ndifference to {baseline}"
+        + (" (higher is better)" if metric in higher else "")
         for metric in metrics
         if metric in paired
     }
     return _forest(rows, titles)
 
 
+@style()
 def loss_per_range(rows: Sequence[Row]) -> Figure:
     """Return a figure of each row's held-out loss relative to the baseline, a panel per range.
 
@@ -99,8 +97,8 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
         for row in rows
         if any(name in row.numbers and row.numbers[name].difference for name in titles)
     ]
-    size = (3.2 + 2.6 * len(titles), 1.4 + 0.32 * len(shown))
-    figure = Figure(figsize=size, layout="tight")
+    size = (max(COLUMN, 2.9 + 2.3 * len(titles)), 1.1 + 0.27 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
     alone = False
     panels = figure.subplots(1, len(titles), sharey=True, squeeze=False)[0]
     for panel, (name, title) in zip(panels, titles.items(), strict=True):
@@ -110,50 +108,64 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
                 alone |= d.of_one_model
                 scale = 100 / (number.mean - d.value) if percent else 1.0
                 low, value, high = (scale * bound for bound in (d.low, d.value, d.high))
-                intervals[place] = (low, value, high, COLOURS[d.verdict])
+                intervals[place] = (low, value, high, d.verdict)
         _draw_intervals(panel, intervals)
-        panel.set_title(title, fontsize=9, parse_math=False)
+        panel.set_title(title, parse_math=False)
     panels[0].set_yticks(
-        range(len(shown)),
-        [textwrap.fill(row.label, 44) for row in shown],
-        fontsize=8,
-        parse_math=False,
+        range(len(shown)), [textwrap.fill(row.label, 44) for row in shown], parse_math=False
     )
     panels[0].invert_yaxis()
+    figure.legend(handles=_verdict_marks(), loc="outside upper center", ncols=len(COLOURS))
     figure.supxlabel(
-        "95% intervals; lower is better where no panel says otherwise: "
-        "green better, red worse, grey not resolved"
+        "95% intervals; lower is better where no panel says otherwise"
         + ("\none finetuning seed: about these weights, not about the method" if alone else ""),
         fontsize=8,
     )
     return figure
 
 
+def edge_of(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return where a panel of intervals around 0 ends: what is far beyond most has no room."""
+    reach = sorted(max(abs(low), abs(high)) for low, high in intervals)
+    return max((r for r in reach if r <= FAR * reach[len(reach) // 2]), default=0.0)
+
+
+def _mark(verdict: str) -> dict[str, Any]:
+    """Return how the value of a verdict is drawn: by its shape as well as its colour."""
+    colour = COLOURS[verdict]
+    face = "none" if verdict == "not resolved" else colour
+    return {"color": colour, "marker": MARKS[verdict], "markerfacecolor": face, "markersize": 4}
+
+
+def _verdict_marks() -> list[Line2D]:
+    return [Line2D([], [], lw=1.4, label=verdict, **_mark(verdict)) for verdict in COLOURS]
+
+
 def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, float, str]]) -> None:
     """Draw low, value, high per line.
 
-    A value far beyond most others becomes an arrow at the edge with its number.
+    A value far beyond most others becomes an arrow at the edge with its number and interval.
     """
     if not intervals:
         return
-    reach = sorted(max(abs(low), abs(high)) for low, _, high, _ in intervals.values())
-    edge = min(reach[-1], FAR * reach[len(reach) // 2])
-    for place, (low, value, high, colour) in intervals.items():
+    edge = edge_of((low, high) for low, _, high, _ in intervals.values())
+    for place, (low, value, high, verdict) in intervals.items():
+        mark = _mark(verdict)
         if abs(value) > edge:
             side = 1 if value > 0 else -1
-            panel.plot(side * edge, place, ">" if side > 0 else "<", color=colour, ms=6)
+            panel.plot(side * edge, place, **{**mark, "marker": ">" if side > 0 else "<"})
             panel.annotate(
-                f"{value:+.3g}", (side * edge, place), (-side * 8, 0),
-                textcoords="offset points", fontsize=8, va="center", color=colour,
-                ha="right" if side > 0 else "left",
+                f"{value:+.3g} [{low:+.3g}, {high:+.3g}]".replace("-", "\N{MINUS SIGN}"),
+                (side * edge, place), (-side * 8, 0), textcoords="offset points", va="center",
+                color=mark["color"], ha="right" if side > 0 else "left", fontsize=7,
             )  # fmt: skip
             continue
-        panel.plot([max(low, -edge), min(high, edge)], [place, place], color=colour, lw=1.6)
-        panel.plot(value, place, "o", color=colour, ms=4)
-    panel.axvline(0, color="black", lw=0.8)
-    panel.tick_params(labelsize=8)
+        ends = [max(low, -edge), min(high, edge)]
+        panel.plot(ends, [place, place], color=mark["color"], lw=1.4)
+        panel.plot(value, place, **mark)
+    panel.axvline(0, color=INK, lw=0.7)
     panel.xaxis.set_major_locator(MaxNLocator(4))
-    panel.grid(axis="x", lw=0.3)
+    panel.grid(axis="x")
 
 
 def png(figure: Figure) -> bytes:

@@ -1,8 +1,8 @@
 """What the numbers of a table mean: implementation, counts, seeds, and what intervals speak of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from deme.report.rows import Row
+from deme.report.rows import Row, is_same_metric
 from deme.runs import Suite
 from deme.system import JsonObject
 
@@ -32,6 +32,7 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
     )
     return [
         *(_label_note(metric, about) for metric, about in labels.items()),
+        *_other_metrics(labels, rows),
         f"Finetuning seeds {list(settings.finetune_seeds)}, {bases}sampling seeds "
         f"{list(settings.sample_seeds)}; value ± standard deviation over the n combinations "
         "(the loss does not depend on the sampling seed).",
@@ -40,6 +41,16 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
         COMPUTE,
         *settings.notes,
     ]
+
+
+def _other_metrics(labels: Mapping[str, JsonObject], rows: Sequence[Row]) -> Iterator[str]:
+    """Yield which rows have a metric of that name against other images or by other features."""
+    for metric, about in labels.items():
+        for row in rows:
+            other = row.numbers[metric].about if metric in row.numbers else about
+            if not is_same_metric(about, other):
+                note = _label_note(metric, other)
+                yield f"Not to be compared with the other rows, {row.label}: {note}"
 
 
 def _interval_notes(suite: Suite, scores: bool) -> Iterator[str]:

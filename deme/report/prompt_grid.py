@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from deme.report.style import style
 from deme.system import single_line
 
 SIDES = {True: 1.1, False: 2.2}  # inches of an image, small in pixels or not
@@ -14,6 +15,7 @@ LETTER = 0.07  # inches of a character
 MAX_PROMPT = 600  # characters shown
 
 
+@style()
 def prompt_grid(
     texts: Sequence[str], images: Mapping[str, np.ndarray], phrases: Sequence[str | None] = ()
 ) -> Figure:

@@ -198,7 +198,13 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
     if not values:
         return None
     about = next(one["metrics"][metric] for one in results.values() if metric in one["metrics"])
-    others = {cell: one for cell, one in base.items() if metric in one["replicates"]}
+    others = {
+        cell: one
+        for cell, one in base.items()
+        if metric in one["metrics"]
+        and metric in one["replicates"]
+        and is_same_metric(about, one["metrics"][metric])
+    }
     difference = difference_of(metric, {cell: results[cell] for cell in values}, others)
     std = about.get("std") if len(values) == 1 else float(np.std(list(values.values()), ddof=1))
     return Number(
@@ -208,6 +214,14 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
         about,
         difference,
     )
+
+
+def is_same_metric(one: JsonObject, other: JsonObject) -> bool:
+    """Whether two numbers of one name were taken against the same images, by the same features.
+
+    Those of `fd_own` follow from the training images: of two data sets they are different metrics.
+    """
+    return all(one[key] == other[key] for key in ("reference", "implementation"))
 
 
 def difference_of(metric: str, results: Results, base: Results) -> Difference | None:

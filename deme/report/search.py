@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from deme.merging.search.journal import Evaluation
+from deme.report.style import COLOURS, style
 
 
+@style()
 def best_so_far(metric: str, history: Sequence[Evaluation]) -> Figure:
     """Return a figure of finite scores on all images and of their running minimum, against images
     looked at."""
@@ -24,8 +26,8 @@ def best_so_far(metric: str, history: Sequence[Evaluation]) -> Figure:
     best = list(itertools.accumulate(scores, min))
     figure = Figure(figsize=(6.4, 4.0), layout="tight")
     axis = figure.subplots()
-    axis.plot(images, scores, ".", color="#9a9a9a", markersize=4, label="evaluated")
-    axis.step(images, best, where="post", color="#1a7f37", label="best so far")
+    axis.plot(images, scores, ".", color=COLOURS["not resolved"], markersize=4, label="evaluated")
+    axis.step(images, best, where="post", color=COLOURS["better"], label="best so far")
     low, high = min(best), sorted(scores)[int(0.9 * (len(scores) - 1))]
     if high > low:
         axis.set_ylim(low - 0.05 * (high - low), high + 0.1 * (high - low))
@@ -46,6 +48,7 @@ class Plane:
     best: tuple[float, float]
 
 
+@style()
 def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
     """Return a figure with contours of every plane on one scale, up to the median score; the
     paper's Figure 6a."""
@@ -65,7 +68,7 @@ def landscape(metric: str, planes: Sequence[Plane]) -> Figure:
         drawn = panel.contourf(
             plane.axis, plane.axis, plane.scores, levels=levels, extend="max", cmap="viridis"
         )
-        panel.plot(*plane.best, "*", color="#c62828", markersize=11)
+        panel.plot(*plane.best, "*", color=COLOURS["worse"], markersize=11)
         panel.set_xlabel(f"weight of expert {plane.experts[0]}", fontsize=8)
         panel.set_ylabel(f"weight of expert {plane.experts[1]}", fontsize=8)
         panel.tick_params(labelsize=7)

@@ -30,8 +30,13 @@ CellT = TypeVar("CellT", bound=tuple[int | None, ...])  # a Cell, or its values 
 
 
 def digits_for(value: float) -> int:
-    """Return how many decimals show four significant digits of a value like those in the column."""
-    return 2 if abs(value) >= 1 else 5
+    """Return how many decimals show four significant digits of a value like those in the column.
+
+    At least two from 1 on, and five below: a column has one number of decimals where it can.
+    """
+    if abs(value) >= 1:
+        return 2
+    return max(5, 3 - math.floor(math.log10(abs(value)))) if value else 5
 
 
 def student_quantile(df: float, probability: float) -> float:
@@ -45,9 +50,10 @@ def student_quantile(df: float, probability: float) -> float:
 class Spread:
     """Standard deviations of a paired difference; None for what one seed cannot show.
 
-    `sampling`: of one difference, by the bootstrap. `finetuning`: between the finetuning seeds of a
-    pretraining seed. `pretraining`: between pretraining seeds, beyond what the spread between
-    finetuning seeds explains; with one finetuning seed that spread is part of it.
+    `sampling`: of one difference, by the bootstrap, or of a mean over images. `finetuning`: between
+    the finetuning seeds of a pretraining seed. `pretraining`: between pretraining seeds, beyond
+    what the spread between finetuning seeds explains; with one finetuning seed that spread is part
+    of it.
     """
 
     sampling: float
@@ -189,11 +195,12 @@ def mean_of(differences: Sequence[float]) -> Difference:
     x = np.asarray(differences, dtype=np.float64)
     value, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
     if error == 0:
-        return Difference(value, value, value, 1)
+        return Difference(value, value, value, 1, spread=Spread(error))
     t = student_quantile(len(x) - 1, 0.975)
     skewness = float(((x - value) ** 3).mean() / x.std() ** 3) / math.sqrt(len(x))
     low, high = (value - error * _hall(limit, skewness) for limit in (t, -t))
-    return Difference(value, min(low, value - error * t), max(high, value + error * t), 1)
+    low, high = min(low, value - error * t), max(high, value + error * t)
+    return Difference(value, low, high, 1, spread=Spread(error))
 
 
 def _hall(t: float, skewness: float) -> float:

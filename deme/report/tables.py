@@ -1,11 +1,11 @@
-"""Write a table as Markdown, LaTeX and CSV, and show it on the terminal."""
+"""Write a table as Markdown and CSV, and show it on the terminal."""
 
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
+from deme.report.escape import csv_text, markdown_block, markdown_code, markdown_text
 from deme.report.notes import notes
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference, digits_for
@@ -195,30 +195,6 @@ def markdown(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] =
 def _md_table(table: TextTable) -> str:
     lines = [table.columns, ["---"] * len(table.columns), *table.lines]
     return "\n".join(f"| {' | '.join(map(markdown_text, line))} |" for line in lines)
-
-
-def latex(suite: Suite, rows: Sequence[Row]) -> str:
-    """Return a booktabs tabular."""
-    columns = header(suite, suite.settings.metrics)
-    body = []
-    for base, found in by_base(suite, rows):
-        heading = rf"\multicolumn{{{len(columns)}}}{{l}}{{{latex_text(base)}}} \\"
-        table = results_table(suite, suite.settings.metrics, found)
-        body += [r"\midrule", *([heading, r"\midrule"] if base else [])]
-        body += [_latex_line(line) for line in table.lines]
-    lines = [
-        rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-        r"\toprule",
-        _latex_line(columns),
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_line(texts: Sequence[str]) -> str:
-    return " & ".join(map(latex_text, texts)) + r" \\"
 
 
 def comma_separated(suite: Suite, rows: Sequence[Row]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from deme.report.style import COLOURS, style
 from deme.system import JsonObject
 
 # The rows of task_vectors.json, from deme.merging.similarity.
@@ -49,6 +50,7 @@ def _summed(tensors: Tensors) -> dict[str, list[list[float]]]:
     }
 
 
+@style()
 def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
     """Return a figure with a panel per expert and a box per layer: quartiles of task vector
     entries.
@@ -69,7 +71,7 @@ def box_plots(models: Sequence[str], tensors: Tensors) -> Figure:
             positions=range(len(layers)),
             widths=0.7,
             showfliers=False,
-            medianprops={"color": "#c62828"},
+            medianprops={"color": COLOURS["worse"]},
         )
         panel.set_ylabel(f"{model}\nentries", fontsize=8, parse_math=False)
         panel.tick_params(labelsize=7)

@@ -18,20 +18,24 @@ FINITE = ConfigDict(strict=True, allow_inf_nan=False)
 
 def check_options(settings: object) -> None:
     """Raise BadConfig for an argument of any option that its class does not take, or not so."""
+    for name, option in _options(settings):
+        if name != "merge":  # its weights may have a name, and a `Merge` tries all of it out
+            check_option(name, option)
+
+
+def check_option(name: str, option: Option) -> None:
+    """Raise BadConfig for an argument that the class of an option does not take, or not so."""
     from deme.runs.objects import accepted_arguments, partial  # which imports the settings
 
-    for name, option in _options(settings):
-        if name == "merge":  # its weights may have a name, and a `Merge` tries all of it out
-            continue
-        known = accepted_arguments(option)
-        factory = partial(option).func  # type: ignore[attr-defined]
-        hints = _hints(factory)
-        for key in option.keys() & known & hints.keys():
-            try:
-                TypeAdapter(hints[key], config=FINITE).validate_python(option[key])
-            except ValidationError as error:
-                what = either(allowed(each) for each in error.errors())
-                raise BadConfig(f"{name}.{key} must be {what}; got {shown(option[key])}") from error
+    known = accepted_arguments(option)
+    factory = partial(option).func  # type: ignore[attr-defined]
+    hints = _hints(factory)
+    for key in option.keys() & known & hints.keys():
+        try:
+            TypeAdapter(hints[key], config=FINITE).validate_python(option[key])
+        except ValidationError as error:
+            what = either(allowed(each) for each in error.errors())
+            raise BadConfig(f"{name}.{key} must be {what}; got {shown(option[key])}") from error
 
 
 def _options(settings: object, prefix: str = "") -> Iterator[tuple[str, Option]]:

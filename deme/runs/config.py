@@ -5,29 +5,37 @@ import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType
 from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
 from deme import __version__
+from deme.runs.composed import chosen_options, composed, conf_listing, replaced
 from deme.runs.config_errors import config_errors, flattened, groups, options
 from deme.runs.inputs import cached, is_run
+from deme.runs.settings.architecture import with_unet
 from deme.runs.settings.base import Config
-from deme.runs.trusted import local_trust, option_files
+from deme.runs.settings.labelled import labelled, with_values
+from deme.runs.settings.placed import quoted
+from deme.runs.trusted import local_trust
 from deme.runs.weights import log_weights, weights_folder
-from deme.system import BadConfig, DemeError, conf_dir, exists, files, read_cached
+from deme.system import BadConfig, DemeError, exists, files, logger, read_cached
 
+FORMAT = 2  # of what is kept of a configuration in the cache
+PLACES = {"model.path": "model=<folder>", "data.path": "data=<folder>", "out": "out=<folder>"}
 PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
+WITH_DIGITS = ("digits", "none", "null")  # options of `data` that go with metrics=digits
+LOSS_ALONE = (
+    "only the denoising loss judges, which need not agree with how images look; to judge images, "
+    "too, where there are 100 to learn from, type: metrics=own"
+)
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
 
@@ -43,10 +51,38 @@ def expand_path_shortcut(arg: str) -> list[str]:
     if group == "model" and exists(value) and is_run(Path(value)):
         _log_weights(value)
         value = str(weights_folder(Path(value)))
+    elif group == "model" and (found := sorted(Path(value).expanduser().glob("train/*-*"))):
+        raise BadConfig(
+            f"model={value} holds runs, and is no model\ntype: model={found[0]}, or another run"
+        )
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
         value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
-        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        value = quoted(value)
     return [f"{group}={option}", f"{group}.path={value}"]
+
+
+def expand_overrides(stage: str, words: Iterable[str]) -> list[str]:
+    """Return overrides in full: path shortcuts as options, and the metrics that fit typed data.
+
+    The metrics of the commands are those of their data, the digits. Where other data is typed, and
+    neither the words nor an experiment choose metrics, it is the held-out loss, which fits any.
+    """
+    full = [part for word in words for part in expand_path_shortcut(word)]
+    given = dict(word.partition("=")[::2] for word in full)
+    if given.get("data") in (None, *WITH_DIGITS) or "metrics" in given:
+        return full
+    chosen = tuple(word for word in full if word.partition("=")[0] in groups() and "," not in word)
+    with contextlib.suppress(BadConfig):  # which composing in full reports
+        if chosen_options(stage, chosen).get("metrics") == "digits":
+            if stage in ("evaluate", "search"):
+                _log_loss_alone()
+            return [*full, "metrics=loss"]
+    return full
+
+
+@functools.cache
+def _log_loss_alone() -> None:
+    logger.info("metrics=loss, as own data is typed: %s", LOSS_ALONE)  # once
 
 
 @functools.cache
@@ -65,24 +101,10 @@ def compose_stage(
     `still_open` names keys that may be without a value (`???`).
     """
     marks = {name: f"\0{name}\0" for name in values}
-    expanded = tuple(part for word in overrides for part in expand_path_shortcut(word))
+    expanded = tuple(expand_overrides(stage, overrides))
     resolved = _resolved(stage, expanded, still_open, tuple(marks.items()))
-    return cast(Config, _replaced(resolved, {marks[name]: values[name] for name in values}))
-
-
-def _replaced(node: Any, values: Mapping[str, object]) -> Any:
-    """Return a copy with marks in place of values, or in longer texts, replaced."""
-    if isinstance(node, dict):
-        return {key: _replaced(value, values) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_replaced(value, values) for value in node]
-    if not isinstance(node, str):
-        return node
-    if node in values:
-        return values[node]
-    for mark, value in values.items():
-        node = node.replace(mark, str(value))
-    return node
+    config = cast(Config, replaced(resolved, {marks[name]: values[name] for name in values}))
+    return with_values(config, values)
 
 
 class _Composed(TypedDict):
@@ -103,14 +125,14 @@ def _resolved(
 
     Composing takes Hydra 0.1 s, resolving 0.02 s, and a suite asks for dozens.
     """
-    versions = (__version__, hydra.__version__)
-    key = json.dumps([stage, overrides, still_open, values, _conf_listing(), versions])
+    versions = (FORMAT, __version__, hydra.__version__)
+    key = json.dumps([stage, overrides, still_open, values, conf_listing(), versions])
     place = cached("configs", key)
     known = read_cached(place, _Composed)
     if known is not None and known["environment"] == _environment(known["environment"]):
         return known["config"]
     unresolved = _with_marks(_unresolved(stage, overrides), values)
-    config = to_dict(OmegaConf.create(unresolved), still_open)
+    config = labelled(stage, to_dict(OmegaConf.create(unresolved), still_open), overrides)
     with contextlib.suppress(OSError, DemeError, TypeError):
         text = json.dumps(unresolved)
         variables = _environment(re.findall(r"oc\.env:(\w+)", text))
@@ -147,7 +169,7 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
     """
     choices = tuple(f"{group}=" for group in groups())
     simple = [word for word in overrides if VALUE.match(word) and not word.startswith(choices)]
-    config = deepcopy(_composed(stage, tuple(word for word in overrides if word not in simple)))
+    config = deepcopy(composed(stage, tuple(word for word in overrides if word not in simple)))
     for word in simple:
         with config_errors(stage, [word]):
             (*parents, last), value = _parsed(word)
@@ -155,7 +177,7 @@ def _unresolved(stage: str, overrides: tuple[str, ...]) -> Config:
         for name in parents:
             group = group.get(name) if isinstance(group, dict) else None
         if not isinstance(group, dict) or last not in group or isinstance(value, dict):
-            return _composed(stage, overrides)
+            return composed(stage, overrides)
         group[last] = value
     return config
 
@@ -168,33 +190,6 @@ def _parsed(override: str) -> tuple[list[str], Any]:
     return parsed.key_or_group.split("."), parsed.value() if plain else {}
 
 
-@functools.lru_cache(maxsize=512)
-def _composed(stage: str, overrides: tuple[str, ...]) -> Config:
-    """Return Hydra's composition before interpolation, the names of chosen options filled in."""
-    GlobalHydra.instance().clear()
-    with (
-        config_errors(stage, overrides),
-        initialize_config_dir(str(conf_dir()), version_base="1.3"),
-    ):
-        composed = compose(stage, list(overrides), return_hydra_config=True)
-    HydraConfig.instance().set_config(composed)
-    choices = {
-        f"${{hydra:runtime.choices.{group}}}": name
-        for group, name in composed.hydra.runtime.choices.items()
-    }
-    plain = OmegaConf.create(
-        {key: value for key, value in composed.items_ex(resolve=False) if key != "hydra"}
-    )
-    return cast(Config, _replaced(OmegaConf.to_container(plain, resolve=False), choices))
-
-
-@functools.cache
-def _conf_listing() -> list[tuple[str, int, int]]:
-    """Return path, size and time of every file of conf/."""
-    stats = [(str(path), path.stat()) for path in option_files(conf_dir())]
-    return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
-
-
 def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     """Return the resolved configuration as plain Python.
 
@@ -205,7 +200,7 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     open_keys = {name for name, value in written.items() if value == "???"}
     missing = sorted(open_keys - {*still_open})
     if missing:
-        args = " ".join(f"{name}=<value>" for name in missing)
+        args = " ".join(f"{PLACES.get(name, name + '=<value>')}" for name in missing)
         raise BadConfig(f"{', '.join(missing)} must be given\ntype: {args}")
     with config_errors():
         container = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=not still_open)
@@ -216,4 +211,4 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
             "count\ntype: trust=<package> on the command line, or write it into "
             "conf/local/default.yaml"
         )
-    return config
+    return with_unet(config)

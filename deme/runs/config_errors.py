@@ -88,6 +88,8 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
         if top in groups():
             inside = [choice for choice in options(top) if choice.startswith(folder)]
             allowed = [choice.removeprefix(f"{folder}/") for choice in inside]
+            if group in ("data", "model"):  # a folder can be given, too
+                return _no_folder(group, name, allowed)
             near = did_you_mean(name, allowed)
             return f"unknown option {group}={name}; {near}allowed: {', '.join(allowed)}"
         if top == "hydra":  # a launcher or a sweeper
@@ -129,6 +131,16 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
         )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
+
+
+def _no_folder(group: str, name: str, allowed: list[str]) -> str:
+    """Return the message for what is neither an option nor a folder."""
+    folders = [place.name for place in Path.cwd().iterdir() if place.is_dir()]
+    near = did_you_mean(name, [*allowed, *folders])
+    return (
+        f"unknown option {group}={name}, and there is no folder {name} in {Path.cwd()}; {near}"
+        f"allowed: {', '.join(allowed)}\ntype: {group}=<option>, or {group}=<folder>"
+    )
 
 
 def _quoted(override: str) -> str:

@@ -22,6 +22,7 @@ class Status(TypedDict, total=False):
     weights: dict[str, str]  # the sha256 of each folder of weights
     seconds: Seconds
     outputs: dict[str, Whole]  # the size of each, in bytes
+    time: Seconds  # since 1970, of the last change of the state
     error: str
 
 
@@ -135,6 +136,7 @@ class Tried(TypedDict, total=False):
     num_forward_passes: Required[Whole]  # of the training and the search for merge weights
     seconds: Required[Seconds]
     left_out: str  # why
+    note: str  # why its model was not measured, though nothing failed
 
 
 class Outcome(TypedDict):
@@ -143,10 +145,11 @@ class Outcome(TypedDict):
     metric: str
     better: bool
     metrics: dict[str, OutcomeRow]
-    idea: str
-    model: str  # the run of the best candidate
+    idea: str  # "before": no idea made another model
+    model: str  # the run of the best candidate, "" if no idea made another model
     weights: list[float] | None  # of a merge
     num_test_images: NotRequired[Whole]  # whose losses are compared
+    detectable: NotRequired[float]  # the improvement of `metric` that is found with 80% power
     tried: list[Tried]
 
 

@@ -14,6 +14,7 @@ from typing import TypeVar, get_args, get_type_hints
 
 from deme.runs.inputs import content_hash
 from deme.runs.settings import (
+    HASHED_PATH_KEYS,
     SETTINGS,
     ChangesNoResult,
     Config,
@@ -22,8 +23,6 @@ from deme.runs.settings import (
 )
 from deme.system import files
 
-# of options: what lies there counts, not what it is called
-HASHED_PATH_KEYS = ("path", "captions", "parts")
 Mark = TypeVar("Mark", ChangesNoResult, LeftOutAt)
 
 

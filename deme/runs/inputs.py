@@ -38,6 +38,8 @@ from deme.system import (
 from deme.system.values import MAKE_AGAIN
 
 QUERY_KEYS = {"stage", "cell", "command"}
+# labels that describe a run; of two that differ in these alone the user says which one is meant
+DESCRIBED = OF, SET = ("of", "settings")
 Listed = tuple[str, int, int]  # name, size and time of a file
 
 
@@ -151,7 +153,8 @@ def _search(query: Mapping[str, Any], folder: Path) -> list[Path]:
             continue
         if all(cell.get(key) == wanted for key, wanted in query["cell"].items()):
             check_finished(file.parent)
-            matches.setdefault(json.dumps(cell, sort_keys=True), []).append(file.parent)
+            labels = {key: text for key, text in cell.items() if key not in DESCRIBED}
+            matches.setdefault(json.dumps(labels, sort_keys=True), []).append(file.parent)
     wanted = ", ".join(f"{k}={v}" for k, v in query["cell"].items())
     if not matches:
         command = query.get("command", f"deme {query['stage']} ...")

@@ -1,7 +1,8 @@
 """One run of a suite: what it is made from, whether it is done, and how to make it by hand."""
 
+import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,16 @@ from deme.runs.formats import Cost
 from deme.runs.run import Run
 from deme.runs.settings import (
     Config,
+    NeededFile,
     RunSettings,
     SearchSettings,
     TrainSettings,
+    missing_official,
+    needed_files,
     placed,
     run_settings,
 )
+from deme.runs.settings.architecture import refuse_open
 from deme.runs.weights import weights_folder
 from deme.system import EMA_WEIGHTS, SNAPSHOTS, BadConfig, DemeError, MissingInput, read_json
 
@@ -82,20 +87,39 @@ class Node:
         """The resolved config; its inputs, and the model of an untrained base, are still open."""
         return self._config_with({})
 
+    @property
+    def needed_files(self) -> list[NeededFile]:
+        """What the run reads below paths.data and paths.models, but for models that runs make."""
+        return needed_files(self.config, model_is_made=self.base is not None)
+
     def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
         given = tuple(f"inputs.{name}" for name in self.inputs)  # by the suite
         still_open = (*given, "model.path") if self.waits_for_base else given
-        config = compose_stage(self.stage, self.overrides, still_open, **self.values)
+        with self._named():
+            config = compose_stage(self.stage, self.overrides, still_open, **self.values)
+            refuse_open(config)
         replaced = self.suite.replaced.get(self.stage, {})
         config |= {key: value for key, value in replaced.items() if key in config}
         return placed(config, self.suite.runs, inputs, self.labels)
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say of a mistake in the block which file, row and stage it is in."""
+        try:
+            yield
+        except BadConfig as error:
+            place = f"{self.suite.file}: row {self.row}: {self.stage}: "
+            raise BadConfig(f"{place}{str(error).removeprefix(place)}") from error
 
     @property
     def settings(self) -> RunSettings:
         """The checked settings of the run. Raises BadConfig."""
         # some rules ask whether an input is given
         titles = {name: [node.title for node in nodes] for name, nodes in self.inputs.items()}
-        settings = self._checked(run_settings(self._config_with(titles)))
+        config = self._config_with(titles)
+        with self._named():
+            settings = run_settings(config)
+        self._checked(settings)
         for name, nodes in self.inputs.items():
             if settings.weights_meant(name, len(nodes)) == SNAPSHOTS:
                 self._check_snapshots(nodes)
@@ -150,8 +174,11 @@ class Node:
                 name: [str(node.path) for node in nodes] for name, nodes in self.inputs.items()
             }
             if self.base_weights is not None and self._no_weights is not None:
-                raise MissingInput(f"base {self.base_name}: {self._no_weights}")
-            run = Run.planned(self._config_with(paths))
+                place = f"{self.suite.file}: row {self.row}: base {self.base_name}"
+                raise MissingInput(f"{place}: {self._no_weights}")
+            config = self._config_with(paths)
+            with self._named():
+                run = Run.planned(config)
             self._checked(run.settings)
             self._run = run
         return self._run
@@ -161,17 +188,23 @@ class Node:
         """That of the run, or of one that cannot start: waiting (for another run), missing_file."""
         if self._done:
             return "done"
+        self.missing_file = None
         try:
             run = self.run
         except (MissingInput, BadConfig) as error:  # of this run alone: others can start
-            self.missing_file = error
-            return "missing_file"
-        self.missing_file = None
+            return self._lacking(error)
         if run is None:
             return "waiting"
         state = run.state
         self._done = state == "done"
-        return state
+        missing = None if self._done else missing_official(run.config)
+        return state if missing is None else self._lacking(missing)
+
+    def _lacking(self, error: DemeError) -> str:
+        """Keep why this run cannot start, and with which command its files can be had."""
+        advice = self.suite.prepare if isinstance(error, MissingInput) else None
+        self.missing_file = type(error)(f"{error}\ntype: {advice}") if advice else error
+        return "missing_file"
 
     @property
     def command(self) -> str:

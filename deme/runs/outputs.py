@@ -9,10 +9,12 @@ from typing import Any
 NO_OUTPUTS = {
     "samples",
     "checkpoints",
+    "tracking",
     "wandb",
     "config.yaml",
     "log.txt",
     "run.json",
+    "speed.jsonl",
     "status.json",
 }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from deme.runs.arguments import check_options
+from deme.runs.composed import flat
 from deme.runs.formats import Status
 from deme.runs.identity import identity_hash
 from deme.runs.inputs import (
@@ -21,10 +22,10 @@ from deme.runs.inputs import (
     is_run,
     read_status,
 )
+from deme.runs.names import run_folder
 from deme.runs.outputs import damaged, damages, outputs_of
 from deme.runs.provenance import provenance
 from deme.runs.settings import (
-    CELL_LETTERS,
     BatchSettings,
     Config,
     FromModelSettings,
@@ -51,6 +52,7 @@ from deme.system import (
     out_of_memory,
     read_text,
 )
+from deme.system.errors import note_run
 
 # First line of config.yaml. In format 1 the module of a class was part of identities.
 HEAD = "# deme run, format 2, identity {identity}, sha256 of the rest {digest}"
@@ -87,7 +89,7 @@ class Run:
             if paths:
                 hashes[name] = [input_hash(name, path, weights) for path in paths]
         identity = identity_hash(config, settings.stage, hashes)
-        path = suite / settings.stage / f"{slug(settings)}-{identity[:10]}"
+        path = run_folder(suite / settings.stage, flat(config), identity)
         return cls(path, identity, config, found, hashes, settings)
 
     @property
@@ -190,6 +192,7 @@ class Run:
             with contextlib.suppress(DemeError):
                 state = "preempted" if stopped else "failed"
                 self._write_status(state, error=str(failure), seconds=seconds())
+            note_run(failure, self.path)
             if failure is error:
                 raise
             raise failure from error
@@ -268,13 +271,6 @@ def frozen_identity(file: Path) -> tuple[str, bool]:
     if found is None:
         return "", False
     return found["identity"], found["digest"] == files.sha256_text(body)
-
-
-def slug(settings: RunSettings) -> str:
-    """Return the readable part of a run id: method, expert and seeds."""
-    given = {key: settings.cell[key] for key in CELL_LETTERS if settings.cell.get(key) is not None}
-    method = settings.cell.get("method", settings.stage)
-    return "-".join([str(method), *(f"{CELL_LETTERS[key]}{value}" for key, value in given.items())])
 
 
 def _memory_error(settings: RunSettings) -> WorkFailed:

@@ -4,6 +4,7 @@ No torch here: what is done, ready or stale is known in a second (docs/suites.md
 """
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -102,6 +103,17 @@ class Suite:
     def nodes(self) -> list[Node]:
         """All runs, inputs before what needs them."""
         return sorted(Layout(self).nodes(), key=lambda node: node.order)
+
+    @property
+    def places(self) -> list[str]:
+        """What commands on this suite are to be given beside it, to find its files and runs."""
+        return [*([] if str(self.runs) == "runs" else [f"runs={self.runs}"]), *self.paths]
+
+    @property
+    def prepare(self) -> str | None:
+        """The command that brings the files that runs read; None where nothing says how."""
+        words = ["deme", "prepare", str(self.file), *self.paths]
+        return shlex.join(words) if self.settings.files else None
 
     def sharing(self) -> list["Suite"]:
         """Return the suites that `runs_shared_with` names. Raises BadConfig."""

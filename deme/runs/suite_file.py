@@ -64,7 +64,7 @@ def _tree(file: Path) -> MappingNode:
         raise BadConfig(str(error)) from error
     if not isinstance(tree, MappingNode):
         raise BadConfig(f"{file} must hold the keys of a suite, such as suite: and rows:")
-    if mistakes := list(_yaml_mistakes(tree)):
+    if mistakes := list(yaml_mistakes(tree)):
         raise BadConfig(first_lines(mistakes))
     keys = _values(tree)
     if not isinstance(keys.get("extends"), ScalarNode):
@@ -125,8 +125,8 @@ def _place(node: Node) -> str:
     return f"{node.start_mark.name}, line {node.start_mark.line + 1}"
 
 
-def _yaml_mistakes(tree: Node) -> Iterator[str]:
-    """Yield keys that are given twice, and keys without a value."""
+def yaml_mistakes(tree: Node) -> Iterator[str]:
+    """Yield keys of a YAML file that are given twice, and keys without a value."""
     for mapping in (node for node in _nodes(tree) if isinstance(node, MappingNode)):
         for index, (key, value) in enumerate(mapping.value):
             where = f"{_place(key)}: key {key.value!r}"

@@ -17,7 +17,9 @@ from deme.runs.suite_base_rules import (
 )
 from deme.system import MissingInput, WorkFailed, did_you_mean, read_json
 
-OWN_KEY = re.compile(r"[\s+~]*(hydra\b|trust\b|suite\b|stage\b|paths(=|@|\s*$|\.(runs|cache)\b))")
+OWN_KEY = re.compile(
+    r"[\s+~]*(hydra\b|trust\b|suite\b|stage\b|logger\.|paths(=|@|\s*$|\.(runs|cache)\b))"
+)
 INPUTS = re.compile(r"[\s+~]*inputs(=|@|\s*$)")  # all of them
 PUBLISHED = 'it must hold {"rows": {<row>: {<metric>: <number>}}}'
 NEED_TRAIN = {
@@ -149,18 +151,22 @@ def _overrides_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
     places += [(("bases", name, "model"), one.model or ()) for name, one in suite.bases.items()]
     for place, overrides in places:
         for override in overrides:
-            key, _, value = override.partition("=")
-            is_path = "." in key.partition("@")[0] or len(expand_path_shortcut(override)) > 1
-            options = [] if is_path else re.split(r"[\[\]{},:'\"\s]+", value)
-            if OWN_KEY.match(override):
-                yield (
-                    place,
-                    f"a suite may not set {key.strip(' +~'):.200}; type it in the command",
-                )
-            elif INPUTS.match(override):
-                yield place, f"{override!r:.200}: set one input, such as inputs.weights=<path>"
-            elif any(name.startswith("/") or ".." in name.split("/") for name in options):
-                yield place, f"{override!r:.200} is no option of conf/, but a path"
+            if (mistake := override_mistake(override)) is not None:
+                yield place, mistake
+
+
+def override_mistake(override: str) -> str | None:
+    """Return why an override may not be in somebody else's file, None for one that may."""
+    key, _, value = override.partition("=")
+    is_path = "." in key.partition("@")[0] or len(expand_path_shortcut(override)) > 1
+    options = [] if is_path else re.split(r"[\[\]{},:'\"\s]+", value)
+    if OWN_KEY.match(override):
+        return f"a suite may not set {key.strip(' +~'):.200}; type it in the command"
+    if INPUTS.match(override):
+        return f"{override!r:.200}: set one input, such as inputs.weights=<path>"
+    if any(name.startswith("/") or ".." in name.split("/") for name in options):
+        return f"{override!r:.200} is no option of conf/, but a path"
+    return None
 
 
 def _published_mistakes(suite: SuiteSettings, file: Path) -> Iterator[Mistake]:

@@ -9,6 +9,7 @@ from deme.system.console import (
     log_to_file,
     log_to_terminal,
     logger,
+    one_line,
     print_error,
     print_result,
     printable,
@@ -46,6 +47,7 @@ from deme.system.files import (
 )
 from deme.system.folders import Listing, list_files
 from deme.system.locks import is_locked, locked
+from deme.system.optional import check_installed, optional_module
 from deme.system.paths import (
     ASSET,
     DATASETS,
@@ -77,6 +79,7 @@ from deme.system.reading import (
     read_text,
     read_yaml,
 )
+from deme.system.units import duration, size_text
 from deme.system.values import COPY_AGAIN, allowed, bad_value, checked, shown
 
 __all__ = [
@@ -108,6 +111,7 @@ __all__ = [
     "bad_value",
     "below",
     "cache_folder",
+    "check_installed",
     "checked",
     "compose_yaml",
     "conf_dir",
@@ -115,6 +119,7 @@ __all__ = [
     "details",
     "did_you_mean",
     "disk_errors",
+    "duration",
     "exists",
     "expanded",
     "first_line",
@@ -135,6 +140,8 @@ __all__ = [
     "make_parents",
     "make_shards",
     "model_folders",
+    "one_line",
+    "optional_module",
     "out_of_memory",
     "parse_json",
     "print_error",
@@ -154,6 +161,7 @@ __all__ = [
     "shortened",
     "shown",
     "single_line",
+    "size_text",
     "tracked",
     "world",
     "write_folder",

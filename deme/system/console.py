@@ -1,8 +1,8 @@
 """What the program says: progress and messages on standard error, results on standard output.
 
 Modules write messages with `logger` (`logger.info`, `logger.warning`). The command line calls
-`log_to_terminal` once; in a program that does not, such as a notebook, Python's own logging
-settings decide what is shown.
+`log_to_terminal` once; in a program that does not, Python's own logging settings decide what is
+shown. In a notebook the functions of `import deme` show one line that changes.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from deme.system import files
+from deme.system.notebook import StatusLine, is_notebook
 
 # Characters that move the cursor, colour or hide text, or reverse its direction; half surrogates
 CONTROL = re.compile(
@@ -36,6 +37,7 @@ SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no b
 
 _bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
+_line: StatusLine | None = None  # in a notebook, where a function of `import deme` is at work
 _details = False  # whether what is said now is a detail of a larger command's work
 
 
@@ -67,6 +69,9 @@ class _TerminalHandler(logging.Handler):
     """Write records to whatever `sys.stderr` is at that moment, above a live progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if _line is not None and record.levelno < logging.WARNING:
+            _line.show(single_line(record.getMessage()))
+            return
         if _details and record.levelno < logging.WARNING and not hasattr(record, "progress"):
             return
         if _bars is None:
@@ -140,9 +145,31 @@ def details() -> Iterator[None]:
 
 
 def print_result(text: str) -> None:
-    """Write a line of a command's result to standard output, unless it is a detail."""
-    if not _details:
+    """Write a line of a command's result to standard output, unless it is a detail.
+
+    In a notebook it is the result that a function returns which says this.
+    """
+    if not _details and _line is None:
         print(printable(text), flush=True)
+
+
+@contextlib.contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """In a notebook, show all but warnings as one line while the block runs; then how long it took.
+
+    Elsewhere, and within another such block, this does nothing.
+    """
+    global _line
+    if _line is not None or not is_notebook():
+        yield
+        return
+    _line, outcome = StatusLine(name), "stopped after"
+    try:
+        yield
+        outcome = "done in"
+    finally:
+        _line.end(outcome)
+        _line = None
 
 
 class Bar:
@@ -152,6 +179,13 @@ class Bar:
         self.name, self.total, self.unit, self.start, self.done = name, total, unit, start, start
         self.began = self.last_line = time.monotonic()
         self.shown: tuple[columns.Progress, columns.TaskID] | None = None
+        # how long the rest takes, where the rate of units does not say it
+        self.seconds_left: Callable[[], float | None] | None = None
+
+    @property
+    def rate(self) -> float:
+        """Units per second since the step began, 0 before the first."""
+        return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
     def advance(self, count: float = 1, **values: object) -> None:
         """Count `count` more units as done; `values` are shown beside the bar: loss="0.012"."""
@@ -161,16 +195,22 @@ class Bar:
             bars.update(task, advance=count, values=", ".join(extras))
         self.done += count
         now = time.monotonic()
-        if now - self.last_line < SECONDS_BETWEEN_LINES:
-            return
-        self.last_line = now
-        rate = (self.done - self.start) / (now - self.began)
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            logger.info("%s", self._text(extras), extra={"progress": True})
+        elif _line is not None:
+            _line.show(self._text(extras))
+
+    def _text(self, extras: list[str]) -> str:
+        rate = self.rate
         of = f"/{self.total:,.0f}" if self.total else ""
         parts = [f"{self.done:,.0f}{of} {self.unit}".strip(), f"{rate:.3g}/s"]
-        if self.total and rate > 0:
+        if self.seconds_left is not None:
+            left = self.seconds_left()
+            parts[1:] = [f"{left:,.0f} s left in all"] if left is not None else []
+        elif self.total and rate > 0:
             parts.append(f"{max(0.0, self.total - self.done) / rate:,.0f} s left")
-        text = ", ".join([*parts, *extras])
-        logger.info("%s: %s", self.name, text, extra={"progress": True})
+        return f"{self.name}: {', '.join([*parts, *extras])}"
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     except DemeError:
         raise
     except Exception as error:
-        if (full := _full_disk(error)) is not None:  # torch's writer hides it behind its own error
+        if (full := full_disk(error)) is not None:  # torch's writer hides it behind its own error
             raise disk_error(path, full) from error
         raise
 
@@ -143,7 +143,7 @@ def _meets(source: str | bytes | os.PathLike[str], path: Path) -> bool:
     return found.is_relative_to(written.parent) or written.is_relative_to(found)
 
 
-def _full_disk(error: BaseException | None) -> OSError | None:
+def full_disk(error: BaseException | None) -> OSError | None:
     """Return the error of a full disk that led to `error`, None for other errors."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:

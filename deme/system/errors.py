@@ -6,6 +6,7 @@ A message is one to three lines: what was given, what is allowed, what to type.
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 class DemeError(Exception):
@@ -71,6 +72,20 @@ def out_of_memory(error: BaseException) -> bool:
             and any(text in str(error) for text in ("out of memory", "can't allocate memory"))
         )
     )
+
+
+RUN_NOTE = "run: "  # before the directory of the run that an error ended
+
+
+def note_run(error: BaseException, run: Path) -> None:
+    """Note at an error which run it ended."""
+    error.add_note(f"{RUN_NOTE}{run}")
+
+
+def run_of(error: BaseException) -> Path | None:
+    """Return the directory of the run that an error ended, None if it ended none."""
+    notes = [note for note in getattr(error, "__notes__", []) if note.startswith(RUN_NOTE)]
+    return Path(notes[-1].removeprefix(RUN_NOTE)) if notes else None
 
 
 MAX_SHOWN = 20  # lines of a message that lists all mistakes

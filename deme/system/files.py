@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from deme.system.disk import check_guards, disk_errors, is_at, make_parents
+from deme.system.locks import is_locked
 from deme.system.reading import read_jsonl
 
 T = TypeVar("T")
@@ -89,17 +90,26 @@ def remove_leftovers(folder: Path) -> None:
     These are temporary names that no process locks. Every folder is looked through when a process
     first writes into it.
     """
-    found: list[os.DirEntry[str]] = []
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        found = [entry for entry in entries if TEMPORARY.fullmatch(entry.name)]
-    for entry in found:
+    for place in _temporaries(folder):
         with contextlib.suppress(OSError):
-            handle = os.open(entry, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            handle = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(Path(entry))
+                _remove(place)
             finally:
                 os.close(handle)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return what `remove_leftovers` would delete."""
+    return [place for place in _temporaries(folder) if not is_locked(place)]
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    """Return what lies in a folder under temporary names of this machine."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [Path(entry) for entry in entries if TEMPORARY.fullmatch(entry.name)]
+    return []
 
 
 @contextlib.contextmanager

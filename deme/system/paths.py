@@ -90,9 +90,14 @@ def locate(path: str) -> Path:
     if path.startswith(ASSET):
         place = below(PACKAGE / "assets", path.removeprefix(ASSET))
         if not place.exists():
-            names = [p.name for p in (PACKAGE / "assets").iterdir()]
+            root = PACKAGE / "assets"
+            found = [*root.rglob("model_index.json"), *root.glob("*.safetensors")]
+            names = [
+                (p if p.suffix == ".safetensors" else p.parent).relative_to(root).as_posix()
+                for p in found
+            ]
             raise MissingInput(
-                f"no shipped file {path!r}; {did_you_mean(place.name, names)}"
+                f"no shipped file {path!r}; {did_you_mean(path.removeprefix(ASSET), names)}"
                 f"shipped: {', '.join(sorted(names))}"
             )
         return place
@@ -104,7 +109,9 @@ def locate(path: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # too long, a null byte, no such user
         raise MissingInput(f"{path!r:.200} cannot be a path: {first_line(error)}") from error
     if not exists:
-        raise MissingInput(f"{path} does not exist (looked in {Path.cwd()})")
+        inside = place.parent.iterdir() if place.parent.is_dir() else ()
+        near = did_you_mean(place.name, [each.name for each in inside])
+        raise MissingInput(f"{path} does not exist (looked in {Path.cwd()}); {near}".rstrip("; "))
     return place
 
 

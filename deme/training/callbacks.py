@@ -3,21 +3,26 @@
 import json
 import math
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from deme.runs import tracking
 from deme.system import Bar, Stopped, append_line, atomic, reopen_jsonl, signals
+from deme.training.due import Due
 from deme.training.module import DiffusionModule
 
-if TYPE_CHECKING:
-    from deme.runs.tracking import Tracker
+NOTHING: Mapping[str, float] = MappingProxyType({})
+Row = Mapping[str, float | None]  # what is recorded of a step, by name; None: not finite
+
+
+def ignore(_: Row) -> None:
+    """Do nothing with a row of the curve."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -33,38 +38,83 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class JsonlLogger(Logger):
     """The training curve: append {"step": ..., name: value, ...} to a file every `every` steps.
 
-    Lightning also logs when it stops, what it logged last; such a row is no step's and is left out.
-    The rows go to `tracker`, too.
+    How fast it goes, in images per second, goes to speed.jsonl beside it, with the time: it is not
+    the same when the run is made again. `num_images` is that of a step. Lightning also logs when it
+    stops, what it logged last; such a row is no step's and is left out. `on_row` is called with
+    everything that is recorded of a step.
     """
 
     name = "jsonl"
     version = ""
 
-    def __init__(self, path: Path, every: int, tracker: "Tracker | None" = None) -> None:
+    def __init__(
+        self, path: Path, every: int, num_images: int = 0, on_row: Callable[[Row], None] = ignore
+    ) -> None:
         super().__init__()
-        self.path, self.every, self.tracker = path, every, tracker
+        self.path, self.every, self.num_images, self.on_row = path, every, num_images, on_row
+        self.speed = path.with_name("speed.jsonl")
         self._last: int | None = None
+        self._clock: tuple[int, float] | None = None  # steps taken, and when
+
+    def start_clock(self, step: int) -> None:
+        """Begin to measure the speed; `step` steps are taken already."""
+        self._clock = step, time.monotonic()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         assert step is not None
+        if metrics.keys() - {"epoch"} and self._is_logged(step):
+            self.write(step, metrics)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the row of a step, unless it has one; that of -1 is from before the training."""
+        if step == self._last:
+            return
+        self._last = step
         row = {
             name: value if math.isfinite(value) else None  # JSON has no NaN
             for name, value in metrics.items()
             if name != "epoch"
         }
-        if row and step != self._last and (step + 1) % self.every == 0:  # a step has one line
-            self._last = step
-            append_line(self.path, json.dumps({"step": step, **row}))
-            tracking.log(self.tracker, step, row)
+        append_line(self.path, json.dumps({"step": step, **row}))
+        self.on_row({"step": step, **row, **self._timed(step)})
+
+    def _is_logged(self, step: int) -> bool:
+        return step >= 0 and (step + 1) % self.every == 0
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time in which no images were trained on."""
+        if self._clock is not None:
+            self._clock = self._clock[0], self._clock[1] + seconds
+
+    def _timed(self, step: int) -> Row:
+        """Record when a row was made, and the speed if it is one of training; return both."""
+        if self._clock is None:
+            return {}
+        timed: dict[str, float] = {"time": round(time.time(), 3)}
+        if self._is_logged(step):
+            (before, began), now = self._clock, time.monotonic()
+            self._clock = step + 1, now
+            rate = (step + 1 - before) * self.num_images / max(now - began, 1e-9)
+            timed = {"images_per_second": round(rate, 3), **timed}
+        append_line(self.speed, json.dumps({"step": step, **timed}))
+        return timed
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: config.yaml holds them."""
 
     def rewind(self, step: int) -> None:
         """Remove what was logged at or after `step`: the resumed run logs it again."""
-        kind = dict[str, float | None]
-        for row in reopen_jsonl(self.path, kind, lambda row: (row.get("step") or 0) < step):
-            tracking.log(self.tracker, int(row.pop("step", None) or 0), row)
+        rows, timed = (
+            reopen_jsonl(
+                file,
+                dict[str, float | None],
+                lambda row: step > 0 and (row.get("step") or 0) < step,
+            )
+            for file in (self.path, self.speed)
+        )
+        known = {row.get("step"): row for row in timed}
+        for row in rows:
+            self.on_row({**row, **known.get(row.get("step"), {})})
 
 
 class SaveSnapshots(pl.Callback):
@@ -91,16 +141,24 @@ class SaveSnapshots(pl.Callback):
                 self.write(step)
 
 
+def recorded(trainer: pl.Trainer) -> dict[str, float]:
+    """Return what the curve has of the step that was just taken, {} if it has no row of it."""
+    step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if step == 0 or step % every:
+        return {}
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
 class SaveLast(pl.Callback):
-    """Save `path` every `every` optimizer steps; on a stop signal save at once and end training.
+    """Save `path` whenever it is `due`; on a stop signal save at once and end training.
 
     Lightning logs a step after these hooks, so what the step logged is written to the curve first:
     a run killed in between would resume after that step and lack its line. All processes of a group
-    stop at the same step, and the first one saves.
+    save and stop at the same steps, and the first one writes.
     """
 
-    def __init__(self, path: Path, every: int, curve: JsonlLogger) -> None:
-        self.path, self.every, self.curve = path, every, curve
+    def __init__(self, path: Path, due: Due, curve: JsonlLogger) -> None:
+        self.path, self.due, self.curve = path, due, curve
         self.stopped: Stopped | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -108,6 +166,8 @@ class SaveLast(pl.Callback):
         for signum in (signal.SIGTERM, signal.SIGUSR1):
             if signal.getsignal(signal.SIGINT) is signals.receive:
                 signal.signal(signum, signals.receive)
+        self.curve.start_clock(trainer.global_step)
+        self.due.start()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
@@ -116,29 +176,36 @@ class SaveLast(pl.Callback):
         if pl_module.micro_step % trainer.accumulate_grad_batches:
             return  # gradients of an unfinished step are in no checkpoint
         group = pl_module.group
-        code = getattr(signals.pending(), "exit_code", 0)
-        if group is not None:
-            code = group.all_reduce_max(code)
+        code, due = getattr(signals.pending(), "exit_code", 0), int(self.due(trainer.global_step))
+        if group is not None:  # one message for both: clocks and signals differ between processes
+            code, due = divmod(group.all_reduce_max(2 * code + due), 2)
         if trainer.global_step >= trainer.max_steps:
             return  # training is done: the weights are written before the signal counts
         if code:
             self.stopped = signals.pending() or signals.stopped(code)
             trainer.should_stop = True
-        if code or trainer.global_step % self.every == 0:
+        if code or due:
             pl_module.check_finite()
+            self.due.start()
             if group is not None and group.rank > 0:
                 return
-            if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-                values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            if values := recorded(trainer):
                 self.curve.log_metrics(values, trainer.global_step - 1)
             trainer.save_checkpoint(self.path)
 
 
 class ShowProgress(pl.Callback):
-    """Advance a progress bar by every optimizer step, with the losses that were logged last."""
+    """Advance a progress bar by every optimizer step of `num_images`.
 
-    def __init__(self, bar: Bar, first_step: int) -> None:
-        self.bar, self.step = bar, first_step
+    Beside it stand the losses that were logged last, the learning rate, images per second, and the
+    last of the `held_out` losses, which another callback measures.
+    """
+
+    def __init__(
+        self, bar: Bar, first_step: int, num_images: int, held_out: Mapping[str, float] = NOTHING
+    ) -> None:
+        self.bar, self.step, self.num_images = bar, first_step, num_images
+        self.held_out = held_out
         self.losses: dict[str, str] = {}
 
     def on_train_batch_end(
@@ -151,5 +218,13 @@ class ShowProgress(pl.Callback):
                 if name.startswith("loss")
             }
         if trainer.global_step > self.step:
-            self.bar.advance(trainer.global_step - self.step, **self.losses)
+            held_out = {name: f"{value:.5f}" for name, value in [*self.held_out.items()][:1]}
+            values = {
+                **self.losses,
+                **held_out,
+                "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}",
+            }
+            if rate := self.bar.rate:
+                values["images/s"] = f"{rate * self.num_images:,.0f}"
+            self.bar.advance(trainer.global_step - self.step, **values)
             self.step = trainer.global_step

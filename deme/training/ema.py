@@ -85,6 +85,11 @@ class PowerAverages:
         """The average that is exported."""
         return self.averages[self.length]
 
+    @property
+    def cur_decay_value(self) -> float | None:
+        """The decay of the last update of the average that is exported; None before the first."""
+        return decay(self.gammas[self.length], self.num_updates) if self.num_updates else None
+
     @torch.no_grad()
     def step(self, parameters: Iterable[nn.Parameter]) -> None:
         """Take the parameters after an optimizer step into all averages."""

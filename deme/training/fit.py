@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -21,15 +20,16 @@ from deme.training.batches import StepBatches, StepLoader
 from deme.training.callbacks import (
     AtomicCheckpointIO,
     JsonlLogger,
+    Row,
     SaveLast,
     SaveSnapshots,
     ShowProgress,
+    ignore,
 )
 from deme.training.distributed import ProcessGroup
+from deme.training.due import Due
 from deme.training.module import DiffusionModule
-
-if TYPE_CHECKING:
-    from deme.runs.tracking import Tracker
+from deme.training.validate import Validate
 
 # what Lightning goes on from
 RESTORED = {
@@ -60,8 +60,16 @@ class Loop:
     device: int = 0  # which GPU
     num_workers: int = 0
     checkpoint_every: int = 500
+    checkpoint_minutes: float | None = None
     log_every: int = 50
     snapshots_every: int | None = None  # optimizer steps
+    validate_every: int | None = None  # optimizer steps
+    validate_minutes: float | None = None
+
+    @property
+    def validates(self) -> bool:
+        """Whether the training is judged while it goes."""
+        return self.validate_every is not None or self.validate_minutes is not None
 
 
 def fit(
@@ -69,14 +77,17 @@ def fit(
     images: Images | EncodedDataset,
     loop: Loop,
     folder: Path,
-    tracker: "Tracker | None" = None,
+    on_row: Callable[[Row], None] = ignore,
     write_snapshot: Callable[[int], None] = lambda _: None,
+    measure: Callable[[int], dict[str, float]] | None = None,
 ) -> int:
     """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training began at.
 
-    `write_snapshot` is called with the number of steps that were taken. All processes of the
-    module's group call this, and the first one writes. Raises the pending Interrupted or Preempted
-    after saving, WorkFailed for a NaN loss, a damaged checkpoint or a process that was lost.
+    `on_row` is called with every row of the curve, those of an earlier attempt first,
+    `write_snapshot` with the number of steps that were taken. So is `measure`, whose values are
+    added to the curve where the loop says so; it must leave the module as it is. All processes of
+    the module's group call this, and the first one writes. Raises the pending Interrupted or
+    Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a lost process.
     """
     group = module.group
     rank, size = (group.rank, group.size) if group is not None else (0, 1)
@@ -88,8 +99,10 @@ def fit(
         )
     checkpoint = folder / "checkpoints" / "last.ckpt"
     first_step = step_of(checkpoint)
-    curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, tracker)
-    save = SaveLast(checkpoint, loop.checkpoint_every, curve)
+    num_images = loop.batch_size * loop.accumulate
+    curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, num_images, on_row)
+    save = SaveLast(checkpoint, Due(loop.checkpoint_every, loop.checkpoint_minutes), curve)
+    validate = Validate(measure, Due(loop.validate_every, loop.validate_minutes), curve)
     every = loop.snapshots_every
     snapshots = [SaveSnapshots(every, write_snapshot)] if every is not None else []
     if rank == 0:
@@ -101,7 +114,12 @@ def fit(
         trainer = make_trainer(
             loop,
             [curve] if rank == 0 else [],
-            [*snapshots, save, ShowProgress(bar, first_step)],
+            [
+                *snapshots,
+                *([validate] if loop.validates else []),
+                save,
+                ShowProgress(bar, first_step, num_images, validate.last),
+            ],
         )
         batches = StepBatches(
             len(images),

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 import pytorch_lightning as pl
@@ -82,14 +82,20 @@ class DiffusionModule(pl.LightningModule):
             terms = self.method.losses(self.model, x0, draws, condition)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
-        if (self.trainer.global_step + 1) % self._log_every == 0:
+        if self._is_recorded:
             self.check_finite()
             values = torch.stack([loss, *terms.values()]).detach()
             values = self.group.mean(values) if self.group is not None else values
             names = ["loss", *(f"loss/{name}" for name in terms)]
             self.log_dict(dict(zip(names, values, strict=True)))
             self.log_dict(self.method.report())
+            self.log("learning_rate", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
+
+    @property
+    def _is_recorded(self) -> bool:
+        """Whether the curve has a row of this optimizer step."""
+        return (self.trainer.global_step + 1) % self._log_every == 0
 
     def _next_sample(self, batch: Batch | list[Batch]) -> Sample:
         """Return x_0, the draws and the condition of this micro-step.
@@ -133,6 +139,9 @@ class DiffusionModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)  # type: ignore[arg-type]
         if self.ema is not None:
             self.ema.step(self.model.parameters())
+            decay = getattr(self.ema, "cur_decay_value", None)  # diffusers' name
+            if self._is_recorded and decay is not None:
+                self.log("ema_decay", decay)
 
     def configure_gradient_clipping(
         self,
@@ -140,9 +149,20 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the model's gradient alone, without what a method learns beside it."""
+        """Clip the norm of the model's gradient alone, without what a method learns beside it.
+
+        The norm before clipping is recorded, but not one of gradients that a fused optimizer is
+        still to divide by float16's loss scale.
+        """
+        half = self.trainer.precision == "16-mixed"
+        scaled = half and getattr(optimizer, "_step_supports_amp_scaling", False)
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+        elif self._is_recorded:
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        if self._is_recorded and not scaled:
+            self.log("gradient_norm", norm)
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         groups: list[dict[str, object]] = [
@@ -165,6 +185,26 @@ class DiffusionModule(pl.LightningModule):
         """Return the model's state, with averaged parameters if wanted and there. No copies."""
         average = self.ema.shadow_params if averaged and self.ema is not None else None
         return self._state(average)
+
+    @contextlib.contextmanager
+    def holding(self, averaged: bool) -> Iterator[DenoisingModel]:
+        """Give the model its averaged parameters, if wanted and there, and let it not train.
+
+        After the block it has its own again, bit for bit: they are put aside, not copied.
+        """
+        parameters = list(self.model.parameters())
+        modes = [(part, part.training) for part in self.model.modules()]
+        own = [parameter.data for parameter in parameters]
+        try:
+            if averaged and self.ema is not None:
+                for parameter, average in zip(parameters, self.ema.shadow_params, strict=True):
+                    parameter.data = average
+            yield self.model.eval()
+        finally:
+            for parameter, data in zip(parameters, own, strict=True):
+                parameter.data = data
+            for part, trains in modes:
+                part.training = trains
 
     def profiles(self) -> dict[float, dict[str, Tensor]]:
         """Return the states of the power-function averages that snapshots hold, by length."""

@@ -11,12 +11,14 @@ PACKAGE = Path(__file__).parents[2] / "deme"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS = {  # an import may only point to a folder of a lower layer, or of the same folder
+    "api": 6,
     "cli": 6,
     "commands": 5,
     "evaluation": 4,
     "builders": 4,
     "training": 3,
     "analysis": 3,
+    "tracking": 3,
     "methods": 2,
     "sampling": 2,
     "metrics": 2,
@@ -33,10 +35,21 @@ ONLY = {  # packages of others that only these folders import
     "pytorch_lightning": {"training"},
     "hydra": {"cli", "commands", "builders", "runs"},
     "omegaconf": {"cli", "commands", "builders", "runs"},
-    "wandb": {"runs"},
+    "wandb": {"tracking"},
+    "wandb_workspaces": {"tracking"},
+    "mlflow": {"tracking"},
+    "tensorboard": {"tracking"},
 }
-HEAVY = {"torch", "diffusers", "pytorch_lightning", "sklearn", "scipy", "transformers", "wandb"}
-LIGHT = {"cli", "commands", "runs", "report"}  # these import nothing heavy when they are imported
+HEAVY = {"torch", "diffusers", "pytorch_lightning", "sklearn", "scipy", "transformers", "wandb",
+         "wandb_workspaces", "mlflow", "tensorboard"}  # fmt: skip
+LIGHT = {
+    "api",
+    "cli",
+    "commands",
+    "runs",
+    "report",
+    "tracking",
+}  # these import nothing heavy when they are imported
 
 
 def folder(file: Path) -> str:

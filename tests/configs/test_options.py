@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,9 @@ from deme.data import (
     ImageData,
     InMemoryImages,
     SomeImages,
-    cifar10,
     fashion_mnist,
 )
-from deme.data.cifar10 import BINARY
+from deme.data.digits import load_digits
 from deme.diffusion import (
     NoiseSchedule,
     RangeSampler,
@@ -40,6 +40,7 @@ from deme.merging.power_profiles import TRACKED, Profile
 from deme.merging.search.evaluations import Evaluations
 from deme.methods.balancing import Balancing
 from deme.methods.balancing.equal import Equal
+from deme.metrics import own_features
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models.denoiser import DenoisingModel
@@ -48,9 +49,11 @@ from deme.models.unconditional import build_unconditional
 from deme.runs import accepted_arguments, compose_stage, instantiate, instantiate_with, partial
 from deme.runs.config_errors import groups, options
 from deme.runs.settings import SETTINGS, ComputeSettings, MetricsSettings, PathsSettings, build
-from deme.system import tensors
+from deme.system import official_files, tensors
 from deme.system.errors import BadConfig
+from deme.system.official_files import BINARY
 from deme.system.paths import conf_dir, locate
+from deme.tracking import Mirror
 from deme.training.fit import Loop, make_trainer
 from deme.training.module import DiffusionModule
 from tests import fashion
@@ -218,8 +221,9 @@ def build_sampler(spec):
 
 
 def build_metrics(spec):
+    images = SomeImages(load_digits().train, range(100))  # what an extractor may learn from
     for one in build(MetricsSettings, spec).features.values():
-        extractor = instantiate(one).to("cpu")
+        extractor = instantiate_with(one, images=images, cache=Path("cache")).to("cpu")
         shape = getattr(extractor, "shape", (1, 8, 8))
         features = extractor(torch.zeros(2, *shape, dtype=torch.uint8))
         assert features.shape == (2, extractor.dimension)
@@ -290,6 +294,12 @@ def build_prompts(spec):
         assert all(prompt.text for prompt in prompts)
 
 
+def build_logger(spec):
+    module = {"Mlflow": "mlflow"}.get(spec.get("_target_", "").rpartition(".")[2])
+    if module is None or find_spec(module):
+        assert (Mirror.of(spec or None).tracker is None) == (not spec)
+
+
 def build_plain(spec):
     assert isinstance(spec, dict)
 
@@ -299,7 +309,7 @@ BUILD = {
     for name, function in globals().items()
     if name.startswith("build_")
 }
-PLAIN = {"logger", "paths", "progress", "projection"}
+PLAIN = {"paths", "progress", "projection"}
 
 
 def random_inception(place):
@@ -352,6 +362,7 @@ def network(tmp_path_factory):
 @pytest.fixture
 def given(in_tmp, request, monkeypatch, network):
     """Values for options that must be told where something is."""
+    monkeypatch.setattr(own_features, "NUM_STEPS", 2)
     inception, clip, open_clip = "inception.safetensors", "clip_score", "tiny.safetensors"
     needed = {"inception768": [inception], "fid": [inception], "fid_pytorch": [inception], "clip": ["clip"],
               "dinov2": ["dinov2"], "clip_score": [clip], "clip_score_open_clip": [open_clip],
@@ -366,10 +377,10 @@ def given(in_tmp, request, monkeypatch, network):
     (in_tmp / "prompts.csv").write_text("prompt,evaluation_seed\na cat,3\n")
     (in_tmp / "prompts.tsv").write_text("Prompt\tCategory\na cat\tanimals\n")
     (in_tmp / "classes.txt").write_text("cat\ndog\n")
-    monkeypatch.setattr(cifar10, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
+    monkeypatch.setattr(official_files, "LAYOUTS", tuple(files for files, _, _ in MADE.values()))
     (in_tmp / "data").mkdir()
     unpack(BINARY, in_tmp / "data")
-    monkeypatch.setattr(fashion_mnist, "FILES", fashion.SUMS)
+    monkeypatch.setattr(fashion_mnist, "FASHION_FILES", fashion.SUMS)
     fashion.write(in_tmp / "data", packed=True)
     return {
         ("data", "image_folder"): ["data.path=images", "data.size=8", "data.channels=3"],

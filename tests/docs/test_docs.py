@@ -16,14 +16,13 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from deme.cli.app import main
+from deme.cli.app import COMMANDS, STAGES, main
 from deme.runs import expand_path_shortcut, flattened
 from deme.runs.settings import SETTINGS
 from deme.system.paths import PACKAGE, conf_dir
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {*SETTINGS, "plan", "reproduce", "table", "compare", "convert"}
 NOT_SHIPPED = {"soft_min_snr", "unit_length", "absolute", "median", "found"}  # made by the reader
 
 
@@ -134,6 +133,7 @@ def test_files_that_the_main_path_names_exist():
         assert re.search(rf"\b(def|class) {function}\b", (ROOT / file).read_text()), function
 
 
+@pytest.mark.slow  # test_api.py makes the same calls, smaller
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for block in code_blocks(ROOT / "docs" / "api.md", "python"):
@@ -162,12 +162,13 @@ def test_yaml_examples_are_valid():
 @pytest.mark.parametrize(("page", "words"), command_lines(), ids=lambda value: str(value)[:60])
 def test_commands_exist_and_compose(page, words):
     command, *rest = words
-    assert command in COMMANDS, page
+    assert command in (*STAGES, *COMMANDS), page
     if command not in SETTINGS or "-m" in rest or "..." in rest or "--config-dir=cfg" in rest:
         return
     if any(name in word for word in rest for name in NOT_SHIPPED):
         return
-    overrides = [part for word in rest for part in expand_path_shortcut(word)]
+    words = [word for word in rest if "=" in word] if command == "publish" else rest
+    overrides = [part for word in words for part in expand_path_shortcut(word)]
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         compose(command, overrides, return_hydra_config=True)

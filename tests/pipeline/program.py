@@ -7,8 +7,10 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.pipeline.preload"])
 
@@ -73,7 +75,21 @@ class Program:
             time.sleep(0.005)
 
 
+def _ensure_server() -> None:
+    """Start the server if there is none; it imports this package from wherever a test has gone to."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
 def start(words: list[str], folder: Path, patch: str = "") -> Program:
+    _ensure_server()
     out = folder / f".out-{time.monotonic_ns()}"
     process = CONTEXT.Process(target=_child, args=(list(words), str(folder), str(out), patch))
     process.start()

@@ -96,7 +96,7 @@ def test_a_merge_method(examples):
 
 
 def test_a_class_in_a_package_of_ones_own(tmp_path):
-    """Option files in --config-dir, and the package trusted by its user in each of two ways."""
+    """It lies beside --config-dir, and its user trusts it in each of two ways."""
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package/__init__.py").write_text("")
     weighting = re.search(
@@ -107,13 +107,12 @@ def test_a_class_in_a_package_of_ones_own(tmp_path):
     option = "_target_: my_package.weightings.SoftMinSNR\ngamma: 5.0\n"
     (tmp_path / "my_conf/weighting/mine.yaml").write_text(option)
     words = ["train", "weighting=mine", "--config-dir=my_conf", *TINY_TRAIN, "num_steps=2"]
-    importable = "import os, sys; sys.path.insert(0, os.getcwd())"
-    code, text = run(words, tmp_path, importable)
+    code, text = run(words, tmp_path)
     assert code == 2
     assert "my_package.weightings.SoftMinSNR" in text
     assert "trust=my_package.weightings" in text
-    for trusted, patch in (("trust=my_package", ""), ("seed=1", "; os.environ['DEME_TRUST'] = 'my_package'")):  # fmt: skip
-        code, text = run([*words, trusted], tmp_path, importable + patch)
+    for trusted, patch in (("trust=my_package", ""), ("seed=1", "import os; os.environ['DEME_TRUST'] = 'my_package'")):  # fmt: skip
+        code, text = run([*words, trusted], tmp_path, patch)
         assert code == 0, text
     configs = [file.read_text() for file in tmp_path.glob("runs/*/*/*/config.yaml")]
     assert len(configs) == 2

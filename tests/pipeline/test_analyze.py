@@ -2,18 +2,14 @@
 
 import json
 import re
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 
 from deme.runs import compose_stage, identity_hash
 from tests.pipeline.program import TINY_EXPERTS, done, run
 
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "04_why_decouple.ipynb"
 SIMILARITY = ["figure=gradient_similarity", "figure.num_bins=5", "figure.num_images=2048",
               "figure.num_ranges=3", "figure.batch_size=256"]  # fmt: skip
 HELD_OUT = ["figure.num_images=20", "figure.draws=1"]
@@ -184,25 +180,3 @@ def test_a_file_of_another_kind_is_not_replaced(tmp_path):
     assert code == 2, text
     assert "type: out=" in text
     assert list(files_of(tmp_path)) == ["weightings.json"]
-
-
-def read_notebook():
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
-def test_the_notebook_is_committed_without_outputs():
-    cells = read_notebook().cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
-
-
-@pytest.mark.slow
-def test_the_notebook_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("DEME_RUNS", str(tmp_path))
-    notebook = read_notebook()
-    place = {"metadata": {"path": str(NOTEBOOK.parent)}}
-    NotebookClient(notebook, timeout=600, resources=place).execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
-    numbers = json.loads((tmp_path / "forgetting.json").read_text())
-    changes = [[change["value"] / change["base"] for change in row] for row in numbers["changes"]]
-    assert all(row[i] < 0.01 for i, row in enumerate(changes))  # no expert is lost in its range

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from deme.cli.app import main
-from deme.cli.hydra_app import expand_path_shortcut
 from deme.commands.train import run as train
 from deme.data.digits import load_digits
 from deme.evaluation.passport import format_passport, load_passport
@@ -17,7 +16,7 @@ from deme.merging.power_profiles import TRACKED, Profile, reconstruct
 from deme.merging.similarity import block_of
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
-from deme.runs import Run, compose_stage, read_status
+from deme.runs import Run, compose_stage, expand_path_shortcut, read_status
 from deme.system import MissingInput, files
 from deme.system.paths import locate
 from deme.system.tensors import TensorFile

@@ -235,7 +235,9 @@ def test_plan_says_what_is_damaged_and_reproduce_makes_it_again(tmp_path):
     assert len(runs) == 5
     expected = {run_dir: results(run_dir) for run_dir in runs}
     table = (tmp_path / "results" / "small.md").read_bytes()
-    expert = next(run_dir for run_dir in runs if "train/deme-e1" in str(run_dir))
+    expert = next(
+        run_dir for run_dir in runs if "-e1-" in str(run_dir) and "/train/" in str(run_dir)
+    )
     evaluated = next(run_dir for run_dir in runs if "evaluate/before" in str(run_dir))
     (expert / WEIGHTS).unlink()
     (evaluated / "metrics.json").unlink()

@@ -60,11 +60,11 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "model=null"], ["model takes the name of an option", "digits_base"]),
         (["train", "foo"], ["'foo' is not <key>=<value>"]),
         (["train", "="], ["'=' is not <key>=<value>"]),
-        (["train", "data=image_folder"], ["data", "type: data.path=<value>"]),
+        (["train", "data=image_folder"], ["data", "type: data=<folder>"]),
         (["train", "data=image_folder", "data.path=.", "data.size=0"], ["data.size", "got 0"]),
         (["train", "data=cifar10", "data.download=1"], ["data.download", "got 1"]),
         (["train", "data=cifar10", "data.held_out=train"], ["data.held_out", "got 'train'"]),
-        (["stats", "data=image_folder", "data.path=."], [".", "type: data.size=<value> data.channels=<value>"]),
+        (["stats", "data=image_folder", "data.path=.", "metrics=digits"], [".", "type: data.size=<value> data.channels=<value>"]),
         (["train", "optimizer.lr=-1"], ["-1"]),
         (["train", "progress.checkpoint_every=0"], ["progress.checkpoint_every", "got 0"]),
         (["evaluate", "metrics.replicates=1"], ["metrics.replicates", "got 1"]),
@@ -658,14 +658,14 @@ def test_failed_jobs_are_named_when_the_sweep_is_stopped(ends, code, tmp_path):
     for expert in (9, 8):
         assert f"error: expert={expert}: with 2 ranges it must lie in 0..1" in text  # at once
         assert f"deme: expert={expert}: with 2 ranges it must lie in 0..1" in text
-    assert not list(tmp_path.glob("runs/.multirun/failed*"))
+    assert not list(tmp_path.glob("runs/.multirun/jobs*"))
 
 
 def test_what_failed_in_jobs_is_kept_below_the_runs_where_all_machines_see_it(tmp_path):
     words = ["train", "-m", "expert=9,1", *TINY_EXPERTS, "num_steps=1", "paths.runs=elsewhere"]
     found, _ = run(words, tmp_path, STOPPED.replace("ENDS", "os._exit(9)"))
     assert found == 9
-    (file,) = tmp_path.glob("elsewhere/.multirun/failed-*.jsonl")
+    (file,) = tmp_path.glob("elsewhere/.multirun/jobs-*.jsonl")
     assert json.loads(file.read_text())["job"] == "expert=9"
 
 

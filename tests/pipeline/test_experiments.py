@@ -10,11 +10,11 @@ import torch
 import yaml
 from PIL import Image
 
-from deme.data.cifar10 import BINARY
 from deme.metrics.inception import trunk
 from deme.runs import Suite
 from deme.system import files, read_json, tensors
 from deme.system.errors import BadConfig, MissingInput
+from deme.system.official_files import BINARY
 from deme.system.paths import PACKAGE
 from tests import fashion
 from tests.cifar10 import unpack
@@ -132,10 +132,15 @@ def test_the_files_that_are_missing_are_named_by_plan_and_by_reproduce(tmp_path)
 def test_the_time_limit_of_reproduce_stops_as_a_scheduler_would(places):
     place = with_a_smaller_network("cifar10_compact", places)
     place.write_text(place.read_text().replace("num_steps=2", "num_steps=5000"))
-    code, text = run(["reproduce", str(place), "minutes=0.1"], places, PRETEND)
-    assert code == 75, text
-    assert "run the same command to resume" in text
-    assert list(places.glob("runs/cifar10_compact_smoke/train/pretrain-*/checkpoints/last.ckpt"))
+    found: list[Path] = []
+    for minutes in (0.1, 0.5):  # on a busy machine the first is over before training begins
+        code, text = run(["reproduce", str(place), f"minutes={minutes}"], places, PRETEND)
+        assert code == 75, text
+        assert "run the same command to resume" in text
+        found += places.glob("runs/cifar10_compact_smoke/train/pretrain-*/checkpoints/last.ckpt")
+        if found:
+            break
+    assert found
 
 
 def published(name):

@@ -127,6 +127,7 @@ def test_verbs_that_look_at_a_run_build_nothing(here):
         evaluation(here / f"theirs/evaluate/{name}", **slots, metrics__features=features)
     for words in (
         ["compare", "theirs/evaluate/a", "theirs/evaluate/b"],
+        ["publish", "theirs", "logger=csv"],
         ["export", "run=theirs/train/x", "out=exported"],
         ["sample", "run=theirs/train/x", "num_images=1", "sampler.num_inference_steps=2"],
         ["analyze", "figure=task_weights", "run=theirs/train/x"],
@@ -222,6 +223,7 @@ def test_a_balancing_and_a_search_whose_cost_would_be_asked_for(here):
         " ++ trust=canary_pkg",
         "paths.runs=/elsewhere",
         "paths.cache=elsewhere",
+        "logger.folder=/elsewhere",
         "paths=other",
         "~paths",
         "suite=other",
@@ -503,7 +505,7 @@ def test_one_module_imports_what_configurations_name():
         "runs/trusted.py",
         "commands/__init__.py",  # names of commands
         "cli/suite_commands.py",
-        "data/optional.py",  # names of optional packages
+        "system/optional.py",  # names of optional packages
         "system/helper.py",  # names of commands, too
     }
 

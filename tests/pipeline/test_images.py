@@ -80,6 +80,6 @@ def test_a_grid_that_is_no_png_is_named(tmp_path):
     for data in (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n", b"", b"\x89PNG\r\n\x1a\n"):
         grid.write_bytes(data)
         with pytest.raises(WorkFailed, match=r"grid.png is not a PNG"):
-            figures._picture(grid)
+            figures.picture(grid)
     Image.new("L", (4, 4), 9).save(grid)
-    assert figures._picture(grid).size == (4, 4)
+    assert figures.picture(grid).size == (4, 4)

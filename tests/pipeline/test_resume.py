@@ -54,6 +54,9 @@ def results(run_dir: Path) -> dict[str, bytes]:
     }
 
 
+TIMED = ("log.txt", "run.json", "status.json", "speed.jsonl")
+
+
 def timeless(content: bytes) -> bytes:
     """Without how long each evaluation of a search took."""
     return re.sub(rb',\s*"seconds": [0-9.e+-]+', b"", content)
@@ -69,7 +72,7 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): timeless(file.read_bytes())
         for file in files
-        if file.name not in ("log.txt", "run.json", "status.json") and file.suffix != ".lock"
+        if file.name not in TIMED and file.suffix != ".lock"
     }
 
 
@@ -228,10 +231,10 @@ def commands(experts):
 
 
 QUICK = ("train", "dropout", "bf16", "ant-uw", "ant-nash", "evaluate", "search")
-ALSO = ("coordinate", "merge", "plan", "table", "reproduce", "figure")
+ALSO = ("coordinate", "merge", "plan", "table", "figure")
 SLOW = (
     "sample", "export", "convert", "stats", "analyze", "doctor", "ant-gradient", "evaluate-all",
-    "verify", "compare", "improve",
+    "verify", "compare", "improve", "reproduce",
 )  # fmt: skip
 PRINTED = ("plan", "doctor", "compare")  # of these what is printed counts
 

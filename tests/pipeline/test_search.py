@@ -279,7 +279,7 @@ IN_THE_MODELS = {"merge=ties", "merge=model_stock", "objective=frechet", "object
         (["granularity=[block]"], ["granularity must be one of model, block, tensor; got ['block']"]),
         (["objective=wrong"], ["objective must be frechet, kid, loss, distillation, loss/0, loss/1, loss/2, loss/3; got 'wrong'"]),
         (["objective=loss/4"], ["objective must be ", "got 'loss/4'"]),
-        (["objective=frechet", "metrics=loss"], ["objective=frechet needs a feature extractor\ntype: metrics=digits"]),
+        (["objective=frechet", "metrics=loss"], ["objective=frechet needs a feature extractor\ntype: metrics=own"]),
         (["merge=model_stock"], ["merge=model_stock takes no weights"]),
         (["search=grdi"], ["unknown option search=grdi; did you mean 'grid'? allowed: cma_es, coordinate, gradient, grid, sum, surrogate"]),
         (["search.step=0"], ["search.step must be a number, at least 1e-09; got 0"]),

@@ -2,18 +2,13 @@
 
 import json
 import math
-import os
 import shutil
-import signal
-import struct
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 import yaml
-from nbclient import NotebookClient
 from scipy import stats
 
 from deme.diffusion import uniform
@@ -21,11 +16,11 @@ from deme.models.layout import UNET
 from deme.report.rows import comparisons
 from deme.runs import Suite, options
 from deme.system import tensors
+from tests.notebooks import FOLDER, executed, kinds, outputs, read
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, TINY_TRAIN, done, run, start
 
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "experiments" / "digits" / "smoke.yaml"
-NOTEBOOK = REPOSITORY / "notebooks" / "quickstart.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +126,7 @@ def test_the_plan_tells_what_is_done_and_what_a_missing_run_needs(smoke, tmp_pat
     assert "0.0 million forward passes to go" in text
     copy = tmp_path / "runs"
     shutil.copytree(smoke / "runs", copy)
-    (expert,) = copy.glob("digits_smoke/train/deme-e1-*")
+    (expert,) = copy.glob("digits_smoke/train/deme-*-e1-*")
     shutil.rmtree(expert)
     code, text = run(["plan", str(SMOKE)], tmp_path)
     assert "deme train " in text
@@ -328,7 +323,7 @@ def test_by_hand_the_same_runs_result(tmp_path):
     ]
     code, text = run(["train", "-m", *common, "expert=0,1"], tmp_path)
     assert code == 0, text
-    assert text.count("trained runs/digits_smoke/train/deme-e") == 2
+    assert text.count("trained runs/digits_smoke/train/deme-") == 2
     code, text = run(
         [
             "merge",
@@ -364,66 +359,6 @@ DenoisingModel.forward = forward
     assert max(seen) < 250
     code, text = run([*words, "timesteps.probability=0.5"], tmp_path, spy)
     assert max(int(line) for line in (tmp_path / "seen").read_text().split()) >= 250
-
-
-def test_wandb_is_a_mirror_offline(tmp_path):
-    run_dir = done(
-        ["train", "logger=wandb", *TINY_EXPERTS, "expert=0", "num_steps=2", "suite=mirror"],
-        tmp_path,
-    )
-    assert list((run_dir / "wandb").glob("offline-run-*/*.wandb"))
-    assert (run_dir / "metrics.jsonl").exists()
-    evaluated = done(["evaluate", "logger=wandb", *TINY_EVALUATE, "suite=mirror"], tmp_path)
-    assert list((evaluated / "wandb").glob("offline-run-*/*.wandb"))
-
-
-END_IN_STEP = """
-import os
-from deme.training.module import DiffusionModule
-step = DiffusionModule.training_step
-def training_step(self, *args):
-    if self.micro_step == {step}:
-        os.kill(os.getpid(), {signum:d})
-    return step(self, *args)
-DiffusionModule.training_step = training_step
-"""
-
-
-def wandb_history(file):
-    """The rows in a file of wandb: records in blocks of 32 KiB, each a checksum, a length and a kind before it."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, at, parts, rows = file.read_bytes(), 7, b"", []
-    while at + 7 <= len(content):
-        if (left := 32768 - at % 32768) < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            record, parts = Record.FromString(parts), b""
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({(i.key or "/".join(i.nested_key)): i.value_json for i in items})
-    return rows
-
-
-def test_wandb_has_one_run_and_every_step_once_whatever_stopped_it(tmp_path):
-    words = ["train", "logger=wandb", *TINY_TRAIN, "progress.log_every=2", "suite=mirror"]
-    for step, signum, code in ((4, signal.SIGTERM, 75), (9, signal.SIGKILL, -signal.SIGKILL)):
-        found, text = run(words, tmp_path, END_IN_STEP.format(step=step, signum=signum))
-        assert found == code, text
-        (curve,) = tmp_path.glob("runs/mirror/train/*/metrics.jsonl")
-        steps = [json.loads(line)["step"] for line in curve.read_text().splitlines()]
-        assert steps == [*range(1, step, 2)]  # and no row of the step at which it stopped
-    run_dir = done(words, tmp_path)
-    (file,) = run_dir.glob("wandb/offline-run-*/*.wandb")
-    rows = wandb_history(file)
-    assert [int(row["_step"]) for row in rows] == [1, 3, 5, 7, 9, 11]
-    curve = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in curve]
-    assert "samples/path" in rows[-1]
 
 
 def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
@@ -462,26 +397,21 @@ def test_a_practitioners_own_folder_of_images_and_model(tmp_path):
     assert (merged / "weights/merged" / UNET).exists()
 
 
-def test_the_notebook_runs_and_is_committed_without_outputs(smoke):
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(
-        not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells
-    )
-    environment = {"DEME_SUITE": str(SMOKE), "DEME_RUNS": str(smoke / "runs")}
-    os.environ.update(environment)
-    try:
-        client = NotebookClient(
-            notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
-        )
-        client.execute()
-    finally:
-        for name in environment:
-            del os.environ[name]
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    assert any(
-        "DeMe merged" in output.get("data", {}).get("text/markdown", "") for output in outputs
-    )
+def test_the_notebook_that_reads_a_table(smoke):
+    place = {"DEME_SUITE": str(SMOKE), "DEME_RUNS": str(smoke / "runs")}
+    notebook = executed("03_read_a_table", FOLDER, **place)
+    assert kinds(notebook) == kinds(read("03_read_a_table"))
+    states, table, evaluations, intervals, *_ = (data for _, _, data in outputs(notebook))
+    suite = Suite.read(SMOKE, smoke / "runs")
+    assert states["text/plain"] == "Counter({'done': 23})"
+    page = (smoke / "runs/digits_smoke/results/digits_smoke.md").read_text()
+    assert table["text/markdown"].strip() == page.strip()
+    for metric in suite.settings.metrics:
+        assert f"<th>{metric}</th>" in evaluations["text/html"]
+    measured = [row for row in suite.settings.rows if row.evaluate is not None]
+    made = [node for node in suite.nodes if node.stage == "evaluate"]
+    assert evaluations["text/html"].count("<tr>") == len(made)  # the titles are in another
+    assert all(row.label in intervals["text/html"] for row in measured)
 
 
 def test_images_of_another_kind_train_with_damaged_ones_left_out_and_random_crops(tmp_path):

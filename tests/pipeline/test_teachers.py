@@ -169,7 +169,8 @@ def test_copies_see_other_images_and_other_noise(tmp_path):
         for more in ([], ["copy=0"], ["copy=1"], ["copy=0", "seed=1"])
     ]
     assert len({path.name for path in found}) == 4
-    assert found[1].name.startswith("finetune-c0-s0-")
+    assert found[1].name.startswith("finetune-")
+    assert "-c0-s0-" in found[1].name
     losses = [tuple(curve(path, "loss")) for path in found]
     assert len(set(losses)) == 4
 

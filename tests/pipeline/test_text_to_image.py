@@ -57,6 +57,30 @@ def made(tmp_path_factory):
     }
 
 
+def test_latents_and_captions_of_held_out_images_judge_a_training(made, tmp_path):
+    words = [*TRAIN, "method=deme", "ranges.num_ranges=2", "projection=foldable", "ema=none", "optimizer.lr=2e-3"]  # fmt: skip
+    judged = done(
+        [
+            "train",
+            "expert=0",
+            *words,
+            "progress.validate.every=3",
+            "progress.validate.num_images=6",
+        ],
+        tmp_path,
+    )
+    alone = made["experts"][0]
+    assert judged.name == alone.name
+    for file in (alone / "weights" / "raw").rglob("*.safetensors"):
+        assert (judged / file.relative_to(alone)).read_bytes() == file.read_bytes()
+    rows = [json.loads(line) for line in (judged / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row.get("held_out_loss")] == [-1, 2, 3]
+    assert not any("held_out_loss/raw" in row for row in rows)  # there is no average
+    grids = {file.name: file.read_bytes() for file in (judged / "samples").iterdir()}
+    assert set(grids) == {"grid.png", "step-0.png", "step-3.png", "step-4.png"}
+    assert grids["step-4.png"] == grids["grid.png"]
+
+
 def test_every_weights_folder_is_a_whole_pipeline(made):
     for run_folder in (*made["experts"], made["merged"]):
         folder = weights_folder(run_folder)
@@ -239,7 +263,8 @@ FOLDER = ["data=captioned_images", "data.path=images", "data.held_out_fraction=0
 
 
 def test_any_folder_with_captions_is_trained_on_with_mirror_images(captioned, tmp_path):
-    path = done(["train", *FOLDER], tmp_path)
+    path = done(["train", *FOLDER, "data.random_flip=true"], tmp_path)
+    assert "mirrored at random" in (path / "log.txt").read_text()
     about = read_json(weights_folder(path) / "deme.json")
     assert about["num_images"] == 9
 

@@ -84,6 +84,23 @@ def test_two_processes_train_the_run_that_one_process_trains(undisturbed, tmp_pa
     assert (two / "cost.json").read_bytes() == (one / "cost.json").read_bytes()
 
 
+def test_two_processes_are_judged_by_the_first_and_save_by_its_clock(undisturbed, tmp_path):
+    """The second one's clock alone says that a checkpoint is due, after every step."""
+    words = [*WORDS, "progress.validate.every=5", "progress.validate.preview=false",
+             "progress.checkpoint_every=1000", "progress.checkpoint_minutes=1000"]  # fmt: skip
+    soon = "from deme.training.due import Due\nDue.__call__ = lambda self, step: self.steps == 1000 or step % self.steps == 0\n"
+    found, text = codes(pair(words, tmp_path, second=soon))
+    assert found == [0, 0], text
+    (run_dir,) = tmp_path.glob("runs/scratch/train/*")
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [-1, 4, 9, 11]
+    judged, alone = results(run_dir), results(undisturbed[0])
+    for name in alone:
+        if name != "metrics.jsonl":
+            assert judged[name] == alone[name], name
+    assert text.count("held_out_loss/raw") == 4
+
+
 def test_two_killed_processes_go_on_bit_for_bit(undisturbed, tmp_path):
     programs = pair(WORDS, tmp_path, SLOW_STEP)
     programs[0].wait_for(

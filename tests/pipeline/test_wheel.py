@@ -94,4 +94,4 @@ def test_doctor_and_a_smoke_train_run_from_an_empty_directory(installed, tmp_pat
         "num_steps=2",
         "batch_size=8",
     )
-    assert again.stdout.startswith("runs/digits/train/deme-e3-s0-")
+    assert again.stdout.startswith("runs/digits/train/deme-batch8-steps2-e3-s0-")

@@ -9,6 +9,7 @@ from scipy import stats
 from deme.report.rows import Number, Row
 from deme.report.statistics import (
     Difference,
+    digits_for,
     interval_half_width,
     mean_of,
     paired_difference,
@@ -123,6 +124,13 @@ def test_skewed_differences_fool_it_less_than_students_t(sign):
     assert fooled["wider"] == count
     assert 0.08 < fooled["students"] / count < 0.12
     assert 0.04 < fooled["ours"] / count < 0.07
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, 18.6, 250.0, 0.98781, 0.0831, 0.00081, 3.2e-7])
+def test_small_scores_keep_their_digits(value):
+    shown = f"{value:.{digits_for(value)}f}"
+    assert float(shown) == pytest.approx(value, rel=5e-3)
+    assert len(shown) <= 14
 
 
 def test_a_score_is_as_sure_as_its_prompts_are_many():

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from deme.data import cifar10
-from deme.data.cifar10 import BINARY, PYTHON, load_cifar10
+from deme.data.cifar10 import load_cifar10
+from deme.system import official_files
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
+from deme.system.official_files import BINARY, PYTHON
 from tests.cifar10 import MADE, TEST, TRAIN, archive, unpack
 
 
 @pytest.fixture(autouse=True)
 def tables(monkeypatch):
     binary, python = (MADE[layout.folder][0] for layout in (BINARY, PYTHON))
-    monkeypatch.setattr(cifar10, "LAYOUTS", (binary, python))
+    monkeypatch.setattr(official_files, "LAYOUTS", (binary, python))
 
 
 @pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
@@ -26,7 +28,7 @@ def test_every_form_gives_the_same_images(layout, unpacked, tmp_path):
     else:
         (tmp_path / layout.archive).write_bytes(MADE[layout.folder][2])
     before = sorted(tmp_path.rglob("*"))
-    data = load_cifar10(str(tmp_path))
+    data = load_cifar10(str(tmp_path), random_flip=True)
     assert torch.equal(data.train.pixels, TRAIN)
     assert torch.equal(data.held_out.pixels, TEST)
     assert data.random_flip
@@ -36,7 +38,7 @@ def test_every_form_gives_the_same_images(layout, unpacked, tmp_path):
 @pytest.mark.parametrize("layout", [BINARY, PYTHON], ids=["binary", "python"])
 def test_a_share_of_the_training_images_is_held_out_and_needs_no_test_images(layout, tmp_path):
     unpack(layout, tmp_path, without=[layout.batches(True)[-1]])
-    data = load_cifar10(str(tmp_path), 0.2, random_flip=False)
+    data = load_cifar10(str(tmp_path), 0.2)
     assert (len(data.train), len(data.held_out), data.random_flip) == (24, 6, False)
     both = torch.cat([data.train.pixels, data.held_out.pixels]).flatten(1)
     assert sorted(both.tolist()) == sorted(TRAIN.flatten(1).tolist())

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from deme.system import console, streams
+from deme.report.terminal import text_table
+from deme.system import console, notebook, streams
 from deme.system.console import log_to_file, log_to_terminal, logger, print_result, progress
 
 
@@ -183,3 +184,70 @@ def test_no_bar_in_helper_processes_and_none_when_quiet(how, tmp_path):
         with log_to_file(tmp_path / "log.txt"):  # as in a run
             work()
     assert terminal.getvalue() == ""
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """The texts that the line of a notebook has shown, in a process that is taken for one."""
+    texts = []
+
+    class Handle:
+        def update(self, data, raw):
+            texts.append(data["text/plain"])
+
+    def display(data, raw, display_id):
+        assert display_id  # so that it can be replaced
+        texts.append(data["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr("IPython.display.display", display)
+    monkeypatch.setattr(console, "is_notebook", lambda: True)
+    monkeypatch.setattr(notebook, "SECONDS_BETWEEN_UPDATES", 0)
+    return texts
+
+
+def test_in_a_notebook_one_line_says_what_is_done_and_warnings_stay(line, capsys):
+    with console.one_line("decouple"), console.one_line("train"):
+        logger.info("a message")
+        work()
+        print_result("a result, which the function returns")
+        logger.warning("take care")
+    logger.info("after it")
+    assert line[:2] == ["decouple ...", "decouple: a message"]
+    assert all(text.startswith("decouple: training: ") for text in line[2:-1])
+    assert "4/4 steps" in line[-2]
+    assert "loss 0.3" in line[-2]
+    assert re.fullmatch(r"decouple: done in \d+ s", line[-1])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.sub(r"\d\d:\d\d:\d\d ", "", err) == "warning: take care\nafter it\n"
+
+
+def test_the_line_is_replaced_twice_a_second_at_most(line, monkeypatch):
+    monkeypatch.setattr(notebook, "SECONDS_BETWEEN_UPDATES", 1e9)
+    with console.one_line("train"):
+        work()
+    assert len(line) <= 3
+
+
+def test_the_line_of_what_was_stopped_says_so(line):
+    with pytest.raises(KeyboardInterrupt), console.one_line("train"):
+        raise KeyboardInterrupt
+    assert line[-1].startswith("train: stopped after")
+    with console.one_line("merge"):
+        pass
+    assert line[-1].startswith("merge: done in")
+
+
+def test_elsewhere_there_is_no_such_line(capsys):
+    assert not notebook.is_notebook()
+    with console.one_line("train"):
+        print_result("a result")
+    assert capsys.readouterr().out == "a result\n"
+
+
+def test_a_table_is_plain_text_in_a_notebook_too(monkeypatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    text = text_table(None, ["metric", "value"], [["loss", "0.1"]])
+    assert "loss" in text
+    assert "\x1b" not in text

@@ -11,11 +11,12 @@ from markdown_it import MarkdownIt
 from deme.cli.app import main
 from deme.report import figures
 from deme.report.escape import csv_text, latex_text, markdown_block, markdown_code, markdown_text
+from deme.report.latex import latex
 from deme.report.model_card import _literal
 from deme.report.notes import ONE_SEED, notes
 from deme.report.rows import Number, Row
 from deme.report.statistics import Difference
-from deme.report.tables import latex, markdown, part_tables, results_table
+from deme.report.tables import markdown, part_tables, results_table
 from deme.report.terminal import text_table
 from deme.runs import RowSettings, Suite, SuiteSettings
 from deme.system import logger, print_result, printable, single_line
@@ -139,9 +140,9 @@ def test_tables_keep_their_shape_in_latex(text):
     *_, head, _, line, _, _ = latex(suite, rows).splitlines()
     for one in (head, line):
         cells = one.removesuffix(r" \\").split(" & ")
-        assert len(cells) == 5
+        assert len(cells) == 4
         for cell in cells:
-            read_latex(cell)
+            read_latex(re.sub(r"(?<!\\)\$[^$]*(?<!\\)\$", "", cell))  # without its formulas
     assert read_latex(line.split(" & ")[0]) == text
 
 

@@ -9,14 +9,17 @@ from PIL import Image
 
 from deme.data import fashion_mnist
 from deme.data.fashion_mnist import load_fashion_mnist, read_labels
+from deme.system import official_files
 from deme.system.errors import BadConfig, MissingInput, WorkFailed
 from tests.fashion import LABELS, MADE, PIXELS, SUMS, write
 
 
 @pytest.fixture(autouse=True)
 def sums(monkeypatch):
-    monkeypatch.setattr(fashion_mnist, "FILES", SUMS)
-    monkeypatch.setattr(fashion_mnist, "FOLDERS", fashion_mnist.FOLDERS[:-1])  # not the system's
+    monkeypatch.setattr(fashion_mnist, "FASHION_FILES", SUMS)
+    monkeypatch.setattr(  # not the system's
+        official_files, "FASHION_FOLDERS", official_files.FASHION_FOLDERS[:-1]
+    )
 
 
 def as_images(values):

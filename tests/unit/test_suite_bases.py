@@ -7,7 +7,8 @@ import yaml
 
 from deme.commands.training_memory import memory_lines
 from deme.runs import Suite, identity
-from deme.runs.run import slug
+from deme.runs.composed import flat
+from deme.runs.names import older_name, readable_name
 from deme.system import files
 from deme.system.errors import BadConfig, MissingInput
 
@@ -79,7 +80,7 @@ def digest(place, folder):
         config = node._config_with(titles)
         found = identity.identity_hash(config, node.stage, titles)
         base = node.base.title if node.base else "-"
-        lines.append(" ".join([node.title, slug(node.settings), found, base]))
+        lines.append(" ".join([node.title, older_name(flat(node.config)), found, base]))
     return files.sha256_text("\n".join(lines))[:16]
 
 
@@ -121,7 +122,7 @@ def test_the_base_of_a_run_is_in_its_cell_its_name_and_its_command(in_tmp):
     suite = several(FINETUNE)
     node = next(node for node in suite.nodes if node.row == "ft")
     assert not {"base", "pretrain_seed"} & suite.nodes[0].config["cell"].keys()
-    assert slug(node.settings).endswith("-raw-p0-s0")
+    assert readable_name(flat(node.config)).endswith("-raw-p0-s0")
     for base in suite.nodes[:2]:
         finish(base, "ema", "raw")
     assert node.config["cell"]["base"] == "raw"

@@ -7,9 +7,9 @@ type and which values are allowed.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Required, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Required, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,13 @@ from deme.system import (
 from deme.system.diffusers_configs import NetworkArguments, SchedulerArguments
 
 STRICT = ConfigDict(extra="forbid")
+
+
+def key(meaning: str, example: object) -> object:
+    """Return what help pages and docs say of a key."""
+    return Field(description=meaning, examples=[example])
+
+
 GROUP = "a group of keys, such as <group>.<key>=<value>"
 
 MOST = 2**31 - 1  # of whatever is counted
@@ -261,10 +268,10 @@ def explanation(kind: type, error: Any) -> str:
     if error["type"] == "unexpected_keyword_argument":
         group = kind_at(kind, path[:-1])
         known = [
-            each.name
+            info.alias or name  # as it is typed
             for one in (group, *get_args(group))
             if is_dataclass(one)
-            for each in fields(one)
+            for name, info in cast(Any, one).__pydantic_fields__.items()
         ]
         key = ".".join(map(str, error["loc"]))
         near = did_you_mean(str(error["loc"][-1]), known)

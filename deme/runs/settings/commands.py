@@ -22,6 +22,7 @@ from deme.runs.settings.base import (
     Switch,
     build,
     different,
+    key,
     refuse,
 )
 from deme.runs.settings.evaluating import EvaluateSettings
@@ -34,7 +35,6 @@ from deme.runs.settings.groups import (
     FromModelSettings,
     FromRunsSettings,
     Logger,
-    LoggerSettings,
     LossWeightSettings,
     MetricsSettings,
     Model,
@@ -87,7 +87,6 @@ class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSe
     )
     optimizer: Option
     learning_rate: Option
-    logger: Logger
 
     @property
     def exported(self) -> tuple[str, ...]:
@@ -159,7 +158,18 @@ class SampleSettings(SamplingSettings):
     num_images: Shown | None
     sample_seed: Seed
     out: Name
-    logger: LoggerSettings
+    logger: Logger
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PublishSettings(CommandSettings):
+    """deme publish."""
+
+    stage: Literal["publish"]
+    files: Annotated[
+        Switch, key("Whether to send the weights too, not only their names and digests.", True)
+    ]
+    logger: Annotated[Logger, key("Where to: an option of conf/logger/.", "wandb")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -241,6 +251,7 @@ RUNS: Mapping[str, type[RunSettings]] = {
 SETTINGS: Mapping[str, type[CommandSettings]] = {
     **RUNS,
     "sample": SampleSettings,
+    "publish": PublishSettings,
     "stats": StatsSettings,
     "export": ExportSettings,
     "verify": VerifySettings,

@@ -10,7 +10,6 @@ from deme.runs.settings.groups import (
     Data,
     FromModelSettings,
     FromRunsSettings,
-    Logger,
     MetricsSettings,
     SamplingSettings,
 )
@@ -31,7 +30,6 @@ class EvaluateSettings(FromModelSettings, FromRunsSettings, SamplingSettings):
     save_images: Literal["png", "zip"] | None
     data: Data
     metrics: MetricsSettings
-    logger: Logger
     held_out_part: Annotated[Literal["validation", "test"] | None, LeftOutAt(None)] = None
 
     @property

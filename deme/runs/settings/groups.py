@@ -7,7 +7,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
-    PROCESSES,
     STRICT,
     BatchSize,
     Count,
@@ -25,13 +24,13 @@ from deme.runs.settings.base import (
     Ranges,
     Replicates,
     Seed,
-    Shown,
     Switch,
     Whole,
     refuse,
     without_null,
 )
 from deme.runs.settings.marks import NO_RESULT, ChangesNoResult, LeftOutAt
+from deme.runs.settings.progress import ProgressSettings
 from deme.system import EMA_WEIGHTS, FILE_NAME_RULE, is_file_name
 
 
@@ -45,35 +44,6 @@ class ComputeSettings:
     compile: Switch
     channels_last: Switch
     gradient_checkpointing: Switch
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class PreviewSettings:
-    """The grid of samples at the end of training."""
-
-    num_images: Shown
-    num_inference_steps: Count
-    guidance_scale: Guidance
-    seed: Seed
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ProgressSettings:
-    """How often to save and log, and how many processes help."""
-
-    checkpoint_every: Count
-    log_every: Count
-    num_workers: Annotated[int, Field(ge=0, le=PROCESSES, strict=True)]
-    processes: Processes
-    preview: PreviewSettings
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LoggerSettings:
-    """Weights & Biases."""
-
-    mode: Literal["disabled", "offline", "online"]
-    project: Name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -178,8 +148,14 @@ class LossPlaneSettings:
         return self
 
 
+def _tracker(option: object) -> object:
+    """Return a `logger` option; None for none, and for one of a run of an earlier version."""
+    older = isinstance(option, Mapping) and option.keys() == {"mode", "project"}
+    return None if older else option or None
+
+
 Label = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # whatever it counts
-Logger = Annotated[LoggerSettings, NO_RESULT]
+Logger = Annotated[Option | None, BeforeValidator(_tracker), NO_RESULT]
 Passport = Annotated[PassportSettings, NO_RESULT]
 Data = Annotated[
     OptionalOption,
@@ -222,6 +198,10 @@ class RunSettings(CommandSettings):
     seed: Seed | None
     inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
     progress: Annotated[ProgressSettings, NO_RESULT]
+    # what was given to make it, of which its name follows; of that the keys that a sweep varied
+    overrides: Annotated[list[str], NO_RESULT] = Field(default_factory=list)
+    swept: Annotated[list[str], NO_RESULT] = Field(default_factory=list)
+    logger: Logger = None
 
     @model_validator(mode="after")
     def _cell_in_the_path(self) -> "RunSettings":
@@ -235,10 +215,7 @@ class RunSettings(CommandSettings):
         return self
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
-        """Return the cost of the run, of a search of `num_experts` at most (docs/runs.md).
-
-        It is counted in forward passes of one image; a backward pass counts as two.
-        """
+        """Return the cost in forward passes of an image, of a search of at most `num_experts`."""
         return 0
 
     def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002

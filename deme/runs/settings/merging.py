@@ -34,7 +34,6 @@ from deme.runs.settings.groups import (
     DType,
     FromModelSettings,
     FromRunsSettings,
-    Logger,
     LossPlaneSettings,
     MetricsSettings,
     Passport,
@@ -164,7 +163,7 @@ class SearchSettings(FromModelSettings, FromRunsSettings, SamplingSettings):
         refuse(
             self.generates_images and not features,
             f"objective={self.objective} needs a feature extractor\n"
-            "type: metrics=digits, metrics=fid_pytorch, ..., or objective=loss",
+            "type: metrics=own, metrics=digits, ..., or objective=loss",
         )
         refuse(
             not self.generates_images and (self.data is None or self.metrics.loss is None),
@@ -210,7 +209,6 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
     data: Option
     metrics: MetricsSettings
     projection: ProjectionSettings
-    logger: Logger
 
     def weights_meant(self, name: str, num_runs: int) -> str:  # noqa: ARG002
         """Return snapshots of the run whose snapshots are averaged."""
@@ -259,7 +257,7 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         refuse(
             len(features) > 1,
             "deme improve judges by one distance, and metrics.features names "
-            f"{', '.join(features)}\ntype: metrics=fid_pytorch",
+            f"{', '.join(features)}\ntype: metrics=own",
         )
         refuse(
             self.projection.placement == "blocks",

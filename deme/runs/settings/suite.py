@@ -25,13 +25,13 @@ from deme.runs.settings.base import (
     Switch,
     Time,
     different,
+    key,
 )
 from deme.runs.settings.suite_rows import (
     CommonSettings,
     RowSettings,
     Seeds,
     StartSettings,
-    key,
 )
 
 
@@ -84,12 +84,42 @@ Tflops = Annotated[float, Field(ge=1e-3, le=1e9, strict=True)]
 class SuiteOptions:
     """What `deme plan`, `reproduce` and `table` take beside the suite."""
 
-    runs: Name = "runs"  # the folder of all runs
-    results: Name | None = None  # the folder of the table, if not that of the suite
-    jobs: Processes = 1  # processes
-    minutes: Time | None = None  # after which to stop
-    tflops: Tflops | None = None  # of the device to estimate for
-    all: Switch = False  # whether to list every run
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    results: Annotated[
+        Name | None, key("The folder of the table, if not that of the suite.", "out")
+    ] = None
+    jobs: Annotated[Processes, key("Processes that work at once.", 2)] = 1
+    minutes: Annotated[
+        Time | None, key("Minutes after which to stop; the same command resumes.", 50)
+    ] = None
+    tflops: Annotated[
+        Tflops | None, key("TFLOP/s of a device, to estimate the hours on it.", 100)
+    ] = None
+    all: Annotated[Switch, key("Whether to list every run, not only the rows.", True)] = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PrepareOptions:
+    """What `deme prepare` takes beside the suite."""
+
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    fetch: Annotated[Switch, key("Whether to download, unpack and convert.", True)] = False
+    list: Annotated[Switch, key("Whether to print a script that downloads elsewhere.", True)] = (
+        False
+    )
+    carried: Annotated[
+        Name | None, Field(alias="from"), key("The folder of what was downloaded.", "carried/")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DashboardOptions:
+    """What `deme dashboard` takes beside the suite."""
+
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    project: Annotated[Name, key("Its project at Weights & Biases.", "deme")] = "deme"
+    entity: Annotated[Name | None, key("Its user or team there.", "my-team")] = None
+    out: Annotated[Name | None, key("The file of the specification.", "dashboard.json")] = None
 
 
 class PublishedNumbers(TypedDict):
@@ -186,6 +216,14 @@ class SuiteSettings:
     runs_shared_with: Annotated[
         tuple[Name, ...],
         key("Suites of the same name whose runs are not stale for this one.", ["../imagenet"]),
+    ] = ()
+    files: Annotated[
+        tuple[Name, ...],
+        key(
+            "Files that say where what the runs read comes from, relative to this one, for "
+            "`deme prepare`.",
+            ["files.yaml", "../shared/files.yaml"],
+        ),
     ] = ()
     plan: Annotated[PlanSettings, key("For `deme plan`.", {"gflop_per_forward_pass": 12.44})] = (
         PlanSettings()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
@@ -15,13 +15,8 @@ from deme.runs.settings.base import (
     TwoOrMore,
     Whole,
     different,
+    key,
 )
-
-
-def key(meaning: str, example: object) -> object:
-    """Return what docs/suites.md says of a key."""
-    return Field(description=meaning, examples=[example])
-
 
 # the stages of a row; average comes before search where the averages are merged
 CHAIN = ("train", "search", "average", "merge", "evaluate")

@@ -1,0 +1,27 @@
+"""What `import deme` offers: the commands as functions. Each makes a run directory, and finds it
+again: a call that was made before returns its result at once."""
+
+from deme.api.actions import compare, decouple, evaluate, finetune, load, merge
+from deme.api.listing import list_runs
+from deme.api.pictures import doctor, sample
+from deme.api.result import Result
+from deme.report.statistics import Difference
+from deme.system import BadConfig, DemeError, MissingInput, WorkFailed
+
+__all__ = [
+    "BadConfig",
+    "DemeError",
+    "Difference",
+    "MissingInput",
+    "Result",
+    "WorkFailed",
+    "compare",
+    "decouple",
+    "doctor",
+    "evaluate",
+    "finetune",
+    "list_runs",
+    "load",
+    "merge",
+    "sample",
+]

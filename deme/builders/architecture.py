@@ -1,0 +1,50 @@
+"""model=auto where the images have to be looked at: their size and channels, and the UNet."""
+
+from deme.builders.data import load_data
+from deme.data.decode import BACKGROUND
+from deme.data.image_folder import source_at
+from deme.data.inspection import Inspection
+from deme.runs import Config, Option, TrainSettings, is_open
+from deme.runs.settings.architecture import default_width, near_sizes, with_unet
+from deme.system import BadConfig, cache_folder, logger
+
+
+def with_fitting_unet(config: Config, settings: TrainSettings) -> Config:
+    """Return a training's config in which model=auto is replaced by the UNet that it stands for.
+
+    Where the config names no size, it is that of the images if they all have one. Raises BadConfig
+    if they have several, or one that the UNet does not take.
+    """
+    if not is_open(settings.model) or not settings.data:
+        return config
+    size, channels = _size_and_channels(settings, settings.data)
+    chosen = {"size": size, "channels": channels}
+    known = {key: value for key, value in chosen.items() if key in settings.data}
+    data = {**settings.data, **known}
+    width = settings.model.get("width") or default_width(size)
+    logger.info(
+        f"model=auto: the images make it {size} x {size} pixels, {channels} channels; "
+        f"{width} channels inside at full size (model.width={2 * width}: about 4 times as large)"
+    )
+    return with_unet({**config, "data": data, "model": {**settings.model, **chosen}})
+
+
+def _size_and_channels(settings: TrainSettings, option: Option) -> tuple[int, int]:
+    size = settings.model.get("size") or option.get("size")
+    channels = settings.model.get("channels") or option.get("channels")
+    if not isinstance(option.get("path"), str):
+        data = load_data(option, settings.paths, say=lambda _: None)
+        assert data is not None
+        found = data.train.__getitems__([0]).shape
+        return size or found[-1], channels or found[1]
+    source = source_at(option["path"])
+    background = option.get("background", BACKGROUND)
+    inspection = Inspection(source, background, cache_folder(settings.paths))
+    width, height = inspection.smallest
+    if size is None and not (inspection.of_one_size and width == height):
+        near = " or ".join(f"data.size={each}" for each in near_sizes(min(width, height)))
+        raise BadConfig(
+            f"model=auto needs one size, and the images are {inspection.stored}\n"
+            f"type: data.size=<pixels>, such as {near}"
+        )
+    return size or width, channels or (1 if inspection.all_grey else 3)

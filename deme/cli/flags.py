@@ -1,0 +1,91 @@
+"""The flags of Hydra that a command takes, checked before Hydra reads them."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from deme.system import BadConfig, did_you_mean, exists, expanded
+
+HYDRA_FLAGS = (
+    "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info",
+    "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "--hydra-help",
+)  # fmt: skip
+SHOWN_FLAGS = (
+    "--help", "--help-all", "--quiet", "-m", "--cfg job", "--info defaults",
+    "--config-dir <folder>",
+)  # fmt: skip
+SHOWN = {  # what a flag can show of one job
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+LONG = {"-c": "--cfg", "-i": "--info", "-m": "--multirun", "-cd": "--config-dir"}
+COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
+
+
+def check_flags(verb: str, flags: Sequence[str]) -> None:
+    """Raise BadConfig for flags that Hydra would not understand, with what to type.
+
+    Modules in and beside a --config-dir can be imported from then on.
+    """
+    names = [flag.split("=")[0] for flag in flags if flag.startswith("-")]
+    if {*names} & {*COMPLETION}:
+        raise BadConfig(
+            "deme has a completion of its own\n"
+            'type: eval "$(deme completion bash)"; there are zsh and fish, too'
+        )
+    for flag in names:
+        if flag not in HYDRA_FLAGS:
+            near = did_you_mean(flag, [*SHOWN_FLAGS, *HYDRA_FLAGS])
+            text = f"unknown flag {flag}; {near}allowed: {', '.join(SHOWN_FLAGS)}"
+            with_value = next((word for word in flags if word.startswith(f"{flag}=")), None)
+            raise BadConfig(text if with_value is None else f"{text}\ntype: {with_value[2:]}")
+    values = _values(flags)
+    for flag in (flag for flag in SHOWN if flag in values):
+        _check_shown(verb, flag, values[flag], "--multirun" in values)
+    if (folder := values.get("--config-dir")) is not None:
+        _add_folder(folder)
+
+
+def _values(flags: Sequence[str]) -> dict[str, str]:
+    """Return what follows each flag, "" for nothing, by the flag's long name."""
+    found: dict[str, str] = {}
+    for word, after in zip(flags, [*flags[1:], ""], strict=False):
+        if word.startswith("-"):
+            flag, equals, value = word.partition("=")
+            following = "" if after.startswith("-") else after
+            found[LONG.get(flag, flag)] = value if equals else following
+    return found
+
+
+def _check_shown(verb: str, flag: str, what: str, is_sweep: bool) -> None:
+    """Raise BadConfig for a flag that shows something, if it is not said what, or of several."""
+    allowed = SHOWN[flag]
+    if what not in allowed:
+        raise BadConfig(
+            f"{flag} takes what it shows: {', '.join(allowed)}\n"
+            f"type: deme {verb} {flag} {allowed[0]} ..."
+        )
+    if is_sweep:
+        raise BadConfig(
+            f"{flag} shows one job, and -m starts several\n"
+            f"type: deme {verb} {flag} {what} ... without -m, one value for each key"
+        )
+
+
+def _add_folder(name: str) -> None:
+    """Let Python import modules in and beside a configuration folder, helper processes too.
+
+    What is imported is decided elsewhere: by what the user trusts. Raises BadConfig.
+    """
+    folder = expanded(name).absolute()
+    if not folder.is_dir():
+        inside = folder.parent.iterdir() if exists(folder.parent) else ()
+        near = did_you_mean(folder.name, [each.name for each in inside if each.is_dir()])
+        text = f"--config-dir={name} is no folder (looked in {Path.cwd()}); {near}"
+        raise BadConfig(text.rstrip("; "))
+    places = [str(folder.parent), str(folder)]
+    sys.path += [place for place in places if place not in sys.path]
+    known = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+    added = [place for place in places if place not in known]
+    os.environ["PYTHONPATH"] = os.pathsep.join([*known, *added])

@@ -1,0 +1,215 @@
+"""The help pages, made from conf/, the settings and the commands' docstrings. No torch here."""
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+from deme import __version__
+from deme.cli.examples import EXAMPLES
+from deme.cli.option_files import (
+    default_choices,
+    first_sentence,
+    header,
+    keys_of,
+    option_files,
+    purpose,
+)
+from deme.commands import COMMANDS, STAGES, summary
+from deme.system import conf_dir
+
+NARROW, WIDE = 80, 100  # columns of a page
+TOPICS = {  # of the verbs, in the order of the page
+    "models": ("train", "merge", "search", "average", "improve"),
+    "measures": ("evaluate", "compare", "sample", "analyze", "verify"),
+    "tables": (
+        "new-suite",
+        "prepare",
+        "plan",
+        "reproduce",
+        "table",
+        "report",
+        "publish",
+        "dashboard",
+    ),
+    "runs": ("ls", "show", "clean"),
+    "files": ("export", "convert", "stats", "doctor"),
+}
+FIRST_STEPS = (
+    ("deme reproduce experiments/digits/demo.yaml", "a small table, in minutes"),
+    ("deme train -m experiment=digits/deme", "four experts, one job each"),
+    ("deme improve model=<folder> data=<folder> out=<folder>", "your own model"),
+)
+NOTES = """Verbs with * are configured by Hydra: <key>=<value>, <group>=<option>, -m for
+sweeps, --cfg job. Run the same command to resume; runs that are done are skipped.
+--quiet shows warnings only, verbose=true more, debug=true the traceback of an error.
+trust=<package> lets a configuration use classes of a package of yours.
+deme completion bash (or zsh, fish) prints what completes verbs, options and keys.
+exit codes: 0 done, 1 bug, 2 bad configuration, 3 missing input, 4 the work failed,
+74 disk, 75 stopped (run the same command to resume), 130 Ctrl-C"""
+NAMES = {"carried": "from"}  # of options that Python does not let call so
+FLAGS = {
+    "-m": "a sweep: every combination of values that are separated by commas",
+    "--cfg job": "print the configuration of one job, and do nothing",
+    "--info defaults": "which option files it is made from; also plugins, config, searchpath",
+    "--config-dir <folder>": "option files of your own; modules beside it can be named by them",
+    "--help-all": "this page with the keys of all options",
+}
+
+
+def overview() -> str:
+    """Return the page of `deme --help`."""
+    head = f"deme {__version__}: better diffusion models by decouple-then-merge finetuning"
+    lines = [head, "", "usage: deme <verb> ...      deme <verb> --help says more", ""]
+    listed = {verb for verbs in TOPICS.values() for verb in verbs}
+    rest = [verb for verb in (*STAGES, *COMMANDS) if verb not in listed]
+    for topic, verbs in {**TOPICS, "more": rest}.items():
+        known = [verb for verb in verbs if verb in (*STAGES, *COMMANDS)]
+        if known:
+            lines.append(topic)
+        for verb in known:
+            mark = "*" if verb in STAGES else " "
+            lines.append(f"  {verb:<11}{mark} {shortened_line(summary(verb), _width() - 14)}")
+    lines += ["", "first steps", *_examples(FIRST_STEPS), "", NOTES]
+    return "\n".join(lines)
+
+
+def stage_page(verb: str, everything: bool = False) -> str:
+    """Return the help page of a command that Hydra configures.
+
+    `everything`: with the keys of all options.
+    """
+    from deme.cli.types_in_words import GROUPS
+    from deme.runs.settings import SETTINGS
+
+    width = _width()
+    lines = [
+        *textwrap.wrap(f"deme {verb}: {purpose(verb)}", width),
+        "",
+        f"usage: deme {verb} [<group>=<option> ...] [<key>=<value> ...] [-m]",
+        "",
+        "examples",
+        *_examples(EXAMPLES.get(verb, [])),
+        "",
+        "keys, with their defaults",
+        *_keys(conf_dir() / f"{verb}.yaml", SETTINGS[verb]),
+        "",
+        "groups and their options; * is the default",
+    ]
+    for group, default in default_choices(verb).items():
+        files = option_files(group)
+        if group == "experiment":
+            lines += _experiments(verb, list(files))
+            continue
+        lines.append(f"  {group}=")
+        for name, file in files.items():
+            mark = "*" if name == default else " "
+            text = first_sentence(header(file))
+            lines.append(f"  {mark} {name:<24}  {shortened_line(text, width - 30)}".rstrip())
+            if everything:
+                lines += [f"    {line}" for line in _keys(file, GROUPS.get(group), f"{group}.")]
+    lines += ["", "flags", *_pairs(FLAGS)]
+    return "\n".join(lines)
+
+
+def command_page(verb: str, usage: str, options: Any = None) -> str:
+    """Return the help page of another command; `options`: the dataclass of what it takes."""
+    lines = textwrap.wrap(
+        f"usage: deme {verb} {usage}", _width(), subsequent_indent="  ", break_on_hyphens=False
+    )
+    lines += ["", *textwrap.wrap(_sentence(summary(verb)), _width())]
+    if "<suite>" in usage:
+        lines.append("A suite: experiments/<table> or a .yaml file (docs/suites.md).")
+    lines += ["", "examples", *_examples(EXAMPLES.get(verb, []))]
+    if options is not None:
+        lines += ["", "options, with their defaults", *_options(options, usage)]
+    return "\n".join(lines)
+
+
+def _options(options: Any, usage: str) -> Iterator[str]:
+    """Yield the options of a dataclass that the usage names."""
+    from deme.cli.types_in_words import described
+
+    for field in fields(options):
+        name = NAMES.get(field.name, field.name)
+        if f"{name}=" in usage:
+            kind, meaning, _ = described(options, field.name)
+            default = "" if field.default in (None, MISSING) else _plain(field.default)
+            kind = kind.replace("`", "")
+            yield from _entry(f"{name}={default}", meaning.rstrip("."), kind)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _keys(file: Any, kind: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of an option file with default, meaning and type."""
+    from deme.cli.types_in_words import type_at
+
+    for path, default, meaning in keys_of(file):
+        if path.endswith("_target_"):
+            continue
+        known = type_at(kind, path)[0] if kind else ""
+        known = "" if known in ("group", "any", "option") else known.replace("`", "")
+        given = f"={default}" if default and default != "???" else "="
+        needed = default == "???"
+        text = "; ".join(part for part in (meaning, "must be given" if needed else "") if part)
+        is_group = not default and known in ("", "mapping")
+        known = "" if is_group else known
+        yield from _entry(f"{prefix}{path}{'' if is_group else given}", text, known)
+
+
+def _entry(left: str, text: str, kind: str = "") -> list[str]:
+    """Return a key and what is said of it, in two columns."""
+    room = 30
+    said = f"{text} ({kind})" if text and kind else text or kind
+    wrapped = textwrap.wrap(said, _width() - room - 2) or [""]
+    if len(left) > room - 2:
+        return [f"  {left}", *(f"  {'':<{room}}{line}" for line in wrapped if line)]
+    first, *rest = wrapped
+    return [f"  {left:<{room}}{first}".rstrip(), *(f"  {'':<{room}}{line}" for line in rest)]
+
+
+def _experiments(verb: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield the experiments of a command: those that are called like it; of train all others."""
+    own = {name for name in names if name.rpartition("/")[2] == verb}
+    others = {name for name in names if name.rpartition("/")[2] not in STAGES}
+    found = sorted(others if verb == "train" else own)
+    yield "  experiment=    the settings of one kind of run; what is typed counts more"
+    yield from textwrap.wrap(
+        ", ".join(found) or "(none)", _width(), initial_indent="    ", subsequent_indent="    ",
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _examples(examples: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield commands, each with what it does behind it or, for want of room, before it."""
+    for command, what in examples:
+        line = f"  {command}"
+        if not what:
+            yield line
+        elif len(line) + len(what) + 4 <= _width():
+            yield f"{line}  # {what}"
+        else:
+            yield from (f"  # {what}", line)
+
+
+def _pairs(texts: Mapping[str, str]) -> Iterator[str]:
+    for left, text in texts.items():
+        yield from _entry(left, text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def shortened_line(text: str, longest: int) -> str:
+    """Return a text in a line of at most this length, cut between words."""
+    return textwrap.shorten(text, longest, placeholder=" ...") if text else ""
+
+
+def _width() -> int:
+    """Return the columns of a page: those of the terminal, between 80 and 100."""
+    return min(WIDE, max(NARROW, shutil.get_terminal_size((WIDE, 24)).columns))

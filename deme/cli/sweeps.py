@@ -1,0 +1,146 @@
+"""The jobs of a sweep: what became of each is noted, and told in a table when the sweep ends.
+
+Jobs may run in other processes and on other machines, which all see the folder of the sweep.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from typing_extensions import TypedDict
+
+from deme.runs import is_run
+from deme.system import (
+    BadConfig,
+    DemeError,
+    MissingInput,
+    WorkFailed,
+    append_line,
+    logger,
+    print_error,
+    print_result,
+    read_jsonl,
+    world,
+)
+from deme.system.errors import DiskError, run_of
+
+ERRORS = (BadConfig, MissingInput, WorkFailed, DiskError)
+MAX_ERROR = 60  # characters of an error in the table
+
+
+class SweepFolder(Callback):
+    """Notes the folder of a sweep: all its jobs see its disk, on whichever machine they run."""
+
+    found: ClassVar[list[Path]] = []
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Hydra calls this before the first job."""
+        self.found[:] = [Path(config.hydra.sweep.dir).absolute()]
+
+
+class Job(TypedDict):
+    """A job of a sweep: its swept values, the run or file that it made, and how it ended."""
+
+    number: int
+    job: str
+    swept: list[str]
+    place: str | None
+    exit_code: int
+    message: str
+
+
+def note_success(file: Path, number: int, swept: list[str], place: Path) -> None:
+    """Keep what a job made for the end of the sweep."""
+    _note(file, _job(number, swept, str(place), 0, ""))
+
+
+def note_failure(
+    file: Path, number: int, swept: list[str], error: DemeError, cause: BaseException
+) -> None:
+    """Say that a job failed, and keep it for the end of the sweep. `cause` is what was raised."""
+    place = run_of(cause)
+    made = None if place is None else str(place)
+    one = _job(number, swept, made, error.exit_code, str(error))
+    logger.error("%s", named(one).splitlines()[0])
+    _note(file, one)
+
+
+def _job(number: int, swept: list[str], place: str | None, exit_code: int, message: str) -> Job:
+    return {
+        "number": number,
+        "job": " ".join(swept),
+        "swept": swept,
+        "place": place,
+        "exit_code": exit_code,
+        "message": message,
+    }
+
+
+def _note(file: Path, job: Job) -> None:
+    append_line(file, json.dumps(job))
+
+
+def jobs_in(file: Path) -> list[Job]:
+    """Return the jobs that were noted, in their order, and delete the file."""
+    found = read_jsonl(file, Job)
+    if found:
+        file.unlink(missing_ok=True)
+    return sorted(found, key=lambda job: job["number"])
+
+
+def named(job: Job) -> str:
+    """Return the message of a failure with the job's values and its run."""
+    message, place = job["message"], job["place"]
+    if place is not None:
+        return f"{job['job']} ({place}): {message}"
+    return message if message.startswith(job["job"]) else f"{job['job']}: {message}"
+
+
+def end_sweep(jobs: Sequence[Job]) -> None:
+    """Print the table of the jobs, then every failure but the first, which is raised."""
+    if jobs and world().rank == 0:
+        print_result(summary(jobs))
+    failures = [job for job in jobs if job["exit_code"]]
+    for one in failures[1:]:
+        print_error(named(one))
+    if failures:
+        code = failures[0]["exit_code"]
+        kind = next((kind for kind in ERRORS if kind.exit_code == code), DemeError)
+        raise kind(named(failures[0]))
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """Return a table: what was swept, the state, the main numbers, the error, and the run."""
+    from deme.report.run_settings import Settings, differing
+    from deme.report.run_table import BEST, number_columns
+    from deme.report.terminal import aligned
+    from deme.runs.listing import Listed, read_run
+
+    swept = [dict(word.partition("=")[::2] for word in job["swept"]) for job in jobs]
+    keys = [key for key in dict.fromkeys(key for values in swept for key in values) if key]
+    runs: dict[int, Listed] = {}
+    for index, job in enumerate(jobs):
+        if job["place"] is not None and is_run(Path(job["place"])):
+            runs[index] = read_run(Path(job["place"]))
+    settings, listed = Settings(runs.values()), [*runs.values()]
+    numbers = number_columns(listed, settings, differing(listed, settings))
+    position = {index: number for number, index in enumerate(runs)}
+    failed = any(job["exit_code"] for job in jobs)
+    titles = [*keys, "state", *(column.title for column in numbers)]
+    titles += [*(["error"] if failed else []), "made"]
+    lines = []
+    for index, (job, values) in enumerate(zip(jobs, swept, strict=True)):
+        line = [values.get(key, "") for key in keys]
+        line.append("failed" if job["exit_code"] else "done")
+        line += [c.texts[position[index]] if index in position else "" for c in numbers]
+        if failed:
+            message = job["message"].partition("\n")[0].removeprefix(f"{job['job']}: ")
+            line.append(message if len(message) <= MAX_ERROR else f"{message[:MAX_ERROR]}...")
+        lines.append([*line, job["place"] or ""])
+    right = range(len(keys) + 1, len(keys) + 1 + len(numbers))
+    table = aligned(titles, lines, right)
+    stars = any(text.endswith("*") for column in numbers for text in column.texts)
+    return f"{table}\n{BEST}" if stars else table

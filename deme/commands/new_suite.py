@@ -1,0 +1,102 @@
+"""`deme new-suite`: a suite file to start from, for a model and images of your own.
+
+Its rows are those to choose from; `deme plan <file>` says what they cost. No file is replaced.
+"""
+
+import json
+import re
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+from pydantic.dataclasses import dataclass
+
+from deme.runs import STRICT, Name, build, options
+from deme.runs.settings.base import key
+from deme.system import (
+    DATASETS,
+    PACKAGE,
+    BadConfig,
+    MissingInput,
+    exists,
+    expanded,
+    files,
+    list_files,
+    locate,
+    print_result,
+)
+
+USAGE = "data=<folder> model=<folder> [out=suite.yaml]"
+TEMPLATE = PACKAGE / "assets" / "new_suite.yaml"
+BATCH = 64
+EXPERTS = 4
+PASSES = 20  # over the training images, of an expert
+FEWEST, MOST = 500, 20_000  # optimizer steps of an expert; the most are the paper's
+UNKNOWN = 2000  # of images that are not counted here: a data set, an LMDB, the Hub
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class NewSuiteSettings:
+    """deme new-suite."""
+
+    data: Annotated[Name, key("The images.", "my_images/")]
+    model: Annotated[Name, key("The base checkpoint.", "my_model/")]
+    out: Annotated[Name, key("The file to write.", "suite.yaml")] = "suite.yaml"
+
+
+def run(words: list[str]) -> None:
+    """Write the file. Raises BadConfig if it exists, MissingInput without model or data."""
+    if loose := [word for word in words if "=" not in word]:
+        raise BadConfig(f"{loose[0]!r} is not <key>=<value>\ntype: deme new-suite {USAGE}")
+    given = dict(word.split("=", 1) for word in words)
+    if absent := [key for key in ("data", "model") if key not in given]:
+        raise BadConfig(f"{' and '.join(absent)} must be given\ntype: deme new-suite {USAGE}")
+    settings = build(NewSuiteSettings, given, texts=True)
+    out = expanded(settings.out)
+    if out.suffix not in (".yaml", ".yml"):
+        raise BadConfig(f"out={settings.out} must name a .yaml file\ntype: out=suite.yaml")
+    if out.exists():
+        raise BadConfig(f"{out} exists, and is not replaced\ntype: out=<another file>")
+    for group, value in (("data", settings.data), ("model", settings.model)):
+        _check_place(group, value)
+    files.write_text(out, suite_text(settings))
+    print_result(f"wrote {out}: delete the rows that you do not want, then: deme plan {out}")
+
+
+def suite_text(settings: NewSuiteSettings) -> str:
+    """Return the text of the file."""
+    steps = expert_steps(settings.data)
+    total = EXPERTS * steps
+    stem = Path(settings.out).stem
+    name = Path(settings.data).name if stem == "suite" else stem
+    values = {
+        "file": settings.out,
+        "name": re.sub(r"[^\w+-]+", "_", name).strip("_+-")[:60] or "mine",
+        "model": json.dumps(f"model={settings.model}", ensure_ascii=False),
+        "data": json.dumps(f"data={settings.data}", ensure_ascii=False),
+        "title": json.dumps(f"Ways to improve {settings.model} on {settings.data}"[:200]),
+        "batch": BATCH,
+        "steps": steps,
+        "total": total,
+        # an expert's teacher takes a third of what training takes
+        "compute": total * 4 // 3,
+    }
+    return Template(TEMPLATE.read_text()).substitute(values)
+
+
+def expert_steps(data: str) -> int:
+    """Return the optimizer steps of an expert, which sees every image about `PASSES` times."""
+    if data in options("data") or data.startswith(DATASETS):
+        return UNKNOWN
+    count = len(list_files(locate(data)).files)
+    found = UNKNOWN if count < BATCH else round(count * PASSES / BATCH, -2)
+    return int(min(MOST, max(FEWEST, found)))
+
+
+def _check_place(group: str, value: str) -> None:
+    """Raise MissingInput for neither an option nor a place that exists, if that can be known."""
+    if value not in options(group) and ":" not in value and not exists(value):
+        raise MissingInput(
+            f"{group}={value} does not exist, and is no option of conf/{group}\n"
+            f"type: {group}=<folder>, or one of {', '.join(options(group))}"
+        )

@@ -1,0 +1,104 @@
+"""How `deme prepare` puts a file in its place: linked or copied, unpacked, converted, or made."""
+
+import contextlib
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+from deme.commands import stage_function
+from deme.commands.convert import ConvertSettings, convert_checkpoint
+from deme.commands.prepare_items import Item, place_of, what_lacks
+from deme.runs import SourceSettings, Suite, compose_stage, suite_sources
+from deme.system import WorkFailed, disk_errors, files, first_line, logger, make_parents
+
+
+def install(raw: Path, item: Item, source: SourceSettings) -> None:
+    """Unpack, convert or take over a file that is checked. Raises WorkFailed, BadConfig."""
+    if source.convert is not None:
+        logger.info("converting %s", raw)
+        about = source.convert
+        convert_checkpoint(
+            raw,
+            ConvertSettings(
+                out=str(item.path),
+                ema=about.ema,
+                size=about.size,
+                beta_schedule=about.beta_schedule,
+            ),
+        )
+    elif source.unpack:
+        logger.info("unpacking %s", raw)
+        files.write_folder(item.path, lambda partial: _unpack(raw, partial, source))
+    else:
+        take_over(raw, item, source)
+
+
+def _unpack(archive: Path, folder: Path, source: SourceSettings) -> None:
+    """Unpack an archive; a single folder in it stands for what it holds."""
+    try:
+        if zipfile.is_zipfile(archive):
+            shutil.unpack_archive(archive, folder, "zip")
+        else:
+            shutil.unpack_archive(archive, folder, filter="data")
+    except (
+        shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError
+    ) as error:  # fmt: skip
+        raise WorkFailed(f"{archive} cannot be unpacked: {first_line(error)}") from error
+    inside = list(folder.iterdir())
+    if len(inside) == 1 and inside[0].is_dir():
+        aside = inside[0].rename(folder / ".only")  # which may hold something of its own name
+        for entry in list(aside.iterdir()):
+            entry.rename(folder / entry.name)
+        aside.rmdir()
+    if lacking := what_lacks(folder, source):
+        raise WorkFailed(f"{archive} does not hold {lacking}: it is another archive than expected")
+
+
+def take_over(found: Path, item: Item, source: SourceSettings) -> None:
+    """Link or copy a finished file or folder to its place. Raises WorkFailed for half a folder."""
+    logger.info("taking over %s", found)
+    if found.is_dir():
+        if lacking := what_lacks(found, source):
+            raise WorkFailed(f"{found} is not whole: it is without {lacking}")
+
+        def fill(partial: Path) -> None:
+            shutil.copytree(found, partial, dirs_exist_ok=True, copy_function=_link_or_copy)
+
+        files.write_folder(item.path, fill)
+        return
+    with disk_errors(item.path):
+        make_parents(item.path)
+        with contextlib.suppress(OSError):
+            os.link(found.resolve(), item.path)
+            return
+    with files.atomic(item.path) as file, open(found, "rb") as opened:
+        shutil.copyfileobj(opened, file)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    with contextlib.suppress(OSError):
+        os.link(Path(source).resolve(), target)
+        return
+    shutil.copyfile(source, target)
+
+
+def make(item: Item, source: SourceSettings, suite: Suite) -> None:
+    """Make an item of others, which are there. Raises what the command that makes it raises."""
+    logger.info("making %s", item.path)
+    if source.make == "stats":
+        overrides = [*source.overrides, *suite.paths]
+        stage_function("stats")(compose_stage("stats", overrides, out=str(item.path)))
+    elif source.make == "safetensors":
+        from deme.metrics.features import read_weights
+        from deme.system import tensors
+
+        part = suite_sources(suite)[source.needs[0]]
+        tensors.save(item.path, read_weights(place_of(suite, part)))
+    else:
+        from torchvision.models import ResNet50_Weights
+
+        names = ResNet50_Weights.DEFAULT.meta["categories"]
+        files.write_text(item.path, "".join(f"{name}\n" for name in names))

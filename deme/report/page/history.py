@@ -1,0 +1,176 @@
+"""How the numbers of a table were made: commands, seeds, times, versions and costs."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deme.runs import Best, Node, Provenance, Suite, read_status, weights_folder
+from deme.system import DemeError, exists, read_about, read_json
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run of a row and how to make it again."""
+
+    stage: str
+    name: str  # of its directory, or what it is while it has none
+    state: str
+    command: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RowHistory:
+    """The runs of a row, in order."""
+
+    label: str
+    runs: tuple[Made, ...]
+
+    @property
+    def seconds(self) -> float:
+        """The time of all runs."""
+        return sum(run.seconds for run in self.runs)
+
+    @property
+    def num_done(self) -> int:
+        """How many are done."""
+        return sum(run.state == "done" for run in self.runs)
+
+
+def histories(suite: Suite) -> list[RowHistory]:
+    """Return the runs of every row."""
+    rows: dict[str, list[Node]] = {}
+    for node in suite.nodes:
+        rows.setdefault(node.row_and_base, []).append(node)
+    labels = {row.name: row.label for row in suite.settings.rows}
+    return [
+        RowHistory(_label(suite, labels, nodes[0]), tuple(_made(node) for node in nodes))
+        for nodes in rows.values()
+    ]
+
+
+def _label(suite: Suite, labels: Mapping[str, str], node: Node) -> str:
+    base = "" if node.base_name is None else f" ({suite.settings.label_of(node.base_name)})"
+    return labels[node.row] + base
+
+
+def _made(node: Node) -> Made:
+    run = node.run if node.state not in ("waiting", "missing_file") else None
+    seconds = 0.0
+    if run is not None and exists(run.path):
+        seconds = read_status(run.path).get("seconds", 0.0)
+    name = node.title if run is None else run.path.name
+    return Made(node.stage, name, node.state, node.command, seconds)
+
+
+def environment(folders: Sequence[Path]) -> dict[str, str]:
+    """Return versions, commits and platforms of finished runs, with how many have each."""
+    found: dict[str, Counter[str]] = {}
+    for folder in folders:
+        made = _provenance(folder)
+        if made is None:
+            continue
+        git = made.get("git")
+        commit = git["commit"][:10] if git else ""
+        values = {
+            "deme": made.get("deme", ""),
+            "commit": commit + (" with changes" if git and git["dirty"] else ""),
+            "Python": made.get("python", ""),
+            "platform": made.get("platform", "").partition("-with-")[0],
+            **made.get("versions", {}),
+        }
+        for name, value in values.items():
+            found.setdefault(name, Counter())[value] += 1
+    return {name: _values(counts) for name, counts in found.items() if any(counts)}
+
+
+def _values(counts: Counter[str]) -> str:
+    shown = [value for value, _ in counts.most_common() if value]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return ", ".join(shown[:3]) + more
+
+
+def _provenance(folder: Path) -> Provenance | None:
+    try:
+        return read_json(folder / "run.json", Provenance)
+    except DemeError:
+        return None
+
+
+@dataclass(frozen=True)
+class MergeWeights:
+    """The weights of each expert in the merges of a row, one list per run."""
+
+    label: str
+    ranges: tuple[str, ...]
+    weights: tuple[tuple[float, ...], ...]
+
+    @property
+    def means(self) -> list[float]:
+        """The mean of each weight over the runs."""
+        return [sum(each) / len(each) for each in zip(*self.weights, strict=True)]
+
+    @property
+    def spans(self) -> list[tuple[float, float]]:
+        """The smallest and the largest value of each weight."""
+        return [(min(each), max(each)) for each in zip(*self.weights, strict=True)]
+
+
+def merge_weights(suite: Suite) -> list[MergeWeights]:
+    """Return the weights of the merges that are done, row by row."""
+    rows: dict[str, list[Node]] = {}
+    for node in suite.nodes:
+        if node.stage == "merge" and node.state == "done":
+            rows.setdefault(node.row_and_base, []).append(node)
+    labels = {row.name: row.label for row in suite.settings.rows}
+    found = []
+    for nodes in rows.values():
+        weights = [_weights_of(node.path) for node in nodes]
+        known = tuple(tuple(each) for each in weights if each)
+        if known and len({len(each) for each in known}) == 1:
+            ranges = tuple(f"expert {index}" for index in range(len(known[0])))
+            found.append(MergeWeights(_label(suite, labels, nodes[0]), ranges, known))
+    return found
+
+
+def _weights_of(run: Path) -> list[float]:
+    about = read_about(weights_folder(run))
+    return [float(weight) for weight in about.get("weights") or []]
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """What the searches of a row for merge weights took, and what they found; means over runs."""
+
+    label: str
+    num_runs: int
+    evaluations: float
+    num_forward_passes: float
+    seconds: float
+    score: float
+
+
+def search_costs(suite: Suite) -> list[SearchCost]:
+    """Return the costs of the searches that are done, row by row."""
+    rows: dict[str, list[Node]] = {}
+    for node in suite.nodes:
+        if node.stage == "search" and node.state == "done":
+            rows.setdefault(node.row_and_base, []).append(node)
+    labels = {row.name: row.label for row in suite.settings.rows}
+    found = []
+    for nodes in rows.values():
+        costs = [read_json(node.path / "cost.json", dict[str, float]) for node in nodes]
+        scores = [read_json(node.path / "best.json", Best)["score"] for node in nodes]
+        count = len(nodes)
+        found.append(
+            SearchCost(
+                _label(suite, labels, nodes[0]),
+                count,
+                sum(cost.get("evaluations", 0) for cost in costs) / count,
+                sum(cost["num_forward_passes"] for cost in costs) / count,
+                sum(cost.get("seconds", 0.0) for cost in costs) / count,
+                sum(scores) / count,
+            )
+        )
+    return found

@@ -1,0 +1,209 @@
+"""Everything about one run, as `deme show` prints it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from deme.report.run_settings import text_of
+from deme.report.statistics import digits_for
+from deme.report.terminal import aligned
+from deme.runs import Metrics, Provenance, held_out_ends, sample_grids
+from deme.runs.formats import Cost
+from deme.runs.lineage import Source, changed, command_again, given_overrides, lineage
+from deme.runs.listing import Listed, folder_size
+from deme.runs.outputs import damaged
+from deme.system import ASSET, HUB, DemeError, duration, exists, read_json, single_line, size_text
+
+NUM_LOG_LINES = 10
+ABOUT_FILES = {  # what the files of a run are (docs/runs.md)
+    "config.yaml": "settings",
+    "run.json": "versions, inputs",
+    "status.json": "state, sizes of outputs",
+    "log.txt": "messages",
+    "metrics.jsonl": "training curve",
+    "metrics.json": "values with intervals",
+    "cost.json": "forward passes",
+    "replicates.json": "bootstrap resamples",
+    "passport.json": "what the model's weights fit",
+    "weighting.json": "loss weights",
+    "checkpoints": "to resume from",
+    "best.json": "what a search found",
+    "evaluations.jsonl": "scores of a search",
+}
+
+
+def page(run: Listed) -> str:
+    """Return all there is to say about a run, part by part."""
+    parts = [
+        ("", [*_head(run)]),
+        ("made from", [*map(_source, lineage(run))]),
+        ("set (default)", [*_changed(run)]),
+        ("numbers", [*_numbers(run)]),
+        ("files", [*_files(run.path)]),
+        ("make it again", [*_again(run)]),
+        ("log, last lines", log_lines(run) if run.state != "done" else []),
+    ]
+    shown = []
+    for title, lines in parts:
+        if lines:
+            shown.append("\n".join([title, *(f"  {line}" for line in lines)] if title else lines))
+    return "\n\n".join(shown)
+
+
+def _head(run: Listed) -> Iterator[str]:
+    yield str(run.path)
+    total, step = run.settings.get("num_steps"), run.step
+    far = f" at step {step:,} of {total:,}" if step and total else ""
+    yield f"{run.stage} of suite {run.suite}: {run.state}{far}"
+    if (what := damaged(run.path, run.status)) and run.state == "damaged":
+        yield f"damaged: {what}"
+    if error := run.status.get("error"):
+        yield f"error: {error}"
+    if run.time is not None:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
+        what = "begun" if run.state == "running" else "ended"
+        spent = run.status.get("seconds")
+        took = f", took {spoken(spent)} in all attempts" if spent else ""
+        yield f"{what} {when}, {duration(max(0.0, time.time() - run.time))} ago{took}"
+
+
+def spoken(seconds: float) -> str:
+    """Return a time in its two largest units: 2 h 5 min, 3 min 20 s, 4.2 s."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _source(source: Source) -> str:
+    state = "" if source.run is None else f" ({source.run.state})"
+    elsewhere = source.name.startswith((ASSET, HUB)) or "/" not in source.name
+    gone = " (not there)" if source.place is None and not elsewhere else ""
+    return f"{'  ' * source.depth}{source.key}: {single_line(source.name)}{state}{gone}"
+
+
+def _changed(run: Listed) -> Iterator[str]:
+    """Yield what was chosen and set, each value with its default."""
+    found = changed(run)
+    given = given_overrides(run) or []
+    options = [word for word in given if word.partition("=")[0] not in run.settings]
+    named = [word for word in options if "." not in word.partition("=")[0]]
+    skipped = ("suite=", "data=image_folder", "model=diffusers")
+    yield from (word for word in named if not word.startswith(skipped))
+    for key, (value, default) in found.items():
+        known = "" if default in (None, "???") else f" ({text_of(default)})"
+        yield f"{key}={_whole(value)}{known}"
+
+
+def _whole(value: Any) -> str:
+    return single_line("null" if value is None else str(value))
+
+
+def _numbers(run: Listed) -> list[str]:
+    """Return a table of all metrics with their intervals, else the main number."""
+    file = run.path / "metrics.json"
+    lines: list[list[str]] = []
+    try:
+        metrics = read_json(file, Metrics)["metrics"] if exists(file) else {}
+        cost_file = run.path / "cost.json"
+        cost = read_json(cost_file, Cost) if exists(cost_file) else None
+    except DemeError as error:
+        return [str(error)]
+    found = []
+    for name, metric in metrics.items():
+        places = digits_for(metric["value"])
+        ends = ", ".join(f"{end:.{places}f}" for end in metric.get("interval", ()))
+        value = f"{metric['value']:.{places}f}"
+        about = [str(metric.get("reference", "")), str(metric.get("implementation", ""))]
+        lines.append([name, value, f"[{ends}]" if ends else "", f"{metric['n']:,}", *about])
+    if lines:
+        titles = ["metric", "value", "95% interval", "n", "compared to", "computed by"]
+        found += aligned(titles, lines, (1, 2, 3)).split("\n")
+    else:
+        for name, one in run.numbers.items():
+            mean = f", mean of the last {one['n']} logged steps" if one.get("n", 0) > 1 else ""
+            found.append(f"{name} {one['value']:.{digits_for(one['value'])}f}{mean}")
+    if (held_out := held_out_ends(run.path)) is not None:
+        (begin, before), (end, after) = held_out
+        places = digits_for(after)
+        when = f"after {begin:,} steps" if begin else "before the training"
+        first = f" ({when}: {before:.{places}f})" if begin < end else ""
+        found.append(f"held-out loss {after:.{places}f} after {end:,} steps{first}")
+    if cost is not None:
+        found.append(f"cost: {cost['num_forward_passes']:,} forward passes")
+    return found
+
+
+def files_of(path: Path) -> dict[str, int]:
+    """Return the files and folders of a run with their sizes; of weights/ each kind by itself."""
+    found = {}
+    try:
+        places = sorted(place for place in path.iterdir() if place.name[0] != ".")
+    except OSError:
+        return {}
+    for place in places:
+        inside = sorted(place.iterdir()) if place.name == "weights" and place.is_dir() else [place]
+        for each in (one for one in inside if one.name[0] != "."):
+            name = each.relative_to(path).as_posix() + ("/" if each.is_dir() else "")
+            found[name] = folder_size(each) if each.is_dir() else each.stat().st_size
+    return found
+
+
+def _files(path: Path) -> Iterator[str]:
+    found = files_of(path)
+    widest = max(map(len, found), default=0)
+    about_files = {**ABOUT_FILES, "samples": f"pictures{_grids(path)}"}
+    for name, size in found.items():
+        about = about_files.get(name.rstrip("/"), "")
+        yield f"{name:<{widest}}  {size_text(size):>9}  {about}".rstrip()
+    if found:
+        yield f"{'in all':<{widest}}  {size_text(sum(found.values())):>9}"
+
+
+def _grids(path: Path) -> str:
+    """Return which grids of a training there are; of many the first, the second and the last."""
+    steps = [f"{step:,}" for step in sample_grids(path)]
+    if not steps:
+        return ""
+    shown = steps if len(steps) < 6 else [*steps[:2], "...", steps[-1]]
+    return f"; {len(steps)} grids step-<n>.png, n = {' '.join(shown)}"
+
+
+def _again(run: Listed) -> Iterator[str]:
+    command, folder = command_again(run)
+    if folder not in ("", str(Path.cwd())):
+        yield f"cd {folder}"
+    yield command
+    made = _versions(run.path)
+    if made:
+        yield made
+
+
+def _versions(path: Path) -> str:
+    """Return which versions made a run."""
+    try:
+        made = read_json(path / "run.json", Provenance)
+    except DemeError:
+        return ""
+    if "deme" not in made:
+        return ""
+    git = made.get("git")
+    commit = f", commit {git['commit'][:10]}" if git is not None else ""
+    changes = " with changes" if git is not None and git["dirty"] else ""
+    torch = made.get("versions", {}).get("torch", "?")
+    text = f"made with deme {made.get('deme', '?')}{commit}{changes}, torch {torch}, "
+    return f"{text}Python {made.get('python', '?')} on {made.get('platform', '?')}"
+
+
+def log_lines(run: Listed, number: int = NUM_LOG_LINES) -> list[str]:
+    """Return the last messages of a run."""
+    try:
+        with open(run.path / "log.txt", "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - (1 << 16)))
+            lines = file.read(1 << 16).decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    return [single_line(line) for line in lines[-number:]]

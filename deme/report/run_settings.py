@@ -1,0 +1,178 @@
+"""What tells listed runs apart: the settings that differ between runs of one stage."""
+
+import contextlib
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from deme.runs import options
+from deme.runs.composed import Flat
+from deme.runs.identity import neutral_keys
+from deme.runs.labels import DEFAULT_LABELS, is_labelled_by_user, value_text
+from deme.runs.listing import Listed, read_run
+from deme.runs.settings import CELL_LETTERS, RUNS, SETTINGS
+from deme.system import DemeError, conf_dir, read_text
+
+LABELS = ("base", "pretrain_seed")  # of a cell, which are no settings
+INPUTS = ("weights", "experts", "run", "snapshots_of")  # whose settings are those of a model, too
+TARGET = "._target_"
+DEPTH = 8  # runs that are made of runs: experts, averages, merges, evaluations
+
+
+class Settings:
+    """The settings of runs that count, those of the runs that they are made of included.
+
+    So an evaluation has the learning rate of the model that it is of.
+    """
+
+    def __init__(self, runs: Iterable[Listed]) -> None:
+        self._by_name = {run.name: run for run in runs}
+        self._known: dict[Path, Flat] = {}
+
+    def of(self, run: Listed, depth: int = DEPTH) -> Flat:
+        """Return the settings of a run by their dotted keys, an option by its name."""
+        if run.path not in self._known:
+            own = own_settings(run)
+            inherited = self._inherited(run, depth)
+            given = {key: value for key, value in own.items() if value is not None}
+            self._known[run.path] = {**own, **inherited, **given}
+        return self._known[run.path]
+
+    def _inherited(self, run: Listed, depth: int) -> Flat:
+        """Return the settings that all runs have that a run is made of."""
+        if run.stage == "train" or depth == 0:
+            return {}
+        places = [place for name in INPUTS for place in run.inputs.get(name, [])]
+        models = [self.of(self._run_at(place), depth - 1) for place in places]
+        first = models[0] if models else {}
+        return {
+            key: value
+            for key, value in first.items()
+            if all(key in other and other[key] == value for other in models)
+        }
+
+    def _run_at(self, place: Path) -> Listed:
+        places = (place, *place.parents)  # weights/raw of a run
+        if known := next((each for each in places if each.name in self._by_name), None):
+            return self._by_name[known.name]
+        run = next((each for each in places if (each / "run.json").exists()), place)
+        return self._by_name.setdefault(run.name, read_run(run))
+
+
+def own_settings(run: Listed) -> Flat:
+    """Return the settings of a run that can change its results, and its labels."""
+    if run.stage not in SETTINGS:
+        return {}
+    neutral = neutral_keys(run.stage)
+    found: Flat = {}
+    for key, value in run.settings.items():
+        top, _, rest = key.partition(".")
+        if top == "stage" or neutral.get(top) == () or rest in neutral.get(top, ()):
+            continue
+        if not key.endswith(TARGET):
+            found[key] = value
+            continue
+        option = key.removesuffix(TARGET)
+        label = run.settings.get(f"cell.{option}") if option != "method" else None
+        found[option] = label or _option_name(option, str(value))
+    method = run.settings.get("cell.method")
+    overrides = run.settings.get("overrides") or []
+    if is_labelled_by_user(overrides) or method not in DEFAULT_LABELS.values():
+        found["method"] = method
+    labels = {name: run.settings.get(f"cell.{name}") for name in LABELS}
+    return found | {name: label for name, label in labels.items() if label is not None}
+
+
+@cache
+def _option_name(group: str, target: str) -> str:
+    """Return the option of a group with this _target_, if there is one; else the target's name."""
+    first = re.compile(rf"^_target_:\s*{re.escape(target)}\s*(#|$)", re.MULTILINE)
+    found = []
+    for name in options(group):
+        with contextlib.suppress(DemeError):
+            if first.search(read_text(conf_dir() / group / f"{name}.yaml")):
+                found.append(name)
+    return found[0] if len(found) == 1 else target.rpartition(".")[2]
+
+
+def differing(runs: Sequence[Listed], settings: Settings) -> list[str]:
+    """Return the keys whose values differ between runs of one stage, options before their keys.
+
+    The keys of an option are compared between runs that chose the same option.
+    """
+    found: dict[str, None] = {}
+    for stage in dict.fromkeys(run.stage for run in runs):
+        flats = [settings.of(run) for run in runs if run.stage == stage and run.settings]
+        for key in dict.fromkeys(key for each in flats for key in each):
+            values: dict[str, list[Any]] = {}
+            for each in flats:
+                if key in each:
+                    option, dot, _ = key.partition(".")
+                    values.setdefault(str(each.get(option)) if dot else "", []).append(each[key])
+            if any(_differ(group) for group in values.values()):
+                found[key] = None
+    return sorted(found, key=_place)
+
+
+def _place(key: str) -> int:
+    """Return where the column of a key stands: labels first, seeds last."""
+    if key in (*LABELS, "method"):
+        return 0
+    return 2 if key in CELL_LETTERS else 1
+
+
+def in_order(runs: Iterable[Listed], settings: Settings, keys: Sequence[str]) -> list[Listed]:
+    """Return the runs of each suite and stage in the order of the settings that differ."""
+    stages = {stage: number for number, stage in enumerate(RUNS)}
+
+    def order(run: Listed) -> tuple[object, ...]:
+        values = settings.of(run)
+        place = (str(run.path.parent.parent), stages.get(run.stage, len(stages)))
+        return (*place, *(_sortable(values.get(key)) for key in keys), run.name)
+
+    return sorted(runs, key=order)
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    """Return a key that orders nothing before numbers, and numbers before texts."""
+    if value is None:
+        return (0, 0.0, "")
+    if isinstance(value, (int, float)):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Return each key in as few of its last parts as no other key ends with: lr, method.teacher."""
+    found = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = [".".join(parts[-number:]) for number in range(1, len(parts) + 1)]
+        others = [f".{other}" for other in keys if other != key]
+        found[key] = next(
+            (
+                ending
+                for ending in endings
+                if not any(other.endswith(f".{ending}") for other in others)
+            ),
+            key,
+        )
+    return found
+
+
+def find_key(typed: str, known: Iterable[str]) -> list[str]:
+    """Return the keys that a typed one means: itself, or those that end with it."""
+    names = list(dict.fromkeys(known))
+    return [typed] if typed in names else [each for each in names if each.endswith(f".{typed}")]
+
+
+def text_of(value: Any, longest: int = 40) -> str:
+    """Return a value of a setting as a short text."""
+    text = value_text(value)
+    return text if len(text) <= longest else f"{text[: longest - 2]}.."

@@ -1,0 +1,261 @@
+"""What tells a run apart: what it is made of, and what was set for it.
+
+That is what differs from the defaults of the experiment and of the options that it was made from,
+which stand in its configuration (`overrides`). So its name follows from the run alone. A
+configuration is given by its values and their dotted keys.
+"""
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from deme.runs.composed import Flat, defaults
+from deme.runs.config_errors import groups, options
+from deme.runs.identity import neutral_keys
+from deme.runs.settings import CELL_LETTERS, HASHED_PATH_KEYS
+from deme.system import SNAPSHOTS, BadConfig, conf_dir, printable, read_text, read_yaml
+
+DEFAULT_LABELS = {
+    "merge": "merged", "search": "searched", "average": "averaged", "evaluate": "evaluated",
+}  # fmt: skip
+OVERRIDE = re.compile(r"(?P<sign>[+~]*)(?P<key>[\w/.]+)(?:@[\w.:]+)?(?:=(?P<value>.*))?", re.DOTALL)
+ID = re.compile(r"-[0-9a-f]{10}$")
+READERS = {"diffusers", "image_folder"}  # options that say how a path is read
+COMMON_OPTIONS = {"none", "default"}  # names of options that say nothing by themselves
+VALUE_IS_ENOUGH = {"source", "dtype", "compute_dtype", "precision", "run_weights", "held_out_part"}
+# last parts of keys that say too little by themselves
+VAGUE = {"every", "high", "low", "max", "name", "normalize", "points", "seed", "size", "steps"}
+MAX_PART, MAX_OF = 30, 44  # characters of a setting, and of what went in
+MOST = 1000
+TARGET = "_target_"
+LABEL = "cell.method"
+
+
+def is_labelled_by_user(overrides: Sequence[str]) -> bool:
+    """Whether the label of a run was given, on the command line or by a suite."""
+    return any(word.lstrip("+").startswith("cell.method=") for word in overrides)
+
+
+def given_inputs(overrides: Sequence[str]) -> list[str]:
+    """Return the names of the inputs that were given, not those that a suite fills in."""
+    found = {
+        key.split(".")[1]: None
+        for key, word in _keys(overrides).items()
+        if key.startswith("inputs.") and word.partition("=")[2] not in ("", "null", "[]")
+    }
+    return list(found)
+
+
+def what_went_in(values: Flat) -> str:
+    """Return what the inputs that were given are called; of an evaluation, what is evaluated."""
+    names = given_inputs(values.get("overrides", []))
+    texts = [stem for name in names if (stem := _stem_of_all(values, f"inputs.{name}"))]
+    is_default = values.get(LABEL) == DEFAULT_LABELS.get(values["stage"])
+    if not texts and is_default and values.get("source") == "weights":
+        texts = [stem_of(values.get("model.path"))]
+    whole = _safe("-".join(texts), MOST)
+    return (
+        whole if len(whole) <= MAX_OF else whole[: MAX_OF + 1].rpartition("-")[0] or whole[:MAX_OF]
+    )
+
+
+def what_was_set(values: Flat) -> list[str]:
+    """Return the settings that differ from the defaults, in short: lr5e-4, steps250.
+
+    Without overrides these are all that differ from the defaults of the command.
+    """
+    stage, overrides = values["stage"], values.get("overrides", [])
+    given = _keys(overrides)
+    experiment = [word for word in overrides if word.startswith("experiment=")]
+    choices = [word for key, word in given.items() if key in groups() and key != "experiment"]
+    before = _defaults(stage, experiment)
+    chosen = _defaults(stage, [*experiment, *choices])
+    found = _experiment(values, given.get("experiment", ""))
+    found += _options(values, choices, before, chosen)
+    position = {key: number for number, key in enumerate(given)}
+    pairs = [
+        (position.get(key, -1), _value_text(key, value))
+        for key, value in values.items()
+        if (not given or key in given) and _counts(values, key, chosen, value)
+    ]
+    pairs.sort(key=lambda pair: -pair[0])  # what is swept was put last
+    removed = [f"no_{_short(key)}" for key, word in given.items() if word.startswith("~")]
+    texts = [*found, *(text for _, text in pairs), *removed]
+    return [text for text in dict.fromkeys(map(_safe, texts)) if text]
+
+
+def _keys(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the override of each key; of several the last one counts."""
+    found: dict[str, str] = {}
+    for word in overrides:
+        if match := OVERRIDE.fullmatch(word):
+            found.pop(match["key"], None)
+            found[match["key"]] = word
+    return found
+
+
+def _defaults(stage: str, choices: Sequence[str]) -> Flat | None:
+    try:
+        return defaults(stage, tuple(choices))
+    except BadConfig:  # an option of the user's own configuration folder
+        return None
+
+
+def _counts(values: Flat, key: str, chosen: Flat | None, value: object) -> bool:
+    """Whether a value is told: it can change the result, and is not the default."""
+    top, _, rest = key.partition(".")
+    neutral = neutral_keys(values["stage"])
+    told_otherwise = (
+        top in ("stage", "overrides", "swept", *CELL_LETTERS)
+        or rest == TARGET
+        or key.rpartition(".")[2] in HASHED_PATH_KEYS  # what lies there counts, not where
+        or (top == "source" and is_labelled_by_user(values.get("overrides", [])))
+    )
+    if told_otherwise or (key != "run_weights" and neutral.get(top) == ()):
+        return False
+    if rest in neutral.get(top, ()):
+        return False
+    if chosen is None:
+        return True
+    if key in chosen and key not in values.get("swept", []):
+        refers = isinstance(chosen[key], str) and "${" in chosen[key]
+        return not refers and chosen[key] != value
+    return bool(values.get("overrides"))
+
+
+def _experiment(values: Flat, override: str) -> list[str]:
+    """Return the name of an experiment that has not labelled the run by itself."""
+    name = override.partition("=")[2].rpartition("/")[2]
+    label = str(values.get(LABEL))
+    labels_itself = label not in (DEFAULT_LABELS.get(values["stage"]), *options("method"))
+    return [] if labels_itself or name in (label, values["stage"]) else [name]
+
+
+def _options(
+    values: Flat, choices: Sequence[str], before: Flat | None, chosen: Flat | None
+) -> list[str]:
+    """Return the names of options that were chosen, or are there, in place of the default ones."""
+    found = []
+    label = str(values.get(LABEL))
+    neutral = neutral_keys(values["stage"])
+    for word in choices:
+        group, _, option = word.partition("=")
+        if neutral.get(group) == ():
+            continue
+        is_told = before is None or chosen is None or group in values.get("swept", [])
+        if is_told or _part(before or {}, group) != _part(chosen or {}, group):
+            found.append(_option_text(values["stage"], label, group, option))
+        elif group == "debug":
+            found.append("debug")
+    if not values.get("overrides"):  # not composed from any
+        targets = {key: value for key, value in values.items() if key.endswith(f".{TARGET}")}
+        for key, target in targets.items():
+            group = key.removesuffix(f".{TARGET}")
+            if group in groups() and target != (chosen or {}).get(key):
+                option = _named(group, str(target))
+                found.append(_option_text(values["stage"], label, group, option))
+    return found
+
+
+def _part(values: Flat, group: str) -> Flat:
+    return {key: value for key, value in values.items() if key.partition(".")[0] == group}
+
+
+def _named(group: str, target: str) -> str:
+    """Return the option of a group that stands for a class, else the name of the class."""
+    name = target.rpartition(".")[2]
+    for option in options(group) if group in groups() else ():
+        values = _option_file(group, option)
+        if str(values.get(TARGET, "")).rpartition(".")[2] == name:
+            return option
+    return name
+
+
+@functools.cache
+def _option_file(group: str, option: str) -> Mapping[str, Any]:
+    file = conf_dir() / group / f"{option}.yaml"
+    return read_yaml(file, dict[str, Any]) if read_text(file).strip() else {}
+
+
+def _option_text(stage: str, label: str, group: str, option: str) -> str:
+    """Return how a chosen option is named: by its group, too, where its name alone says little."""
+    name = option.rpartition("/")[2]
+    if name in READERS or name == "" or (group == "method" and name == label):
+        return ""
+    alike = sum(option in options(other) for other in groups())
+    unclear = name in COMMON_OPTIONS or (alike > 1 and group != stage)
+    return f"{group}_{name}" if unclear else name
+
+
+def _value_text(key: str, value: Any) -> str:
+    """Return a setting as text: its short key and its value."""
+    short, last = _short(key), key.rpartition(".")[2]
+    if value is None or value is False:
+        return f"no_{short}"
+    if value is True or isinstance(value, Mapping):
+        return short
+    text = value_text(value)
+    if last in VALUE_IS_ENOUGH:
+        return text
+    if isinstance(value, list) and len(text) > MAX_PART - len(short):
+        text = f"_{len(value)}_values"
+    return short + ("" if text[:1].isdigit() or text[:1] in "-_" else "_") + text
+
+
+def _short(key: str) -> str:
+    *parents, last = key.split(".")
+    short = last.removeprefix("num_").replace("batch_size", "batch")
+    return f"{parents[-1]}_{short}" if last in VAGUE and parents else short
+
+
+def value_text(value: Any) -> str:
+    """Return a value in few characters: 5e-4 for 0.0005, parts of a list joined by +."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(value_text, value))
+    if isinstance(value, int) and not 10**6 <= abs(value) < 10**15:
+        return str(value)
+    if isinstance(value, (int, float)):
+        if value == 0 or 0.01 <= abs(value) < 1e5 or not math.isfinite(value):
+            return f"{value:.6g}"
+        digits, _, exponent = f"{value:.5e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    text = str(value)
+    return stem_of(text) if "/" in text or ":" in text else text.rpartition(".")[2] or text
+
+
+def stem_of(place: Any) -> str:
+    """Return what a path or locator is called, a run without its id: finetune-s0, my_model."""
+    if not isinstance(place, str):
+        return ""
+    parts = PurePosixPath(place.partition(":")[2] if ":" in place else place).parts
+    if "weights" in parts[1:]:  # of a run
+        index = len(parts) - 1 - parts[::-1].index("weights")
+        kind = [part for part in parts[index + 1 :] if part not in ("ema", "merged", "averaged")]
+        if kind[:1] == [SNAPSHOTS]:
+            kind = [f"step{part.lstrip('0')}" for part in kind[1:2]]
+        return "-".join([ID.sub("", parts[index - 1]), *kind])
+    return ID.sub("", parts[-1]) if parts else ""
+
+
+def _stem_of_all(values: Flat, key: str) -> str:
+    """Return what an input's runs have in common in their names: deme-s0 of all its experts."""
+    value = values.get(key)
+    if f"{key}.stage" in values:  # runs that are looked for by their labels
+        return str(values.get(f"{key}.cell.method", ""))
+    places = value if isinstance(value, list) else [value]
+    stems = [stem.split("-") for place in places if (stem := stem_of(place))]
+    if not stems:
+        return ""
+    common = [part for part in stems[0] if all(part in other for other in stems)]
+    return "-".join(common) or f"{len(stems)}_models"
+
+
+def _safe(text: str, longest: int = MAX_PART) -> str:
+    """Return a text of characters that a file name may have, cut to a length."""
+    kept = re.sub(r"[^A-Za-z0-9_.+-]+", "_", printable(text))
+    return kept[:longest].strip("_.-+")

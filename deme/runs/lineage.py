@@ -1,0 +1,154 @@
+"""What a run is made from, up to the base, and what makes it again."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deme.runs.composed import Flat, defaults, flat
+from deme.runs.config import compose_stage, expand_path_shortcut
+from deme.runs.config_errors import groups
+from deme.runs.formats import Command
+from deme.runs.identity import neutral_keys
+from deme.runs.inputs import frozen_config
+from deme.runs.labels import OVERRIDE, given_inputs
+from deme.runs.listing import Listed, read_run
+from deme.runs.settings import RUNS, Config
+from deme.runs.settings.placed import as_value
+from deme.system import DemeError, exists, read_json
+
+MAX_DEPTH = 12  # runs that are made of runs
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that a run is made from, `depth` steps up, by the key that names it."""
+
+    depth: int
+    key: str
+    name: str  # as it was given
+    place: Path | None  # where it is, None for what is gone or no path
+    run: Listed | None = None
+
+
+def lineage(run: Listed) -> Iterator[Source]:
+    """Yield what a run is made from, each followed by what that is made from, each run once."""
+    yield from _lineage(run, 0, {run.path})
+
+
+def _lineage(run: Listed, depth: int, seen: set[Path]) -> Iterator[Source]:
+    for key, name in _named(run, depth):
+        place = Path(name)
+        inside = _run_of(place)
+        source = read_run(inside) if inside is not None else None
+        yield Source(depth, key, name, place if exists(place) else None, source)
+        if source is not None and source.path not in seen and depth < MAX_DEPTH:
+            seen.add(source.path)
+            yield from _lineage(source, depth + 1, seen)
+
+
+def _named(run: Listed, depth: int) -> Iterator[tuple[str, str]]:
+    """Yield the inputs of a run, and the paths of the model and the data that it names.
+
+    The model of a run that is made of others is theirs; it is told of the first run alone.
+    """
+    for name, places in run.inputs.items():
+        yield from ((f"inputs.{name}", str(place)) for place in places)
+    for key in ("model.path", "data.path"):
+        value = run.settings.get(key)
+        if isinstance(value, str) and not (key == "model.path" and run.inputs and depth):
+            yield key, value
+
+
+def _run_of(place: Path) -> Path | None:
+    """Return the run directory that a path is, or lies in."""
+    return next((each for each in (place, *place.parents) if exists(each / "status.json")), None)
+
+
+def given_overrides(run: Listed) -> list[str] | None:
+    """Return the overrides that a run was made with, None for a run of a version that kept none."""
+    kept = run.settings.get("overrides")
+    if isinstance(kept, list):
+        return [str(word) for word in kept]
+    typed = _typed(run.path).get("command", [])
+    return typed[1:] if typed[:1] == [run.stage] else None
+
+
+def _unquoted(word: str) -> str:
+    """Return an override without quotes that its value does not need."""
+    return re.sub(r"^([^=']+)='([\w./:@-]+)'$", r"\1=\2", word)
+
+
+def command_again(run: Listed) -> tuple[str, str]:
+    """Return the command that makes a run again, and the folder that it is typed in.
+
+    It is that of the run itself, where composing it gives the run's settings, else the one that
+    was typed: of a suite, or of `deme improve`.
+    """
+    record = _typed(run.path)
+    folder = record.get("directory", "")
+    overrides = given_overrides(run)
+    if overrides is not None and run.stage in RUNS:
+        overrides = [*overrides, *_filled_in(run, overrides)]
+        with contextlib.suppress(DemeError):
+            composed = compose_stage(run.stage, overrides)
+            if counted(composed, run.stage) == counted(frozen_config(run.path), run.stage):
+                return shlex.join(["deme", run.stage, *map(_unquoted, overrides)]), folder
+    return shlex.join(["deme", *record.get("command", [])]), folder
+
+
+def _filled_in(run: Listed, overrides: Sequence[str]) -> Iterator[str]:
+    """Yield overrides for the inputs that a suite filled in."""
+    given = given_inputs(overrides)
+    for key, value in run.settings.items():
+        name = key.removeprefix("inputs.")
+        if name != key and name not in given and isinstance(value, list) and value:
+            yield f"{key}=[{','.join(as_value(str(place)) for place in value)}]"
+
+
+def counted(config: Config, stage: str) -> Flat:
+    """Return the values of a configuration that can change a result, by their dotted keys."""
+    neutral = neutral_keys(stage)
+    kept = {key: value for key, value in config.items() if neutral.get(key) != ()}
+    return {
+        key: value
+        for key, value in flat(kept).items()
+        if key.partition(".")[2] not in neutral.get(key.partition(".")[0], ())
+    }
+
+
+def changed(run: Listed) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from the defaults: key -> (value, default).
+
+    The defaults are those of its experiment and its options. Nothing, if those are not in conf/.
+    """
+    choices = tuple(
+        word
+        for word in given_overrides(run) or []
+        if (match := OVERRIDE.fullmatch(word)) and match["key"] in groups()
+    )
+    expanded = tuple(part for word in choices for part in expand_path_shortcut(word))
+    try:
+        known = defaults(run.stage, tuple(word for word in expanded if ".path=" not in word))
+    except DemeError:
+        return {}
+    neutral = {**neutral_keys(run.stage), "stage": ()}
+    found = {}
+    for key, value in run.settings.items():
+        top, _, rest = key.partition(".")
+        if neutral.get(top) == () or rest in neutral.get(top, ()) or rest == "_target_":
+            continue
+        default = known.get(key)
+        refers = isinstance(default, str) and "${" in default
+        if not refers and (key not in known or default != value):
+            found[key] = (value, default)
+    return found
+
+
+def _typed(path: Path) -> Command:
+    with contextlib.suppress(DemeError):
+        return read_json(path / "run.json", Command)
+    return Command()

@@ -1,0 +1,215 @@
+"""The runs below a folder: what they are, how far they came and what they measured. No torch.
+
+Nothing is written there, and a run that cannot be read is listed as damaged.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+from typing_extensions import TypedDict
+
+from deme.runs.composed import Flat, flat
+from deme.runs.formats import Provenance, Status
+from deme.runs.inputs import cached, frozen_config, is_older_format, read_status
+from deme.runs.numbers import Measured, last_step, main_numbers
+from deme.runs.outputs import damaged
+from deme.runs.settings import RUNS
+from deme.system import DemeError, exists, files, is_locked, read_cached, read_json
+
+NAME = re.compile(r".+-[0-9a-f]{10}")  # of a run directory, with its id
+DEPTH = 3  # folders below that of all runs: suite, stage, run
+OWNER = re.compile(r"process \d+ on (.+)")
+STATES = ("done", "running", "stopped", "failed", "damaged", "empty")
+
+
+class _Known(TypedDict):
+    """A configuration in the cache, and the size and time of its file."""
+
+    stamp: list[int]
+    settings: Flat
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run directory and what it says of itself; `settings` is empty for one that never began."""
+
+    path: Path
+    settings: Flat = field(repr=False)
+    status: Status = field(repr=False)
+    state: str
+
+    @property
+    def stage(self) -> str:
+        """The command that made it."""
+        return str(self.settings.get("stage", self.path.parent.name))
+
+    @property
+    def suite(self) -> str:
+        """The suite: the folder of the stage's folder."""
+        return self.path.parent.parent.name
+
+    @property
+    def name(self) -> str:
+        """The name of its directory."""
+        return self.path.name
+
+    @property
+    def time(self) -> float | None:
+        """When its state was written last, in seconds since 1970; None for one that never began."""
+        return self.status.get("time")
+
+    @cached_property
+    def numbers(self) -> dict[str, Measured]:
+        """The main numbers by name: metrics, the score of a search, the loss of a training."""
+        with contextlib.suppress(DemeError):
+            return main_numbers(self.path, self.stage)
+        return {}
+
+    @cached_property
+    def step(self) -> int | None:
+        """How many steps a training has logged that is not done."""
+        if self.state == "done" or self.stage != "train":
+            return None
+        return last_step(self.path)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """What its files take on the disk; a file that several runs share counts in each."""
+        return folder_size(self.path)
+
+    @cached_property
+    def inputs(self) -> dict[str, list[Path]]:
+        """Where the inputs were when it was made."""
+        with contextlib.suppress(DemeError):
+            made = read_json(self.path / "run.json", Provenance)
+            home = Path(made.get("directory", "."))
+            return {
+                name: [found_run(place, home, self.path) for place in places]
+                for name, places in made["inputs"].items()
+                if places
+            }
+        return {}
+
+
+def list_runs(place: Path) -> list[Listed]:
+    """Return the runs at or below a folder, by suite, stage and name."""
+    order = {stage: number for number, stage in enumerate(RUNS)}
+    found = sorted(
+        find_runs(place),
+        key=lambda path: (path.parts[:-2], order.get(path.parent.name, len(order)), path.name),
+    )
+    settings = _settings_of(place, found)
+    return [_listed(path, settings.get(path)) for path in found]
+
+
+def read_run(path: Path) -> Listed:
+    """Return what a run directory says of itself."""
+    settings = None
+    with contextlib.suppress(DemeError):
+        settings = flat(frozen_config(path))
+    return _listed(path, settings)
+
+
+def _listed(path: Path, settings: Flat | None) -> Listed:
+    try:
+        status = read_status(path)
+        return Listed(path, settings or {}, status, state_of(path, status))
+    except DemeError:
+        return Listed(path, settings or {}, cast(Status, {}), "damaged")
+
+
+def state_of(path: Path, status: Status) -> str:
+    """Return done, running, stopped (or killed), failed, damaged, or empty: it never began."""
+    state = str(status.get("state", "empty"))
+    if state == "done":
+        return "damaged" if damaged(path, status) else state
+    if state == "running":
+        return state if is_locked(path / ".lock") or runs_elsewhere(path) else "stopped"
+    return "stopped" if state == "preempted" else state
+
+
+def runs_elsewhere(path: Path) -> bool:
+    """Whether a process of another machine, whose locks may not be seen here, took the run last."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = OWNER.match((path / ".lock").read_text())
+        return found is not None and found[1].strip() != os.uname().nodename
+    return False
+
+
+def find_runs(place: Path) -> Iterator[Path]:
+    """Yield the run directories at a folder or below it, at most runs, suite and stage down."""
+    if looks_like_run(place):
+        yield place
+        return
+    level = [place]
+    for _ in range(DEPTH):
+        inside = [folder for each in level for folder in _folders(each)]
+        runs = {folder for folder in inside if looks_like_run(folder)}
+        yield from runs
+        level = [folder for folder in inside if folder not in runs]
+
+
+def looks_like_run(path: Path) -> bool:
+    """Whether a folder is a run directory: it lies in that of a stage and is named like a run.
+
+    So is one with another name that holds what a run holds.
+    """
+    if path.absolute().parent.name in RUNS and NAME.fullmatch(path.name):
+        return True
+    return exists(path / "status.json") and exists(path / "config.yaml")
+
+
+def _folders(place: Path) -> list[Path]:
+    """Return the folders in a folder, without hidden ones."""
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        return [Path(entry) for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    return []
+
+
+def folder_size(path: Path) -> int:
+    """Return the bytes of all files in a folder, hidden ones, too."""
+    total, todo = 0, [str(path)]
+    while todo:
+        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
+
+
+def found_run(place: str, home: Path, other: Path) -> Path:
+    """Return where an input of the run `other` is: where it was, or beside that run."""
+    named = Path(place)
+    beside = other.parent.parent / named.parent.name / named.name
+    for path in (named, home / named, beside):
+        if exists(path):
+            return path
+    return named
+
+
+def _settings_of(place: Path, runs: Sequence[Path]) -> dict[Path, Flat]:
+    """Return the settings of runs; YAML is slow, so that they are kept in the user's cache."""
+    kept = cached("listings", str(place.resolve()))
+    known = read_cached(kept, dict[str, _Known]) or {}
+    found: dict[str, _Known] = {}
+    for path in runs:
+        with contextlib.suppress(OSError, DemeError):
+            stat = (path / "config.yaml").stat()
+            stamp, name = [stat.st_size, stat.st_mtime_ns], str(path)
+            entry = known.get(name)
+            if entry is None or entry["stamp"] != stamp:
+                settings = {} if is_older_format(path) else flat(frozen_config(path))
+                entry = {"stamp": stamp, "settings": settings}
+            found[name] = entry
+    if found != known:
+        with contextlib.suppress(OSError, DemeError, TypeError):
+            files.write_json(kept, found)
+    return {Path(name): entry["settings"] for name, entry in found.items()}

@@ -1,0 +1,41 @@
+"""What `deme ls`, `deme show` and `deme clean` take beside a place."""
+
+from typing import Annotated
+
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
+from deme.runs.settings.base import STRICT, Name, Switch, key, refuse
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ListOptions:
+    """deme ls; everything else with an equals sign is a filter."""
+
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    sort: Annotated[
+        Name | None, key("Column to sort by; -<column>: from the largest.", "-loss")
+    ] = None
+    json: Annotated[Switch, key("Whether to print JSON.", True)] = False
+    csv: Annotated[Switch, key("Whether to print CSV.", True)] = False
+
+    @model_validator(mode="after")
+    def _one_format(self) -> "ListOptions":
+        refuse(self.json and self.csv, "json=true and csv=true exclude each other\ntype: one")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ShowOptions:
+    """deme show."""
+
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    json: Annotated[Switch, key("Whether to print JSON.", True)] = False
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CleanOptions:
+    """deme clean."""
+
+    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    yes: Annotated[Switch, key("Whether to delete what was found.", True)] = False

@@ -1,0 +1,48 @@
+"""What a training recorded of itself while it went: held-out losses, and grids of samples."""
+
+import contextlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from deme.runs.numbers import curve_rows
+
+# in the rows of metrics.jsonl: of the averaged weights, or the only ones that are exported
+HELD_OUT_LOSS = "held_out_loss"
+RAW_HELD_OUT_LOSS = "held_out_loss/raw"  # of the last weights beside averaged ones
+GRID = re.compile(r"step-([0-9]{1,10})\.png")
+
+
+class HeldOut(NamedTuple):
+    """The held-out loss after `steps` optimizer steps, 0 before the training."""
+
+    steps: int
+    value: float
+
+
+def sample_grid(run: Path, steps: int) -> Path:
+    """Return the place of the grid of samples after `steps` optimizer steps."""
+    return run / "samples" / f"step-{steps}.png"
+
+
+def sample_grids(run: Path) -> dict[int, Path]:
+    """Return the grids of samples of a training while it went, by optimizer steps."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for file in (run / "samples").iterdir():
+            if name := GRID.fullmatch(file.name):
+                found[int(name[1])] = file
+    return dict(sorted(found.items()))
+
+
+def held_out_ends(run: Path) -> tuple[HeldOut, HeldOut] | None:
+    """Return the first and the last held-out loss of a training; None for one without any.
+
+    They are looked for in the first and the last 64 KiB of its curve.
+    """
+    found = [
+        HeldOut(row["step"] + 1, row[HELD_OUT_LOSS])
+        for row in (*curve_rows(run, at_end=False), *curve_rows(run))
+        if isinstance(row.get("step"), int) and isinstance(row.get(HELD_OUT_LOSS), float)
+    ]
+    return (found[0], found[-1]) if found else None

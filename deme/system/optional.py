@@ -1,0 +1,35 @@
+"""Libraries that only some options need."""
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from deme.system.errors import MissingInput
+
+
+def optional_module(name: str, purpose: str, extra: str) -> ModuleType:
+    """Return the module `name` of the optional dependencies `extra`.
+
+    Raises MissingInput with the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise _missing(name, purpose, extra) from error
+
+
+def check_installed(name: str, purpose: str, extra: str) -> None:
+    """Raise MissingInput unless the module `name` is there, without importing it."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # the package that it is in
+        found = None
+    if found is None:
+        raise _missing(name, purpose, extra)
+
+
+def _missing(name: str, purpose: str, extra: str) -> MissingInput:
+    return MissingInput(
+        f"the library `{name}`, which {purpose}, is not installed\n"
+        f"type: pip install 'deme-diffusion[{extra}]'"
+    )

@@ -1,0 +1,100 @@
+"""logger=csv: a folder of CSV files for each run, for spreadsheets and pandas."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from deme.report.escape import csv_text
+from deme.system import files as disk
+from deme.tracking.record import Cell, Point, Record, Table
+from deme.tracking.tracker import exclusive, home_of
+
+
+class Csv:
+    """Write each run into <folder>/csv/<id>/, in place of what is there.
+
+    run.csv has one line: what the run is, its configuration and its results. curve.csv has a line
+    for each step, artifacts.csv one for each input and output, images.csv one for each picture, and
+    each table is a file of its own.
+    """
+
+    keeps_files = False
+    is_off = False
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def live(self, record: Record) -> None:
+        """Send nothing live: metrics.jsonl of the run is such a file."""
+
+    def publish(self, record: Record, files: bool = False) -> str:  # noqa: ARG002
+        """Write the files of a record; return the folder of all runs."""
+        home = home_of(self.folder, record, "csv")
+
+        def fill(folder: Path) -> None:
+            for name, table in tables_of(record).items():
+                disk.write_bytes(folder / f"{name}.csv", as_csv(table).encode(), sync=False)
+
+        with exclusive(home, record.id):
+            disk.write_folder(home / record.id, fill)
+        return str(home)
+
+
+def tables_of(record: Record) -> dict[str, Table]:
+    """Return a record as tables by name."""
+    about = {
+        "id": record.id,
+        "name": record.name,
+        "group": record.suite,
+        "job_type": record.stage,
+        "tags": " ".join(record.tags),
+        "notes": record.notes,
+        "commit": record.commit,
+        **{f"config.{name}": value for name, value in record.config.items()},
+        **record.summary,
+    }
+    keys = list(dict.fromkeys(name for point in record.curve for name in point.values))
+    lines = [
+        (point.step, point.time, *(point.values.get(name) for name in keys))
+        for point in record.curve
+    ]
+    artifacts = [
+        (direction, *item.listed().values())
+        for direction, found in (("input", record.inputs), ("output", record.outputs))
+        for item in found
+    ]
+    found = {
+        "run": Table(tuple(about), [[_plain(value) for value in about.values()]]),
+        "curve": Table(("step", "time", *keys), lines),
+        "artifacts": Table(("direction", "name", "kind", "sha256"), artifacts),
+        "images": Table(("name", "step", "file"), _images(record)),
+    }
+    return {name: table for name, table in found.items() if table.rows} | dict(record.tables)
+
+
+def _images(record: Record) -> list[tuple[str, int, Path]]:
+    """Return all pictures with their steps, those of the end last."""
+    last = Point(record.last_step, {}, images=record.images)
+    return [
+        (name, point.step, file)
+        for point in (*record.curve, last)
+        for name, file in point.images.items()
+    ]
+
+
+def _plain(value: object) -> Cell:
+    return value if isinstance(value, (str, int, float)) or value is None else str(value)
+
+
+def as_csv(table: Table) -> str:
+    """Return a table as CSV; texts cannot be formulas of a spreadsheet, pictures are paths."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([csv_text(name) for name in table.columns])
+    writer.writerows(map(_line, table.rows))
+    return out.getvalue()
+
+
+def _line(cells: Sequence[Cell]) -> Iterable[object]:
+    return [csv_text(cell) if isinstance(cell, (str, Path)) else cell for cell in cells]

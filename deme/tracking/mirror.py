@@ -1,0 +1,96 @@
+"""What a command sends of its run: the curve while it trains, and everything when it is done."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from deme.runs import Option
+from deme.system import BadConfig, DemeError, WorkFailed, first_line, logger
+from deme.tracking.curves import Row, training_point
+from deme.tracking.read import read_record
+from deme.tracking.record import Record
+from deme.tracking.tracker import Live, Tracker, make_tracker, quiet
+
+T = TypeVar("T")
+
+
+class Mirror:
+    """A tracker, or none; then nothing is sent.
+
+    A tracker that fails while a run works costs a warning, and one that fails afterwards
+    WorkFailed: the run is done.
+    """
+
+    def __init__(self, tracker: Tracker | None = None, name: str = "") -> None:
+        self.tracker, self.name = tracker, name
+        self._live: Live | None = None
+        self._run = Path()
+
+    @classmethod
+    def of(cls, option: Option | None, trains: bool = False) -> "Mirror":
+        """Return the mirror of a `logger` option. Raises BadConfig, MissingInput.
+
+        `trains`: whether there are live curves.
+        """
+        name = str((option or {}).get("_target_", "")).rpartition(".")[2]
+        return cls(make_tracker(option, trains), name.lower())
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing is sent."""
+        return self.tracker is None or self.tracker.is_off
+
+    def start(self, run: Path) -> None:
+        """Begin to send the curve of a run that begins to work."""
+        if (tracker := self.tracker) is not None:
+            self._run = run
+            self._live = self._tried(lambda: tracker.live(read_record(run)))
+
+    def log(self, row: Row) -> None:
+        """Send a row of the curve of the run that works."""
+        if (live := self._live) is not None:
+            self._tried(lambda: live.log(training_point(row, self._run)))
+
+    def stop(self, failed: bool = False) -> None:
+        """End what `start` began, if it did."""
+        if (live := self._live) is not None:
+            self._tried(lambda: live.close(failed))
+            self._live = None
+
+    def _tried(self, send: Callable[[], T]) -> T | None:
+        """Call `send`; after an error nothing more is sent live."""
+        try:
+            with quiet():
+                return send()
+        except Exception as error:  # whatever a tracker's library raises: the work goes on
+            self._live = None
+            logger.warning(
+                "%s: the live curve ends here: %s (everything is sent when the run is done)",
+                self.name,
+                first_line(error),
+            )
+            return None
+
+    def publish(self, run: Path, files: bool = False) -> str:
+        """Send a finished run; return where it is, "" if nothing is sent."""
+        place = "" if self.tracker is None else self.send(read_record(run), files)
+        if place:
+            logger.info("published to %s", place)
+        return place
+
+    def send(self, record: Record, files: bool = False) -> str:
+        """Send a record; return where it is. Raises WorkFailed."""
+        if self.tracker is None:
+            return ""
+        if files and not self.tracker.keeps_files:
+            raise BadConfig(f"logger={self.name} keeps no files of weights\ntype: files=false")
+        try:
+            with quiet():
+                return self.tracker.publish(record, files)
+        except DemeError:
+            raise
+        except Exception as error:  # of a tracker's library
+            raise WorkFailed(
+                f"{record.name} is done, and {self.name} does not take it: {first_line(error)}\n"
+                f"type, to try again: deme publish <run directory> logger={self.name}"
+            ) from error

@@ -1,0 +1,155 @@
+"""What a run directory says: the record that is sent of it. Nothing that it names is imported."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deme.runs import (
+    Best,
+    Config,
+    Metrics,
+    Outcome,
+    Provenance,
+    RunSettings,
+    flattened,
+    frozen_config,
+    frozen_identity,
+    frozen_settings,
+    read_status,
+)
+from deme.runs.formats import Cost
+from deme.system import model_folders, read_about, read_json, single_line
+from deme.tracking.curves import search_curve, training_curve
+from deme.tracking.lineage import inputs_of, outputs_of, run_id
+from deme.tracking.record import Record, is_picture
+
+FOLDER = "tracking"  # beside the folders of a suite's runs
+MAX_TAG = 64  # characters
+
+
+def read_record(run: Path) -> Record:
+    """Return what is sent of a run directory. Raises WorkFailed for a damaged one."""
+    config, settings, status = frozen_config(run), frozen_settings(run), read_status(run)
+    made: Mapping[str, Any] = {}
+    if (run / "run.json").is_file():
+        made = read_json(run / "run.json", Provenance)
+    ended = status.get("time", 0.0)
+    stage, suite = settings.stage, settings.suite
+    placed = Path(suite, stage, run.name)  # wherever its directory was moved
+    return Record(
+        id=run_id(placed),
+        name=run.name,
+        suite=suite,
+        stage=stage,
+        state=status.get("state", "running"),
+        home=_home(run, settings) / FOLDER,
+        began=ended - status.get("seconds", 0.0),
+        ended=ended,
+        tags=_tags(settings),
+        notes=_notes(made),
+        commit=(made.get("git") or {}).get("commit"),
+        config=_config(config, settings, made, run),
+        curve=search_curve(run) if stage == "search" else training_curve(run),
+        summary=_summary(run, stage),
+        images=_images(run),
+        inputs=tuple(inputs_of(settings, made, run)),
+        outputs=tuple(outputs_of(run, placed, stage)),
+    )
+
+
+def _home(run: Path, settings: RunSettings) -> Path:
+    """Return the folder of the suite that a run lies in, or the one beside a run that was moved."""
+    run = run.absolute()
+    in_suite = run.parent.name == settings.stage and run.parent.parent.name == settings.suite
+    return run.parent.parent if in_suite else run.parent
+
+
+def _tags(settings: RunSettings) -> tuple[str, ...]:
+    """Return suite, stage, method and base."""
+    cell = settings.cell
+    found = (settings.suite, settings.stage, cell.get("method"), cell.get("base"))
+    return tuple(dict.fromkeys(str(tag)[:MAX_TAG] for tag in found if tag))
+
+
+def _notes(made: Mapping[str, Any]) -> str:
+    """Return the command that made the run."""
+    command = made.get("command")
+    return single_line(shlex.join(["deme", *command]), 2000) if command else ""
+
+
+def _config(
+    config: Config, settings: RunSettings, made: Mapping[str, Any], run: Path
+) -> dict[str, object]:
+    """Return the resolved configuration by dotted keys, then the labels by their own names."""
+    identity, _ = frozen_identity(run / "config.yaml")
+    git = made.get("git") or {}
+    about = {
+        "run.identity": identity,
+        "run.deme": made.get("deme"),
+        "run.commit": git.get("commit"),
+        "run.uncommitted_changes": git.get("dirty"),
+        **{f"run.versions.{name}": text for name, text in made.get("versions", {}).items()},
+    }
+    return {**dotted(config), **settings.cell, **about}
+
+
+def dotted(config: Config) -> dict[str, object]:
+    """Return the values of a configuration by dotted keys, without the groups that they are in."""
+    return {name: value for name, value in flattened(config).items() if not isinstance(value, dict)}
+
+
+def _summary(run: Path, stage: str) -> dict[str, float | str]:
+    """Return the results: metrics with n and interval, merge weights, cost and time."""
+    status = read_status(run)
+    found: dict[str, float | str] = {"state": status.get("state", "running")}
+    if "seconds" in status:
+        found["seconds"] = status["seconds"]
+    if (file := run / "cost.json").is_file():
+        found["num_forward_passes"] = read_json(file, Cost)["num_forward_passes"]
+    if (file := run / "metrics.json").is_file():
+        for name, metric in read_json(file, Metrics)["metrics"].items():
+            found |= _metric(name, metric)
+    if stage == "search" and (file := run / "best.json").is_file():
+        found |= _weights("search/best_weight", read_json(file, Best)["weights"])
+    for folder in model_folders(run):
+        about = read_about(folder)
+        found |= _weights("merge/weight", about.get("weights") or [])
+        for name in ("merge", "average"):
+            if text := about.get(name):
+                found[name] = str(text)
+    if stage == "improve" and (file := run / "outcome.json").is_file():
+        found |= _outcome(read_json(file, Outcome))
+    return found
+
+
+def _metric(name: str, metric: Mapping[str, Any]) -> dict[str, float | str]:
+    """Return value, n, standard deviation and interval of a metric."""
+    found: dict[str, float | str] = {f"metric/{name}": metric["value"]}
+    found |= {f"metric/{name}/{key}": metric[key] for key in ("n", "std") if key in metric}
+    if (ends := metric.get("interval")) is not None:
+        found |= {f"metric/{name}/low": ends[0], f"metric/{name}/high": ends[1]}
+    return found
+
+
+def _weights(name: str, weights: list[float]) -> dict[str, float]:
+    return {f"{name}/{i}": weight for i, weight in enumerate(weights)}
+
+
+def _outcome(outcome: Outcome) -> dict[str, float | str]:
+    """Return what `deme improve` found."""
+    found: dict[str, float | str] = {
+        "improve/idea": outcome["idea"],
+        "improve/better": int(outcome["better"]),
+    }
+    for name, row in outcome["metrics"].items():
+        found |= {f"improve/{name}/{when}": row[when] for when in ("before", "after")}
+        found[f"improve/{name}/verdict"] = row["verdict"]
+    return found
+
+
+def _images(run: Path) -> dict[str, Path]:
+    """Return the pictures of a run by name, `samples` first; no link is followed."""
+    places = {"samples": run / "samples" / "grid.png"}
+    places |= {file.stem: file for file in sorted(run.glob("*.png"))}
+    return {name: file for name, file in places.items() if is_picture(file)}

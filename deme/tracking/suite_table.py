@@ -1,0 +1,123 @@
+"""A suite's table as something that is sent: rows, differences, and samples by row and seed."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from deme.report.rows import Row, comparisons, table_rows
+from deme.report.statistics import Difference
+from deme.runs import Node, Suite
+from deme.tracking.read import FOLDER
+from deme.tracking.record import Cell, Record, Table, is_picture, tracker_id
+
+STAGE = "table"
+NUMBERS = (
+    "row", "label", "base", "metric", "mean", "std", "values", "images", "published",
+    "difference", "low", "high", "verdict",
+)  # fmt: skip
+DIFFERENCES = (
+    "row", "compared with", "base", "metric", "difference", "low", "high", "verdict",
+)  # fmt: skip
+SAMPLES = ("row", "label", "base", "pretrain_seed", "seed", "sample_seed", "samples")
+
+
+def table_record(suite: Suite) -> Record | None:
+    """Return the record of a suite's table, None while nothing is measured."""
+    rows = table_rows(suite)
+    if not any(row.numbers for row in rows):
+        return None
+    settings = suite.settings
+    tables = {
+        "rows": Table(NUMBERS, [line for row in rows for line in _numbers(row)]),
+        "differences": Table(DIFFERENCES, list(_comparisons(suite))),
+        "samples_by_seed": Table(SAMPLES, list(_samples(suite))),
+    }
+    measured = _measured(suite)
+    ended = max((node.run.status.get("time", 0.0) for node in measured if node.run), default=0.0)
+    summary: dict[str, float | str] = {}
+    for row in rows:
+        summary |= _summary(row)
+    return Record(
+        id=tracker_id(suite.name, STAGE),
+        name=f"{suite.name} table",
+        suite=suite.name,
+        stage=STAGE,
+        state="done",
+        home=suite.runs / suite.name / FOLDER,
+        began=ended,
+        ended=ended or time.time(),
+        tags=(suite.name, STAGE),
+        notes=suite.title,
+        config={
+            "suite": suite.name,
+            "stage": STAGE,
+            "title": suite.title,
+            "baseline": settings.baseline,
+            "metrics": list(settings.metrics),
+            "finetune_seeds": list(settings.finetune_seeds),
+            "sample_seeds": list(settings.sample_seeds),
+        },
+        summary=summary,
+        tables={name: table for name, table in tables.items() if table.rows},
+    )
+
+
+def row_name(row: Row) -> str:
+    """Return how keys name a row: <row>, or <row>@<base> in a suite of several bases."""
+    return row.name if row.base is None else f"{row.name}@{row.base}"
+
+
+def _interval(difference: Difference | None) -> tuple[Cell, ...]:
+    if difference is None:
+        return (None,) * 4
+    return difference.value, difference.low, difference.high, difference.verdict
+
+
+def _numbers(row: Row) -> Iterator[tuple[Cell, ...]]:
+    for metric, number in row.numbers.items():
+        yield (
+            row.name,
+            row.label,
+            row.base,
+            metric,
+            number.mean,
+            number.std,
+            number.num_values,
+            number.about["n"],
+            row.expected.get(metric),
+            *_interval(number.difference),
+        )
+
+
+def _comparisons(suite: Suite) -> Iterator[tuple[Cell, ...]]:
+    for one in comparisons(suite):
+        for metric, difference in one.differences.items():
+            if difference is not None:
+                yield (one.label, one.other, one.base or None, metric, *_interval(difference))
+
+
+def _measured(suite: Suite) -> list[Node]:
+    return [node for node in suite.nodes if node.stage == "evaluate" and node.state == "done"]
+
+
+def _samples(suite: Suite) -> Iterator[tuple[Any, ...]]:
+    """Yield the grid of every evaluation, in the order of the table's rows."""
+    labels = {row.name: row.label for row in suite.settings.rows}
+    order = list(labels)
+    for node in sorted(_measured(suite), key=lambda node: order.index(node.row)):
+        grid = node.path / "samples" / "grid.png"
+        if is_picture(grid):
+            seeds = (node.pretrain_seed, node.seed, node.sample_seed)
+            yield (node.row, labels[node.row], node.base_name, *seeds, grid)
+
+
+def _summary(row: Row) -> dict[str, float | str]:
+    """Return the means of a row, and its differences to the baseline with their intervals."""
+    found: dict[str, float | str] = {}
+    for metric, number in row.numbers.items():
+        found[f"table/{metric}/{row_name(row)}"] = number.mean
+        if (difference := number.difference) is not None:
+            key = f"difference/{metric}/{row_name(row)}"
+            found |= {key: difference.value, f"{key}/low": difference.low}
+            found[f"{key}/high"] = difference.high
+    return found
