@@ -26,7 +26,7 @@ class Sizes:
 
     pretrain_steps: int = 300
     expert_steps: int = 25
-    pretrain: Sequence[str] = ()
+    pretrain: Sequence[str] = ("batch_size=64",)
     reproduce: Sequence[str] = ("jobs=2",)
     improve: Sequence[str] = ("hours=0.1", "ideas=[finetune,merge]")
     shared: Sequence[str] = ()  # of the rows of the suite

@@ -23,7 +23,7 @@ def with_fitting_unet(config: Config, settings: TrainSettings) -> Config:
     data = {**settings.data, **known}
     width = settings.model.get("width") or default_width(size)
     logger.info(
-        f"model=auto: the images make it {size} x {size} pixels, {channels} channels; "
+        f"model=auto: the images make it {size} x {size}, {'grey' if channels == 1 else 'RGB'}; "
         f"{width} channels inside at full size (model.width={2 * width}: about 4 times as large)"
     )
     return with_unet({**config, "data": data, "model": {**settings.model, **chosen}})
