@@ -28,7 +28,7 @@ class Sizes:
     expert_steps: int = 25
     pretrain: Sequence[str] = ("batch_size=64",)
     reproduce: Sequence[str] = ("jobs=2",)
-    improve: Sequence[str] = ("hours=0.1", "ideas=[finetune,merge]")
+    improve: Sequence[str] = ("steps_per_expert=10", "ideas=[finetune,soup]")
     shared: Sequence[str] = ()  # of the rows of the suite
     seconds: dict[str, float] = field(default_factory=dict)  # that each step took
 
