@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and tables of other pages from conf/ and the settings.
+"""Write docs/configuration.md and tables of other pages from conf/, the settings and the results.
 
 `python docs/generate.py` writes them; `--check` only says whether they are up to date (if not, the
 exit code is 1).
@@ -10,6 +10,8 @@ from dataclasses import MISSING, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from result_tables import pages_with_results
 
 from deme.cli.option_files import default_choices, header, keys_of
 from deme.cli.types_in_words import GROUPS, described, type_at
@@ -130,7 +132,7 @@ def pages() -> dict[Path, str]:
             before, begin, rest = file.read_text().partition("<!-- generated -->\n")
             _, end, after = rest.partition("<!-- end of the generated part -->\n")
             found[file] = f"{before}{begin}\n{tables()}\n{end}{after}"
-    return found
+    return found | pages_with_results()
 
 
 def main() -> int:

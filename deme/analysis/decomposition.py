@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from deme.analysis import Analysis
 from deme.report.differences import DifferenceTable, open_table
-from deme.report.statistics import Difference, digits_for
+from deme.report.statistics import Difference
 from deme.report.style import COLOURS
-from deme.system import BadConfig, WorkFailed, did_you_mean
+from deme.system import BadConfig, WorkFailed, did_you_mean, digits_for
 
 TOTAL = "all parts"
 

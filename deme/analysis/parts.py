@@ -50,7 +50,7 @@ class PartFiles:
         found = read_cached(name, Header)
         if found is None or found["identity"] != self.identity:
             if found is not None:
-                logger.info("%s holds parts of another figure, which are dropped", self.folder)
+                logger.info("%s contains parts of another figure, which are deleted", self.folder)
             self.remove()
             files.write_json(name, {"figure": "", "identity": self.identity, "base": None})
         self._is_ours = True
@@ -70,7 +70,7 @@ class PartFiles:
             if not tensors.is_finite(value):
                 raise NotFinite(
                     f"part {name} of the figure has NaN or infinite values ({key})\n"
-                    "the weights, or the points where they are evaluated, are too far away"
+                    "the weights, or the distances of the evaluated points, are too large"
                 )
         tensors.save(file, found)
         return found
@@ -85,7 +85,7 @@ def check_numbers_file(file: Path) -> None:
     """Raise BadConfig for a file that would be replaced and holds no numbers of a figure."""
     if file.exists() and read_cached(file, Header) is None:
         raise BadConfig(
-            f"{file} holds no numbers of a figure, and those of this one would replace it\n"
+            f"{file} does not contain the numbers of a figure, and this figure would replace it\n"
             "type: out=<another file>, or move it away"
         )
 

@@ -21,7 +21,7 @@ def task_weights(run: str | None) -> Analysis:
     folder = locate(run)
     curves = task_weight_curves(folder)
     if not is_run(folder) or not curves:
-        raise BadConfig(f"{run} is no training run with task weights\n{needed}")
+        raise BadConfig(f"{run} is not a training run with task weights\n{needed}")
     last = [[name, f"{values[-1]:.6g}"] for name, (_, values) in curves.items()]
     return Analysis(draw({folder.name: [folder]}), [["task", "last weight"], *last])
 

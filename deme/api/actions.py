@@ -52,7 +52,7 @@ def decouple(
     """Finetune one expert for each range of timesteps, and return their runs, least noise first.
 
     Decouple-then-merge's first half (Ma et al., 2024): N = `num_ranges` equal ranges, a consistency
-    loss to the given model, and timesteps of all ranges with probability 0.3 (`deme train
+    loss to the base, and timesteps of all ranges with probability 0.3 (`deme train
     method=deme`). `settings` as of `finetune`, for each expert; method={"consistency_weight": 0}
     leaves the loss out.
 

@@ -1,49 +1,39 @@
 """The runs of a folder as rows of a table."""
 
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
-from deme.runs import Frozen, Metrics, is_run, read_status
-from deme.system import MissingInput, exists, read_json, read_yaml
+from deme.runs import listing, metrics_of
+from deme.system import DemeError, MissingInput, expanded
 
 
 def list_runs(folder: str | Path = "runs", **cell: object) -> list[dict[str, object]]:
     """Return a row for every run below a folder, ready for pandas.DataFrame.
 
-    Columns: suite, stage, path, state (done, running, preempted, failed), seconds, each label of
-    the cell (method, seed, sample_seed, ...) and each metric of an evaluation. `cell`: labels, or
-    stage, suite or state, that the rows must have. Raises MissingInput for no folder, WorkFailed
-    for damaged files.
+    Columns: suite, stage, path, state, seconds, each label of the cell (method, seed,
+    sample_seed, ...) and each metric of an evaluation. The states are those of `deme ls`: done,
+    running, stopped, failed, damaged, empty. `cell`: labels, or stage, suite or state, that the
+    rows must have. Raises MissingInput for no folder.
 
     >>> import pandas
     >>> pandas.DataFrame(deme.list_runs(stage="evaluate"))
     """
-    if not Path(folder).is_dir():
+    place = expanded(str(folder))
+    if not place.is_dir():
         raise MissingInput(f"there is no folder {folder} with runs")
-    rows = [_row(place) for place in _runs(Path(folder))]
+    rows = [_row(run) for run in listing.list_runs(place)]
     return [row for row in rows if all(row.get(key) == value for key, value in cell.items())]
 
 
-def _runs(folder: Path) -> Iterator[Path]:
-    """Yield the run directories <folder>/<suite>/<stage>/<run>, or those of one suite, in order."""
-    for depth in ("*/*", "*/*/*"):
-        yield from (place for place in sorted(folder.glob(depth)) if is_run(place))
-
-
-def _row(run: Path) -> dict[str, object]:
-    status = read_status(run)
-    file = run / "config.yaml"
-    cell = read_yaml(file, Frozen).get("cell", {}) if exists(file) else {}
+def _row(run: listing.ListedRun) -> dict[str, object]:
     row: dict[str, object] = {
-        "suite": run.parent.parent.name,
-        "stage": run.parent.name,
-        "path": run,
-        "state": status.get("state"),
-        "seconds": status.get("seconds"),
-        **{key: value for key, value in cell.items() if key != "suite"},
+        "suite": run.suite,
+        "stage": run.stage,
+        "path": run.path,
+        "state": run.state,
+        "seconds": run.status.get("seconds"),
+        **{name: value for name, value in run.labels.items() if name != "suite"},
     }
-    metrics = run / "metrics.json"
-    if exists(metrics):
-        found = read_json(metrics, Metrics)["metrics"]
-        row |= {name: of["value"] for name, of in found.items()}
+    with contextlib.suppress(DemeError):  # a damaged run has no numbers
+        row |= {name: metric["value"] for name, metric in metrics_of(run.path).items()}
     return row

@@ -1,12 +1,12 @@
 """A finished run, as the functions of `import deme` return it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.report.statistics import digits_for
-from deme.runs import Metrics, frozen_config, read_status, weights_folder
-from deme.system import exists, read_json
+from deme.runs import frozen_config, metrics_of, read_status, seconds_of, weights_folder
+from deme.system import digits_for, duration, exists
 
 if TYPE_CHECKING:
     from deme.models.denoiser import DenoisingModel
@@ -23,12 +23,16 @@ class Result:
 
     path: Path
 
+    def __fspath__(self) -> str:
+        """Return the directory as a text: a Result is a path where one is taken."""
+        return str(self.path)
+
     def __repr__(self) -> str:
         """Return where the run is, its state and time, and the metrics without their parts."""
         parts = [f"Result({str(self.path)!r}"]
         if exists(self.path / "status.json"):
             status = read_status(self.path)
-            parts.append(f"{status['state']} after {status.get('seconds', 0.0):.0f} s")
+            parts.append(f"{status['state']} after {duration(status.get('seconds', 0.0))}")
         whole = {name: value for name, value in self.metrics.items() if "/" not in name}
         parts += [f"{name} {value:.{digits_for(value)}f}" for name, value in whole.items()]
         return f"{', '.join(parts)})"
@@ -41,7 +45,7 @@ class Result:
     @property
     def seconds(self) -> float:
         """How long the run took, without the time that it was stopped."""
-        return read_status(self.path).get("seconds", 0.0)
+        return seconds_of(self.path)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -49,10 +53,7 @@ class Result:
 
         A part is called <metric>/<part>, such as the loss in range 0, loss/0.
         """
-        file = self.path / "metrics.json"
-        if not exists(file):
-            return {}
-        return {name: of["value"] for name, of in read_json(file, Metrics)["metrics"].items()}
+        return {name: metric["value"] for name, metric in metrics_of(self.path).items()}
 
     @property
     def weights(self) -> Path:
@@ -90,4 +91,4 @@ Place = Result | str | Path  # a run, or a model folder, or hub:<owner>/<name>, 
 
 def place_of(place: Place) -> str:
     """Return the path of a result, or what names a model."""
-    return str(place.path if isinstance(place, Result) else place)
+    return os.fspath(place)

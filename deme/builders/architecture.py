@@ -23,8 +23,8 @@ def with_fitting_unet(config: Config, settings: TrainSettings) -> Config:
     data = {**settings.data, **known}
     width = settings.model.get("width") or default_width(size)
     logger.info(
-        f"model=auto: the images make it {size} x {size}, {'grey' if channels == 1 else 'RGB'}; "
-        f"{width} channels inside at full size (model.width={2 * width}: about 4 times as large)"
+        f"model=auto: a UNet for {size} x {size} images, {'grey' if channels == 1 else 'RGB'}; "
+        f"{width} channels at full resolution (model.width={2 * width}: 4 times the parameters)"
     )
     return with_unet({**config, "data": data, "model": {**settings.model, **chosen}})
 

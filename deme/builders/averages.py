@@ -21,7 +21,7 @@ def weigh_models(settings: AverageSettings, run: Run) -> WeightedModels:
         raise BadConfig("there is nothing to average: inputs.run names no runs")
     if search is not None and not isinstance(average, Mixture):
         raise BadConfig(
-            "inputs.search has weights for average=mixture\ntype: average=mixture, or leave it out"
+            "inputs.search is used only by average=mixture\ntype: average=mixture, or leave it out"
         )
     if len(runs) > 1:
         return average.weigh(Candidates(run.weights_folders("run")))

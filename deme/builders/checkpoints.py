@@ -136,8 +136,8 @@ def not_merged(plan: MergePlan) -> Iterator[str]:
     for model in (plan.base, *plan.experts):
         if not model.noise:
             yield (
-                f"{model.folder} has no {SCHEDULER}: its noise schedule and what it predicts are "
-                "not compared with those of the others"
+                f"{model.folder} has no {SCHEDULER}: its noise schedule and prediction type "
+                "cannot be compared with those of the others"
             )
     source, parts = _source(plan)
     for model, part in product((plan.base, *plan.experts), parts):

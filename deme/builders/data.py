@@ -65,8 +65,8 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
         )
     if not len(data.held_out):
         raise BadConfig(
-            f"none of {len(data.train):,} images can be held out: too few show different pictures, "
-            "and exact copies stay together\ngive more different images"
+            f"none of {len(data.train):,} images can be held out: nearly all show one picture, "
+            "and exact copies stay together\nadd different images"
         )
 
 

@@ -133,7 +133,7 @@ def _network(label: str, folders: list[Path], compute: Compute, base: DenoisingM
     if different := [name for name in ours if ours[name] != theirs[name]]:
         raise BadConfig(
             f"{label} has another {' and another '.join(different)} than the model: their losses "
-            "do not compare\ntype: model=<what it was finetuned from>"
+            "cannot be compared\ntype: model=<what it was finetuned from>"
         )
     return loaded.exact
 

@@ -83,13 +83,13 @@ def build_method(
 
 def described(weights: Tensor, prediction_type: str) -> str:
     """Return what loss the weights [T] of a network's squared error are."""
-    error = f"squared error of the network's {PREDICTED[prediction_type]}"
+    error = f"squared error of the predicted {PREDICTED[prediction_type]}"
     if bool((weights == 1).all()):
-        return f"{error}, weight 1 at every timestep"
+        return f"mean {error}, the same weight at every timestep"
     low, high = float(weights.min()), float(weights.max())
     text = (
-        f"{error} times a weight of {low:.3g} to {high:.3g}; "
-        "plain mean squared error is weighting=constant_native"
+        f"{error}, with weights from {low:.3g} to {high:.3g} depending on the timestep "
+        "(weighting=constant_native has none)"
     )
     untrained = (weights < SMALLEST).nonzero().flatten().tolist()
     if untrained:
@@ -109,8 +109,8 @@ def _build_balancing(settings: TrainSettings, num_tasks: int) -> Balancing | Non
         )
     if balancing.uses_gradients and settings.compute.compile:
         raise BadConfig(
-            "task gradients are taken of slices of a batch whose sizes change, for each of which "
-            "a network would be compiled again, unchecked\ntype: compute.compile=false"
+            "task gradients use slices of the batch whose sizes change, and the network would be "
+            "compiled again for each size without a check\ntype: compute.compile=false"
         )
     if "balancing" not in accepted_arguments(settings.method):
         raise BadConfig(
@@ -127,14 +127,14 @@ def _searched_weights(
     given = option.get("merge_weights", "no such key")
     if given != "uniform":
         raise BadConfig(
-            "inputs.search brings the merge weights of method=reweighted, whose "
+            "inputs.search provides the merge weights of method=reweighted, whose "
             f"method.merge_weights must be uniform; got {given}"
         )
     found = found_weights(search)
     if found["weights_by_name"]:
         raise BadConfig(
-            f"{search} found other weights for every tensor or block, "
-            "which are equal to no timestep weight"
+            f"{search} found different merge weights for each tensor or block, "
+            "which no loss weight per timestep is equal to"
         )
     searched = found.get("ranges")
     if searched is not None and searched != [[item.low, item.high] for item in ranges]:
@@ -172,9 +172,10 @@ def write_loss_mass(method: Method, ranges: list[TimestepRange], file: Path) -> 
         },
     )
     listed = [
-        ", ".join(f"{value:.2%} in {name}" for value, name in zip(each, names, strict=True))
+        ", ".join(f"t in {name} {value:.1%}" for value, name in zip(each, names, strict=True))
         for each in (shares, drawn)
     ]
-    logger.info("loss weight of uniform timesteps: %s", listed[0])
+    if bool((method.weights != method.weights[0]).any()):
+        logger.info("share of the loss weight, were timesteps drawn uniformly: %s", listed[0])
     if max(abs(a - b) for a, b in zip(shares, drawn, strict=True)) > 0.01:
-        logger.info("loss weight of timesteps as drawn: %s", listed[1])
+        logger.info("share of the loss weight, as timesteps are drawn: %s", listed[1])

@@ -33,7 +33,7 @@ def build_ranges(
     used = settings.expert is not None or any("ranges" in accepted_arguments(u) for u in users)
     if "affinity" in accepted_arguments(settings.ranges) and not used:
         raise BadConfig(
-            "ranges=gradient would be measured, and this run does not use ranges\n"
+            "ranges=gradient needs a measurement, but this run does not use ranges\n"
             "type: ranges=uniform, or method=ant"
         )
 

@@ -44,7 +44,7 @@ def check_teacher(model: DenoisingModel, teacher: Checkpoint) -> None:
     ]
     if problems:
         raise BadConfig(
-            f"{teacher.folder} cannot teach this model, its answers mean something else: it has "
+            f"{teacher.folder} cannot teach this model, as its predictions differ: it has "
             f"{', '.join(problems)}\ntype: a teacher of the same images and noise schedule"
         )
 
@@ -62,12 +62,12 @@ def load_distilled(
     """
     if "experts" not in accepted_arguments(settings.method):
         raise BadConfig(
-            "this method learns from no experts, and inputs.experts is given\n"
+            "this method does not use experts, but inputs.experts is given\n"
             "type: method=distill, or leave it out"
         )
     if "affinity" in accepted_arguments(settings.ranges):
         raise BadConfig(
-            "ranges=gradient would be measured, and the ranges are those of inputs.experts\n"
+            "ranges=gradient needs a measurement, but the ranges are those of inputs.experts\n"
             "type: ranges=uniform"
         )
     experts, ranges = routed_experts(folders)

@@ -1,4 +1,4 @@
-"""`deme <verb> ...`: find the command, run it, and end with the exit code of its outcome."""
+"""`deme <command> ...`: find the command, run it, and end with the exit code of its outcome."""
 
 import os
 import re
@@ -105,4 +105,6 @@ def _dispatch(args: list[str]) -> int:
         return completion.run(rest)
     known = [*STAGES, *COMMANDS, "completion"]
     near = did_you_mean(verb, known)
-    raise BadConfig(f"unknown verb {verb!r}; {near}allowed: {', '.join(known)}\ntype: deme --help")
+    raise BadConfig(
+        f"unknown command {verb!r}; {near}allowed: {', '.join(known)}\ntype: deme --help"
+    )

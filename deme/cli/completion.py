@@ -1,13 +1,24 @@
 """`deme completion <shell>`: completion of verbs, options, keys and values in bash, zsh and fish.
 
 The shell asks `deme completion words '<what is typed so far>'`, which reads the files of conf/ as
-text: neither Hydra nor torch is imported.
+text, and looks for runs and folders: torch is not imported.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 
-from deme.cli.option_files import default_choices, keys_of, option_files
+from deme.cli.completion_values import (
+    ANY,
+    MEASURED,
+    places,
+    runs,
+    stage_values,
+    suites,
+    words_of,
+)
+from deme.cli.flags import NAMES
+from deme.cli.option_files import Key, default_choices, keys_of, option_files
 from deme.cli.suite_commands import ARGUMENTS, NAMED
 from deme.commands import COMMANDS, STAGES
 from deme.system import BadConfig, conf_dir
@@ -15,12 +26,15 @@ from deme.system import BadConfig, conf_dir
 SHELLS = {
     "bash": r"""# add to ~/.bashrc: eval "$(deme completion bash)"
 _deme() {
-    local line="${COMP_LINE:0:COMP_POINT}" cur before
-    cur="${line##* }"
-    COMPREPLY=($(compgen -W "$(deme completion words "$line" 2>/dev/null)" -- "$cur"))
+    local line="${COMP_LINE:0:COMP_POINT}" cur before word
+    cur="${line##*[!\\] }"
     before="${cur%"${cur##*[=:]}"}"
-    if [ -n "$before" ]; then COMPREPLY=("${COMPREPLY[@]#"$before"}"); fi
-    case "${COMPREPLY[0]}" in *=|*.) compopt -o nospace 2>/dev/null;; esac
+    COMPREPLY=()
+    while IFS= read -r word; do
+        printf -v word %q "$word"
+        COMPREPLY+=("${word#"$before"}")
+    done < <(deme completion words "$line" 2>/dev/null)
+    case "${COMPREPLY[0]}" in *=|*.|*/) compopt -o nospace 2>/dev/null;; esac
 }
 complete -o default -F _deme deme
 """,
@@ -28,7 +42,7 @@ complete -o default -F _deme deme
 _deme() {
     local -a found
     found=(${(f)"$(deme completion words "${BUFFER[1,CURSOR]}" 2>/dev/null)"})
-    if (( $#found )); then compadd -Q -S '' -- $found; else _files; fi
+    if (( $#found )); then compadd -Q -S '' -- ${(q)found}; else _files; fi
 }
 compdef _deme deme
 """,
@@ -36,14 +50,15 @@ compdef _deme deme
 complete -c deme -a "(deme completion words (commandline -cp) 2>/dev/null)"
 """,
 }
-FLAGS = ("--help", "--help-all", "--quiet", "-m", "--cfg", "--info", "--config-dir")
+TAKES_SUITE = {verb for verb, usage in ARGUMENTS.items() if re.search("<[^>]*suite", usage)}
+TAKES_RUN = ("compare", "show", "report", "publish")
 SWITCH = ("true", "false")
 
 
 def run(args: list[str]) -> int:
     """Print a script for a shell, or the words that may come next."""
     if args[:1] == ["words"]:
-        print("\n".join(candidates(args[1] if len(args) > 1 else "")))
+        print("".join(f"{word}\n" for word in candidates(args[1] if len(args) > 1 else "")), end="")
         return 0
     usage = (
         f"deme completion takes the name of a shell: {', '.join(SHELLS)}\n"
@@ -72,7 +87,7 @@ def candidates(line: str) -> list[str]:
     elif verb in STAGES:
         found = [*_stage_words(verb, words[2:], typed)]
     else:
-        found = [*_command_words(verb)] if verb in COMMANDS else []
+        found = [*_command_words(verb, words[2:], typed)] if verb in COMMANDS else []
     return sorted({word for word in found if word.startswith(typed)})
 
 
@@ -90,37 +105,60 @@ def _stage_words(verb: str, given: list[str], typed: str) -> Iterator[str]:
         group: option for word in given for group, _, option in [word.partition("=")] if option
     }
     groups = default_choices(verb)
-    key, equals, _ = typed.partition("=")
+    key, equals, value = typed.partition("=")
+    known = _keys(verb, {group: chosen[group] for group in groups})
     if equals:
         if key in groups:
             yield from (f"{key}={option}" for option in option_files(key))
-        defaults = dict(_keys(verb, {group: chosen[group] for group in groups}))
-        if defaults.get(key) in SWITCH:
-            yield from (f"{key}={value}" for value in SWITCH)
+        default, comment = next((each[1:] for each in known if each.path == key), ("", ""))
+        words = SWITCH if default in SWITCH else words_of(verb, key, comment) if default else ()
+        places = stage_values(verb, key, value, _root(given))
+        yield from (f"{key}={each}" for each in (*words, *places))
         return
     if typed.startswith("-"):
-        yield from FLAGS
+        yield from (name.partition(" ")[0] for name in NAMES)
         return
     yield from (f"{group}=" for group in groups)
-    yield from (f"{path}=" for path, _ in _keys(verb, {group: chosen[group] for group in groups}))
+    yield from (f"{each.path}=" for each in known)
 
 
-def _keys(verb: str, chosen: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of a command and of its options, with their defaults."""
-    for path, default, _ in keys_of(conf_dir() / f"{verb}.yaml"):
-        if default:
-            yield path, default
+def _root(given: list[str]) -> str:
+    """Return the folder of all runs, as it is typed."""
+    found = [word.partition("=") for word in given]
+    return next((value for key, _, value in found if key in ("runs", "paths.runs")), "runs")
+
+
+def _keys(verb: str, chosen: dict[str, str]) -> Iterator[Key]:
+    """Yield the keys of a command and of its options that have a value."""
+    for key in keys_of(conf_dir() / f"{verb}.yaml"):
+        if key.default:
+            yield key
     for group, option in chosen.items():
         file = option_files(group).get(option)
         if file is not None and group not in ("experiment", "debug"):
             found = (key for key in keys_of(file) if key.default and "_target_" not in key.path)
-            yield from ((f"{group}.{key.path}", key.default) for key in found)
+            yield from (key._replace(path=f"{group}.{key.path}") for key in found)
 
 
-def _command_words(verb: str) -> Iterator[str]:
-    """Yield the options that the usage of a command names, and suites that are shipped."""
-    yield from (f"{name}=" for name in NAMED.findall(ARGUMENTS.get(verb, "")))
-    yield from ("--help",)
-    if "suite" in ARGUMENTS.get(verb, ""):
-        folder = conf_dir().parent / "experiments"
-        yield from (f"experiments/{file.parent.name}" for file in folder.glob("*/suite.yaml"))
+def _command_words(verb: str, given: list[str], typed: str) -> Iterator[str]:
+    """Yield the options that the usage of a command names, their values, suites and runs."""
+    usage = ARGUMENTS.get(verb, "")
+    key, equals, value = typed.partition("=")
+    if verb == "publish" and (equals or typed.startswith("logger.")):  # options of a tracker
+        yield from _stage_words(verb, given, typed)
+    if equals:
+        values = SWITCH if f"{key}=true" in usage else stage_values(verb, key, value, _root(given))
+        yield from (f"{key}={each}" for each in values)
+        return
+    yield from (f"{name}=" for name in NAMED.findall(usage))
+    yield "--help"
+    root = _root(given)
+    if verb in TAKES_SUITE:
+        yield from suites(typed, conf_dir().parent / "experiments", root)
+    if verb in TAKES_RUN:
+        stages = MEASURED if verb == "compare" else ANY
+        before, comma, start = typed.rpartition(",")
+        found = runs(start, root, stages, only_done=verb != "show")
+        yield from (f"{before}{comma}{run}" for run in found)
+    if verb == "convert":
+        yield from places(typed, files=True)

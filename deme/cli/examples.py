@@ -11,7 +11,7 @@ EXAMPLES: dict[str, list[Example]] = {
             "a sweep of four jobs",
         ),
         ("deme train model=my_model/ data=my_images/ num_steps=2000", "your own model"),
-        ("deme train experiment=digits/finetune debug=default", "does it work? a few steps"),
+        ("deme train experiment=digits/finetune debug=default", "a test of a few steps"),
     ],
     "merge": [
         ("deme merge experiment=digits/merge", "the experts of digits/deme"),
@@ -19,7 +19,7 @@ EXAMPLES: dict[str, list[Example]] = {
             "deme merge model=base/ 'inputs.experts=[one/,two/]' merge=ties merge.density=0.3",
             "two models",
         ),
-        ("deme merge model=base/ 'inputs.experts=[one/,two/]' plan=true", "only what it takes"),
+        ("deme merge model=base/ 'inputs.experts=[one/,two/]' plan=true", "only print its cost"),
     ],
     "search": [
         ("deme search experiment=digits/search search.step=0.5", "a coarser grid"),
@@ -36,7 +36,10 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "improve": [
         ("deme improve model=my_model/ data=my_images/ out=better hours=8", ""),
-        ("deme improve model=my_model/ data=my_images/ out=better metrics=own", "judge the images"),
+        (
+            "deme improve model=my_model/ data=my_images/ out=better metrics=own",
+            "judge generated images, too",
+        ),
         (
             "deme improve model=my_model/ data=my_images/ out=better ideas=[finetune,merge]",
             "two ideas only",
@@ -49,7 +52,7 @@ EXAMPLES: dict[str, list[Example]] = {
             "deme evaluate -m experiment=digits/evaluate inputs.weights=<run> sample_seed=100,101",
             "two sampling seeds",
         ),
-        ("deme evaluate experiment=digits/evaluate source=real", "how good real images are"),
+        ("deme evaluate experiment=digits/evaluate source=real", "the score of real images"),
     ],
     "sample": [
         ("deme sample 'run={before: my_model, after: better}' out=grid.png", ""),
@@ -58,7 +61,10 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "export": [
         ("deme export run=<run> out=better_bf16 dtype=bfloat16", ""),
-        ("deme export run=<run> out=better license=cc-by-4.0 push=me/better", "what it would do"),
+        (
+            "deme export run=<run> out=better license=cc-by-4.0 push=me/better",
+            "only list the upload",
+        ),
         ("deme export run=<run> out=better push=me/better dry_run=false", "upload it"),
     ],
     "stats": [
@@ -79,7 +85,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "doctor": [
         ("deme doctor", "is everything installed?"),
         ("deme doctor model=my_model/ data=my_images/", "do they fit together?"),
-        ("deme doctor data=my_images/ data.size=32", "what training would see"),
+        ("deme doctor data=my_images/ data.size=32", "show the images of training"),
     ],
     "new-suite": [
         ("deme new-suite data=my_images/ model=my_model/", "writes suite.yaml"),
@@ -87,19 +93,19 @@ EXAMPLES: dict[str, list[Example]] = {
         ("deme new-suite data=cifar10 model=hub:google/ddpm-cifar10-32", "from the Hub"),
     ],
     "prepare": [
-        ("deme prepare experiments/cifar10", "what is here, and what is missing"),
+        ("deme prepare experiments/cifar10", "list existing and missing files"),
         ("deme prepare experiments/cifar10 fetch=true", "download, check, unpack, convert"),
         ("deme prepare experiments/cifar10 list=true > fetch.sh", "to download elsewhere"),
-        ("deme prepare experiments/cifar10 from=carried/", "take what was downloaded"),
+        ("deme prepare experiments/cifar10 from=carried/", "use the downloaded files"),
     ],
     "plan": [
         ("deme plan experiments/digits jobs=2", ""),
-        ("deme plan experiments/cifar10 tflops=100", "hours on such a device"),
+        ("deme plan experiments/cifar10 tflops=100", "hours at 100 TFLOP/s"),
         ("deme plan experiments/digits all=true", "every run"),
     ],
     "reproduce": [
         ("deme reproduce experiments/digits/demo.yaml jobs=2", "some minutes"),
-        ("deme reproduce experiments/digits minutes=50", "stop as a scheduler would"),
+        ("deme reproduce experiments/digits minutes=50", "stop after 50 minutes"),
         ("deme reproduce experiments/cifar10 paths.data=/data paths.models=/models", ""),
     ],
     "table": [
@@ -108,7 +114,7 @@ EXAMPLES: dict[str, list[Example]] = {
         ("deme table suite.yaml", "a suite of your own"),
     ],
     "report": [
-        ("deme report experiments/digits", "beside its table"),
+        ("deme report experiments/digits", "writes it next to its table"),
         ("deme report suite.yaml out=page.html", ""),
         ("deme report runs/digits/train/<name>", "of one run"),
     ],
@@ -119,7 +125,7 @@ EXAMPLES: dict[str, list[Example]] = {
         ("deme publish runs/sweep logger=csv logger.folder=logs", ""),
     ],
     "dashboard": [
-        ("deme dashboard experiments/digits", "a JSON file, without a key"),
+        ("deme dashboard experiments/digits", "without an API key: a JSON file"),
         ("deme dashboard experiments/digits entity=my-team", ""),
         ("deme dashboard suite.yaml project=mine out=dashboard.json", ""),
     ],
@@ -140,7 +146,7 @@ EXAMPLES: dict[str, list[Example]] = {
         ("deme show 4b6f json=true", "for programs"),
     ],
     "clean": [
-        ("deme clean", "what could go"),
+        ("deme clean", "list what could be deleted"),
         ("deme clean sweep yes=true", "delete it"),
         ("deme clean runs=/scratch/runs", ""),
     ],

@@ -7,19 +7,23 @@ from pathlib import Path
 
 from deme.system import BadConfig, did_you_mean, exists, expanded
 
-HYDRA_FLAGS = (
-    "-m", "--multirun", "-c", "--cfg", "--resolve", "-p", "--package", "-i", "--info",
-    "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "--hydra-help",
-)  # fmt: skip
-SHOWN_FLAGS = (
-    "--help", "--help-all", "--quiet", "-m", "--cfg job", "--info defaults",
-    "--config-dir <folder>",
-)  # fmt: skip
+FLAGS = {  # that are told of, and what they do
+    "-m": "a sweep: every combination of values that are separated by commas",
+    "--cfg job": "print the configuration of one job, and do nothing",
+    "--info defaults": "which option files it is made from; also plugins, config, searchpath",
+    "--config-dir <folder>": "option files of your own; modules beside it can be named by them",
+    "--help-all": "this page with the keys of all options",
+}
+NAMES = ("--help", "--quiet", *FLAGS)
+LONG = {  # of Hydra's flags
+    "-m": "--multirun", "-c": "--cfg", "-p": "--package", "-i": "--info", "-cd": "--config-dir",
+    "-cn": "--config-name", "-cp": "--config-path",
+}  # fmt: skip
+HYDRA_FLAGS = (*LONG, *LONG.values(), "--resolve", "--hydra-help")
 SHOWN = {  # what a flag can show of one job
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
-LONG = {"-c": "--cfg", "-i": "--info", "-m": "--multirun", "-cd": "--config-dir"}
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 
 
@@ -31,13 +35,13 @@ def check_flags(verb: str, flags: Sequence[str]) -> None:
     names = [flag.split("=")[0] for flag in flags if flag.startswith("-")]
     if {*names} & {*COMPLETION}:
         raise BadConfig(
-            "deme has a completion of its own\n"
+            "use the completion of deme itself\n"
             'type: eval "$(deme completion bash)"; there are zsh and fish, too'
         )
     for flag in names:
         if flag not in HYDRA_FLAGS:
-            near = did_you_mean(flag, [*SHOWN_FLAGS, *HYDRA_FLAGS])
-            text = f"unknown flag {flag}; {near}allowed: {', '.join(SHOWN_FLAGS)}"
+            near = did_you_mean(flag, [*NAMES, *HYDRA_FLAGS])
+            text = f"unknown flag {flag}; {near}allowed: {', '.join(NAMES)}"
             with_value = next((word for word in flags if word.startswith(f"{flag}=")), None)
             raise BadConfig(text if with_value is None else f"{text}\ntype: {with_value[2:]}")
     values = _values(flags)
@@ -63,8 +67,7 @@ def _check_shown(verb: str, flag: str, what: str, is_sweep: bool) -> None:
     allowed = SHOWN[flag]
     if what not in allowed:
         raise BadConfig(
-            f"{flag} takes what it shows: {', '.join(allowed)}\n"
-            f"type: deme {verb} {flag} {allowed[0]} ..."
+            f"{flag} needs one of: {', '.join(allowed)}\ntype: deme {verb} {flag} {allowed[0]} ..."
         )
     if is_sweep:
         raise BadConfig(
@@ -82,7 +85,7 @@ def _add_folder(name: str) -> None:
     if not folder.is_dir():
         inside = folder.parent.iterdir() if exists(folder.parent) else ()
         near = did_you_mean(folder.name, [each.name for each in inside if each.is_dir()])
-        text = f"--config-dir={name} is no folder (looked in {Path.cwd()}); {near}"
+        text = f"--config-dir={name} is not a folder (looked in {Path.cwd()}); {near}"
         raise BadConfig(text.rstrip("; "))
     places = [str(folder.parent), str(folder)]
     sys.path += [place for place in places if place not in sys.path]

@@ -8,6 +8,7 @@ from typing import Any
 
 from deme import __version__
 from deme.cli.examples import EXAMPLES
+from deme.cli.flags import FLAGS
 from deme.cli.option_files import (
     default_choices,
     first_sentence,
@@ -20,9 +21,9 @@ from deme.commands import COMMANDS, STAGES, summary
 from deme.system import conf_dir
 
 NARROW, WIDE = 80, 100  # columns of a page
-TOPICS = {  # of the verbs, in the order of the page
+TOPICS = {  # of the commands, in the order of the page
     "models": ("train", "merge", "search", "average", "improve"),
-    "measures": ("evaluate", "compare", "sample", "analyze", "verify"),
+    "measurements": ("evaluate", "compare", "sample", "analyze", "verify"),
     "tables": (
         "new-suite",
         "prepare",
@@ -37,31 +38,29 @@ TOPICS = {  # of the verbs, in the order of the page
     "files": ("export", "convert", "stats", "doctor"),
 }
 FIRST_STEPS = (
-    ("deme reproduce experiments/digits/demo.yaml", "a small table, in minutes"),
-    ("deme train -m experiment=digits/deme", "four experts, one job each"),
-    ("deme improve model=<folder> data=<folder> out=<folder>", "your own model"),
+    ("deme reproduce experiments/digits/demo.yaml", "a small table, in a few minutes"),
+    ("deme train -m experiment=digits/deme", "four experts, as four jobs"),
+    ("deme improve model=<folder> data=<folder> out=<folder>", "improve your own model"),
 )
-NOTES = """Verbs with * are configured by Hydra: <key>=<value>, <group>=<option>, -m for
+NOTES = """Commands with * are configured by Hydra: <key>=<value>, <group>=<option>, -m for
 sweeps, --cfg job. Run the same command to resume; runs that are done are skipped.
---quiet shows warnings only, verbose=true more, debug=true the traceback of an error.
-trust=<package> lets a configuration use classes of a package of yours.
-deme completion bash (or zsh, fish) prints what completes verbs, options and keys.
+--quiet shows only warnings, verbose=true details, debug=true the traceback of an error.
+trust=<package> allows a configuration to use classes of your package.
+deme completion bash (or zsh, fish) prints a script for completion in the shell.
 exit codes: 0 done, 1 bug, 2 bad configuration, 3 missing input, 4 the work failed,
 74 disk, 75 stopped (run the same command to resume), 130 Ctrl-C"""
-NAMES = {"carried": "from"}  # of options that Python does not let call so
-FLAGS = {
-    "-m": "a sweep: every combination of values that are separated by commas",
-    "--cfg job": "print the configuration of one job, and do nothing",
-    "--info defaults": "which option files it is made from; also plugins, config, searchpath",
-    "--config-dir <folder>": "option files of your own; modules beside it can be named by them",
-    "--help-all": "this page with the keys of all options",
-}
+NAMES = {"carried": "from"}  # options whose names are reserved words of Python
 
 
 def overview() -> str:
     """Return the page of `deme --help`."""
     head = f"deme {__version__}: better diffusion models by decouple-then-merge finetuning"
-    lines = [head, "", "usage: deme <verb> ...      deme <verb> --help says more", ""]
+    lines = [
+        head,
+        "",
+        "usage: deme <command> ...      more about a command: deme <command> --help",
+        "",
+    ]
     listed = {verb for verbs in TOPICS.values() for verb in verbs}
     rest = [verb for verb in (*STAGES, *COMMANDS) if verb not in listed]
     for topic, verbs in {**TOPICS, "more": rest}.items():
@@ -120,7 +119,9 @@ def command_page(verb: str, usage: str, options: Any = None) -> str:
     )
     lines += ["", *textwrap.wrap(_sentence(summary(verb)), _width())]
     if "<suite>" in usage:
-        lines.append("A suite: experiments/<table> or a .yaml file (docs/suites.md).")
+        lines.append(
+            "A suite is a folder such as experiments/<table> or a .yaml file (docs/suites.md)."
+        )
     lines += ["", "examples", *_examples(EXAMPLES.get(verb, []))]
     if options is not None:
         lines += ["", "options, with their defaults", *_options(options, usage)]
@@ -177,7 +178,7 @@ def _experiments(verb: str, names: Sequence[str]) -> Iterator[str]:
     own = {name for name in names if name.rpartition("/")[2] == verb}
     others = {name for name in names if name.rpartition("/")[2] not in STAGES}
     found = sorted(others if verb == "train" else own)
-    yield "  experiment=    the settings of one kind of run; what is typed counts more"
+    yield "  experiment=    settings of one kind of run; settings that you type replace them"
     yield from textwrap.wrap(
         ", ".join(found) or "(none)", _width(), initial_indent="    ", subsequent_indent="    ",
         break_on_hyphens=False,

@@ -29,17 +29,16 @@ from deme.runs import (
     compose_stage,
     config_errors,
     expand_overrides,
-    is_run,
     labelled,
     log_weights,
     to_dict,
+    typed_run,
 )
 from deme.system import (
     BadConfig,
     DemeError,
     as_deme_error,
     conf_dir,
-    exists,
     print_error,
     print_result,
     world,
@@ -72,9 +71,7 @@ def run(verb: str, args: list[str]) -> int:
         return path
 
     overrides = expand_overrides(verb, (word for word in args if OVERRIDE.match(word)))
-    for value in (arg.removeprefix("model=") for arg in args if arg.startswith("model=")):
-        if exists(value) and is_run(Path(value)):
-            log_weights("model", [Path(value)])
+    log_weights("model", [run for arg in args if (run := typed_run(arg)) is not None])
     flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
     check_flags(verb, flags)
     if not flags and not any(part.lstrip("+~").startswith("hydra") for part in overrides):

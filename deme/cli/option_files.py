@@ -1,6 +1,6 @@
 """What the files of conf/ say of themselves: keys, defaults and comments. Read as text: no Hydra.
 
-`deme <verb> --help`, completion and docs/generate.py show it.
+`deme <command> --help`, completion and docs/generate.py show it.
 """
 
 import re

@@ -117,11 +117,11 @@ def summary(jobs: Sequence[Job]) -> str:
     from deme.report.run_settings import Settings, differing
     from deme.report.run_table import BEST, number_columns
     from deme.report.terminal import aligned
-    from deme.runs.listing import Listed, read_run
+    from deme.runs.listing import ListedRun, read_run
 
     swept = [dict(word.partition("=")[::2] for word in job["swept"]) for job in jobs]
     keys = [key for key in dict.fromkeys(key for values in swept for key in values) if key]
-    runs: dict[int, Listed] = {}
+    runs: dict[int, ListedRun] = {}
     for index, job in enumerate(jobs):
         if job["place"] is not None and is_run(Path(job["place"])):
             runs[index] = read_run(Path(job["place"]))

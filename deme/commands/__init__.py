@@ -1,7 +1,7 @@
-"""What each verb does, a module each; arguments.py, training_memory.py and the others serve them.
+"""The commands, one module each, and modules that serve them, such as arguments.py.
 
 A command finds out whether its run is done before it imports torch. The first sentence of a
-module's docstring is the verb's text on the help page.
+module's docstring is the command's text on the help page.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`deme analyze`: draw a figure, and write and print the numbers behind it."""
+"""`deme analyze`: draw a figure, and write and print its numbers."""
 
 import csv
 import io

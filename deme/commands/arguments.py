@@ -8,13 +8,14 @@ from deme.runs import (
     ComputeSettings,
     Config,
     Run,
+    RunSettings,
     build,
     check_finished,
     check_format,
     frozen_config,
     is_run,
 )
-from deme.system import DATASETS, HUB, BadConfig, locate
+from deme.system import DATASETS, HUB, BadConfig, locate, logger
 
 T = TypeVar("T")
 
@@ -29,6 +30,16 @@ def split_args(args: Sequence[str], kind: type[T], what: str, usage: str) -> tup
         raise BadConfig(f"one {what} is needed, got {len(places)}\ntype: {usage}")
     given = dict(arg.split("=", 1) for arg in args if "=" in arg)
     return places[0], build(kind, given, texts=True)
+
+
+def log_without_effect(settings: RunSettings) -> None:
+    """Say which of the given settings have no effect."""
+    if words := settings.without_effect():
+        logger.info(
+            "%s: no effect, as these metrics need no generated images; with others, such as "
+            "metrics=own, they are generated",
+            " ".join(words),
+        )
 
 
 def check_device(run: Run, compute: ComputeSettings) -> None:
@@ -66,9 +77,9 @@ def evaluation_config(path: Path) -> Config:
     is_frozen = is_run(path) and (path / "config.yaml").is_file()
     config: Config = frozen_config(path) if is_frozen else {"stage": None}
     if config["stage"] != "evaluate":
-        what = f"a run of deme {config['stage']}" if config["stage"] else "no run directory"
+        what = f"a run of deme {config['stage']}" if config["stage"] else "not a run directory"
         if not config["stage"] and (path / "config.yaml").is_file():
-            what = "no complete run directory: its status.json is missing"
+            what = "not a complete run directory: its status.json is missing"
         raise BadConfig(f"{path} is {what}\ntype: the directory of a deme evaluate run")
     check_finished(path)
     return config

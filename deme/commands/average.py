@@ -1,4 +1,4 @@
-"""`deme average`: average a training run's snapshots, or the weights of several runs.
+"""`deme average`: average the snapshots of a training run, or the weights of several runs.
 
 The result is a model that every command takes as an input, as a merge is.
 """

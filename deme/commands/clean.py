@@ -1,4 +1,4 @@
-"""`deme clean`: find runs that never did work, and with yes=true delete them.
+"""`deme clean`: find runs without any result, and delete them with yes=true.
 
 These are runs that failed or were stopped before they had a result or a checkpoint, and what killed
 processes left beside them.
@@ -23,7 +23,7 @@ def run(args: Sequence[str]) -> None:
     place = runs_place([arg for arg in args if "=" not in arg], options.runs, USAGE)
     found = find_idle(place)
     if not found:
-        print_result(f"{place}: nothing to delete; no run is there that never did work")
+        print_result(f"{place}: nothing to delete: there are no runs without a result")
         return
     lines = [
         [str(idle.path), idle.why, duration(idle.age), size_text(idle.num_bytes)] for idle in found
@@ -37,5 +37,5 @@ def run(args: Sequence[str]) -> None:
     gone = [idle for idle in found if delete(idle)]
     freed = size_text(sum(idle.num_bytes for idle in gone))
     kept = len(found) - len(gone)
-    more = f"; {kept} kept, which a process works on now" if kept else ""
+    more = f"; {kept} kept, because a process is working on them" if kept else ""
     print_result(f"deleted {len(gone)} of {len(found)}, freed {freed}{more}")

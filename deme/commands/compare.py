@@ -1,4 +1,4 @@
-"""`deme compare`: two evaluations on the same sampling seeds, difference by difference.
+"""`deme compare`: compare two evaluations with the same sampling seeds, with intervals.
 
 See docs/metrics.md for the intervals.
 """
@@ -9,13 +9,13 @@ from typing import Any
 
 from deme.commands.arguments import evaluation_config
 from deme.report import rows
-from deme.report.statistics import Cell, Difference, digits_for
+from deme.report.statistics import Difference, RunSeeds
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
-from deme.runs import EvaluateSettings, Metrics, Replicates, frozen_settings
-from deme.system import BadConfig, locate, logger, print_result, read_json
+from deme.runs import EvaluateSettings, Replicates, frozen_settings, read_metrics
+from deme.system import BadConfig, digits_for, locate, logger, print_result, read_json
 
-Results = dict[Cell, Mapping[str, Any]]
+Results = dict[RunSeeds, Mapping[str, Any]]
 COLUMNS = ("metric", "first", "second", "difference (95% interval)", "verdict")
 SEEDS = {  # what they are seeds of, and why both evaluations must have the same
     "sample_seed": (
@@ -62,7 +62,7 @@ def run(args: Sequence[str]) -> None:
     title = f"{', '.join(first)} against {', '.join(second)}"
     print_result(text_table(title, COLUMNS, _lines(one, other)))
     if {*map(_place, first)} == {*map(_place, second)}:
-        logger.warning("both are the same: every difference is 0")
+        logger.warning("both are the same evaluations: every difference is 0")
     number = len({cell.seed for cell in (*one, *other)} - {None})
     spread = f", and the spread between {number} finetuning seeds" if number > 1 else ""
     bases = len({cell.pretrain_seed for cell in (*one, *other)} - {None})
@@ -174,7 +174,7 @@ def read_evaluations(names: Sequence[str]) -> Results:
         assert isinstance(about, EvaluateSettings)  # evaluation_config has refused others
         base = about.cell.get("pretrain_seed")
         pretrain_seed = base if isinstance(base, int) else None
-        cell = Cell(about.seed, about.sample_seed, pretrain_seed)
+        cell = RunSeeds(about.seed, about.sample_seed, pretrain_seed)
         if cell in found:
             of_base = "" if pretrain_seed is None else f"pretraining seed {pretrain_seed}, "
             raise BadConfig(
@@ -182,7 +182,7 @@ def read_evaluations(names: Sequence[str]) -> Results:
                 f"{cell.sample_seed}: {', '.join(names)}"
             )
         found[cell] = {
-            "metrics": read_json(path / "metrics.json", Metrics)["metrics"],
+            "metrics": read_metrics(path),
             "replicates": read_json(path / "replicates.json", Replicates),
         }
     return found

@@ -1,4 +1,4 @@
-"""`deme convert`: a DDPM checkpoint of the original layout as a diffusers folder."""
+"""`deme convert`: convert a DDPM checkpoint of the original layout to a diffusers folder."""
 
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -26,7 +26,7 @@ USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=
 KINDS = {
     True: "a moving average",
     False: "raw weights, no moving average",
-    None: "raw or averaged: it does not say",
+    None: "unknown whether raw or averaged",
 }
 
 
@@ -37,14 +37,14 @@ class ConvertSettings:
     out: Annotated[Name, key("The folder to write.", "models/mine")]
     beta_schedule: Annotated[
         Literal["linear", "scaled_linear", "squaredcos_cap_v2"],
-        key("Of the noise schedule.", "scaled_linear"),
+        key("Noise schedule of the model.", "scaled_linear"),
     ] = "linear"
     size: Annotated[
-        Pixels | None, key("Pixels per side, if not what the checkpoint says.", 256)
+        Pixels | None, key("Pixels per side, if the checkpoint does not say so.", 256)
     ] = None
     ema: Annotated[
         Switch | None,
-        key("Whether the weights are averaged, if the checkpoint does not say it.", False),
+        key("Whether the weights are averaged, if the checkpoint does not say so.", False),
     ] = None
 
 
@@ -79,7 +79,8 @@ def convert_checkpoint(source: Path, settings: ConvertSettings) -> None:
 
 def _refuse(out: Path) -> NoReturn:
     raise BadConfig(
-        f"{out} exists and is something else\ndelete it, or choose another place: out=<folder>"
+        f"{out} exists and is not a conversion of this checkpoint\n"
+        "delete it, or choose another place: out=<folder>"
     )
 
 

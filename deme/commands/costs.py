@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from deme.runs import Node, Suite, read_status
+from deme.runs import Node, Suite, seconds_of
 from deme.system import DemeError
 
 
@@ -18,9 +18,7 @@ class Rate:
 def rate_of(suite: Suite, states: Mapping[Node, str], passes: Mapping[Node, int]) -> Rate | None:
     """Return how fast a suite's runs are; None if nothing says it."""
     done = [node for node, state in states.items() if state == "done" and passes[node]]
-    seconds = sum(
-        read_status(node.run.path).get("seconds", 0.0) for node in done if node.run is not None
-    )
+    seconds = sum(seconds_of(node.run.path) for node in done if node.run is not None)
     if done and seconds:
         return Rate(seconds / sum(passes[node] for node in done), True)
     estimate = suite.settings.plan.seconds_per_million_forward_passes

@@ -1,4 +1,4 @@
-"""`deme dashboard`: a workspace of Weights & Biases for a suite that `deme publish` has sent.
+"""`deme dashboard`: make a workspace of Weights & Biases for a suite that `deme publish` has sent.
 
 Without a key it writes the specification of the workspace as a JSON file.
 """
@@ -39,6 +39,6 @@ def run(args: Sequence[str]) -> None:
         print_result(url)
     else:
         print_result(
-            f"type, to upload it: wandb login; then WANDB_MODE=online deme dashboard {place} "
+            f"to upload it, type: wandb login; then WANDB_MODE=online deme dashboard {place} "
             f"project={options.project} entity=<user or team>"
         )

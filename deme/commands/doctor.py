@@ -1,4 +1,4 @@
-"""`deme doctor`: versions, devices, a self-test; and a report on a model and a data set."""
+"""`deme doctor`: show versions and devices, run a self-test, and test a model and data."""
 
 import importlib.util
 import platform

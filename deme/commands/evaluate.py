@@ -1,12 +1,12 @@
-"""`deme evaluate`: generate n images from a seed, and measure them and the held-out loss."""
+"""`deme evaluate`: generate images from a seed, and measure them and the held-out loss."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deme.commands.arguments import check_device
-from deme.runs import EvaluateSettings, Metrics, Run, build
-from deme.system import files, logger, print_result, read_json
+from deme.commands.arguments import check_device, log_without_effect
+from deme.runs import EvaluateSettings, Run, build, read_metrics
+from deme.system import files, logger, print_result
 from deme.tracking import Mirror
 
 
@@ -16,6 +16,7 @@ def run(config: dict[str, object]) -> Path:
     If another process is evaluating it, make images together with it.
     """
     settings = build(EvaluateSettings, config)
+    log_without_effect(settings)
     run, mirror = Run.planned(config), Mirror.of(settings.logger)
     check_device(run, settings.compute)
     path = run.execute(lambda run: _evaluate(run, settings), lambda run: _help(run, settings))
@@ -36,7 +37,7 @@ def _evaluate(run: Run, settings: EvaluateSettings) -> None:
     file, samples = run.path / "metrics.json", run.path / "samples"
     if not file.exists():  # written last: an earlier process may have stopped after it
         _measure(run, settings)
-    metrics = read_json(file, Metrics)["metrics"]
+    metrics = read_metrics(run.path)
     text = f"evaluated {run.path}: {summary(metrics)}"
     logger.debug(text)  # for log.txt; the terminal has the result on stdout
     print_result(text)

@@ -1,7 +1,6 @@
-"""`deme export`: a run as a stock diffusers folder with a model card, and its way to the Hugging
-Face Hub.
+"""`deme export`: write a run as a stock diffusers folder with a model card; upload it to the Hub.
 
-By default, it only says what an upload would do.
+By default, it only lists what an upload would do.
 """
 
 import shlex
@@ -62,7 +61,7 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
         or inside.is_relative_to(whole)
     ):
         raise BadConfig(
-            f"out={out} holds the model itself or the folder you are in\n"
+            f"out={out} contains the model itself or the current folder\n"
             "type: out=<a folder of its own>"
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -77,7 +76,9 @@ def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
     written = export.get("files")
     if written is None or export.get("of") != content:
         what = (
-            "is there and is no export" if written is None else "holds the export of another model"
+            "exists and is not an export"
+            if written is None
+            else "contains the export of another model"
         )
         raise BadConfig(
             f"{out} {what}\ntype: out=<another folder>, or overwrite=true to replace it"
@@ -102,7 +103,7 @@ def _write(
 
     from deme.models.loading import load_folder
     from deme.report.model_card import model_card
-    from deme.report.records import read_record
+    from deme.report.records import read_history
 
     model = load_folder(str(source))
     about = read_about(source)
@@ -130,7 +131,7 @@ def _write(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
     count = sum(value.numel() for value in state.values())
-    record = read_record(place, settings.run)
+    record = read_history(place, settings.run)
     card = model_card(record, settings, model, projections, count)
 
     def fill(partial: Path) -> None:
@@ -155,7 +156,7 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
     if settings.dry_run:
         print_result(
             f"would upload {len(sizes)} files, {decimal(sum(sizes.values()))}, to {name} (made as "
-            f"a {'private' if settings.private else 'public'} repository if it is not there):"
+            f"a {'private' if settings.private else 'public'} repository if it does not exist):"
         )
         for path, size in sizes.items():
             print_result(f"  {decimal(size):>10}  {path.relative_to(folder)}")
@@ -181,6 +182,6 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
     except Exception as error:
         raise WorkFailed(
             f"{folder} is not uploaded to {name}: {first_line(error)}\n"
-            "the folder is whole; log in with `hf auth login`, then type the same again"
+            "the folder is complete; log in with `hf auth login`, then type the same again"
         ) from error
     print_result(f"uploaded {len(sizes)} files to https://huggingface.co/{name}")

@@ -1,4 +1,4 @@
-"""`deme improve`: try several ways to a better checkpoint, and write the best if it is better.
+"""`deme improve`: try several ways to improve a model, and write the best if it is better.
 
 Every step is a run below this run's directory, so a command that was stopped resumes where it was.
 """
@@ -8,18 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from deme.commands import stage_function
+from deme.commands.arguments import log_without_effect
 from deme.commands.compare import mean_value, read_evaluations
 from deme.commands.improve_budget import Budget
 from deme.commands.improve_power import log_loss_power, log_power, loss_differences
-from deme.commands.improve_work import BEFORE, Candidate, Work, decisive_metric
+from deme.commands.improve_work import Candidate, Work, decisive_metric
 from deme.report.rows import difference_of
-from deme.report.statistics import digits_for, mean_of, smallest_detectable
+from deme.report.statistics import mean_of, smallest_detectable
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
 from deme.runs import (
+    BASE_IDEA,
     LOSS_ALONE,
     ImproveSettings,
-    Metrics,
     Outcome,
     Run,
     Tried,
@@ -27,19 +28,21 @@ from deme.runs import (
     compose_stage,
     ideas_of,
     instantiate,
-    read_status,
+    read_metrics,
+    read_outcome,
+    seconds_of,
     with_averages,
 )
 from deme.system import (
     BadConfig,
     below,
     cache_folder,
+    digits_for,
     duration,
     expanded,
     files,
     logger,
     print_result,
-    read_json,
 )
 from deme.tracking import Mirror
 
@@ -53,17 +56,18 @@ def run(config: dict[str, object]) -> Path:
     """Improve unless it is done; return the folder of the improved model, else the run's."""
     config = with_averages(config, build(ImproveSettings, config))
     settings = build(ImproveSettings, config)
+    log_without_effect(settings)
     if not ideas_of(settings):
         raise BadConfig(
-            f"ideas=[{','.join(settings.ideas)}] has nothing to try with "
-            f"num_ranges={settings.num_ranges}\ntype: further ideas, or a larger num_ranges=<n>"
+            f"ideas=[{','.join(settings.ideas)}] leaves nothing to try with "
+            f"num_ranges={settings.num_ranges}\ntype: more ideas, or a larger num_ranges=<n>"
         )
     mirror = Mirror.of(settings.logger)
     planned = Run.planned(config)
     _check_out(settings, planned.state in ("done", "damaged"))
     folder = planned.execute(lambda run: _improve(settings, run))
-    outcome = read_json(folder / "outcome.json", Outcome)
-    _print_outcome(outcome, settings, read_status(folder).get("seconds", 0.0))
+    outcome = read_outcome(folder)
+    _print_outcome(outcome, settings, seconds_of(folder))
     mirror.publish(folder)
     if not outcome["better"]:
         return folder
@@ -105,19 +109,20 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     if not settings.metrics.features:
         logger.info(LOSS_ALONE)
     if "average" in settings.ideas and "average" not in work.ideas:
-        logger.info(
-            "there is no average to try: the model is not the raw weights of a run that has one"
-        )
-    logger.info("what is made is kept in %s; the same command resumes it", run.path)
+        logger.info("the idea average is left out: no average of this model is known")
+    logger.info("the results are kept in %s; the same command resumes the work", run.path)
     total = len(work.ideas) + 2
     logger.info("1 of %d: measuring %s", total, settings.model["path"])
-    evaluations = work.evaluate(BEFORE, None)
+    evaluations = work.evaluate(BASE_IDEA, None)
     _check_number(evaluations[0], work.chooses)
     log_power(evaluations)
     tried = [work.score_before()]
     candidates: list[Candidate] = []
     num_steps = budget.num_steps(evaluations)
+    tried += [work.left_out(idea, why) for idea, why in budget.left_out.items()]
     for number, (idea, what) in enumerate(work.ideas.items(), start=2):
+        if idea in budget.left_out:
+            continue
         logger.info("%d of %d: %s, %s", number, total, idea, what)
         if candidates and (reason := budget.why_not(idea, num_steps)):
             tried.append(work.left_out(idea, reason))
@@ -131,17 +136,17 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
         tried.append(found.tried if isinstance(found, Candidate) else found)
     if not candidates and work.broken:
         raise next(iter(work.broken.values()))
-    idea, model, after = BEFORE, "", evaluations
+    idea, model, after = BASE_IDEA, "", evaluations
     if candidates:
         best = min(candidates, key=lambda candidate: candidate.score)
         idea, model = best.tried["idea"], str(best.model.relative_to(run.path))
         logger.info("%d of %d: measuring the chosen idea on test images: %s", total, total, idea)
         after = work.evaluate(idea, best.model, None if idea == "average" else settings.seed)
-    measured = read_json(after[0] / "metrics.json", Metrics)["metrics"]
+    measured = read_metrics(after[0])
     metric = decisive_metric(measured)
     outcome = {
         "metric": metric,
-        **_compared(metric, evaluations, after, idea not in (BEFORE, "average")),
+        **_compared(metric, evaluations, after, idea not in (BASE_IDEA, "average")),
         "idea": idea,
         "model": model,
         "weights": work.merge_weights if idea == "merge" else None,
@@ -154,10 +159,10 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
 
 def _check_number(evaluation: Path, is_half: bool) -> None:
     """Raise BadConfig unless there are enough images for a verdict."""
-    found = read_json(evaluation / "metrics.json", Metrics)["metrics"]["loss"]["num_images"]
+    found = read_metrics(evaluation)["loss"]["num_images"]
     if found >= MIN_HELD_OUT:
         return
-    half = " (the other half of the held-out images chooses between the ideas)" if is_half else ""
+    half = " (the other half of the held-out images is used to choose an idea)" if is_half else ""
     raise BadConfig(
         f"{found} held-out images are too few for a verdict; {MIN_HELD_OUT} are needed{half}\n"
         "type: data.held_out_fraction=<larger>, or add images"
@@ -198,7 +203,7 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
     lines = [_tried_line(each, idea) for each in outcome["tried"]]
     print_result(text_table(f"What was tried in {duration(seconds)}", columns, lines))
     number = outcome.get("num_test_images")
-    title = "the given model" if idea == BEFORE else f"{idea} against the given model"
+    title = "before finetuning" if idea == BASE_IDEA else f"{idea} against the base"
     title += f", {number:,} test images" if number else ""
     rows = [
         [name, *(f"{row[key]:.{digits_for(row['before'])}f}" for key in ("before", "after")),
@@ -207,24 +212,24 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
     ]  # fmt: skip
     print_result(text_table(title, METRIC_COLUMNS, rows))
     if any("(1 seed)" in row["verdict"] for row in outcome["metrics"].values()):
-        print_result("1 seed: this is about these weights; training with another seed gives others")
+        print_result("1 seed: the verdict is about these weights; another seed gives other weights")
     what = f"{idea} (merge weights {weights})" if weights else idea
     if outcome["better"]:
-        print_result(f"the idea {what} is better in {metric}, beyond its 95% interval")
+        print_result(f"the idea {what} is better in {metric}: the 95% interval excludes 0")
         return
     scores = {each["idea"]: each["score"] for each in outcome["tried"]}
-    given, chosen = scores[BEFORE], scores[idea]
-    if given is not None and chosen is not None and idea != BEFORE and chosen >= given:
-        print_result("no idea is better than the given model on validation images")
+    given, chosen = scores[BASE_IDEA], scores[idea]
+    if given is not None and chosen is not None and idea != BASE_IDEA and chosen >= given:
+        print_result("no idea is better than the base on validation images")
     for note in filter(None, (each.get("note") for each in outcome["tried"])):
         print_result(note)
-    if idea != BEFORE:
-        print_result(f"the idea {what} is not better in {metric}, beyond its 95% interval")
+    if idea != BASE_IDEA:
+        print_result(f"the idea {what} is not better in {metric} by its 95% interval")
     if (smallest := outcome.get("detectable")) is not None:
-        print_result(f"an improvement by {smallest:.2g} would have been found with 80% power")
+        print_result(f"an improvement by {smallest:.2g} would have been detected with 80% power")
     print_result(
         f"the folder {settings.out} was not written\n"
-        "more images, more steps (hours=<n>) or another lr=<n> may help"
+        "more images, more steps (hours=<n>) or a different lr=<n> may help"
     )
 
 
@@ -232,8 +237,8 @@ def _tried_line(tried: Tried, best: str) -> list[str]:
     """Return the texts of an idea: its score, its cost and whether it was chosen or left out."""
     score, left_out = tried["score"], tried.get("left_out")
     text = "--" if score is None else f"{score:.{digits_for(score)}f}"
-    if tried["idea"] == BEFORE:
-        return ["the given model", text, "", "", ""]
+    if tried["idea"] == BASE_IDEA:
+        return ["before finetuning", text, "", "", ""]
     if left_out:
         return [tried["idea"], text, "", "", f"left out: {left_out}"]
     note = "chosen" if tried["idea"] == best else tried.get("note", "")

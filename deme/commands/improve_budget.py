@@ -1,8 +1,10 @@
-"""The time of `deme improve`: how many training steps fit into it."""
+"""The time of `deme improve`: which ideas and how many training steps fit into it."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -15,7 +17,7 @@ from deme.runs import (
     num_trainings,
     passes_of_an_expert,
     passes_per_step,
-    read_status,
+    seconds_of,
 )
 from deme.system import BadConfig, duration, files, logger, read_json
 
@@ -35,6 +37,7 @@ class Budget:
         self.work, self.settings, self.hours = work, work.settings, work.settings.budget_hours
         self.passes = passes_per_step(work.settings)
         self.plan: TrialPlan | None = None
+        self.left_out: dict[str, str] = {}  # ideas that the time is too short for, and why
         self.began, self.before = time.monotonic(), _seconds(work.run.path)
         self.verdict = self.scoring = self.search = 0.0  # seconds
         self.planned = self.taken = 0.0  # seconds of the ideas that this command has tried
@@ -47,7 +50,7 @@ class Budget:
     def num_steps(self, evaluations: Sequence[Path]) -> int:
         """Return the optimizer steps of an expert; those that fit are kept in plan.json.
 
-        0 if nothing is trained.
+        0 if nothing is trained. Raises BadConfig where no idea fits into the time.
         """
         each = [_seconds(evaluation) for evaluation in evaluations]
         self.verdict, self.scoring = sum(each), fmean(each) * self.work.chooses
@@ -58,21 +61,24 @@ class Budget:
             logger.info(self._steps_text(given))
             return given
         file = self.work.run.path / "plan.json"
-        if not file.exists():
-            logger.info("measuring how long a training step takes")
-            files.write_json(file, self._measured(evaluations))
+        if not file.exists() or _is_refused(read_json(file, TrialPlan)):
+            files.write_json(file, self._planned(evaluations))
         self.plan = plan = read_json(file, TrialPlan)
+        self.left_out = plan.get("left_out", {})
+        kept = [idea for idea in self.work.ideas if idea not in self.left_out]
+        self.passes = passes_per_step(self.settings, kept)
+        if not self.passes:
+            return 0
         self.search = _search_seconds(self.settings, evaluations, self._seconds_per_pass(plan))
         if given is None:
             steps = int(plan["num_steps"])
-            self._check(plan)
         pace = f"a step of an expert takes {plan['seconds_per_step']:.2g} s"
         expected = f"about {duration(self._seconds_of(plan, steps))} in all"
         if self.hours is not None:
-            expected += f", of {duration(3600 * self.hours)} that are allowed"
+            expected += f" (allowed: {duration(3600 * self.hours)})"
         logger.info(f"{self._steps_text(steps)}; {pace}: {expected}")
         if given is None and steps == MAX_STEPS:
-            logger.info(f"only steps_per_expert=<n> makes it more than {MAX_STEPS:,} steps")
+            logger.info(f"only steps_per_expert=<n> allows more than {MAX_STEPS:,} steps")
         return steps
 
     def why_not(self, idea: str, num_steps: int) -> str | None:
@@ -87,7 +93,7 @@ class Budget:
         left = max(0.0, 3600 * self.hours - self.seconds - self.verdict)
         if needed <= TOLERANCE * left or self.work.is_begun(idea, num_steps):
             return None
-        return f"it takes about {duration(needed)}, and {duration(left)} are left for it"
+        return f"it would take about {duration(needed)}, and only {duration(left)} are left"
 
     @contextlib.contextmanager
     def timed(self, idea: str, num_steps: int) -> Iterator[None]:
@@ -113,19 +119,6 @@ class Budget:
         steps = self.settings.num_ranges * num_steps
         return steps * passes * self._seconds_per_pass(self.plan) + more
 
-    def _check(self, plan: TrialPlan) -> None:
-        """Raise BadConfig if too few steps fit."""
-        if plan["num_steps"] >= MIN_STEPS:
-            return
-        least = self._seconds_of(plan, MIN_STEPS) / SHARE / 3600
-        raise BadConfig(
-            f"hours={self.hours:g} leaves time for {max(0, plan['num_steps'])} steps per expert, "
-            f"and {MIN_STEPS} are the least; evaluations and search take "
-            f"{duration(plan['seconds_for_the_rest'])}, a step "
-            f"{plan['seconds_per_step']:.2g} s\n"
-            f"type: a larger hours=<n>, at least {least:.2g}, or fewer ideas=[...]"
-        )
-
     def _in_sum(self, steps: int) -> int:
         return steps * self.settings.num_ranges * len(self.passes)
 
@@ -133,8 +126,8 @@ class Budget:
         total, number = sum(self.passes.values()), self.settings.num_ranges
         shares = ", ".join(f"{name} {share / total:.0%}" for name, share in self.passes.items())
         return (
-            f"{steps:,} steps per expert, {number * steps:,} for each training, "
-            f"{self._in_sum(steps):,} in sum; shares of the training: {shares}"
+            f"{steps:,} steps per expert, {number * steps:,} per training run, "
+            f"{self._in_sum(steps):,} in total; shares of the training time: {shares}"
         )
 
     def _seconds_per_pass(self, plan: TrialPlan) -> float:
@@ -146,23 +139,111 @@ class Budget:
         passes = steps * self.settings.num_ranges * sum(self.passes.values())
         return plan["seconds_for_the_rest"] + passes * self._seconds_per_pass(plan)
 
-    def _measured(self, evaluations: Sequence[Path]) -> TrialPlan:
-        """Return the steps that fit into the time, from the pace of trial runs."""
+    def _planned(self, evaluations: Sequence[Path]) -> TrialPlan:
+        """Return the ideas and steps that fit into the time.
+
+        What is too long whatever the pace is left out before trial runs measure the pace.
+        """
+        search = _search_seconds(self.settings, evaluations, 0.0)  # of generated images alone
+        costs = Costs(self.settings, 0.0, 0.0, self.scoring, search)
+        kept = self._fitting(costs, list(self.work.ideas), alone=True)
+        if not passes_per_step(self.settings, kept):
+            return self._plan_of(costs, kept)
+        logger.info("measuring how long a training step takes")
         _, few, many = TRIAL_STEPS
         _, short, long = (_trial_seconds(self.work, steps) for steps in TRIAL_STEPS)
         per_step = max((long - short) / (many - few), short / many / 4)
         start = max(0.0, short - few * per_step)  # a training reads and probes its model
-        plan: TrialPlan = {"seconds_per_step": per_step, "seconds_for_the_rest": 0, "num_steps": 0}
-        rest = start * num_trainings(self.settings) + sum(map(_seconds, evaluations))
-        rest += self.seconds + self.scoring * len(self.work.ideas)
-        if "merge" in self.work.ideas:
-            rest += _search_seconds(self.settings, evaluations, self._seconds_per_pass(plan))
-        plan["seconds_for_the_rest"] = rest
-        if self.hours is not None:
-            time_left = SHARE * 3600 * self.hours - rest
-            per_expert_step = self._seconds_of(plan, 1) - rest
-            plan["num_steps"] = min(MAX_STEPS, int(time_left / per_expert_step))
-        return plan
+        per_pass = per_step / passes_of_an_expert(self.settings)
+        search = _search_seconds(self.settings, evaluations, per_pass)
+        costs = Costs(self.settings, per_pass, start, self.scoring, search)
+        return self._plan_of(costs, self._fitting(costs, kept))
+
+    @property
+    def available(self) -> float:
+        """The seconds that are planned for the ideas: without those spent, and of the verdict."""
+        if self.hours is None:
+            return math.inf
+        return SHARE * 3600 * self.hours - self.seconds - self.verdict
+
+    def _fitting(self, costs: "Costs", ideas: list[str], alone: bool = False) -> list[str]:
+        """Return the ideas that fit into the time with the fewest steps, the dearest left out.
+
+        `alone`: only those are left out that are too long by themselves. Raises BadConfig where no
+        idea is left.
+        """
+        kept, available = [*ideas], self.available
+        while dear := {idea: costs.of([idea]) for idea in kept if idea != "average"}:
+            idea = max(dear, key=lambda each: dear[each])
+            if (dear[idea] if alone else costs.of(kept)) <= available:
+                break
+            kept.remove(idea)
+        if not kept:
+            least = min(costs.of([idea]) for idea in ideas)
+            raise BadConfig(
+                f"hours={self.hours:g} is too short for any idea: measuring took "
+                f"{duration(self.seconds)}, the verdict takes {duration(self.verdict)}, and the "
+                f"shortest idea takes {duration(least)} at least"
+                f"\ntype: a larger hours=<n>, at least {self._hours_for(least)}"
+            )
+        return kept
+
+    def _why(self, costs: "Costs", idea: str) -> str:
+        """Return why an idea is left out, with what it takes and what to type to include it."""
+        takes = f"it takes {duration(costs.of([idea]))} at least"
+        cheaper = ""
+        if idea == "merge" and costs.search > costs.of([idea]) / 2:
+            takes += f", {duration(costs.search)} of them for the search for merge weights"
+            cheaper = ", or a cheaper search: search.step=1, search.num_images=<fewer>"
+        return (
+            f"{takes}, and of the budget, {duration(3600 * (self.hours or 0))}, "
+            f"{duration(max(0.0, self.available))} are left for ideas; to include it, type: "
+            f"hours={self._hours_for(costs.of([*self.work.ideas]))}{cheaper}"
+        )
+
+    def _hours_for(self, seconds: float) -> str:
+        """Return the hours, rounded up, in which ideas fit that take these seconds."""
+        hours = (seconds + self.seconds + self.verdict) / SHARE / 3600
+        digits = 1 - math.floor(math.log10(hours))
+        return f"{math.ceil(hours * 10**digits) / 10**digits:g}"
+
+    def _plan_of(self, costs: "Costs", kept: list[str]) -> TrialPlan:
+        rest, per_step = costs.of(kept, 0), costs.of(kept, 1) - costs.of(kept, 0)
+        fits = min(MAX_STEPS, (self.available - rest) / per_step) if per_step else 0
+        return {
+            "seconds_per_step": costs.per_pass * passes_of_an_expert(self.settings),
+            "seconds_for_the_rest": rest + self.seconds + self.verdict,
+            "num_steps": int(fits) if self.hours is not None else 0,
+            "left_out": {
+                idea: self._why(costs, idea) for idea in self.work.ideas if idea not in kept
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of ideas take, in seconds."""
+
+    settings: ImproveSettings
+    per_pass: float  # a forward pass of a batch in training
+    start: float  # of a training, which reads and probes its model
+    scoring: float  # of an idea, for the choice
+    search: float  # for merge weights
+
+    def of(self, ideas: Sequence[str], num_steps: int = MIN_STEPS) -> float:
+        """Return what some ideas take together, with these optimizer steps of an expert."""
+        passes = sum(passes_per_step(self.settings, ideas).values())
+        return (
+            num_steps * self.settings.num_ranges * passes * self.per_pass
+            + num_trainings(self.settings, ideas) * self.start
+            + len(ideas) * self.scoring
+            + ("merge" in ideas) * self.search
+        )
+
+
+def _is_refused(plan: TrialPlan) -> bool:
+    """Whether a plan is one of an earlier version, which left no idea out and went no further."""
+    return "left_out" not in plan and plan["num_steps"] < MIN_STEPS
 
 
 def _trial_seconds(work: Work, steps: int) -> float:
@@ -171,7 +252,7 @@ def _trial_seconds(work: Work, steps: int) -> float:
 
 
 def _seconds(run: Path) -> float:
-    return read_status(run).get("seconds", 0.0)
+    return seconds_of(run)
 
 
 def _search_seconds(

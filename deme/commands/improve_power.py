@@ -1,4 +1,4 @@
-"""What `deme improve` can find: the improvement that its verdict sees with 80% power."""
+"""The power of `deme improve`: the improvement that its verdict detects with 80% power."""
 
 import math
 from collections.abc import Sequence
@@ -6,28 +6,28 @@ from pathlib import Path
 from statistics import fmean, stdev, variance
 
 from deme.commands.compare import mean_value, read_evaluations
-from deme.commands.improve_work import BEFORE, Work, decisive_metric
-from deme.report.statistics import digits_for, smallest_detectable
-from deme.runs import Metrics
-from deme.system import logger, read_json
+from deme.commands.improve_work import Work, decisive_metric
+from deme.report.statistics import smallest_detectable
+from deme.runs import BASE_IDEA, read_metrics
+from deme.system import digits_for, logger
 
 
 def log_power(evaluations: Sequence[Path]) -> None:
-    """Log the deciding metric of the given model and, of a distance, which improvement is found.
+    """Log the deciding metric of the base and, for a distance, which improvement is detected.
 
-    That is from the spread of the given model alone. Losses are compared image by image, which
+    That is computed from the spread of the base alone. Losses are compared image by image, which
     finds far smaller differences: `log_loss_power`.
     """
     found = read_evaluations(list(map(str, evaluations)))
     metric = decisive_metric(next(iter(found.values()))["metrics"])
     mean = mean_value(metric, found)
-    text = f"{metric} of the given model on test images: {mean:.{digits_for(mean)}f}"
+    text = f"{metric} of the base on test images: {mean:.{digits_for(mean)}f}"
     if metric != "loss":
         noise = fmean(variance(result["replicates"][metric]) for result in found.values())
         smallest = smallest_detectable((2 * noise) ** 0.5, len(found), 0.0, 1) if noise else 0.0
         text += (
-            f"; an improvement by {smallest:.2g} ({smallest / abs(mean or 1):.0%}) is found with "
-            "80% power, and less where both models err alike on the same noise"
+            f"; an improvement by {smallest:.2g} ({smallest / abs(mean or 1):.0%}) can be "
+            "detected with 80% power, and a smaller one if both models err alike on the same noise"
         )
     logger.info(text)
 
@@ -36,17 +36,17 @@ def log_loss_power(work: Work, idea: str, evaluation: Path) -> None:
     """Log which improvement of the loss is found, from an idea's differences on validation images.
 
     Nothing is logged where the loss does not decide, or where nothing is chosen. `evaluation` is
-    that of the given model on the test images.
+    that of the base on the test images.
     """
-    measured = read_json(evaluation / "metrics.json", Metrics)["metrics"]
-    if decisive_metric(measured) != "loss" or not {BEFORE, idea} <= work.scored.keys():
+    measured = read_metrics(evaluation)
+    if decisive_metric(measured) != "loss" or not {BASE_IDEA, idea} <= work.scored.keys():
         return
-    differences = loss_differences(work.scored[BEFORE], work.scored[idea])
+    differences = loss_differences(work.scored[BASE_IDEA], work.scored[idea])
     error = stdev(differences) / math.sqrt(measured["loss"]["num_images"])
     smallest, mean = smallest_detectable(error, 1, 0.0, 1), float(measured["loss"]["value"])
     logger.info(
-        f"an improvement of the loss by {smallest:.2g} ({smallest / abs(mean or 1):.2%}) is found "
-        f"with 80% power, if models differ from the given one as {idea} does"
+        f"an improvement of the loss by {smallest:.2g} ({smallest / abs(mean or 1):.2%}) can be "
+        f"detected with 80% power, if models differ from the base as much as {idea} does"
     )
 
 

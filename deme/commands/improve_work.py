@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deme.commands import stage_function
-from deme.report.statistics import digits_for
 from deme.runs import (
+    BASE_IDEA,
     BLOCKED,
     CHAIN,
     EXPERTS,
     IMPROVE_JUDGE_SEED,
-    Best,
     Config,
     ImproveSettings,
-    Metrics,
     Node,
     RowSettings,
     Run,
@@ -26,9 +24,11 @@ from deme.runs import (
     idea_rows,
     ideas_of,
     placed,
-    read_status,
+    read_best,
+    read_metrics,
+    seconds_of,
 )
-from deme.system import BadConfig, WorkFailed, details, first_line, logger, read_json
+from deme.system import BadConfig, WorkFailed, details, digits_for, first_line, logger
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
@@ -37,8 +37,7 @@ SHARED_KEYS = (
 )  # fmt: skip
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 FEW_REPLICATES = 2  # bootstrap resamples where no interval is used
-BEFORE = "before"  # what the given model is called
-SAME = "the best merge is the given model itself"
+SAME = "the best merge is the base itself"
 LEAVES_OUT = (WorkFailed, BadConfig)  # of an idea; the others go on without it
 
 
@@ -158,10 +157,10 @@ class Work:
             f"score_{name}", model, "validation", number, IMPROVE_JUDGE_SEED, shared=self.scoring
         )
         self.scored[name] = run
-        found = read_json(run / "metrics.json", Metrics)["metrics"]
+        found = read_metrics(run)
         metric = decisive_metric(found)
         value = float(found[metric]["value"])
-        what = "the given model" if model is None else name
+        what = "before finetuning" if model is None else name
         text = f"{value:.{digits_for(value)}f}"
         logger.info("%s: %s %s on validation images", what, metric, text)
         return value
@@ -191,9 +190,9 @@ class Work:
         )
 
     def score_before(self) -> Tried:
-        """Return the score of the given model."""
-        score = self.score(BEFORE, None) if self.chooses else None
-        return {"idea": BEFORE, "score": score, "num_forward_passes": 0, "seconds": 0.0}
+        """Return the score of the base."""
+        score = self.score(BASE_IDEA, None) if self.chooses else None
+        return {"idea": BASE_IDEA, "score": score, "num_forward_passes": 0, "seconds": 0.0}
 
     def has_experts(self, num_steps: int) -> bool:
         """Whether the experts of `merge` and `distill` are trained."""
@@ -210,7 +209,7 @@ class Work:
     def try_idea(self, idea: str, num_steps: int) -> Candidate | Tried:
         """Make the model of an idea and score it; return why it is left out if that fails.
 
-        A merge whose best weights are all 0 is the given model, and is not measured again.
+        A merge whose best weights are all 0 is the base, and is not measured again.
         """
         try:
             model, passes, seconds = (
@@ -251,7 +250,7 @@ class Work:
         else:
             inputs = {"run": list(map(str, snapshots or []))}
             made = self.make("average", "average", inputs, "average=mean")
-        return made, 0, read_status(made).get("seconds", 0.0)
+        return made, 0, seconds_of(made)
 
     def _trained(self, idea: str, num_steps: int) -> tuple[Path, int, float]:
         """Return the run of the model of an idea that trains, its forward passes and seconds."""
@@ -267,7 +266,7 @@ class Work:
                 raise
         if idea == "merge":
             (searched,) = (node.path for node in nodes if node.stage == "search")
-            self.merge_weights = read_json(searched / "best.json", Best)["weights"]
+            self.merge_weights = read_best(searched)["weights"]
         made = suite.nodes
-        seconds = sum(read_status(node.path).get("seconds", 0.0) for node in made)
+        seconds = sum(seconds_of(node.path) for node in made)
         return nodes[-1].path, sum(node.num_forward_passes for node in made), seconds

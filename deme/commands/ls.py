@@ -1,4 +1,4 @@
-"""`deme ls`: list runs: their states, what differs between them, and what they measured.
+"""`deme ls`: list runs with their states, the settings that differ, and their numbers.
 
 Filters are <key>=<value> on a state, a stage, a label or a setting.
 """
@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rich.console import Console
-
 from deme.commands.places import runs_place
 from deme.report.escape import csv_text
 from deme.report.run_settings import Settings, differing, find_key, in_order
 from deme.report.run_table import Column, columns_of, counts, record_of, render, sorted_by
+from deme.report.terminal import terminal_width
 from deme.runs import build
 from deme.runs.labels import value_text
-from deme.runs.listing import STATES, Listed, list_runs
+from deme.runs.listing import STATES, ListedRun, list_runs
 from deme.runs.settings.listing import ListOptions
 from deme.system import BadConfig, did_you_mean, print_result
 
@@ -51,7 +50,7 @@ def run(args: Sequence[str]) -> None:
         _print_table(place, runs, columns)
 
 
-def filtered(runs: list[Listed], settings: Settings, key: str, wanted: str) -> list[Listed]:
+def filtered(runs: list[ListedRun], settings: Settings, key: str, wanted: str) -> list[ListedRun]:
     """Return the runs whose state, stage, label or setting `key` has one of the wanted values.
 
     These are separated by commas, and may hold * and ?. Raises BadConfig for an unknown key.
@@ -60,7 +59,7 @@ def filtered(runs: list[Listed], settings: Settings, key: str, wanted: str) -> l
         if key == "state" and not {*wanted.split(",")} <= {*STATES}:
             raise BadConfig(f"unknown state {wanted}; allowed: {', '.join(STATES)}")
         return [run for run in runs if _is_wanted(getattr(run, key), wanted)]
-    known = {name for run in runs for name in (*settings.of(run), *_labels(run))}
+    known = {name for run in runs for name in (*settings.of(run), *run.labels)}
     keys = find_key(key, sorted(known))
     if not keys and runs:
         near = did_you_mean(key, [*(name.rpartition(".")[2] for name in known), *ABOUT])
@@ -72,19 +71,11 @@ def filtered(runs: list[Listed], settings: Settings, key: str, wanted: str) -> l
         for run in runs
         if any(
             _is_wanted(values[name], wanted)
-            for values in ({**_labels(run), **settings.of(run)},)
+            for values in ({**run.labels, **settings.of(run)},)
             for name in keys
             if name in values
         )
     ]
-
-
-def _labels(run: Listed) -> dict[str, object]:
-    return {
-        key.removeprefix("cell."): value
-        for key, value in run.settings.items()
-        if key.startswith("cell.")
-    }
 
 
 def _is_wanted(value: object, wanted: str) -> bool:
@@ -102,7 +93,7 @@ def _is_wanted(value: object, wanted: str) -> bool:
     return False
 
 
-def _sorted(runs: list[Listed], columns: Sequence[Column], typed: str) -> list[Listed]:
+def _sorted(runs: list[ListedRun], columns: Sequence[Column], typed: str) -> list[ListedRun]:
     names = [column.key for column in columns]
     found = find_key(typed.removeprefix("-"), names)
     if len(found) != 1:
@@ -112,7 +103,7 @@ def _sorted(runs: list[Listed], columns: Sequence[Column], typed: str) -> list[L
     return sorted_by(runs, columns, sign + found[0])
 
 
-def _csv(runs: Sequence[Listed], columns: Sequence[Column]) -> str:
+def _csv(runs: Sequence[ListedRun], columns: Sequence[Column]) -> str:
     """Return a line for each run; numbers are not rounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -135,7 +126,7 @@ def _plain(value: object) -> str:
     return "" if value is None else value_text(value)
 
 
-def _print_table(place: Path, runs: Sequence[Listed], columns: Sequence[Column]) -> None:
+def _print_table(place: Path, runs: Sequence[ListedRun], columns: Sequence[Column]) -> None:
     if not runs:
         print_result(f"{place}: no runs")
         return
@@ -145,5 +136,4 @@ def _print_table(place: Path, runs: Sequence[Listed], columns: Sequence[Column])
     which = f", suite {next(iter(suites))}" if len(suites) == 1 else ""
     number = f"{len(runs):,} run{'s' * (len(runs) > 1)}"
     print_result(f"{place}: {number}{what}{which} ({counts(states)})")
-    width = Console().width if sys.stdout.isatty() else None
-    print_result(render(columns, width))
+    print_result(render(columns, terminal_width()))

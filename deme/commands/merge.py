@@ -44,11 +44,11 @@ def run(config: dict[str, object]) -> Path:
                 "task_vectors.png", lambda: _report(run, opened()[0]), "task_vectors.json"
             )
     about = read_about(run.path / "weights" / "merged")
-    text = f"merged by {about.get('merge')}"
+    text = f"merged {len(run.inputs['experts'])} models by {about.get('merge')}"
     if about.get("weights") is not None:
         text += f" with weights {about['weights']}"
         if by_name := about.get("weights_by_name"):
-            text += f", others for {len(by_name)} blocks or tensors"
+            text += f", other weights for {len(by_name)} blocks or tensors"
     print_result(text)
     mirror.publish(run.path)
     return run.path
@@ -143,7 +143,7 @@ def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge")
         )
 
     files.write_folder(run.path / "weights" / "merged", fill)
-    logger.info("merged %d models", len(plan.experts))
+    logger.debug("merged %d models", len(plan.experts))  # for log.txt
     if first.placement is not None:
         logger.info(
             "the projections are multiplied into their layers: stock diffusers loads the result"

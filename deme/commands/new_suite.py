@@ -1,10 +1,11 @@
-"""`deme new-suite`: a suite file to start from, for a model and images of your own.
+"""`deme new-suite`: write a suite file to start from, for your own model and images.
 
 Its rows are those to choose from; `deme plan <file>` says what they cost. No file is replaced.
 """
 
 import json
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -56,11 +57,14 @@ def run(words: list[str]) -> None:
     if out.suffix not in (".yaml", ".yml"):
         raise BadConfig(f"out={settings.out} must name a .yaml file\ntype: out=suite.yaml")
     if out.exists():
-        raise BadConfig(f"{out} exists, and is not replaced\ntype: out=<another file>")
+        raise BadConfig(f"{out} exists and is not replaced\ntype: out=<another file>")
     for group, value in (("data", settings.data), ("model", settings.model)):
         _check_place(group, value)
     files.write_text(out, suite_text(settings))
-    print_result(f"wrote {out}: delete the rows that you do not want, then: deme plan {out}")
+    print_result(
+        f"wrote {out}: delete the rows that you do not want, with the comparisons that name them, "
+        f"then: deme plan {shlex.quote(str(out))}"
+    )
 
 
 def suite_text(settings: NewSuiteSettings) -> str:
@@ -97,6 +101,6 @@ def _check_place(group: str, value: str) -> None:
     """Raise MissingInput for neither an option nor a place that exists, if that can be known."""
     if value not in options(group) and ":" not in value and not exists(value):
         raise MissingInput(
-            f"{group}={value} does not exist, and is no option of conf/{group}\n"
+            f"{group}={value} does not exist and is not an option of conf/{group}\n"
             f"type: {group}=<folder>, or one of {', '.join(options(group))}"
         )

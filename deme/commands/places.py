@@ -72,8 +72,8 @@ def run_place(name: str, runs: str) -> Path:
         raise BadConfig(f"{name} may be one of {len(same)} runs:\n{places}\ntype the path of one")
     near = did_you_mean(path.name, [run.name for run in found])
     raise MissingInput(
-        f"{name} is no run directory, and no name or id of one in {root}\n"
-        f"{near}for what there is, type: deme ls"
+        f"{name} is neither a run directory nor the name or id of a run in {root}\n"
+        f"{near}to list runs, type: deme ls"
     )
 
 

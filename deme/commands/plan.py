@@ -1,4 +1,4 @@
-"""`deme plan`: what a table needs: what is done or stale, cost, time, memory, power.
+"""`deme plan`: show what a table needs: runs that are done or missing, cost, time, memory, power.
 
 Nothing is started. Power is the smallest difference that the table could find.
 """
@@ -41,7 +41,7 @@ def _counts(states: Iterable[str]) -> str:
     """Return "3 of 10 runs done, 2 ready, 5 waiting for others"."""
     counts = Counter(states)
     total = counts.total()
-    names = {"waiting": "waiting for others", "missing_file": "without a file that they need"}
+    names = {"waiting": "waiting for other runs", "missing_file": "without a file that they need"}
     texts = [f"{counts.pop('done', 0)} of {total} runs done"]
     return ", ".join([*texts, *(f"{n} {names.get(state, state)}" for state, n in counts.items())])
 
@@ -58,7 +58,7 @@ def _costs(
         time = f", about {duration(cost * rate.seconds / jobs)} in {processes} (from {source})"
     elif cost:
         time = "; how long that takes is known once some of its runs are done"
-    yield f"cost: {cost / 1e6:.1f} million forward passes to go{time}"
+    yield f"cost: {cost / 1e6:.1f} million forward passes left{time}"
     if settings.gflop_per_forward_pass and cost:
         petaflop = cost * settings.gflop_per_forward_pass / 1e6
         text = f"cost: {petaflop:,.0f} PFLOP ({settings.gflop_per_forward_pass:g} GFLOP a pass)"
@@ -74,9 +74,8 @@ def _power(suite: Suite) -> Iterator[str]:
     metrics = dict.fromkeys(row_and_base(name)[0] for name in settings.plan.paired_sd)
     if not metrics:
         yield (
-            "power: which difference the table could find follows from how far differences vary "
-            "between seeds;\n    give it as plan.paired_sd (docs/suites.md), from a finished "
-            "table like this one"
+            "power: the detectable difference depends on the spread of differences between seeds;\n"
+            "    give that as plan.paired_sd (docs/suites.md), from a finished table like this one"
         )
     for metric in metrics:
         lines: dict[str, list[str | None]] = {}
@@ -98,25 +97,28 @@ def _power_of(settings: SuiteSettings, metric: str, sd: PairedSpread, num_bases:
         sd.sampling, samples, sd.finetuning, seeds, sd.pretraining or 0.0, num_bases
     )
     several = num_bases > 1
-    pretraining = f", {sd.pretraining or 0:g}{' (not given)' if sd.pretraining is None else ''} by "
-    alone = " (of this one finetuning seed: the spread between seeds stays unknown)"
+    pretraining = (
+        f", {sd.pretraining or 0:g}{' (not given)' if sd.pretraining is None else ''} from "
+    )
+    alone = " (for this one finetuning seed: the spread between seeds is unknown)"
     return (
-        f"power: a difference in {metric} to {settings.baseline} of {smallest:.2g} is found "
-        f"with 80% probability, at {f'{num_bases} pretraining x ' if several else ''}{seeds} "
+        f"power: a difference in {metric} to {settings.baseline} of {smallest:.2g} is detected "
+        f"with 80% power, at {f'{num_bases} pretraining x ' if several else ''}{seeds} "
         f"finetuning x {samples} sampling seeds{alone if seeds == 1 else ''}\n"
-        f"    (paired standard deviation {sd.sampling:g} by sampling, {sd.finetuning:g} by "
+        f"    (paired standard deviation {sd.sampling:g} from sampling, {sd.finetuning:g} from "
         f"finetuning{f'{pretraining}pretraining' if several else ''}, from "
         f"{settings.plan.paired_sd_from})"
     )
 
 
 def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_runs: bool) -> str:
-    """Return a line for each row of the table, or for each of its runs."""
+    """Return a line for each row of the table, or for each of its runs, in the suite's order."""
     lines = []
     rows: dict[str, list[Node]] = {}
-    for node in suite.nodes:
+    for node in _in_suite_order(suite):
         rows.setdefault(node.row_and_base, []).append(node)
-    groups = [[node] for node in suite.nodes] if all_runs else [*rows.values()]
+    found = [*rows.values()]
+    groups = [[node] for nodes in found for node in nodes] if all_runs else found
     for nodes in groups:
         counts = Counter(states[node] for node in nodes)
         state = ", ".join(f"{n} {state}" for state, n in counts.items())
@@ -128,6 +130,13 @@ def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_r
         )
     columns = ["run", "state"] if all_runs else ["row", "runs", "state"]
     return text_table(None, [*columns, "million forward passes"], lines, len(columns))
+
+
+def _in_suite_order(suite: Suite) -> list[Node]:
+    """Return the runs base by base, those of no base first, and in the order of their rows."""
+    bases = {name: number for number, name in enumerate([None, *suite.settings.bases])}
+    rows = {row.name: number for number, row in enumerate(suite.settings.rows)}
+    return sorted(suite.nodes, key=lambda node: (bases[node.base_name], rows[node.row]))
 
 
 def _next(suite: Suite, states: dict[Node, str], all_runs: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`deme prepare`: the files that a table needs: what is there, and with fetch=true bring the rest.
+"""`deme prepare`: list the files that a table needs, and download them with fetch=true.
 
 Nothing is downloaded unless fetch=true is typed (docs/prepare.md).
 """
@@ -39,7 +39,7 @@ def run(suite: Suite, options: PrepareOptions) -> None:
         return
     carried = expanded(options.carried) if options.carried is not None else None
     if carried is not None and not carried.is_dir():
-        raise MissingInput(f"{carried} is no folder\ntype: from=<folder of the downloads>")
+        raise MissingInput(f"{carried} is not a folder\ntype: from=<folder of the downloads>")
     failed = _bring(suite, missing, carried, options.fetch)
     if failed:
         first = failed[0]

@@ -37,7 +37,7 @@ class Item:
             return f"without {lacking}"
         size, found = self.source.bytes, self.path.stat().st_size
         if size is not None and self.source.is_left_as_it_is and found != size:
-            return f"{found:,} bytes in place of {size:,}"
+            return f"{found:,} bytes instead of {size:,}"
         return None
 
     @property

@@ -20,8 +20,8 @@ def check_model(suite: Suite, item: Item) -> None:
     kind, because = weights_kind(str(item.path))
     if kind not in (wanted, "unknown"):
         raise WorkFailed(
-            f"{item.path} has {kind} weights ({because}), and {wanted} ones are meant\n"
-            "most of what finetuning would show is that difference; delete it, and bring the other"
+            f"{item.path} has {kind} weights ({because}), but {wanted} ones are needed\n"
+            "finetuning would mostly show that difference; delete the folder and get the other one"
         )
     if kind == "unknown":
         print_result(f"passport: {item.path}: {because}; its source says {wanted}")

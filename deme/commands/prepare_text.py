@@ -17,7 +17,7 @@ def report(suite: Suite, items: Sequence[Item], missing: Sequence[Item]) -> Iter
     """Yield what is there, what is missing and where it comes from, and the next command."""
     yield f"{suite.title} ({suite.file})"
     if not items:
-        yield f"its runs read no files below paths.data and paths.models\n{_next(suite, missing)}"
+        yield f"its runs need no files below paths.data and paths.models\n{_next(suite, missing)}"
         return
     yield f"{len(items) - len(missing)} of {len(items)} files and folders are there"
     yield text_table(None, ["file or folder", "state", "download", "for"], [*_lines(items)], 4)
@@ -71,11 +71,11 @@ def _details(item: Item) -> Iterator[str]:
         of = f" of {', '.join(source.needs)}" if source.needs else ""
         yield f"  made here: {source.make}{of}"
     if source.weights is not None:
-        yield f"  its weights must be: {source.weights}; its passport is asked"
+        yield f"  its weights must be: {source.weights} (checked by its passport)"
     if source.licence is not None:
         yield f"  licence: {source.licence}"
     if source.accept is not None:
-        yield f"  to accept, by yourself: {source.accept}"
+        yield f"  terms that you have to accept: {source.accept}"
 
 
 def _size(source: SourceSettings) -> str:
@@ -87,7 +87,10 @@ def _checks(source: SourceSettings) -> str:
     if source.hub is not None:
         return "the sizes that the Hub states"
     sums = [f"{kind} {value}" for kind in ("sha256", "md5") if (value := getattr(source, kind))]
-    return ", ".join([*(["its size"] if source.bytes else []), *sums]) or "nothing: no sum is known"
+    return (
+        ", ".join([*(["its size"] if source.bytes else []), *sums])
+        or "nothing: no checksum is known"
+    )
 
 
 def _disk(missing: Sequence[Item]) -> Iterator[str]:

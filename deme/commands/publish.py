@@ -1,4 +1,4 @@
-"""`deme publish`: send what finished runs hold to an experiment tracker, again and again.
+"""`deme publish`: send the contents of finished runs to an experiment tracker.
 
 Run directories are the truth: what is published again replaces what was there, or adds what it
 lacks (docs/sweeps-and-tracking.md).
@@ -14,9 +14,9 @@ from deme.runs import (
     build,
     check_finished,
     compose_stage,
+    is_done,
     is_run,
     options,
-    read_status,
 )
 from deme.system import (
     BadConfig,
@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> None:
     settings = build(PublishSettings, compose_stage("publish", words))
     if settings.logger is None:
         known = [name for name in options("logger") if name != "none"]
-        raise BadConfig(f"logger must say where to; allowed: {', '.join(known)}\ntype: {EXAMPLE}")
+        raise BadConfig(f"logger must name a tracker; allowed: {', '.join(known)}\ntype: {EXAMPLE}")
     mirror = Mirror.of(settings.logger)
     if mirror.is_off:
         raise BadConfig(
@@ -76,7 +76,7 @@ class Found:
             check_finished(place)
             self.done = [place]
         elif folders := list(_run_directories(place)):
-            self.done = [run for run in folders if _is_done(run)]
+            self.done = [run for run in folders if is_done(run)]
             self.left_out = [str(run) for run in folders if run not in self.done]
         else:
             self.suite = Suite.read(place, runs, paths)
@@ -93,13 +93,6 @@ def _run_directories(place: Path) -> Iterator[Path]:
     """Yield the run directories in a folder <paths.runs>/<suite>, stage by stage."""
     for stage in STAGES:
         yield from (file.parent for file in sorted(place.glob(f"{stage}/*/status.json")))
-
-
-def _is_done(run: Path) -> bool:
-    try:
-        return read_status(run).get("state") == "done"
-    except DemeError:
-        return False
 
 
 def _send(found: Found, mirror: Mirror, files: bool) -> None:
@@ -135,8 +128,8 @@ def _summary(sent: int, table: Record | None, place: str, name: str) -> str:
     with_table = " and the table" if table is not None else ""
     text = f"published {sent} run{'s' * (sent != 1)}{with_table} to {place}"
     after = {
-        "wandb": f"type, to upload it: wandb sync {place}/offline-run-*",
-        "tensorboard": f"type, to see it: tensorboard --logdir {place}",
-        "mlflow": f"type, to see it: mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db",
+        "wandb": f"to upload it, type: wandb sync {place}/offline-run-*",
+        "tensorboard": f"to see it, type: tensorboard --logdir {place}",
+        "mlflow": f"to see it, type: mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db",
     }
     return f"{text}\n{after[name]}" if name in after and "://" not in place else text

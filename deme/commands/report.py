@@ -1,4 +1,4 @@
-"""`deme report`: one HTML page about a suite or a run: verdict, table, samples, curves, commands.
+"""`deme report`: write an HTML page about a suite or a run: table, samples, curves, commands.
 
 The page is one file that loads nothing: it opens from a disk, and can be sent or published.
 """
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from deme.commands.arguments import output_file, split_args
 from deme.runs import STRICT, Name, Suite, is_run
 from deme.runs.settings.base import key
+from deme.runs.settings.listing import RunsFolder
 from deme.system import BadConfig, expanded, files, logger, print_result
 
 PAGE = "report.html"  # in a run directory
@@ -22,9 +23,9 @@ MARK = 'name="generator" content="deme'
 class ReportOptions:
     """What `deme report` takes beside the suite or the run."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    runs: RunsFolder = "runs"
     out: Annotated[
-        Name | None, key("The page, if not beside the table, or in the run.", "page.html")
+        Name | None, key("The file, if not next to the table or in the run.", "page.html")
     ] = None
 
 
@@ -70,6 +71,6 @@ def _checked(given: str | None, default: Path) -> Path:
     out = default if given is None else output_file(str(expanded(given)), ".html")
     if out.exists() and MARK not in out.read_text(errors="replace")[:2000]:
         raise BadConfig(
-            f"{out} is no page of deme, and the page would replace it\ntype: out=<another file>"
+            f"{out} is not a page of deme, and the page would replace it\ntype: out=<another file>"
         )
     return out

@@ -1,4 +1,4 @@
-"""`deme reproduce`: run what a table needs, stage by stage, then write the table.
+"""`deme reproduce`: run everything that a table needs, stage by stage, then write the table.
 
 Several processes may share the work.
 """
@@ -116,7 +116,7 @@ def _try(
         return False
     nodes, seconds = node.suite.nodes, left() if left is not None else None
     number = sum(each.state == "done" for each in nodes) + 1
-    time_left = f"; about {duration(seconds)} left in all" if seconds else ""
+    time_left = f"; about {duration(seconds)} left for all runs" if seconds else ""
     logger.info("run %d of %d: %s%s", number, len(nodes), node.title, time_left)
     try:
         stage_function(node.stage)(planned.config)

@@ -1,4 +1,4 @@
-"""`deme sample`: a grid of images of one or several models, all from the same noise."""
+"""`deme sample`: draw a grid of images of one or several models, all from the same noise."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from deme.runs import (
     weights_folder,
 )
 from deme.system import BadConfig, exists, files, locate, print_result
-from deme.tracking import FOLDER, Mirror, Record, dotted, tracker_id
+from deme.tracking import FOLDER, Mirror, Record, settings_of, tracker_id
 
 DEFAULT_IMAGES = 64
 MAX_PROMPTS = 100
@@ -113,7 +113,7 @@ def _record(settings: SampleSettings, config: dict[str, object], picture: Path) 
         home=Path(settings.paths.runs, "samples", FOLDER),
         began=now,
         ended=now,
-        config=dotted(config),
+        config=settings_of(config),
         images={"samples": picture},
     )
 

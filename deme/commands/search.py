@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from deme.commands.arguments import check_device
 from deme.runs import (
-    Best,
     Run,
     SearchSettings,
     build,
@@ -16,8 +15,10 @@ from deme.runs import (
     content_hash,
     find_snapshots,
     instantiate,
+    read_best,
+    read_metrics,
 )
-from deme.system import BadConfig, files, logger, print_result, progress, read_json
+from deme.system import BadConfig, digits_for, files, logger, print_result, progress
 from deme.tracking import Mirror
 
 if TYPE_CHECKING:
@@ -48,10 +49,12 @@ def run(config: dict[str, object]) -> Path:
         run.write_once(
             "loss_planes.png", lambda: draw_loss_planes(settings.loss_planes, run.path, opened())
         )
-    best = read_json(run.path / "best.json", Best)
+    best = read_best(run.path)
     mean = "mean over blocks " if best.get("weights_by_name") else ""
     weights = f"{mean}{[round(w, 4) for w in best['weights']]}"
-    print_result(f"best score {best['score']:.4f} at weights {weights}")
+    metric = next(iter(read_metrics(run.path)))
+    score = f"{best['score']:.{digits_for(best['score'])}f}"
+    print_result(f"best {metric} on training images: {score} at merge weights {weights}")
     mirror.publish(run.path)
     return run.path
 
@@ -70,7 +73,7 @@ def _open_models(settings: SearchSettings, run: Run) -> "MergePlan":
         candidates = [snapshot.folder for snapshot in find_snapshots(source)]
         if len(candidates) < 2:
             raise BadConfig(
-                f"{source} has one snapshot, and a mixture is of two or more\n"
+                f"{source} has only one snapshot, and a mixture needs two or more\n"
                 "type: deme train snapshots.every=<fewer steps>"
             )
         return open_average(candidates)

@@ -1,4 +1,4 @@
-"""`deme show`: all about one run: state, lineage, settings, numbers, files, how to make it again.
+"""`deme show`: show everything about one run: state, inputs, settings, numbers, files, command.
 
 The run is given by its directory, its name or the start of its id.
 """
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 
 from deme.commands.arguments import split_args
 from deme.commands.places import run_place
-from deme.report.run_page import files_of, log_lines, page
 from deme.report.run_settings import own_settings
+from deme.report.run_text import files_of, log_lines, run_text
 from deme.runs import held_out_ends, sample_grids
 from deme.runs.lineage import changed, command_again, lineage
-from deme.runs.listing import Listed, read_run
+from deme.runs.listing import ListedRun, read_run
 from deme.runs.settings.listing import ShowOptions
 from deme.system import print_result
 
 
 def run(args: Sequence[str]) -> None:
-    """Print the page of a run, or an object of JSON. Raises BadConfig, MissingInput."""
+    """Print all about a run, or an object of JSON. Raises BadConfig, MissingInput."""
     name, options = split_args(args, ShowOptions, "run", "deme show <run directory, name or id>")
     found = read_run(run_place(name, options.runs))
     if options.json:
         print(json.dumps(_record(found), indent=2))
     else:
-        print_result(page(found))
+        print_result(run_text(found))
 
 
-def _record(run: Listed) -> dict[str, object]:
+def _record(run: ListedRun) -> dict[str, object]:
     command, folder = command_again(run)
     held_out = held_out_ends(run.path)
     return {

@@ -1,4 +1,4 @@
-"""`deme stats`: the statistics of real images that evaluations are compared to."""
+"""`deme stats`: compute the statistics of the real images that evaluations are compared with."""
 
 from pathlib import Path
 

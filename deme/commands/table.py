@@ -33,7 +33,7 @@ def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG
     _check_replaced(suite)
     page = suite.results / f"{suite.name}.md"
     lock = page.with_name(f".{suite.name}.lock")
-    with locked(lock, lambda owner: logger.info("%s writes the table", owner), remove=True):
+    with locked(lock, lambda owner: logger.info("%s is writing the table", owner), remove=True):
         files.remove_leftovers(suite.results)
         if (
             missing
@@ -80,7 +80,7 @@ def _check_replaced(suite: Suite) -> None:
         file = folder / f"{name}{suffix}"
         if file.exists() and mark not in file.read_text(errors="replace"):
             raise BadConfig(
-                f"{file} is no table of deme, and the table would replace it\n"
+                f"{file} is not a table of deme, and the table would replace it\n"
                 "type: results=<another folder>, or move the file away"
             )
     numbers = (file.read_text(errors="replace") for file in folder.glob("*.csv"))
@@ -90,7 +90,7 @@ def _check_replaced(suite: Suite) -> None:
     for picture in (folder / name for name in names):
         if picture.exists() and not _is_own(picture):
             raise BadConfig(
-                f"{picture} is no picture of a table, and one of the table's would replace it\n"
+                f"{picture} is not a picture of a table, and this table would replace it\n"
                 "type: results=<another folder>, or move the file away"
             )
 

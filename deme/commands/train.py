@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from deme.commands.arguments import check_device
 from deme.commands.train_checks import check_passport, teacher_folder, warn_if_teacher_is_raw
 from deme.commands.training_memory import built_lines
+from deme.report.typed_options import chosen_option
 from deme.runs import (
     Run,
     TrainSettings,
@@ -18,8 +19,10 @@ from deme.runs import (
     build,
     instantiate,
     is_open,
+    sample_grid,
 )
 from deme.runs import partial as partial_of
+from deme.runs.numbers import TRAINING_LOSS, main_numbers
 from deme.system import (
     BadConfig,
     WorkFailed,
@@ -147,11 +150,11 @@ def _fit(
     from deme.training.written_weights import write_snapshot, write_weights
 
     logger.info(
-        "training %s: t in %s, %d steps of %d images%s",
+        "training %s: %s steps of %d images, timesteps t in %s%s",
         run.path.name,
-        training.range,
-        settings.num_steps,
+        f"{settings.num_steps:,}",
         settings.batch_size * settings.accumulate,
+        training.range,
         f" in {group.size} processes" if group is not None else "",
     )
     if settings.num_snapshots:
@@ -175,11 +178,14 @@ def _fit(
         trained = training.range if settings.expert is not None else None
         model = training.module.model
         model.load_state_dict(training.module.weights())
-        grid = run.path / "samples" / "grid.png"
+        grid = sample_grid(run.path)
         preview(grid, settings, model, training.images, trained, training.compute.device)
         cost = {"num_forward_passes": settings.num_forward_passes()}
         files.write_json(run.path / "cost.json", cost)
-        logger.info("trained %s (from step %d)", run.path, first_step)
+        resumed = f" (from step {first_step})" if first_step else ""
+        loss = main_numbers(run.path, settings.stage).get(TRAINING_LOSS)
+        end = f", {TRAINING_LOSS} {loss['value']:.4f} at the end" if loss is not None else ""
+        logger.info("trained %s%s%s", run.path, resumed, end)
 
 
 def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") -> Training:
@@ -233,7 +239,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     try_optimizer(optimizer)
     if group is not None and method.whole_batch:
         raise BadConfig(
-            f"{type(method).__name__} balances tasks over the whole batch, "
+            f"method={chosen_option(settings, 'method')} balances tasks over the whole batch, "
             "of which each of several processes sees only a part\n"
             "type: the same command without torchrun or srun"
         )

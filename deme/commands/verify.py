@@ -1,4 +1,4 @@
-"""`deme verify`: audit a finished evaluation, also one of somebody else, in about a minute."""
+"""`deme verify`: check a finished evaluation by repeating a part of it, in about a minute."""
 
 import contextlib
 import os
@@ -9,16 +9,16 @@ from pathlib import Path
 from deme.commands.arguments import evaluation_config
 from deme.runs import (
     EvaluateSettings,
-    Provenance,
     Run,
     VerifySettings,
     build,
-    flattened,
+    flat,
     frozen_config,
     frozen_identity,
     identity_hash,
     input_hash,
     is_run,
+    read_provenance,
     run_settings,
     stored_hash,
 )
@@ -28,10 +28,10 @@ from deme.system import (
     BadConfig,
     WorkFailed,
     cache_folder,
+    duration,
     exists,
     locate,
     print_result,
-    read_json,
 )
 
 MARKS = {True: "ok     ", False: "FAILED ", None: "note   "}
@@ -66,7 +66,7 @@ def run(config: dict[str, object]) -> Path:
             f"first: {failed[0]}"
         )
     checks = sum(holds is not None for holds, _ in findings)
-    print_result(f"verified {place}: {checks} checks in {time.monotonic() - began:.0f} s")
+    print_result(f"verified {place}: {checks} checks in {duration(time.monotonic() - began)}")
     return place
 
 
@@ -75,14 +75,14 @@ def _directory(run: Run) -> Path:
     named = [str(place) for places in run.inputs.values() for place in places]
     named += [
         str(value)
-        for key, value in flattened(run.config).items()
+        for key, value in flat(run.config).items()
         if key.endswith(".path") and isinstance(value, str)
     ]
     here = all(
         name.startswith((ASSET, HUB)) or exists(os.path.expanduser(name))  # noqa: PTH111
         for name in named
     )
-    made = Path(read_json(run.path / "run.json", Provenance).get("directory", "."))
+    made = Path(read_provenance(run.path).get("directory", "."))
     return made if exists(made) and made.is_dir() and not here else Path()
 
 
@@ -93,7 +93,7 @@ def _finished(path: Path) -> Run:
     assert isinstance(settings, EvaluateSettings)  # evaluation_config has refused others
     if settings.source == "real":
         raise BadConfig(f"{path} measured real images, which cannot be regenerated")
-    recorded = read_json(path / "run.json", Provenance)["inputs"]
+    recorded = read_provenance(path)["inputs"]
     inputs = {name: [Path(place) for place in places] for name, places in recorded.items()}
     hashes = {name: list(places.values()) for name, places in recorded.items()}
     return Run(path, "", config, inputs, hashes, settings)

@@ -63,7 +63,7 @@ def read_image(file: Path, name: str) -> bytes:
     """Return an image file's bytes. Raises Unreadable, also for one of more than MAX_BYTES."""
     try:
         if file.exists() and not file.is_file():  # a pipe or a device may have no end
-            raise Unreadable(name, "it is no file")
+            raise Unreadable(name, "it is not a file")
         with open(file, "rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:

@@ -45,7 +45,7 @@ def make_preprocessing(
         known = {"data.size": size, "data.channels": channels}
         missing = [name for name, value in known.items() if value is None]
         raise BadConfig(
-            f"{', '.join(missing)} must be given: there is no model here to take it from\n"
+            f"{', '.join(missing)} must be given, because no model determines it\n"
             f"type: {' '.join(f'{name}=<value>' for name in missing)}"
         )
     return Preprocessing(size, channels, resize, crop, background)

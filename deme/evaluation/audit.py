@@ -114,7 +114,7 @@ def _labels(
         entry, value = stored[name], stored[name].get("value")
         wrong += [f"{key} of {name}" for key in labels[name] if entry.get(key) != labels[name][key]]
         if not _is_number(value):
-            wrong.append(f"the value of {name} is no number")
+            wrong.append(f"the value of {name} is not a number")
         elif name in replicates and not _agree(
             interval(value, replicates[name]), entry.get("interval")
         ):

@@ -15,7 +15,7 @@ from torch import Tensor
 from deme.builders import Compute, load_extractors, load_scores
 from deme.evaluation.sources import Source, load_source
 from deme.metrics import FeatureShards, ImageNetwork
-from deme.runs import EvaluateSettings, Run, build, frozen_config
+from deme.runs import EvaluateSettings, Run, build, frozen_config, sample_grid
 from deme.sampling.grid import image_grid
 from deme.system import WorkFailed, cache_folder, files, guarded, helpers, logger
 
@@ -60,7 +60,7 @@ def fill(
             place += len(batch)
             yield batch
         if first and indices[0] == 0:
-            with files.atomic(folder / "grid.png") as file:
+            with files.atomic(sample_grid(run.path)) as file:
                 image_grid(torch.cat(first)[:GRID_IMAGES]).save(file, format="PNG")
 
     FeatureShards(folder, source.total, settings.shard_size).fill(

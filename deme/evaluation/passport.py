@@ -183,7 +183,7 @@ def warn_of_raw_teacher(path: str, ema: bool = False) -> None:
     """Log a warning if the teacher of a consistency loss is known not to be averaged."""
     if weights_kind(path, ema)[0] == "raw":
         logger.warning(
-            "the teacher %s is raw (not averaged): the consistency loss holds the model near the "
+            "the teacher %s is raw (not averaged): the consistency loss keeps the model near the "
             "noise of its weights, which averaging would remove (docs/method.md#teacher)",
             path,
         )
@@ -193,24 +193,27 @@ def format_passport(passport: JsonObject) -> list[str]:
     """Return the lines of a passport for the terminal."""
     stated, best = passport["stated"], passport["fits"][0]
     lines = [
-        f"{passport['model']}: {describe(stated)}; leaves {stated['unexplained']:.1%} of the "
-        f"images' variance unexplained ({passport['num_images']} images, signal to noise 0.1 to 10)"
+        f"{passport['model']}: predicts {describe(stated)}; its predictions on "
+        f"{passport['num_images']} noisy images leave {stated['unexplained']:.1%} of the images' "
+        "variance unexplained (0% is perfect, 100% explains nothing)"
     ]
     if passport["verdict"] == "unclear":
         lines.append(
-            f"no hypothesis explains these images (best: {describe(best)}, "
-            f"{best['unexplained']:.0%} unexplained): untrained weights, or images unlike those "
-            "that the model was trained on"
+            "under no prediction type and schedule does the model explain these images (best: "
+            f"{describe(best)}, {best['unexplained']:.0%} unexplained): its weights are untrained, "
+            "or it was trained on other images"
         )
-    lines.append(f"weights: {passport['weights']} ({passport['weights_because']})")
+    kinds = {"ema": "averaged (ema)", "raw": "raw, not averaged"}
+    kind = kinds.get(passport["weights"], "averaged or raw, which is unknown")
+    lines.append(f"weights: {kind}: {passport['weights_because']}")
     if passport["weights"] == "raw":
         found = passport.get("average")
         lines += [
-            "this base is not averaged: average it first; most of what finetuning would show is "
-            "that",
+            "this base is not averaged: average it first, as otherwise "
+            "most of what finetuning gains comes from averaging",
             f"its average is here: {found}"
             if found
-            else "an average is what ema=... of a training run or deme average of its snapshots "
-            "gives; without one, compare with method=finetune, which averages, too",
+            else "ema=... of a training run, or deme average of its snapshots, makes an average; "
+            "without one, compare with method=finetune, which averages, too",
         ]
     return lines

@@ -60,8 +60,8 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
         ema = takes_ema(settings.model)
         if given and ema and (folder / EMA).is_dir():
             raise BadConfig(
-                f"model.ema=true is of the model option, and inputs.weights={given} has averaged "
-                f"weights, too\ntype: model.path={given} in place of inputs.weights"
+                f"model.ema=true applies only to the model option, and inputs.weights={given} has "
+                f"averaged weights, too\ntype: model.path={given} instead of inputs.weights"
             )
         advice = COPY_OF_EMA if given else "model.ema=true"
         loaded = load_model(folder, compute, scale, ema and not given, advice)

@@ -117,7 +117,7 @@ class Power(Average):
             len(stored),
             found.error,
             size,
-            "\nanother length, or snapshots more often, would be nearer"
+            "\nanother length, or more frequent snapshots, would have a smaller error"
             if found.error > FAR
             else "",
         )
@@ -153,7 +153,7 @@ def _listed(steps: Sequence[int]) -> str:
 
 def _needs_snapshots(what: str, num_models: int) -> BadConfig:
     return BadConfig(
-        f"{what} is of the snapshots of one training run, and inputs.run names {num_models}\n"
+        f"{what} averages the snapshots of one training run; inputs.run names {num_models}\n"
         "type: inputs.run=<one run>, or average=mean without steps for the mean of several"
     )
 

@@ -112,7 +112,9 @@ def model_settings(library: ModuleType, architecture: str) -> Settings:
     text = settings["text_cfg"]
     own_tokenizer = {"hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs"}
     if text.keys() & own_tokenizer or "siglip" in architecture.lower():
-        raise BadConfig(f"{architecture} needs a tokenizer that is no part of open_clip\n{ANOTHER}")
+        raise BadConfig(
+            f"{architecture} needs a tokenizer that is not part of open_clip\n{ANOTHER}"
+        )
     if text.get("vocab_size", 49408) < (size := library.SimpleTokenizer().vocab_size):
         raise BadConfig(
             f"{architecture} has {text['vocab_size']} tokens, open_clip's tokenizer {size}\n"

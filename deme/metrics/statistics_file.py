@@ -82,7 +82,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             raise ValueError("count must be a whole number")
     except Exception as error:  # whatever a damaged archive makes of zipfile and numpy
         reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
-        raise WorkFailed(f"{path} is no statistics file with mu and sigma: {reason}") from error
+        raise WorkFailed(f"{path} is not a statistics file with mu and sigma: {reason}") from error
     return held
 
 

@@ -68,7 +68,8 @@ class DenoisingModel(nn.Module):
         return (
             f"{type(self.unet).__name__}, {count:,} parameters, images {shape}; "
             f"predicts {self.prediction_type}, {len(snr)} timesteps, "
-            f"signal to noise {float(snr[0]):.4g} to {float(snr[-1]):.3g}"
+            f"signal-to-noise ratio {float(snr[0]):.4g} at the first and {float(snr[-1]):.3g} at "
+            "the last"
         )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:

@@ -142,7 +142,7 @@ def _architecture(state: State, levels: int, size: int | None) -> dict[str, obje
         (len(blocks) != 1, f"its resolutions have different numbers of blocks: {sorted(blocks)}"),
         (
             any(width % GROUPS for width in widths),
-            f"widths {widths} are no multiples of {GROUPS}, the groups of its norms",
+            f"widths {widths} are not multiples of {GROUPS}, the number of groups of its norms",
         ),
         (
             out_channels != in_channels,

@@ -78,7 +78,7 @@ class Projections(nn.ModuleDict):
         """
         if self.placement != "foldable":
             raise BadConfig(
-                f"projections of the placement {self.placement} are no part of another layer"
+                f"projections of the placement {self.placement} are not part of another layer"
             )
         for name, layer in self._hooked.items():
             projection = self.get_parameter(f"{name}.weight")

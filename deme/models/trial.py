@@ -66,5 +66,5 @@ def _tried(kind: str, config: str) -> tuple[str | None, int]:
     except Exception as error:  # whatever diffusers and torch make of the values of a config
         return first_line(error), 0
     if answer.shape != sample.shape:
-        return f"it answers {tuple(sample.shape)} with {tuple(answer.shape)}", 0
+        return f"it maps an input of shape {tuple(sample.shape)} with {tuple(answer.shape)}", 0
     return None, sum(parameter.numel() for parameter in network.parameters())

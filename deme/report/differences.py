@@ -82,7 +82,7 @@ class CsvTable:
         reader = csv.DictReader(io.StringIO(read_text(file)))
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise WorkFailed(
-                f"{file} is no table of deme: it has no column {missing[0]}\n"
+                f"{file} is not a table of deme: it has no column {missing[0]}\n"
                 "type: figure.table=<suite, or .csv of deme table>"
             )
         self._higher: set[str] = set()  # metrics of which higher is better

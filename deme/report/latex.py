@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from deme.report.escape import latex_text
 from deme.report.rows import Number, Row
-from deme.report.statistics import Difference, digits_for
+from deme.report.statistics import Difference
 from deme.report.tables import by_base
 from deme.runs import Suite
+from deme.system import digits_for
 
 NOTE = (
     "% An asterisk: the 95% interval of the paired difference excludes zero. Bold: the best mean\n"

@@ -9,8 +9,9 @@ import jinja2
 import yaml
 
 from deme.report.escape import markdown_code, markdown_text
-from deme.report.records import Evaluation, Record, Training, public_name
-from deme.runs import ExportSettings, Option
+from deme.report.records import Evaluation, ModelHistory, Training, public_name
+from deme.report.typed_options import chosen_option, typed_option
+from deme.runs import ExportSettings, Option, RunSettings
 from deme.system import PACKAGE, shortened
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Markdown(str):
 
 
 def model_card(
-    record: Record,
+    record: ModelHistory,
     settings: ExportSettings,
     model: "DenoisingModel",
     projections: str,
@@ -51,7 +52,7 @@ def model_card(
         front["base_model"] = record.base.removeprefix("hub:").partition("@")[0]
     environment = jinja2.Environment(keep_trailing_newline=True, finalize=_shown)
     environment.filters |= {
-        "call": _call,
+        "option": _option,
         "code": lambda text: Markdown(markdown_code(text)),
         "markdown": Markdown,
         "python": lambda value: Markdown(_literal(value)),
@@ -95,7 +96,7 @@ def _literal(value: object) -> str:
     return json.dumps(shortened(value), ensure_ascii=not value.isprintable())
 
 
-def _ddim_settings(record: Record) -> Option:
+def _ddim_settings(record: ModelHistory) -> Option:
     """Return the first DDIM sampler of the evaluations that stock diffusers has, {} without one."""
     for evaluation in record.evaluations:
         sampler = evaluation.settings.sampler
@@ -104,14 +105,14 @@ def _ddim_settings(record: Record) -> Option:
     return {}
 
 
-def _trainings(record: Record) -> dict[str, list[str]]:
+def _trainings(record: ModelHistory) -> dict[str, list[str]]:
     """Return the settings of the trainings by the keys of the card, once where all are equal."""
     settings = [_settings(each) for each in record.trainings]
     found = {key: [each[key] for each in settings] for key in (settings[0] if settings else ())}
     return {key: values if len(set(values)) > 1 else values[:1] for key, values in found.items()}
 
 
-def _teachers(record: Record) -> list[str]:
+def _teachers(record: ModelHistory) -> list[str]:
     """Return the names of the experts that a training learned from."""
     named = record.made.get("inputs", {}) if record.merge is None else {}
     return [public_name(each) for each in named.get("experts", {})]
@@ -120,33 +121,33 @@ def _teachers(record: Record) -> list[str]:
 def _settings(training: Training) -> dict[str, str]:
     """What was trained how, as Markdown; the keys are those of the card."""
     settings, about = training.settings, training.about
-    data = settings.data or {"_target_": "none"}
-    place = data.get("path") or data.get("root")
+    place = (settings.data or {}).get("path") or (settings.data or {}).get("root")
     clip = settings.gradient_clip
     named = f" {markdown_code(public_name(str(place)))}" if place else ""
     images = f", {about['num_images']:,} training images" if "num_images" in about else ""
-    texts = {
-        "Method": _call(settings.method),
-        "Loss weighting": _call(settings.weighting),
-        "Timesteps": _call(settings.timesteps),
+    texts: dict[str, str] = {
+        "Method": _option(settings, "method"),
+        "Loss weighting": _option(settings, "weighting"),
+        "Timesteps": _option(settings, "timesteps"),
         "Optimizer steps": f"{settings.num_steps:,} of "
         f"{settings.batch_size * settings.accumulate} images",
-        "Optimizer": f"{_call(settings.optimizer)}, {_call(settings.learning_rate)}"
-        + (f", gradients clipped to norm {clip}" if clip else ""),
-        "EMA": _call(settings.ema) if settings.ema and about.get("ema", True) else "none",
+        "Optimizer": _option(settings, "optimizer"),
+        "Learning rate": _option(settings, "learning_rate"),
+        "Gradients": f"clipped to norm {clip}" if clip else "not clipped",
+        "EMA": _option(settings, "ema") if settings.ema and about.get("ema", True) else "none",
         "Precision": f"{settings.compute.precision} on {settings.compute.accelerator}",
         "Projections while training": settings.projection.placement or "none",
         "Seed": str(settings.seed),
     }
-    name = settings.cell.get("data") or _call(data)
+    data = settings.cell.get("data")
+    if data is None:
+        data = (chosen_option(settings, "data") or "own class") if settings.data else "none"
     return {
-        "Training data": f"{markdown_text(name)}{named}{images}",
-        **{key: markdown_text(text) for key, text in texts.items()},
+        "Training data": f"{markdown_text(str(data))}{named}{images}",
+        **{key: str(_shown(text)) for key, text in texts.items()},
     }
 
 
-def _call(option: Option, *hidden: str) -> str:
-    """Return an option with `_target_` as a call: AdamW(lr=1e-4). Paths are left out."""
-    hidden = ("_target_", "path", "root", *hidden)
-    given = ", ".join(f"{key}={value}" for key, value in option.items() if key not in hidden)
-    return f"{option['_target_'].rpartition('.')[2]}({given})"
+def _option(settings: RunSettings, group: str, *hidden: str) -> Markdown:
+    """Return an option of a run as it is typed, as a code span."""
+    return Markdown(markdown_code(typed_option(settings, group, hidden)))

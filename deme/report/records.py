@@ -10,12 +10,14 @@ from deme.runs import (
     EvaluateSettings,
     FromModelSettings,
     LossMass,
-    Metrics,
-    Provenance,
     RunSettings,
     TrainSettings,
     frozen_settings,
+    is_done,
     is_run,
+    metrics_of,
+    places_of_input,
+    read_provenance,
     read_status,
     weights_folder,
 )
@@ -50,7 +52,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Record:
+class ModelHistory:
     """A model and its history; what is not known is empty.
 
     `weights`: content hash. `about`: its deme.json. `merge`: settings of the run that merged or
@@ -103,20 +105,22 @@ def public_name(path: str) -> str:
     return Path(path).name
 
 
-def read_record(place: Path, called: str) -> Record:
+def read_history(place: Path, called: str) -> ModelHistory:
     """Return what is known about a run directory, a run's weights folder, or any other model
     folder, `called` by its user."""
     folder = weights_folder(place)
     run = place if is_run(place) else folder.parent.parent
     about = read_about(folder)
     if folder.parent.name != "weights" or not is_run(run):
-        return Record(public_name(called) or place.resolve().name, files.sha256(folder), about)
+        return ModelHistory(
+            public_name(called) or place.resolve().name, files.sha256(folder), about
+        )
     settings = frozen_settings(run)
-    made = read_json(run / "run.json", Provenance)
+    made = read_provenance(run)
     weights = read_status(run).get("weights", {}).get(folder.name) or files.sha256(folder)
     trainings, lost = _trainings(run, settings, about)
     trainings.sort(key=lambda each: each.about.get("range") or [0])
-    return Record(
+    return ModelHistory(
         run.name,
         weights,
         about,
@@ -134,7 +138,7 @@ def _trainings(
     """Return the training runs behind the weights of a run, and the names of those not found."""
     if isinstance(settings, TrainSettings):
         return [Training(settings, about)], []
-    made = read_json(run / "run.json", Provenance)
+    made = read_provenance(run)
     trainings, lost = [], list[str]()
     name = "run" if isinstance(settings, AverageSettings) else "experts"
     inputs = made["inputs"].get(name, {})
@@ -156,28 +160,21 @@ def _trainings(
 
 def _found(named: str, run: Path, made: JsonObject) -> Path | None:
     """Return a run that another one named as its input: where it was, or beside the other one."""
-    for place in (
-        Path(named),
-        Path(made.get("directory", "."), named),
-        run.parent.parent / (Path(named).parent.name or "train") / Path(named).name,
-    ):
-        if exists(place / "config.yaml") and read_status(place).get("state") == "done":
-            return place
-    return None
+    places = places_of_input(named, made.get("directory", "."), run)
+    return next((each for each in places if exists(each / "config.yaml") and is_done(each)), None)
 
 
 def _evaluations(run: Path, weights: str) -> Iterator[Evaluation]:
     """Yield the finished evaluations of the same suite that took exactly these weights."""
     for folder in sorted((run.parent.parent / "evaluate").glob("*")):
-        metrics = folder / "metrics.json"
         try:
-            if read_status(folder).get("state") != "done" or not exists(metrics):
+            if read_status(folder).get("state") != "done" or not (metrics := metrics_of(folder)):
                 continue
-            inputs = read_json(folder / "run.json", Provenance)["inputs"]
+            inputs = read_provenance(folder)["inputs"]
             if weights in inputs.get("weights", {}).values():
                 evaluated = frozen_settings(folder)
                 if isinstance(evaluated, EvaluateSettings):
-                    yield Evaluation(evaluated, read_json(metrics, Metrics)["metrics"])
+                    yield Evaluation(evaluated, metrics)
         except DemeError as error:
             logger.warning("left out: %s", first_line(error))
 

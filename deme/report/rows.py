@@ -7,19 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from deme.report.records import task_weight_curves
-from deme.report.statistics import Cell, Difference, paired_difference, resampled_units
+from deme.report.statistics import Difference, RunSeeds, paired_difference, resampled_units
 from deme.runs import (
-    Metrics,
     Node,
     Replicates,
     RowSettings,
     Suite,
     SuiteSettings,
+    read_metrics,
     row_and_base,
+    sample_grid,
 )
 from deme.system import BadConfig, JsonObject, read_json
 
-Results = Mapping[Cell, JsonObject]
+Results = Mapping[RunSeeds, JsonObject]
 Place = tuple[str, str | None]  # row and base
 
 
@@ -72,7 +73,7 @@ def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Plac
     (baseline,) = (row for row in settings.rows if row.name == settings.baseline)
     before = results[_place(baseline, base)] if name != settings.baseline else {}
     numbers = {metric: _number(metric, found, before) for metric in _metrics(suite, results)}
-    pictures = [one["path"] / "samples" / "grid.png" for one in found.values()]
+    pictures = [sample_grid(one["path"]) for one in found.values()]
     trained = [
         node
         for node in suite.nodes
@@ -170,8 +171,8 @@ def _results(suite: Suite) -> dict[Place, Results]:
         for place in (_place(row, base) for row in rows):
             if place not in found:
                 found[place] = {
-                    Cell(node.seed, node.sample_seed or 0, node.pretrain_seed): {
-                        **read_json(path / "metrics.json", Metrics),
+                    RunSeeds(node.seed, node.sample_seed or 0, node.pretrain_seed): {
+                        "metrics": read_metrics(path),
                         "replicates": read_json(path / "replicates.json", Replicates),
                         "path": path,
                     }
@@ -252,7 +253,7 @@ def difference_of(metric: str, results: Results, base: Results) -> Difference | 
     return difference and difference.of(about)
 
 
-def values_of(metric: str, results: Results) -> dict[Cell, float]:
+def values_of(metric: str, results: Results) -> dict[RunSeeds, float]:
     """Return the values of a metric, of those evaluations that have it."""
     return {
         cell: one["metrics"][metric]["value"]

@@ -1,19 +1,14 @@
 """What tells listed runs apart: the settings that differ between runs of one stage."""
 
-import contextlib
-import re
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from deme.runs import options
 from deme.runs.composed import Flat
 from deme.runs.identity import neutral_keys
-from deme.runs.labels import DEFAULT_LABELS, is_labelled_by_user, value_text
-from deme.runs.listing import Listed, read_run
+from deme.runs.labels import DEFAULT_LABELS, is_labelled_by_user, option_of, value_text
+from deme.runs.listing import ListedRun, read_run
 from deme.runs.settings import CELL_LETTERS, RUNS, SETTINGS
-from deme.system import DemeError, conf_dir, read_text
 
 LABELS = ("base", "pretrain_seed")  # of a cell, which are no settings
 INPUTS = ("weights", "experts", "run", "snapshots_of")  # whose settings are those of a model, too
@@ -27,11 +22,11 @@ class Settings:
     So an evaluation has the learning rate of the model that it is of.
     """
 
-    def __init__(self, runs: Iterable[Listed]) -> None:
+    def __init__(self, runs: Iterable[ListedRun]) -> None:
         self._by_name = {run.name: run for run in runs}
         self._known: dict[Path, Flat] = {}
 
-    def of(self, run: Listed, depth: int = DEPTH) -> Flat:
+    def of(self, run: ListedRun, depth: int = DEPTH) -> Flat:
         """Return the settings of a run by their dotted keys, an option by its name."""
         if run.path not in self._known:
             own = own_settings(run)
@@ -40,7 +35,7 @@ class Settings:
             self._known[run.path] = {**own, **inherited, **given}
         return self._known[run.path]
 
-    def _inherited(self, run: Listed, depth: int) -> Flat:
+    def _inherited(self, run: ListedRun, depth: int) -> Flat:
         """Return the settings that all runs have that a run is made of."""
         if run.stage == "train" or depth == 0:
             return {}
@@ -53,7 +48,7 @@ class Settings:
             if all(key in other and other[key] == value for other in models)
         }
 
-    def _run_at(self, place: Path) -> Listed:
+    def _run_at(self, place: Path) -> ListedRun:
         places = (place, *place.parents)  # weights/raw of a run
         if known := next((each for each in places if each.name in self._by_name), None):
             return self._by_name[known.name]
@@ -61,7 +56,7 @@ class Settings:
         return self._by_name.setdefault(run.name, read_run(run))
 
 
-def own_settings(run: Listed) -> Flat:
+def own_settings(run: ListedRun) -> Flat:
     """Return the settings of a run that can change its results, and its labels."""
     if run.stage not in SETTINGS:
         return {}
@@ -76,7 +71,7 @@ def own_settings(run: Listed) -> Flat:
             continue
         option = key.removesuffix(TARGET)
         label = run.settings.get(f"cell.{option}") if option != "method" else None
-        found[option] = label or _option_name(option, str(value))
+        found[option] = label or option_of(option, run.settings)
     method = run.settings.get("cell.method")
     overrides = run.settings.get("overrides") or []
     if is_labelled_by_user(overrides) or method not in DEFAULT_LABELS.values():
@@ -85,19 +80,7 @@ def own_settings(run: Listed) -> Flat:
     return found | {name: label for name, label in labels.items() if label is not None}
 
 
-@cache
-def _option_name(group: str, target: str) -> str:
-    """Return the option of a group with this _target_, if there is one; else the target's name."""
-    first = re.compile(rf"^_target_:\s*{re.escape(target)}\s*(#|$)", re.MULTILINE)
-    found = []
-    for name in options(group):
-        with contextlib.suppress(DemeError):
-            if first.search(read_text(conf_dir() / group / f"{name}.yaml")):
-                found.append(name)
-    return found[0] if len(found) == 1 else target.rpartition(".")[2]
-
-
-def differing(runs: Sequence[Listed], settings: Settings) -> list[str]:
+def differing(runs: Sequence[ListedRun], settings: Settings) -> list[str]:
     """Return the keys whose values differ between runs of one stage, options before their keys.
 
     The keys of an option are compared between runs that chose the same option.
@@ -123,11 +106,11 @@ def _place(key: str) -> int:
     return 2 if key in CELL_LETTERS else 1
 
 
-def in_order(runs: Iterable[Listed], settings: Settings, keys: Sequence[str]) -> list[Listed]:
+def in_order(runs: Iterable[ListedRun], settings: Settings, keys: Sequence[str]) -> list[ListedRun]:
     """Return the runs of each suite and stage in the order of the settings that differ."""
     stages = {stage: number for number, stage in enumerate(RUNS)}
 
-    def order(run: Listed) -> tuple[object, ...]:
+    def order(run: ListedRun) -> tuple[object, ...]:
         values = settings.of(run)
         place = (str(run.path.parent.parent), stages.get(run.stage, len(stages)))
         return (*place, *(_sortable(values.get(key)) for key in keys), run.name)

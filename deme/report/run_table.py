@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deme.report.run_settings import LABELS, Settings, differing, short_keys, text_of
-from deme.report.statistics import digits_for
 from deme.report.terminal import aligned
-from deme.runs.listing import Listed
+from deme.runs.listing import ListedRun
 from deme.runs.numbers import TRAINING_LOSS, Measured
-from deme.system import duration, single_line, size_text
+from deme.system import digits_for, duration, single_line, size_text
 
 GAP = 2  # characters between two columns
 NARROWEST = 20  # characters of a name
@@ -21,8 +20,8 @@ OF_LOSS = {
     "timesteps", "weighting",
 }  # fmt: skip
 BEST = (
-    "* best of its column, a training loss of its seed; whether evaluations differ by more than "
-    "chance: deme compare <run> <run>"
+    "* best of its column (a training loss: best of its seed); to see whether evaluations differ "
+    "by more than chance, type: deme compare <run> <run>"
 )
 
 
@@ -46,7 +45,7 @@ class Column:
         return max(map(len, (self.title, *self.texts)))
 
 
-def columns_of(runs: Sequence[Listed], settings: Settings) -> list[Column]:
+def columns_of(runs: Sequence[ListedRun], settings: Settings) -> list[Column]:
     """Return the columns of a table of runs, in order."""
     now = time.time()
     found = [
@@ -76,7 +75,7 @@ def _column(key: str, title: str, texts: Sequence[str], spare: int = 0) -> Colum
 
 
 def setting_columns(
-    runs: Sequence[Listed], settings: Settings, keys: Sequence[str]
+    runs: Sequence[ListedRun], settings: Settings, keys: Sequence[str]
 ) -> list[Column]:
     """Return a column for each of these settings, which differ between runs of a stage."""
     titles = short_keys(keys)
@@ -90,7 +89,9 @@ def setting_columns(
     return found
 
 
-def number_columns(runs: Sequence[Listed], settings: Settings, keys: Sequence[str]) -> list[Column]:
+def number_columns(
+    runs: Sequence[ListedRun], settings: Settings, keys: Sequence[str]
+) -> list[Column]:
     """Return a column for each main number, with its `n` and a star at the best.
 
     `keys`: the settings that differ between the runs.
@@ -115,7 +116,7 @@ def number_columns(runs: Sequence[Listed], settings: Settings, keys: Sequence[st
 
 
 def _best(
-    runs: Sequence[Listed], numbers: Sequence[Measured | None], settings: Settings
+    runs: Sequence[ListedRun], numbers: Sequence[Measured | None], settings: Settings
 ) -> set[int]:
     """Return which runs have the best number of those that can be compared.
 
@@ -144,7 +145,7 @@ def _number(one: Measured, with_count: bool, is_best: bool) -> str:
     return f"{value:.{digits_for(value)}f}{count}{'*' if is_best else ' '}"
 
 
-def _state(run: Listed) -> str:
+def _state(run: ListedRun) -> str:
     total, step = run.settings.get("num_steps"), run.step
     return f"{run.state}, {step:,} of {total:,}" if step and total else run.state
 
@@ -189,7 +190,7 @@ def shortened_name(name: str, longest: int) -> str:
     return f"{name[: longest - 2 - len(kept)]}..{kept}"
 
 
-def sorted_by(runs: Sequence[Listed], columns: Sequence[Column], typed: str) -> list[Listed]:
+def sorted_by(runs: Sequence[ListedRun], columns: Sequence[Column], typed: str) -> list[ListedRun]:
     """Return the runs in the order of a column, -<column> from the largest; without a value last.
 
     Raises StopIteration for a column that there is none of.
@@ -200,14 +201,14 @@ def sorted_by(runs: Sequence[Listed], columns: Sequence[Column], typed: str) -> 
     known = [pair for pair in pairs if pair[0] is not None]
     mixed = len({isinstance(value, (int, float)) for value, _ in known}) > 1
 
-    def order(pair: tuple[Any, Listed]) -> Any:
+    def order(pair: tuple[Any, ListedRun]) -> Any:
         return str(pair[0]) if mixed or not isinstance(pair[0], (int, float, str)) else pair[0]
 
     known.sort(key=order, reverse=typed.startswith("-"))
     return [run for _, run in known] + [run for value, run in pairs if value is None]
 
 
-def record_of(run: Listed, settings: Settings) -> dict[str, object]:
+def record_of(run: ListedRun, settings: Settings) -> dict[str, object]:
     """Return a run as an object of JSON, with all its settings that count."""
     return {
         "run": str(run.path),

@@ -11,14 +11,14 @@ import numpy as np
 from deme.system import JsonObject
 
 
-class Cell(NamedTuple):
+class RunSeeds(NamedTuple):
     """The seeds of one evaluation; None for what was not finetuned, or not pretrained here."""
 
     seed: int | None
     sample_seed: int
     pretrain_seed: int | None = None
 
-    def is_paired(self, other: "Cell") -> bool:
+    def is_paired(self, other: "RunSeeds") -> bool:
         """Whether a difference is taken of the two: the seeds that both have are the same."""
         return self.sample_seed == other.sample_seed and all(
             one == two or None in (one, two)
@@ -26,17 +26,9 @@ class Cell(NamedTuple):
         )
 
 
-CellT = TypeVar("CellT", bound=tuple[int | None, ...])  # a Cell, or its values without the last
-
-
-def digits_for(value: float) -> int:
-    """Return how many decimals show four significant digits of a value like those in the column.
-
-    At least two from 1 on, and five below: a column has one number of decimals where it can.
-    """
-    if abs(value) >= 1:
-        return 2
-    return max(5, 3 - math.floor(math.log10(abs(value)))) if value else 5
+SeedsT = TypeVar(
+    "SeedsT", bound=tuple[int | None, ...]
+)  # a RunSeeds, or its values without the last
 
 
 def student_quantile(df: float, probability: float) -> float:
@@ -96,16 +88,16 @@ def resampled_units(about: JsonObject) -> int:
 
 
 def paired_difference(
-    values: Mapping[CellT, float],
-    base: Mapping[CellT, float],
-    replicates: Mapping[CellT, Sequence[float]],
-    base_replicates: Mapping[CellT, Sequence[float]],
+    values: Mapping[SeedsT, float],
+    base: Mapping[SeedsT, float],
+    replicates: Mapping[SeedsT, Sequence[float]],
+    base_replicates: Mapping[SeedsT, Sequence[float]],
     num_units: int,
 ) -> Difference | None:
     """Return row minus baseline over their common sampling seeds, within each pretraining seed.
 
     Either may be of a model that was not finetuned. None if they have no common seed or are of one
-    image. A cell is (finetuning seed, sampling seed) or a Cell.
+    image. A cell is (finetuning seed, sampling seed) or a RunSeeds.
 
     The variance of the mean by sampling is n / (n - 1) times that of its paired bootstrap
     replicates, which resample n = `num_units` images or prompts. To it come the variance between
@@ -114,11 +106,16 @@ def paired_difference(
     interval speaks of that seed, and leaves out what another one would have given.
     """
     pairs = [
-        (cell, other) for cell in values for other in base if Cell(*cell).is_paired(Cell(*other))
+        (cell, other)
+        for cell in values
+        for other in base
+        if RunSeeds(*cell).is_paired(RunSeeds(*other))
     ]
     if not pairs or num_units < 2:
         return None
-    found = {(Cell(*cell), Cell(*other)): values[cell] - base[other] for cell, other in pairs}
+    found = {
+        (RunSeeds(*cell), RunSeeds(*other)): values[cell] - base[other] for cell, other in pairs
+    }
     value = float(np.mean([*found.values()]))
     of_pairs = np.array(
         [np.subtract(replicates[cell], base_replicates[other]) for cell, other in pairs]
@@ -145,7 +142,7 @@ def paired_difference(
     )
 
 
-def _seeds(cell: Cell, other: Cell) -> tuple[int | None, int | None]:
+def _seeds(cell: RunSeeds, other: RunSeeds) -> tuple[int | None, int | None]:
     """Return the finetuning and the pretraining seed of a difference: those that either has."""
     return (
         other.seed if cell.seed is None else cell.seed,
@@ -166,7 +163,7 @@ def _variance(means: Mapping[int | None, float]) -> float:
     return float(np.var([*means.values()], ddof=1)) if len(means) > 1 else 0.0
 
 
-def _spread(found: Mapping[tuple[Cell, Cell], float], sampling: float) -> Spread:
+def _spread(found: Mapping[tuple[RunSeeds, RunSeeds], float], sampling: float) -> Spread:
     """Return the standard deviations, of `found` differences by their cells."""
     by_base = defaultdict(list)
     for both, one in found.items():

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from deme.report.escape import csv_text, markdown_block, markdown_code, markdown_text
 from deme.report.notes import notes
 from deme.report.rows import Comparison, Number, Row
-from deme.report.statistics import Difference, digits_for
-from deme.report.terminal import text_table
+from deme.report.statistics import Difference
+from deme.report.terminal import fits, text_table
 from deme.runs import Suite
-from deme.system import JsonObject, print_result
+from deme.system import JsonObject, digits_for, print_result
 
 NOT_MEASURED = "Not measured yet"
 CSV_COLUMNS = [
@@ -60,10 +60,11 @@ def cells(suite: Suite, metrics: Sequence[str], row: Row) -> list[str]:
         number = row.numbers.get(metric)
         texts += [_published_cell(row, metric)] if _published(suite, metric) else []
         texts += _number_cells(number) if number else ["--", "", ""]
-    return [*texts, _count(row.num_forward_passes)]
+    return [*texts, format_count(row.num_forward_passes)]
 
 
-def _count(number: int) -> str:
+def format_count(number: int) -> str:
+    """Return a number of forward passes, in millions from 0.1 million on."""
     return f"{number / 1e6:.2f}M" if number >= 100_000 else f"{number:,}"
 
 
@@ -233,23 +234,23 @@ def _base_columns(row: Row, d: Difference | None) -> list[object]:
 
 
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
-    """Print the table, and row against row, to standard output."""
+    """Print the table, and row against row, to standard output.
 
+    A table that is too wide for the terminal becomes one for each metric.
+    """
     of_bases = any(row.base is not None for row in rows)
 
-    def part(base: str, found: Sequence[Row]) -> Callable[[Sequence[str]], str]:
-        return lambda metrics: text_table(*results_table(suite, metrics, found, base))
-
-    def comparisons(metrics: Sequence[str]) -> str:
-        return text_table(*comparisons_table(metrics, rows, compared), num_left=2 + of_bases)
+    def part(base: str, found: Sequence[Row]) -> Callable[[Sequence[str]], TextTable]:
+        return lambda metrics: results_table(suite, metrics, found, base)
 
     metrics = suite.settings.metrics
-    parts = [part(base, found) for base, found in by_base(suite, rows)]
-    for table_of in [*parts, comparisons] if compared else parts:
-        text = table_of(metrics)
-        if "…" in text:  # cut off: one table for each metric
-            text = "\n".join(table_of([metric]) for metric in metrics)
-        print_result(text)
+    parts = [(part(base, found), 1) for base, found in by_base(suite, rows)]
+    if compared:
+        parts.append((lambda names: comparisons_table(names, rows, compared), 2 + of_bases))
+    for table_of, num_left in parts:
+        whole = fits(*table_of(metrics)[1:], num_left)
+        for names in [metrics] if whole else [[metric] for metric in metrics]:
+            print_result(text_table(*table_of(names), num_left))
     for base, found in by_base(suite, rows) if suite.settings.show_parts else ():
         for table in part_tables(found, base):
             print_result(text_table(*table))

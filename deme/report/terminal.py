@@ -1,7 +1,9 @@
 """Tables on the terminal."""
 
 import io
+import sys
 from collections.abc import Collection, Sequence
+from typing import Literal, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -10,29 +12,93 @@ from rich.text import Text
 
 from deme.system import single_line
 
+NARROW = 24  # characters that a column of labels keeps while only headings and labels wrap
+BORDERS = 3  # characters beside a column
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is, None where it is none."""
+    return Console().width if sys.stdout.isatty() else None
+
 
 def text_table(
     title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1
 ) -> str:
     """Return a table for the terminal, its first `num_left` columns aligned to the left.
 
-    It is plain text, whatever its cells hold.
+    It is plain text, whatever its cells hold. What is wider than the terminal wraps: headings and
+    labels first. Where standard output is no terminal, the table is as wide as its texts.
     """
+    shape = _Shape.of(columns, lines, num_left)
+    width = terminal_width()
+    widths = shape.natural if width is None else shape.fitting(width)
+    wraps = any(
+        cell_len(cell) > room
+        for line in shape.rows[1:]
+        for cell, room in zip(line, widths, strict=True)
+    )
     console = Console(
-        width=max(Console().width, 150),
+        width=_width(widths),
         file=io.StringIO(),
         force_terminal=False,
         force_jupyter=False,  # which would display it, and write escape codes
     )
-    table = Table(title=title and Text(single_line(title, 2_000)))
-    for index, column in enumerate(columns):
-        heading = Text(single_line(column))
-        table.add_column(heading, justify="left" if index < num_left else "right")
-    for line in lines:
-        table.add_row(*(Text(single_line(str(cell))) for cell in line))
+    table = Table(title=title and Text(single_line(title, 2_000)), show_lines=wraps)
+    for index, (heading, room) in enumerate(zip(shape.rows[0], widths, strict=True)):
+        justify: Literal["left", "right"] = "left" if index < num_left else "right"
+        table.add_column(Text(heading), justify=justify, width=room, overflow="fold")
+    for line in shape.rows[1:]:
+        table.add_row(*map(Text, line))
     with console.capture() as found:
         console.print(table)
     return found.get().rstrip("\n")
+
+
+def fits(columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1) -> bool:
+    """Whether a table fits the terminal while no cell wraps but headings and labels."""
+    width = terminal_width()
+    return width is None or _width(_Shape.of(columns, lines, num_left).whole) <= width
+
+
+def _width(widths: Sequence[int]) -> int:
+    return sum(widths) + BORDERS * len(widths) + 1
+
+
+class _Shape(NamedTuple):
+    """The texts of a table, headings first, and how wide each column can be, in characters."""
+
+    rows: list[list[str]]
+    natural: list[int]  # nothing wraps
+    whole: list[int]  # headings and labels wrap
+    words: list[int]  # everything wraps between words
+
+    @classmethod
+    def of(cls, columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int) -> "_Shape":
+        rows = [[single_line(str(cell)) for cell in line] for line in (columns, *lines)]
+        found = cls(rows, [], [], [])
+        for index, texts in enumerate(zip(*rows, strict=True)):
+            words = max((cell_len(word) for text in texts for word in text.split()), default=0)
+            heading = max(map(cell_len, texts[0].split()), default=0)
+            natural = max(1, *map(cell_len, texts))
+            whole = max(1, heading, *map(cell_len, texts[1:]))
+            found.natural.append(natural)
+            found.whole.append(min(natural, NARROW) if index < num_left else whole)
+            found.words.append(min(max(1, words), found.whole[-1]))
+        return found
+
+    def fitting(self, width: int) -> list[int]:
+        """Return the widths of the columns in a table of at most `width` characters.
+
+        Words are broken only where nothing else helps.
+        """
+        widths = [*self.natural]
+        for least in (self.whole, self.words, [1] * len(widths)):
+            while _width(widths) > width:
+                spare, index = max((room - least[i], i) for i, room in enumerate(widths))
+                if spare == 0:
+                    break
+                widths[index] -= 1
+        return widths
 
 
 def aligned(

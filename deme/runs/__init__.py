@@ -1,14 +1,16 @@
 """Run directories, suites, configuration, settings. No torch here."""
 
 from deme.runs.arguments import check_option, check_options
+from deme.runs.composed import flat
 from deme.runs.config import (
     LOSS_ALONE,
     compose_stage,
     expand_overrides,
     expand_path_shortcut,
     to_dict,
+    typed_run,
 )
-from deme.runs.config_errors import config_errors, flattened, options
+from deme.runs.config_errors import config_errors, options
 from deme.runs.formats import (
     Affinity,
     Best,
@@ -23,6 +25,7 @@ from deme.runs.formats import (
     Tried,
 )
 from deme.runs.ideas import (
+    BASE_IDEA,
     EXPERTS,
     expert_row,
     idea_rows,
@@ -41,14 +44,29 @@ from deme.runs.inputs import (
     frozen_config,
     frozen_settings,
     input_hash,
-    is_run,
-    read_status,
     takes_ema,
 )
 from deme.runs.node import BLOCKED
 from deme.runs.objects import accepted_arguments, instantiate, instantiate_with, partial
+from deme.runs.overrides import as_value
 from deme.runs.provenance import LIBRARIES
 from deme.runs.run import Run, frozen_identity
+from deme.runs.run_files import (
+    commit_of,
+    cost_of,
+    is_done,
+    is_run,
+    metrics_of,
+    outcome_of,
+    places_of_input,
+    provenance_of,
+    read_best,
+    read_metrics,
+    read_outcome,
+    read_provenance,
+    read_status,
+    seconds_of,
+)
 from deme.runs.settings import (
     BACKWARD,
     CHAIN,
@@ -118,6 +136,7 @@ from deme.runs.weights import (
 
 __all__ = [
     "BACKWARD",
+    "BASE_IDEA",
     "BLOCKED",
     "CHAIN",
     "EXPERTS",
@@ -178,21 +197,24 @@ __all__ = [
     "Tried",
     "VerifySettings",
     "accepted_arguments",
+    "as_value",
     "base_hash",
     "build",
     "check_finished",
     "check_format",
     "check_option",
     "check_options",
+    "commit_of",
     "compose_stage",
     "config_errors",
     "content_hash",
+    "cost_of",
     "data_hash",
     "expand_overrides",
     "expand_path_shortcut",
     "expert_row",
     "find_snapshots",
-    "flattened",
+    "flat",
     "found_weights",
     "frozen_config",
     "frozen_identity",
@@ -204,28 +226,39 @@ __all__ = [
     "input_hash",
     "instantiate",
     "instantiate_with",
+    "is_done",
     "is_open",
     "is_run",
     "labelled",
     "log_weights",
+    "metrics_of",
     "needed_files",
     "num_trainings",
     "options",
+    "outcome_of",
     "partial",
     "passes_of_an_expert",
     "passes_per_step",
     "placed",
+    "places_of_input",
+    "provenance_of",
+    "read_best",
+    "read_metrics",
+    "read_outcome",
+    "read_provenance",
     "read_sources",
     "read_status",
     "row_and_base",
     "run_settings",
     "sample_grid",
     "sample_grids",
+    "seconds_of",
     "snapshot_folder",
     "stored_hash",
     "suite_sources",
     "takes_ema",
     "to_dict",
+    "typed_run",
     "weights_folder",
     "with_averages",
 ]

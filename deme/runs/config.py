@@ -17,15 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
 from deme import __version__
-from deme.runs.composed import chosen_options, composed, conf_listing, replaced
-from deme.runs.config_errors import config_errors, flattened, groups, options
-from deme.runs.inputs import cached, is_run
+from deme.runs.composed import chosen_options, composed, conf_listing, flat, replaced
+from deme.runs.config_errors import config_errors, groups, options
+from deme.runs.inputs import cached
+from deme.runs.overrides import as_value
+from deme.runs.run_files import is_run
 from deme.runs.settings.architecture import with_unet
 from deme.runs.settings.base import Config
 from deme.runs.settings.labelled import labelled, with_values
-from deme.runs.settings.placed import quoted
 from deme.runs.trusted import local_trust
-from deme.runs.weights import log_weights, weights_folder
+from deme.runs.weights import weights_folder
 from deme.system import BadConfig, DemeError, exists, files, logger, read_cached
 
 FORMAT = 2  # of what is kept of a configuration in the cache
@@ -33,8 +34,8 @@ PLACES = {"model.path": "model=<folder>", "data.path": "data=<folder>", "out": "
 PATH_OPTIONS = {"model": "diffusers", "data": "image_folder"}  # that model=<folder> stands for
 WITH_DIGITS = ("digits", "none", "null")  # options of `data` that go with metrics=digits
 LOSS_ALONE = (
-    "only the denoising loss judges, which need not agree with how images look; to judge images, "
-    "too, where there are 100 to learn from, type: metrics=own"
+    "only the held-out loss decides, which need not agree with how images look; to compare images, "
+    "too, with at least 100 training images, type: metrics=own"
 )
 RESOLVER = re.compile(r"\$\{\s*([\w.]+):")  # of an interpolation that calls something
 VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of one existing key
@@ -42,23 +43,30 @@ VALUE = re.compile(r"(?!hydra\b)[a-z_0-9]+(\.[a-z_0-9]+)*=")  # an override of o
 
 def expand_path_shortcut(arg: str) -> list[str]:
     """Return model=<folder, run or hub:...> and data=<folder> as the options they stand for."""
-    group, _, value = arg.partition("=")
+    group, _, typed = arg.partition("=")
     option = PATH_OPTIONS.get(group)
-    if option is None or value in options(group):
+    if option is None or typed in options(group):
         return [arg]
+    value = os.path.expanduser(typed)  # noqa: PTH111 (hub:... is no path)
     if not ("/" in value or ":" in value or exists(value)):
         return [arg]
-    if group == "model" and exists(value) and is_run(Path(value)):
-        _log_weights(value)
-        value = str(weights_folder(Path(value)))
-    elif group == "model" and (found := sorted(Path(value).expanduser().glob("train/*-*"))):
+    if group == "model" and (run := typed_run(arg)) is not None:
+        value = str(weights_folder(run))
+    elif group == "model" and (found := sorted(Path(value).glob("train/*-*"))):
         raise BadConfig(
-            f"model={value} holds runs, and is no model\ntype: model={found[0]}, or another run"
+            f"model={typed} contains runs, not a model\ntype: model={found[0]}, or another run"
         )
     if "," not in value and not value.startswith(("'", '"')):  # no sweep: whatever it is called
-        value = os.path.expanduser(value)  # noqa: PTH111 (hub:... is no path)
-        value = quoted(value)
+        value = as_value(value)
     return [f"{group}={option}", f"{group}.path={value}"]
+
+
+def typed_run(arg: str) -> Path | None:
+    """Return the run directory that model=<run> names, None for any other argument."""
+    group, _, typed = arg.partition("=")
+    place = Path(os.path.expanduser(typed))  # noqa: PTH111 (hub:... is no path)
+    is_one = group == "model" and typed not in options(group) and exists(place) and is_run(place)
+    return place if is_one else None
 
 
 def expand_overrides(stage: str, words: Iterable[str]) -> list[str]:
@@ -82,12 +90,7 @@ def expand_overrides(stage: str, words: Iterable[str]) -> list[str]:
 
 @functools.cache
 def _log_loss_alone() -> None:
-    logger.info("metrics=loss, as own data is typed: %s", LOSS_ALONE)  # once
-
-
-@functools.cache
-def _log_weights(run: str) -> None:
-    log_weights("model", [Path(run)])  # once
+    logger.info("metrics=loss, because data= was given without metrics=: %s", LOSS_ALONE)  # once
 
 
 def compose_stage(
@@ -196,7 +199,7 @@ def to_dict(cfg: DictConfig, still_open: Sequence[str] = ()) -> Config:
     Raises BadConfig naming every key without a value, but for those of `still_open`.
     """
     # as written: a key that only refers to one without a value is not named
-    written = flattened(OmegaConf.to_container(cfg, resolve=False))
+    written = flat(cast(Config, OmegaConf.to_container(cfg, resolve=False)))
     open_keys = {name for name, value in written.items() if value == "???"}
     missing = sorted(open_keys - {*still_open})
     if missing:

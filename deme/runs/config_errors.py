@@ -22,6 +22,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
+from deme.runs.overrides import as_value
 from deme.runs.trusted import option_files
 from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
 from deme.system.values import MAX_DEPTH
@@ -94,7 +95,7 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             return f"unknown option {group}={name}; {near}allowed: {', '.join(allowed)}"
         if top == "hydra":  # a launcher or a sweeper
             plugin = f"hydra-{name.partition('_')[0]}-{folder}"
-            return f"{group}={name} is no installed plugin of Hydra\ntype: pip install {plugin}"
+            return f"{group}={name} is not an installed plugin of Hydra\ntype: pip install {plugin}"
         near = did_you_mean(name, groups())
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
@@ -117,17 +118,19 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
     )
     if malformed or text.startswith("Could not override ''"):
         given = getattr(error, "override", "=")
-        return f"{shown(given)} is not <key>=<value>\ntype: deme {stage or '<verb>'} <key>=<value>"
+        return (
+            f"{shown(given)} is not <key>=<value>\ntype: deme {stage or '<command>'} <key>=<value>"
+        )
     if isinstance(error, OverrideParseException):
         reason = text.splitlines()[0].replace(error.override, "").strip(" :")
-        return f"cannot read the override {shown(error.override)}: {reason:.80}" + _quoted(
+        return f"cannot read the override {shown(error.override)}: {reason:.80}" + _as_text(
             error.override
         )
     if several := re.search(r"Ambiguous value for argument '([^\n]*)'", text):
         name, _, given = several[1].partition("=")
         return (
             f"{shown(several[1])} has commas: one value with commas is quoted, a list is in "
-            f"brackets, a sweep takes -m{_quoted(several[1])}, or {name}=[{given:.80}], or -m"
+            f"brackets, a sweep takes -m{_as_text(several[1])}, or {name}=[{given:.80}], or -m"
         )
     cause = str(error.__cause__ or "").split("\n")[0]
     return " ".join(f"{text}: {cause}".split()) if cause else " ".join(text.split())
@@ -143,13 +146,12 @@ def _no_folder(group: str, name: str, allowed: list[str]) -> str:
     )
 
 
-def _quoted(override: str) -> str:
+def _as_text(override: str) -> str:
     """Return a line with the override as it is typed for a value with special characters."""
     key, _, value = override.partition("=")
     if not (found := dict.fromkeys(re.findall(r"[=#,()\[\]{}:'\"]", value))) or len(value) > 80:
         return ""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    command = shlex.quote(f'{key}="{escaped}"')
+    command = shlex.quote(f"{key}={as_value(value)}")
     return f"\nto take {' '.join(found)} as part of a text, type: {command}"
 
 

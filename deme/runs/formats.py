@@ -8,7 +8,8 @@ from typing import Annotated, Literal, NotRequired, Required
 from annotated_types import Ge, Le, Len
 from typing_extensions import TypedDict
 
-Whole = Annotated[int, Ge(0)]
+from deme.system.reading import Whole
+
 Seconds = Annotated[float, Ge(0)]
 Number = Annotated[float, Ge(-1e100), Le(1e100)]  # sums and squares of such are finite
 # replicates.json: the bootstrap replicates of each metric
@@ -159,3 +160,4 @@ class TrialPlan(TypedDict):
     seconds_per_step: float
     seconds_for_the_rest: float
     num_steps: int
+    left_out: NotRequired[dict[str, str]]  # ideas that the time is too short for, and why

@@ -1,9 +1,9 @@
 """The ideas that `deme improve` tries, each as rows of a suite that make one model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from deme.runs.inputs import is_run
+from deme.runs.run_files import is_run
 from deme.runs.settings import (
     BACKWARD,
     IMPROVE_SEARCH_SEED,
@@ -14,6 +14,7 @@ from deme.runs.settings import (
 from deme.runs.weights import find_snapshots
 from deme.system import EMA_WEIGHTS, RAW_WEIGHTS, SNAPSHOTS, BadConfig, model_folders
 
+BASE_IDEA = "before"  # the name of the base, among the names of the ideas
 EXPERTS = "deme"  # the row whose experts are merged, and distilled
 TRAINING = 1 + BACKWARD  # forward passes per image of a training step; a teacher takes another
 
@@ -124,22 +125,25 @@ def expert_row(
     return _row(name, train=train, experts=experts)
 
 
-def passes_per_step(settings: ImproveSettings) -> dict[str, int]:
+def passes_per_step(
+    settings: ImproveSettings, ideas: Collection[str] | None = None
+) -> dict[str, int]:
     """Return the forward passes per image of a training step, for all that is trained.
 
-    `experts` are those of the ideas `merge` and `distill`; a backward pass counts as two.
+    `ideas`: None for all that can be tried. `experts` are those of the ideas `merge` and `distill`;
+    a backward pass counts as two.
     """
-    ideas = ideas_of(settings)
+    ideas = ideas_of(settings) if ideas is None else ideas
     found: dict[str, int] = {name: TRAINING for name in ("finetune", "soup") if name in ideas}
     if {"merge", "distill"} & {*ideas}:
         found["experts"] = passes_of_an_expert(settings)
     return found | ({"distill": TRAINING + 1} if "distill" in ideas else {})
 
 
-def num_trainings(settings: ImproveSettings) -> int:
-    """Return how many trainings there are, each of which starts from a model."""
+def num_trainings(settings: ImproveSettings, ideas: Collection[str]) -> int:
+    """Return how many trainings some ideas have, each of which starts from a model."""
     several = {"soup": settings.num_ranges, "experts": settings.num_ranges}
-    return sum(several.get(name, 1) for name in passes_per_step(settings))
+    return sum(several.get(name, 1) for name in passes_per_step(settings, ideas))
 
 
 def passes_of_an_expert(settings: ImproveSettings) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.runs.inputs import read_status
 from deme.runs.listing import (
     DEPTH,
     NAME,
@@ -22,14 +21,9 @@ from deme.runs.listing import (
     runs_elsewhere,
 )
 from deme.runs.run import frozen_identity
+from deme.runs.run_files import MAY_CLEAN, read_status
 from deme.runs.settings import RUNS
 from deme.system import DemeError, exists, files, first_line, is_locked, locked
-
-# what a run has before it has a result or a checkpoint; the curve is begun again without one
-BEFORE_WORK = {
-    ".lock", "config.yaml", "run.json", "status.json", "log.txt", "metrics.jsonl", "passport.json",
-    "weighting.json",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ def why_idle(path: Path) -> str | None:
     """Return why a run directory can go, None for one that stays."""
     if not _is_own(path) or is_locked(path / ".lock") or runs_elsewhere(path):
         return None
-    if not _has_only(path, BEFORE_WORK):
+    if not _has_only(path, MAY_CLEAN):
         return None
     if not exists(path / "status.json"):
         return "never began" if any(path.iterdir()) else "empty"
@@ -136,4 +130,4 @@ def delete(idle: Idle) -> bool:
 def _why_while_held(path: Path) -> str | None:
     """Return why a run whose lock is held by this process can still go."""
     state = read_status(path).get("state") if exists(path / "status.json") else None
-    return None if state == "done" or not _has_only(path, BEFORE_WORK) else "idle"
+    return None if state == "done" or not _has_only(path, MAY_CLEAN) else "idle"

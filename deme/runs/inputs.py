@@ -7,10 +7,10 @@ import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
-from deme.runs.formats import Command, Frozen, Status
-from deme.runs.outputs import damaged
+from deme.runs.formats import Frozen
+from deme.runs.run_files import command_of, damaged, is_run, read_status
 from deme.runs.settings import Config, RunSettings, run_settings
 from deme.system import (
     DATASETS,
@@ -22,7 +22,6 @@ from deme.system import (
     DemeError,
     MissingInput,
     WorkFailed,
-    exists,
     expanded,
     files,
     first_line,
@@ -31,7 +30,6 @@ from deme.system import (
     locate,
     logger,
     read_cached,
-    read_json,
     read_yaml,
     shown,
 )
@@ -40,18 +38,7 @@ from deme.system.values import MAKE_AGAIN
 QUERY_KEYS = {"stage", "cell", "command"}
 # labels that describe a run; of two that differ in these alone the user says which one is meant
 DESCRIBED = OF, SET = ("of", "settings")
-Listed = tuple[str, int, int]  # name, size and time of a file
-
-
-def read_status(path: Path) -> Status:
-    """Return a run directory's status.json, or {}."""
-    file = path / "status.json"
-    return read_json(file, Status) if exists(file) else cast(Status, {})
-
-
-def is_run(path: Path) -> bool:
-    """Whether `path` is a run directory."""
-    return exists(path / "status.json")
+FileStamp = tuple[str, int, int]  # name, size and time of a file
 
 
 def is_older_format(path: Path) -> bool:
@@ -68,14 +55,13 @@ def check_format(path: Path) -> None:
     if is_older_format(path):
         raise BadConfig(
             f"{path} has the format of an older version of deme, and this version cannot use it\n"
-            f"{command_of(path)}"
+            f"{how_to_make_again(path)}"
         )
 
 
-def command_of(path: Path) -> str:
-    """Return what makes a run again: "type, in <folder>, to make it again: <command>"."""
-    record = path / "run.json"
-    made = read_json(record, Command) if record.exists() else Command()
+def how_to_make_again(path: Path) -> str:
+    """Return "type, in <folder>, to make it again: <command>", as it was typed."""
+    made = command_of(path)
     folder = made.get("directory", "")
     place = f", in {folder}," if folder not in ("", str(Path.cwd())) else ","
     return f"type{place} to make it again: {shlex.join(['deme', *made.get('command', [])])}"
@@ -87,7 +73,7 @@ def check_finished(path: Path) -> None:
     if (state := status.get("state", "done")) != "done":
         raise MissingInput(f"{path} is not finished (state: {state})\nrun its command to resume")
     if damage := damaged(path, status):
-        raise WorkFailed(f"{path} is damaged: {damage}\n{command_of(path)}")
+        raise WorkFailed(f"{path} is damaged: {damage}\n{how_to_make_again(path)}")
 
 
 def frozen_config(run: Path) -> Config:
@@ -193,7 +179,7 @@ def weights_name(path: Path, names: Iterable[str], wanted: str) -> str:
     raise BadConfig(
         f"{path} has no raw weights, only their average: it was made with export=[ema], or by a "
         "version that kept nothing else\ntype: run_weights=ema\n"
-        f"where raw weights are needed, delete that run, then {command_of(path)}"
+        f"where raw weights are needed, delete that run, then {how_to_make_again(path)}"
     )
 
 
@@ -231,8 +217,8 @@ def _content_hash(path: Path, weights: str) -> str:
         result = path / "best.json"
         return files.sha256(result) if result.exists() else files.sha256_text(path.name)
     if not path.is_dir():
-        return _sha256(path, (_listed("", path),))
-    inside = tuple(_listed(p.relative_to(path).as_posix(), p) for p in list_files(path).files)
+        return _sha256(path, (_stamp("", path),))
+    inside = tuple(_stamp(p.relative_to(path).as_posix(), p) for p in list_files(path).files)
     configs = [path / "config.json", path / "unet" / "config.json"]  # of a model, in any format
     is_model = any(path.rglob("*.safetensors")) or any(config.exists() for config in configs)
     linked = any(p.is_symlink() and p.is_dir() for p in path.rglob("*"))  # sha256 follows no links
@@ -250,21 +236,21 @@ def base_hash(model: Mapping[str, object], place: str | Path) -> str:
     return files.sha256_text(f"{found} ema") if takes_ema(model) else found
 
 
-def _listed(name: str, file: Path) -> Listed:
+def _stamp(name: str, file: Path) -> FileStamp:
     stat = file.stat()
     return name, stat.st_size, stat.st_mtime_ns
 
 
 @functools.cache
-def _sha256(path: Path, unchanged: tuple[Listed, ...]) -> str:  # noqa: ARG001
+def _sha256(path: Path, unchanged: tuple[FileStamp, ...]) -> str:  # noqa: ARG001
     """Return the hash of a file or folder, computed once a process until a size or time changes."""
     return files.sha256(path)
 
 
-def _folder_hash(folder: Path, inside: tuple[Listed, ...]) -> str:
+def _folder_hash(folder: Path, inside: tuple[FileStamp, ...]) -> str:
     """Return the hash of a data folder's files; cached until a name, a size or a time changes."""
     name = str(folder.resolve())
-    listing = files.sha256_text("\n".join(" ".join(map(str, listed)) for listed in inside))
+    listing = files.sha256_text("\n".join(" ".join(map(str, stamp)) for stamp in inside))
     place = cached("folders", name)
     known = read_cached(place, dict[str, str]) or {}
     if known.get("listing") == listing and "sha256" in known:

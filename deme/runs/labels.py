@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from deme.runs.composed import Flat, defaults
+from deme.runs.composed import Flat, defaults, flat
 from deme.runs.config_errors import groups, options
 from deme.runs.identity import neutral_keys
 from deme.runs.settings import CELL_LETTERS, HASHED_PATH_KEYS
@@ -155,7 +155,7 @@ def _options(
         for key, target in targets.items():
             group = key.removesuffix(f".{TARGET}")
             if group in groups() and target != (chosen or {}).get(key):
-                option = _named(group, str(target))
+                option = option_of(group, values)
                 found.append(_option_text(values["stage"], label, group, option))
     return found
 
@@ -164,20 +164,43 @@ def _part(values: Flat, group: str) -> Flat:
     return {key: value for key, value in values.items() if key.partition(".")[0] == group}
 
 
-def _named(group: str, target: str) -> str:
-    """Return the option of a group that stands for a class, else the name of the class."""
-    name = target.rpartition(".")[2]
-    for option in options(group) if group in groups() else ():
-        values = _option_file(group, option)
-        if str(values.get(TARGET, "")).rpartition(".")[2] == name:
-            return option
-    return name
+def option_of(group: str, values: Flat) -> str:
+    """Return the option of a group that a configuration has, else the name of its class.
+
+    Of several options of one class it is the one whose own values the configuration has; with none
+    of them, or with those of several, the class says all that is known.
+    """
+    name = str(values[f"{group}.{TARGET}"]).rpartition(".")[2]
+    found = _options_of(group, name)
+    if len(found) > 1:
+        shared = {option: _shared(values, group, own) for option, own in found.items()}
+        most = max((number for number in shared.values() if number is not None), default=0)
+        found = {option: own for option, own in found.items() if shared[option] == most}
+    return next(iter(found)) if len(found) == 1 else name
+
+
+def _shared(values: Flat, group: str, own: Mapping[str, Any]) -> int | None:
+    """Return how many values of an option a configuration has, None if it has others."""
+    given = {
+        key: value
+        for key, value in flat(own).items()
+        if key != "defaults" and value != "???" and "${" not in str(value)
+    }
+    has_all = all(values.get(f"{group}.{key}") == value for key, value in given.items())
+    return len(given) if has_all else None
 
 
 @functools.cache
-def _option_file(group: str, option: str) -> Mapping[str, Any]:
-    file = conf_dir() / group / f"{option}.yaml"
-    return read_yaml(file, dict[str, Any]) if read_text(file).strip() else {}
+def _options_of(group: str, name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the options of a group that are of a class, each with its other values."""
+    found = {}
+    for option in options(group) if group in groups() else ():
+        file = conf_dir() / group / f"{option}.yaml"
+        if {TARGET, name} <= {*re.findall(r"\w+", read_text(file))}:
+            own = read_yaml(file, dict[str, Any])
+            if str(own.pop(TARGET, "")).rpartition(".")[2] == name:
+                found[option] = own
+    return found
 
 
 def _option_text(stage: str, label: str, group: str, option: str) -> str:

@@ -1,7 +1,6 @@
 """What a run is made from, up to the base, and what makes it again."""
 
 import contextlib
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from deme.runs.formats import Command
 from deme.runs.identity import neutral_keys
 from deme.runs.inputs import frozen_config
 from deme.runs.labels import OVERRIDE, given_inputs
-from deme.runs.listing import Listed, read_run
+from deme.runs.listing import ListedRun, read_run
+from deme.runs.overrides import as_value
+from deme.runs.run_files import command_of
 from deme.runs.settings import RUNS, Config
-from deme.runs.settings.placed import as_value
-from deme.system import DemeError, exists, read_json
+from deme.system import DemeError, exists
 
 MAX_DEPTH = 12  # runs that are made of runs
 
@@ -31,15 +31,15 @@ class Source:
     key: str
     name: str  # as it was given
     place: Path | None  # where it is, None for what is gone or no path
-    run: Listed | None = None
+    run: ListedRun | None = None
 
 
-def lineage(run: Listed) -> Iterator[Source]:
+def lineage(run: ListedRun) -> Iterator[Source]:
     """Yield what a run is made from, each followed by what that is made from, each run once."""
     yield from _lineage(run, 0, {run.path})
 
 
-def _lineage(run: Listed, depth: int, seen: set[Path]) -> Iterator[Source]:
+def _lineage(run: ListedRun, depth: int, seen: set[Path]) -> Iterator[Source]:
     for key, name in _named(run, depth):
         place = Path(name)
         inside = _run_of(place)
@@ -50,7 +50,7 @@ def _lineage(run: Listed, depth: int, seen: set[Path]) -> Iterator[Source]:
             yield from _lineage(source, depth + 1, seen)
 
 
-def _named(run: Listed, depth: int) -> Iterator[tuple[str, str]]:
+def _named(run: ListedRun, depth: int) -> Iterator[tuple[str, str]]:
     """Yield the inputs of a run, and the paths of the model and the data that it names.
 
     The model of a run that is made of others is theirs; it is told of the first run alone.
@@ -68,7 +68,7 @@ def _run_of(place: Path) -> Path | None:
     return next((each for each in (place, *place.parents) if exists(each / "status.json")), None)
 
 
-def given_overrides(run: Listed) -> list[str] | None:
+def given_overrides(run: ListedRun) -> list[str] | None:
     """Return the overrides that a run was made with, None for a run of a version that kept none."""
     kept = run.settings.get("overrides")
     if isinstance(kept, list):
@@ -77,16 +77,11 @@ def given_overrides(run: Listed) -> list[str] | None:
     return typed[1:] if typed[:1] == [run.stage] else None
 
 
-def _unquoted(word: str) -> str:
-    """Return an override without quotes that its value does not need."""
-    return re.sub(r"^([^=']+)='([\w./:@-]+)'$", r"\1=\2", word)
-
-
-def command_again(run: Listed) -> tuple[str, str]:
+def command_again(run: ListedRun) -> tuple[str, str]:
     """Return the command that makes a run again, and the folder that it is typed in.
 
     It is that of the run itself, where composing it gives the run's settings, else the one that
-    was typed: of a suite, or of `deme improve`.
+    was typed: of a suite, or of `deme improve`. It is empty where nothing is known of it.
     """
     record = _typed(run.path)
     folder = record.get("directory", "")
@@ -96,17 +91,18 @@ def command_again(run: Listed) -> tuple[str, str]:
         with contextlib.suppress(DemeError):
             composed = compose_stage(run.stage, overrides)
             if counted(composed, run.stage) == counted(frozen_config(run.path), run.stage):
-                return shlex.join(["deme", run.stage, *map(_unquoted, overrides)]), folder
-    return shlex.join(["deme", *record.get("command", [])]), folder
+                return shlex.join(["deme", run.stage, *overrides]), folder
+    typed = record.get("command", [])
+    return shlex.join(["deme", *typed]) if typed else "", folder
 
 
-def _filled_in(run: Listed, overrides: Sequence[str]) -> Iterator[str]:
+def _filled_in(run: ListedRun, overrides: Sequence[str]) -> Iterator[str]:
     """Yield overrides for the inputs that a suite filled in."""
     given = given_inputs(overrides)
     for key, value in run.settings.items():
         name = key.removeprefix("inputs.")
         if name != key and name not in given and isinstance(value, list) and value:
-            yield f"{key}=[{','.join(as_value(str(place)) for place in value)}]"
+            yield f"{key}={as_value(value)}"
 
 
 def counted(config: Config, stage: str) -> Flat:
@@ -120,7 +116,7 @@ def counted(config: Config, stage: str) -> Flat:
     }
 
 
-def changed(run: Listed) -> dict[str, tuple[Any, Any]]:
+def changed(run: ListedRun) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ from the defaults: key -> (value, default).
 
     The defaults are those of its experiment and its options. Nothing, if those are not in conf/.
@@ -150,5 +146,5 @@ def changed(run: Listed) -> dict[str, tuple[Any, Any]]:
 
 def _typed(path: Path) -> Command:
     with contextlib.suppress(DemeError):
-        return read_json(path / "run.json", Command)
+        return command_of(path)
     return Command()

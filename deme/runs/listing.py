@@ -10,17 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from typing_extensions import TypedDict
 
 from deme.runs.composed import Flat, flat
-from deme.runs.formats import Provenance, Status
-from deme.runs.inputs import cached, frozen_config, is_older_format, read_status
+from deme.runs.formats import Status
+from deme.runs.inputs import cached, frozen_config, is_older_format
 from deme.runs.numbers import Measured, last_step, main_numbers
-from deme.runs.outputs import damaged
+from deme.runs.run_files import damaged, places_of_input, provenance_of, read_status
 from deme.runs.settings import RUNS
-from deme.system import DemeError, exists, files, is_locked, read_cached, read_json
+from deme.system import DemeError, exists, files, is_locked, read_cached
 
 NAME = re.compile(r".+-[0-9a-f]{10}")  # of a run directory, with its id
 DEPTH = 3  # folders below that of all runs: suite, stage, run
@@ -36,7 +36,7 @@ class _Known(TypedDict):
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     """A run directory and what it says of itself; `settings` is empty for one that never began."""
 
     path: Path
@@ -48,6 +48,15 @@ class Listed:
     def stage(self) -> str:
         """The command that made it."""
         return str(self.settings.get("stage", self.path.parent.name))
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The labels of its cell by name: method, seeds, ..."""
+        return {
+            key.removeprefix("cell."): value
+            for key, value in self.settings.items()
+            if key.startswith("cell.")
+        }
 
     @property
     def suite(self) -> str:
@@ -86,18 +95,18 @@ class Listed:
     @cached_property
     def inputs(self) -> dict[str, list[Path]]:
         """Where the inputs were when it was made."""
-        with contextlib.suppress(DemeError):
-            made = read_json(self.path / "run.json", Provenance)
-            home = Path(made.get("directory", "."))
-            return {
-                name: [found_run(place, home, self.path) for place in places]
-                for name, places in made["inputs"].items()
-                if places
-            }
-        return {}
+        made = provenance_of(self.path)
+        if made is None:
+            return {}
+        home = made.get("directory", ".")
+        return {
+            name: [_found(place, home, self.path) for place in places]
+            for name, places in made["inputs"].items()
+            if places
+        }
 
 
-def list_runs(place: Path) -> list[Listed]:
+def list_runs(place: Path) -> list[ListedRun]:
     """Return the runs at or below a folder, by suite, stage and name."""
     order = {stage: number for number, stage in enumerate(RUNS)}
     found = sorted(
@@ -108,7 +117,7 @@ def list_runs(place: Path) -> list[Listed]:
     return [_listed(path, settings.get(path)) for path in found]
 
 
-def read_run(path: Path) -> Listed:
+def read_run(path: Path) -> ListedRun:
     """Return what a run directory says of itself."""
     settings = None
     with contextlib.suppress(DemeError):
@@ -116,12 +125,12 @@ def read_run(path: Path) -> Listed:
     return _listed(path, settings)
 
 
-def _listed(path: Path, settings: Flat | None) -> Listed:
+def _listed(path: Path, settings: Flat | None) -> ListedRun:
     try:
         status = read_status(path)
-        return Listed(path, settings or {}, status, state_of(path, status))
+        return ListedRun(path, settings or {}, status, state_of(path, status))
     except DemeError:
-        return Listed(path, settings or {}, cast(Status, {}), "damaged")
+        return ListedRun(path, settings or {}, cast(Status, {}), "damaged")
 
 
 def state_of(path: Path, status: Status) -> str:
@@ -185,14 +194,9 @@ def folder_size(path: Path) -> int:
     return total
 
 
-def found_run(place: str, home: Path, other: Path) -> Path:
-    """Return where an input of the run `other` is: where it was, or beside that run."""
-    named = Path(place)
-    beside = other.parent.parent / named.parent.name / named.name
-    for path in (named, home / named, beside):
-        if exists(path):
-            return path
-    return named
+def _found(name: str, home: str, run: Path) -> Path:
+    """Return where an input of a run is; the place that it was given as, if it is gone."""
+    return next((each for each in places_of_input(name, home, run) if exists(each)), Path(name))
 
 
 def _settings_of(place: Path, runs: Sequence[Path]) -> dict[Path, Flat]:

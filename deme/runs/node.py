@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.runs.config import compose_stage
-from deme.runs.formats import Cost
+from deme.runs.overrides import as_value
 from deme.runs.run import Run
+from deme.runs.run_files import cost_of
 from deme.runs.settings import (
     Config,
     NeededFile,
@@ -24,7 +25,7 @@ from deme.runs.settings import (
 )
 from deme.runs.settings.architecture import refuse_open
 from deme.runs.weights import weights_folder
-from deme.system import EMA_WEIGHTS, SNAPSHOTS, BadConfig, DemeError, MissingInput, read_json
+from deme.system import EMA_WEIGHTS, SNAPSHOTS, BadConfig, DemeError, MissingInput
 
 if TYPE_CHECKING:
     from deme.runs.suite import Suite
@@ -212,13 +213,14 @@ class Node:
         values = self.values
         path = values.pop("model.path", None)
         args = ["deme", self.stage, *self.overrides]
-        args += [] if path is None else [f"model.path={path}"]
+        args += [] if path is None else [f"model.path={as_value(path)}"]
         args += [f"{name}={value}" for name, value in values.items()]
         args += [f"+cell.{name}={value}" for name, value in self.labels.items()]
-        args += [f"paths.runs={self.suite.runs}"] if str(self.suite.runs) != "runs" else []
+        runs = self.suite.runs
+        args += [] if runs == Path("runs") else [f"paths.runs={as_value(runs)}"]
         run = self.run if self.state != "missing_file" else None
         for name, paths in run.inputs.items() if run is not None else ():
-            args += [f"inputs.{name}=[{','.join(map(str, paths))}]"] if paths else []
+            args += [f"inputs.{name}={as_value(paths)}"] if paths else []
         return shlex.join(args)
 
     @property
@@ -228,9 +230,8 @@ class Node:
         A finished training or search has recorded what it took; before that it is estimated.
         """
         settings = self.settings
-        recorded = self.path / "cost.json" if self.state == "done" else None
-        if recorded is not None and recorded.exists():
-            return read_json(recorded, Cost)["num_forward_passes"]
+        if self.state == "done" and (recorded := cost_of(self.path)) is not None:
+            return recorded
         return settings.num_forward_passes(self._num_experts)
 
     @property

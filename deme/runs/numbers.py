@@ -9,8 +9,7 @@ from typing import Any, cast
 
 from typing_extensions import TypedDict
 
-from deme.runs.formats import Metrics, Outcome
-from deme.system import exists, read_json
+from deme.runs.run_files import metrics_of, outcome_of
 
 TAIL = 1 << 16  # bytes at the end of a training curve that are read
 TRAINING_LOSS = "training loss"
@@ -44,10 +43,10 @@ def main_numbers(path: Path, stage: str) -> dict[str, Measured]:
             return {}
         return {TRAINING_LOSS: {"value": sum(last) / len(last), "n": len(last), "better": "lower"}}
     if stage == "improve":
-        return _outcome(path / "outcome.json")
-    if not exists(path / "metrics.json"):
-        return {}
-    found = read_json(path / "metrics.json", Metrics)["metrics"]
+        outcome = outcome_of(path)
+        judged = {} if outcome is None else outcome["metrics"]
+        return {name: {"value": row["after"], "better": "lower"} for name, row in judged.items()}
+    found = metrics_of(path)
     return {name: _measured(metric) for name, metric in found.items() if "/" not in name}
 
 
@@ -60,15 +59,6 @@ def last_step(path: Path) -> int | None:
 
 def _measured(metric: Mapping[str, Any]) -> Measured:
     return cast(Measured, {name: metric[name] for name in NAMES if name in metric})
-
-
-def _outcome(file: Path) -> dict[str, Measured]:
-    if not exists(file):
-        return {}
-    found = read_json(file, Outcome)
-    return {
-        name: {"value": row["after"], "better": "lower"} for name, row in found["metrics"].items()
-    }
 
 
 def curve_rows(path: Path, at_end: bool = True) -> list[dict[str, Any]]:

@@ -19,12 +19,10 @@ from deme.runs.inputs import (
     content_hash,
     find,
     input_hash,
-    is_run,
-    read_status,
 )
 from deme.runs.names import run_folder
-from deme.runs.outputs import damaged, damages, outputs_of
 from deme.runs.provenance import provenance
+from deme.runs.run_files import damaged, damages, is_run, outputs_of, read_status
 from deme.runs.settings import (
     BatchSettings,
     Config,

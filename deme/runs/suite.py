@@ -3,19 +3,18 @@
 No torch here: what is done, ready or stale is known in a second (docs/suites.md, docs/runs.md).
 """
 
-import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from deme.runs.inputs import read_status
 from deme.runs.node import BLOCKED, Node
+from deme.runs.run_files import is_done
 from deme.runs.settings import CHAIN, Config, PublishedNumbers, RowSettings, SuiteSettings
 from deme.runs.suite_file import read_suite
 from deme.runs.suite_layout import Layout
-from deme.system import PACKAGE, BadConfig, DemeError, locate_suite, read_json
+from deme.system import PACKAGE, BadConfig, locate_suite, read_json
 
 __all__ = ["Node", "Suite"]
 
@@ -149,11 +148,4 @@ class Suite:
         unknown = {node.stage for node in nodes if node.state == "waiting"}
         folders = [self.runs / self.name / stage for stage in CHAIN if stage not in unknown]
         started = [p.parent for folder in folders for p in sorted(folder.glob("*/status.json"))]
-        return [path for path in started if path not in wanted and _is_done(path)]
-
-
-def _is_done(path: Path) -> bool:
-    """Whether a run is finished; one whose status cannot be read is not."""
-    with contextlib.suppress(DemeError):
-        return read_status(path).get("state") == "done"
-    return False
+        return [path for path in started if path not in wanted and is_done(path)]

@@ -165,7 +165,7 @@ def override_mistake(override: str) -> str | None:
     if INPUTS.match(override):
         return f"{override!r:.200}: set one input, such as inputs.weights=<path>"
     if any(name.startswith("/") or ".." in name.split("/") for name in options):
-        return f"{override!r:.200} is no option of conf/, but a path"
+        return f"{override!r:.200} is a path, not an option of conf/"
     return None
 
 

@@ -84,8 +84,8 @@ def check_targets(node: object) -> None:
             if _is_pythons(target):
                 advice = "no option is part of Python itself: use nothing of whoever wrote this"
             raise BadConfig(
-                f"{place}={target:.200} is no option of conf/, and its package is not trusted: "
-                f"what a configuration names there is imported and runs\n{advice}"
+                f"{place}={target:.200} is not an option of conf/, and its package is not trusted: "
+                f"code that a configuration names there is imported and run\n{advice}"
             )
 
 

@@ -20,9 +20,12 @@ class HeldOut(NamedTuple):
     value: float
 
 
-def sample_grid(run: Path, steps: int) -> Path:
-    """Return the place of the grid of samples after `steps` optimizer steps."""
-    return run / "samples" / f"step-{steps}.png"
+def sample_grid(run: Path, steps: int | None = None) -> Path:
+    """Return the place of the grid of samples of a run, or of that after `steps` optimizer steps.
+
+    It is there if samples were made and kept.
+    """
+    return run / "samples" / ("grid.png" if steps is None else f"step-{steps}.png")
 
 
 def sample_grids(run: Path) -> dict[int, Path]:

@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deme.runs.formats import Best
-from deme.runs.inputs import check_finished, check_format, is_run, weights_name
+from deme.runs.inputs import check_finished, check_format, weights_name
+from deme.runs.run_files import is_run, read_best
 from deme.system import (
     EMA_WEIGHTS,
     RAW_WEIGHTS,
     SNAPSHOTS,
     BadConfig,
     WorkFailed,
+    exists,
     files,
     logger,
     model_folders,
-    read_json,
 )
 from deme.system.values import MAKE_AGAIN
 
@@ -57,7 +58,7 @@ def find_snapshots(run: Path) -> list[Snapshot]:
     """Return the snapshots of a finished training run, by step. Raises BadConfig for none."""
     if not is_run(run):
         raise BadConfig(
-            f"{run} is no run directory, and snapshots are those of one\n"
+            f"{run} is not a run directory, and only a run has snapshots\n"
             "type: the directory of a deme train run with snapshots.every=<n>"
         )
     check_format(run)
@@ -86,12 +87,11 @@ def found_weights(search: Path) -> Best:
 
     It has `weights` and `weights_by_name`, and the `merge` and the `models` that they are of.
     """
-    file = search / "best.json"
-    if not file.is_file():
+    if not exists(search / "best.json"):
         raise BadConfig(
-            f"{search} is no run of deme search; inputs.search takes the directory of one"
+            f"{search} is not a run of deme search; inputs.search needs the directory of such a run"
         )
-    found = read_json(file, Best)
+    found = read_best(search)
     return {"weights_by_name": {}, **found, "weights": [float(w) for w in found["weights"]]}
 
 

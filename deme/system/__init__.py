@@ -79,7 +79,7 @@ from deme.system.reading import (
     read_text,
     read_yaml,
 )
-from deme.system.units import duration, size_text
+from deme.system.units import digits_for, duration, size_text
 from deme.system.values import COPY_AGAIN, allowed, bad_value, checked, shown
 
 __all__ = [
@@ -118,6 +118,7 @@ __all__ = [
     "construct_yaml",
     "details",
     "did_you_mean",
+    "digits_for",
     "disk_errors",
     "duration",
     "exists",

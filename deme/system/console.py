@@ -21,6 +21,7 @@ from rich.text import Text
 
 from deme.system import files
 from deme.system.notebook import StatusLine, is_notebook
+from deme.system.units import duration
 
 # Characters that move the cursor, colour or hide text, or reverse its direction; half surrogates
 CONTROL = re.compile(
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # tells the processes that a command starts which level to show
 SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no bar
+SECONDS_TO_FIRST_LINE = 3.0  # which shows that it goes on, and how fast
 
 _bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
@@ -177,7 +179,8 @@ class Bar:
 
     def __init__(self, name: str, total: float | None, unit: str, start: float) -> None:
         self.name, self.total, self.unit, self.start, self.done = name, total, unit, start, start
-        self.began = self.last_line = time.monotonic()
+        self.began = time.monotonic()
+        self.last_line = self.began - max(0.0, SECONDS_BETWEEN_LINES - SECONDS_TO_FIRST_LINE)
         self.shown: tuple[columns.Progress, columns.TaskID] | None = None
         # how long the rest takes, where the rate of units does not say it
         self.seconds_left: Callable[[], float | None] | None = None
@@ -207,9 +210,9 @@ class Bar:
         parts = [f"{self.done:,.0f}{of} {self.unit}".strip(), f"{rate:.3g}/s"]
         if self.seconds_left is not None:
             left = self.seconds_left()
-            parts[1:] = [f"{left:,.0f} s left in all"] if left is not None else []
+            parts[1:] = [f"{duration(left)} left in total"] if left is not None else []
         elif self.total and rate > 0:
-            parts.append(f"{max(0.0, self.total - self.done) / rate:,.0f} s left")
+            parts.append(f"{duration(max(0.0, self.total - self.done) / rate)} left")
         return f"{self.name}: {', '.join([*parts, *extras])}"
 
 
@@ -217,8 +220,8 @@ class Bar:
 def progress(name: str, total: float | None, unit: str = "", start: float = 0) -> Iterator[Bar]:
     """Show how far a long step is: a bar on a terminal.
 
-    Elsewhere, and in log files, a line every 15 seconds. `total` is the number of units (None:
-    unknown), `start` how many of them an earlier process did.
+    Elsewhere, and in log files, a line after 3 seconds and then every 15. `total` is the number of
+    units (None: unknown), `start` how many of them an earlier process did.
     """
     global _bars
     bar = Bar(name, total, unit, start)

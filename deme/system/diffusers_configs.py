@@ -12,8 +12,9 @@ Channels = Annotated[int, Field(ge=1, le=1 << 14)]
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 Layers = Annotated[int, Field(ge=1, le=64)]
 Text = Annotated[str, Field(max_length=300)]
-Beta = Annotated[float, Field(ge=-1e6, le=1e6)]
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class NetworkConfig(TypedDict, total=False):
@@ -32,7 +33,7 @@ class NetworkConfig(TypedDict, total=False):
     block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=16)]
     time_embedding_type: Text
     cross_attention_dim: Channels | list[Channels] | None
-    scaling_factor: Annotated[float, Field(gt=0, le=1e6)] | None
+    scaling_factor: Positive | None
     max_position_embeddings: Size
     hidden_size: Size
     num_hidden_layers: Layers
@@ -46,20 +47,20 @@ class SchedulerConfig(TypedDict, total=False):
 
     _class_name: Text
     num_train_timesteps: Annotated[int, Field(ge=1, le=1_000_000)]
-    beta_start: Beta
-    beta_end: Beta
+    beta_start: Number
+    beta_end: Number
     beta_schedule: Text
-    trained_betas: list[Beta] | None
+    trained_betas: list[Number] | None
     prediction_type: Text | None
     variance_type: Text | None
     predict_epsilon: bool | None
     use_flow_sigmas: bool | None
     rescale_betas_zero_snr: bool
     clip_sample: bool
-    clip_sample_range: Annotated[float, Field(gt=0, le=1e6)]
+    clip_sample_range: Positive
     thresholding: bool
-    dynamic_thresholding_ratio: Annotated[float, Field(ge=0, le=1)]
-    sample_max_value: Annotated[float, Field(gt=0, le=1e6)]
+    dynamic_thresholding_ratio: Share
+    sample_max_value: Positive
     set_alpha_to_one: bool
     steps_offset: Annotated[int, Field(ge=-1_000_000, le=1_000_000)]
     timestep_spacing: Text
@@ -73,7 +74,7 @@ class NetworkArguments(NetworkConfig, total=False):
     add_attention: bool
     attention_head_dim: Channels | list[Channels] | None
     downsample_padding: Annotated[int, Field(ge=0, le=64)]
-    dropout: Annotated[float, Field(ge=0, le=1)]
+    dropout: Share
     flip_sin_to_cos: bool
     freq_shift: Number
     norm_eps: Annotated[float, Field(gt=0, le=1)]
@@ -85,5 +86,5 @@ class SchedulerArguments(SchedulerConfig, total=False):
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
 
-    beta_start: Annotated[float, Field(ge=0, le=1)]
-    beta_end: Annotated[float, Field(ge=0, le=1)]
+    beta_start: Share
+    beta_end: Share

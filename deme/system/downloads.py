@@ -110,7 +110,7 @@ def _check_space(part: Path, size: int | None) -> None:
     free = shutil.disk_usage(part.parent).free
     if size is not None and size - _size(part) > free:
         raise DiskError(
-            f"{part.parent} has {free / MB:,.0f} MB free, and {size / MB:,.0f} MB are to come\n"
+            f"{part.parent} has {free / MB:,.0f} MB free, and {size / MB:,.0f} MB are needed\n"
             "free some space and run it again"
         )
 
@@ -166,7 +166,7 @@ def _page(url: str, text: bytes) -> MissingInput:
     title = TITLE.search(text)
     called = f" ({title[1].decode(errors='replace').strip()!r})" if title else ""
     return MissingInput(
-        f"{url} cannot be downloaded: the answer is a web page{called} in place of the file, as "
+        f"{url} cannot be downloaded: the answer is a web page{called} instead of the file, as "
         "proxies and login pages give\nopen the address in a browser to see it"
     )
 

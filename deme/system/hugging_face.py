@@ -103,7 +103,8 @@ def load_network(
     """
     if not (place / "config.json").is_file() or not any(place.glob("model*.safetensors")):
         raise BadConfig(
-            f"{place} is no Hugging Face folder with config.json and model.safetensors\n{ANOTHER}"
+            f"{place} is not a Hugging Face folder with config.json and model.safetensors\n"
+            f"{ANOTHER}"
         )
     model_type = read_json(place / "config.json", dict[str, object], ANOTHER).get("model_type")
     if model_type not in model_types:

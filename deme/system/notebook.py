@@ -3,6 +3,8 @@
 import sys
 import time
 
+from deme.system.units import duration
+
 SECONDS_BETWEEN_UPDATES = 0.5
 
 
@@ -30,7 +32,7 @@ class StatusLine:
 
     def end(self, what: str) -> None:
         """Replace the line by the last one: what became of the step, and how long it took."""
-        self._write(f"{self.name}: {what} {time.monotonic() - self.began:.0f} s")
+        self._write(f"{self.name}: {what} {duration(time.monotonic() - self.began)}")
 
     def _write(self, text: str) -> None:
         self._handle.update(_plain(text), raw=True)

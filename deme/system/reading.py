@@ -27,9 +27,9 @@ SHALLOW = 3000  # characters: a shorter text cannot nest deep enough for libyaml
 JsonObject = Mapping[str, Any]
 T = TypeVar("T")
 
-Count = Annotated[int, Ge(0)]
+Whole = Annotated[int, Ge(0)]
 Range = Annotated[  # low <= t < high
-    list[Count], Len(2, 2), Predicate(lambda ends: ends[0] < ends[1])
+    list[Whole], Len(2, 2), Predicate(lambda ends: ends[0] < ends[1])
 ]
 
 
@@ -45,7 +45,7 @@ class About(TypedDict, total=False):
 
     range: Range | None
     num_timesteps: Annotated[int, Ge(1)] | None
-    num_images: Count
+    num_images: Whole
     base: str | None
     ema: bool | None
     average: str  # of which weights they are the average

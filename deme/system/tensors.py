@@ -108,7 +108,7 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise MissingInput(f"{path} {'is no file' if path.exists() else 'does not exist'}")
+            raise MissingInput(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
         self.path = path
         try:
             with safe_open(path, framework="pt") as file:  # checks the header

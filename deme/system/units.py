@@ -1,4 +1,6 @@
-"""Times and sizes as they are written for people."""
+"""Times, sizes and numbers as they are written for people."""
+
+import math
 
 SIZES = ("B", "kB", "MB", "GB", "TB")  # each 1000 times the one before
 
@@ -19,3 +21,13 @@ def size_text(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:,.1f} {SIZES[-1]}"
+
+
+def digits_for(value: float) -> int:
+    """Return how many decimals show four significant digits of a value like those in the column.
+
+    At least two from 1 on, and five below: a column has one number of decimals where it can.
+    """
+    if abs(value) >= 1:
+        return 2
+    return max(5, 3 - math.floor(math.log10(abs(value)))) if value else 5

@@ -5,7 +5,7 @@ library is imported when it is used.
 """
 
 from deme.tracking.mirror import Mirror
-from deme.tracking.read import FOLDER, dotted, read_record
+from deme.tracking.read import FOLDER, read_record, settings_of
 from deme.tracking.record import Artifact, Point, Record, Table, tracker_id
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "Point",
     "Record",
     "Table",
-    "dotted",
     "read_record",
+    "settings_of",
     "tracker_id",
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deme.report.escape import csv_text
 from deme.system import files as disk
-from deme.tracking.record import Cell, Point, Record, Table
+from deme.tracking.record import CellValue, Point, Record, Table
 from deme.tracking.tracker import exclusive, home_of
 
 
@@ -83,7 +83,7 @@ def _images(record: Record) -> list[tuple[str, int, Path]]:
     ]
 
 
-def _plain(value: object) -> Cell:
+def _plain(value: object) -> CellValue:
     return value if isinstance(value, (str, int, float)) or value is None else str(value)
 
 
@@ -96,5 +96,5 @@ def as_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def _line(cells: Sequence[Cell]) -> Iterable[object]:
+def _line(cells: Sequence[CellValue]) -> Iterable[object]:
     return [csv_text(cell) if isinstance(cell, (str, Path)) else cell for cell in cells]

@@ -149,7 +149,7 @@ def _uploaded(workspace: "Workspace", url: str | None) -> str:
             workspace._internal_name = earlier._internal_name
             workspace._internal_id = earlier._internal_id
         except Exception:  # it was deleted there
-            logger.info("%s is not there any more; a new one is made", url)
+            logger.info("%s does not exist any more; a new one is created", url)
     return str(workspace.save().url)
 
 

@@ -91,6 +91,6 @@ class Mirror:
             raise
         except Exception as error:  # of a tracker's library
             raise WorkFailed(
-                f"{record.name} is done, and {self.name} does not take it: {first_line(error)}\n"
-                f"type, to try again: deme publish <run directory> logger={self.name}"
+                f"{record.name} is done, and {self.name} does not accept it: {first_line(error)}\n"
+                f"to try again, type: deme publish <run directory> logger={self.name}"
             ) from error

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from deme.runs import (
-    Best,
     Config,
-    Metrics,
     Outcome,
-    Provenance,
     RunSettings,
-    flattened,
+    cost_of,
+    flat,
     frozen_config,
     frozen_identity,
     frozen_settings,
+    metrics_of,
+    outcome_of,
+    read_best,
+    read_provenance,
     read_status,
+    sample_grid,
 )
-from deme.runs.formats import Cost
-from deme.system import model_folders, read_about, read_json, single_line
+from deme.system import exists, model_folders, read_about, single_line
 from deme.tracking.curves import search_curve, training_curve
 from deme.tracking.lineage import inputs_of, outputs_of, run_id
 from deme.tracking.record import Record, is_picture
@@ -33,7 +35,7 @@ def read_record(run: Path) -> Record:
     config, settings, status = frozen_config(run), frozen_settings(run), read_status(run)
     made: Mapping[str, Any] = {}
     if (run / "run.json").is_file():
-        made = read_json(run / "run.json", Provenance)
+        made = read_provenance(run)
     ended = status.get("time", 0.0)
     stage, suite = settings.stage, settings.suite
     placed = Path(suite, stage, run.name)  # wherever its directory was moved
@@ -91,12 +93,12 @@ def _config(
         "run.uncommitted_changes": git.get("dirty"),
         **{f"run.versions.{name}": text for name, text in made.get("versions", {}).items()},
     }
-    return {**dotted(config), **settings.cell, **about}
+    return {**settings_of(config), **settings.cell, **about}
 
 
-def dotted(config: Config) -> dict[str, object]:
-    """Return the values of a configuration by dotted keys, without the groups that they are in."""
-    return {name: value for name, value in flattened(config).items() if not isinstance(value, dict)}
+def settings_of(config: Config) -> dict[str, object]:
+    """Return the settings that trackers are sent of a config: by dotted keys, no empty groups."""
+    return {name: value for name, value in flat(config).items() if value != {}}
 
 
 def _summary(run: Path, stage: str) -> dict[str, float | str]:
@@ -105,21 +107,20 @@ def _summary(run: Path, stage: str) -> dict[str, float | str]:
     found: dict[str, float | str] = {"state": status.get("state", "running")}
     if "seconds" in status:
         found["seconds"] = status["seconds"]
-    if (file := run / "cost.json").is_file():
-        found["num_forward_passes"] = read_json(file, Cost)["num_forward_passes"]
-    if (file := run / "metrics.json").is_file():
-        for name, metric in read_json(file, Metrics)["metrics"].items():
-            found |= _metric(name, metric)
-    if stage == "search" and (file := run / "best.json").is_file():
-        found |= _weights("search/best_weight", read_json(file, Best)["weights"])
+    if (cost := cost_of(run)) is not None:
+        found["num_forward_passes"] = cost
+    for name, metric in metrics_of(run).items():
+        found |= _metric(name, metric)
+    if stage == "search" and exists(run / "best.json"):
+        found |= _weights("search/best_weight", read_best(run)["weights"])
     for folder in model_folders(run):
         about = read_about(folder)
         found |= _weights("merge/weight", about.get("weights") or [])
         for name in ("merge", "average"):
             if text := about.get(name):
                 found[name] = str(text)
-    if stage == "improve" and (file := run / "outcome.json").is_file():
-        found |= _outcome(read_json(file, Outcome))
+    if (outcome := outcome_of(run)) is not None:
+        found |= _outcome(outcome)
     return found
 
 
@@ -150,6 +151,6 @@ def _outcome(outcome: Outcome) -> dict[str, float | str]:
 
 def _images(run: Path) -> dict[str, Path]:
     """Return the pictures of a run by name, `samples` first; no link is followed."""
-    places = {"samples": run / "samples" / "grid.png"}
+    places = {"samples": sample_grid(run)}
     places |= {file.stem: file for file in sorted(run.glob("*.png"))}
     return {name: file for name, file in places.items() if is_picture(file)}

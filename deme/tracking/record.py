@@ -15,7 +15,7 @@ NO_ID = re.compile(r"[^A-Za-z0-9_.-]")  # in an id or the name of an artifact
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-Cell = str | int | float | None | Path  # of a table; a path is a picture
+CellValue = str | int | float | None | Path  # of a table; a path is a picture
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Table:
     """A table of numbers, texts and pictures."""
 
     columns: tuple[str, ...]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[CellValue]]
 
 
 @dataclass(frozen=True)

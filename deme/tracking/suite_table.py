@@ -6,9 +6,9 @@ from typing import Any
 
 from deme.report.rows import Row, comparisons, table_rows
 from deme.report.statistics import Difference
-from deme.runs import Node, Suite
+from deme.runs import Node, Suite, sample_grid
 from deme.tracking.read import FOLDER
-from deme.tracking.record import Cell, Record, Table, is_picture, tracker_id
+from deme.tracking.record import CellValue, Record, Table, is_picture, tracker_id
 
 STAGE = "table"
 NUMBERS = (
@@ -67,13 +67,13 @@ def row_name(row: Row) -> str:
     return row.name if row.base is None else f"{row.name}@{row.base}"
 
 
-def _interval(difference: Difference | None) -> tuple[Cell, ...]:
+def _interval(difference: Difference | None) -> tuple[CellValue, ...]:
     if difference is None:
         return (None,) * 4
     return difference.value, difference.low, difference.high, difference.verdict
 
 
-def _numbers(row: Row) -> Iterator[tuple[Cell, ...]]:
+def _numbers(row: Row) -> Iterator[tuple[CellValue, ...]]:
     for metric, number in row.numbers.items():
         yield (
             row.name,
@@ -89,7 +89,7 @@ def _numbers(row: Row) -> Iterator[tuple[Cell, ...]]:
         )
 
 
-def _comparisons(suite: Suite) -> Iterator[tuple[Cell, ...]]:
+def _comparisons(suite: Suite) -> Iterator[tuple[CellValue, ...]]:
     for one in comparisons(suite):
         for metric, difference in one.differences.items():
             if difference is not None:
@@ -105,7 +105,7 @@ def _samples(suite: Suite) -> Iterator[tuple[Any, ...]]:
     labels = {row.name: row.label for row in suite.settings.rows}
     order = list(labels)
     for node in sorted(_measured(suite), key=lambda node: order.index(node.row)):
-        grid = node.path / "samples" / "grid.png"
+        grid = sample_grid(node.path)
         if is_picture(grid):
             seeds = (node.pretrain_seed, node.seed, node.sample_seed)
             yield (node.row, labels[node.row], node.base_name, *seeds, grid)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from deme.report.escape import markdown_text
 from deme.system import check_installed
 from deme.system import files as disk
-from deme.tracking.record import Cell, Point, Record, Table
+from deme.tracking.record import CellValue, Point, Record, Table
 from deme.tracking.tracker import as_text, exclusive, home_of
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _markdown(table: Table) -> str:
     return "\n".join([*head, *map(line, table.rows)])
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: CellValue) -> str:
     if isinstance(cell, Path):
         return markdown_text(os.path.basename(cell))  # noqa: PTH119
     return cell if cell == "---" else markdown_text("" if cell is None else cell)

@@ -95,7 +95,7 @@ def make_tracker(option: Option | None, trains: bool) -> Tracker | None:
         return tracker
     if not hasattr(made, "log_metrics"):
         raise BadConfig(
-            f"logger._target_={option['_target_']} is no logger: it has no method log_metrics\n"
+            f"logger._target_={option['_target_']} is not a logger: it has no method log_metrics\n"
             "type: logger=<option>"
         )
     if not trains:

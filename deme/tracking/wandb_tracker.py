@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, cast, get_args
 from urllib.parse import urlparse
 
 from deme.system import BadConfig, MissingInput
-from deme.tracking.record import Artifact, Cell, Point, Record, Table
+from deme.tracking.record import Artifact, CellValue, Point, Record, Table
 from deme.tracking.tracker import exclusive, home_of
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Wandb:
         self.is_off = self.mode == "disabled"
         if self.mode == "online" and not has_credentials():
             raise MissingInput(
-                "Weights & Biases is to be used online, and no API key of it is set\n"
+                "logger.mode=online needs an API key of Weights & Biases, and none is set\n"
                 f"{HOW_TO_LOG_IN}; or logger.mode=offline"
             )
 
@@ -186,7 +186,7 @@ def _media(record: Record) -> dict[str, object]:
 def _table(table: Table) -> "wandb.Table":
     import wandb
 
-    def shown(cell: Cell) -> object:
+    def shown(cell: CellValue) -> object:
         return wandb.Image(str(cell)) if isinstance(cell, Path) else cell
 
     rows = [[shown(cell) for cell in row] for row in table.rows]

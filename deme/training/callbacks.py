@@ -14,7 +14,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from deme.system import Bar, Stopped, append_line, atomic, reopen_jsonl, signals
-from deme.training.due import Due
+from deme.training.due import Due, is_recorded
 from deme.training.module import DiffusionModule
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
@@ -38,20 +38,26 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class JsonlLogger(Logger):
     """The training curve: append {"step": ..., name: value, ...} to a file every `every` steps.
 
-    How fast it goes, in images per second, goes to speed.jsonl beside it, with the time: it is not
-    the same when the run is made again. `num_images` is that of a step. Lightning also logs when it
-    stops, what it logged last; such a row is no step's and is left out. `on_row` is called with
-    everything that is recorded of a step.
+    The last of `num_steps` has a row, too. How fast it goes, in images per second, goes to
+    speed.jsonl beside it, with the time: it is not the same when the run is made again.
+    `num_images` is that of a step. Lightning also logs when it stops, what it logged last; such a
+    row is no step's and is left out. `on_row` is called with everything that is recorded of a step.
     """
 
     name = "jsonl"
     version = ""
 
     def __init__(
-        self, path: Path, every: int, num_images: int = 0, on_row: Callable[[Row], None] = ignore
+        self,
+        path: Path,
+        every: int,
+        num_steps: int,
+        num_images: int = 0,
+        on_row: Callable[[Row], None] = ignore,
     ) -> None:
         super().__init__()
-        self.path, self.every, self.num_images, self.on_row = path, every, num_images, on_row
+        self.path, self.every, self.num_steps = path, every, num_steps
+        self.num_images, self.on_row = num_images, on_row
         self.speed = path.with_name("speed.jsonl")
         self._last: int | None = None
         self._clock: tuple[int, float] | None = None  # steps taken, and when
@@ -79,7 +85,7 @@ class JsonlLogger(Logger):
         self.on_row({"step": step, **row, **self._timed(step)})
 
     def _is_logged(self, step: int) -> bool:
-        return step >= 0 and (step + 1) % self.every == 0
+        return is_recorded(step + 1, self.every, self.num_steps)
 
     def leave_out(self, seconds: float) -> None:
         """Do not count time in which no images were trained on."""
@@ -143,8 +149,8 @@ class SaveSnapshots(pl.Callback):
 
 def recorded(trainer: pl.Trainer) -> dict[str, float]:
     """Return what the curve has of the step that was just taken, {} if it has no row of it."""
-    step, every = trainer.global_step, trainer.log_every_n_steps  # type: ignore[attr-defined]
-    if step == 0 or step % every:
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if not is_recorded(trainer.global_step, every, trainer.max_steps):
         return {}
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -153,7 +159,8 @@ class SaveLast(pl.Callback):
     """Save `path` whenever it is `due`; on a stop signal save at once and end training.
 
     Lightning logs a step after these hooks, so what the step logged is written to the curve first:
-    a run killed in between would resume after that step and lack its line. All processes of a group
+    a run killed in between would resume after that step and lack its line. The last step, which
+    Lightning logs only where it is one of every few, is written here, too. All processes of a group
     save and stop at the same steps, and the first one writes.
     """
 
@@ -180,6 +187,8 @@ class SaveLast(pl.Callback):
         if group is not None:  # one message for both: clocks and signals differ between processes
             code, due = divmod(group.all_reduce_max(2 * code + due), 2)
         if trainer.global_step >= trainer.max_steps:
+            if group is None or group.rank == 0:
+                self._record(trainer)
             return  # training is done: the weights are written before the signal counts
         if code:
             self.stopped = signals.pending() or signals.stopped(code)
@@ -189,9 +198,12 @@ class SaveLast(pl.Callback):
             self.due.start()
             if group is not None and group.rank > 0:
                 return
-            if values := recorded(trainer):
-                self.curve.log_metrics(values, trainer.global_step - 1)
+            self._record(trainer)
             trainer.save_checkpoint(self.path)
+
+    def _record(self, trainer: pl.Trainer) -> None:
+        if values := recorded(trainer):
+            self.curve.log_metrics(values, trainer.global_step - 1)
 
 
 class ShowProgress(pl.Callback):
@@ -211,20 +223,18 @@ class ShowProgress(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if values := recorded(trainer):
             self.losses = {
-                name: f"{float(value):.4f}"
-                for name, value in trainer.callback_metrics.items()
-                if name.startswith("loss")
+                name: f"{value:.4f}" for name, value in values.items() if name.startswith("loss")
             }
         if trainer.global_step > self.step:
             held_out = {name: f"{value:.5f}" for name, value in [*self.held_out.items()][:1]}
-            values = {
+            shown = {
                 **self.losses,
                 **held_out,
                 "lr": f"{trainer.optimizers[0].param_groups[0]['lr']:.3g}",
             }
             if rate := self.bar.rate:
-                values["images/s"] = f"{rate * self.num_images:,.0f}"
-            self.bar.advance(trainer.global_step - self.step, **values)
+                shown["images/s"] = f"{rate * self.num_images:,.0f}"
+            self.bar.advance(trainer.global_step - self.step, **shown)
             self.step = trainer.global_step

@@ -1,8 +1,13 @@
-"""When something is done that a training does now and then: a checkpoint, a validation."""
+"""When something is done that a training does now and then: a checkpoint, a row of its curve."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+
+
+def is_recorded(step: int, every: int, last: int) -> bool:
+    """Whether the curve has a row of the `step`-th optimizer step: each `every`-th and the last."""
+    return step > 0 and (step % every == 0 or step == last)
 
 
 @dataclass

@@ -100,7 +100,8 @@ def fit(
     checkpoint = folder / "checkpoints" / "last.ckpt"
     first_step = step_of(checkpoint)
     num_images = loop.batch_size * loop.accumulate
-    curve = JsonlLogger(folder / "metrics.jsonl", loop.log_every, num_images, on_row)
+    file = folder / "metrics.jsonl"
+    curve = JsonlLogger(file, loop.log_every, loop.num_steps, num_images, on_row)
     save = SaveLast(checkpoint, Due(loop.checkpoint_every, loop.checkpoint_minutes), curve)
     validate = Validate(measure, Due(loop.validate_every, loop.validate_minutes), curve)
     every = loop.snapshots_every

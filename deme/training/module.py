@@ -16,6 +16,7 @@ from deme.methods import Method, Sample
 from deme.models.denoiser import DenoisingModel
 from deme.system import WorkFailed
 from deme.training.distributed import ProcessGroup
+from deme.training.due import is_recorded
 from deme.training.ema import PowerAverages, WeightAverage
 
 # from parameter groups
@@ -95,7 +96,7 @@ class DiffusionModule(pl.LightningModule):
     @property
     def _is_recorded(self) -> bool:
         """Whether the curve has a row of this optimizer step."""
-        return (self.trainer.global_step + 1) % self._log_every == 0
+        return is_recorded(self.trainer.global_step + 1, self._log_every, self.trainer.max_steps)
 
     def _next_sample(self, batch: Batch | list[Batch]) -> Sample:
         """Return x_0, the draws and the condition of this micro-step.

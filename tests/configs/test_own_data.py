@@ -6,8 +6,10 @@ from diffusers import UNet2DModel
 from PIL import Image
 
 from deme.builders import with_fitting_unet
+from deme.commands.arguments import log_without_effect
 from deme.runs import TrainSettings, build, compose_stage, instantiate
 from deme.runs.config import expand_overrides
+from deme.runs.settings import run_settings
 from deme.runs.settings.architecture import LARGEST, SMALLEST, near_sizes, sides_of, unet_option
 from deme.system import BadConfig
 
@@ -36,7 +38,7 @@ def test_what_has_no_metrics_gets_none():
     words = ["data=own/", "num_steps=3"]
     assert expand_overrides("train", words) == [
         "data=image_folder",
-        "data.path='own/'",
+        "data.path=own/",
         "num_steps=3",
     ]
     assert "metrics=loss" in expand_overrides("search", words[:1])
@@ -144,3 +146,27 @@ def test_model_auto_without_images_says_what_to_type():
     config = compose_stage("doctor", ["model=auto"])
     with pytest.raises(BadConfig, match=r"data\.size="):
         instantiate(config["model"])
+
+
+IMPROVE = ["improve", "model=asset:digits_base", "data=digits", "out=x", "num_images=20"]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["evaluate", "metrics=loss"], []),
+        (["evaluate", "num_images=20"], []),
+        (["evaluate", "metrics=loss", "num_images=20", "batch_size=9"], ["num_images=20"]),
+        (["evaluate", "metrics=loss", "save_images=png", "num_images=20"], []),
+        (IMPROVE, ["num_images=20"]),
+        ([*IMPROVE, "metrics=digits"], []),
+    ],
+)
+def test_settings_about_images_that_are_not_generated_are_said_to_have_no_effect(
+    words, found, messages
+):
+    settings = run_settings(compose_stage(words[0], words[1:]))
+    assert settings.without_effect() == found
+    log_without_effect(settings)
+    assert len(messages) == len(found)
+    assert all(word in messages[0] for word in found)

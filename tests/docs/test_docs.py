@@ -1,6 +1,7 @@
 """The pages of docs/: generated parts are current, links lead somewhere, code and commands work."""
 
 import ast
+import csv
 import importlib
 import re
 import shlex
@@ -17,7 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from deme.cli.app import COMMANDS, STAGES, main
-from deme.runs import expand_path_shortcut, flattened
+from deme.runs import expand_path_shortcut
+from deme.runs.config_errors import flattened
 from deme.runs.settings import SETTINGS
 from deme.system.paths import PACKAGE, conf_dir
 
@@ -76,6 +78,29 @@ def test_generated_pages_are_up_to_date():
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_tables_of_results_show_the_numbers_of_the_suites_csv(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    results_table = importlib.import_module("result_tables").results_table
+    wanted = "suite: experiments/digits\nrows: [real, snr_plus_one]\ncolumns:\n"
+    columns = "  a: mean fd_digits\n  b: both fd_digits\n  c: verdict loss\n  d: compute\n"
+    lines = [
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in results_table(wanted + columns).splitlines()[2:]
+    ]
+    with (ROOT / "experiments" / "digits" / "results" / "digits.csv").open() as file:
+        row = next(x for x in csv.DictReader(file) if x["row"] == "snr_plus_one")
+    assert lines[0][1:] == ["", "", "0"]  # real data has no difference to the baseline
+    mean, both, verdict, compute = lines[1]
+    assert float(mean.split()[0]) == round(float(row["mean"]), 2)
+    numbers = [float(text) for text in re.findall(r"[+-][\d.]+", both)]
+    assert numbers == [round(float(row[key]), 2) for key in ("difference", "low", "high")]
+    assert both.endswith(", worse")
+    assert verdict == "worse"
+    assert compute == "1.54M"
+    with pytest.raises(ValueError, match="no_such_row"):
+        results_table(wanted.replace("real", "no_such_row") + columns)
 
 
 def anchors(page: Path) -> set[str]:

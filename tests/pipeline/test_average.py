@@ -17,7 +17,7 @@ from deme.merging.similarity import block_of
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
 from deme.runs import Run, compose_stage, expand_path_shortcut, read_status
-from deme.system import MissingInput, files
+from deme.system import BadConfig, MissingInput, files
 from deme.system.paths import locate
 from deme.system.tensors import TensorFile
 from tests.pipeline.program import TINY_TRAIN, done
@@ -197,10 +197,19 @@ def test_a_mixture_may_differ_from_block_to_block(deme, trained):
         torch.testing.assert_close(mixed, expected.float(), rtol=1e-6, atol=1e-6)
 
 
-def test_a_model_that_is_a_run_is_its_average(deme, trained, messages):
+def test_a_model_that_is_a_run_is_its_average_which_is_said_once(
+    deme, trained, messages, monkeypatch
+):
     option = expand_path_shortcut(f"model={trained}")
-    assert option == ["model=diffusers", f"model.path='{trained}/weights/ema'"]
-    assert f"model: the averaged weights (EMA) of {trained.name}" in messages
+    assert option == ["model=diffusers", f"model.path={trained}/weights/ema"]
+    assert not messages
+    monkeypatch.setenv("HOME", str(trained.parent))
+    assert expand_path_shortcut(f"model=~/{trained.name}") == option
+    monkeypatch.setenv("HOME", str(trained.parents[2]))
+    with pytest.raises(BadConfig, match="type: model="):
+        expand_path_shortcut(f"model=~/{trained.parents[1].name}")
+    assert main(["evaluate", f"model={trained}", "data=digits", "num_images=none"]) == 2
+    assert messages.count(f"model: the averaged weights (EMA) of {trained.name}") == 1
 
 
 def test_the_derivative_by_weights_of_sum_one_is_that_of_differences(deme, trained):
@@ -288,7 +297,7 @@ def test_weights_that_a_run_does_not_have_are_one_message(deme, trained, tmp_pat
         (["evaluate", "run_weights=raw", "metrics=loss"], ["none is given\ntype: model=<run>/weights/raw"]),
         (["average"], ["inputs.run must be given"]),
         (["average", "inputs.run=[]"], ["nothing to average"]),
-        (["average", "inputs.run=asset:digits_base"], ["no run directory", "\ntype: "]),
+        (["average", "inputs.run=asset:digits_base"], ["not a run directory", "\ntype: "]),
         (["average", "inputs.run=[asset:digits_base,asset:captioned_digits]", "average=power"], ["inputs.run names 2"]),
         (["average", "inputs.run=[asset:digits_base,asset:captioned_digits]", "average.steps=[3]"], ["inputs.run names 2"]),
         (["average", "inputs.run=RUN", "average=power", "average.ema_length=0.4"], ["average.ema_length must be"]),
@@ -321,9 +330,7 @@ def test_the_passport_tells_raw_from_averaged_weights(trained, tmp_path, in_tmp)
         found[kind] = load_passport(option, {}, 16, model, load_digits(), "cpu", tmp_path)
         assert found[kind]["weights"] == kind
     lines = {kind: "\n".join(format_passport(passport)) for kind, passport in found.items()}
-    warning = (
-        "this base is not averaged: average it first; most of what finetuning would show is that"
-    )
+    warning = "this base is not averaged: average it first, as otherwise most of what finetuning gains comes from averaging"
     assert warning in lines["raw"]
     assert f"its average is here: {trained / 'weights' / 'ema'}" in lines["raw"]
     assert "not averaged" not in lines["ema"]

@@ -37,7 +37,7 @@ from deme.merging.search.journal import Journal
 from deme.metrics import statistics_file
 from deme.models.checkpoint import open_weights
 from deme.models.loading import load_pretrained
-from deme.report.records import read_record
+from deme.report.records import read_history
 from deme.report.rows import difference_of, table_rows
 from deme.runs import (
     Outcome,
@@ -260,7 +260,7 @@ def audited(_):
 
 
 def record(_):
-    return read_record(run_of("merge"), "merged").trainings
+    return read_history(run_of("merge"), "merged").trainings
 
 
 def loaded(_):
@@ -322,7 +322,7 @@ READERS = {  # file -> how it is read
     ("affinity.json", dump_json): (lambda file: read_affinity(file, 2),),
     ("outcome.json", dump_json): (lambda file: _print_outcome(read_json(file, Outcome), SimpleNamespace(out="y"), 1.0),),
     ("plan.json", dump_json): (lambda file: read_json(file, TrialPlan),),
-    ("metrics.jsonl", dump_lines): (lambda file: JsonlLogger(file, 1).rewind(2),),
+    ("metrics.jsonl", dump_lines): (lambda file: JsonlLogger(file, 1, 9).rewind(2),),
     ("runs/bad/train/*/cost.json", dump_json): (table,),
     ("statistics.npz", dump_npz): (lambda file: statistics_file.load_npz(file, Extractor())[0].covariance,),
 }  # fmt: skip
@@ -724,7 +724,7 @@ def test_files_of_too_many_bytes_or_values_are_refused_before_they_are_read(in_t
     np.savez("x.npz", **arrays)
     monkeypatch.setattr(statistics_file, "MAX_BYTES", 100)
     with pytest.raises(
-        WorkFailed, match=r"x.npz is no statistics file with mu and sigma: its arrays take"
+        WorkFailed, match=r"x.npz is not a statistics file with mu and sigma: its arrays take"
     ):
         statistics_file.load_npz(Path("x.npz"), Extractor())
 
@@ -770,7 +770,7 @@ def test_a_damaged_neighbour_costs_a_warning(there, messages):
     Path("runs/bad/evaluate/other/status.json").write_text('{"state": "done"}')
     Path("runs/bad/evaluate/other/metrics.json").write_text("[]")
     Path("runs/bad/evaluate/other/run.json").write_text("[]")
-    assert len(read_record(run_of("merge"), "merged").evaluations) == 1
+    assert len(read_history(run_of("merge"), "merged").evaluations) == 1
     (broken / "config.yaml").write_text("[")
     neighbour(None)
 
@@ -980,7 +980,7 @@ MAY_BE_ABSENT = {
     "evaluate": {"run_weights", "held_out_part"},
     **{key: {"run_weights"} for key in ("merge", "search", "average")},
 }
-GIVEN = {
+BASE_IDEA = {
     "overrides",
     "swept",
     "logger",
@@ -1001,4 +1001,4 @@ def test_a_key_is_null_or_absent_only_where_that_means_something(stage):
     null = {key for key in keys if accepted({**config, key: None})}
     assert null == MAY_BE_NULL.get(stage, set()) | tracked
     without = {key for key in keys if accepted({k: v for k, v in config.items() if k != key})}
-    assert without == MAY_BE_ABSENT.get(stage, set()) | (GIVEN if "cell" in keys else set())
+    assert without == MAY_BE_ABSENT.get(stage, set()) | (BASE_IDEA if "cell" in keys else set())

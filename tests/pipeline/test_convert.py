@@ -62,7 +62,10 @@ def test_a_checkpoint_becomes_a_folder_that_we_and_diffusers_load(checkpoint, tm
     code, text = run(
         ["convert", "ckpt.pth", "out=ema", "ema=false"], tmp_path
     )  # the other half is something else
-    assert (code, "ema exists and is something else\ndelete it" in text) == (2, True)
+    assert (code, "ema exists and is not a conversion of this checkpoint\ndelete it" in text) == (
+        2,
+        True,
+    )
     code, text = run(
         ["convert", "ckpt.pth", "out=raw", "ema=false", "beta_schedule=scaled_linear", "size=16"],
         tmp_path,
@@ -121,7 +124,7 @@ def test_a_bare_state_dict_is_what_it_is_told_to_be(tmp_path):
             2,
             "beta_schedule must be one of linear, scaled_linear",
         ),
-        (["good.pth", "out=."], 2, ". exists and is something else"),
+        (["good.pth", "out=."], 2, ". exists and is not a conversion of this checkpoint"),
         (["gone.pth", "out=x"], 3, "gone.pth does not exist"),
         ([".", "out=x"], 3, "is a folder; deme convert takes the file of a checkpoint"),
         (["good.pth", "out=x"], 4, "good.pth: no weights of the original DDPM layout in it"),

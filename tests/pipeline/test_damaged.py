@@ -243,7 +243,7 @@ def test_plan_says_what_is_damaged_and_reproduce_makes_it_again(tmp_path):
     (evaluated / "metrics.json").unlink()
     code, text = run(["plan", "small.yaml", "all=true"], tmp_path)
     assert code == 0, text
-    assert "1 of 5 runs done, 2 damaged, 2 waiting for others" in text
+    assert "1 of 5 runs done, 2 damaged, 2 waiting for other runs" in text
     assert "stale" not in text
     code, text = run(["table", "small.yaml"], tmp_path)
     assert code == 0, text

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deme.commands.compare import _partnered
 from deme.data.digits import load_digits
-from deme.report.statistics import Cell
+from deme.report.statistics import RunSeeds
 from deme.system import tensors
 from tests.pipeline.program import TINY_EVALUATE, TINY_EXPERTS, done, run, start
 from tests.pipeline.test_errors import fails
@@ -262,16 +262,16 @@ def test_several_models_are_drawn_from_the_same_noise(tmp_path):
 
 def test_a_difference_is_taken_of_evaluations_that_have_a_partner():
     one, other, base = (
-        dict.fromkeys(Cell(*seeds) for seeds in cells)
+        dict.fromkeys(RunSeeds(*seeds) for seeds in cells)
         for cells in (
             [(0, 7), (1, 7), (1, 8)],
             [(1, 7), (2, 7), (1, 9)],
             [(None, 7), (None, 9)],
         )
     )
-    assert [*_partnered(one, other)] == [*_partnered(other, one)] == [Cell(1, 7)]
-    assert [*_partnered(one, base)] == [Cell(0, 7), Cell(1, 7)]
-    assert [*_partnered(base, one)] == [Cell(None, 7)]
+    assert [*_partnered(one, other)] == [*_partnered(other, one)] == [RunSeeds(1, 7)]
+    assert [*_partnered(one, base)] == [RunSeeds(0, 7), RunSeeds(1, 7)]
+    assert [*_partnered(base, one)] == [RunSeeds(None, 7)]
 
 
 def test_two_evaluations_are_compared_in_pairs(tmp_path):

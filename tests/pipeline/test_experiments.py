@@ -456,7 +456,7 @@ def test_a_checkpoint_that_its_config_contradicts_trains_only_if_told_to(tmp_pat
     words = ["train", "model=wrong/", *TINY_TRAIN, "num_steps=1"]
     code, text = run(words, tmp_path)
     assert code == 2, text
-    assert "wrong/: v_prediction, its own schedule" in text
+    assert "wrong/ states v_prediction, its own schedule" in text
     assert "epsilon" in text
     assert "type: passport.contradicted=train" in text
     code, text = run([*words, "passport.contradicted=mend"], tmp_path)

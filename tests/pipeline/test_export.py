@@ -149,16 +149,20 @@ def test_the_card_tells_the_history_and_the_numbers(made, tmp_path):
         "Ranges of timesteps: [0, 500), [500, 1000)",
         "Merge weights, low noise first: 0.7, 0.4",
         "Training data: digits, 1,438 training images",
-        "Method: DeMe(consistency_weight=1.0, teacher=base)",
+        "Method: `method=deme method.consistency_weight=1.0 method.teacher=base`",
+        "Loss weighting: `weighting=constant`",
+        "Merge: `merge=weighted_sum`",
         "Optimizer steps: 12 of 16 images",
-        "AdamW(lr=0.002,",
+        "Optimizer: `optimizer=adamw optimizer.lr=0.002 ",
+        "Learning rate: `learning_rate=constant",
+        "Gradients: clipped to norm 1.0",
         "EMA: none",
         "Precision: 32-true on cpu",
         "multiplied into their layers",
         f"torch {record['versions']['torch']}",
         record["git"]["commit"] if record["git"] else "Software",
         f"Run: `{made['merged'].name}`, weights sha256 `{status['weights']['merged']}`",
-        "200 images from seed 0, DDIM(num_inference_steps=4",
+        "200 images from seed 0, `sampler=ddim sampler.num_inference_steps=4",
         "CVPR 2025",
     ):
         assert part in text
@@ -177,6 +181,7 @@ def test_the_card_tells_the_history_and_the_numbers(made, tmp_path):
         ]
     assert str(made["folder"]) not in text
     assert "**Note.**" not in text
+    assert "deme." not in text.replace("deme.json", "")  # no class of its own
 
 
 def test_the_snippet_of_the_card_runs(made, tmp_path):
@@ -283,7 +288,7 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
         [*words, "out=model"],
         tmp_path,
         2,
-        "deme: model holds the export of another model",
+        "deme: model contains the export of another model",
         "overwrite=true",
     )
     (tmp_path / "model" / "README.md").write_text("my own words")
@@ -302,7 +307,7 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
         [*words, "out=data"],
         tmp_path,
         2,
-        "deme: data is there and is no export",
+        "deme: data exists and is not an export",
         "overwrite=true to replace it",
     )
     for out in (
@@ -317,7 +322,7 @@ def test_the_same_again_is_fine_and_nothing_else_is_overwritten(made, tmp_path):
             ["export", f"run={place}", f"out={out}", "overwrite=true"],
             tmp_path,
             2,
-            "holds the model itself or the folder you are in",
+            "contains the model itself or the current folder",
         )
     (tmp_path / "clone" / ".git").mkdir(parents=True)
     fails(
@@ -398,7 +403,7 @@ def test_a_push_says_what_it_would_do_unless_told_to_do_it(made, tmp_path):
     code, text = run([*words, "dtype=float16"], tmp_path, FAKE_HUB)
     assert code == 0, text
     assert "would upload 6 files, " in text
-    assert "to someone/digits (made as a private repository if it is not there)" in text
+    assert "to someone/digits (made as a private repository if it does not exist)" in text
     for name in (
         "README.md",
         "model_index.json",
@@ -428,7 +433,7 @@ def test_an_upload_that_fails_is_one_message_and_leaves_the_export(made, tmp_pat
         words,
         tmp_path,
         4,
-        "model is not uploaded to someone/digits: Token is required, but no token found.\nthe folder is whole; log in with `hf auth login`",
+        "model is not uploaded to someone/digits: Token is required, but no token found.\nthe folder is complete; log in with `hf auth login`",
         patch=NO_TOKEN,
     )
     assert load_pretrained(str(tmp_path / "model")).projections is None

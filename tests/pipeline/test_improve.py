@@ -1,12 +1,14 @@
 """`deme improve`: an under-trained model gets better by the best idea, a converged one is left alone, and a kill loses nothing."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from deme.commands import improve_budget
 from deme.commands.improve_budget import Budget
 from deme.commands.improve_work import Work
 from deme.data.digits import pixels_and_labels, split
@@ -83,14 +85,14 @@ def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(pretrained, 
     assert 0 < plan["seconds_for_the_rest"] < 3600
     assert (found["better"], found["idea"]) == (True, "merge")
     assert found["metrics"]["loss"]["after"] < found["metrics"]["loss"]["before"]
-    assert "is better in loss, beyond its 95% interval" in text
+    assert "is better in loss: the 95% interval excludes 0" in text
     assert "the idea merge (merge weights [" in text
     assert sorted(evaluated_in(tmp_path)) == [
         "before",
         "merge",
     ]  # of one idea there is nothing to choose
     assert found["num_test_images"] == 359
-    assert "1 seed: this is about these weights" in text
+    assert "1 seed: the verdict is about these weights" in text
     assert "training merge" not in text  # details are in the logs of the runs
     from diffusers import DDPMPipeline
 
@@ -145,7 +147,7 @@ def test_all_ideas_from_raw_weights_killed_during_each(pretrained, tmp_path):
     assert tried["finetune"]["seconds"] > 0
     assert (tmp_path / "better" / "unet").is_dir() == found["better"]
     assert "chosen" in text
-    assert "shares of the training: finetune 23%, soup 23%, experts 23%, distill 31%" in text
+    assert "shares of the training time: finetune 23%, soup 23%, experts 23%, distill 31%" in text
 
 
 def test_the_choice_is_by_the_scores_on_validation_images(pretrained, tmp_path):
@@ -190,7 +192,7 @@ def test_an_idea_that_fits_its_training_images_alone_is_not_chosen(tmp_path):
     assert tried["finetune"] > tried["average"]
     assert found["idea"] == "average"
     assert found["num_test_images"] == 80
-    assert "no idea is better than the given model on validation images" in text
+    assert "no idea is better than the base on validation images" in text
     assert not (tmp_path / "better").exists()
 
 
@@ -236,7 +238,7 @@ def test_a_merge_that_is_the_given_model_is_not_measured_again(ideas, pretrained
     tried = {one["idea"]: one for one in found["tried"]}
     assert tried["merge"]["score"] is None
     assert tried["merge"]["num_forward_passes"] > 0
-    assert "the best merge is the given model itself" in text
+    assert "the best merge is the base itself" in text
     assert found["idea"] == ("finetune" if "finetune" in ideas else "before")
     assert not {"merge", "score_merge"} & {*evaluated_in(tmp_path)}
     if ideas == "merge":
@@ -283,7 +285,7 @@ def test_an_idea_is_left_out_that_the_time_left_is_too_short_for(monkeypatch, in
     budget.before = 2500.0
     assert [bool(budget.why_not(idea, 100)) for idea in ideas] == [False, False, False, True]
     budget.before = 3200.0
-    assert budget.why_not("soup", 100) == "it takes about 10 min, and 5 min are left for it"
+    assert budget.why_not("soup", 100) == "it would take about 10 min, and only 5 min are left"
     assert budget.why_not("average", 100) is None
     monkeypatch.setattr(work, "has_experts", lambda steps: True)
     assert budget.why_not("merge", 100) is None
@@ -296,9 +298,74 @@ def test_an_idea_is_left_out_that_the_time_left_is_too_short_for(monkeypatch, in
     with budget.timed("finetune", 100):
         budget.began -= 10.0
     budget.planned, budget.taken, budget.before = 600.0, 1200.0, 2450.0  # all takes twice as long
-    assert budget.why_not("finetune", 100) == "it takes about 20 min, and 17 min are left for it"
+    assert budget.why_not("finetune", 100) == "it would take about 20 min, and only 17 min are left"
     budget.before = 9000.0
-    assert "and 0 s are left" in budget.why_not("finetune", 100)
+    assert "0 s are left" in budget.why_not("finetune", 100)
+
+
+@pytest.mark.parametrize(
+    ("search", "ideas", "left_out", "num_trials"),
+    [
+        (1, "finetune,soup,merge,distill", [], 3),
+        (1000, "merge,finetune,soup,distill", ["merge"], 3),  # longer than the budget of 6 minutes
+        (300, "merge,finetune", ["merge"], 3),  # only together with its training
+        (1000, "merge", None, 0),
+    ],
+)
+def test_an_idea_that_costs_more_than_the_budget_is_left_out(
+    search, ideas, left_out, num_trials, monkeypatch, in_tmp
+):
+    words = ["model=asset:digits_base", "data=digits", "out=better", "hours=0.1", "num_ranges=2", f"ideas=[{ideas}]"]  # fmt: skip
+    trials = []
+
+    def trial(work, steps):
+        trials.append(steps)
+        return 1 + 0.1 * steps
+
+    monkeypatch.setattr(improve_budget, "_seconds", lambda run: 10.0)  # an evaluation
+    monkeypatch.setattr(improve_budget, "_trial_seconds", trial)
+    monkeypatch.setattr(improve_budget, "_search_seconds", lambda *args: float(search))
+    work = Work(settings_of(*words), Run.planned(compose_stage("improve", words)))
+    evaluations = [Path("a"), Path("b")]
+    if left_out is None:
+        with pytest.raises(BadConfig) as error:
+            Budget(work).num_steps(evaluations)
+        assert "type: a larger hours=<n>, at least 0." in str(error.value)
+        assert trials == []
+        return
+    budget = Budget(work)
+    steps = budget.num_steps(evaluations)
+    assert len(trials) == num_trials
+    assert steps >= improve_budget.MIN_STEPS
+    assert list(budget.left_out) == left_out
+    for why in budget.left_out.values():
+        assert "6 min" in why  # the budget
+        assert "search for merge weights" in why
+        hours = float(re.search(r"type: hours=([\d.]+)", why)[1])
+        assert 0.1 < hours < 1
+        longer = settings_of(*words, f"hours={hours}")
+        again = Budget(Work(longer, Run.planned(compose_stage("improve", [*words, f"hours={hours}"]))))  # fmt: skip
+        assert again.num_steps(evaluations) >= improve_budget.MIN_STEPS
+        assert again.left_out == {}
+    resumed = Budget(work)
+    assert (resumed.num_steps(evaluations), resumed.left_out) == (steps, budget.left_out)
+
+
+@pytest.mark.slow
+def test_the_others_go_on_without_an_idea_that_costs_too_much(pretrained, tmp_path):
+    patch = """
+import deme.commands.improve_budget as stage
+stage.MAX_STEPS = 20
+stage._search_seconds = lambda *args: 5000.0
+"""
+    words = improve(pretrained / "weights" / "ema", *WITHOUT_STEPS, "hours=1", "ideas=[merge,finetune]")  # fmt: skip
+    code, text = run(words, tmp_path, patch)
+    assert code == 0, text
+    tried = {one["idea"]: one for one in outcome(tmp_path)["tried"]}
+    assert "type: hours=" in tried["merge"]["left_out"]
+    assert "left_out" not in tried["finetune"]
+    assert text.count("the idea merge is left out: ") == 1
+    assert not list(tmp_path.glob(f"{BELOW}/search/*"))
 
 
 def test_one_hour_is_the_time_unless_it_is_given(in_tmp):
@@ -361,8 +428,8 @@ def test_a_converged_model_is_not_harmed(tmp_path):
     assert not found["better"]
     assert found["metrics"]["fd_digits"]["verdict"] != "better"
     assert not (tmp_path / "better").exists()
-    assert "is not better in fd_digits, beyond its 95% interval" in text
-    assert "would have been found with 80% power" in text
+    assert "is not better in fd_digits by its 95% interval" in text
+    assert "would have been detected with 80% power" in text
     assert "the folder better was not written" in text
 
 
@@ -398,7 +465,7 @@ def test_time_that_is_too_short_is_said_before_training(tmp_path):
         (["ideas=null"], "ideas must be "),
         (["ideas=[average]"], "type: inputs.average=<model>, or further ideas"),
         (["ideas=[soup]", "num_ranges=1"], "nothing to try with num_ranges=1"),
-        (["ideas=[soup]", "inputs.average=asset:digits_base"], "inputs.average is of the idea average"),
+        (["ideas=[soup]", "inputs.average=asset:digits_base"], "inputs.average is used only by the idea average"),
         (["inputs.average=a", "inputs.snapshots_of=b"], "type: one of them"),
         (["consistency_weight=-1"], "consistency_weight must be "),
     ],

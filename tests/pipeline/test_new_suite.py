@@ -53,6 +53,29 @@ def test_a_new_suite_can_be_planned_and_is_never_replaced(folder, capsys):
     assert yaml.safe_load(Path("other.yaml").read_text())["suite"] == "other"
 
 
+def test_a_row_can_be_deleted_with_the_comparisons_that_name_it(folder):
+    assert main(["new-suite", *WORDS, "out=all of it.yaml"]) == 0
+    whole = yaml.safe_load(Path("all of it.yaml").read_text())
+    named = {row.get("experts_of") for row in whole["rows"]} | {whole["baseline"]}
+    for name in {row["name"] for row in whole["rows"]} - named:
+        rows = [row for row in whole["rows"] if row["name"] != name]
+        pairs = [pair for pair in whole["comparisons"] if name not in pair]
+        Path("s.yaml").write_text(yaml.safe_dump({**whole, "rows": rows, "comparisons": pairs}))
+        assert name not in {node.row for node in Suite.read(Path("s.yaml")).nodes}
+
+
+def test_a_plan_lists_rows_in_the_order_of_the_suite(folder, capsys):
+    assert main(["new-suite", *WORDS]) == 0
+    rows = [row.name for row in Suite.read(Path("suite.yaml")).settings.rows]
+    for words in ([], ["all=true"]):
+        capsys.readouterr()
+        assert main(["plan", "suite.yaml", *words]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        listed = [line.strip("│ ").split()[0] for line in lines]
+        assert list(dict.fromkeys(listed)) == rows
+        assert listed == sorted(listed, key=rows.index)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [

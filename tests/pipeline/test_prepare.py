@@ -211,7 +211,7 @@ def test_fetch_brings_all_and_asks_the_model_for_its_passport(suite, web, capsys
     text = capsys.readouterr().out
     assert "next: deme reproduce suite.yaml" in text
     assert "passport: models/base: " in text
-    assert "weights: ema" in text
+    assert "weights: averaged (ema)" in text
     assert sorted(p.name for p in Path("elsewhere").iterdir()) == ["images"]
     assert len(list(Path("elsewhere/images").glob("*.png"))) == 20
     assert there() == ["models/base", "models/network.pth"]  # nothing is left of the archives
@@ -292,7 +292,7 @@ def test_a_file_of_another_size_is_named_and_not_touched(suite, capsys):
     entries = {**suite[0], "network": {**suite[0]["network"], "bytes": 7}}
     write(entries)
     assert prepare() == 0
-    assert "4 bytes in place of 7" in capsys.readouterr().out
+    assert "4 bytes instead of 7" in capsys.readouterr().out
     assert prepare("fetch=true") == 4
     assert Path("models/network.pth").read_bytes() == b"half"
 

@@ -349,7 +349,7 @@ def test_a_train_run_killed_at_a_step_resumes_from_its_checkpoint(step, more, tm
     program.kill()
     code, text = run(words, tmp_path)
     assert code == 0, text
-    assert f"(from step {step // 3 * 3})" in text
+    assert (f"(from step {step // 3 * 3})" in text) == (step >= 3)
     (resumed,) = tmp_path.glob("runs/scratch/train/*")
     assert results(resumed) == expected
 
@@ -508,6 +508,31 @@ def test_two_identical_commands_at_once_do_the_work_once(tmp_path):
     assert "trained" not in texts[1]
     (only,) = tmp_path.glob("runs/scratch/train/*")
     assert results(only) == expected
+
+
+KILLED_BY_ITS_FIRST_ROW = """
+import os, signal
+from deme.training.callbacks import JsonlLogger
+write = JsonlLogger.write
+def killed(self, *args):
+    write(self, *args)
+    os.kill(os.getpid(), signal.SIGKILL)
+JsonlLogger.write = killed
+"""
+
+
+def test_a_training_that_is_shorter_than_its_logging_records_its_last_step_once(tmp_path):
+    words = ["train", *TINY_TRAIN, "num_steps=8", "progress.log_every=50"]
+    (tmp_path / "a").mkdir()
+    expected = results(done(words, tmp_path / "a"))
+    code, text = run(words, tmp_path, KILLED_BY_ITS_FIRST_ROW)
+    assert code < 0, text
+    again = done(words, tmp_path)
+    assert results(again) == expected
+    rows = [json.loads(line) for line in (again / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [7]
+    assert rows[0]["loss"] > 0
+    assert "training loss" in (again / "log.txt").read_text()
 
 
 def test_a_finished_run_is_skipped_and_a_spelled_out_default_is_the_same_run(tmp_path):

@@ -82,7 +82,7 @@ def test_a_kill_while_it_is_judged_leaves_no_trace(pair, step, tmp_path):
     assert code < 0, text
     code, text = run(words, tmp_path)
     assert code == 0, text
-    assert f"(from step {max(0, step - 3)})" in text
+    assert ("(from step 6)" in text) == (step > 0)
     (resumed,) = tmp_path.glob("runs/scratch/train/*")
     assert results(resumed) == results(pair[1])
 

@@ -309,7 +309,7 @@ def test_what_cannot_be_verified_is_refused(copy):
     assert "deme evaluate run" in text
     code, text = verify(folder, ".")
     assert code == 2
-    assert "is no run directory" in text
+    assert "is not a run directory" in text
     (folder / one / "status.json").write_text('{"state": "running"}')
     code, text = verify(folder, one)
     assert code == 3

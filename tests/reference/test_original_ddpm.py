@@ -208,7 +208,7 @@ def without(state, name):
         (
             lambda s: s | {"down.1.block.0.conv1.weight": torch.zeros(48, 32, 3, 3)},
             BadConfig,
-            "no multiples of 32",
+            "not multiples of 32",
         ),
     ],
 )

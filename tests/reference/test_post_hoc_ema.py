@@ -204,7 +204,7 @@ def test_what_cannot_be_reconstructed_is_said(tmp_path, messages):
     candidates = Candidates([tmp_path] * 5, steps, stored)
     assert Power(0.1, until=300).weigh(candidates).text == "power function of length 0.1 up to step 300"  # fmt: skip
     Power(0.28).weigh(candidates)
-    assert "another length, or snapshots more often" in messages[-1]
+    assert "another length, or more frequent snapshots" in messages[-1]
     for average, given, message in (
         (Power(0.1), Candidates([tmp_path] * 5, steps), "needs the power-function averages of ema=post_hoc"),
         (Power(0.1), Candidates([tmp_path] * 2), "inputs.run names 2"),

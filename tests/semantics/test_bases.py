@@ -17,7 +17,7 @@ from deme.commands.table import run as table
 from deme.report.latex import latex
 from deme.report.notes import ONE_SEED, notes
 from deme.report.rows import comparisons, table_rows
-from deme.report.statistics import Cell, paired_difference, smallest_detectable
+from deme.report.statistics import RunSeeds, paired_difference, smallest_detectable
 from deme.report.tables import comma_separated, markdown
 from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig, files
@@ -218,7 +218,7 @@ def test_published_numbers_and_power_may_be_those_of_one_base(in_tmp, capsys):
     lines = [line for line in shown if "power" in line]
     assert [line.split(":")[0].strip() for line in lines] == [
         "within raw", "within averaged", "within raw, averaged"]  # fmt: skip
-    assert f"of {smallest_detectable(0.5, 2, 1.0, 2, 2.0, 2):.2g} is found" in lines[1]
+    assert f"of {smallest_detectable(0.5, 2, 1.0, 2, 2.0, 2):.2g} is detected" in lines[1]
     assert "at 2 pretraining x 2 finetuning x 2 sampling seeds" in lines[1]
 
 
@@ -261,8 +261,8 @@ def test_more_pretraining_seeds_detect_smaller_differences():
 
 def test_rows_exchanged_give_the_same_difference_with_the_other_sign():
     draw = np.random.default_rng(0)
-    one = {Cell(s, n, p): draw.normal() for s in (0, 1) for n in (7, 8) for p in (0, 1)}
-    two = {Cell(None, n, p): draw.normal() for n in (7, 8) for p in (0, 1)}
+    one = {RunSeeds(s, n, p): draw.normal() for s in (0, 1) for n in (7, 8) for p in (0, 1)}
+    two = {RunSeeds(None, n, p): draw.normal() for n in (7, 8) for p in (0, 1)}
     of_one, of_two = ({cell: draw.normal(size=9) for cell in each} for each in (one, two))
     forth = paired_difference(one, two, of_one, of_two, 100)
     back = paired_difference(two, one, of_two, of_one, 100)
@@ -273,8 +273,8 @@ def test_rows_exchanged_give_the_same_difference_with_the_other_sign():
 
 
 def test_a_row_of_no_base_is_paired_with_every_pretraining_seed():
-    row = {Cell(None, s): 1.0 for s in (0, 1)}
-    base = {Cell(None, s, p): 5.0 + p for s in (0, 1) for p in (0, 1, 2)}
+    row = {RunSeeds(None, s): 1.0 for s in (0, 1)}
+    base = {RunSeeds(None, s, p): 5.0 + p for s in (0, 1) for p in (0, 1, 2)}
     zero = {cell: [0.0, 0.0] for cell in (*row, *base)}
     d = paired_difference(row, base, zero, zero, 100)
     assert d.value == -5.0

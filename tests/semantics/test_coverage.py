@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deme.report.statistics import (
-    Cell,
+    RunSeeds,
     interval_half_width,
     paired_difference,
     smallest_detectable,
@@ -145,8 +145,8 @@ def test_an_interval_from_pretraining_seeds_alone_misses_what_finetuning_seeds_s
 def test_tables_of_pretraining_seeds_cover(shared):
     """300 tables of 3 pretraining seeds, 2 finetuning seeds and 2 sampling seeds."""
     rng = np.random.default_rng(shared)
-    cells = [Cell(f, s, p) for f in range(2) for s in range(2) for p in range(3)]
-    base = {Cell(None, s, p): 0.0 for s in range(2) for p in range(3)}
+    cells = [RunSeeds(f, s, p) for f in range(2) for s in range(2) for p in range(3)]
+    base = {RunSeeds(None, s, p): 0.0 for s in range(2) for p in range(3)}
     covered = 0
     for _ in range(300):
         own, seed, bases = rng.normal(0, 1, (2, 3)), rng.normal(0, shared, 2), rng.normal(0, 2, 3)

@@ -98,9 +98,10 @@ def test_a_student_that_is_the_only_expert_has_loss_0_and_gradient_0(saved):
     (folder,) = saved(uniform(1, T))
     student = load_folder(str(folder)).double()
     loss = distill(uniform(1, T), [folder]).losses(student, *sample())["distillation"]
-    assert loss.item() == 0
+    # rounding alone, which depends on where tensors begin in memory
+    assert loss.item() < 1e-28
     gradients = torch.autograd.grad(loss, list(student.parameters()))
-    assert all(bool((gradient == 0).all()) for gradient in gradients)
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-12
 
 
 @pytest.mark.parametrize("expert", [0, 1])

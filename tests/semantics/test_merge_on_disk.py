@@ -341,8 +341,8 @@ def test_other_families_are_merged_and_their_other_parts_are_the_bases(tmp_path)
     assert len(list((tmp_path / "0" / "unet").glob("*.safetensors"))) > 2
     plan = planned(tmp_path, "01")
     unknown = [
-        f"{tmp_path / name} has no scheduler_config.json: its noise schedule and what it predicts "
-        "are not compared with those of the others"
+        f"{tmp_path / name} has no scheduler_config.json: its noise schedule and prediction type "
+        "cannot be compared with those of the others"
         for name in ("base", "0", "1")
     ]
     assert list(not_merged(plan)) == unknown + [

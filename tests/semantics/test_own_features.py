@@ -17,7 +17,7 @@ from deme.metrics.own_features import OwnFeatures
 from deme.report import rows
 from deme.report.notes import _other_metrics
 from deme.report.rows import is_same_metric
-from deme.report.statistics import Cell
+from deme.report.statistics import RunSeeds
 from deme.runs import MetricsSettings, build, compose_stage, identity_hash
 from deme.system import BadConfig
 from deme.system.paths import conf_dir
@@ -181,7 +181,7 @@ def test_scores_of_two_sets_of_training_images_are_not_compared(few, tmp_path):
 def test_a_table_takes_no_difference_of_other_data_and_says_so():
     def measured(reference, value):
         entry = {"value": value, "n": 9, "reference": reference, "implementation": "i", "better": "lower"}  # fmt: skip
-        return {Cell(None, 0, None): {"metrics": {"fd_own": entry}, "replicates": {"fd_own": [value, value + 1]}}}  # fmt: skip
+        return {RunSeeds(None, 0, None): {"metrics": {"fd_own": entry}, "replicates": {"fd_own": [value, value + 1]}}}  # fmt: skip
 
     before = measured("images (aaaa)", 2.0)
     same, other = (

@@ -9,7 +9,6 @@ from scipy import stats
 from deme.report.rows import Number, Row
 from deme.report.statistics import (
     Difference,
-    digits_for,
     interval_half_width,
     mean_of,
     paired_difference,
@@ -17,7 +16,9 @@ from deme.report.statistics import (
     smallest_detectable,
 )
 from deme.report.tables import show
+from deme.report.terminal import text_table
 from deme.runs import RowSettings, Suite, SuiteSettings
+from deme.system import digits_for
 
 
 def replicates(rng, cells, shift=0.0, spread=1.0):
@@ -139,11 +140,12 @@ def test_a_score_is_as_sure_as_its_prompts_are_many():
     assert resampled_units({"n": 5000}) == 5000
 
 
-def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys):
+def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys, monkeypatch):
     about = {"n": 718, "better": "higher", "reference": "images", "implementation": "a test"}
     names = [f"a_metric_with_a_long_name_{i}" for i in range(4)]
 
-    def shown(metrics):
+    def shown(metrics, width):
+        monkeypatch.setattr("deme.report.terminal.terminal_width", lambda: width)
         before = RowSettings(name="before", label="before", evaluate=())
         settings = SuiteSettings(suite="s", baseline="before", metrics=tuple(metrics), rows=(before,),
                                  finetune_seeds=(0,), sample_seeds=(1,))  # fmt: skip
@@ -155,10 +157,29 @@ def test_what_does_not_fit_the_terminal_is_a_table_for_each_metric(capsys):
         show(suite, [Row("row", "DeMe merged, uniform", numbers, (), 0, None)])
         return capsys.readouterr().out
 
-    assert shown(names).count("difference to before (95% interval)") == 4
-    assert shown(names).count("-0.00383 [-0.00694, -0.00072]") == 4
-    assert "…" not in shown(names)
-    assert shown(names[:1]).count("training compute") == 1
+    wide = shown(names, 150)
+    assert wide.count("difference to before (95% interval)") == 4
+    assert wide.count("-0.00383 [-0.00694, -0.00072]") == 4
+    assert wide.count("training compute") == 4
+    assert shown(names[:1], 150).count("training compute") == 1
+    for width in (150, 100, 60, 40):
+        text = shown(names, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert width == 40 or text.count("0.98781") == 4  # which breaks words
+    piped = shown(names, None)  # no terminal: one table, and nothing wraps
+    assert piped.count("training compute") == 1
+    assert "DeMe merged, uniform" in piped
+
+
+def test_a_long_label_wraps_and_the_numbers_beside_it_stay_whole(monkeypatch):
+    monkeypatch.setattr("deme.report.terminal.terminal_width", lambda: 80)
+    label = "DeMe without the consistency loss, four experts, merged with searched weights"
+    number = "-0.00383 [-0.00694, -0.00072]"
+    table = text_table("t", ["row", "difference to before (95% interval)"], [[label, number]])
+    assert max(map(len, table.splitlines())) <= 80
+    assert number in table
+    assert all(word in table for word in label.split())
 
 
 def test_a_part_of_one_image_has_no_interval():

@@ -290,7 +290,7 @@ def test_annotations_of_another_form_are_refused(change, message, tmp_path):
         ({"crop": "centre"}, "data.crop must be one of center, random, none"),
         ({"caption_dropout": 1.5}, r"data.caption_dropout must be a share in \[0, 1\], got 1.5"),
         ({"caption_dropout": "10%"}, r"data.caption_dropout must be a share in \[0, 1\], got '10%'"),
-        ({"size": None}, "data.size must be given: .*\ntype: data.size=<value>"),
+        ({"size": None}, "data.size must be given, because .*\ntype: data.size=<value>"),
         ({"channels": None}, "data.channels must be given"),
         ({"corrupt": "ignore"}, "data.corrupt must be refuse or skip"),
         ({"caption_column": "txt"}, r"has no column 'txt'; did you mean 'text'\? its columns: file_name, text\ntype: data.caption_column="),

@@ -144,7 +144,7 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>Please log in</title></head></html>
 )
 def test_the_page_of_a_proxy_is_recognised(page, kind, web, tmp_path):
     web.answers["/a"] = sends(page, kind)
-    with pytest.raises(MissingInput, match=r"web page \('Please log in'\) in place of the file"):
+    with pytest.raises(MissingInput, match=r"web page \('Please log in'\) instead of the file"):
         download(f"{web.address}/a", tmp_path / "a", Expected())
     assert not (tmp_path / "a").exists()
     web.answers["/a"] = sends(DATA)

@@ -118,7 +118,7 @@ def test_sixteen_bits_are_refused_not_clipped(tmp_path):
         ({"in_memory": True, "crop": "random"}, "type: data.in_memory=null"),
         ({"held_out_fraction": 1.0}, "data.held_out_fraction must lie strictly between 0 and 1, got 1.0"),
         ({"held_out_fraction": 0.01}, "20 images are too few: data.held_out_fraction=0.01"),
-        ({"size": None}, "data.size must be given: there is no model here to take it from\ntype: data.size=<value>"),
+        ({"size": None}, "data.size must be given, because no model determines it\ntype: data.size=<value>"),
     ],
 )  # fmt: skip
 def test_settings_that_are_none_are_refused(rules, message, folder):

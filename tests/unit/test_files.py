@@ -18,7 +18,7 @@ from deme.data import InMemoryImages
 from deme.metrics import Statistics, measured, statistics_file
 from deme.runs import content_hash
 from deme.runs.config import _resolved, compose_stage
-from deme.runs.outputs import damages
+from deme.runs.run_files import damages
 from deme.system import (
     append_line,
     exists,

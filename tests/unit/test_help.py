@@ -1,5 +1,6 @@
 """Help pages, completion and flags: what they name exists, and no heavy library is loaded for them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from deme.cli.examples import EXAMPLES
 from deme.cli.help_page import NARROW, TOPICS, command_page, overview, stage_page
 from deme.cli.option_files import default_choices, first_sentence, option_files
 from deme.commands import COMMANDS, STAGES
-from deme.runs import compose_stage, flattened, options
+from deme.runs import compose_stage, options
+from deme.runs.config_errors import flattened
 from deme.system import conf_dir
 
 ROOT = Path(__file__).parents[2]
@@ -125,20 +127,73 @@ def test_the_last_word_is_completed(line, found):
     assert words == found if found is not None else {*words} == {*STAGES, *COMMANDS, "completion"}
 
 
+@pytest.fixture
+def made(in_tmp):
+    """A folder of images, a model, a suite, a finished training, search and evaluation, and one that failed."""
+    for folder in ("my images", "my_model", ".hidden"):
+        (in_tmp / folder).mkdir()
+    (in_tmp / "mine.yaml").touch()
+    found = {}
+    for name in ("train", "failed", "evaluate", "search"):
+        path = Path("runs", "s", "train" if name == "failed" else name, f"{name}-0123456789")
+        path.mkdir(parents=True)
+        state = "failed" if name == "failed" else "done"
+        (path / "status.json").write_text(json.dumps({"state": state, "time": 1.0}))
+        found[name] = str(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("deme train model=my", ["model=my images/", "model=my_model/"]),
+        ("deme train data=my\\ im", ["data=my images/"]),
+        ("deme doctor data=m", ["data=my images/", "data=my_model/"]),
+        ("deme train model=runs/s/train/", ["model={train}"]),
+        ("deme evaluate inputs.weights=ru", ["inputs.weights={train}", "inputs.weights=runs/"]),
+        ("deme merge inputs.experts=[my_model,runs/s/", ["inputs.experts=[my_model,{train}", "inputs.experts=[my_model,runs/s/evaluate/", "inputs.experts=[my_model,runs/s/search/", "inputs.experts=[my_model,runs/s/train/"]),
+        ("deme merge inputs.search=", ["inputs.search={search}"]),
+        ("deme verify run=", ["run={evaluate}"]),
+        ("deme verify paths.runs=nowhere run=my_", ["run=my_model/"]),
+        ("deme compare {evaluate},ru", ["{evaluate},{evaluate}"]),
+        ("deme show runs/s/train", ["{failed}", "{train}"]),
+        ("deme report runs/s/train", ["{train}", "runs/s/train/"]),
+        ("deme ls runs=my", ["runs=my images/", "runs=my_model/"]),
+        ("deme ls json=", ["json=false", "json=true"]),
+        ("deme ls s", ["s", "sort="]),
+        ("deme plan mi", ["mine.yaml"]),
+        ("deme publish logger=w", ["logger=wandb"]),
+        ("deme publish s logger=wandb logger.m", ["logger.mode="]),
+        ("deme publish s logger=wandb logger.mode=o", ["logger.mode=offline", "logger.mode=online"]),
+        ("deme train logger=wandb logger.", ["logger.entity=", "logger.folder=", "logger.mode=", "logger.project="]),
+        ("deme train compute.acc", ["compute.accelerator="]),
+        ("deme train compute.accelerator=", ["compute.accelerator=cpu", "compute.accelerator=gpu"]),
+        ("deme evaluate source=", ["source=experts", "source=images", "source=real", "source=weights"]),
+    ],
+)  # fmt: skip
+def test_values_are_completed_by_what_is_there(line, found, made):
+    assert completion.candidates(line.format(**made)) == sorted(
+        each.format(**made) for each in found
+    )
+
+
 def test_bash_takes_the_completion(tmp_path):
     program = tmp_path / "deme"
     program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -m deme "$@"\n')
     program.chmod(0o755)
-    script = """
+    script = r"""
 eval "$(deme completion bash)"
-for line in "deme train weighting=m" "deme train optimizer.l" "deme tra"; do
+mkdir -p 'my $(touch gone) images'
+for line in "deme train weighting=m" "deme train optimizer.l" "deme tra" "deme train data=my" 'deme train data=my\ $' "deme nothing x"; do
     COMP_LINE="$line" COMP_POINT=${#line} COMPREPLY=()
     _deme
     echo "${COMPREPLY[@]}"
 done"""
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)  # fmt: skip
-    assert done.stdout.splitlines() == ["min_snr", "optimizer.lr=", "train"]
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)  # fmt: skip
+    folder = r"my\ \$\(touch\ gone\)\ images/"
+    assert done.stdout.splitlines() == ["min_snr", "optimizer.lr=", "train", folder, folder, ""]
+    assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,21 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import deme
 from deme.cli.app import main
-from deme.report.run_settings import Settings, differing, short_keys
+from deme.report.run_settings import Settings, differing, own_settings, short_keys
 from deme.report.run_table import columns_of, fitting
 from deme.runs import Run, compose_stage
 from deme.runs.idle_runs import why_idle
-from deme.runs.listing import list_runs, read_run
+from deme.runs.labels import option_of
+from deme.runs.listing import STATES, list_runs, read_run
+from deme.runs.run_files import RUN_FILES
 from deme.system import files, locked
 from tests.made_runs import curve, made_run, measured
 
@@ -97,6 +102,7 @@ def test_the_csv_has_numbers_that_are_not_rounded(sweep, capsys):
         (["ls", "sweep", "another"], 2, "deme ls"),
         (["ls", "json=true", "csv=true"], 2, "csv=true"),
         (["ls", "runs=nowhere"], 3, "runs="),
+        (["ls", f"runs={__file__}"], 2, "a folder"),
         (["show", "nothing"], 3, "deme ls"),
         (["show"], 2, "deme show"),
         (["show", "finetune", "json=perhaps"], 2, "json"),
@@ -144,6 +150,22 @@ def test_keys_of_options_are_compared_where_the_option_is_the_same(in_tmp):
     assert short_keys(["a.lr", "b.lr", "b.k", "k2"]) == {"a.lr": "a.lr", "b.lr": "b.lr", "b.k": "k", "k2": "k2"}  # fmt: skip
 
 
+def test_an_option_is_told_by_its_class_then_by_its_values(in_tmp):
+    def shown(*words):
+        return own_settings(
+            read_run(made_run(["train", "suite=s", "experiment=digits/finetune", *words]))
+        )
+
+    assert shown("weighting=p2")["weighting"] == "p2"
+    assert shown("optimizer=adamw", "optimizer.lr=5e-5")["optimizer"] == "adamw"
+    assert shown("optimizer=from_scratch", "optimizer.lr=2e-4")["optimizer"] == "from_scratch"
+    assert shown("optimizer=adamw", "optimizer.lr=0.123")["optimizer"] == "AdamW"
+    assert shown("model=digits_base")["model"] == "digits_base"
+    values = {"merge._target_": "deme.merging.methods.weighted_sum.weighted_sum"}
+    assert option_of("merge", {**values, "merge.weights": "ones"}) == "sum"
+    assert option_of("merge", {**values, "merge.weights": "uniform"}) == "weighted_sum"  # the class
+
+
 def test_states_say_what_became_of_runs(in_tmp, capsys):
     for number, state in enumerate(("done", "running", "preempted", "failed", "running")):
         texts = {"metrics.jsonl": curve(1.0, 2.0)}
@@ -154,6 +176,17 @@ def test_states_say_what_became_of_runs(in_tmp, capsys):
     assert states == {"s0-": "done", "s1-": "stopped", "s2-": "stopped", "s3-": "failed", "s4-": "running", "s9-": "empty"}  # fmt: skip
     (path / "status.json").write_text("{")
     (path / ".lock").write_text("process 3 on another-machine")
+    lost = made_run(
+        [*FINETUNE, "seed=5"],
+        texts={"metrics.json": measured(loss=1.0)},
+        outputs={"metrics.json": 1},
+    )
+    listed_states = {run["run"]: run["state"] for run in listed(capsys)}
+    assert listed_states[str(lost)] == listed_states[str(path)] == "damaged"
+    rows = deme.list_runs()
+    assert {str(row["path"]): row["state"] for row in rows} == listed_states
+    assert {*listed_states.values()} <= {*STATES}
+    assert {row["seed"] for row in deme.list_runs(state="stopped", method="finetune")} == {1, 2}
     assert main(["ls", "state=damaged"]) == 0
     assert path.name in capsys.readouterr().out
     assert main(["ls", "state=stopped"]) == 0
@@ -165,7 +198,7 @@ def test_a_page_shows_lineage_settings_numbers_files_and_the_command(sweep, caps
     (evaluation,) = sweep.glob("evaluate/*lr2e-5-s1*")
     assert main(["show", str(evaluation)]) == 0
     page = capsys.readouterr().out
-    for part in (f"inputs.weights: {train} (done)", "model.path: asset:digits_base", "fd_digits", "[16.00, 18.00]", "1 min 1 s",
+    for part in (f"inputs.weights: {train} (done)", "model.path: asset:digits_base", "fd_digits", "[16.00, 18.00]", "took 61 s",
                  "experiment=digits/evaluate", f"deme evaluate experiment=digits/evaluate suite=sweep inputs.weights={train}"):  # fmt: skip
         assert part in page
     assert main(["show", train.name[-10:-2], "json=true"]) == 0
@@ -270,6 +303,25 @@ def test_a_run_of_somebody_elses_program_is_not_cleaned(in_tmp):
     assert why_idle(path) is None
     os.rename(path, path.parent.parent / path.name)  # noqa: PTH104
     assert why_idle(path.parent.parent / path.name) is None
+
+
+@pytest.mark.parametrize("verb", ["ls", "show", "clean"])
+def test_looking_at_runs_imports_neither_numpy_nor_torch(verb, in_tmp):
+    place = made_run(FINETUNE, texts={"metrics.jsonl": curve(1.0)})
+    words = [verb, str(place)]
+    code = (
+        "import sys; from deme.cli.app import main; assert main(sys.argv[1:]) == 0; "
+        "assert not {'numpy', 'torch'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code, *words], check=True)
+
+
+@pytest.mark.parametrize("name", sorted({*RUN_FILES} - {"status.json"}))
+def test_a_stopped_run_goes_if_it_has_nothing_but_files_that_may(name, in_tmp):
+    path = made_run(FINETUNE, "failed")
+    assert why_idle(path)
+    (path / name).touch()
+    assert (why_idle(path) is not None) == RUN_FILES[name].may_clean
 
 
 def test_listing_writes_nothing_and_keeps_nothing_stale(in_tmp):

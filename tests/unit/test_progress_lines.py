@@ -38,7 +38,7 @@ def often(monkeypatch):
 def test_lines_of_a_training_have_loss_learning_rate_images_and_time_left(often, messages):
     optimizer = SimpleNamespace(param_groups=[{"lr": 5e-4}])
     trainer = SimpleNamespace(
-        global_step=4, log_every_n_steps=2, callback_metrics={"loss": 0.25, "other": 1.0}, optimizers=[optimizer]
+        global_step=4, log_every_n_steps=2, max_steps=100, callback_metrics={"loss": 0.25, "other": 1.0}, optimizers=[optimizer]
     )  # fmt: skip
     with progress("run", 100, "steps") as bar:
         show = ShowProgress(bar, 0, num_images=32)
@@ -46,9 +46,26 @@ def test_lines_of_a_training_have_loss_learning_rate_images_and_time_left(often,
         trainer.global_step = 6
         show.on_train_batch_end(trainer, None)
     line = messages[-1]
-    for part in ("run: 6/100 steps", "s left", "loss 0.2500", "lr 0.0005", "images/s "):
+    for part in ("run: 6/100 steps", " left, ", "loss 0.2500", "lr 0.0005", "images/s "):
         assert part in line
     assert "other" not in line
+    trainer.global_step, trainer.log_every_n_steps = 100, 70  # the last step
+    trainer.callback_metrics = {"loss": 0.125}
+    with progress("run", 100, "steps") as bar:
+        ShowProgress(bar, 0, num_images=32).on_train_batch_end(trainer, None)
+    assert "loss 0.1250" in messages[-1]
+
+
+def test_the_first_line_comes_before_the_others(messages, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with progress("run", 100, "steps") as bar:
+        for _ in range(40):
+            now[0] += 1
+            bar.advance()
+    counts = [int(line.split(": ")[1].split("/")[0]) for line in messages]
+    first, between = console.SECONDS_TO_FIRST_LINE, console.SECONDS_BETWEEN_LINES
+    assert counts == [first, first + between, first + 2 * between]
 
 
 def test_the_time_left_is_that_of_finished_runs_and_of_the_suite_before_there_are_any(suite):
@@ -84,7 +101,7 @@ def test_each_run_of_a_suite_is_announced_with_its_number_and_the_time_left(suit
     lines = [line for line in messages if line.startswith("run ")]
     assert lines[0].startswith("run 1 of 4: a train, seed 0")
     assert lines[1].startswith("run 2 of 4: b train, seed 0")
-    assert all("left in all" in line for line in lines)
+    assert all("left for all runs" in line for line in lines)
     failed = [line for line in messages if "no evaluation here" in line]
     assert all("runs/s/evaluate/" in line for line in failed)
     assert len(failed) == len(seen) == 2

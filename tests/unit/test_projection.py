@@ -130,7 +130,7 @@ def test_a_copy_folds_on_its_own(name):
 
 
 def test_the_papers_placement_is_not_folded():
-    with pytest.raises(BadConfig, match="placement blocks are no part of another layer"):
+    with pytest.raises(BadConfig, match="placement blocks are not part of another layer"):
         Projections(network("cifar10"), "blocks").fold()
 
 

@@ -9,7 +9,7 @@ import pytest
 from deme.runs import compose_stage, read_status
 from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, MissingInput, WorkFailed, files
-from deme.tracking import Mirror, Point, Record, read_record, tracker_id
+from deme.tracking import Mirror, Point, Record, read_record, settings_of, tracker_id
 from deme.tracking.csv_tracker import Csv
 from deme.tracking.curves import training_point
 from deme.tracking.tensorboard_tracker import TensorBoard
@@ -42,6 +42,11 @@ def home(runs) -> Path:
 
 def send(tracker, run: Path) -> None:
     Mirror(tracker, "test").publish(run)
+
+
+def test_settings_have_dotted_keys_and_no_empty_groups():
+    config = {"a": {"b": {"c": 1}, "none": {}}, "values": [], "d": None}
+    assert settings_of(config) == {"a.b.c": 1, "values": [], "d": None}
 
 
 def test_a_record_of_a_training(made):

@@ -9,7 +9,7 @@ import torch
 from deme.data import InMemoryImages
 from deme.diffusion import TimestepRange
 from deme.evaluation.validation import chosen_images, is_next, parts_of_range
-from deme.report.page.curves import held_out_curves, loss_curve, training_curves
+from deme.report.page.curves import Curve, held_out_curves, loss_curve, training_curves
 from deme.runs import TrainSettings, build, compose_stage, held_out_ends, sample_grids
 from deme.runs.numbers import main_numbers
 from deme.training.callbacks import JsonlLogger
@@ -112,6 +112,13 @@ def test_runs_judged_at_other_steps_are_lines_of_their_own(judged):
     assert [len(line.get_xdata()) for line in axes.lines] == [len(curve.steps), 5]
 
 
+def test_a_curve_of_the_last_step_alone_is_a_dot():
+    curve = Curve(np.array([11.0]), np.array([0.5]))
+    (axes,) = training_curves({"training loss": {"": [curve]}}).axes
+    (line,) = axes.lines
+    assert line.get_marker() == "."
+
+
 def test_a_run_without_them_says_nothing(tmp_path):
     assert held_out_ends(tmp_path) is None
     assert held_out_curves(tmp_path) == {}
@@ -121,7 +128,7 @@ def test_a_run_without_them_says_nothing(tmp_path):
 
 def test_a_row_has_one_line_and_what_was_before_the_training_is_kept_by_a_resumed_run(tmp_path):
     rows = list[dict]()
-    curve = JsonlLogger(tmp_path / "metrics.jsonl", 2, 4, rows.append)
+    curve = JsonlLogger(tmp_path / "metrics.jsonl", 2, 9, 4, rows.append)
     curve.start_clock(0)
     curve.write(-1, {"held_out_loss": 1.0})
     curve.log_metrics({"loss": 4.0}, 0)  # of a step that is not recorded
@@ -135,6 +142,8 @@ def test_a_row_has_one_line_and_what_was_before_the_training_is_kept_by_a_resume
         {"step": 2, "held_out_loss": 0.5},
     ]
     assert ["images_per_second" in row for row in rows] == [False, True, False]
+    curve.log_metrics({"loss": 2.0}, 8)  # the last step
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 8
     curve.rewind(2)
     kept = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in kept] == [-1, 1]

@@ -156,8 +156,8 @@ def test_a_weight_beyond_float32_is_infinite():
 
 def test_the_log_says_what_loss_a_weighting_is():
     ones = torch.ones(4)
-    assert described(ones, "epsilon").endswith("network's noise, weight 1 at every timestep")
-    assert "network's v times a weight of 1 to 2;" in described(ones + ones.cumsum(0).eq(4), "v_prediction")  # fmt: skip
+    assert described(ones, "epsilon").endswith("predicted noise, the same weight at every timestep")
+    assert "predicted v, with weights from 1 to 2" in described(ones + ones.cumsum(0).eq(4), "v_prediction")  # fmt: skip
     assert "; 0 at 2 timesteps (first t = 1), which are not trained" in described(torch.tensor([1.0, 0, 0, 2]), "sample")  # fmt: skip
 
 

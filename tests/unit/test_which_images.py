@@ -231,7 +231,7 @@ def test_a_row_that_names_a_device_is_unreadable(tmp_path):
     for path in ("/dev/zero", str(tmp_path / "pipe.png")):
         rows = datasets.Dataset.from_dict({"image": [{"bytes": None, "path": path}]})
         rows = rows.cast_column("image", datasets.Image())
-        with pytest.raises(Unreadable, match="no file"):
+        with pytest.raises(Unreadable, match="not a file"):
             DatasetRows(rows, "rows").read(0)
 
 

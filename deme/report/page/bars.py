@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from deme.report.figures import edge_of
 from deme.report.rows import Comparison, Row
-from deme.report.statistics import Difference, digits_for
+from deme.report.statistics import Difference
 from deme.report.tables import TextTable, difference_cells
+from deme.system import digits_for
 
 WIDTH = 100  # of a bar, in its own units; 0 lies in the middle
 
@@ -22,7 +23,7 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A cell: `key` is what its column is sorted by, None sorts last."""
 
     text: str
@@ -43,7 +44,7 @@ class PageTable:
 
     title: str
     columns: list[str]
-    lines: list[list[Cell]]
+    lines: list[list[PageCell]]
 
 
 def bar_of(difference: Difference, edge: float) -> Bar | None:
@@ -57,14 +58,14 @@ def bar_of(difference: Difference, edge: float) -> Bar | None:
     return Bar(low, value, high, abs(difference.value) > edge)
 
 
-def difference_cell(difference: Difference | None, places: int, edge: float) -> Cell:
+def difference_cell(difference: Difference | None, places: int, edge: float) -> PageCell:
     """Return the cell of a paired difference; an empty one where there is none."""
     if difference is None:
-        return Cell("")
+        return PageCell("")
     text, verdict = difference_cells(difference, places)
     plain = difference.verdict
     note = verdict.removeprefix(plain).strip()
-    return Cell(text, difference.value, plain, note, bar_of(difference, edge))
+    return PageCell(text, difference.value, plain, note, bar_of(difference, edge))
 
 
 def edge_for(differences: Sequence[Difference | None]) -> float:
@@ -74,7 +75,7 @@ def edge_for(differences: Sequence[Difference | None]) -> float:
 
 def results_cells(
     metrics: Sequence[str], rows: Sequence[Row], texts: TextTable, published: Mapping[str, bool]
-) -> list[list[Cell]]:
+) -> list[list[PageCell]]:
     """Return the cells of a table of results: those of `texts`, with numbers and bars."""
     edges = {
         metric: edge_for([row.numbers[metric].difference for row in rows if metric in row.numbers])
@@ -82,34 +83,34 @@ def results_cells(
     }
     lines = []
     for row, line in zip(rows, texts.lines, strict=True):
-        cells = [Cell(line[0], line[0])]
+        cells = [PageCell(line[0], line[0])]
         found = iter(line[1:])
         for metric in metrics:
             number = row.numbers.get(metric)
             if published[metric]:
-                cells.append(Cell(next(found), row.expected.get(metric)))
-            cells.append(Cell(next(found), number.mean if number else None))
+                cells.append(PageCell(next(found), row.expected.get(metric)))
+            cells.append(PageCell(next(found), number.mean if number else None))
             next(found), next(found)  # the difference and its verdict, in one cell here
             difference = number.difference if number else None
             places = digits_for(number.mean) if number else 2
             cells.append(difference_cell(difference, places, edges[metric]))
-        cells.append(Cell(next(found), row.num_forward_passes))
+        cells.append(PageCell(next(found), row.num_forward_passes))
         lines.append(cells)
     return lines
 
 
 def comparison_cells(
     metrics: Sequence[str], compared: Sequence[Comparison], texts: TextTable, num_names: int
-) -> list[list[Cell]]:
+) -> list[list[PageCell]]:
     """Return the cells of row against row."""
     edges = {m: edge_for([one.differences[m] for one in compared]) for m in metrics}
     lines = []
     for one, line in zip(compared, texts.lines, strict=True):
-        cells = [Cell(text, text) for text in line[:num_names]]
+        cells = [PageCell(text, text) for text in line[:num_names]]
         for index, metric in enumerate(metrics):
             difference = one.differences[metric]
             cell = difference_cell(difference, 2, edges[metric])
             written = line[num_names + 2 * index]  # with the digits of the table
-            cells.append(Cell(written, cell.key, cell.verdict, cell.note, cell.bar))
+            cells.append(PageCell(written, cell.key, cell.verdict, cell.note, cell.bar))
         lines.append(cells)
     return lines

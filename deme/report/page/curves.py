@@ -109,9 +109,14 @@ def _draw(panel: Axes, curves: Sequence[Curve], colour: str) -> None:
     steps = curves[0].steps
     if not all(np.array_equal(curve.steps, steps) for curve in curves):
         for curve in curves:
-            panel.plot(curve.steps, curve.values, color=colour, lw=0.8)
+            _line(panel, curve.steps, curve.values, colour, 0.8)
         return
     values = np.stack([curve.values for curve in curves])
-    panel.plot(steps, values.mean(axis=0), color=colour, lw=1.2)
+    _line(panel, steps, values.mean(axis=0), colour, 1.2)
     if len(values) > 1:
         panel.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2)
+
+
+def _line(panel: Axes, steps: np.ndarray, values: np.ndarray, colour: str, width: float) -> None:
+    """Draw a line, or a dot of a training that recorded nothing but its last step."""
+    panel.plot(steps, values, color=colour, lw=width, marker="." if len(steps) == 1 else "")

@@ -1,12 +1,12 @@
 """How the numbers of a table were made: commands, seeds, times, versions and costs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.runs import Best, Node, Provenance, Suite, read_status, weights_folder
-from deme.system import DemeError, exists, read_about, read_json
+from deme.runs import Node, Suite, commit_of, provenance_of, read_best, seconds_of, weights_folder
+from deme.system import exists, read_about, read_json
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,24 @@ class RowHistory:
 
 def histories(suite: Suite) -> list[RowHistory]:
     """Return the runs of every row."""
+    return [
+        RowHistory(label, tuple(map(_made, nodes))) for label, nodes in _by_row(suite, suite.nodes)
+    ]
+
+
+def _by_row(suite: Suite, nodes: Iterable[Node]) -> list[tuple[str, list[Node]]]:
+    """Return the label of each row and base, and the nodes that are theirs."""
     rows: dict[str, list[Node]] = {}
-    for node in suite.nodes:
+    for node in nodes:
         rows.setdefault(node.row_and_base, []).append(node)
     labels = {row.name: row.label for row in suite.settings.rows}
-    return [
-        RowHistory(_label(suite, labels, nodes[0]), tuple(_made(node) for node in nodes))
-        for nodes in rows.values()
-    ]
+    return [(_label(suite, labels, found[0]), found) for found in rows.values()]
+
+
+def _done(suite: Suite, stage: str) -> list[tuple[str, list[Node]]]:
+    """Return the label of each row and base, and its runs of a stage that are done."""
+    nodes = (node for node in suite.nodes if node.stage == stage and node.state == "done")
+    return _by_row(suite, nodes)
 
 
 def _label(suite: Suite, labels: Mapping[str, str], node: Node) -> str:
@@ -59,7 +69,7 @@ def _made(node: Node) -> Made:
     run = node.run if node.state not in ("waiting", "missing_file") else None
     seconds = 0.0
     if run is not None and exists(run.path):
-        seconds = read_status(run.path).get("seconds", 0.0)
+        seconds = seconds_of(run.path)
     name = node.title if run is None else run.path.name
     return Made(node.stage, name, node.state, node.command, seconds)
 
@@ -68,14 +78,12 @@ def environment(folders: Sequence[Path]) -> dict[str, str]:
     """Return versions, commits and platforms of finished runs, with how many have each."""
     found: dict[str, Counter[str]] = {}
     for folder in folders:
-        made = _provenance(folder)
+        made = provenance_of(folder)
         if made is None:
             continue
-        git = made.get("git")
-        commit = git["commit"][:10] if git else ""
         values = {
             "deme": made.get("deme", ""),
-            "commit": commit + (" with changes" if git and git["dirty"] else ""),
+            "commit": commit_of(made),
             "Python": made.get("python", ""),
             "platform": made.get("platform", "").partition("-with-")[0],
             **made.get("versions", {}),
@@ -89,13 +97,6 @@ def _values(counts: Counter[str]) -> str:
     shown = [value for value, _ in counts.most_common() if value]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return ", ".join(shown[:3]) + more
-
-
-def _provenance(folder: Path) -> Provenance | None:
-    try:
-        return read_json(folder / "run.json", Provenance)
-    except DemeError:
-        return None
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,13 @@ class MergeWeights:
 
 def merge_weights(suite: Suite) -> list[MergeWeights]:
     """Return the weights of the merges that are done, row by row."""
-    rows: dict[str, list[Node]] = {}
-    for node in suite.nodes:
-        if node.stage == "merge" and node.state == "done":
-            rows.setdefault(node.row_and_base, []).append(node)
-    labels = {row.name: row.label for row in suite.settings.rows}
     found = []
-    for nodes in rows.values():
+    for label, nodes in _done(suite, "merge"):
         weights = [_weights_of(node.path) for node in nodes]
         known = tuple(tuple(each) for each in weights if each)
         if known and len({len(each) for each in known}) == 1:
             ranges = tuple(f"expert {index}" for index in range(len(known[0])))
-            found.append(MergeWeights(_label(suite, labels, nodes[0]), ranges, known))
+            found.append(MergeWeights(label, ranges, known))
     return found
 
 
@@ -153,19 +149,14 @@ class SearchCost:
 
 def search_costs(suite: Suite) -> list[SearchCost]:
     """Return the costs of the searches that are done, row by row."""
-    rows: dict[str, list[Node]] = {}
-    for node in suite.nodes:
-        if node.stage == "search" and node.state == "done":
-            rows.setdefault(node.row_and_base, []).append(node)
-    labels = {row.name: row.label for row in suite.settings.rows}
     found = []
-    for nodes in rows.values():
+    for label, nodes in _done(suite, "search"):
         costs = [read_json(node.path / "cost.json", dict[str, float]) for node in nodes]
-        scores = [read_json(node.path / "best.json", Best)["score"] for node in nodes]
+        scores = [read_best(node.path)["score"] for node in nodes]
         count = len(nodes)
         found.append(
             SearchCost(
-                _label(suite, labels, nodes[0]),
+                label,
                 count,
                 sum(cost.get("evaluations", 0) for cost in costs) / count,
                 sum(cost["num_forward_passes"] for cost in costs) / count,

@@ -1,7 +1,5 @@
 """The page of one run: what it is, its numbers, curves and pictures, and how to make it again."""
 
-import shlex
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,26 +9,34 @@ from PIL import Image
 
 from deme import __version__
 from deme.report import figures
-from deme.report.page.bars import Cell, PageTable
+from deme.report.page.bars import PageCell, PageTable
 from deme.report.page.curves import held_out_curves, loss_curve, training_curves
 from deme.report.page.drawing import inline_svg
 from deme.report.page.history import environment
 from deme.report.page.html import render
 from deme.report.page.pictures import Picture, fitted
 from deme.report.records import public_name
-from deme.report.statistics import digits_for
-from deme.runs import Metric, Metrics, Outcome, Provenance, frozen_config, read_status
-from deme.system import exists, read_about, read_json
-
-GRID = Path("samples", "grid.png")
-GIVEN = "before"  # the given model among the ideas of `deme improve`
+from deme.runs import (
+    BASE_IDEA,
+    Outcome,
+    Provenance,
+    frozen_config,
+    metrics_of,
+    outcome_of,
+    provenance_of,
+    read_status,
+    sample_grid,
+)
+from deme.runs.lineage import command_again
+from deme.runs.listing import read_run
+from deme.system import digits_for, exists, read_about
 
 
 def run_page(folder: Path) -> str:
     """Return the page of a run directory as HTML."""
     frozen, status = frozen_config(folder), read_status(folder)
-    made = read_json(folder / "run.json", Provenance) if exists(folder / "run.json") else None
-    outcome = _outcome(folder)
+    made = provenance_of(folder)
+    outcome = outcome_of(folder)
     shown = _grids(folder, outcome)
     context = {
         "title": f"{frozen['stage']}: {folder.name}",
@@ -46,17 +52,11 @@ def run_page(folder: Path) -> str:
         "pictures": shown,
         "others": _other_pictures(folder),
         "curves": _curves(folder),
-        "command": shlex.join(["deme", *made.get("command", [])]) if made else "",
+        "command": command_again(read_run(folder))[0],
         "environment": environment([folder]),
         "config": yaml.safe_dump(frozen, sort_keys=False, allow_unicode=True),
     }
     return render("run.html.jinja", context)
-
-
-def _outcome(folder: Path) -> Outcome | None:
-    """Return what `deme improve` found; None for a run of another verb, or one not done."""
-    file = folder / "outcome.json"
-    return read_json(file, Outcome) if exists(file) else None
 
 
 def _conclusion(folder: Path, outcome: Outcome | None) -> str:
@@ -65,21 +65,16 @@ def _conclusion(folder: Path, outcome: Outcome | None) -> str:
         row = outcome["metrics"][metric]
         ends = f"{metric} {row['difference']} ({row['verdict']})"
         if outcome["better"]:
-            return f"The idea {outcome['idea']} is better than the given model: {ends}."
-        if outcome["idea"] == GIVEN:
-            return "No idea made another model than the given one."
-        found = f"No idea is better than the given model; the best, {outcome['idea']}: {ends}."
+            return f"The idea {outcome['idea']} is better than the base: {ends}."
+        if outcome["idea"] == BASE_IDEA:
+            return "No idea made a model that differs from the base."
+        found = f"No idea is better than the base; the best is {outcome['idea']}: {ends}."
         smallest = outcome.get("detectable")
-        power = f" An improvement by {smallest or 0:.2g} would have been found."
+        power = f" An improvement by {smallest or 0:.2g} would have been detected."
         return found if smallest is None else found + power
-    metrics = _metrics(folder)
+    metrics = metrics_of(folder)
     main = [(name, of) for name, of in metrics.items() if "/" not in name]
     return ", ".join(f"{name} = {of['value']:.{digits_for(of['value'])}f}" for name, of in main)
-
-
-def _metrics(folder: Path) -> Mapping[str, Metric]:
-    file = folder / "metrics.json"
-    return read_json(file, Metrics)["metrics"] if exists(file) else {}
 
 
 def _facts(folder: Path, made: Provenance | None) -> dict[str, str]:
@@ -100,20 +95,20 @@ def _facts(folder: Path, made: Provenance | None) -> dict[str, str]:
 
 def _measured(folder: Path) -> list[PageTable]:
     lines = []
-    for name, of in _metrics(folder).items():
+    for name, of in metrics_of(folder).items():
         places = digits_for(of["value"])
         interval = of.get("interval")
         bounds = f"[{interval[0]:.{places}f}, {interval[1]:.{places}f}]" if interval else ""
         part = f" for t in {of['range']}" if "range" in of else ""
         lines.append(
             [
-                Cell(name + part, name),
-                Cell(f"{of['value']:.{places}f}", of["value"]),
-                Cell(bounds),
-                Cell(f"{of['n']:,}", of["n"]),
-                Cell(of["better"], of["better"]),
-                Cell(of["reference"], of["reference"]),
-                Cell(of["implementation"], of["implementation"]),
+                PageCell(name + part, name),
+                PageCell(f"{of['value']:.{places}f}", of["value"]),
+                PageCell(bounds),
+                PageCell(f"{of['n']:,}", of["n"]),
+                PageCell(of["better"], of["better"]),
+                PageCell(of["reference"], of["reference"]),
+                PageCell(of["implementation"], of["implementation"]),
             ]
         )
     columns = ["metric", "value", "95% interval", "n", "better", "against", "implementation"]
@@ -124,11 +119,11 @@ def _outcome_tables(outcome: Outcome) -> list[PageTable]:
     metric = outcome["metric"]
     tried = [
         [
-            Cell("the given model" if one["idea"] == GIVEN else one["idea"]),
-            Cell("" if one["score"] is None else f"{one['score']:.5g}", one["score"]),
-            Cell(f"{one['num_forward_passes'] / 1e6:.2f}", one["num_forward_passes"]),
-            Cell(f"{one['seconds']:,.0f}", one["seconds"]),
-            Cell(
+            PageCell("before finetuning" if one["idea"] == BASE_IDEA else one["idea"]),
+            PageCell("" if one["score"] is None else f"{one['score']:.5g}", one["score"]),
+            PageCell(f"{one['num_forward_passes'] / 1e6:.2f}", one["num_forward_passes"]),
+            PageCell(f"{one['seconds']:,.0f}", one["seconds"]),
+            PageCell(
                 f"left out: {one['left_out']}"
                 if one.get("left_out")
                 else one.get("note") or "chosen" * (one["idea"] == outcome["idea"]),
@@ -139,19 +134,19 @@ def _outcome_tables(outcome: Outcome) -> list[PageTable]:
     ]
     judged = [
         [
-            Cell(name, name),
-            Cell(f"{row['before']:.{digits_for(row['before'])}f}", row["before"]),
-            Cell(f"{row['after']:.{digits_for(row['before'])}f}", row["after"]),
-            Cell(row["difference"]),
-            Cell(row["verdict"], row["verdict"]),
+            PageCell(name, name),
+            PageCell(f"{row['before']:.{digits_for(row['before'])}f}", row["before"]),
+            PageCell(f"{row['after']:.{digits_for(row['before'])}f}", row["after"]),
+            PageCell(row["difference"]),
+            PageCell(row["verdict"], row["verdict"]),
         ]
         for name, row in outcome["metrics"].items()
     ]
     return [
         PageTable(
-            "The given model, on test images"
-            if outcome["idea"] == GIVEN
-            else f"{outcome['idea']} against the given model, on test images",
+            "The base, on test images"
+            if outcome["idea"] == BASE_IDEA
+            else f"{outcome['idea']} against the base, on test images",
             ["metric", "before", "after", "difference (95% interval)", "verdict"],
             judged,
         ),
@@ -165,13 +160,13 @@ def _outcome_tables(outcome: Outcome) -> list[PageTable]:
 
 def _grids(folder: Path, outcome: Outcome | None) -> list[Picture]:
     """Return the sample grids: the run's own, or those of improve's evaluations from one noise."""
-    found = {folder.name: folder / GRID}
+    found = {folder.name: sample_grid(folder)}
     if outcome is not None:
         for place in sorted((folder / "evaluate").glob("*")):
             name = str((frozen_config(place).get("cell") or {}).get("method"))
             if not name.startswith("score_"):
-                label = "the given model" if name == GIVEN else name
-                found.setdefault(label, place / GRID)
+                label = "before finetuning" if name == BASE_IDEA else name
+                found.setdefault(label, sample_grid(place))
     images = [(label, figures.picture(file)) for label, file in found.items() if exists(file)]
     return [fitted(label, "", image, len(images)) for label, image in images]
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from deme import __version__
 from deme.report import figures, tables
 from deme.report.notes import notes
-from deme.report.page.bars import Cell, PageTable, comparison_cells, results_cells
+from deme.report.page.bars import PageCell, PageTable, comparison_cells, results_cells
 from deme.report.page.curves import Curve, add_held_out, loss_curve, training_curves
 from deme.report.page.drawing import inline_svg
 from deme.report.page.history import environment, histories, merge_weights, search_costs
@@ -90,7 +90,9 @@ def _compared(
 
 def _parts(suite: Suite, rows: Sequence[Row]) -> list[PageTable]:
     return [
-        PageTable(each.title, each.columns, [[Cell(text) for text in line] for line in each.lines])
+        PageTable(
+            each.title, each.columns, [[PageCell(text) for text in line] for line in each.lines]
+        )
         for base, part in tables.by_base(suite, rows)
         for each in tables.part_tables(part, base)
     ]

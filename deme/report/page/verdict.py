@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from deme.report.rows import Row
-from deme.report.statistics import digits_for
 from deme.report.tables import difference_cells
 from deme.runs import Suite
+from deme.system import digits_for
 
 
 def verdicts(suite: Suite, rows: Sequence[Row]) -> list[str]:
@@ -52,12 +52,12 @@ def _verdict(rows: Sequence[Row], metrics: Sequence[str], baseline: str) -> str:
     )
     if not num_better:
         return (
-            f"No row is better in {metric} than {label}, beyond its 95% interval. The best of "
-            f"{len(candidates)}: {best.label}, {text}."
+            f"No row is better in {metric} than {label} by its 95% interval. The best of "
+            f"{len(candidates)} rows is {best.label}, {text}."
         )
     others = (
-        f" {num_better} of {len(candidates)} rows are better beyond their 95% intervals, "
-        f"{num_worse} worse. The interval of the best does not allow for picking it among several."
+        f" {num_better} of {len(candidates)} rows are better by their 95% intervals, "
+        f"{num_worse} worse. The interval of the best ignores that it was chosen among several."
     )
     return f"Best in {metric}: {best.label}, {text} against {label}." + (
         others if len(candidates) > 1 else ""

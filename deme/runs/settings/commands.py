@@ -169,7 +169,7 @@ class PublishSettings(CommandSettings):
     files: Annotated[
         Switch, key("Whether to send the weights too, not only their names and digests.", True)
     ]
-    logger: Annotated[Logger, key("Where to: an option of conf/logger/.", "wandb")]
+    logger: Annotated[Logger, key("The tracker: an option of conf/logger/.", "wandb")]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

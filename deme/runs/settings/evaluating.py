@@ -37,6 +37,10 @@ class EvaluateSettings(FromModelSettings, FromRunsSettings, SamplingSettings):
         """Whether images are generated or read: to be measured, or to be saved."""
         return self.metrics.measures_images or self.save_images is not None
 
+    def without_effect(self) -> list[str]:
+        """Return what is about generated images, where none are."""
+        return [] if self.needs_images else self.given("num_images", "shard_size")
+
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
         """Return the cost of the images that are generated to be measured."""
         generated = self.source in ("weights", "experts") and self.metrics.measures_images

@@ -164,7 +164,6 @@ Data = Annotated[
     LeftOutAt(option="load_cifar10", size=None),
 ]
 Model = Annotated[Option, LeftOutAt(ema=False)]
-OptionalModel = Annotated[OptionalOption, LeftOutAt(ema=False)]
 DType = Literal["float32", "float16", "bfloat16"]
 # of an input that is a run; what they hold counts, as of all inputs
 RunWeights = Annotated[Literal["ema", "raw"], NO_RESULT]
@@ -214,6 +213,18 @@ class RunSettings(CommandSettings):
                 )
         return self
 
+    def without_effect(self) -> list[str]:
+        """Return what was given to make the run and has no effect, as other settings are.
+
+        A suite gives its common settings to rows that need them and to rows that do not, so these
+        are no mistakes.
+        """
+        return []
+
+    def given(self, *keys: str) -> list[str]:
+        """Return the overrides of these keys that were given to make the run."""
+        return [word for word in self.overrides if word.lstrip("+").partition("=")[0] in keys]
+
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002
         """Return the cost in forward passes of an image, of a search of at most `num_experts`."""
         return 0
@@ -241,7 +252,7 @@ class FromRunsSettings(RunSettings):
         """Refuse raw weights of no run: those of `model` are named by their folder."""
         refuse(
             self.run_weights != EMA_WEIGHTS and not any(self.inputs.values()),
-            f"run_weights={self.run_weights} is about the runs of inputs.<name>, and none is given"
+            f"run_weights={self.run_weights} applies to runs of inputs.<name>, and none is given"
             "\ntype: model=<run>/weights/raw for the raw weights of a run as the model",
         )
         return self

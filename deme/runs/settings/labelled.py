@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from deme.runs.composed import flat
 from deme.runs.inputs import OF, SET
 from deme.runs.labels import what_was_set, what_went_in
+from deme.runs.overrides import as_value
 from deme.runs.settings.base import Config
 from deme.runs.settings.commands import RUNS
-from deme.runs.settings.placed import as_value
 
 MAX_LABEL = 250  # characters of all settings
 
@@ -40,8 +40,5 @@ def with_values(config: Config, values: Mapping[str, int | str]) -> Config:
     """Return a labelled config whose overrides name these values, too: seeds, a model's path."""
     if "overrides" not in config:
         return config
-    given = [
-        f"{name}={as_value(value) if isinstance(value, str) else value}"
-        for name, value in values.items()
-    ]
+    given = [f"{name}={as_value(value)}" for name, value in values.items()]
     return {**config, "overrides": [*config["overrides"], *given]}

@@ -1,21 +1,34 @@
-"""What `deme ls`, `deme show` and `deme clean` take beside a place."""
+"""What `deme ls`, `deme show` and `deme clean` take beside a place: the folder of all runs."""
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import STRICT, Name, Switch, key, refuse
+from deme.system import exists
+
+
+def _folder(text: str) -> str:
+    if exists(text) and not Path(text).is_dir():
+        raise ValueError("a folder")
+    return text
+
+
+RunsFolder = Annotated[
+    Name, AfterValidator(_folder), key("The folder of all runs.", "/scratch/runs")
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ListOptions:
     """deme ls; everything else with an equals sign is a filter."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
-    sort: Annotated[
-        Name | None, key("Column to sort by; -<column>: from the largest.", "-loss")
-    ] = None
+    runs: RunsFolder = "runs"
+    sort: Annotated[Name | None, key("Column to sort by; -<column>: largest first.", "-loss")] = (
+        None
+    )
     json: Annotated[Switch, key("Whether to print JSON.", True)] = False
     csv: Annotated[Switch, key("Whether to print CSV.", True)] = False
 
@@ -29,7 +42,7 @@ class ListOptions:
 class ShowOptions:
     """deme show."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    runs: RunsFolder = "runs"
     json: Annotated[Switch, key("Whether to print JSON.", True)] = False
 
 
@@ -37,5 +50,5 @@ class ShowOptions:
 class CleanOptions:
     """deme clean."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    runs: RunsFolder = "runs"
     yes: Annotated[Switch, key("Whether to delete what was found.", True)] = False

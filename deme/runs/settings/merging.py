@@ -221,6 +221,10 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
             return IMPROVE_HOURS
         return self.hours
 
+    def without_effect(self) -> list[str]:
+        """Return what is about generated images, where the loss judges."""
+        return [] if self.metrics.features else self.given("num_images", "sample_seeds")
+
     @model_validator(mode="after")
     def _averages(self) -> "ImproveSettings":
         """Refuse averages that are not used, and two of them."""
@@ -231,7 +235,7 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         )
         refuse(
             given and "average" not in self.ideas,
-            f"inputs.{''.join(given)} is of the idea average, and ideas names others\n"
+            f"inputs.{''.join(given)} is used only by the idea average, which ideas does not name\n"
             f"type: ideas=[{','.join(get_args(Idea))}]",
         )
         return self
@@ -261,12 +265,13 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         )
         refuse(
             self.projection.placement == "blocks",
-            "deme improve writes a stock checkpoint, which projection=blocks cannot be\n"
+            "deme improve writes a stock checkpoint, which is impossible with projection=blocks\n"
             "type: projection=foldable",
         )
         refuse(
             self.hours is not None and self.steps_per_expert is not None,
-            "hours determines steps_per_expert\ntype: one of hours=<n>, steps_per_expert=<n>",
+            "hours and steps_per_expert exclude each other\n"
+            "type: one of hours=<n>, steps_per_expert=<n>",
         )
         refuse(
             not self.model.get("path"),

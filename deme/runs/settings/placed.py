@@ -1,12 +1,10 @@
 """The configuration of a run of a suite: where it lies, what it takes, what it is called."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from deme.runs.overrides import as_value
 from deme.runs.settings.base import Config
-
-PLAIN = re.compile(r"(?!(null|true|false|inf|nan)$)[A-Za-z_][\w./-]*", re.I)  # a text to Hydra, too
 
 
 def placed(
@@ -26,16 +24,5 @@ def placed(
         "cell": {**config["cell"], **labels},
         "inputs": {**own, **inputs},
         "paths": {**config["paths"], "runs": str(runs)},
-        "overrides": [*config.get("overrides", []), *given, f"paths.runs={as_value(str(runs))}"],
+        "overrides": [*config.get("overrides", []), *given, f"paths.runs={as_value(runs)}"],
     }
-
-
-def as_value(text: str) -> str:
-    """Return a text as the value of an override, in quotes where Hydra needs them."""
-    return text if PLAIN.fullmatch(text) else quoted(text)
-
-
-def quoted(text: str) -> str:
-    """Return a text in quotes, as the value of an override that holds whatever characters."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -88,7 +88,7 @@ class ConversionSettings:
 class SourceSettings:
     """One entry: a file or a folder that runs read, and how it is obtained."""
 
-    what: Annotated[Line, key("What it is.", "EMA weights of DDPM on CIFAR-10")]
+    what: Annotated[Line, key("Description of the file.", "EMA weights of DDPM on CIFAR-10")]
     place: Annotated[
         Place,
         key("Where runs look for it, below paths.data or paths.models.", "models/ddpm_ema_cifar10"),
@@ -99,16 +99,18 @@ class SourceSettings:
     ] = None
     hub: Annotated[
         Annotated[str, AfterValidator(_repository)] | None,
-        key("In place of that: a repository of models on the Hugging Face Hub.", "google/ddpm"),
+        key("Instead of url: a repository of models on the Hugging Face Hub.", "google/ddpm"),
     ] = None
     by_hand: Annotated[
         Line | None,
-        key("In place of that: how a person gets the file, which no program may.", "Log in, ..."),
+        key(
+            "Instead of url: how a person gets a file that no program may download.", "Log in, ..."
+        ),
     ] = None
     make: Annotated[
         Literal["stats", "safetensors", "imagenet_classes"] | None,
         key(
-            "In place of that: it is made here, by `deme stats`, by writing the tensors of the "
+            "Instead of url: the file is made here, by `deme stats`, by writing the tensors of the "
             "file in `needs` as safetensors, or from torchvision's list of classes.",
             "stats",
         ),
@@ -121,26 +123,29 @@ class SourceSettings:
         Bytes | None, key("Its exact size, which is checked.", 170052171)
     ] = None  # fmt: skip
     about_bytes: Annotated[
-        Bytes | None, key("In place of that, what is downloaded in all, roughly.", 143_000_000)
+        Bytes | None, key("If that is unknown, roughly the bytes that are downloaded.", 143_000_000)
     ] = None  # fmt: skip
     disk_bytes: Annotated[
         Bytes | None,
-        key("What lies at `place` in the end, roughly, if that is more or less.", 20_000_000_000),
+        key("Roughly the bytes at `place` in the end, if they differ.", 20_000_000_000),
     ] = None
     sha256: Annotated[
         Annotated[str, _digest(64, 8)] | None,
-        key("Of the downloaded file: all digits or the first ones.", "6726825d"),
+        key("Checksum of the downloaded file: all digits or the first ones.", "6726825d"),
     ] = None
     md5: Annotated[
         Annotated[str, _digest(32, 32)] | None,
-        key("Of the downloaded file, where no sha256 is published.", "c32a1d4ab5d0..."),
+        key("Checksum of the downloaded file, if no sha256 is published.", "c32a1d4ab5d0..."),
     ] = None
     revision: Annotated[
         FileName | None,
-        key("Commit of the repository; without it, its newest.", "267b167dc01f..."),
+        key("Commit of the repository; default: the newest.", "267b167dc01f..."),
     ] = None
     patterns: Annotated[
-        tuple[Name, ...], key("Which files of the repository.", ["*.json", "*.safetensors"])
+        tuple[Name, ...],
+        key(
+            "Glob patterns of the repository's files that are needed.", ["*.json", "*.safetensors"]
+        ),
     ] = ()
     unpack: Annotated[Switch, key("Whether it is an archive to unpack.", True)] = False
     convert: Annotated[
@@ -149,27 +154,34 @@ class SourceSettings:
     ] = None
     holds: Annotated[
         tuple[Inside, ...],
-        key("Files without which the folder is not whole.", ["data.mdb"]),
+        key("Files that the folder must contain to be complete.", ["data.mdb"]),
     ] = ()
     needs: Annotated[
-        tuple[Name, ...], key("Entries that it is made of.", ["inception"])
+        tuple[Name, ...], key("Entries from which this one is made.", ["inception"])
     ] = ()  # fmt: skip
     overrides: Annotated[
-        Overrides, key("Of `deme stats`.", ["data=image_folder", "metrics=fid_pytorch"])
+        Overrides,
+        key(
+            "Settings of `deme stats`, for make: stats.",
+            ["data=image_folder", "metrics=fid_pytorch"],
+        ),
     ] = ()
     weights: Annotated[
-        Literal["ema", "raw"] | None, key("Of a model: what its passport must say.", "ema")
+        Literal["ema", "raw"] | None,
+        key("For a model: the kind of weights that its passport must state.", "ema"),
     ] = None
-    licence: Annotated[Line | None, key("Its licence, and of whom.", "Apache-2.0")] = None
+    licence: Annotated[Line | None, key("Licence of the file, and its licensor.", "Apache-2.0")] = (
+        None
+    )
     accept: Annotated[
-        Line | None, key("Which terms a person has to accept, and where.", "at the Hub, ...")
+        Line | None, key("Terms that a person has to accept, and where.", "at the Hub, ...")
     ] = None
     source: Annotated[
         Line | None,
         key("Where these facts are published.", "https://www.cs.toronto.edu/~kriz/cifar.html"),
     ] = None
     tried: Annotated[
-        Switch, key("Whether somebody has fetched it with these settings.", False)
+        Switch, key("Whether it has been fetched with these settings.", False)
     ] = False  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from deme.runs.settings.base import (
     different,
     key,
 )
+from deme.runs.settings.listing import RunsFolder
 from deme.runs.settings.suite_rows import (
     CommonSettings,
     RowSettings,
@@ -45,7 +46,7 @@ def row_and_base(name: str) -> tuple[str, str | None]:
 class PairedSpread:
     """Standard deviations of a row's difference to the baseline, as seen in earlier runs."""
 
-    sampling: Annotated[NotNegative, key("Of one paired difference, by the bootstrap.", 0.25)]
+    sampling: Annotated[NotNegative, key("Of one paired difference, from the bootstrap.", 0.25)]
     finetuning: Annotated[NotNegative, key("Between finetuning seeds.", 0.8)]
     pretraining: Annotated[
         NotNegative | None, key("Between pretraining seeds, beyond that.", 1.5)
@@ -60,19 +61,20 @@ class PlanSettings:
         Positive | None, key("GFLOP of the network's forward pass of one image.", 12.44)
     ] = None
     seconds_per_million_forward_passes: Annotated[
-        Positive | None, key("Used until finished runs show how fast this machine is.", 57)
+        Positive | None, key("Used until finished runs show the speed of this machine.", 57)
     ] = None
     paired_sd: Annotated[
         Mapping[str, PairedSpread],
         key(
-            "Per metric, or metric@base, for the smallest difference that the table could find.",
+            "Standard deviations per metric, or metric@base, for the detectable difference.",
             {"fd_digits": {"sampling": 0.25, "finetuning": 0.8, "pretraining": 1.0}},
         ),
     ] = Field(default_factory=dict)
     paired_sd_from: Annotated[
         Line,
         key(
-            "Where these standard deviations come from; `deme plan` says it.", "experiments/digits"
+            "Where these standard deviations come from; `deme plan` prints it.",
+            "experiments/digits",
         ),
     ] = "the suite"
 
@@ -84,11 +86,11 @@ Tflops = Annotated[float, Field(ge=1e-3, le=1e9, strict=True)]
 class SuiteOptions:
     """What `deme plan`, `reproduce` and `table` take beside the suite."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    runs: RunsFolder = "runs"
     results: Annotated[
         Name | None, key("The folder of the table, if not that of the suite.", "out")
     ] = None
-    jobs: Annotated[Processes, key("Processes that work at once.", 2)] = 1
+    jobs: Annotated[Processes, key("Number of processes that work in parallel.", 2)] = 1
     minutes: Annotated[
         Time | None, key("Minutes after which to stop; the same command resumes.", 50)
     ] = None
@@ -102,13 +104,13 @@ class SuiteOptions:
 class PrepareOptions:
     """What `deme prepare` takes beside the suite."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
+    runs: RunsFolder = "runs"
     fetch: Annotated[Switch, key("Whether to download, unpack and convert.", True)] = False
-    list: Annotated[Switch, key("Whether to print a script that downloads elsewhere.", True)] = (
-        False
-    )
+    list: Annotated[
+        Switch, key("Whether to print a script for a machine with a network.", True)
+    ] = False
     carried: Annotated[
-        Name | None, Field(alias="from"), key("The folder of what was downloaded.", "carried/")
+        Name | None, Field(alias="from"), key("The folder of the downloaded files.", "carried/")
     ] = None
 
 
@@ -116,10 +118,12 @@ class PrepareOptions:
 class DashboardOptions:
     """What `deme dashboard` takes beside the suite."""
 
-    runs: Annotated[Name, key("The folder of all runs.", "/scratch/runs")] = "runs"
-    project: Annotated[Name, key("Its project at Weights & Biases.", "deme")] = "deme"
-    entity: Annotated[Name | None, key("Its user or team there.", "my-team")] = None
-    out: Annotated[Name | None, key("The file of the specification.", "dashboard.json")] = None
+    runs: RunsFolder = "runs"
+    project: Annotated[Name, key("Name of the project at Weights & Biases.", "deme")] = "deme"
+    entity: Annotated[Name | None, key("User or team at Weights & Biases.", "my-team")] = None
+    out: Annotated[
+        Name | None, key("File to which the specification is written.", "dashboard.json")
+    ] = None
 
 
 class PublishedNumbers(TypedDict):
@@ -144,12 +148,12 @@ class SuiteSettings:
     ] = None
     variables: Annotated[
         Mapping[str, str],
-        key("What $name stands for in the file that `extends` names.", {"experiment": "cifar10"}),
+        key("Values of $name in the file that `extends` names.", {"experiment": "cifar10"}),
     ] = Field(default_factory=dict)
     results: Annotated[
         FolderHere | None,
         key(
-            "Folder of the table and its figures, below the current one; default: results/ beside "
+            "Folder of the table and its figures, below the current one; default: results/ next to "
             "the file. Another place: results=<dir> on the command line.",
             "out",
         ),
@@ -175,8 +179,8 @@ class SuiteSettings:
     bases: Annotated[
         Mapping[FileName, StartSettings],
         key(
-            "In place of pretrained_by: several models that rows start from, by name. Every row "
-            "is laid out for each of them.",
+            "Instead of pretrained_by: several models that rows start from, by name. Every row "
+            "is made for each of them.",
             {"raw": {"row": "pretrain", "weights": "raw"}, "averaged": {"row": "pretrain"}},
         ),
     ] = Field(default_factory=dict)
@@ -184,7 +188,7 @@ class SuiteSettings:
         Seeds | None,
         key(
             "Every base is pretrained once for each, and all other rows are made once for each of "
-            "these models; without it, once with the seed of its own.",
+            "these models; without it, once with its own seed.",
             [0, 1],
         ),
     ] = None
@@ -208,29 +212,29 @@ class SuiteSettings:
     expected: Annotated[
         Name | None,
         key(
-            'JSON file of published values, {"rows": {<row>: {<metric>: <number>}}}, shown beside '
+            'JSON file of published values, {"rows": {<row>: {<metric>: <number>}}}, shown next to '
             "the measured ones; <row>@<base> for those of one base.",
             "expected.json",
         ),
     ] = None
     runs_shared_with: Annotated[
         tuple[Name, ...],
-        key("Suites of the same name whose runs are not stale for this one.", ["../imagenet"]),
+        key("Suites of the same name whose runs do not count as stale here.", ["../imagenet"]),
     ] = ()
     files: Annotated[
         tuple[Name, ...],
         key(
-            "Files that say where what the runs read comes from, relative to this one, for "
+            "Files that say where the files that runs read come from, relative to this one, for "
             "`deme prepare`.",
             ["files.yaml", "../shared/files.yaml"],
         ),
     ] = ()
-    plan: Annotated[PlanSettings, key("For `deme plan`.", {"gflop_per_forward_pass": 12.44})] = (
-        PlanSettings()
-    )
+    plan: Annotated[
+        PlanSettings, key("Estimates for `deme plan`.", {"gflop_per_forward_pass": 12.44})
+    ] = PlanSettings()
     notes: Annotated[tuple[str, ...], key("Lines below the table.", ["One GPU."])] = ()
     show_parts: Annotated[
-        Switch, key("Print the loss per range of timesteps on the terminal, too.", True)
+        Switch, key("Also print the loss per timestep range on the terminal.", True)
     ] = False
 
     @cached_property

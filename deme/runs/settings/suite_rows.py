@@ -60,27 +60,27 @@ class RowSettings:
     copies: Annotated[
         TwoOrMore | None,
         key(
-            "Train that many models that differ in their random numbers alone (copy=0, 1, ...), to "
+            "Train this many models that differ only in their random numbers (copy=0, 1, ...), to "
             "average, merge or search.",
             4,
         ),
     ] = None
     independent: Annotated[
-        Switch, key("Whether each of `experts` has random numbers of its own (copy=<i>).", True)
+        Switch, key("Whether each expert has its own random numbers (copy=<i>).", True)
     ] = False
     starts_from: Annotated[
         Name | None,
         key(
-            "Row whose model the training starts from, in place of the base: the merge of that row "
-            "if it has one, else its average, else what it trained.",
+            "Row whose model the training starts from, instead of the base: the merge of that row "
+            "if it has one, else its average, else its trained model.",
             "deme_uniform",
         ),
     ] = None
     bases: Annotated[
         Annotated[tuple[Name, ...], AfterValidator(once)] | None,
         key(
-            "Those of the suite's `bases` that the row is laid out for, if not all; [] for a row "
-            "that has nothing to do with a base.",
+            "Those of the suite's `bases` that the row is made for, if not all; [] for a row "
+            "that does not depend on a base.",
             ["raw"],
         ),
     ] = None
@@ -141,11 +141,15 @@ class RowSettings:
 class CommonSettings:
     """Overrides that every run of a stage starts with, before those of its row."""
 
-    train: Annotated[Overrides, key("Of every training.", ["num_steps=250"])] = ()
-    average: Annotated[Overrides, key("Of every average.", ["average=mean"])] = ()
-    search: Annotated[Overrides, key("Of every search.", ["experiment=digits/search"])] = ()
-    merge: Annotated[Overrides, key("Of every merge.", ["experiment=digits/merge"])] = ()
-    evaluate: Annotated[Overrides, key("Of every evaluation.", ["experiment=digits/evaluate"])] = ()
+    train: Annotated[Overrides, key("Overrides of every training.", ["num_steps=250"])] = ()
+    average: Annotated[Overrides, key("Overrides of every average.", ["average=mean"])] = ()
+    search: Annotated[
+        Overrides, key("Overrides of every search.", ["experiment=digits/search"])
+    ] = ()
+    merge: Annotated[Overrides, key("Overrides of every merge.", ["experiment=digits/merge"])] = ()
+    evaluate: Annotated[
+        Overrides, key("Overrides of every evaluation.", ["experiment=digits/evaluate"])
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -154,7 +158,9 @@ class StartSettings:
 
     row: Annotated[
         Name | None,
-        key("Row that pretrains it: one with a train stage, or the average of such a one.", "pre"),
+        key(
+            "Row that pretrains it, with a train stage, or a row that averages such a model.", "pre"
+        ),
     ] = None
     weights: Annotated[
         Literal["raw", "ema"] | None,
@@ -167,8 +173,10 @@ class StartSettings:
     model: Annotated[
         Overrides | None,
         key(
-            "In place of `row`: the overrides of every stage that say which model it is.",
+            "Instead of `row`: the overrides that choose the model, for every stage.",
             ["model=diffusers", "model.path=models/ddpm_ema_cifar10"],
         ),
     ] = None
-    label: Annotated[Line | None, key("Heading of its part of the table.", "raw weights")] = None
+    label: Annotated[
+        Line | None, key("Heading of the table's part for this base.", "raw weights")
+    ] = None

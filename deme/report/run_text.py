@@ -6,34 +6,24 @@ from pathlib import Path
 from typing import Any
 
 from deme.report.run_settings import text_of
-from deme.report.statistics import digits_for
 from deme.report.terminal import aligned
-from deme.runs import Metrics, Provenance, held_out_ends, sample_grids
-from deme.runs.formats import Cost
+from deme.runs import (
+    commit_of,
+    cost_of,
+    held_out_ends,
+    metrics_of,
+    provenance_of,
+    sample_grids,
+)
 from deme.runs.lineage import Source, changed, command_again, given_overrides, lineage
-from deme.runs.listing import Listed, folder_size
-from deme.runs.outputs import damaged
-from deme.system import ASSET, HUB, DemeError, duration, exists, read_json, single_line, size_text
+from deme.runs.listing import ListedRun, folder_size
+from deme.runs.run_files import RUN_FILES, damaged
+from deme.system import ASSET, HUB, DemeError, digits_for, duration, single_line, size_text
 
 NUM_LOG_LINES = 10
-ABOUT_FILES = {  # what the files of a run are (docs/runs.md)
-    "config.yaml": "settings",
-    "run.json": "versions, inputs",
-    "status.json": "state, sizes of outputs",
-    "log.txt": "messages",
-    "metrics.jsonl": "training curve",
-    "metrics.json": "values with intervals",
-    "cost.json": "forward passes",
-    "replicates.json": "bootstrap resamples",
-    "passport.json": "what the model's weights fit",
-    "weighting.json": "loss weights",
-    "checkpoints": "to resume from",
-    "best.json": "what a search found",
-    "evaluations.jsonl": "scores of a search",
-}
 
 
-def page(run: Listed) -> str:
+def run_text(run: ListedRun) -> str:
     """Return all there is to say about a run, part by part."""
     parts = [
         ("", [*_head(run)]),
@@ -51,7 +41,7 @@ def page(run: Listed) -> str:
     return "\n\n".join(shown)
 
 
-def _head(run: Listed) -> Iterator[str]:
+def _head(run: ListedRun) -> Iterator[str]:
     yield str(run.path)
     total, step = run.settings.get("num_steps"), run.step
     far = f" at step {step:,} of {total:,}" if step and total else ""
@@ -64,18 +54,8 @@ def _head(run: Listed) -> Iterator[str]:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.time))
         what = "begun" if run.state == "running" else "ended"
         spent = run.status.get("seconds")
-        took = f", took {spoken(spent)} in all attempts" if spent else ""
+        took = f", took {duration(spent)} in all attempts" if spent else ""
         yield f"{what} {when}, {duration(max(0.0, time.time() - run.time))} ago{took}"
-
-
-def spoken(seconds: float) -> str:
-    """Return a time in its two largest units: 2 h 5 min, 3 min 20 s, 4.2 s."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _source(source: Source) -> str:
@@ -85,7 +65,7 @@ def _source(source: Source) -> str:
     return f"{'  ' * source.depth}{source.key}: {single_line(source.name)}{state}{gone}"
 
 
-def _changed(run: Listed) -> Iterator[str]:
+def _changed(run: ListedRun) -> Iterator[str]:
     """Yield what was chosen and set, each value with its default."""
     found = changed(run)
     given = given_overrides(run) or []
@@ -102,14 +82,11 @@ def _whole(value: Any) -> str:
     return single_line("null" if value is None else str(value))
 
 
-def _numbers(run: Listed) -> list[str]:
+def _numbers(run: ListedRun) -> list[str]:
     """Return a table of all metrics with their intervals, else the main number."""
-    file = run.path / "metrics.json"
     lines: list[list[str]] = []
     try:
-        metrics = read_json(file, Metrics)["metrics"] if exists(file) else {}
-        cost_file = run.path / "cost.json"
-        cost = read_json(cost_file, Cost) if exists(cost_file) else None
+        metrics, cost = metrics_of(run.path), cost_of(run.path)
     except DemeError as error:
         return [str(error)]
     found = []
@@ -133,7 +110,7 @@ def _numbers(run: Listed) -> list[str]:
         first = f" ({when}: {before:.{places}f})" if begin < end else ""
         found.append(f"held-out loss {after:.{places}f} after {end:,} steps{first}")
     if cost is not None:
-        found.append(f"cost: {cost['num_forward_passes']:,} forward passes")
+        found.append(f"cost: {cost:,} forward passes")
     return found
 
 
@@ -155,9 +132,9 @@ def files_of(path: Path) -> dict[str, int]:
 def _files(path: Path) -> Iterator[str]:
     found = files_of(path)
     widest = max(map(len, found), default=0)
-    about_files = {**ABOUT_FILES, "samples": f"pictures{_grids(path)}"}
     for name, size in found.items():
-        about = about_files.get(name.rstrip("/"), "")
+        file = RUN_FILES.get(name.rstrip("/"))
+        about = "" if file is None else file.about + (_grids(path) if name == "samples/" else "")
         yield f"{name:<{widest}}  {size_text(size):>9}  {about}".rstrip()
     if found:
         yield f"{'in all':<{widest}}  {size_text(sum(found.values())):>9}"
@@ -172,11 +149,12 @@ def _grids(path: Path) -> str:
     return f"; {len(steps)} grids step-<n>.png, n = {' '.join(shown)}"
 
 
-def _again(run: Listed) -> Iterator[str]:
+def _again(run: ListedRun) -> Iterator[str]:
     command, folder = command_again(run)
-    if folder not in ("", str(Path.cwd())):
+    if command and folder not in ("", str(Path.cwd())):
         yield f"cd {folder}"
-    yield command
+    if command:
+        yield command
     made = _versions(run.path)
     if made:
         yield made
@@ -184,21 +162,16 @@ def _again(run: Listed) -> Iterator[str]:
 
 def _versions(path: Path) -> str:
     """Return which versions made a run."""
-    try:
-        made = read_json(path / "run.json", Provenance)
-    except DemeError:
+    made = provenance_of(path)
+    if made is None or "deme" not in made:
         return ""
-    if "deme" not in made:
-        return ""
-    git = made.get("git")
-    commit = f", commit {git['commit'][:10]}" if git is not None else ""
-    changes = " with changes" if git is not None and git["dirty"] else ""
+    commit = f", commit {commit_of(made)}" if commit_of(made) else ""
     torch = made.get("versions", {}).get("torch", "?")
-    text = f"made with deme {made.get('deme', '?')}{commit}{changes}, torch {torch}, "
+    text = f"made with deme {made.get('deme', '?')}{commit}, torch {torch}, "
     return f"{text}Python {made.get('python', '?')} on {made.get('platform', '?')}"
 
 
-def log_lines(run: Listed, number: int = NUM_LOG_LINES) -> list[str]:
+def log_lines(run: ListedRun, number: int = NUM_LOG_LINES) -> list[str]:
     """Return the last messages of a run."""
     try:
         with open(run.path / "log.txt", "rb") as file:

@@ -1,0 +1,100 @@
+"""The tables of measured results in the pages: written from the CSV of a suite, never by hand.
+
+A page says what it shows in a comment, and the table stands between the comment and its end:
+
+    <!-- results
+    suite: experiments/digits
+    rows: [before, finetune]              # without it: all rows of the table
+    columns:
+      fd_digits: mean fd_digits           # title: what, metric; @<base> in a suite of several bases
+      difference: difference fd_digits
+      verdict: verdict fd_digits
+    -->
+    <!-- end of the results -->
+
+What: `mean` (± standard deviation, number of values), `difference` to the baseline with its
+interval, its `verdict`, `both` in one cell, or `compute` (of training, no metric).
+"""
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from deme.report.escape import markdown_text
+from deme.report.statistics import Difference
+from deme.report.tables import difference_cells, format_count
+from deme.runs import Suite
+from deme.system import digits_for
+
+ROOT = Path(__file__).parent.parent
+END = "<!-- end of the results -->"
+PART = re.compile(rf"(<!-- results\n(.*?)-->\n)(.*?)({re.escape(END)}\n)", re.DOTALL)
+Line = Mapping[str, str]  # a line of the CSV: the name of a column -> its text
+Key = tuple[str, str, str]  # row, metric, base
+
+
+def pages_with_results() -> dict[Path, str]:
+    """Return every page that shows results, with its tables as the CSV files have them now."""
+    files = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/*/README.md")]
+    texts = {file: file.read_text() for file in files}
+    return {
+        file: PART.sub(lambda part: f"{part[1]}\n{results_table(part[2])}\n{part[4]}", text)
+        for file, text in texts.items()
+        if PART.search(text)
+    }
+
+
+def results_table(description: str) -> str:
+    """Return the table that a comment describes.
+
+    Raises ValueError for a row that the suite does not have.
+    """
+    wanted = yaml.safe_load(description)
+    suite = Suite.read(ROOT / wanted["suite"], ROOT / "runs")
+    labels = {row.name: row.label for row in suite.settings.rows}
+    lines = _csv(suite.file.parent / "results" / f"{suite.name}.csv")
+    rows = wanted.get("rows") or list(dict.fromkeys(row for row, _, _ in lines))
+    if unknown := [name for name in rows if name not in labels]:
+        raise ValueError(f"{wanted['suite']} has no rows {unknown}")
+    columns = wanted["columns"]
+    table = [["row", *columns], ["---"] * (1 + len(columns))]
+    table += [[labels[n], *(_cell(lines, n, of) for of in columns.values())] for n in rows]
+    return "".join(f"| {' | '.join(map(markdown_text, line))} |\n" for line in table)
+
+
+def _csv(file: Path) -> dict[Key, Line]:
+    """Return the lines of a table by row, metric and base ("" in a suite of one base)."""
+    with file.open(newline="") as opened:
+        return {(x["row"], x["metric"], x.get("base") or ""): x for x in csv.DictReader(opened)}
+
+
+def _cell(lines: Mapping[Key, Line], row: str, wanted: str) -> str:
+    """Return the text of one cell; empty where the table has no such number."""
+    what, _, metric = wanted.partition(" ")
+    metric, _, base = metric.partition("@")
+    if what == "compute":
+        of_row = [x for (name, _, at), x in lines.items() if name == row and at == base]
+        return format_count(int(of_row[0]["forward_passes"])) if of_row else ""
+    line = lines.get((row, metric, base))
+    if line is None:
+        return ""
+    places = digits_for(float(line["mean"]))
+    if what == "mean":
+        spread = f" ± {float(line['std']):.{places}f}" if line["std"] else ""
+        number = f" (n={line['num_values']})" if int(line["num_values"]) > 1 else ""
+        return f"{float(line['mean']):.{places}f}{spread}{number}"
+    difference, verdict = difference_cells(_difference(line), places)
+    both = f"{difference}, {verdict}" if difference else ""
+    return {"difference": difference, "verdict": verdict, "both": both}[what]
+
+
+def _difference(line: Line) -> Difference | None:
+    if not line["difference"]:
+        return None
+    value, low, high = (float(line[key]) for key in ("difference", "low", "high"))
+    higher = line["verdict"] == ("better" if value > 0 else "worse")
+    seeds, bases = int(line["num_finetune_seeds"]), int(line.get("num_pretrain_seeds") or 0)
+    return Difference(value, low, high, seeds, higher, bases)
