@@ -17,7 +17,7 @@ digits: .venv/installed
 
 demo-text: .venv/installed
 	$(BIN)/deme reproduce experiments/captioned_digits/demo.yaml jobs=$(JOBS)
-	$(BIN)/deme sample "run={before: asset:captioned_digits, merged: $$(ls -d runs/captioned_digits_demo/merge/deme_uniform-*)}" \
+	$(BIN)/deme sample "run={before: asset:captioned_digits, merged: $$(ls -dt runs/captioned_digits_demo/merge/deme_consistency-* | head -1)}" \
 		prompts=digits sampler=ddim_latent guidance_scale=3 out=runs/captioned_digits_demo/results/prompts.png
 
 captioned-digits: .venv/installed
