@@ -13,7 +13,7 @@ from deme.commands.arguments import output_file, split_args
 from deme.runs import STRICT, Name, Suite, is_run
 from deme.runs.settings.base import key
 from deme.runs.settings.listing import RunsFolder
-from deme.system import BadConfig, expanded, files, logger, print_result
+from deme.system import BadConfig, expanded, files, logger, print_result, size_text
 
 PAGE = "report.html"  # in a run directory
 MARK = 'name="generator" content="deme'
@@ -63,7 +63,7 @@ def write_page(
 
         page = suite_page(suite)
     files.write_text(out, page)
-    print_result(f"wrote {out} ({len(page.encode()) / 1e6:.1f} MB)")
+    print_result(f"wrote {out} ({size_text(len(page.encode()))})")
     return out
 
 

@@ -16,6 +16,7 @@ from deme.report.page.history import environment
 from deme.report.page.html import render
 from deme.report.page.pictures import Picture, fitted
 from deme.report.records import public_name
+from deme.report.tables import format_count
 from deme.runs import (
     BASE_IDEA,
     Outcome,
@@ -63,7 +64,7 @@ def _conclusion(folder: Path, outcome: Outcome | None) -> str:
     if outcome is not None:
         metric = outcome["metric"]
         row = outcome["metrics"][metric]
-        ends = f"{metric} {row['difference']} ({row['verdict']})"
+        ends = f"{metric} {row['difference']}, {row['verdict']}"
         if outcome["better"]:
             return f"The idea {outcome['idea']} is better than the base: {ends}."
         if outcome["idea"] == BASE_IDEA:
@@ -121,7 +122,7 @@ def _outcome_tables(outcome: Outcome) -> list[PageTable]:
         [
             PageCell("before finetuning" if one["idea"] == BASE_IDEA else one["idea"]),
             PageCell("" if one["score"] is None else f"{one['score']:.5g}", one["score"]),
-            PageCell(f"{one['num_forward_passes'] / 1e6:.2f}", one["num_forward_passes"]),
+            PageCell(format_count(one["num_forward_passes"]), one["num_forward_passes"]),
             PageCell(f"{one['seconds']:,.0f}", one["seconds"]),
             PageCell(
                 f"left out: {one['left_out']}"
@@ -152,7 +153,7 @@ def _outcome_tables(outcome: Outcome) -> list[PageTable]:
         ),
         PageTable(
             "What was tried, on validation images",
-            ["idea", metric, "million forward passes", "seconds", "outcome"],
+            ["idea", metric, "forward passes", "seconds", "outcome"],
             tried,
         ),
     ]
