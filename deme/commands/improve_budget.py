@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class Budget:
         file = self.work.run.path / "plan.json"
         if not file.exists() or _is_refused(read_json(file, TrialPlan)):
             files.write_json(file, self._planned(evaluations))
+        for trial in self.work.run.path.glob("train/trial-*"):  # plan.json has what they measured
+            shutil.rmtree(trial, ignore_errors=True)
         self.plan = plan = read_json(file, TrialPlan)
         self.left_out = plan.get("left_out", {})
         kept = [idea for idea in self.work.ideas if idea not in self.left_out]

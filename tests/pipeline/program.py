@@ -73,6 +73,7 @@ class Program:
         end = time.monotonic() + seconds
         while not happened() and self.process.is_alive() and time.monotonic() < end:
             time.sleep(0.005)
+        assert happened(), f"it never happened:\n{self.text}"
 
 
 def _ensure_server() -> None:
