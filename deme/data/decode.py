@@ -182,6 +182,18 @@ class Preprocessing:
             return f"both sides {self.resize} to {self.size}, {self.channels} channels"
         return f"shorter side {self.resize} to {self.size}, centre crop, {self.channels} channels"
 
+    def summary(self, stored: tuple[int, int] | None) -> str:
+        """Return what is done to images in words.
+
+        `stored`: width and height of the images, None if they have several.
+        """
+        colours = "as grey" if self.channels == 1 else "as RGB"
+        if stored == (self.size, self.size):
+            return f"not resized, {colours}"
+        if self.crop == "none":
+            return f"both sides resized to {self.size} ({self.resize}), {colours}"
+        return f"shorter side resized to {self.size} ({self.resize}), centre crop, {colours}"
+
     def apply(self, image: Image.Image, position: float | None = None) -> Tensor:
         """Return the pixels of an image, cropped at `position` in [0, 1), by default the center."""
         size = self.size

@@ -118,7 +118,8 @@ def split_dataset(
         RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)
     )
     positions = ", in training at random positions" if cropped else ""
-    preparation = f"{inspection.stored}: {preprocessing.description}{positions}"
+    summary = preprocessing.summary(inspection.smallest if inspection.of_one_size else None)
+    preparation = f"{inspection.stored}: {summary}{positions}"
     left_out = len(source) - len(kept)
     return ImageData(
         for_training, images(held_out), random_flip, preparation=preparation, left_out=left_out

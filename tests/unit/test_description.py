@@ -29,7 +29,7 @@ def test_a_folder_says_what_is_done_to_its_images(tmp_path):
     )
     text = data.description
     assert f"{len(data.train)} training images, {len(data.held_out)} held out" in text
-    for part in ("9 x 12 to 40 x 30", "7 RGB", "3 grey", "lanczos to 8", "3 channels"):
+    for part in ("9 x 12 to 40 x 30", "7 RGB", "3 grey", "8 (lanczos)", "as RGB"):
         assert part in text, text
     assert "centre crop" in text
     assert "not mirrored" in text
@@ -54,6 +54,17 @@ def test_crops_and_mirrors_are_said(rules, said, not_said, tmp_path):
     assert "stored in 12 x 8 pixels, 9 grey" in text
     assert said in text
     assert not_said not in text
+
+
+def test_images_of_the_right_size_are_said_not_to_be_resized(tmp_path):
+    place = folder_of(tmp_path / "images", [(8, 8, "L")] * 9)
+    for channels, said in (
+        (1, "9 grey: not resized, as grey;"),
+        (3, "9 grey: not resized, as RGB;"),
+    ):
+        assert said in load_image_folder(str(place), 8, channels, held_out_fraction=0.4).description
+    smaller = load_image_folder(str(place), 4, 1, held_out_fraction=0.4).description
+    assert "shorter side resized to 4 (bicubic), centre crop, as grey" in smaller
 
 
 def test_images_that_nothing_is_done_to():
