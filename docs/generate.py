@@ -7,7 +7,6 @@ exit code is 1).
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from result_tables import pages_with_results
 
 from deme.cli.option_files import default_choices, header, keys_of
 from deme.cli.types_in_words import GROUPS, described, type_at
-from deme.runs.settings import SETTINGS
+from deme.runs.settings import SETTINGS, sources, suite
 
 DOCS = Path(__file__).parent
 CONF = DOCS.parent / "conf"
@@ -81,8 +80,6 @@ def configuration() -> str:
 
 def suite_tables() -> str:
     """Return the tables of the keys of a suite file."""
-    from deme.runs.settings import suite
-
     return key_tables(
         {
             "Keys of the file": suite.SuiteSettings,
@@ -96,8 +93,6 @@ def suite_tables() -> str:
 
 def source_tables() -> str:
     """Return the tables of the keys of an entry of files.yaml."""
-    from deme.runs.settings import sources
-
     return key_tables(
         {
             "Keys of an entry": sources.SourceSettings,
@@ -125,25 +120,24 @@ def key_tables(kinds: Mapping[str, Any]) -> str:
 def pages() -> dict[Path, str]:
     """Return the pages that are generated, or in part."""
     found = {DOCS / "configuration.md": configuration()}
-    parts = {"suites.md": ("suite", suite_tables), "prepare.md": ("sources", source_tables)}
-    for name, (module, tables) in parts.items():
-        if find_spec(f"deme.runs.settings.{module}"):
-            file = DOCS / name
-            before, begin, rest = file.read_text().partition("<!-- generated -->\n")
-            _, end, after = rest.partition("<!-- end of the generated part -->\n")
-            found[file] = f"{before}{begin}\n{tables()}\n{end}{after}"
+    for name, tables in {"suites.md": suite_tables(), "prepare.md": source_tables()}.items():
+        file = DOCS / name
+        before, begin, rest = file.read_text().partition("<!-- generated -->\n")
+        _, end, after = rest.partition("<!-- end of the generated part -->\n")
+        found[file] = f"{before}{begin}\n{tables}\n{end}{after}"
     return found | pages_with_results()
 
 
 def main() -> int:
     """Write the pages, or with --check compare them; return the exit code."""
-    old = [p for p, text in pages().items() if not p.exists() or p.read_text() != text]
+    found = pages()
+    old = [p for p, text in found.items() if not p.exists() or p.read_text() != text]
     if "--check" in sys.argv[1:]:
         for page in old:
             print(f"{page} is not up to date\ntype: python docs/generate.py", file=sys.stderr)
         return 1 if old else 0
-    for page, text in pages().items():
-        page.write_text(text)
+    for page in old:
+        page.write_text(found[page])
     return 0
 
 

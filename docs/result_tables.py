@@ -23,8 +23,8 @@ from pathlib import Path
 
 import yaml
 
+from deme.report.differences import read_difference
 from deme.report.escape import markdown_text
-from deme.report.statistics import Difference
 from deme.report.tables import difference_cells, format_count
 from deme.runs import Suite
 from deme.system import digits_for
@@ -86,15 +86,6 @@ def _cell(lines: Mapping[Key, Line], row: str, wanted: str) -> str:
         spread = f" ± {float(line['std']):.{places}f}" if line["std"] else ""
         number = f" (n={line['num_values']})" if int(line["num_values"]) > 1 else ""
         return f"{float(line['mean']):.{places}f}{spread}{number}"
-    difference, verdict = difference_cells(_difference(line), places)
+    difference, verdict = difference_cells(read_difference(line), places)
     both = f"{difference}, {verdict}" if difference else ""
     return {"difference": difference, "verdict": verdict, "both": both}[what]
-
-
-def _difference(line: Line) -> Difference | None:
-    if not line["difference"]:
-        return None
-    value, low, high = (float(line[key]) for key in ("difference", "low", "high"))
-    higher = line["verdict"] == ("better" if value > 0 else "worse")
-    seeds, bases = int(line["num_finetune_seeds"]), int(line.get("num_pretrain_seeds") or 0)
-    return Difference(value, low, high, seeds, higher, bases)

@@ -1,7 +1,10 @@
 """Small random models for tests."""
 
+from types import SimpleNamespace
+
 import torch
 
+from deme.evaluation.passport import load_passport
 from deme.models.denoiser import DenoisingModel
 from deme.models.unconditional import build_unconditional
 
@@ -26,3 +29,9 @@ def moved(model: torch.nn.Module, seed: int, size: float) -> torch.nn.Module:
         for weight in model.parameters():
             weight += size * torch.randn(weight.shape, generator=draw)
     return model
+
+
+def passport_of(option, model, data, cache):
+    """Return the passport of a model of an option, by 16 images; it is kept in `cache`."""
+    settings = SimpleNamespace(model=option, data=None, paths=SimpleNamespace(cache=str(cache)))
+    return load_passport(settings, model, data, "cpu", 16)

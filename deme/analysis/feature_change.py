@@ -175,7 +175,7 @@ def change_of(name: str, sums: Mapping[str, Tensor], seed: int = 0) -> BlockChan
 def _explained(sums: Mapping[str, Tensor]) -> float:
     """Return the share of the change D that W F explains, at images that W was not fitted to.
 
-    W [C, C] is fitted by least squares to one half of the images and judged on the other, both
+    W [C, C] is fitted by least squares to one half of the images and tested on the other, both
     ways; negative if it is worse there than no change at all.
     """
     gram, cross, square = sums["gram"], sums["cross"], sums["square"]

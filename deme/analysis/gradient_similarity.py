@@ -194,7 +194,7 @@ def table(numbers: Similarity) -> list[list[str]]:
 
 
 def draw(numbers: Similarity) -> Analysis:
-    """Return both matrices of cosines, and reliability and norms beside them."""
+    """Return both matrices of cosines, and tables of reliability and norms."""
     figure = Figure(figsize=(13.5, 4.6), layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=[1, 1, 0.95])
     corrected, plain = (figure.add_subplot(grid[:, column]) for column in range(2))

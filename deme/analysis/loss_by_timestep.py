@@ -128,7 +128,7 @@ def draw(numbers: LossByTimestep) -> Analysis:
 
 
 def _percent_axis(panel: Axes) -> None:
-    """Scale the axis of percentages so that small ones can be told apart beside large ones."""
+    """Scale the axis of percentages so that small values are visible next to large ones."""
     label = "difference of the held-out loss, %"
     reach = max(map(abs, panel.get_ylim()))
     if reach > LINEAR:

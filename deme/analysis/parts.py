@@ -34,7 +34,7 @@ class Header(TypedDict):
 
 
 class PartFiles:
-    """A hidden folder beside a figure, with a file of tensors for each part of its study.
+    """A hidden folder next to a figure, with a file of tensors for each part of its study.
 
     `out`: the figure; `identity`: of the study. The parts of another study are dropped. See
     `deme.analysis.Parts`.

@@ -1,5 +1,8 @@
-"""What `import deme` offers: the commands as functions. Each makes a run directory, and finds it
-again: a call that was made before returns its result at once."""
+"""The functions of `import deme`: each runs a command and returns its result.
+
+A call makes a run directory. A call that was made before, with the same settings, returns the
+finished run at once.
+"""
 
 from deme.api.actions import compare, decouple, evaluate, finetune, load, merge
 from deme.api.listing import list_runs

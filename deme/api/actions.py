@@ -17,10 +17,11 @@ SUITE = "python"  # the folder of the runs below runs/
 
 
 def load(place: Place) -> "DenoisingModel":
-    """Return a model as a torch module: model(x_t, t), x_t of [B, C, H, W] in [-1, 1], t of [B].
+    """Return a model as a torch module: model(x_t, t), x_t [B, C, H, W] in -1..1, t [B] integers.
 
     `place`: a Result, a run directory, a diffusers folder, hub:<owner>/<name> or asset:<name>.
-    Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged files).
+    Raises MissingInput for a place that does not exist, BadConfig for another kind of model,
+    WorkFailed for damaged files.
 
     >>> model = deme.load("asset:digits_base")
     """
@@ -31,14 +32,15 @@ def load(place: Place) -> "DenoisingModel":
 
 
 def finetune(model: Place, data: str | Path, **settings: object) -> Result:
-    """Finetune a model on all timesteps, by `deme train`, and return the run.
+    """Finetune a model on all timesteps with `deme train`, and return the run.
 
-    `data`: a folder of images, or a `data` option. `settings`: any key of `deme train`, such as
-    num_steps=2000, batch_size=64, optimizer={"lr": 1e-5}, seed=1, weighting="min_snr",
-    compute="gpu". A call of the same settings returns the same run at once; a stopped one goes on.
+    `data`: a folder of images, or the name of a `data` option. `settings`: any key of `deme train`,
+    such as num_steps=2000, batch_size=64, optimizer={"lr": 1e-5}, seed=1, weighting="min_snr",
+    compute="gpu". A call with the settings of a finished run returns that run; a call that was
+    stopped resumes.
 
-    Raises BadConfig (a key or value that is not allowed), MissingInput (no such model or folder),
-    WorkFailed.
+    Raises BadConfig for a key or value that is not allowed, MissingInput for a model or folder that
+    does not exist, WorkFailed for a training that fails.
 
     >>> tuned = deme.finetune("asset:digits_base", "digits", num_steps=100)
     """
@@ -49,12 +51,12 @@ def finetune(model: Place, data: str | Path, **settings: object) -> Result:
 def decouple(
     model: Place, data: str | Path, num_ranges: int = 4, **settings: object
 ) -> list[Result]:
-    """Finetune one expert for each range of timesteps, and return their runs, least noise first.
+    """Finetune one expert per timestep range, and return their runs, lowest noise first.
 
-    Decouple-then-merge's first half (Ma et al., 2024): N = `num_ranges` equal ranges, a consistency
-    loss to the base, and timesteps of all ranges with probability 0.3 (`deme train
-    method=deme`). `settings` as of `finetune`, for each expert; method={"consistency_weight": 0}
-    leaves the loss out.
+    This is the first half of decouple-then-merge (Ma et al., CVPR 2025, arXiv 2410.06664), by `deme
+    train method=deme`: N = `num_ranges` equal ranges, a consistency loss to the base, and timesteps
+    of all ranges with probability 0.3. `settings` are those of `finetune` and hold for each expert;
+    method={"consistency_weight": 0} removes the consistency loss. Raises as `finetune`.
 
     >>> experts = deme.decouple("asset:digits_base", "digits", num_ranges=2, num_steps=100)
     """
@@ -72,14 +74,14 @@ def decouple(
 
 
 def merge(experts: Sequence[Place], **settings: object) -> Result:
-    """Merge experts in parameter space, by `deme merge`, and return the run.
+    """Merge experts in parameter space with `deme merge`, and return the run.
 
-    The task vectors, expert minus base, are added to the base with a weight each; the default is
-    1/N (`deme merge merge=weighted_sum`). `settings`: any key of `deme merge`, such as
+    The merged model is the base plus a weighted sum of the task vectors (expert minus base). The
+    default weight is 1/N (merge=weighted_sum). `settings`: any key of `deme merge`, such as
     merge="ties" or merge={"weights": [0.1, 0.1, 0.2, 0.5]}. The base is that of the experts unless
     model=... names another.
 
-    Raises BadConfig for experts of different bases or of ranges that do not cover [0, T).
+    Raises BadConfig for experts of different bases and for ranges that do not cover [0, T).
 
     >>> merged = deme.merge(experts)
     """
@@ -91,11 +93,11 @@ def merge(experts: Sequence[Place], **settings: object) -> Result:
 
 
 def evaluate(model: Place | Sequence[Place], data: str | Path, **settings: object) -> Result:
-    """Measure a model on held-out images, by `deme evaluate`, and return the run: `.metrics`.
+    """Measure a model on held-out images with `deme evaluate`; the returned run has `.metrics`.
 
-    Of several models, the experts of all ranges, each answers at the timesteps of its range, as
-    before a merge. `settings`: any key of `deme evaluate`, such as metrics="loss",
-    num_images=5000, sampler={"num_inference_steps": 50} or sample_seed=1.
+    Several models are the experts of all ranges: each predicts at the timesteps of its own range,
+    as before a merge. `settings`: any key of `deme evaluate`, such as metrics="loss",
+    num_images=5000, sampler={"num_inference_steps": 50} or sample_seed=1. Raises as `finetune`.
 
     >>> before = deme.evaluate("asset:digits_base", "digits", num_images=500)
     >>> before.metrics["fd_digits"]
@@ -117,9 +119,10 @@ def evaluate(model: Place | Sequence[Place], data: str | Path, **settings: objec
 def compare(one: Place | Sequence[Place], other: Place | Sequence[Place]) -> dict[str, Difference]:
     """Return the paired difference of each metric, first minus second, with its 95% interval.
 
-    Each is an evaluation, or several of different seeds. Evaluations of equal seeds see the same
-    noise, so their differences are paired (docs/metrics.md). Raises BadConfig for evaluations that
-    share no seed, or whose metrics are not the same. Printed, the dictionary is a table.
+    Each argument is an evaluation, or several with different seeds. Evaluations with the same
+    sampling seed use the same noise, so their differences are paired (docs/metrics.md). The
+    dictionary prints as a table. Raises BadConfig for evaluations that share no seed, or whose
+    metrics differ.
 
     >>> deme.compare(after, before)["fd_digits"].verdict
     """
@@ -139,7 +142,7 @@ def _training(model: Place, data: str | Path, settings: dict[str, object]) -> di
 
 
 def model_option(path: str) -> dict[str, object]:
-    """Return a model as an option, or as the folder that a path, a run or the Hub has."""
+    """Return a `model` option by name, or the option that loads a folder, run or Hub model."""
     if path in options("model"):
         return {"model": path}
     folder = Path(path)
@@ -147,14 +150,14 @@ def model_option(path: str) -> dict[str, object]:
 
 
 def data_option(data: str | Path) -> dict[str, object]:
-    """Return data as an option, or as the folder of images that a path is."""
+    """Return a `data` option by its name, or the option that reads a folder of images."""
     if str(data) in options("data"):
         return {"data": str(data)}
     return {"data": "image_folder", "data.path": str(data)}
 
 
 def _base_of(place: Place) -> dict[str, object]:
-    """Return the model option of a run's base, so that the noise schedule is the same."""
+    """Return the model option of the base of a run, so that both have the same noise schedule."""
     path = Path(place_of(place))
     if not is_run(path):
         return model_option(str(place_of(place)))
@@ -168,9 +171,10 @@ def _base_of(place: Place) -> dict[str, object]:
 
 
 def _seed_of(places: Sequence[Place]) -> dict[str, object]:
-    """Return the finetuning seed that runs have in common, for the label of what is made of them.
+    """Return the finetuning seed that all runs share, to label the run that is made from them.
 
-    With it, evaluations of several seeds can be compared, and a verdict says "(1 seed)" of one.
+    With this label, evaluations of several seeds can be compared, and a verdict from a single seed
+    is marked "(1 seed)".
     """
     paths = [Path(place_of(place)) for place in places]
     seeds = {frozen_config(path).get("seed") if is_run(path) else None for path in paths}

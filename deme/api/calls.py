@@ -1,4 +1,4 @@
-"""A function's keywords as the words of a command, and the command's run."""
+"""Run a command from a function call: keywords become overrides of the command."""
 
 import contextlib
 import sys
@@ -14,31 +14,36 @@ from deme.system import Stopped, log_to_terminal, one_line, signals
 from deme.system.errors import Interrupted
 
 
-def call(verb: str, settings: Mapping[str, object]) -> Path:
-    """Return the directory that `deme <command>` makes with these settings, or has made already.
+def call(command: str, settings: Mapping[str, object]) -> Path:
+    """Run `deme <command>` with these settings, or find its finished run; return the run directory.
 
-    A text is a value, except that ${...} in it refers to another key, as in option files.
-    Keys may be nested or have dots: {"optimizer": {"lr": 1e-4}} or {"optimizer.lr": 1e-4}. A string
-    for a group names its option. Raises the errors of the command, KeyboardInterrupt for Ctrl-C.
+    Keys may be nested or dotted: {"optimizer": {"lr": 1e-4}} or {"optimizer.lr": 1e-4}. A string
+    for a group names one of its options. Strings are taken literally, except that ${...} refers to
+    another key, as in option files. Raises the errors of the command, and KeyboardInterrupt for
+    Ctrl-C.
     """
-    words = words_of(settings)
-    with command([verb, *words]), one_line(verb):
-        return stage_function(verb)(compose_stage(verb, words))
+    words = as_overrides(settings)
+    with running_command([command, *words]), one_line(command):
+        return stage_function(command)(compose_stage(command, words))
 
 
-def result(verb: str, settings: Mapping[str, object]) -> Result:
-    """Return the run that `deme <command>` makes with these settings."""
-    return Result(call(verb, settings))
+def result(command: str, settings: Mapping[str, object]) -> Result:
+    """Run `deme <command>` with these settings, and return the run."""
+    return Result(call(command, settings))
 
 
-def words_of(settings: Mapping[str, object]) -> list[str]:
-    """Return settings as the words that a command is given."""
+def as_overrides(settings: Mapping[str, object]) -> list[str]:
+    """Return settings as overrides of a command: {"a": {"b": 1}} becomes ["a.b=1"]."""
     return [f"{key}={as_value(value)}" for key, value in flat(settings).items() if value != {}]
 
 
 @contextlib.contextmanager
-def command(words: list[str]) -> Iterator[None]:
-    """Run a command inside of the block: its run.json names it, and Ctrl-C keeps its work."""
+def running_command(words: list[str]) -> Iterator[None]:
+    """Run the block as a command, `words` being its command line.
+
+    run.json records this command line, and Ctrl-C saves the work before it raises
+    KeyboardInterrupt.
+    """
     log_to_terminal("INFO")
     typed, sys.argv = sys.argv, ["deme", *words]
     is_main = threading.current_thread() is threading.main_thread()
@@ -47,7 +52,7 @@ def command(words: list[str]) -> Iterator[None]:
             signals.handled() if is_main else contextlib.nullcontext(),
             warnings.catch_warnings(),
         ):
-            # of tqdm in a notebook without ipywidgets; nothing here shows its bars
+            # tqdm warns in a notebook without ipywidgets, but its bars are not shown here
             warnings.filterwarnings("ignore", message="IProgress not found")
             yield
     except Stopped as stopped:

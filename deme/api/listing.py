@@ -1,4 +1,4 @@
-"""The runs of a folder as rows of a table."""
+"""List the runs of a folder as rows of a table."""
 
 import contextlib
 from pathlib import Path
@@ -8,12 +8,12 @@ from deme.system import DemeError, MissingInput, expanded
 
 
 def list_runs(folder: str | Path = "runs", **cell: object) -> list[dict[str, object]]:
-    """Return a row for every run below a folder, ready for pandas.DataFrame.
+    """Return one row per run below a folder, ready for pandas.DataFrame.
 
-    Columns: suite, stage, path, state, seconds, each label of the cell (method, seed,
-    sample_seed, ...) and each metric of an evaluation. The states are those of `deme ls`: done,
-    running, stopped, failed, damaged, empty. `cell`: labels, or stage, suite or state, that the
-    rows must have. Raises MissingInput for no folder.
+    Columns: suite, stage, path, state, seconds, each label (method, seed, sample_seed, ...) and
+    each metric of an evaluation. The states are those of `deme ls`: done, running, stopped, failed,
+    damaged, empty. `cell` selects rows: values of labels, stage, suite or state. Raises
+    MissingInput for a folder that does not exist.
 
     >>> import pandas
     >>> pandas.DataFrame(deme.list_runs(stage="evaluate"))

@@ -1,4 +1,4 @@
-"""What is looked at: samples of models, and whether a model fits images."""
+"""Functions that return pictures: samples of models, and images of a data set."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.api.actions import data_option, model_option
-from deme.api.calls import command, words_of
+from deme.api.calls import as_overrides, running_command
 from deme.api.result import Place, Result, place_of
 from deme.commands import stage_function
 from deme.runs import compose_stage
@@ -19,13 +19,15 @@ Shown = Place | Sequence[Place]  # a model, or the experts of all ranges
 
 
 def sample(model: Shown | Mapping[str, Shown], num_images: int = 16, **settings: object) -> "Image":
-    """Generate images by `deme sample` and return them as one picture, a grid.
+    """Generate images with `deme sample`, and return them as one picture, a grid.
 
-    Several models are the experts of all ranges, routed by timestep. {label: model, ...} draws a
-    grid for each, all from the same noise, under its label. `settings`: any key of `deme sample`,
-    such as sampler={"num_inference_steps": 25}, sample_seed=1 or out="grid.png", a file to write.
+    A list of models is routed: the experts of all ranges, each at its own timesteps. A dictionary
+    {label: model, ...} gives one labelled grid per model, all from the same noise. `settings`: any
+    key of `deme sample`, such as sampler={"num_inference_steps": 25}, sample_seed=1 or
+    out="grid.png", a file to write.
 
-    Raises BadConfig (a key that is not allowed, models of different shapes), MissingInput.
+    Raises BadConfig for a key that is not allowed and for models of different image shapes,
+    MissingInput for a model that does not exist.
 
     >>> deme.sample({"before": "asset:digits_base", "merged": merged}).save("grid.png")
     """
@@ -35,23 +37,25 @@ def sample(model: Shown | Mapping[str, Shown], num_images: int = 16, **settings:
     else:
         run = _names(model)
     with tempfile.TemporaryDirectory(prefix="deme-") as folder:
-        words = words_of({"num_images": num_images, "out": Path(folder, "grid.png"), **settings})
-        with command(["sample", *words]), one_line("sample"), details():
+        words = as_overrides(
+            {"num_images": num_images, "out": Path(folder, "grid.png"), **settings}
+        )
+        with running_command(["sample", *words]), one_line("sample"), details():
             config = compose_stage("sample", words, still_open=("run",))
             return _opened(stage_function("sample")({**config, "run": run}))
 
 
 def doctor(model: Place, data: str | Path, **settings: object) -> "Image":
-    """Print what a model and a data set are and whether they fit, by `deme doctor`.
+    """Print what a model and a data set are and whether they fit, as `deme doctor` does.
 
-    Returns a picture of some training images, as the model would see them; it is written to
-    doctor.png unless out="<file>.png" is among the `settings`. Raises BadConfig if the weights
-    contradict their scheduler_config.json, MissingInput.
+    Returns a grid of training images as the model sees them. It is also written to doctor.png, or
+    to the file out="<file>.png" of the `settings`. Raises BadConfig if the weights contradict their
+    scheduler_config.json, MissingInput for a model or folder that does not exist.
 
     >>> deme.doctor("asset:digits_base", "digits")
     """
-    words = words_of({**model_option(place_of(model)), **data_option(data), **settings})
-    with command(["doctor", *words]):
+    words = as_overrides({**model_option(place_of(model)), **data_option(data), **settings})
+    with running_command(["doctor", *words]):
         return _opened(stage_function("doctor")(compose_stage("doctor", words)))
 
 

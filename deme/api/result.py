@@ -1,4 +1,4 @@
-"""A finished run, as the functions of `import deme` return it."""
+"""The class of finished runs that the functions of `import deme` return."""
 
 import os
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 class Result:
     """A finished run and its directory.
 
-    Wherever a function takes a model or an evaluation, it takes a Result, its directory as a path,
-    or a model folder.
+    Functions that take a model or an evaluation accept a Result, the path of a run directory, or a
+    model folder.
     """
 
     path: Path
 
     def __fspath__(self) -> str:
-        """Return the directory as a text: a Result is a path where one is taken."""
+        """Return the run directory, so that a Result can be used as a path."""
         return str(self.path)
 
     def __repr__(self) -> str:
-        """Return where the run is, its state and time, and the metrics without their parts."""
+        """Return the directory, state, duration and main metrics as text."""
         parts = [f"Result({str(self.path)!r}"]
         if exists(self.path / "status.json"):
             status = read_status(self.path)
@@ -39,27 +39,27 @@ class Result:
 
     @property
     def config(self) -> "Config":
-        """The complete settings of the run, as they are in its config.yaml."""
+        """The complete settings of the run, as in its config.yaml."""
         return frozen_config(self.path)
 
     @property
     def seconds(self) -> float:
-        """How long the run took, without the time that it was stopped."""
+        """The duration of the run in seconds, without interruptions."""
         return seconds_of(self.path)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The values that an evaluation measured, by metric; empty for a run of another kind.
+        """The measured values of an evaluation by metric; empty for other runs.
 
-        A part is called <metric>/<part>, such as the loss in range 0, loss/0.
+        The parts of a metric are named <metric>/<part>: loss/0 is the loss in timestep range 0.
         """
         return {name: metric["value"] for name, metric in metrics_of(self.path).items()}
 
     @property
     def weights(self) -> Path:
-        """The model as a diffusers folder: the average (EMA) of a training, if it has one.
+        """The model folder in diffusers format; of a training its EMA weights, if it has any.
 
-        Raises MissingInput for a run that is not finished, BadConfig for one without weights.
+        Raises MissingInput for a run that is not finished, BadConfig for a run without weights.
         """
         return weights_folder(self.path)
 
@@ -73,14 +73,14 @@ class Result:
         """Write the model as a plain diffusers folder with a model card, and return the folder.
 
         `settings`: keys of `deme export`, such as dtype="float16". Raises BadConfig for a folder
-        that holds other files.
+        that contains other files.
         """
         from deme.api.calls import call
 
         return call("export", {"run": self.path, "out": out, **settings})
 
     def report(self, out: str | Path | None = None) -> Path:
-        """Write a page of HTML about the run, report.html in its directory, and return its path."""
+        """Write an HTML page about the run to `out` (default: its report.html); return the path."""
         from deme.commands.report import write_page
 
         return write_page(str(self.path), None if out is None else str(out))
@@ -90,5 +90,5 @@ Place = Result | str | Path  # a run, or a model folder, or hub:<owner>/<name>, 
 
 
 def place_of(place: Place) -> str:
-    """Return the path of a result, or what names a model."""
+    """Return the run directory of a Result, or a path or model name as a string."""
     return os.fspath(place)

@@ -1,4 +1,4 @@
-"""model=auto where the images have to be looked at: their size and channels, and the UNet."""
+"""Resolve model=auto from the images themselves: their size and channels determine the UNet."""
 
 from deme.builders.data import load_data
 from deme.data.decode import BACKGROUND
@@ -10,10 +10,10 @@ from deme.system import BadConfig, cache_folder, logger
 
 
 def with_fitting_unet(config: Config, settings: TrainSettings) -> Config:
-    """Return a training's config in which model=auto is replaced by the UNet that it stands for.
+    """Return the config of a training with model=auto replaced by a UNet that fits the images.
 
-    Where the config names no size, it is that of the images if they all have one. Raises BadConfig
-    if they have several, or one that the UNet does not take.
+    If the config gives no size, all images must have the same size. Raises BadConfig for images of
+    several sizes, and for a size that the UNet cannot have.
     """
     if not is_open(settings.model) or not settings.data:
         return config

@@ -117,7 +117,7 @@ def open_plan(
 
 
 def _source(plan: MergePlan) -> tuple[Path, list[str]]:
-    """Return the first whole pipeline, base first, and its parts beside the network."""
+    """Return the first whole pipeline, base first, and its parts other than the network."""
     for model in (plan.base, *plan.experts):
         file = model.folder / "model_index.json"
         if file.is_file():

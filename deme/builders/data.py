@@ -17,10 +17,10 @@ def load_data(
     image_shape: Sequence[int] | None = None,
     say: Callable[[str], object] = logger.info,
 ) -> ImageData | None:
-    """Return the data set of a `data` option, None for data=none; `say` what is done to its images.
+    """Return the data set of a `data` option, None for data=none; `say` gets its description.
 
-    Where the option leaves size and channels open, they are those of `image_shape` (C, H, W), the
-    shape of a model's images. Raises what the data set raises.
+    If the option leaves size and channels open, `image_shape` (C, H, W), the image shape of a
+    model, determines them. Raises the errors of the data set.
     """
     if not option:
         return None

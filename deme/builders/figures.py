@@ -13,7 +13,7 @@ from deme.builders.compute import Compute
 from deme.builders.data import check_images, encode_images, load_data
 from deme.builders.metrics import load_extractors
 from deme.builders.models import load_experts, load_model
-from deme.data import EncodedDataset, Images, SomeImages
+from deme.data import EncodedDataset, Images, chosen_images
 from deme.diffusion import Network, generator, repeated
 from deme.merging.plan import order_experts
 from deme.models.denoiser import DenoisingModel
@@ -73,9 +73,8 @@ def _images(settings: AnalyzeSettings, device: str) -> LoadImages:
             raise BadConfig("this figure needs images, and data=none\ntype: data=<option>")
         check_images(data, model)
         images = data.train if split == "train" else data.held_out
-        if count is not None and count < len(images):
-            order = torch.randperm(len(images), generator=generator("figure images", seed))
-            images = SomeImages(images, sorted(order[:count].tolist()))
+        if count is not None:
+            images = chosen_images(images, count, "figure images", seed)
         return encode_images(model, images, device, cache_folder(settings.paths))
 
     return load

@@ -13,10 +13,11 @@ SPLITS = {"held_out": "held-out images", "train": "training images", "all": "ima
 def load_extractors(
     metrics: MetricsSettings, data: ImageData | None, cache: Path, device: str = "cpu"
 ) -> list[FeatureExtractor]:
-    """Return the extractors of `metrics.features`; one that learns from images has those of `data`.
+    """Return the feature extractors of `metrics.features`.
 
-    What it learned is kept in `cache`. Raises BadConfig for two of one name, for statistics of an
-    extractor that is not there, and for images that are too few to learn from.
+    An extractor that is trained on images uses the training images of `data`, and stores its
+    weights in `cache`. Raises BadConfig for two extractors of the same name, for reference
+    statistics of an extractor that is not chosen, and for too few images to train on.
     """
     images = None if data is None else data.train
     found: list[FeatureExtractor] = [

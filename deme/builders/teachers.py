@@ -30,7 +30,7 @@ def routed_experts(folders: Sequence[Path]) -> tuple[list[Checkpoint], list[Time
 
 
 def check_teacher(model: DenoisingModel, teacher: Checkpoint) -> None:
-    """Raise BadConfig unless the answers of a teacher mean the same as those of the model.
+    """Raise BadConfig unless the predictions of teacher and model are comparable.
 
     Its architecture may be another one.
     """

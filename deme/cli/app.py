@@ -1,4 +1,4 @@
-"""`deme <command> ...`: find the command, run it, and end with the exit code of its outcome."""
+"""`deme <command> ...`: find the command, run it, and return the exit code of its outcome."""
 
 import os
 import re
@@ -85,26 +85,26 @@ def _dispatch(args: list[str]) -> int:
     if args[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    verb, rest = args[0], args[1:]
-    if verb in COMMANDS:
+    command, rest = args[0], args[1:]
+    if command in COMMANDS:
         from deme.cli import suite_commands
 
-        return suite_commands.run(verb, rest)
-    if verb in STAGES:
+        return suite_commands.run(command, rest)
+    if command in STAGES:
         if HELP & {*rest}:
             from deme.cli.help_page import stage_page
 
-            print(stage_page(verb, "--help-all" in rest))
+            print(stage_page(command, "--help-all" in rest))
             return 0
         from deme.cli import hydra_app
 
-        return hydra_app.run(verb, rest)
-    if verb == "completion":
+        return hydra_app.run(command, rest)
+    if command == "completion":
         from deme.cli import completion
 
         return completion.run(rest)
     known = [*STAGES, *COMMANDS, "completion"]
-    near = did_you_mean(verb, known)
+    near = did_you_mean(command, known)
     raise BadConfig(
-        f"unknown command {verb!r}; {near}allowed: {', '.join(known)}\ntype: deme --help"
+        f"unknown command {command!r}; {near}allowed: {', '.join(known)}\ntype: deme --help"
     )

@@ -1,7 +1,7 @@
-"""`deme completion <shell>`: completion of verbs, options, keys and values in bash, zsh and fish.
+"""`deme completion <shell>`: complete commands, options, keys and values in bash, zsh and fish.
 
-The shell asks `deme completion words '<what is typed so far>'`, which reads the files of conf/ as
-text, and looks for runs and folders: torch is not imported.
+The shell calls `deme completion words '<the line typed so far>'`. This reads the files of conf/ as
+text and looks for runs and folders; torch is not imported.
 """
 
 import re
@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from deme.cli.completion_values import (
     ANY,
     MEASURED,
+    allowed_values,
     places,
     runs,
     stage_values,
     suites,
-    words_of,
 )
 from deme.cli.flags import NAMES
 from deme.cli.option_files import Key, default_choices, keys_of, option_files
-from deme.cli.suite_commands import ARGUMENTS, NAMED
-from deme.commands import COMMANDS, STAGES
+from deme.cli.suite_commands import NAMED
+from deme.commands import ARGUMENTS, COMMANDS, STAGES
 from deme.system import BadConfig, conf_dir
 
 SHELLS = {
@@ -50,13 +50,13 @@ compdef _deme deme
 complete -c deme -a "(deme completion words (commandline -cp) 2>/dev/null)"
 """,
 }
-TAKES_SUITE = {verb for verb, usage in ARGUMENTS.items() if re.search("<[^>]*suite", usage)}
+TAKES_SUITE = {command for command, usage in ARGUMENTS.items() if re.search("<[^>]*suite", usage)}
 TAKES_RUN = ("compare", "show", "report", "publish")
 SWITCH = ("true", "false")
 
 
 def run(args: list[str]) -> int:
-    """Print a script for a shell, or the words that may come next."""
+    """Print the completion script of a shell, or the candidates for the last word of a line."""
     if args[:1] == ["words"]:
         print("".join(f"{word}\n" for word in candidates(args[1] if len(args) > 1 else "")), end="")
         return 0
@@ -74,20 +74,20 @@ def run(args: list[str]) -> int:
 
 
 def candidates(line: str) -> list[str]:
-    """Return what the last word of a command line may be, by what is typed of it."""
+    """Return the candidates for the last word of a command line, typed in part or not at all."""
     words = _split(line)
     typed = words.pop() if words and not line.endswith((" ", "\t")) else ""
     if not words or (len(words) == 1 and words[0] != "deme"):
         return []
-    verb = words[1] if len(words) > 1 else ""
-    if not verb:
+    command = words[1] if len(words) > 1 else ""
+    if not command:
         found = [*STAGES, *COMMANDS, "completion"]
-    elif verb == "completion":
+    elif command == "completion":
         found = [*SHELLS]
-    elif verb in STAGES:
-        found = [*_stage_words(verb, words[2:], typed)]
+    elif command in STAGES:
+        found = [*_stage_words(command, words[2:], typed)]
     else:
-        found = [*_command_words(verb, words[2:], typed)] if verb in COMMANDS else []
+        found = [*_command_words(command, words[2:], typed)] if command in COMMANDS else []
     return sorted({word for word in found if word.startswith(typed)})
 
 
@@ -98,21 +98,26 @@ def _split(line: str) -> list[str]:
         return line.split()
 
 
-def _stage_words(verb: str, given: list[str], typed: str) -> Iterator[str]:
+def _stage_words(command: str, given: list[str], typed: str) -> Iterator[str]:
     """Yield flags, groups with their options, and keys of the command and of chosen options."""
-    chosen = default_choices(verb)
-    chosen |= {
+    groups = default_choices(command)
+    chosen = groups | {
         group: option for word in given for group, _, option in [word.partition("=")] if option
     }
-    groups = default_choices(verb)
     key, equals, value = typed.partition("=")
-    known = _keys(verb, {group: chosen[group] for group in groups})
+    known = _keys(command, {group: chosen[group] for group in groups})
     if equals:
         if key in groups:
             yield from (f"{key}={option}" for option in option_files(key))
         default, comment = next((each[1:] for each in known if each.path == key), ("", ""))
-        words = SWITCH if default in SWITCH else words_of(verb, key, comment) if default else ()
-        places = stage_values(verb, key, value, _root(given))
+        words = (
+            SWITCH
+            if default in SWITCH
+            else allowed_values(command, key, comment)
+            if default
+            else ()
+        )
+        places = stage_values(command, key, value, _root(given))
         yield from (f"{key}={each}" for each in (*words, *places))
         return
     if typed.startswith("-"):
@@ -123,14 +128,14 @@ def _stage_words(verb: str, given: list[str], typed: str) -> Iterator[str]:
 
 
 def _root(given: list[str]) -> str:
-    """Return the folder of all runs, as it is typed."""
+    """Return the folder of all runs that the command line names."""
     found = [word.partition("=") for word in given]
     return next((value for key, _, value in found if key in ("runs", "paths.runs")), "runs")
 
 
-def _keys(verb: str, chosen: dict[str, str]) -> Iterator[Key]:
+def _keys(command: str, chosen: dict[str, str]) -> Iterator[Key]:
     """Yield the keys of a command and of its options that have a value."""
-    for key in keys_of(conf_dir() / f"{verb}.yaml"):
+    for key in keys_of(conf_dir() / f"{command}.yaml"):
         if key.default:
             yield key
     for group, option in chosen.items():
@@ -140,25 +145,27 @@ def _keys(verb: str, chosen: dict[str, str]) -> Iterator[Key]:
             yield from (key._replace(path=f"{group}.{key.path}") for key in found)
 
 
-def _command_words(verb: str, given: list[str], typed: str) -> Iterator[str]:
+def _command_words(command: str, given: list[str], typed: str) -> Iterator[str]:
     """Yield the options that the usage of a command names, their values, suites and runs."""
-    usage = ARGUMENTS.get(verb, "")
+    usage = ARGUMENTS.get(command, "")
     key, equals, value = typed.partition("=")
-    if verb == "publish" and (equals or typed.startswith("logger.")):  # options of a tracker
-        yield from _stage_words(verb, given, typed)
+    if command == "publish" and (equals or typed.startswith("logger.")):  # options of a tracker
+        yield from _stage_words(command, given, typed)
     if equals:
-        values = SWITCH if f"{key}=true" in usage else stage_values(verb, key, value, _root(given))
+        values = (
+            SWITCH if f"{key}=true" in usage else stage_values(command, key, value, _root(given))
+        )
         yield from (f"{key}={each}" for each in values)
         return
     yield from (f"{name}=" for name in NAMED.findall(usage))
     yield "--help"
     root = _root(given)
-    if verb in TAKES_SUITE:
+    if command in TAKES_SUITE:
         yield from suites(typed, conf_dir().parent / "experiments", root)
-    if verb in TAKES_RUN:
-        stages = MEASURED if verb == "compare" else ANY
+    if command in TAKES_RUN:
+        stages = MEASURED if command == "compare" else ANY
         before, comma, start = typed.rpartition(",")
-        found = runs(start, root, stages, only_done=verb != "show")
+        found = runs(start, root, stages, only_done=command != "show")
         yield from (f"{before}{comma}{run}" for run in found)
-    if verb == "convert":
+    if command == "convert":
         yield from places(typed, files=True)

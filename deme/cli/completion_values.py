@@ -1,4 +1,4 @@
-"""The values that completion offers: runs, folders, files, and the words that a key may be."""
+"""Values that completion offers: runs, folders, files, and the allowed values of a key."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from deme.system import DemeError
 MODELS = ("train", "merge", "average")  # stages whose runs hold weights
 MEASURED = ("evaluate",)
 ANY: tuple[str, ...] = ()  # stage
-RUN_KEYS = {  # keys that name runs, and of which stages
+RUN_KEYS = {  # keys that name runs, and the stages of these
     "inputs.weights": MODELS,
     "inputs.experts": MODELS,
     "inputs.teacher": MODELS,
@@ -22,35 +22,36 @@ RUN_KEYS = {  # keys that name runs, and of which stages
     "model": MODELS,
     "run": MODELS,
 }
-RUN_OF = {"verify": MEASURED, "analyze": ANY}  # what run= names, where it is no model
+RUN_OF = {"verify": MEASURED, "analyze": ANY}  # stages that run= names, if not a model
 FOLDER_KEYS = {
     "data", "model.path", "data.path", "inputs.images", "runs", "results", "from", "logger.folder",
     "paths.runs", "paths.cache", "paths.data", "paths.models",
 }  # fmt: skip
-FILE_KEYS = {"out", "metrics.path", "data.captions"}  # files, and the folders on the way to them
-WORDS = re.compile(r"((?:\w[\w-]*, )*\w[\w-]*) or (\w[\w-]*)(?:$|[;:])")  # at a comment's start
+FILE_KEYS = {"out", "metrics.path", "data.captions"}  # files, completed folder by folder
+# the allowed values at the start of a comment
+WORDS = re.compile(r"((?:\w[\w-]*, )*\w[\w-]*) or (\w[\w-]*)(?:$|[;:])")
 
 
-def stage_values(verb: str, key: str, typed: str, root: str) -> Iterator[str]:
+def stage_values(command: str, key: str, typed: str, root: str) -> Iterator[str]:
     """Yield the runs, folders and files that the value of a command's key may be.
 
-    `typed`: what is there of the value, maybe a list; `root`: the folder of all runs.
+    `typed`: the part of the value typed so far, possibly a list; `root`: the folder of all runs.
     """
-    stages = RUN_OF.get(verb, MODELS) if key == "run" else RUN_KEYS.get(key)
+    stages = RUN_OF.get(command, MODELS) if key == "run" else RUN_KEYS.get(key)
     if stages is None and key not in FOLDER_KEYS | FILE_KEYS:
         return
     from deme.runs.listing import looks_like_run
 
     before, start = _last_of_list(typed)
     found = [] if stages is None else list(runs(start, root, stages))
-    if stages in (None, MODELS) or not found:  # a model may lie anywhere
+    if stages in (None, MODELS) or not found:  # a model may be anywhere
         folders = places(start, files=key in FILE_KEYS)
         found += [each for each in folders if stages is None or not looks_like_run(Path(each))]
     yield from (f"{before}{place}" for place in found)
 
 
 def _last_of_list(typed: str) -> tuple[str, str]:
-    """Return what stands before the last value of a list such as [a,b, and this value."""
+    """Split a partly typed list: [a,b is split into [a, and b."""
     start = max(typed.rfind("["), typed.rfind(",")) + 1
     return typed[:start], typed[start:]
 
@@ -58,7 +59,7 @@ def _last_of_list(typed: str) -> tuple[str, str]:
 def runs(
     typed: str, root: str, stages: Sequence[str] = ANY, only_done: bool = True
 ) -> Iterator[str]:
-    """Yield the runs below `root`, of some stages, whose paths begin with what is typed."""
+    """Yield the runs below `root` of the given stages whose paths begin with `typed`."""
     from deme.runs import read_status
     from deme.runs.listing import find_runs
 
@@ -76,9 +77,10 @@ def runs(
 
 
 def places(typed: str, files: bool = False, suffix: str = "") -> Iterator[str]:
-    """Yield the folders, with a slash at the end, that begin with what is typed.
+    """Yield the folders whose paths begin with `typed`, each with a slash at the end.
 
-    `files`: also the files whose name ends in `suffix`. Names that are no plain text are left out.
+    `files`: also yield files whose names end in `suffix`. Names that are not plain text are left
+    out.
     """
     above, slash, start = typed.rpartition("/")
     place = Path(f"{above}{slash}").expanduser()
@@ -98,7 +100,7 @@ def places(typed: str, files: bool = False, suffix: str = "") -> Iterator[str]:
 
 
 def suites(typed: str, shipped: Path, root: str) -> Iterator[str]:
-    """Yield suites that are shipped, suite files and folders, and suites that have runs."""
+    """Yield shipped suites, suite files and folders, and suites that have runs."""
     known = {f"experiments/{file.parent.name}" for file in shipped.glob("*/suite.yaml")}
     yield from known
     found = places(typed, files=True, suffix=".yaml")
@@ -106,8 +108,8 @@ def suites(typed: str, shipped: Path, root: str) -> Iterator[str]:
     yield from (place.rstrip("/").removeprefix(f"{root}/") for place in places(f"{root}/{typed}"))
 
 
-def words_of(verb: str, key: str, comment: str) -> list[str]:
-    """Return the words that a key may be: those of its type, else those its comment begins with."""
+def allowed_values(command: str, key: str, comment: str) -> list[str]:
+    """Return the values that the type of a key allows, else those that its comment lists first."""
     if found := WORDS.match(comment):
         return [*found[1].split(", "), found[2]]
     if "." in key and key.split(".")[0] not in ("compute", "projection", "metrics", "passport"):
@@ -115,4 +117,4 @@ def words_of(verb: str, key: str, comment: str) -> list[str]:
     from deme.cli.types_in_words import type_at
     from deme.runs.settings import SETTINGS
 
-    return re.findall(r"`([^`]+)`", type_at(SETTINGS[verb], key)[0])
+    return re.findall(r"`([^`]+)`", type_at(SETTINGS[command], key)[0])

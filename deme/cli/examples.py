@@ -1,4 +1,4 @@
-"""Commands that help pages show, each with a few words; tests compose them all."""
+"""Example commands of the help pages, each with a short explanation; a test composes every one."""
 
 Example = tuple[str, str]  # a command, and what it does
 
@@ -38,7 +38,7 @@ EXAMPLES: dict[str, list[Example]] = {
         ("deme improve model=my_model/ data=my_images/ out=better hours=8", ""),
         (
             "deme improve model=my_model/ data=my_images/ out=better metrics=own",
-            "judge generated images, too",
+            "also measure generated images",
         ),
         (
             "deme improve model=my_model/ data=my_images/ out=better ideas=[finetune,merge]",

@@ -1,4 +1,4 @@
-"""The flags of Hydra that a command takes, checked before Hydra reads them."""
+"""The flags of Hydra that commands accept, checked before Hydra parses them."""
 
 import os
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from deme.system import BadConfig, did_you_mean, exists, expanded
 
-FLAGS = {  # that are told of, and what they do
+FLAGS = {  # flags of the help pages and their descriptions
     "-m": "a sweep: every combination of values that are separated by commas",
     "--cfg job": "print the configuration of one job, and do nothing",
     "--info defaults": "which option files it is made from; also plugins, config, searchpath",
-    "--config-dir <folder>": "option files of your own; modules beside it can be named by them",
+    "--config-dir <folder>": "your own option files; they can name modules in its parent folder",
     "--help-all": "this page with the keys of all options",
 }
 NAMES = ("--help", "--quiet", *FLAGS)
@@ -20,17 +20,17 @@ LONG = {  # of Hydra's flags
     "-cn": "--config-name", "-cp": "--config-path",
 }  # fmt: skip
 HYDRA_FLAGS = (*LONG, *LONG.values(), "--resolve", "--hydra-help")
-SHOWN = {  # what a flag can show of one job
+SHOWN = {  # the allowed values of flags that show one job
     "--cfg": ("job", "hydra", "all"),
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 COMPLETION = ("-sc", "--shell-completion", "--shell_completion")
 
 
-def check_flags(verb: str, flags: Sequence[str]) -> None:
-    """Raise BadConfig for flags that Hydra would not understand, with what to type.
+def check_flags(command: str, flags: Sequence[str]) -> None:
+    """Raise BadConfig for flags that Hydra would not understand, with the correct command to type.
 
-    Modules in and beside a --config-dir can be imported from then on.
+    Afterwards, modules in a --config-dir and in its parent folder can be imported.
     """
     names = [flag.split("=")[0] for flag in flags if flag.startswith("-")]
     if {*names} & {*COMPLETION}:
@@ -46,13 +46,13 @@ def check_flags(verb: str, flags: Sequence[str]) -> None:
             raise BadConfig(text if with_value is None else f"{text}\ntype: {with_value[2:]}")
     values = _values(flags)
     for flag in (flag for flag in SHOWN if flag in values):
-        _check_shown(verb, flag, values[flag], "--multirun" in values)
+        _check_shown(command, flag, values[flag], "--multirun" in values)
     if (folder := values.get("--config-dir")) is not None:
         _add_folder(folder)
 
 
 def _values(flags: Sequence[str]) -> dict[str, str]:
-    """Return what follows each flag, "" for nothing, by the flag's long name."""
+    """Return the value after each flag by the flag's long name, "" for a flag without a value."""
     found: dict[str, str] = {}
     for word, after in zip(flags, [*flags[1:], ""], strict=False):
         if word.startswith("-"):
@@ -62,24 +62,26 @@ def _values(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check_shown(verb: str, flag: str, what: str, is_sweep: bool) -> None:
-    """Raise BadConfig for a flag that shows something, if it is not said what, or of several."""
+def _check_shown(command: str, flag: str, what: str, is_sweep: bool) -> None:
+    """Raise BadConfig for a flag such as --cfg without a valid value, or together with a sweep."""
     allowed = SHOWN[flag]
     if what not in allowed:
         raise BadConfig(
-            f"{flag} needs one of: {', '.join(allowed)}\ntype: deme {verb} {flag} {allowed[0]} ..."
+            f"{flag} needs one of: {', '.join(allowed)}\n"
+            f"type: deme {command} {flag} {allowed[0]} ..."
         )
     if is_sweep:
         raise BadConfig(
             f"{flag} shows one job, and -m starts several\n"
-            f"type: deme {verb} {flag} {what} ... without -m, one value for each key"
+            f"type: deme {command} {flag} {what} ... without -m, one value for each key"
         )
 
 
 def _add_folder(name: str) -> None:
-    """Let Python import modules in and beside a configuration folder, helper processes too.
+    """Let Python import modules in a configuration folder and in its parent.
 
-    What is imported is decided elsewhere: by what the user trusts. Raises BadConfig.
+    Helper processes can import them too. Which classes may be imported is decided by
+    trust=<package>. Raises BadConfig.
     """
     folder = expanded(name).absolute()
     if not folder.is_dir():

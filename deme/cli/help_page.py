@@ -21,7 +21,7 @@ from deme.commands import COMMANDS, STAGES, summary
 from deme.system import conf_dir
 
 NARROW, WIDE = 80, 100  # columns of a page
-TOPICS = {  # of the commands, in the order of the page
+TOPICS = {  # headings and their commands, in the order of the page
     "models": ("train", "merge", "search", "average", "improve"),
     "measurements": ("evaluate", "compare", "sample", "analyze", "verify"),
     "tables": (
@@ -49,7 +49,6 @@ trust=<package> allows a configuration to use classes of your package.
 deme completion bash (or zsh, fish) prints a script for completion in the shell.
 exit codes: 0 done, 1 bug, 2 bad configuration, 3 missing input, 4 the work failed,
 74 disk, 75 stopped (run the same command to resume), 130 Ctrl-C"""
-NAMES = {"carried": "from"}  # options whose names are reserved words of Python
 
 
 def overview() -> str:
@@ -61,45 +60,45 @@ def overview() -> str:
         "usage: deme <command> ...      more about a command: deme <command> --help",
         "",
     ]
-    listed = {verb for verbs in TOPICS.values() for verb in verbs}
-    rest = [verb for verb in (*STAGES, *COMMANDS) if verb not in listed]
-    for topic, verbs in {**TOPICS, "more": rest}.items():
-        known = [verb for verb in verbs if verb in (*STAGES, *COMMANDS)]
+    listed = {command for commands in TOPICS.values() for command in commands}
+    rest = [command for command in (*STAGES, *COMMANDS) if command not in listed]
+    for topic, commands in {**TOPICS, "more": rest}.items():
+        known = [command for command in commands if command in (*STAGES, *COMMANDS)]
         if known:
             lines.append(topic)
-        for verb in known:
-            mark = "*" if verb in STAGES else " "
-            lines.append(f"  {verb:<11}{mark} {shortened_line(summary(verb), _width() - 14)}")
+        for command in known:
+            mark = "*" if command in STAGES else " "
+            lines.append(f"  {command:<11}{mark} {shortened_line(summary(command), _width() - 14)}")
     lines += ["", "first steps", *_examples(FIRST_STEPS), "", NOTES]
     return "\n".join(lines)
 
 
-def stage_page(verb: str, everything: bool = False) -> str:
+def stage_page(command: str, everything: bool = False) -> str:
     """Return the help page of a command that Hydra configures.
 
-    `everything`: with the keys of all options.
+    `everything`: also list the keys of all options.
     """
     from deme.cli.types_in_words import GROUPS
     from deme.runs.settings import SETTINGS
 
     width = _width()
     lines = [
-        *textwrap.wrap(f"deme {verb}: {purpose(verb)}", width),
+        *textwrap.wrap(f"deme {command}: {purpose(command)}", width),
         "",
-        f"usage: deme {verb} [<group>=<option> ...] [<key>=<value> ...] [-m]",
+        f"usage: deme {command} [<group>=<option> ...] [<key>=<value> ...] [-m]",
         "",
         "examples",
-        *_examples(EXAMPLES.get(verb, [])),
+        *_examples(EXAMPLES.get(command, [])),
         "",
         "keys, with their defaults",
-        *_keys(conf_dir() / f"{verb}.yaml", SETTINGS[verb]),
+        *_keys(conf_dir() / f"{command}.yaml", SETTINGS[command]),
         "",
         "groups and their options; * is the default",
     ]
-    for group, default in default_choices(verb).items():
+    for group, default in default_choices(command).items():
         files = option_files(group)
         if group == "experiment":
-            lines += _experiments(verb, list(files))
+            lines += _experiments(command, list(files))
             continue
         lines.append(f"  {group}=")
         for name, file in files.items():
@@ -112,28 +111,28 @@ def stage_page(verb: str, everything: bool = False) -> str:
     return "\n".join(lines)
 
 
-def command_page(verb: str, usage: str, options: Any = None) -> str:
-    """Return the help page of another command; `options`: the dataclass of what it takes."""
+def command_page(command: str, usage: str, options: Any = None) -> str:
+    """Return the help page of another command; `options`: the dataclass of its options."""
     lines = textwrap.wrap(
-        f"usage: deme {verb} {usage}", _width(), subsequent_indent="  ", break_on_hyphens=False
+        f"usage: deme {command} {usage}", _width(), subsequent_indent="  ", break_on_hyphens=False
     )
-    lines += ["", *textwrap.wrap(_sentence(summary(verb)), _width())]
+    lines += ["", *textwrap.wrap(_sentence(summary(command)), _width())]
     if "<suite>" in usage:
         lines.append(
             "A suite is a folder such as experiments/<table> or a .yaml file (docs/suites.md)."
         )
-    lines += ["", "examples", *_examples(EXAMPLES.get(verb, []))]
+    lines += ["", "examples", *_examples(EXAMPLES.get(command, []))]
     if options is not None:
         lines += ["", "options, with their defaults", *_options(options, usage)]
     return "\n".join(lines)
 
 
 def _options(options: Any, usage: str) -> Iterator[str]:
-    """Yield the options of a dataclass that the usage names."""
+    """Yield the options of a dataclass that appear in the usage line."""
     from deme.cli.types_in_words import described
 
     for field in fields(options):
-        name = NAMES.get(field.name, field.name)
+        name = options.__pydantic_fields__[field.name].alias or field.name  # as it is typed
         if f"{name}=" in usage:
             kind, meaning, _ = described(options, field.name)
             default = "" if field.default in (None, MISSING) else _plain(field.default)
@@ -163,7 +162,7 @@ def _keys(file: Any, kind: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _entry(left: str, text: str, kind: str = "") -> list[str]:
-    """Return a key and what is said of it, in two columns."""
+    """Return a key and its description in two columns."""
     room = 30
     said = f"{text} ({kind})" if text and kind else text or kind
     wrapped = textwrap.wrap(said, _width() - room - 2) or [""]
@@ -173,11 +172,11 @@ def _entry(left: str, text: str, kind: str = "") -> list[str]:
     return [f"  {left:<{room}}{first}".rstrip(), *(f"  {'':<{room}}{line}" for line in rest)]
 
 
-def _experiments(verb: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield the experiments of a command: those that are called like it; of train all others."""
-    own = {name for name in names if name.rpartition("/")[2] == verb}
+def _experiments(command: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield the experiments of a command: those named after it; for train, all others."""
+    own = {name for name in names if name.rpartition("/")[2] == command}
     others = {name for name in names if name.rpartition("/")[2] not in STAGES}
-    found = sorted(others if verb == "train" else own)
+    found = sorted(others if command == "train" else own)
     yield "  experiment=    settings of one kind of run; settings that you type replace them"
     yield from textwrap.wrap(
         ", ".join(found) or "(none)", _width(), initial_indent="    ", subsequent_indent="    ",
@@ -186,7 +185,7 @@ def _experiments(verb: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Yield commands, each with what it does behind it or, for want of room, before it."""
+    """Yield example commands with explanations, on one line each or, if too long, on two."""
     for command, what in examples:
         line = f"  {command}"
         if not what:
@@ -207,10 +206,10 @@ def _sentence(text: str) -> str:
 
 
 def shortened_line(text: str, longest: int) -> str:
-    """Return a text in a line of at most this length, cut between words."""
+    """Return a text as one line of at most `longest` characters, cut between words."""
     return textwrap.shorten(text, longest, placeholder=" ...") if text else ""
 
 
 def _width() -> int:
-    """Return the columns of a page: those of the terminal, between 80 and 100."""
+    """Return the width of a page: that of the terminal, between 80 and 100 columns."""
     return min(WIDE, max(NARROW, shutil.get_terminal_size((WIDE, 24)).columns))

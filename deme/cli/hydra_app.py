@@ -18,8 +18,8 @@ from deme.cli.flags import check_flags
 from deme.cli.sweeps import (
     SweepFolder,
     end_sweep,
+    failure_message,
     jobs_in,
-    named,
     note_failure,
     note_success,
 )
@@ -57,25 +57,25 @@ QUIET_HYDRA = [
 OVERRIDE = re.compile(r"[+~]*[\w/@.]+=|~")
 
 
-def run(verb: str, args: list[str]) -> int:
+def run(command: str, args: list[str]) -> int:
     """Run a command once, or once for each job of a sweep; return 0.
 
-    A failing job does not stop the others. Every one is named when it fails, and again when the
-    sweep ends or is stopped; the exit code is that of the first. A sweep ends with a table.
+    A failing job does not stop the others. Its error is printed when it fails and again at the end
+    of the sweep. The exit code is that of the first failure. A sweep ends with a table of its jobs.
     """
 
     def work(config: Config) -> Path:
-        path = stage_function(verb)(config)
+        path = stage_function(command)(config)
         if path != Path() and world().rank == 0:  # doctor may have nothing to show
             print_result(str(path))
         return path
 
-    overrides = expand_overrides(verb, (word for word in args if OVERRIDE.match(word)))
+    overrides = expand_overrides(command, (word for word in args if OVERRIDE.match(word)))
     log_weights("model", [run for arg in args if (run := typed_run(arg)) is not None])
     flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
-    check_flags(verb, flags)
+    check_flags(command, flags)
     if not flags and not any(part.lstrip("+~").startswith("hydra") for part in overrides):
-        work(compose_stage(verb, overrides))  # one job: hydra.main would compose it twice
+        work(compose_stage(command, overrides))  # one job: hydra.main would compose it twice
         return 0
     name, folder = f"jobs-{secrets.token_hex(8)}.jsonl", SweepFolder.found
     folder[:] = [Path("runs", ".multirun").absolute()]
@@ -86,16 +86,15 @@ def run(verb: str, args: list[str]) -> int:
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         words = list(hydra_config.overrides.task)
-        number = OmegaConf.select(
-            cast(DictConfig, hydra_config), "job.num", default=0
-        )  # of a sweep's jobs
+        # the number of a sweep's job
+        number = OmegaConf.select(cast(DictConfig, hydra_config), "job.num", default=0)
         # not Hydra's: run.json names what makes this run again
-        sys.argv = [typed[0], verb, *words] if is_sweep else typed
+        sys.argv = [typed[0], command, *words] if is_sweep else typed
         words.sort(key=lambda word: word not in overrides)  # a name keeps what is swept longest
         swept = [word for word in words if word not in overrides]
         keys = [word.partition("=")[0] for word in swept]
         try:
-            made = work(labelled(verb, to_dict(config), words, keys))
+            made = work(labelled(command, to_dict(config), words, keys))
             if is_sweep and world().rank == 0:
                 note_success(folder[0] / name, number, swept, made)
         except (DemeError, OSError) as caught:
@@ -107,11 +106,11 @@ def run(verb: str, args: list[str]) -> int:
                 alone.append(error)
 
     try:
-        _hydra_main(verb, [*flags, *QUIET_HYDRA, *overrides], job)
+        _hydra_main(command, [*flags, *QUIET_HYDRA, *overrides], job)
     except BaseException:
         for one in jobs_in(folder[0] / name):
             if one["exit_code"]:
-                print_error(named(one))
+                print_error(failure_message(one))
         raise
     if alone:
         raise alone[0]
@@ -119,15 +118,15 @@ def run(verb: str, args: list[str]) -> int:
     return 0
 
 
-def _hydra_main(verb: str, args: list[str], job: Callable[[DictConfig], None]) -> None:
+def _hydra_main(command: str, args: list[str], job: Callable[[DictConfig], None]) -> None:
     argv, sys.argv = sys.argv, ["deme", *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, where they get their message
     try:
-        with config_errors(verb, args):
-            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+        with config_errors(command, args):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(job)()
     except SystemExit as error:
         if error.code not in (0, None):
             given = " ".join(arg for arg in args if arg not in QUIET_HYDRA)
-            raise BadConfig(f"bad options: {given}\ntype: deme {verb} --help") from error
+            raise BadConfig(f"bad options: {given}\ntype: deme {command} --help") from error
     finally:
         sys.argv = argv

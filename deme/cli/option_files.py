@@ -1,6 +1,6 @@
-"""What the files of conf/ say of themselves: keys, defaults and comments. Read as text: no Hydra.
+"""Keys, defaults and comments of the files of conf/, read as text without Hydra.
 
-`deme <command> --help`, completion and docs/generate.py show it.
+Used by `deme <command> --help`, completion and docs/generate.py.
 """
 
 import re
@@ -15,7 +15,7 @@ NOT_SHOWN = ("defaults", "hydra", "stage")
 
 
 class Key(NamedTuple):
-    """A key of an option file: its dotted path, its default as it is written, and its meaning."""
+    """A key of an option file: its dotted path, its default as written, and its description."""
 
     path: str
     default: str
@@ -23,7 +23,7 @@ class Key(NamedTuple):
 
 
 def keys_of(file: Path) -> Iterator[Key]:
-    """Yield the keys of an option file, groups without a default of their own among them."""
+    """Yield the keys of an option file, including groups without a default."""
     parents: list[tuple[int, str]] = []
     above: list[str] = []  # comment lines directly above a key
     lines = file.read_text().splitlines()
@@ -55,19 +55,19 @@ def header(file: Path) -> str:
     return " ".join(line for line in lines if not line.startswith("@package"))
 
 
-def purpose(verb: str) -> str:
-    """Return what the file of a command says that it does."""
-    return header(conf_dir() / f"{verb}.yaml").partition(": ")[2]
+def purpose(command: str) -> str:
+    """Return the description of a command from the top of its file in conf/."""
+    return header(conf_dir() / f"{command}.yaml").partition(": ")[2]
 
 
-def default_choices(verb: str) -> dict[str, str]:
-    """Return the option groups of a command with the options that it takes by default."""
-    text = (conf_dir() / f"{verb}.yaml").read_text()
+def default_choices(command: str) -> dict[str, str]:
+    """Return the option groups of a command with their default options."""
+    text = (conf_dir() / f"{command}.yaml").read_text()
     return {group: option for group, option in CHOICE.findall(text) if group != "optional"}
 
 
 def option_files(group: str) -> dict[str, Path]:
-    """Return the files of a group's options by name, those in folders as <folder>/<name>."""
+    """Return the files of a group's options by name; options in subfolders are <folder>/<name>."""
     folder = conf_dir() / group
     files = sorted(file for file in folder.rglob("*.yaml") if not file.name.startswith("."))
     named = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
@@ -75,5 +75,5 @@ def option_files(group: str) -> dict[str, Path]:
 
 
 def first_sentence(text: str) -> str:
-    """Return a text up to its first full stop, without that; "et al." and "..." are none."""
+    """Return a text up to the end of its first sentence; "et al." and "..." do not end one."""
     return re.split(r"(?<!\bal)(?<!\.)\.(?:\s|$)", text, maxsplit=1)[0]

@@ -1,6 +1,6 @@
-"""The jobs of a sweep: what became of each is noted, and told in a table when the sweep ends.
+"""The jobs of a sweep: each outcome is recorded, and a table of them is printed at the end.
 
-Jobs may run in other processes and on other machines, which all see the folder of the sweep.
+Jobs may run in other processes and on other machines, all of which can read the sweep's folder.
 """
 
 import json
@@ -32,7 +32,7 @@ MAX_ERROR = 60  # characters of an error in the table
 
 
 class SweepFolder(Callback):
-    """Notes the folder of a sweep: all its jobs see its disk, on whichever machine they run."""
+    """A Hydra callback that records the folder of the sweep, which all jobs can read."""
 
     found: ClassVar[list[Path]] = []
 
@@ -42,7 +42,7 @@ class SweepFolder(Callback):
 
 
 class Job(TypedDict):
-    """A job of a sweep: its swept values, the run or file that it made, and how it ended."""
+    """A job of a sweep: its swept values, the run or file that it wrote, and its outcome."""
 
     number: int
     job: str
@@ -53,18 +53,18 @@ class Job(TypedDict):
 
 
 def note_success(file: Path, number: int, swept: list[str], place: Path) -> None:
-    """Keep what a job made for the end of the sweep."""
+    """Record the result of a successful job for the end of the sweep."""
     _note(file, _job(number, swept, str(place), 0, ""))
 
 
 def note_failure(
     file: Path, number: int, swept: list[str], error: DemeError, cause: BaseException
 ) -> None:
-    """Say that a job failed, and keep it for the end of the sweep. `cause` is what was raised."""
+    """Log and record the failure of a job; `cause` is the exception that was raised."""
     place = run_of(cause)
     made = None if place is None else str(place)
     one = _job(number, swept, made, error.exit_code, str(error))
-    logger.error("%s", named(one).splitlines()[0])
+    logger.error("%s", failure_message(one).splitlines()[0])
     _note(file, one)
 
 
@@ -84,15 +84,15 @@ def _note(file: Path, job: Job) -> None:
 
 
 def jobs_in(file: Path) -> list[Job]:
-    """Return the jobs that were noted, in their order, and delete the file."""
+    """Return the recorded jobs in their order, and delete the file."""
     found = read_jsonl(file, Job)
     if found:
         file.unlink(missing_ok=True)
     return sorted(found, key=lambda job: job["number"])
 
 
-def named(job: Job) -> str:
-    """Return the message of a failure with the job's values and its run."""
+def failure_message(job: Job) -> str:
+    """Return the error message of a failed job, with its swept values and its run."""
     message, place = job["message"], job["place"]
     if place is not None:
         return f"{job['job']} ({place}): {message}"
@@ -105,15 +105,15 @@ def end_sweep(jobs: Sequence[Job]) -> None:
         print_result(summary(jobs))
     failures = [job for job in jobs if job["exit_code"]]
     for one in failures[1:]:
-        print_error(named(one))
+        print_error(failure_message(one))
     if failures:
         code = failures[0]["exit_code"]
         kind = next((kind for kind in ERRORS if kind.exit_code == code), DemeError)
-        raise kind(named(failures[0]))
+        raise kind(failure_message(failures[0]))
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """Return a table: what was swept, the state, the main numbers, the error, and the run."""
+    """Return a table of jobs: swept values, state, main numbers, error and run."""
     from deme.report.run_settings import Settings, differing
     from deme.report.run_table import BEST, number_columns
     from deme.report.terminal import aligned

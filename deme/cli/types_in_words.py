@@ -1,4 +1,4 @@
-"""The types of settings in words, and what is allowed, as their dataclasses declare them."""
+"""The types and bounds of settings in words, from the dataclasses that declare them."""
 
 import types
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def name_of(kind: Any, bounds: str = "") -> str:
 
 
 def type_at(kind: Any, path: str) -> tuple[str, bool]:
-    """Return in words the type of a settings dataclass's key, and whether it changes no result."""
+    """Return the type of a key in words, and whether the key cannot change a result."""
     neutral = False
     for name in path.split("."):
         inner = next(
@@ -67,7 +67,7 @@ def type_at(kind: Any, path: str) -> tuple[str, bool]:
 
 
 def described(kind: Any, name: str) -> tuple[str, str, str]:
-    """Return the type of a field in words, its meaning and an example ("" for neither)."""
+    """Return the type of a field in words, its description and an example ("" if missing)."""
     hint = get_type_hints(kind, include_extras=True)[name]
     texts = [one for one in get_args(hint) if getattr(one, "description", "")]
     about = texts[0] if texts else None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(config: dict[str, object]) -> Path:
-    """Draw the figure, write its numbers beside it, and return the picture's path.
+    """Draw the figure, write its numbers next to it, and return the picture's path.
 
     It is written as PNG and SVG, its table as CSV, the numbers that it is drawn from as JSON. With
     `plan=true` print what it costs, and return the current folder.

@@ -20,20 +20,35 @@ from deme.system import DATASETS, HUB, BadConfig, locate, logger
 T = TypeVar("T")
 
 
+def places_and_values(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arguments without "=", and the others as key -> value."""
+    values = dict(arg.split("=", 1) for arg in args if "=" in arg)
+    return [arg for arg in args if "=" not in arg], values
+
+
+def without_paths(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments, and apart from them the overrides of the `paths` group.
+
+    paths.runs= is the argument runs=.
+    """
+    args = [arg.removeprefix("paths.") if arg.startswith("paths.runs=") else arg for arg in args]
+    paths = [arg for arg in args if arg.startswith("paths.")]
+    return [arg for arg in args if arg not in paths], paths
+
+
 def split_args(args: Sequence[str], kind: type[T], what: str, usage: str) -> tuple[str, T]:
     """Return the only argument without "=", which names `what`, and the others as settings.
 
     Raises BadConfig.
     """
-    places = [arg for arg in args if "=" not in arg]
+    places, given = places_and_values(args)
     if len(places) != 1:
         raise BadConfig(f"one {what} is needed, got {len(places)}\ntype: {usage}")
-    given = dict(arg.split("=", 1) for arg in args if "=" in arg)
     return places[0], build(kind, given, texts=True)
 
 
 def log_without_effect(settings: RunSettings) -> None:
-    """Say which of the given settings have no effect."""
+    """Log which of the typed settings have no effect."""
     if words := settings.without_effect():
         logger.info(
             "%s: no effect, as these metrics need no generated images; with others, such as "
@@ -43,9 +58,9 @@ def log_without_effect(settings: RunSettings) -> None:
 
 
 def check_device(run: Run, compute: ComputeSettings) -> None:
-    """Raise BadConfig for a device that is not there, before a run that needs it has a directory.
+    """Raise BadConfig for a device that does not exist, before the run directory is created.
 
-    A CPU is always there; torch is not loaded to say so.
+    A CPU always exists; torch is not imported to check this.
     """
     if compute.accelerator != "cpu" and not run.done:
         from deme.builders import Compute
@@ -54,9 +69,9 @@ def check_device(run: Run, compute: ComputeSettings) -> None:
 
 
 def check_places(*options: Mapping[str, Any] | None) -> None:
-    """Raise MissingInput for an option whose `path` leads nowhere on this machine.
+    """Raise MissingInput for an option whose `path` does not exist on this machine.
 
-    What is on a hub is looked for by whoever downloads it.
+    Names on the Hugging Face Hub are checked when they are downloaded.
     """
     for place in (option.get("path") for option in options if option):
         if isinstance(place, str) and not place.startswith((HUB, DATASETS)):

@@ -1,6 +1,6 @@
 """`deme average`: average the snapshots of a training run, or the weights of several runs.
 
-The result is a model that every command takes as an input, as a merge is.
+Like a merge, the result can be the input of every other command.
 """
 
 from functools import cache
@@ -89,7 +89,7 @@ def _common(values: list[T]) -> T | None:
 
 
 def _name(folder: Path) -> str:
-    """Return what a model is called beside the others: its run, and its snapshot if it is one."""
+    """Return the name of a model among the others: its run, and its snapshot if it is one."""
     parts = folder.parts
     if "weights" not in parts[1:]:
         return folder.name

@@ -37,7 +37,7 @@ MUST_AGREE = ("n", "prompts", "reference", "implementation")
 
 
 class Differences(dict[str, Difference]):
-    """The paired difference of each metric. Printed, it is a table."""
+    """The paired difference of each metric; it prints as a table."""
 
     def __init__(self, found: Mapping[str, Difference], text: str) -> None:
         super().__init__(found)
@@ -76,9 +76,9 @@ def run(args: Sequence[str]) -> None:
 
 
 def differences(first: Sequence[str], second: Sequence[str]) -> Differences:
-    """Return the paired difference of each metric, first minus second, where there is one.
+    """Return the paired difference of each metric, first minus second, where it is defined.
 
-    Each is the directories of evaluations. Raises BadConfig, MissingInput.
+    Each argument lists the directories of evaluations. Raises BadConfig, MissingInput.
     """
     one, other = _paired(first, second)
     found = {
@@ -89,7 +89,7 @@ def differences(first: Sequence[str], second: Sequence[str]) -> Differences:
 
 
 def _paired(first: Sequence[str], second: Sequence[str]) -> tuple[Results, Results]:
-    """Return those evaluations of both that a difference is taken of."""
+    """Return the evaluations of both sides that have a counterpart with the same seeds."""
     one, other = read_evaluations(first), read_evaluations(second)
     _check_shared("sample_seed", one, other)
     paired = {cell.sample_seed for cell in one} & {cell.sample_seed for cell in other}
@@ -103,7 +103,10 @@ def _paired(first: Sequence[str], second: Sequence[str]) -> tuple[Results, Resul
 
 
 def _shared_metrics(one: Results, other: Results) -> list[str]:
-    """Return the metrics that all have. Raises BadConfig for one that is not the same in all."""
+    """Return the metrics that all evaluations have.
+
+    Raises BadConfig for a metric that was computed differently in some of them.
+    """
     results = (*one.values(), *other.values())
     shared = [
         metric

@@ -1,13 +1,15 @@
 """`deme convert`: convert a DDPM checkpoint of the original layout to a diffusers folder."""
 
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 from pydantic.dataclasses import dataclass
 
+from deme.commands import ARGUMENTS
 from deme.commands.arguments import split_args
-from deme.runs import STRICT, Name, Switch
-from deme.runs.settings.base import Pixels, key
+from deme.runs import STRICT, Name
+from deme.runs.settings.base import key
+from deme.runs.settings.sources import ConversionSettings
 from deme.system import (
     BadConfig,
     DemeError,
@@ -22,7 +24,6 @@ from deme.system import (
     read_json,
 )
 
-USAGE = " <checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]"
 KINDS = {
     True: "a moving average",
     False: "raw weights, no moving average",
@@ -31,31 +32,24 @@ KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class ConvertSettings:
+class ConvertSettings(ConversionSettings):
     """deme convert."""
 
     out: Annotated[Name, key("The folder to write.", "models/mine")]
-    beta_schedule: Annotated[
-        Literal["linear", "scaled_linear", "squaredcos_cap_v2"],
-        key("Noise schedule of the model.", "scaled_linear"),
-    ] = "linear"
-    size: Annotated[
-        Pixels | None, key("Pixels per side, if the checkpoint does not say so.", 256)
-    ] = None
-    ema: Annotated[
-        Switch | None,
-        key("Whether the weights are averaged, if the checkpoint does not say so.", False),
-    ] = None
 
 
 def run(words: list[str]) -> None:
-    """Convert unless it is done."""
-    convert_checkpoint(*_parse(words))
+    """Convert unless it is done. Raises BadConfig, MissingInput, WorkFailed."""
+    usage = f"deme convert {ARGUMENTS['convert']}"
+    place, settings = split_args(words, ConvertSettings, "checkpoint", usage)
+    source = locate(place)
+    if not source.is_file():
+        raise MissingInput(f"{source} is a folder; deme convert takes the file of a checkpoint")
+    convert_checkpoint(source, expanded(settings.out), settings)
 
 
-def convert_checkpoint(source: Path, settings: ConvertSettings) -> None:
-    """Convert a checkpoint unless it is done. Raises BadConfig, WorkFailed."""
-    out = expanded(settings.out)
+def convert_checkpoint(source: Path, out: Path, settings: ConversionSettings) -> None:
+    """Convert a checkpoint unless that is already done. Raises BadConfig, WorkFailed."""
     origin: dict[str, object] = {
         "from": "the original DDPM layout",
         "file": source.name,
@@ -84,15 +78,7 @@ def _refuse(out: Path) -> NoReturn:
     )
 
 
-def _parse(words: list[str]) -> tuple[Path, ConvertSettings]:
-    place, settings = split_args(words, ConvertSettings, "checkpoint", f"deme convert{USAGE}")
-    source = locate(place)
-    if not source.is_file():
-        raise MissingInput(f"{source} is a folder; deme convert takes the file of a checkpoint")
-    return source, settings
-
-
-def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) -> bool:
+def _is_ours(out: Path, origin: dict[str, object], settings: ConversionSettings) -> bool:
     """Whether `out` is what this command would write."""
     about = read_about(out)
     if about.get("converted") != origin or settings.ema not in (None, about.get("ema")):
@@ -101,7 +87,7 @@ def _is_ours(out: Path, origin: dict[str, object], settings: ConvertSettings) ->
 
 
 def _convert(
-    source: Path, out: Path, origin: dict[str, object], settings: ConvertSettings
+    source: Path, out: Path, origin: dict[str, object], settings: ConversionSettings
 ) -> bool | None:
     """Write the folder; return whether its weights are a moving average."""
     from deme.models.checkpoint import StateDict, load_into, read_pickle

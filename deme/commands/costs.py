@@ -1,4 +1,4 @@
-"""How long the runs of a suite take, from finished runs here, else the suite's estimate."""
+"""How long the runs of a suite take, from finished runs on this machine, else from its estimate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from deme.system import DemeError
 
 @dataclass(frozen=True)
 class Rate:
-    """Seconds that a forward pass takes in one process, and whether finished runs say so."""
+    """Seconds per forward pass in one process, and whether finished runs measured it."""
 
     seconds: float
     is_measured: bool
 
 
 def rate_of(suite: Suite, states: Mapping[Node, str], passes: Mapping[Node, int]) -> Rate | None:
-    """Return how fast a suite's runs are; None if nothing says it."""
+    """Return the speed of a suite's runs; None if neither finished runs nor the suite give it."""
     done = [node for node, state in states.items() if state == "done" and passes[node]]
     seconds = sum(seconds_of(node.run.path) for node in done if node.run is not None)
     if done and seconds:
@@ -27,14 +27,14 @@ def rate_of(suite: Suite, states: Mapping[Node, str], passes: Mapping[Node, int]
 
 @dataclass
 class TimeLeft:
-    """The time that the runs of a suite still take in several processes, as runs are finished."""
+    """The remaining time of a suite's runs in several processes, updated as runs finish."""
 
     suite: Suite
     jobs: int
     passes: dict[Node, int] = field(default_factory=dict)
 
     def seconds(self) -> float | None:
-        """Return it, None if it is not known: no rate, or a row whose cost cannot be said."""
+        """Return the remaining seconds; None if the rate or the cost of a row is unknown."""
         states = {node: node.state for node in self.suite.nodes}
         try:
             for node, state in states.items():

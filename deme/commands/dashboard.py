@@ -1,6 +1,6 @@
-"""`deme dashboard`: make a workspace of Weights & Biases for a suite that `deme publish` has sent.
+"""`deme dashboard`: create a Weights & Biases workspace for a suite sent with `deme publish`.
 
-Without a key it writes the specification of the workspace as a JSON file.
+Without an API key it writes the specification of the workspace as a JSON file.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ EXAMPLE = "deme dashboard experiments/digits entity=<user or team>"
 
 
 def run(args: Sequence[str]) -> None:
-    """Write the specification, and upload it where there is a key. Raises MissingInput."""
+    """Write the specification, and upload it if there is an API key. Raises MissingInput."""
     from deme.tracking.dashboard import is_online, make_workspace, save
 
     place, options = split_args(args, DashboardOptions, "suite", EXAMPLE)

@@ -12,7 +12,6 @@ from deme.commands.arguments import check_places, output_file
 from deme.runs import LIBRARIES, DoctorSettings, build, check_options, instantiate
 from deme.system import (
     WorkFailed,
-    cache_folder,
     conf_dir,
     files,
     print_result,
@@ -107,7 +106,7 @@ def _self_test() -> None:
 
 
 def _data(data: "ImageData", num_images: int, out: Path) -> None:
-    """Say what the pixels of a data set are, and write a grid of evenly spaced training images."""
+    """Print pixel statistics, and write a grid of evenly spaced training images."""
     from deme.sampling.grid import image_grid
 
     count = min(num_images, len(data.train))
@@ -133,18 +132,9 @@ def _passport(
         refuse_contradicted,
     )
 
-    option = settings.model or {}
-    if "path" not in option:
+    if "path" not in (settings.model or {}):
         return
-    passport = load_passport(
-        option,
-        settings.data or {},
-        settings.passport.num_images,
-        model,
-        data,
-        device,
-        cache_folder(settings.paths),
-    )
+    passport = load_passport(settings, model, data, device, settings.passport.num_images)
     for line in format_passport(passport):
         print_result(f"passport: {line}")
     for row in passport["fits"][:6]:

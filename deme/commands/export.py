@@ -7,8 +7,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from deme.runs import ExportSettings, build, log_weights, weights_folder
 from deme.system import (
     BadConfig,
@@ -22,6 +20,7 @@ from deme.system import (
     logger,
     print_result,
     read_about,
+    size_text,
 )
 
 # What the command that uploads repeats, where it differs.
@@ -155,11 +154,12 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
     sizes = {p: p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     if settings.dry_run:
         print_result(
-            f"would upload {len(sizes)} files, {decimal(sum(sizes.values()))}, to {name} (made as "
-            f"a {'private' if settings.private else 'public'} repository if it does not exist):"
+            f"would upload {len(sizes)} files, {size_text(sum(sizes.values()))}, to {name} "
+            f"(made as a {'private' if settings.private else 'public'} repository if it does not "
+            "exist):"
         )
         for path, size in sizes.items():
-            print_result(f"  {decimal(size):>10}  {path.relative_to(folder)}")
+            print_result(f"  {size_text(size):>10}  {path.relative_to(folder)}")
         words = [f"run={settings.run}", f"out={settings.out}"]
         words += [
             f"{key}={getattr(settings, key)}"

@@ -14,6 +14,7 @@ from deme.commands.improve_budget import Budget
 from deme.commands.improve_power import log_loss_power, log_power, loss_differences
 from deme.commands.improve_work import Candidate, Work, decisive_metric
 from deme.report.rows import difference_of
+from deme.report.run_numbers import judged_table, tried_table
 from deme.report.statistics import mean_of, smallest_detectable
 from deme.report.tables import difference_cells
 from deme.report.terminal import text_table
@@ -23,7 +24,6 @@ from deme.runs import (
     ImproveSettings,
     Outcome,
     Run,
-    Tried,
     build,
     compose_stage,
     ideas_of,
@@ -49,7 +49,6 @@ from deme.tracking import Mirror
 # With 50 held-out images a converged model is called better in 2.4% of simulations (5.5% with
 # lognormal losses), with 20 images in 7%, with 200 in 4%; the aim is 2.5%.
 MIN_HELD_OUT = 50
-METRIC_COLUMNS = ("metric", "before", "after", "difference (95% interval)", "verdict")
 
 
 def run(config: dict[str, object]) -> Path:
@@ -199,18 +198,9 @@ def _compared(
 
 def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) -> None:
     metric, idea, weights = outcome["metric"], outcome["idea"], outcome["weights"]
-    columns = ("idea", f"{metric} on validation images", "forward passes", "seconds", "")
-    lines = [_tried_line(each, idea) for each in outcome["tried"]]
-    print_result(text_table(f"What was tried in {duration(seconds)}", columns, lines))
-    number = outcome.get("num_test_images")
-    title = "before finetuning" if idea == BASE_IDEA else f"{idea} against the base"
-    title += f", {number:,} test images" if number else ""
-    rows = [
-        [name, *(f"{row[key]:.{digits_for(row['before'])}f}" for key in ("before", "after")),
-         row["difference"], row["verdict"]]
-        for name, row in outcome["metrics"].items()
-    ]  # fmt: skip
-    print_result(text_table(title, METRIC_COLUMNS, rows))
+    tried = tried_table(outcome)
+    print_result(text_table(*tried._replace(title=f"{tried.title} in {duration(seconds)}")))
+    print_result(text_table(*judged_table(outcome)))
     if any("(1 seed)" in row["verdict"] for row in outcome["metrics"].values()):
         print_result("1 seed: the verdict is about these weights; another seed gives other weights")
     what = f"{idea} (merge weights {weights})" if weights else idea
@@ -231,16 +221,3 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
         f"the folder {settings.out} was not written\n"
         "more images, more steps (hours=<n>) or a different lr=<n> may help"
     )
-
-
-def _tried_line(tried: Tried, best: str) -> list[str]:
-    """Return the texts of an idea: its score, its cost and whether it was chosen or left out."""
-    score, left_out = tried["score"], tried.get("left_out")
-    text = "--" if score is None else f"{score:.{digits_for(score)}f}"
-    if tried["idea"] == BASE_IDEA:
-        return ["before finetuning", text, "", "", ""]
-    if left_out:
-        return [tried["idea"], text, "", "", f"left out: {left_out}"]
-    note = "chosen" if tried["idea"] == best else tried.get("note", "")
-    passes, seconds = tried["num_forward_passes"], tried["seconds"]
-    return [tried["idea"], text, f"{passes:,}", f"{seconds:,.0f}", note]

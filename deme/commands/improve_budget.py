@@ -1,4 +1,4 @@
-"""The time of `deme improve`: which ideas and how many training steps fit into it."""
+"""The time budget of `deme improve`: which ideas and how many training steps fit into it."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ class Budget:
         self.passes = passes_per_step(work.settings)
         self.plan: TrialPlan | None = None
         self.left_out: dict[str, str] = {}  # ideas that the time is too short for, and why
-        self.began, self.before = time.monotonic(), _seconds(work.run.path)
+        self.began, self.before = time.monotonic(), seconds_of(work.run.path)
         self.verdict = self.scoring = self.search = 0.0  # seconds
         self.planned = self.taken = 0.0  # seconds of the ideas that this command has tried
 
@@ -49,11 +49,11 @@ class Budget:
         return self.before + time.monotonic() - self.began
 
     def num_steps(self, evaluations: Sequence[Path]) -> int:
-        """Return the optimizer steps of an expert; those that fit are kept in plan.json.
+        """Return the optimizer steps per expert that fit into the time; plan.json stores them.
 
-        0 if nothing is trained. Raises BadConfig where no idea fits into the time.
+        0 if nothing is trained. Raises BadConfig if no idea fits into the time.
         """
-        each = [_seconds(evaluation) for evaluation in evaluations]
+        each = [seconds_of(evaluation) for evaluation in evaluations]
         self.verdict, self.scoring = sum(each), fmean(each) * self.work.chooses
         given, steps = self.settings.steps_per_expert, self.settings.steps_per_expert or 0
         if not self.passes:
@@ -145,7 +145,7 @@ class Budget:
     def _planned(self, evaluations: Sequence[Path]) -> TrialPlan:
         """Return the ideas and steps that fit into the time.
 
-        What is too long whatever the pace is left out before trial runs measure the pace.
+        Ideas that are too long at any speed are left out before trial runs measure the speed.
         """
         search = _search_seconds(self.settings, evaluations, 0.0)  # of generated images alone
         costs = Costs(self.settings, 0.0, 0.0, self.scoring, search)
@@ -164,16 +164,16 @@ class Budget:
 
     @property
     def available(self) -> float:
-        """The seconds that are planned for the ideas: without those spent, and of the verdict."""
+        """The seconds left for ideas: the budget less the time spent and that of the verdict."""
         if self.hours is None:
             return math.inf
         return SHARE * 3600 * self.hours - self.seconds - self.verdict
 
     def _fitting(self, costs: "Costs", ideas: list[str], alone: bool = False) -> list[str]:
-        """Return the ideas that fit into the time with the fewest steps, the dearest left out.
+        """Return the ideas that fit into the time with the fewest steps; drop the most expensive.
 
-        `alone`: only those are left out that are too long by themselves. Raises BadConfig where no
-        idea is left.
+        `alone`: leave out only ideas that are too long by themselves. Raises BadConfig if no idea
+        fits.
         """
         kept, available = [*ideas], self.available
         while dear := {idea: costs.of([idea]) for idea in kept if idea != "average"}:
@@ -192,7 +192,7 @@ class Budget:
         return kept
 
     def _why(self, costs: "Costs", idea: str) -> str:
-        """Return why an idea is left out, with what it takes and what to type to include it."""
+        """Return why an idea is left out: the time it takes, and what to type to include it."""
         takes = f"it takes {duration(costs.of([idea]))} at least"
         cheaper = ""
         if idea == "merge" and costs.search > costs.of([idea]) / 2:
@@ -205,7 +205,7 @@ class Budget:
         )
 
     def _hours_for(self, seconds: float) -> str:
-        """Return the hours, rounded up, in which ideas fit that take these seconds."""
+        """Return the hours, rounded up, that are needed for ideas that take `seconds`."""
         hours = (seconds + self.seconds + self.verdict) / SHARE / 3600
         digits = 1 - math.floor(math.log10(hours))
         return f"{math.ceil(hours * 10**digits) / 10**digits:g}"
@@ -225,7 +225,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Costs:
-    """What the parts of ideas take, in seconds."""
+    """The durations of the parts of ideas, in seconds."""
 
     settings: ImproveSettings
     per_pass: float  # a forward pass of a batch in training
@@ -234,7 +234,7 @@ class Costs:
     search: float  # for merge weights
 
     def of(self, ideas: Sequence[str], num_steps: int = MIN_STEPS) -> float:
-        """Return what some ideas take together, with these optimizer steps of an expert."""
+        """Return the seconds that some ideas take together, with `num_steps` steps per expert."""
         passes = sum(passes_per_step(self.settings, ideas).values())
         return (
             num_steps * self.settings.num_ranges * passes * self.per_pass
@@ -245,17 +245,13 @@ class Costs:
 
 
 def _is_refused(plan: TrialPlan) -> bool:
-    """Whether a plan is one of an earlier version, which left no idea out and went no further."""
+    """Whether an earlier version refused the plan, instead of leaving ideas out."""
     return "left_out" not in plan and plan["num_steps"] < MIN_STEPS
 
 
 def _trial_seconds(work: Work, steps: int) -> float:
     row = expert_row("trial", work.settings, steps, (0,))
-    return _seconds(work.make_row(work.suite(row), "trial")[0].path)
-
-
-def _seconds(run: Path) -> float:
-    return seconds_of(run)
+    return seconds_of(work.make_row(work.suite(row), "trial")[0].path)
 
 
 def _search_seconds(
@@ -265,7 +261,7 @@ def _search_seconds(
 
     Images are generated at the pace of the evaluations, and losses computed at that of training.
     """
-    evaluation, evaluated = fmean(map(_seconds, evaluations)), frozen_config(evaluations[0])
+    evaluation, evaluated = fmean(map(seconds_of, evaluations)), frozen_config(evaluations[0])
     num_merges = (round(1 / settings.search.step) + 1) ** settings.num_ranges
     images, steps = settings.search.num_images, evaluated["sampler"].get("num_inference_steps", 1)
     if settings.metrics.features:

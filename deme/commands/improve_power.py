@@ -1,4 +1,4 @@
-"""The power of `deme improve`: the improvement that its verdict detects with 80% power."""
+"""The power of `deme improve`: the smallest improvement that its verdict detects with 80% power."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from deme.system import digits_for, logger
 
 
 def log_power(evaluations: Sequence[Path]) -> None:
-    """Log the deciding metric of the base and, for a distance, which improvement is detected.
+    """Log the deciding metric of the base and, for a distance, the smallest detectable improvement.
 
-    That is computed from the spread of the base alone. Losses are compared image by image, which
-    finds far smaller differences: `log_loss_power`.
+    It is computed from the spread of the base alone. A loss is compared image by image, which
+    detects far smaller differences: `log_loss_power`.
     """
     found = read_evaluations(list(map(str, evaluations)))
     metric = decisive_metric(next(iter(found.values()))["metrics"])
@@ -33,10 +33,10 @@ def log_power(evaluations: Sequence[Path]) -> None:
 
 
 def log_loss_power(work: Work, idea: str, evaluation: Path) -> None:
-    """Log which improvement of the loss is found, from an idea's differences on validation images.
+    """Log the smallest detectable improvement of the loss, from an idea's validation differences.
 
-    Nothing is logged where the loss does not decide, or where nothing is chosen. `evaluation` is
-    that of the base on the test images.
+    Nothing is logged if the loss does not decide, or if no choice is made. `evaluation` is that of
+    the base on the test images.
     """
     measured = read_metrics(evaluation)
     if decisive_metric(measured) != "loss" or not {BASE_IDEA, idea} <= work.scored.keys():
@@ -51,7 +51,7 @@ def log_loss_power(work: Work, idea: str, evaluation: Path) -> None:
 
 
 def loss_differences(before: Path, after: Path) -> list[float]:
-    """Return the loss of each image minus the other's: of the same image, timesteps and noise."""
+    """Return the loss of each image, first minus second, at the same timesteps and noise."""
     from deme.system.tensors import TensorFile
 
     new, old = (

@@ -67,7 +67,7 @@ class Work:
         self.settings, self.run = settings, run
         self.runs, self.name = run.path.parent, run.path.name  # <run>/<stage>/ has its runs
         shared = {key: run.config[key] for key in SHARED_KEYS}
-        # held-out images judge in the end; a statistics file may be of other images
+        # the verdict uses held-out images; a statistics file may be of other images
         shared["metrics"] = {**shared["metrics"], "reference": "held_out", "statistics": {}}
         steps = min(SEARCH_STEPS, settings.sampler.get("num_inference_steps", SEARCH_STEPS))
         search = {**shared, "sampler": {**shared["sampler"], "num_inference_steps": steps}}
@@ -135,7 +135,7 @@ class Work:
             return stage_function(stage)(placed(config, self.runs, inputs, {}))
 
     def evaluate(self, name: str, model: Path | None, seed: int | None = None) -> list[Path]:
-        """Measure a model, or the given one, for the verdict: a run for each sampling seed.
+        """Measure a model (None: the base) for the verdict: a run for each sampling seed.
 
         That is on half of the held-out images where the others choose. `seed`: of finetuning.
         """
@@ -147,7 +147,7 @@ class Work:
         ]
 
     def score(self, name: str, model: Path | None) -> float:
-        """Return the loss, or the distance of images, of a model, or the given one, for the choice.
+        """Return the loss or the distance of a model (None: the base) on validation images.
 
         That is on the other half of the held-out images. The seed of generated images is neither
         that of a verdict nor that of the search for merge weights.
@@ -207,7 +207,7 @@ class Work:
         return any(node.state not in ("ready", *BLOCKED) for node in nodes)
 
     def try_idea(self, idea: str, num_steps: int) -> Candidate | Tried:
-        """Make the model of an idea and score it; return why it is left out if that fails.
+        """Make and score the model of an idea; if that fails, return why the idea is left out.
 
         A merge whose best weights are all 0 is the base, and is not measured again.
         """

@@ -1,6 +1,6 @@
-"""`deme ls`: list runs with their states, the settings that differ, and their numbers.
+"""`deme ls`: list runs with their states, the settings that differ, and their main numbers.
 
-Filters are <key>=<value> on a state, a stage, a label or a setting.
+Filters are <key>=<value> for a state, a stage, a label or a setting.
 """
 
 import csv
@@ -12,10 +12,19 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from deme.commands.arguments import places_and_values
 from deme.commands.places import runs_place
 from deme.report.escape import csv_text
 from deme.report.run_settings import Settings, differing, find_key, in_order
-from deme.report.run_table import Column, columns_of, counts, record_of, render, sorted_by
+from deme.report.run_table import (
+    Column,
+    columns_of,
+    counts,
+    order_by,
+    record_of,
+    render,
+    reordered,
+)
 from deme.report.terminal import terminal_width
 from deme.runs import build
 from deme.runs.labels import value_text
@@ -24,24 +33,26 @@ from deme.runs.settings.listing import ListOptions
 from deme.system import BadConfig, did_you_mean, print_result
 
 OPTIONS = ("runs", "sort", "json", "csv")
-ABOUT = ("state", "stage", "suite", "name")  # what can be filtered beside settings and labels
+ABOUT = ("state", "stage", "suite", "name")  # filters other than settings and labels
 USAGE = "deme ls digits state=done sort=loss"
 
 
 def run(args: Sequence[str]) -> None:
     """Print the table of the runs that pass all filters. Raises BadConfig, MissingInput."""
-    given = dict(arg.split("=", 1) for arg in args if "=" in arg)
+    places, given = places_and_values(args)
     options = build(ListOptions, {key: given[key] for key in given if key in OPTIONS}, texts=True)
-    place = runs_place([arg for arg in args if "=" not in arg], options.runs, USAGE)
+    place = runs_place(places, options.runs, USAGE)
     runs = list_runs(place)
     settings = Settings(runs)
     for key in (key for key in given if key not in OPTIONS):
         runs = filtered(runs, settings, key, given[key])
-    runs = in_order(runs, settings, differing(runs, settings))
-    columns = columns_of(runs, settings)
+    keys = differing(runs, settings)
+    runs = in_order(runs, settings, keys)
+    columns = columns_of(runs, settings, keys)
     if options.sort is not None:
-        runs = _sorted(runs, columns, options.sort)
-        columns = columns_of(runs, settings)
+        order = order_by(_column(columns, options.sort), options.sort.startswith("-"))
+        runs = [runs[index] for index in order]
+        columns = [reordered(column, order) for column in columns]
     if options.json:
         print(json.dumps([record_of(run, settings) for run in runs], indent=2))
     elif options.csv:
@@ -51,9 +62,10 @@ def run(args: Sequence[str]) -> None:
 
 
 def filtered(runs: list[ListedRun], settings: Settings, key: str, wanted: str) -> list[ListedRun]:
-    """Return the runs whose state, stage, label or setting `key` has one of the wanted values.
+    """Return the runs whose state, stage, label or setting `key` matches one of the wanted values.
 
-    These are separated by commas, and may hold * and ?. Raises BadConfig for an unknown key.
+    `wanted`: values separated by commas, with the wildcards * and ?. Raises BadConfig for an
+    unknown key.
     """
     if key in ABOUT:
         if key == "state" and not {*wanted.split(",")} <= {*STATES}:
@@ -79,7 +91,7 @@ def filtered(runs: list[ListedRun], settings: Settings, key: str, wanted: str) -
 
 
 def _is_wanted(value: object, wanted: str) -> bool:
-    """Whether a value is one of those that are separated by commas; 5e-4 is 0.0005."""
+    """Whether a value matches one of several separated by commas; 5e-4 matches 0.0005."""
     texts = {str(value), value_text(value)}
     for pattern in wanted.split(","):
         if any(fnmatchcase(text, pattern) for text in texts):
@@ -93,18 +105,18 @@ def _is_wanted(value: object, wanted: str) -> bool:
     return False
 
 
-def _sorted(runs: list[ListedRun], columns: Sequence[Column], typed: str) -> list[ListedRun]:
-    names = [column.key for column in columns]
-    found = find_key(typed.removeprefix("-"), names)
+def _column(columns: Sequence[Column], sort: str) -> Column:
+    """Return the column that `sort=<name>` or `sort=-<name>` means. Raises BadConfig."""
+    typed, names = sort.removeprefix("-"), [column.key for column in columns]
+    found = find_key(typed, names)
     if len(found) != 1:
-        near = did_you_mean(typed.removeprefix("-"), names)
-        raise BadConfig(f"no column {typed.removeprefix('-')}; {near}allowed: {', '.join(names)}")
-    sign = "-" if typed.startswith("-") else ""
-    return sorted_by(runs, columns, sign + found[0])
+        near = did_you_mean(typed, names)
+        raise BadConfig(f"no column {typed}; {near}allowed: {', '.join(names)}")
+    return columns[names.index(found[0])]
 
 
 def _csv(runs: Sequence[ListedRun], columns: Sequence[Column]) -> str:
-    """Return a line for each run; numbers are not rounded."""
+    """Return the runs as CSV, one line each; numbers are not rounded."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", *(column.key for column in columns)])

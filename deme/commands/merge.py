@@ -148,7 +148,7 @@ def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge")
         logger.info(
             "the projections are multiplied into their layers: stock diffusers loads the result"
             if fold is not None
-            else "the projections stay beside the network: only deme's loader applies them"
+            else "the projections are stored next to the network: only deme's loader applies them"
         )
 
 

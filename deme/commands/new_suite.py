@@ -1,6 +1,7 @@
 """`deme new-suite`: write a suite file to start from, for your own model and images.
 
-Its rows are those to choose from; `deme plan <file>` says what they cost. No file is replaced.
+It has the rows of all methods, to choose from; `deme plan <file>` prints their cost. An existing
+file is not replaced.
 """
 
 import json
@@ -12,6 +13,8 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
+from deme.commands import ARGUMENTS
+from deme.commands.arguments import places_and_values
 from deme.runs import STRICT, Name, build, options
 from deme.runs.settings.base import key
 from deme.system import (
@@ -27,13 +30,13 @@ from deme.system import (
     print_result,
 )
 
-USAGE = "data=<folder> model=<folder> [out=suite.yaml]"
+USAGE = f"deme new-suite {ARGUMENTS['new-suite']}"
 TEMPLATE = PACKAGE / "assets" / "new_suite.yaml"
 BATCH = 64
 EXPERTS = 4
-PASSES = 20  # over the training images, of an expert
+PASSES = 20  # epochs of an expert
 FEWEST, MOST = 500, 20_000  # optimizer steps of an expert; the most are the paper's
-UNKNOWN = 2000  # of images that are not counted here: a data set, an LMDB, the Hub
+UNKNOWN = 2000  # steps if the images cannot be counted: a data set, an LMDB, the Hub
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,12 +49,12 @@ class NewSuiteSettings:
 
 
 def run(words: list[str]) -> None:
-    """Write the file. Raises BadConfig if it exists, MissingInput without model or data."""
-    if loose := [word for word in words if "=" not in word]:
-        raise BadConfig(f"{loose[0]!r} is not <key>=<value>\ntype: deme new-suite {USAGE}")
-    given = dict(word.split("=", 1) for word in words)
+    """Write the file. Raises BadConfig if it exists, MissingInput if model or data do not exist."""
+    loose, given = places_and_values(words)
+    if loose:
+        raise BadConfig(f"{loose[0]!r} is not <key>=<value>\ntype: {USAGE}")
     if absent := [key for key in ("data", "model") if key not in given]:
-        raise BadConfig(f"{' and '.join(absent)} must be given\ntype: deme new-suite {USAGE}")
+        raise BadConfig(f"{' and '.join(absent)} must be given\ntype: {USAGE}")
     settings = build(NewSuiteSettings, given, texts=True)
     out = expanded(settings.out)
     if out.suffix not in (".yaml", ".yml"):
@@ -89,7 +92,7 @@ def suite_text(settings: NewSuiteSettings) -> str:
 
 
 def expert_steps(data: str) -> int:
-    """Return the optimizer steps of an expert, which sees every image about `PASSES` times."""
+    """Return the optimizer steps of an expert: about `PASSES` passes over the training images."""
     if data in options("data") or data.startswith(DATASETS):
         return UNKNOWN
     count = len(list_files(locate(data)).files)
@@ -98,7 +101,7 @@ def expert_steps(data: str) -> int:
 
 
 def _check_place(group: str, value: str) -> None:
-    """Raise MissingInput for neither an option nor a place that exists, if that can be known."""
+    """Raise MissingInput for a name that is neither an option nor an existing place."""
     if value not in options(group) and ":" not in value and not exists(value):
         raise MissingInput(
             f"{group}={value} does not exist and is not an option of conf/{group}\n"

@@ -1,4 +1,4 @@
-"""Where runs are: what a user calls a suite, a folder or a run, as a directory."""
+"""Find the directory of a suite, a folder of runs or a run from what a user typed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from deme.system import (
     locate_suite,
 )
 
-FEWEST = 4  # characters of a run's id that find it
+FEWEST = 4  # characters of an id, to find a run by it
 
 
 def runs_place(places: Sequence[str], runs: str, usage: str) -> Path:
-    """Return the folder that a command looks for runs in: that of all, of a suite, or a given one.
+    """Return the folder in which a command looks for runs: all runs, those of a suite, or a folder.
 
-    A suite is a name below the folder of all runs, or the suite file, such as experiments/digits.
-    Raises BadConfig, MissingInput.
+    A suite is given by its name below `runs` or by its file, such as experiments/digits. Raises
+    BadConfig, MissingInput.
     """
     if len(places) > 1:
         raise BadConfig(
@@ -53,7 +53,7 @@ def runs_place(places: Sequence[str], runs: str, usage: str) -> Path:
 
 
 def run_place(name: str, runs: str) -> Path:
-    """Return the directory of a run that is given by its path, its name or the start of its id.
+    """Return the directory of a run from its path, its name or the first characters of its id.
 
     Raises BadConfig, MissingInput.
     """
@@ -78,7 +78,7 @@ def run_place(name: str, runs: str) -> Path:
 
 
 def _suite_name(place: str) -> str | None:
-    """Return the name of the suite that a file or folder describes, None for another folder."""
+    """Return the name of the suite that a file or folder describes, None if it describes none."""
     file = locate_suite(expanded(place))
     if not (file.is_file() or (file / "suite.yaml").is_file()):
         return None

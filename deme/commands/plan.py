@@ -1,6 +1,6 @@
-"""`deme plan`: show what a table needs: runs that are done or missing, cost, time, memory, power.
+"""`deme plan`: show the runs, cost, time, memory and power of a table, done and missing.
 
-Nothing is started. Power is the smallest difference that the table could find.
+Nothing is started. Power is the smallest difference that the table can detect.
 """
 
 from collections import Counter
@@ -112,7 +112,7 @@ def _power_of(settings: SuiteSettings, metric: str, sd: PairedSpread, num_bases:
 
 
 def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_runs: bool) -> str:
-    """Return a line for each row of the table, or for each of its runs, in the suite's order."""
+    """Return a line per row of the table, or per run, in the order of the suite."""
     lines = []
     rows: dict[str, list[Node]] = {}
     for node in _in_suite_order(suite):
@@ -133,7 +133,7 @@ def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_r
 
 
 def _in_suite_order(suite: Suite) -> list[Node]:
-    """Return the runs base by base, those of no base first, and in the order of their rows."""
+    """Return the runs base by base, those without a base first, in the order of their rows."""
     bases = {name: number for number, name in enumerate([None, *suite.settings.bases])}
     rows = {row.name: number for number, row in enumerate(suite.settings.rows)}
     return sorted(suite.nodes, key=lambda node: (bases[node.base_name], rows[node.row]))

@@ -1,4 +1,4 @@
-"""How `deme prepare` puts a file in its place: linked or copied, unpacked, converted, or made."""
+"""How `deme prepare` installs a file: linked or copied, unpacked, converted, or computed."""
 
 import contextlib
 import os
@@ -9,35 +9,26 @@ import zlib
 from pathlib import Path
 
 from deme.commands import stage_function
-from deme.commands.convert import ConvertSettings, convert_checkpoint
-from deme.commands.prepare_items import Item, place_of, what_lacks
+from deme.commands.convert import convert_checkpoint
+from deme.commands.prepare_items import Item, missing_content, place_of
 from deme.runs import SourceSettings, Suite, compose_stage, suite_sources
 from deme.system import WorkFailed, disk_errors, files, first_line, logger, make_parents
 
 
 def install(raw: Path, item: Item, source: SourceSettings) -> None:
-    """Unpack, convert or take over a file that is checked. Raises WorkFailed, BadConfig."""
+    """Unpack, convert, link or copy a checked file to its place. Raises WorkFailed, BadConfig."""
     if source.convert is not None:
         logger.info("converting %s", raw)
-        about = source.convert
-        convert_checkpoint(
-            raw,
-            ConvertSettings(
-                out=str(item.path),
-                ema=about.ema,
-                size=about.size,
-                beta_schedule=about.beta_schedule,
-            ),
-        )
+        convert_checkpoint(raw, item.path, source.convert)
     elif source.unpack:
         logger.info("unpacking %s", raw)
         files.write_folder(item.path, lambda partial: _unpack(raw, partial, source))
     else:
-        take_over(raw, item, source)
+        install_finished(raw, item, source)
 
 
 def _unpack(archive: Path, folder: Path, source: SourceSettings) -> None:
-    """Unpack an archive; a single folder in it stands for what it holds."""
+    """Unpack an archive; if it contains a single folder, the contents of that folder."""
     try:
         if zipfile.is_zipfile(archive):
             shutil.unpack_archive(archive, folder, "zip")
@@ -49,23 +40,23 @@ def _unpack(archive: Path, folder: Path, source: SourceSettings) -> None:
         raise WorkFailed(f"{archive} cannot be unpacked: {first_line(error)}") from error
     inside = list(folder.iterdir())
     if len(inside) == 1 and inside[0].is_dir():
-        aside = inside[0].rename(folder / ".only")  # which may hold something of its own name
+        aside = inside[0].rename(folder / ".only")  # it may contain an entry with its own name
         for entry in list(aside.iterdir()):
             entry.rename(folder / entry.name)
         aside.rmdir()
-    if lacking := what_lacks(folder, source):
-        raise WorkFailed(f"{archive} does not hold {lacking}: it is another archive than expected")
+    if lacking := missing_content(folder, source):
+        raise WorkFailed(f"{archive} does not contain {lacking}: it is not the expected archive")
 
 
-def take_over(found: Path, item: Item, source: SourceSettings) -> None:
-    """Link or copy a finished file or folder to its place. Raises WorkFailed for half a folder."""
-    logger.info("taking over %s", found)
+def install_finished(found: Path, item: Item, source: SourceSettings) -> None:
+    """Link or copy a finished file or folder. Raises WorkFailed if it is incomplete."""
+    logger.info("linking or copying %s", found)
     if found.is_dir():
-        if lacking := what_lacks(found, source):
-            raise WorkFailed(f"{found} is not whole: it is without {lacking}")
+        if lacking := missing_content(found, source):
+            raise WorkFailed(f"{found} is incomplete: {lacking} is missing")
 
         def fill(partial: Path) -> None:
-            shutil.copytree(found, partial, dirs_exist_ok=True, copy_function=_link_or_copy)
+            shutil.copytree(found, partial, dirs_exist_ok=True, copy_function=files.link_or_copy)
 
         files.write_folder(item.path, fill)
         return
@@ -78,15 +69,8 @@ def take_over(found: Path, item: Item, source: SourceSettings) -> None:
         shutil.copyfileobj(opened, file)
 
 
-def _link_or_copy(source: str, target: str) -> None:
-    with contextlib.suppress(OSError):
-        os.link(Path(source).resolve(), target)
-        return
-    shutil.copyfile(source, target)
-
-
 def make(item: Item, source: SourceSettings, suite: Suite) -> None:
-    """Make an item of others, which are there. Raises what the command that makes it raises."""
+    """Compute an item from existing ones. Raises the errors of the command used for it."""
     logger.info("making %s", item.path)
     if source.make == "stats":
         overrides = [*source.overrides, *suite.paths]

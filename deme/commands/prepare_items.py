@@ -1,4 +1,4 @@
-"""What `deme prepare` is about: each file that runs read, where it comes from, its state."""
+"""The files that `deme prepare` handles: which runs read them, their sources, their states."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from pathlib import Path
 from deme.runs import CHAIN, Node, SourceSettings, Suite, suite_sources
 from deme.system import exists, is_weights
 
-NAMED_ROWS = 3  # that are listed; more are counted
+NAMED_ROWS = 3  # the most that are listed by name; more are counted
 
 
 @dataclass(eq=False)
 class Item:
-    """A file or folder that runs read, or that another one is made of.
+    """A file or folder that runs read, or from which another one is made.
 
-    `source` is None where no entry of the suite's `files` is for it. `readable`: all runs find what
+    `source` is None if no entry of the suite's `files` describes it. `readable`: all runs find what
     they need, perhaps in another form, such as an unpacked archive. `uses` maps stages to the rows
     that read it.
     """
@@ -28,13 +28,13 @@ class Item:
 
     @property
     def problem(self) -> str | None:
-        """Why it must be brought, None if it is there."""
+        """Why it must be obtained, None if it is complete."""
         if not exists(self.path):
             return None if self.readable else "missing"
         if self.source is None:
             return None
-        if lacking := what_lacks(self.path, self.source):
-            return f"without {lacking}"
+        if lacking := missing_content(self.path, self.source):
+            return f"{lacking} missing"
         size, found = self.source.bytes, self.path.stat().st_size
         if size is not None and self.source.is_left_as_it_is and found != size:
             return f"{found:,} bytes instead of {size:,}"
@@ -42,7 +42,7 @@ class Item:
 
     @property
     def used_by(self) -> str:
-        """Which stages of which rows read it, and what is made of it."""
+        """Which stages of which rows read it, and which files are made from it."""
         rows = {stage: self.uses[stage] for stage in CHAIN if stage in self.uses}
         groups: dict[tuple[str, ...], list[str]] = {}
         for stage, names in rows.items():
@@ -51,8 +51,8 @@ class Item:
         return "; ".join([*texts, *(f"to make {place}" for place in self.parts_of)])
 
 
-def what_lacks(folder: Path, source: SourceSettings) -> str | None:
-    """Return what a folder lacks of what its entry says it holds, None if it is whole."""
+def missing_content(folder: Path, source: SourceSettings) -> str | None:
+    """Return the first part of its entry that a folder does not contain, None if it is complete."""
     if not folder.is_dir():
         return None
     for name in source.holds:
@@ -69,7 +69,7 @@ def _listed(rows: Iterable[str]) -> str:
 
 
 def needed_items(suite: Suite) -> list[Item]:
-    """Return every file that the runs of a suite read, after what it is made of.
+    """Return every file that the runs of a suite read, each after the files that it is made from.
 
     Raises MissingInput, BadConfig.
     """
@@ -106,7 +106,7 @@ def _and_parents(place: str) -> Iterator[str]:
 def _parts(
     suite: Suite, item: Item, sources: Mapping[str, SourceSettings], known: dict[str, Item]
 ) -> Iterator[Item]:
-    """Yield what an item that is not there yet is made of, parts of parts first."""
+    """Yield the files from which a missing item is made, recursively, dependencies first."""
     if item.source is None or item.problem is None:
         return
     for name in item.source.needs:
@@ -118,7 +118,7 @@ def _parts(
 
 
 def place_of(suite: Suite, source: SourceSettings) -> Path:
-    """Return where the file of an entry lies."""
+    """Return the path of an entry's file."""
     paths = suite.nodes[0].config["paths"]
     return Path(paths[source.root]).expanduser() / source.below
 

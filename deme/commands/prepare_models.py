@@ -1,17 +1,17 @@
-"""What `deme prepare` asks of a model that it has brought: whether it is the one that is meant."""
+"""How `deme prepare` checks a model that it obtained: whether it is the intended one."""
 
 from deme.commands.prepare_items import Item, without_files
 from deme.runs import Node, Suite, instantiate
-from deme.system import BadConfig, WorkFailed, cache_folder, print_result
+from deme.system import BadConfig, WorkFailed, print_result
 
 NUM_IMAGES = 256  # for a passport, where no training of the suite says how many
 
 
 def check_model(suite: Suite, item: Item) -> None:
-    """Print a model's passport, measured on the images of the suite if they are there.
+    """Print a model's passport, measured on the images of the suite if they exist.
 
-    Raises WorkFailed for raw weights where averaged ones are meant, or the reverse, and BadConfig
-    for a model whose config contradicts its weights.
+    Raises WorkFailed for raw weights where averaged ones are expected, or the reverse, and
+    BadConfig for a model whose config contradicts its weights.
     """
     from deme.evaluation.passport import weights_kind
 
@@ -66,15 +66,7 @@ def _measure(node: Node, item: Item) -> None:
     assert data is not None
     check_images(data, model)
     num_images = settings.passport.num_images if isinstance(settings, TrainSettings) else NUM_IMAGES
-    passport = load_passport(
-        settings.model,
-        settings.data or {},
-        num_images,
-        model,
-        data,
-        device,
-        cache_folder(settings.paths),
-    )
+    passport = load_passport(settings, model, data, device, num_images)
     for line in format_passport(passport):
         print_result(f"passport: {line}")
     refuse_contradicted(passport)

@@ -1,4 +1,4 @@
-"""What `deme prepare` prints: a report on the files of a suite, and a script to download them."""
+"""The output of `deme prepare`: a report on the files of a suite, and a download script."""
 
 import shlex
 import shutil
@@ -10,11 +10,11 @@ from deme.report.terminal import text_table
 from deme.runs import SourceSettings, Suite
 from deme.system import duration, size_text
 
-PACE = 10e6  # bytes per second, for the time of a download
+PACE = 10e6  # bytes per second, assumed for the duration of downloads
 
 
 def report(suite: Suite, items: Sequence[Item], missing: Sequence[Item]) -> Iterator[str]:
-    """Yield what is there, what is missing and where it comes from, and the next command."""
+    """Yield which files exist, which are missing with their sources, and the next command."""
     yield f"{suite.title} ({suite.file})"
     if not items:
         yield f"its runs need no files below paths.data and paths.models\n{_next(suite, missing)}"
@@ -30,8 +30,8 @@ def report(suite: Suite, items: Sequence[Item], missing: Sequence[Item]) -> Iter
         untried = sum(s.make is None and not s.tried for s in (i.source for i in missing) if s)
         if untried:
             yield (
-                f"{untried} of these were never fetched with the settings in "
-                f"{', '.join(suite.settings.files)}; a wrong one ends with a message"
+                f"{untried} of these downloads have not been tried yet. If an address or checksum "
+                f"in {', '.join(suite.settings.files)} is wrong, deme prepare says so and stops."
             )
     yield _next(suite, missing)
 
@@ -56,10 +56,10 @@ def _details(item: Item) -> Iterator[str]:
         pinned = f"commit {source.revision}" if source.revision else "its newest commit"
         yield f"  from: {source.hub} on the Hugging Face Hub, {pinned}"
     elif source.by_hand is not None:
-        yield f"  by a person: {source.by_hand}"
+        yield f"  to be downloaded by you: {source.by_hand}"
         yield f"  then: {source.file_name} in <folder>, and from=<folder>"
     if source.make is None:
-        yield f"  size: {_size(source)}; checked by {_checks(source)}"
+        yield f"  size: {_size(source)}; {_checks(source)}"
     if source.unpack:
         yield f"  then: unpacked, about {_known(source.kept)}"
     if source.convert is not None:
@@ -68,7 +68,7 @@ def _details(item: Item) -> Iterator[str]:
     if source.make == "stats":
         yield f"  made by: deme stats {shlex.join(source.overrides)} out={item.path}"
     elif source.make is not None:
-        of = f" of {', '.join(source.needs)}" if source.needs else ""
+        of = f" from {', '.join(source.needs)}" if source.needs else ""
         yield f"  made here: {source.make}{of}"
     if source.weights is not None:
         yield f"  its weights must be: {source.weights} (checked by its passport)"
@@ -83,18 +83,16 @@ def _size(source: SourceSettings) -> str:
 
 
 def _checks(source: SourceSettings) -> str:
-    """Return by what a download is known to be the right one."""
+    """Return how a download is checked: its size or checksums."""
     if source.hub is not None:
-        return "the sizes that the Hub states"
+        return "checked by the file sizes listed by the Hub"
     sums = [f"{kind} {value}" for kind in ("sha256", "md5") if (value := getattr(source, kind))]
-    return (
-        ", ".join([*(["its size"] if source.bytes else []), *sums])
-        or "nothing: no checksum is known"
-    )
+    known = [*(["its size"] if source.bytes else []), *sums]
+    return f"checked by {', '.join(known)}" if known else "not checked: no checksum is published"
 
 
 def _disk(missing: Sequence[Item]) -> Iterator[str]:
-    """Yield a line for each disk: how much comes, stays and is free."""
+    """Yield a line per disk: bytes to download, to keep, and free."""
     disks: dict[int, list[Item]] = {}
     for item in missing:
         disks.setdefault(_existing(item.path).stat().st_dev, []).append(item)
@@ -111,9 +109,9 @@ def _disk(missing: Sequence[Item]) -> Iterator[str]:
         yield (
             f"disk of {place}: {size_text(sum(known))} to download, "
             f"{duration(sum(known) / PACE)} at {size_text(PACE)}/s"
-            f"{f' and {unknown} of unknown size' if unknown else ''}; {size_text(kept)} stay, "
-            f"at most {size_text(most)} while unpacking; {size_text(free)} are free"
-            f"{': too few' if free < most else ''}"
+            f"{f' and {unknown} of unknown size' if unknown else ''}; {size_text(kept)} remain, "
+            f"at most {size_text(most)} while unpacking; {size_text(free)} free"
+            f"{', which is too little' if free < most else ''}"
         )
 
 
@@ -137,10 +135,10 @@ def _next(suite: Suite, missing: Sequence[Item]) -> str:
 
 
 def script(suite: Suite, missing: Sequence[Item]) -> Iterator[str]:
-    """Yield a shell script that downloads what is missing into the current folder."""
+    """Yield a shell script that downloads the missing files into the current folder."""
     command = suite.prepare or f"deme prepare {suite.file}"
-    yield f"# What {suite.file} lacks here. Run this with sh in an empty folder where there is a"
-    yield "# network (it takes wget and hf), carry that folder here, and type:"
+    yield f"# The missing files of {suite.file}. Run this with sh in an empty folder, with access"
+    yield "# to a network (it needs wget and hf), copy the folder to this machine, and type:"
     yield f"#   {command} from=<folder>"
     for item in missing:
         source = item.source
@@ -161,4 +159,4 @@ def script(suite: Suite, missing: Sequence[Item]) -> Iterator[str]:
                 words += ["--local-dir", item.path.name]
             yield shlex.join(words)
         else:
-            yield f"#   by a person: {source.by_hand}"
+            yield f"#   to be downloaded by you: {source.by_hand}"

@@ -1,12 +1,13 @@
 """`deme publish`: send the contents of finished runs to an experiment tracker.
 
-Run directories are the truth: what is published again replaces what was there, or adds what it
-lacks (docs/sweeps-and-tracking.md).
+Run directories are the source: publishing again replaces what was sent before, or adds what is
+missing at the tracker (docs/sweeps-and-tracking.md).
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from deme.commands.arguments import without_paths
 from deme.runs import (
     CHAIN,
     PublishSettings,
@@ -36,9 +37,9 @@ STAGES = (*CHAIN, "improve")
 
 
 def run(args: Sequence[str]) -> None:
-    """Publish a run, the finished runs of a folder, or those of a suite and its table.
+    """Publish a run, the finished runs of a folder, or those of a suite with its table.
 
-    A run that cannot be read is left out, and named at the end. Raises BadConfig, MissingInput,
+    A run that cannot be read is skipped and listed at the end. Raises BadConfig, MissingInput,
     WorkFailed.
     """
     places = [arg for arg in args if "=" not in arg]
@@ -58,15 +59,15 @@ def run(args: Sequence[str]) -> None:
             "WANDB_MODE or logger.mode is disabled, and nothing would be sent\n"
             "type: logger.mode=offline"
         )
-    paths = [w for w in words if w.startswith("paths.") and not w.startswith("paths.runs=")]
+    _, paths = without_paths(words)
     found = Found(Path(places[0]), Path(settings.paths.runs), paths)
     _send(found, mirror, settings.files)
 
 
 class Found:
-    """The runs that a place on the command line names. Raises BadConfig, MissingInput.
+    """The runs that a path on the command line names. Raises BadConfig, MissingInput.
 
-    `done` and `left_out`: run directories; `suite`: whose table is sent, too.
+    `done` and `left_out`: run directories; `suite`: the suite whose table is sent too.
     """
 
     def __init__(self, place: Path, runs: Path, paths: Sequence[str]) -> None:
@@ -96,7 +97,7 @@ def _run_directories(place: Path) -> Iterator[Path]:
 
 
 def _send(found: Found, mirror: Mirror, files: bool) -> None:
-    """Send all records, and say where they are and what is left out."""
+    """Send all records, and print where they are and which runs were left out."""
     place, sent, failure = "", 0, None
     total = len(found.done) + (found.suite is not None)
     with progress("publishing", total, "runs") as bar:
@@ -124,7 +125,7 @@ def _send(found: Found, mirror: Mirror, files: bool) -> None:
 
 
 def _summary(sent: int, table: Record | None, place: str, name: str) -> str:
-    """Return what was sent where, and what to type next."""
+    """Return a line on what was sent where, and the next command to type."""
     with_table = " and the table" if table is not None else ""
     text = f"published {sent} run{'s' * (sent != 1)}{with_table} to {place}"
     after = {

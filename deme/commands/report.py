@@ -1,6 +1,6 @@
 """`deme report`: write an HTML page about a suite or a run: table, samples, curves, commands.
 
-The page is one file that loads nothing: it opens from a disk, and can be sent or published.
+The page is one file that loads nothing else, so it can be opened from disk, sent or published.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic.dataclasses import dataclass
 
-from deme.commands.arguments import output_file, split_args
+from deme.commands.arguments import output_file, split_args, without_paths
 from deme.runs import STRICT, Name, Suite, is_run
 from deme.runs.settings.base import key
 from deme.runs.settings.listing import RunsFolder
@@ -21,7 +21,7 @@ MARK = 'name="generator" content="deme'
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ReportOptions:
-    """What `deme report` takes beside the suite or the run."""
+    """The options of `deme report`."""
 
     runs: RunsFolder = "runs"
     out: Annotated[
@@ -30,13 +30,12 @@ class ReportOptions:
 
 
 def run(args: Sequence[str]) -> None:
-    """Write the page of a suite beside its table, or that of a run into its directory.
+    """Write the page of a suite next to its table, or that of a run into its directory.
 
-    Raises BadConfig for a file that would be replaced and is no such page, MissingInput for neither
-    a suite nor a run.
+    Raises BadConfig for an existing file that is not such a page, MissingInput for a place that is
+    neither a suite nor a run.
     """
-    paths = [arg for arg in args if arg.startswith("paths.") and not arg.startswith("paths.runs=")]
-    given = [arg.removeprefix("paths.") for arg in args if arg not in paths]
+    given, paths = without_paths(args)
     place, options = split_args(given, ReportOptions, "suite or run", "deme report <suite>")
     write_page(place, options.out, options.runs, paths)
 
@@ -44,9 +43,9 @@ def run(args: Sequence[str]) -> None:
 def write_page(
     place: str, given: str | None = None, runs: str = "runs", paths: Sequence[str] = ()
 ) -> Path:
-    """Write the page of a suite or a run to the file that is given, or beside it; return the file.
+    """Write the page of a suite or a run to the file `given`, or to its default place; return it.
 
-    Raises as `run` does.
+    Raises the same errors as `run`.
     """
     folder = expanded(place)
     if is_run(folder):

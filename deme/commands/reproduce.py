@@ -107,9 +107,9 @@ def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None
 def _try(
     node: Node, failed: dict[Node, DemeError], left: Callable[[], float | None] | None
 ) -> bool:
-    """Run a node unless another process owns it; return whether it was run.
+    """Run a node unless another process is running it; return whether it was run.
 
-    `left` says how many seconds all runs still take, if that is known.
+    `left` returns the seconds that all remaining runs take, None if unknown.
     """
     planned = node.run
     if planned is None or is_locked(planned.path / ".lock"):
@@ -127,7 +127,7 @@ def _try(
 
 
 def helper(file: str, runs: str, *paths: str) -> None:
-    """Work on a suite beside the process that started this one; every failure is logged."""
+    """Work on a suite in a helper process; every failure is logged."""
     sys.argv[1:] = ["reproduce", file, f"runs={runs}", *paths]  # what run.json names
     try:
         work(Suite.read(Path(file), Path(runs), paths), last_first=True)

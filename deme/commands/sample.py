@@ -101,7 +101,7 @@ def run(config: dict[str, object]) -> Path:
 
 
 def _record(settings: SampleSettings, config: dict[str, object], picture: Path) -> Record:
-    """Return what is sent of a picture: its settings, and an id that follows from its content."""
+    """Return the tracker record of a picture: its settings, and an id computed from its content."""
     name = f"sample-{files.sha256(picture)[:10]}"
     now = time.time()
     return Record(
@@ -127,7 +127,7 @@ def _check_count(count: int) -> None:
 
 
 def _of_option(name: str) -> str:
-    """Return the path of a model option, such as digits_base, of anything else itself."""
+    """Return the path of a model option such as digits_base; another name is returned as it is."""
     if exists(name) or name not in options("model"):
         return name
     path = compose_stage("train", [f"model={name}"])["model"].get("path")

@@ -66,7 +66,7 @@ def _open(settings: SearchSettings, run: Run) -> "Scored":
 
 
 def _open_models(settings: SearchSettings, run: Run) -> "MergePlan":
-    """Return the models that are combined. Raises BadConfig for all that file headers show."""
+    """Return the models to combine. Raises BadConfig for mismatches in their file headers."""
     from deme.builders import load_merge_method, open_average, open_plan
 
     if (source := run.single_input("snapshots_of")) is not None:

@@ -18,7 +18,7 @@ from deme.system import print_result
 
 
 def run(args: Sequence[str]) -> None:
-    """Print all about a run, or an object of JSON. Raises BadConfig, MissingInput."""
+    """Print everything about a run, or a JSON object. Raises BadConfig, MissingInput."""
     name, options = split_args(args, ShowOptions, "run", "deme show <run directory, name or id>")
     found = read_run(run_place(name, options.runs))
     if options.json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deme.report import tables
 from deme.report.latex import latex
 from deme.report.notes import notes
-from deme.report.rows import Comparison, Row, comparisons, table_rows
+from deme.report.rows import Comparison, Row, SuiteResults
 from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig, files, locked, logger, print_result
 
@@ -18,8 +18,8 @@ TABLE_MARKS = {".md": "| row |", ".tex": r"\begin{tabular}", ".csv": "row,metric
 
 def run(suite: Suite, options: SuiteOptions | None = None) -> None:  # noqa: ARG001
     """Print the table and write it with its figures to the folder `results`."""
-    rows = table_rows(suite)
-    compared = comparisons(suite)
+    found = SuiteResults(suite)
+    rows, compared = found.rows(), found.comparisons()
     tables.show(suite, rows, compared)
     for note in notes(suite, rows):
         print_result(f"  {note}")
@@ -85,7 +85,7 @@ def _check_replaced(suite: Suite) -> None:
             )
     numbers = (file.read_text(errors="replace") for file in folder.glob("*.csv"))
     if any(TABLE_MARKS[".csv"] in text for text in numbers):
-        return  # the pictures beside a table are its own
+        return  # the pictures next to a table belong to it
     names = [_file_name(picture, base) for picture in PICTURES for base in suite.settings.starts]
     for picture in (folder / name for name in names):
         if picture.exists() and not _is_own(picture):

@@ -116,7 +116,7 @@ class Training:
 
     @property
     def measure(self) -> "Callable[[int], dict[str, float]] | None":
-        """What judges the module while it is trained, of the number of steps taken."""
+        """The validation of the module as a function of the number of steps taken, if any."""
         return partial(self.validation, self.module) if self.validation is not None else None
 
 

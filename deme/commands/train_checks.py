@@ -1,10 +1,10 @@
-"""What `deme train` says and refuses of the models that a training starts from and holds on to."""
+"""Checks of `deme train` on the models that a training uses: the base and the teacher."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.runs import Run, TrainSettings, takes_ema
-from deme.system import cache_folder, files, logger
+from deme.system import files, logger
 
 if TYPE_CHECKING:
     from deme.data import ImageData
@@ -14,18 +14,10 @@ if TYPE_CHECKING:
 def check_passport(
     run: Run, settings: TrainSettings, model: "DenoisingModel", data: "ImageData", device: str
 ) -> None:
-    """Store what the weights fit; refuse a model whose config contradicts them."""
+    """Store the passport of the base. Raises BadConfig if the config contradicts the weights."""
     from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
 
-    passport = load_passport(
-        settings.model,
-        settings.data or {},
-        settings.passport.num_images,
-        model,
-        data,
-        device,
-        cache_folder(settings.paths),
-    )
+    passport = load_passport(settings, model, data, device, settings.passport.num_images)
     if run.is_main_process:
         files.write_json(run.path / "passport.json", passport)
     for line in format_passport(passport):
@@ -40,7 +32,7 @@ def teacher_folder(run: Run) -> Path | None:
 
 
 def warn_if_teacher_is_raw(run: Run, settings: TrainSettings) -> None:
-    """Say that the consistency loss holds the model near weights that are not averaged."""
+    """Warn if the consistency loss keeps the model near weights that are not averaged."""
     from deme.evaluation.passport import warn_of_raw_teacher
 
     given = teacher_folder(run)

@@ -56,7 +56,7 @@ def memory_lines(suite: Suite) -> Iterator[str]:
 
 
 def built_lines(settings: TrainSettings, model: "DenoisingModel", device: str) -> Iterator[str]:
-    """Yield what a model is that is trained from scratch, and what its training takes."""
+    """Yield what a model trained from scratch is, and the memory and time of its training."""
     import torch
 
     from deme.builders.figures import seconds_per_pass
@@ -136,7 +136,7 @@ class _UNet:
 
 @dataclass(frozen=True)
 class _Teachers:
-    """The placement of their projections, and how many are in memory beside the average."""
+    """The placement of their projections, and how many are in memory besides the average."""
 
     placement: str | None
     count: int

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deme.data.pixels import to_float
-from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom
+from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom, generator
 from deme.system import sha256_text
 
 
@@ -73,12 +73,12 @@ class EncodedDataset(Protocol):
 
 @dataclass(frozen=True)
 class ImageData:
-    """A data set: training images, held-out images, and how training augments them.
+    """A data set: training images, held-out images, and the augmentation of training images.
 
     `random_flip` mirrors training images left-right with probability 1/2. `caption_dropout` is the
-    share of training captions that is replaced by the empty one, for classifier-free guidance.
-    `preparation` says what was made of stored images of any size; `left_out` of them are on neither
-    side.
+    share of training captions that is replaced by the empty caption, for classifier-free guidance.
+    `preparation` describes how stored images were resized and cropped. `left_out` is the number of
+    images that are neither training nor held-out images.
     """
 
     train: Images
@@ -90,7 +90,7 @@ class ImageData:
 
     @property
     def description(self) -> str:
-        """What the images are and what is done to them, in one line."""
+        """A one-line description of the images and their preprocessing."""
         channels, height, width = self.train.__getitems__([0]).shape[1:]
         pixels = f"{height} x {width} {'grey' if channels == 1 else 'RGB'}"
         return "; ".join(
@@ -172,6 +172,17 @@ class SomeCaptioned(SomeImages):
 
     def captions(self, indices: list[int]) -> list[str]:
         return self.images.captions([self.indices[i] for i in indices])
+
+
+def chosen_images(images: Images, count: int, *keys: int | str) -> Images:
+    """Return `count` images, all if there are no more: a random choice that follows from `keys`.
+
+    The first ones may all be of one kind.
+    """
+    if count >= len(images):
+        return images
+    order = torch.randperm(len(images), generator=generator(*keys))
+    return SomeImages(images, sorted(order[:count].tolist()))
 
 
 class JoinedImages:

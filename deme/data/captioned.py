@@ -41,11 +41,11 @@ def load_captioned_images(
     background: str = BACKGROUND,
     cache: Path | None = None,
 ) -> ImageData:
-    """Return the images of `path` with their captions, a fixed random share of them held out.
+    """Return the images of `path` with their captions; a fixed random share of them is held out.
 
-    `captions` is a file, COCO's annotations or rows {file_name, caption}; None stands for the
-    folder's metadata or the data set's column. Of several captions of an image the first is used.
-    Images without a caption and captions without an image are refused, or left out with `corrupt`
+    `captions` is a file: COCO's annotations or rows {file_name, caption}; None means the folder's
+    metadata or the data set's column. If an image has several captions, the first is used. Images
+    without a caption and captions without an image are an error, or are left out with `corrupt`
     "skip". Raises BadConfig, MissingInput, WorkFailed.
     """
     if crop == "random":

@@ -33,15 +33,15 @@ def load_cifar10(
     download: bool = False,
     size: int | None = None,
 ) -> ImageData:
-    """Return CIFAR-10 from `root`, which holds an official archive or the folder in it, unpacked.
+    """Return CIFAR-10 from `root`, a folder with an official archive or the unpacked folder.
 
     Images are uint8 [N, 3, 32, 32], or [N, 3, size, size], resized by Pillow's antialiased bicubic
     filter.
 
     `held_out` is "test" for the test images, or a share of the training images, chosen by a fixed
-    seed; no two of the official training images are equal. The md5 sum of every file is checked
-    before it is read. Raises MissingInput, BadConfig, WorkFailed for a file that is not the
-    official one.
+    seed; no two of the official training images are equal. The md5 checksum of every file is
+    checked before it is read. Raises MissingInput, BadConfig, and WorkFailed for a file that is not
+    the official one.
     """
     check_held_out(held_out)
     place = _complete_place(Path(root).expanduser(), held_out == "test", download)
@@ -67,7 +67,7 @@ def _complete_place(root: Path, with_test: bool, download: bool) -> Place:
 
 
 def _read(place: Place, with_test: bool) -> Iterator[bytes]:
-    """Yield the batches, all of which exist, their md5 sums checked. Raises WorkFailed."""
+    """Yield the batch files, all of which exist, with checked md5 sums. Raises WorkFailed."""
     names = place.layout.batches(with_test)
     for name, data in zip(names, _stored(place, names), strict=True):
         _check(place, name, hashlib.md5(data).hexdigest())

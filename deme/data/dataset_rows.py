@@ -21,7 +21,8 @@ from deme.system import (
     optional_module,
 )
 
-NEEDED = "reads Hugging Face data sets", "lsun"  # why the library is, and of which extra
+# what the library does, and the extra that installs it
+NEEDED = "reads Hugging Face data sets", "lsun"
 MIN_BOMB = 2**30  # bytes; what is packed more than MAX_EXPANSION times and larger is not unpacked
 MAX_EXPANSION = 100
 SAVED = ("dataset_dict.json", "state.json")  # what `save_to_disk` writes
@@ -100,7 +101,7 @@ class DatasetRows:
             _check_sizes(tables)
             if saved:
                 rows = datasets.load_from_disk(str(folder.absolute()))
-            else:  # these files and no others, whatever a README.md beside them says
+            else:  # these files and no others, whatever a README.md in their folder says
                 used = _training_tables(folder, tables)
                 kind = used[0].suffix
                 places = [str(table.absolute()) for table in used if table.suffix == kind]

@@ -95,7 +95,7 @@ def _more_than_8_bits(image: Image.Image, data: bytes) -> bool:
 
 
 def is_grey(data: bytes) -> bool:
-    """Whether an encoded image is stored in grey levels; False for one that is damaged."""
+    """Whether an encoded image is stored as greyscale; False for a damaged one."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.mode in GREY

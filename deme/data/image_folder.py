@@ -25,11 +25,11 @@ def load_image_folder(
     background: str = BACKGROUND,
     cache: Path | None = None,
 ) -> ImageData:
-    """Return the images of `path`, a fixed random share of them held out.
+    """Return the images of `path`; a fixed random share of them is held out.
 
-    `size` (pixels) and `channels` must be given here; the builders fill in those of the model.
-    Raises MissingInput if there are no images or no library to read them, BadConfig if there are
-    too few to split.
+    `size` (pixels per side) and `channels` (1 or 3) must be given here; builders take them from the
+    model. Raises MissingInput if there are no images or the library that reads them is missing,
+    BadConfig if there are too few images to split.
     """
     preprocessing = make_preprocessing(size, channels, resize, crop, background)
     return split_dataset(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lmdb import Environment
 
 FILE = "data.mdb"
-NEEDED = "reads LSUN's LMDB", "lsun"  # why the library is, and of which extra
+NEEDED = "reads LSUN's LMDB", "lsun"  # what the library does, and the extra that installs it
 MIN_ENTRY = 8  # bytes that any entry takes
 
 # by folder: a process may open a database once, and forked processes must not use its handle

@@ -59,7 +59,7 @@ class NoiseSchedule:
         return alpha * x0 + sigma * eps
 
     def target(self, prediction_type: str, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return what a network of this prediction type should answer at x_t."""
+        """Return the target of a network with this prediction type at x_t."""
         if prediction_type == "epsilon":
             return eps
         if prediction_type == "sample":

@@ -103,7 +103,7 @@ def help_with(run: Run, settings: EvaluateSettings, rank: int = 0) -> None:
 
 
 def helper(place: str, rank: str) -> None:
-    """Make images beside the process that started this one."""
+    """Generate images in a helper process."""
     run = Run.planned(frozen_config(Path(place)))
     if run.path != Path(place):
         raise WorkFailed(f"the inputs of {place} have changed: they belong to {run.path} now")

@@ -1,6 +1,6 @@
 """The label of every metric: its number of images, reference, implementation and direction.
 
-`deme evaluate` writes them beside the values; `deme verify` recomputes them and compares.
+`deme evaluate` writes them next to the values; `deme verify` recomputes them and compares.
 """
 
 import math

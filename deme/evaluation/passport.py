@@ -4,7 +4,6 @@ It also says whether the weights are raw or averaged (EMA), where that is known.
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -14,18 +13,26 @@ from typing_extensions import TypedDict
 
 from deme import __version__
 from deme.builders import encode_images
-from deme.data import ImageData, SomeImages, eval_sample
-from deme.diffusion import generator
+from deme.data import ImageData, chosen_images, eval_sample
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import EMA
-from deme.models.probe import VALUE_RANGES, Fit, judge, known_schedules, probe
-from deme.runs import base_hash, data_hash, takes_ema
+from deme.models.probe import VALUE_RANGES, Fit, assess_fits, known_schedules, probe
+from deme.runs import (
+    DoctorSettings,
+    EvaluateSettings,
+    SearchSettings,
+    TrainSettings,
+    base_hash,
+    data_hash,
+    takes_ema,
+)
 from deme.system import (
     EMA_WEIGHTS,
     RAW_WEIGHTS,
     BadConfig,
     JsonObject,
     NotFinite,
+    cache_folder,
     files,
     locate,
     logger,
@@ -61,31 +68,30 @@ class Probed(TypedDict):
 
 
 def load_passport(
-    model_option: Mapping[str, object],
-    data_option: Mapping[str, object],
-    num_images: int,
+    settings: TrainSettings | EvaluateSettings | SearchSettings | DoctorSettings,
     model: DenoisingModel,
     data: ImageData,
     device: str,
-    cache: Path,
+    num_images: int,
 ) -> JsonObject:
-    """Return the passport of the pretrained `model` of an option on `num_images` images of `data`.
+    """Return the passport of a command's pretrained `model` on `num_images` images of its `data`.
 
     That is passport.json of a training run: the `verdict` (fits, contradicted or unclear), the
     hypothesis that is `stated`, and `fits`, all hypotheses from the best on, each with the share
     of the images' variance that it leaves `unexplained`; `weights` (ema, raw or unknown) and
     `weights_because`; `average`, where that of raw weights is, if it is known. It is measured once
-    per model and data set, and kept in `cache`. Raises NotFinite for a model whose predictions are
-    NaN or infinite.
+    per model and data set, and kept in the cache. Raises NotFinite for a model whose predictions
+    are NaN or infinite.
     """
-    path = str(model_option["path"])
-    parts = [__version__, base_hash(model_option, path), data_hash(data_option), num_images]
+    option, cache = settings.model or {}, cache_folder(settings.paths)
+    path = str(option["path"])
+    parts = [__version__, base_hash(option, path), data_hash(settings.data or {}), num_images]
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
     measured = read_cached(place, Probed)
     if measured is None:
         measured = _measured(path, num_images, model, data, device, cache)
         files.write_json(place, measured)
-    weights, because = weights_kind(path, takes_ema(model_option))
+    weights, because = weights_kind(path, takes_ema(option))
     found = {"weights": weights, "weights_because": because, "average": _average_of(locate(path))}
     return {"model": path, **measured, **found}
 
@@ -108,9 +114,8 @@ def _measured(
     path: str, num_images: int, model: DenoisingModel, data: ImageData, device: str, cache: Path
 ) -> Probed:
     images = data.held_out if len(data.held_out) >= num_images else data.train
-    count = min(num_images, len(images))
-    order = torch.randperm(len(images), generator=generator("passport images", len(images)))
-    chosen = SomeImages(images, sorted(order[:count].tolist()))
+    chosen = chosen_images(images, num_images, "passport images", len(images))
+    count = len(chosen)
     x0, condition = eval_sample(encode_images(model, chosen, device, cache), list(range(count)))
     was_training = model.training
     model.eval().to(device)
@@ -121,7 +126,7 @@ def _measured(
             f"{path} predicts NaN or infinite values from {count} noisy images: its weights are "
             "damaged or too large"
         )
-    verdict, stated = judge(fits, model.prediction_type)
+    verdict, stated = assess_fits(fits, model.prediction_type)
     return {
         "verdict": cast(Verdict, verdict),
         "stated": _row(stated),
@@ -172,7 +177,7 @@ def weights_kind(path: str, ema: bool = False) -> tuple[str, str]:
 
 
 def _average_of(folder: Path) -> str | None:
-    """Return where the average of a folder's raw weights is, if it is beside them."""
+    """Return the path of the average of a folder's raw weights, if it is next to them."""
     if (folder / EMA).is_dir():
         return "model.ema=true"
     sibling = folder.with_name(EMA_WEIGHTS)

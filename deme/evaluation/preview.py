@@ -1,4 +1,4 @@
-"""A grid of samples of a training: at its end, and while it goes."""
+"""A grid of samples of a training, during it and at its end."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -25,10 +25,10 @@ def preview(
     trained: TimestepRange | None,
     device: str,
 ) -> Path | None:
-    """Write a grid of samples and return its place; where that fails, warn and return None.
+    """Write a grid of samples and return its path; if that fails, log a warning and return None.
 
-    They are of training captions if the model takes text. An expert predicts in the range that it
-    was `trained` for, the pretrained model elsewhere.
+    Text-to-image samples use training captions. With an expert, the model predicts in the range
+    `trained`, and the pretrained model elsewhere.
     """
     try:
         return _grid(file, settings, model, images, trained, device)

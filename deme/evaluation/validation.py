@@ -1,17 +1,15 @@
-"""What a training is judged by while it goes: the loss of held-out images, and a grid of samples.
+"""Validation during training: the loss of held-out images, and a grid of samples.
 
-Each time it is the loss of the same images at the same timesteps with the same noise, so that its
-curve shows the model and not the draw.
+Every validation uses the same images, timesteps and noise, so that the curve shows changes of the
+model only.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from deme.builders import encode_images
-from deme.data import EncodedDataset, ImageData, Images, SomeImages
-from deme.diffusion import TimestepRange, generator, uniform
+from deme.data import EncodedDataset, ImageData, Images, chosen_images
+from deme.diffusion import TimestepRange, uniform
 from deme.evaluation.measure import loss_rows
 from deme.evaluation.preview import preview
 from deme.metrics import denoising_loss, fixed_triples
@@ -25,10 +23,10 @@ SEED = 0
 
 
 class Validation:
-    """Measures a module in float32, as evaluations do; `trained`: the timesteps of an expert.
+    """Validate a module in float32, as evaluations do; `trained`: the timestep range of an expert.
 
-    Its held-out images are encoded once, when this is made. Grids of samples, if they are asked
-    for, go to `folder`/samples.
+    The held-out images are encoded once, in the constructor. Grids of samples are written to
+    `folder`/samples.
     """
 
     def __init__(
@@ -43,21 +41,21 @@ class Validation:
     ) -> None:
         self.folder, self.settings, self.images = folder, settings, images
         self.trained, self.device = trained, device
-        held_out = chosen_images(data.held_out, settings.progress.validate.num_images)
+        held_out = chosen_images(data.held_out, settings.progress.validate.num_images, "validation")
         encoded = encode_images(model, held_out, device, cache_folder(settings.paths))
         whole = trained or TimestepRange(0, model.schedule.num_timesteps)
         self.ranges, self.num_timesteps = parts_of_range(whole), len(whole)
         self.triples = fixed_triples(encoded, self.ranges, 1, SEED)
 
     def __call__(self, module: DiffusionModule, step: int) -> dict[str, float]:
-        """Return the losses after `step` optimizer steps; the module is left as it is.
+        """Return the losses after `step` optimizer steps, by name; the module is not changed.
 
-        The first is that of the averaged weights, where there are any that are exported; then, if
-        both are exported, that of the last weights. The grid is of the first.
+        If EMA and raw weights are exported, the first loss and the grid are those of the EMA
+        weights, the second loss that of the raw weights.
         """
         found: dict[str, float] = {}
         for kind in sorted(self.settings.exported, key=[EMA_WEIGHTS, RAW_WEIGHTS].index):
-            with module.holding(averaged=kind == EMA_WEIGHTS) as model:
+            with module.evaluation_mode(averaged=kind == EMA_WEIGHTS) as model:
                 found[RAW_HELD_OUT_LOSS if found else HELD_OUT_LOSS] = self._loss(model)
                 if len(found) == 1 and self.settings.progress.validate.preview:
                     self._draw(model, step)
@@ -75,30 +73,19 @@ class Validation:
         return float(loss_rows(losses, self.ranges, self.num_timesteps)["loss"].mean())
 
     def _draw(self, model: DenoisingModel, step: int) -> None:
-        """Write a grid, at most one in each hundredth of the training and one after its end."""
+        """Write a grid, at most one per hundredth of the training, and one at its end."""
         if is_next(step, sample_grids(self.folder), self.settings.num_steps):
             file = sample_grid(self.folder, step)
             preview(file, self.settings, model, self.images, self.trained, self.device)
 
 
 def is_next(step: int, others: Iterable[int], num_steps: int) -> bool:
-    """Whether no other step of these is in the same hundredth of the training."""
+    """Whether none of the other steps is in the same hundredth of the training."""
     part = 100 * step // num_steps
     return all(other == step or 100 * other // num_steps != part for other in others)
 
 
-def chosen_images(held_out: Images, count: int) -> Images:
-    """Return `count` held-out images, all if there are no more: a random choice, always the same.
-
-    The first ones may all be of one kind.
-    """
-    if count >= len(held_out):
-        return held_out
-    order = torch.randperm(len(held_out), generator=generator("validation"))
-    return SomeImages(held_out, sorted(order[:count].tolist()))
-
-
 def parts_of_range(whole: TimestepRange) -> list[TimestepRange]:
-    """Return a range of timesteps in equal parts."""
+    """Return a range of timesteps divided into equal parts."""
     parts = uniform(min(PARTS, len(whole)), len(whole))
     return [TimestepRange(whole.low + part.low, whole.low + part.high) for part in parts]

@@ -28,7 +28,7 @@ class Checkpoint:
     its channel projections, if it has any. `config`: that of the network. `about`: deme.json, {}
     without one. `placement`: that of the projections. `noise`: the keys of the scheduler's config
     about the noise schedule and the prediction, {} without one. `ema`: whether the weights are the
-    averaged ones beside the others.
+    averaged ones next to the others.
     """
 
     folder: Path
@@ -112,7 +112,7 @@ def plan_merge(
 
     `base_hash`: content hash of the base, which experts recorded when they were trained.
     `of_checkpoints`: any models of one architecture are allowed.
-    Models that name no range keep the given order. A base without projections gets identity
+    Models that name no range keep their order. A base without projections gets identity
     projections. Raises BadConfig with all mismatches.
     """
     models, problems = (tuple(models), []) if of_checkpoints else _ordered(models)

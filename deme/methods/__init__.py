@@ -22,7 +22,7 @@ class Method:
     # The weight of every timestep's loss, [T]. With `timesteps`, its share per range is logged.
     weights: Tensor | None = None
     timesteps: TimestepSampler | None = None
-    # What is trained or stored beside the model: in every checkpoint, on the model's device.
+    # What is trained or stored with the model: in every checkpoint, on the model's device.
     extra_module: nn.Module | None = None
     # Whether the loss is more than a mean over images, so that a batch cannot be distributed.
     whole_batch: bool = False

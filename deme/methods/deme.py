@@ -95,10 +95,10 @@ class DeMe(Finetune):
         terms = {"denoising": weighted_errors(prediction, target, weight).mean()}
         if self.teacher is not None:
             with torch.no_grad():
-                answer = bind_condition(self.teacher, condition)(x_t, t)
+                teacher_prediction = bind_condition(self.teacher, condition)(x_t, t)
             if self._factor_of is not None:
                 weight = weight * self._factor_of[timesteps].to(weight)
-            distance = weighted_errors(prediction, answer, weight).mean()
+            distance = weighted_errors(prediction, teacher_prediction, weight).mean()
             terms["consistency"] = self._factor * distance
         return terms
 

@@ -77,7 +77,7 @@ class Distill(Finetune):
         self._hash = "" if self.one_resident else parameter_hash(experts)
 
     def look_ahead(self, model: DenoisingModel, samples: Sequence[Sample], first: int) -> None:
-        """Let the experts answer for several batches, whose random numbers are drawn here."""
+        """Compute the experts' predictions for several batches, with random numbers drawn here."""
         noisy, conditions, timesteps = [], [], []
         for x0, draws, condition in samples:
             timesteps.append(draws.timesteps(self.timesteps))
@@ -85,11 +85,11 @@ class Distill(Finetune):
             conditions.append(condition)
         assert self.teacher is not None
         with torch.no_grad():
-            answers = bind_condition(self.teacher, joined(conditions))(
+            predictions = bind_condition(self.teacher, joined(conditions))(
                 torch.cat([x_t for x_t, *_ in noisy]), torch.cat(timesteps)
             )
-        parts = answers.split([len(t) for t in timesteps])
-        ahead = [(*each, answer) for each, answer in zip(noisy, parts, strict=True)]
+        parts = predictions.split([len(t) for t in timesteps])
+        ahead = [(*each, part) for each, part in zip(noisy, parts, strict=True)]
         self._ahead = deque(ahead[first:])
 
     def losses(
@@ -102,9 +102,9 @@ class Distill(Finetune):
         """Return the terms `distillation` and, with a weight, `denoising`."""
         if not self._ahead:
             self.look_ahead(model, [(x0, draws, condition)], 0)
-        x_t, t, target, weight, answer = self._ahead.popleft()
+        x_t, t, target, weight, teacher_prediction = self._ahead.popleft()
         prediction = bind_condition(model, condition)(x_t, t)
-        terms = {"distillation": weighted_errors(prediction, answer, weight).mean()}
+        terms = {"distillation": weighted_errors(prediction, teacher_prediction, weight).mean()}
         if self.denoising_weight:
             errors = weighted_errors(prediction, target, weight)
             terms["denoising"] = self.denoising_weight * errors.mean()

@@ -1,7 +1,7 @@
-"""The feature extractor behind `fd_own`: a small network trained on the user's training images.
+"""The feature extractor of `fd_own`: a small network trained on the user's training images.
 
-It needs no labels and no download. It is trained once and kept in the cache by the content of the
-images and the version of the recipe.
+It needs no labels and no download. It is trained once, and cached by a hash of the images and the
+version of the recipe.
 """
 
 import json
@@ -23,19 +23,19 @@ from deme.metrics.self_supervised import (
 )
 from deme.system import BadConfig, files, locked, logger, tensors
 
-RECIPE = 1  # counted up by each change of network or training, which gives other features
-FEWEST = 100  # training images from which features are learned
-MOST = 5000  # random training images that are looked at
-READ = 100  # images at once
-NUM_STEPS = 1000  # of training
+RECIPE = 1  # increased by each change of network or training, which changes the features
+FEWEST = 100  # the fewest training images that features are learned from
+MOST = 5000  # the most training images that are used, chosen at random
+READ = 100  # images read at once
+NUM_STEPS = 1000  # training steps
 
 
 class OwnFeatures(FeatureExtractor):
-    """Map uint8 images [B, C, H, H], of the shape of the training images, to float32 [B, 64].
+    """Map uint8 images [B, C, H, H] of the training images' shape to float32 features [B, 64].
 
-    `images` are the training images; `recipe` is the version of how the network is trained. Raises
-    BadConfig for fewer than 100 images, images smaller than 8 x 8 or not square, and another
-    version.
+    `images` are the training images; `recipe` is the version of the network and its training.
+    Raises BadConfig for fewer than 100 images, for images smaller than 8 x 8 pixels or not square,
+    and for another version.
     """
 
     suffix = "own"
@@ -80,7 +80,7 @@ class OwnFeatures(FeatureExtractor):
 
 
 def _checked(images: Images | None, recipe: int) -> Images:
-    """Return the training images. Raises BadConfig where no features can be learned."""
+    """Return the training images. Raises BadConfig if no features can be learned from them."""
     if images is None:
         raise BadConfig(
             "fd_own learns its features from training images, and data=none\n"
@@ -100,7 +100,7 @@ def _checked(images: Images | None, recipe: int) -> Images:
 
 
 def _make(images: Images, place: Path) -> None:
-    """Train the network and write its weights; of several processes one does, others wait."""
+    """Train the network and write its weights; other processes wait for the one that trains."""
     with locked(
         place.with_suffix(".lock"),
         lambda owner: logger.info("%s is training the network of fd_own; waiting for it", owner),

@@ -1,10 +1,11 @@
-"""A small network that learns from images without labels: what is on them, and how they are turned.
+"""A small network that learns features of images without labels, from two tasks at once.
 
-Two tasks at once, as Feng, Xu and Tao 2019 (Self-Supervised Representation Learning by Rotation
-Feature Decoupling): each image is shown turned by 0, 90, 180 or 270 degrees, and the network says
-by which (RotNet, Gidaris et al. 2018); and of all images of a batch it finds the other view of the
-same one (SimCLR's loss, Chen et al. 2020), where a view is a little shifted and has a square
-erased. No view has other noise, blur, contrast or colours, so that the features keep these.
+After Feng, Xu and Tao 2019 (Self-Supervised Representation Learning by Rotation Feature
+Decoupling): each image is rotated by 0, 90, 180 or 270 degrees, and the network predicts the
+rotation (RotNet, Gidaris et al. 2018, arXiv 1803.07728); and for each image of a batch it finds the
+other view of the same image (SimCLR's loss, Chen et al. 2020, arXiv 2002.05709). A view is shifted
+a little and has a square erased. Views do not change noise, blur, contrast or colours, so that the
+features remain sensitive to these.
 """
 
 from itertools import pairwise
@@ -17,23 +18,23 @@ from deme.diffusion import generator, seeded
 from deme.system import progress
 
 DIMENSION = 64  # features per image
-SMALLEST, LARGEST = 8, 64  # pixels per side that the network sees; larger images are reduced
-FULL = 32  # pixels per side up to which the first layer keeps every pixel
-WIDTHS = (16, 32, 64, 64)  # channels of the layers, each at half the side of the one before
-LAST = 4  # pixels per side of the last layer
+SMALLEST, LARGEST = 8, 64  # pixels per side of the input; larger images are reduced
+FULL = 32  # pixels per side up to which the first layer has stride 1
+WIDTHS = (16, 32, 64, 64)  # channels of the layers, each at half the resolution of the last
+LAST = 4  # pixels per side at which the layers end
 TURNS = 4  # quarter turns
-PROJECTED = 64  # numbers per view in which the other view is looked for
-TEMPERATURE = 0.2  # of their cosines
-SHIFT, ERASED = 1 / 8, 1 / 3  # of the side: the largest shift of a view, its erased square
+PROJECTED = 64  # dimension of the projection, in which views are compared
+TEMPERATURE = 0.2  # of the contrastive loss
+SHIFT, ERASED = 1 / 8, 1 / 3  # largest shift and erased square, as shares of the side
 BATCH = 64  # images of a training step, two views of each
-LEARNING_RATE = 2e-3  # at its highest
+LEARNING_RATE = 2e-3  # the maximum of the schedule
 
 
 class SelfSupervised(nn.Module):
-    """Take images [B, channels, side, side] in -1..1, with `side` between 8 and 64.
+    """A network for images [B, channels, side, side] in -1..1, with `side` between 8 and 64.
 
-    `body` returns the features [B, 64]; `turns` makes scores of quarter turns of them, [B, 4], and
-    `project` numbers by which views are compared, [B, 64].
+    `body` returns features [B, 64]; from these, `turns` returns logits of the four rotations [B,
+    4], and `project` the vectors by which views are compared [B, 64].
     """
 
     def __init__(self, channels: int, side: int) -> None:
@@ -56,15 +57,15 @@ class SelfSupervised(nn.Module):
 
 
 def new_network(channels: int, side: int) -> SelfSupervised:
-    """Return the network with its first random weights, which are always the same."""
+    """Return the network with random initial weights from a fixed seed."""
     with seeded(torch.device("cpu"), "self-supervised"):
         return SelfSupervised(channels, side)
 
 
 def as_input(pixels: Tensor) -> Tensor:
-    """Return uint8 images [B, C, H, H] in -1..1, of at most 64 pixels per side.
+    """Map uint8 images [B, C, H, H] to -1..1 and to at most 64 x 64 pixels.
 
-    Larger ones are reduced by torch's antialiased bilinear filter.
+    Larger images are reduced by torch's antialiased bilinear filter.
     """
     images = to_float(pixels)
     if max(images.shape[2:]) <= LARGEST:
@@ -72,18 +73,18 @@ def as_input(pixels: Tensor) -> Tensor:
     return nn.functional.interpolate(images, LARGEST, mode="bilinear", antialias=True)
 
 
-def turned(images: Tensor, turns: Tensor) -> Tensor:
-    """Return images [B, C, H, H] turned by quarter turns [B] in 0..3."""
+def rotated(images: Tensor, turns: Tensor) -> Tensor:
+    """Return images [B, C, H, H] rotated by `turns` [B] in 0..3 quarter turns."""
     found = images.clone()
     for number in range(1, TURNS):
         found[turns == number] = torch.rot90(images[turns == number], number, (2, 3))
     return found
 
 
-def view(images: Tensor, draw: Generator) -> Tensor:
-    """Return images [B, C, H, H], each shifted at random, with a random square of it grey.
+def random_view(images: Tensor, draw: Generator) -> Tensor:
+    """Return images [B, C, H, H], each shifted at random and with a random square set to 0.
 
-    What a shift uncovers repeats the edge.
+    Pixels that the shift uncovers repeat the border.
     """
     count, side = len(images), images.shape[2]
     shift, hole = max(1, round(SHIFT * side)), round(ERASED * side)
@@ -98,8 +99,8 @@ def view(images: Tensor, draw: Generator) -> Tensor:
     return shifted.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
-def contrast(one: Tensor, other: Tensor) -> Tensor:
-    """Return SimCLR's loss (NT-Xent) of two views [B, d] of the same images."""
+def contrastive_loss(one: Tensor, other: Tensor) -> Tensor:
+    """Return SimCLR's loss of two views [B, d] of the same images (arXiv 2002.05709, eq. 1)."""
     both = nn.functional.normalize(torch.cat([one, other]), dim=1)
     cosines = (both @ both.T / TEMPERATURE).fill_diagonal_(-torch.inf)
     return nn.functional.cross_entropy(cosines, torch.arange(len(both)).roll(len(one)))
@@ -108,9 +109,8 @@ def contrast(one: Tensor, other: Tensor) -> Tensor:
 def train(images: Tensor, num_steps: int) -> SelfSupervised:
     """Train on images [N, C, H, H] in -1..1, on the CPU, in one thread.
 
-    AdamW, one cycle of the learning rate, fixed random numbers: the same images give the same
-    weights, however many threads the process has. Another processor or version of torch may round
-    differently.
+    AdamW with a one-cycle learning rate and a fixed seed: the same images give the same weights,
+    whatever the number of threads. Another processor or version of torch may round differently.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -136,9 +136,9 @@ def _fit(network: SelfSupervised, images: Tensor, num_steps: int) -> None:
         for _ in range(num_steps):
             rows = torch.randperm(len(images), generator=draw)[:batch]
             turns = torch.randint(TURNS, (batch,), generator=draw)
-            shown = turned(images[rows], turns)
-            features = network.body(torch.cat([view(shown, draw), view(shown, draw)]))
-            loss = contrast(*network.project(features).chunk(2))
+            shown = rotated(images[rows], turns)
+            features = network.body(torch.cat([random_view(shown, draw), random_view(shown, draw)]))
+            loss = contrastive_loss(*network.project(features).chunk(2))
             loss = loss + nn.functional.cross_entropy(network.turns(features), turns.repeat(2))
             optimizer.zero_grad()
             loss.backward()

@@ -1,7 +1,7 @@
 """A diffusion model: a UNet of diffusers, its noise schedule, and optional channel projections.
 
 On disk it is a diffusers pipeline folder (model_index.json, unet/, scheduler/, ...) that stock
-diffusers loads, too; projections lie beside the UNet in unet/projections.safetensors, their
+diffusers loads, too; projections are stored with the UNet in unet/projections.safetensors, their
 placement in unet/projections.json (paper's without it), and only our loader applies them.
 """
 
@@ -60,7 +60,7 @@ class DenoisingModel(nn.Module):
 
     @property
     def description(self) -> str:
-        """Kind and size of the network, what it predicts, and its noise schedule, in one line."""
+        """The network's type and size, its prediction type and its noise schedule, in one line."""
         count = sum(parameter.numel() for parameter in self.unet.parameters())
         snr, shape = self.schedule.snr, str(self.image_shape)
         if self.noise_shape != self.image_shape:

@@ -17,7 +17,7 @@ def load_folder(path: str, ema: bool = False, advice: str = COPY_OF_EMA) -> Deno
 
     Its noise schedule and prediction type are the checkpoint's own
     (docs/method.md#forward-process); weights of any precision become float32. `ema`: take the
-    weights of unet_ema/, which some programs write beside unet/; `advice`: how, if they are not
+    weights of unet_ema/, which some programs write next to unet/; `advice`: how, if they are not
     taken. Raises MissingInput, BadConfig (another kind of model), WorkFailed (damaged, NaN, other
     shapes).
     """

@@ -134,13 +134,13 @@ def _shares(
         rows = slice(first, first + batch_size)
         images, noise, times = (part[rows].to(device) for part in (x0, eps, t))
         x_t = schedule.add_noise(images, noise, times)
-        answer = bind_condition(network, moved(rows_of(condition, rows), device))(
+        prediction = bind_condition(network, moved(rows_of(condition, rows), device))(
             x_t, times
         ).float()
         guesses = {
-            "epsilon": schedule.eps_to_x0(answer, x_t, times),
-            "sample": answer,
-            "v_prediction": schedule.v_to_x0(answer, x_t, times),
+            "epsilon": schedule.eps_to_x0(prediction, x_t, times),
+            "sample": prediction,
+            "v_prediction": schedule.v_to_x0(prediction, x_t, times),
         }
         for prediction_type, guess in guesses.items():
             error = (guess - images).double().square().flatten(1).mean(1) / variance
@@ -148,7 +148,7 @@ def _shares(
     return {prediction_type: torch.cat(parts) for prediction_type, parts in found.items()}
 
 
-def judge(fits: Sequence[Fit], prediction_type: str) -> tuple[str, Fit]:
+def assess_fits(fits: Sequence[Fit], prediction_type: str) -> tuple[str, Fit]:
     """Compare what a checkpoint's config states to the best fit, image by image.
 
     Returns fits, contradicted or unclear (no hypothesis explains the images), and the stated fit.

@@ -20,13 +20,13 @@ from deme.models.loading import load_folder
 
 
 class RoutedExperts(nn.Module):
-    """At timestep t the expert of t's range answers (paper eq. 7), a batch for each range.
+    """At timestep t the expert of t's range predicts (paper eq. 7), a batch for each range.
 
     `folders` of weights of the same shapes, one per range. All experts are in memory, or with
     `one_resident` one of them: the weights of the others are read from their folders when it is
     their turn, or on a GPU wait in the memory of the CPU. The order of the ranges changes from call
     to call so that a call brings in all experts but one. `num_swaps` counts how often weights were
-    brought in. Ranges of more than 1.5 `batch_size` images answer in several batches.
+    brought in. Ranges of more than 1.5 `batch_size` images are predicted in several batches.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class RoutedExperts(nn.Module):
         for index in self._turns([index for index, count in enumerate(counts) if count]):
             network = self._expert(index)
             for part in self._parts(starts[index], starts[index + 1]):
-                answer = bind_condition(network, rows_of(condition, part))(x_t[part], t[part])
-                out[rows[part]] = answer.to(out.dtype)
+                prediction = bind_condition(network, rows_of(condition, part))(x_t[part], t[part])
+                out[rows[part]] = prediction.to(out.dtype)
         return out
 
     def _turns(self, present: list[int]) -> list[int]:
-        """Return the ranges in the order in which they answer: the expert in memory first."""
+        """Return the ranges in the order of prediction: that of the expert in memory first."""
         return sorted(present, key=lambda index: index != self.current)
 
     def _parts(self, start: int, stop: int) -> list[slice]:

@@ -1,4 +1,4 @@
-"""Unmerged experts in the memory of one model: weights are read when another expert answers."""
+"""Unmerged experts in the memory of one model: weights are read when the expert changes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,12 +24,12 @@ class SwappedExperts:
         self.current = 0
         self.num_swaps = 0
 
-    def networks(self, answer: Network | None = None) -> list[Network]:
-        """Return a network per folder. `answer` runs the live model (default: as it is)."""
-        network = answer or self.model
-        return [partial(self._answer, index, network) for index in range(len(self.folders))]
+    def networks(self, predict: Network | None = None) -> list[Network]:
+        """Return a network per folder. `predict` runs the live model (default: as it is)."""
+        network = predict or self.model
+        return [partial(self._predict, index, network) for index in range(len(self.folders))]
 
-    def _answer(
+    def _predict(
         self,
         index: int,
         network: Network,

@@ -1,4 +1,4 @@
-"""Whether diffusers makes a network of a config that answers; found out without memory for it."""
+"""Whether diffusers can build and run the network of a config, tested without allocating it."""
 
 import contextlib
 import functools
@@ -62,9 +62,9 @@ def _tried(kind: str, config: str) -> tuple[str | None, int]:
             sample = torch.empty(1, found["in_channels"], *sides)
             width = found.get("cross_attention_dim")
             texts = [] if width is None else [torch.empty(1, NUM_TOKENS, width)]
-            answer = network(sample, torch.zeros(1), *texts).sample
+            output = network(sample, torch.zeros(1), *texts).sample
     except Exception as error:  # whatever diffusers and torch make of the values of a config
         return first_line(error), 0
-    if answer.shape != sample.shape:
-        return f"it maps an input of shape {tuple(sample.shape)} with {tuple(answer.shape)}", 0
+    if output.shape != sample.shape:
+        return f"it maps an input of shape {tuple(sample.shape)} with {tuple(output.shape)}", 0
     return None, sum(parameter.numel() for parameter in network.parameters())

@@ -25,7 +25,7 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
 
 
 def unet_that_fits(**_: object) -> DenoisingModel:
-    """Raise BadConfig: model=auto stands for another option once the images are known."""
+    """Raise BadConfig: model=auto is replaced by another option once the image size is known."""
     raise BadConfig(
         "model=auto needs the size and the channels of the images, and they are not known here\n"
         "type: data.size=<pixels> data.channels=<1 or 3>"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from deme.report.rows import row_differences, table_rows
+from deme.report.rows import SuiteResults
 from deme.report.statistics import Difference
-from deme.runs import Suite, row_and_base
+from deme.runs import Suite, row_and_base, row_at_base
 from deme.system import BadConfig, WorkFailed, read_text
 
 Pair = tuple[str, str]  # a row, and the row that is subtracted from it
@@ -46,24 +46,24 @@ class SuiteTable:
     """Differences that are paired by pretraining, finetuning and sampling seeds."""
 
     def __init__(self, suite: Suite) -> None:
-        self.suite, self.metrics = suite, suite.settings.metrics
+        self._results, self.metrics = SuiteResults(suite), suite.settings.metrics
         several = suite.settings.pretrain_seeds is not None
         self.intervals = "of paired differences, over images" + (
             ", pretraining and finetuning seeds" if several else " and finetuning seeds"
         )
         without_base = {row.name for row in suite.settings.rows if row.bases == ()}
         self.means = {
-            _name(row.name, None if row.name in without_base else row.base): {
+            row_at_base(row.name, None if row.name in without_base else row.base): {
                 name: number.mean for name, number in row.numbers.items()
             }
-            for row in table_rows(suite)
+            for row in self._results.rows()
         }
 
     def differences(
         self, pairs: Sequence[Pair], metrics: Sequence[str]
     ) -> list[dict[str, Difference | None]]:
         """Return the paired differences."""
-        return row_differences(self.suite, pairs, metrics)
+        return self._results.differences(pairs, metrics)
 
 
 class CsvTable:
@@ -95,17 +95,11 @@ class CsvTable:
         self.metrics = [name for name in found if "/" not in name]
 
     def _add(self, line: Mapping[str, str]) -> None:
-        row, metric = _name(line["row"], line.get("base")), line["metric"]
+        row, metric = row_at_base(line["row"], line.get("base")), line["metric"]
         self.means.setdefault(row, {})[metric] = _number(line["mean"])
-        if line["difference"]:
-            value, low, high = (_number(line[name]) for name in ("difference", "low", "high"))
-            seeds, bases = (
-                int(line.get(f"num_{of}_seeds") or 0) for of in ("finetune", "pretrain")
-            )
-            self._to_baseline[row, metric] = Difference(
-                value, low, high, seeds, num_pretrain_seeds=bases
-            )
-            if line["verdict"] == ("better" if value > 0 else "worse"):
+        if (difference := read_difference(line)) is not None:
+            self._to_baseline[row, metric] = difference
+            if difference.higher_is_better:
                 self._higher.add(metric)
 
     def differences(
@@ -147,8 +141,17 @@ class CsvTable:
         )
 
 
-def _name(row: str, base: str | None) -> str:
-    return f"{row}@{base}" if base else row
+def read_difference(line: Mapping[str, str]) -> Difference | None:
+    """Return the difference in a line of a table's CSV, None where there is none.
+
+    Raises ValueError for what is not a finite number.
+    """
+    if not line["difference"]:
+        return None
+    value, low, high = (_number(line[name]) for name in ("difference", "low", "high"))
+    higher = line["verdict"] == ("better" if value > 0 else "worse")
+    seeds, bases = (int(line.get(f"num_{of}_seeds") or 0) for of in ("finetune", "pretrain"))
+    return Difference(value, low, high, seeds, higher, bases)
 
 
 def _number(text: str) -> float:

@@ -125,13 +125,13 @@ def _forest(rows: Sequence[Row], titles: Mapping[str, str], percent: bool = Fals
 
 
 def edge_of(intervals: Iterable[tuple[float, float]]) -> float:
-    """Return where a panel of intervals around 0 ends: what is far beyond most has no room."""
+    """Return the end of an axis of intervals around 0; outliers may be beyond it."""
     reach = sorted(max(abs(low), abs(high)) for low, high in intervals)
     return max((r for r in reach if r <= FAR * reach[len(reach) // 2]), default=0.0)
 
 
 def _mark(verdict: str) -> dict[str, Any]:
-    """Return how the value of a verdict is drawn: by its shape as well as its colour."""
+    """Return the marker of a verdict: its shape as well as its colour."""
     colour = COLOURS[verdict]
     face = "none" if verdict == "not resolved" else colour
     return {"color": colour, "marker": MARKS[verdict], "markerfacecolor": face, "markersize": 4}
@@ -142,9 +142,9 @@ def _verdict_marks() -> list[Line2D]:
 
 
 def _draw_intervals(panel: Axes, intervals: Mapping[int, tuple[float, float, float, str]]) -> None:
-    """Draw low, value, high per line.
+    """Draw low, value and high of each line.
 
-    A value far beyond most others becomes an arrow at the edge with its number and interval.
+    A value far beyond most others is drawn as an arrow at the edge with its numbers.
     """
     if not intervals:
         return

@@ -1,11 +1,11 @@
-"""A table as LaTeX with booktabs: numbers as formulas, the best of each column in bold."""
+"""A table as LaTeX with booktabs: numbers in math mode, the best of each column in bold."""
 
 from collections.abc import Sequence
 
 from deme.report.escape import latex_text
 from deme.report.rows import Number, Row
 from deme.report.statistics import Difference
-from deme.report.tables import by_base
+from deme.report.tables import by_base, has_published
 from deme.runs import Suite
 from deme.system import digits_for
 
@@ -19,7 +19,7 @@ NOTE = (
 def latex(suite: Suite, rows: Sequence[Row]) -> str:
     """Return a booktabs tabular: for each metric the value and the difference to the baseline."""
     metrics = suite.settings.metrics
-    published = [m for m in metrics if any(m in values for values in suite.expected.values())]
+    published = [metric for metric in metrics if has_published(suite, metric)]
     columns = ["row"]
     for metric in metrics:
         columns += [f"{latex_text(metric)} (published)"] if metric in published else []
@@ -43,13 +43,13 @@ def latex(suite: Suite, rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _about(metric: str, rows: Sequence[Row]) -> str:
+def _is_higher_better(metric: str, rows: Sequence[Row]) -> bool:
     found = (row.numbers[metric].about["better"] for row in rows if metric in row.numbers)
-    return next(found, "lower")
+    return next(found, "lower") == "higher"
 
 
 def _arrow(metric: str, rows: Sequence[Row]) -> str:
-    return r"$\uparrow$" if _about(metric, rows) == "higher" else r"$\downarrow$"
+    return r"$\uparrow$" if _is_higher_better(metric, rows) else r"$\downarrow$"
 
 
 def _best(metric: str, rows: Sequence[Row]) -> float | None:
@@ -61,7 +61,7 @@ def _best(metric: str, rows: Sequence[Row]) -> float | None:
     ]
     if not means:
         return None
-    return max(means) if _about(metric, rows) == "higher" else min(means)
+    return max(means) if _is_higher_better(metric, rows) else min(means)
 
 
 def _line(

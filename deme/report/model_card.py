@@ -37,7 +37,7 @@ def model_card(
 ) -> str:
     """Return README.md for a model folder, with front matter for the Hugging Face Hub.
 
-    `projections` of the model in the folder: none, folded or kept.
+    `projections` of the model in the folder: "none", "folded" or "kept".
     """
     takes_prompts = model.pipeline == "StableDiffusionPipeline"
     task = "text-to-image" if takes_prompts else "unconditional-image-generation"
@@ -85,7 +85,7 @@ def _different(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def _shown(value: object) -> object:
-    """Return what the template inserts for a value: a run's texts are nobody's markup."""
+    """Return a value for the template, with characters escaped that have a meaning in Markdown."""
     return value if isinstance(value, Markdown) else markdown_text(value)
 
 
@@ -97,7 +97,7 @@ def _literal(value: object) -> str:
 
 
 def _ddim_settings(record: ModelHistory) -> Option:
-    """Return the first DDIM sampler of the evaluations that stock diffusers has, {} without one."""
+    """Return the first DDIM sampler among the evaluations' that stock diffusers has, or {}."""
     for evaluation in record.evaluations:
         sampler = evaluation.settings.sampler
         if sampler["_target_"].endswith(".DDIM") and sampler.get("skip_type") == "uniform":
@@ -106,14 +106,14 @@ def _ddim_settings(record: ModelHistory) -> Option:
 
 
 def _trainings(record: ModelHistory) -> dict[str, list[str]]:
-    """Return the settings of the trainings by the keys of the card, once where all are equal."""
+    """Return the settings of the trainings by the keys of the card; equal ones once."""
     settings = [_settings(each) for each in record.trainings]
     found = {key: [each[key] for each in settings] for key in (settings[0] if settings else ())}
     return {key: values if len(set(values)) > 1 else values[:1] for key, values in found.items()}
 
 
 def _teachers(record: ModelHistory) -> list[str]:
-    """Return the names of the experts that a training learned from."""
+    """Return the names of the experts that a training was distilled from."""
     named = record.made.get("inputs", {}) if record.merge is None else {}
     return [public_name(each) for each in named.get("experts", {})]
 
@@ -149,5 +149,5 @@ def _settings(training: Training) -> dict[str, str]:
 
 
 def _option(settings: RunSettings, group: str, *hidden: str) -> Markdown:
-    """Return an option of a run as it is typed, as a code span."""
+    """Return an option of a run as typed on the command line, as a code span."""
     return Markdown(markdown_code(typed_option(settings, group, hidden)))

@@ -1,4 +1,4 @@
-"""What the numbers of a table mean: implementation, counts, seeds, and what intervals speak of."""
+"""Notes below a table: how its numbers are computed, counts, seeds, and the scope of intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -44,17 +44,17 @@ def notes(suite: Suite, rows: Sequence[Row]) -> list[str]:
 
 
 def _other_metrics(labels: Mapping[str, JsonObject], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield which rows have a metric of that name against other images or by other features."""
+    """Yield rows whose metric has the same name but another reference or other features."""
     for metric, about in labels.items():
         for row in rows:
             other = row.numbers[metric].about if metric in row.numbers else about
             if not is_same_metric(about, other):
                 note = _label_note(metric, other)
-                yield f"Not to be compared with the other rows, {row.label}: {note}"
+                yield f"{row.label} cannot be compared with the other rows: {note}"
 
 
 def _interval_notes(suite: Suite, scores: bool) -> Iterator[str]:
-    """Yield what the variance of a difference is made of, and what it leaves out."""
+    """Yield the parts of the variance of a difference, and what it does not include."""
     settings = suite.settings
     finetuning = len(settings.finetune_seeds) > 1
     pretraining = len(settings.pretrain_seeds or ()) > 1
@@ -74,13 +74,13 @@ def _interval_notes(suite: Suite, scores: bool) -> Iterator[str]:
         every = len(single) == len(settings.starts)
         names = "each base" if every else ", ".join(map(settings.label_of, single))
         yield (
-            f"One pretraining of {names}: differences and intervals speak of these weights, and "
-            "leave out what another pretraining would have given."
+            f"One pretraining of {names}: differences and intervals hold for these weights and "
+            "leave out the spread between pretrainings."
         )
     if pretraining and not finetuning:
         yield (
             "One finetuning seed: the variance between pretraining seeds contains that between "
-            "finetuning seeds, except for what this seed does on every base alike."
+            "finetuning seeds, except for effects of this seed that are equal on all bases."
         )
 
 

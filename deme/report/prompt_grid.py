@@ -1,4 +1,4 @@
-"""Prompts beside the images of several models, all from the same noise."""
+"""Prompts next to the images of several models, all from the same noise."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

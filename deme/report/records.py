@@ -37,7 +37,7 @@ from deme.system import (
 
 @dataclass(frozen=True)
 class Training:
-    """A training run: its settings, and what it wrote beside the weights."""
+    """A training run: its settings, and the files next to its weights."""
 
     settings: TrainSettings
     about: JsonObject
@@ -53,12 +53,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ModelHistory:
-    """A model and its history; what is not known is empty.
+    """A model and its history; unknown fields are empty.
 
     `weights`: content hash. `about`: its deme.json. `merge`: settings of the run that merged or
-    averaged it.
-    `made`: run.json of the run that made it. `trainings`: the finetuning behind it, in range order.
-    `lost`: names of experts whose runs are not here any more.
+    averaged it. `made`: run.json of the run that wrote it. `trainings`: the trainings it comes
+    from, in the order of their ranges. `lost`: names of experts whose runs no longer exist.
     """
 
     name: str
@@ -106,8 +105,10 @@ def public_name(path: str) -> str:
 
 
 def read_history(place: Path, called: str) -> ModelHistory:
-    """Return what is known about a run directory, a run's weights folder, or any other model
-    folder, `called` by its user."""
+    """Return the history of a run directory, a run's weights folder, or another model folder.
+
+    `called`: the name that the user typed.
+    """
     folder = weights_folder(place)
     run = place if is_run(place) else folder.parent.parent
     about = read_about(folder)
@@ -159,7 +160,7 @@ def _trainings(
 
 
 def _found(named: str, run: Path, made: JsonObject) -> Path | None:
-    """Return a run that another one named as its input: where it was, or beside the other one."""
+    """Return a run that is the input of another one: in its recorded place or next to the other."""
     places = places_of_input(named, made.get("directory", "."), run)
     return next((each for each in places if exists(each / "config.yaml") and is_done(each)), None)
 

@@ -16,6 +16,7 @@ from deme.runs import (
     SuiteSettings,
     read_metrics,
     row_and_base,
+    row_at_base,
     sample_grid,
 )
 from deme.system import BadConfig, JsonObject, read_json
@@ -56,23 +57,23 @@ class Row:
     base: str | None = None  # its name, in a suite of several
 
 
-def table_rows(suite: Suite) -> list[Row]:
-    """Return the rows that are evaluated, in the suite's order, for each base."""
-    results = _results(suite)
-    return [_row(suite, row, base, results) for base, rows in suite.sections for row in rows]
-
-
 def _place(row: RowSettings, base: str | None) -> Place:
     """Return where the results of a row are that may have to do with no base."""
     return row.name, None if row.bases == () else base
 
 
-def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Place, Results]) -> Row:
+def _row(
+    suite: Suite,
+    row: RowSettings,
+    base: str | None,
+    results: Mapping[Place, Results],
+    metrics: Sequence[str],
+) -> Row:
     name, place, settings = row.name, _place(row, base), suite.settings
     evaluations, found = suite.evaluations(*place), results[place]
     (baseline,) = (row for row in settings.rows if row.name == settings.baseline)
     before = results[_place(baseline, base)] if name != settings.baseline else {}
-    numbers = {metric: _number(metric, found, before) for metric in _metrics(suite, results)}
+    numbers = {metric: _number(metric, found, before) for metric in metrics}
     pictures = [sample_grid(one["path"]) for one in found.values()]
     trained = [
         node
@@ -86,7 +87,7 @@ def _row(suite: Suite, row: RowSettings, base: str | None, results: Mapping[Plac
         tuple(_first_missing(node).command for node in evaluations if node.state != "done"),
         _compute(evaluations),
         next((picture for picture in pictures if picture.exists()), None),
-        suite.expected.get(f"{name}@{base}", suite.expected.get(name, {})),
+        suite.expected.get(row_at_base(name, base), suite.expected.get(name, {})),
         tuple(path for node in trained if (path := _finished(node)) and task_weight_curves(path)),
         base,
     )
@@ -110,43 +111,57 @@ class Comparison:
     base: str = ""
 
 
-def comparisons(suite: Suite) -> list[Comparison]:
-    """Return the suite's comparisons of row against row, for each base that both rows have."""
-    results, settings = _results(suite), suite.settings
-    rows = {row.name: row for row in settings.rows}
-    found = []
-    for pair in settings.comparisons:
-        (name, base), (other_name, other_base) = map(row_and_base, pair)
-        row, other = rows[name], rows[other_name]
-        named = (base, other_base) != (None, None)
-        shared = [(one, one) for one in settings.shared_bases(row, other)]
-        for one_base, two_base in [(base, other_base)] if named else shared:
-            one, two = results[_place(row, one_base)], results[_place(other, two_base)]
-            differences = {metric: _between(metric, one, two) for metric in settings.metrics}
-            labels = _labels(settings, (row, one_base), (other, two_base))
-            found.append(Comparison(*labels[:2], differences, labels[2]))
-    return found
+class SuiteResults:
+    """The finished evaluations of a suite, which are read once: its rows and their differences."""
 
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._found = _results(suite)
+        self._rows = {row.name: row for row in suite.settings.rows}
 
-def row_differences(
-    suite: Suite, pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
-) -> list[dict[str, Difference | None]]:
-    """Return the paired difference of the first row of each pair to the second, per metric.
+    def rows(self) -> list[Row]:
+        """Return the rows that are evaluated, in the suite's order, for each base."""
+        metrics = _metrics(self.suite, self._found)
+        return [
+            _row(self.suite, row, base, self._found, metrics)
+            for base, rows in self.suite.sections
+            for row in rows
+        ]
 
-    Rows are named <row>, or <row>@<base> in a suite of several bases. None where one of them is not
-    measured.
-    """
-    results = _results(suite)
-    rows = {row.name: row for row in suite.settings.rows}
+    def comparisons(self) -> list[Comparison]:
+        """Return the suite's comparisons of row against row, for each base that both rows have."""
+        settings = self.suite.settings
+        found = []
+        for pair in settings.comparisons:
+            (name, base), (other_name, other_base) = map(row_and_base, pair)
+            row, other = self._rows[name], self._rows[other_name]
+            named = (base, other_base) != (None, None)
+            shared = [(one, one) for one in settings.shared_bases(row, other)]
+            for one_base, two_base in [(base, other_base)] if named else shared:
+                one, two = self._of(name, one_base), self._of(other_name, two_base)
+                differences = {metric: _between(metric, one, two) for metric in settings.metrics}
+                labels = _labels(settings, (row, one_base), (other, two_base))
+                found.append(Comparison(*labels[:2], differences, labels[2]))
+        return found
 
-    def measured(name: str) -> Results:
-        row, base = row_and_base(name)
-        return results.get(_place(rows[row], base), {})
+    def differences(
+        self, pairs: Sequence[tuple[str, str]], metrics: Sequence[str]
+    ) -> list[dict[str, Difference | None]]:
+        """Return the paired difference of the first row of each pair to the second, per metric.
 
-    return [
-        {metric: _between(metric, measured(name), measured(other)) for metric in metrics}
-        for name, other in pairs
-    ]
+        Rows are named <row>, or <row>@<base> in a suite of several bases. None where one of them is
+        not measured.
+        """
+        return [
+            {
+                metric: _between(metric, self._of(*row_and_base(name)), self._of(*row_and_base(to)))
+                for metric in metrics
+            }
+            for name, to in pairs
+        ]
+
+    def _of(self, name: str, base: str | None) -> Results:
+        return self._found.get(_place(self._rows[name], base), {})
 
 
 def _labels(settings: SuiteSettings, *pair: tuple[RowSettings, str | None]) -> tuple[str, str, str]:
@@ -218,9 +233,9 @@ def _number(metric: str, results: Results, base: Results) -> Number | None:
 
 
 def is_same_metric(one: JsonObject, other: JsonObject) -> bool:
-    """Whether two numbers of one name were taken against the same images, by the same features.
+    """Whether two values of a metric have the same reference and the same features.
 
-    Those of `fd_own` follow from the training images: of two data sets they are different metrics.
+    The features of `fd_own` depend on the training images: two data sets give different metrics.
     """
     return all(one[key] == other[key] for key in ("reference", "implementation"))
 
@@ -254,7 +269,7 @@ def difference_of(metric: str, results: Results, base: Results) -> Difference | 
 
 
 def values_of(metric: str, results: Results) -> dict[RunSeeds, float]:
-    """Return the values of a metric, of those evaluations that have it."""
+    """Return the values of a metric of the evaluations that have it."""
     return {
         cell: one["metrics"][metric]["value"]
         for cell, one in results.items()

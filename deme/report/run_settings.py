@@ -1,25 +1,26 @@
-"""What tells listed runs apart: the settings that differ between runs of one stage."""
+"""Find the settings that differ between runs of one stage."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from deme.runs.composed import Flat
-from deme.runs.identity import neutral_keys
+from deme.runs.identity import changes_no_result
 from deme.runs.labels import DEFAULT_LABELS, is_labelled_by_user, option_of, value_text
 from deme.runs.listing import ListedRun, read_run
 from deme.runs.settings import CELL_LETTERS, RUNS, SETTINGS
 
-LABELS = ("base", "pretrain_seed")  # of a cell, which are no settings
-INPUTS = ("weights", "experts", "run", "snapshots_of")  # whose settings are those of a model, too
+LABELS = ("base", "pretrain_seed")  # labels that are not settings
+# inputs whose settings are listed with those of the run
+INPUTS = ("weights", "experts", "run", "snapshots_of")
 TARGET = "._target_"
-DEPTH = 8  # runs that are made of runs: experts, averages, merges, evaluations
+DEPTH = 8  # levels of runs made from runs: experts, averages, merges, evaluations
 
 
 class Settings:
-    """The settings of runs that count, those of the runs that they are made of included.
+    """The settings of runs that can change results, including those of the runs they are made from.
 
-    So an evaluation has the learning rate of the model that it is of.
+    An evaluation thus has the learning rate of the model that it measures.
     """
 
     def __init__(self, runs: Iterable[ListedRun]) -> None:
@@ -27,7 +28,7 @@ class Settings:
         self._known: dict[Path, Flat] = {}
 
     def of(self, run: ListedRun, depth: int = DEPTH) -> Flat:
-        """Return the settings of a run by their dotted keys, an option by its name."""
+        """Return the settings of a run by dotted key; options by their names."""
         if run.path not in self._known:
             own = own_settings(run)
             inherited = self._inherited(run, depth)
@@ -36,7 +37,7 @@ class Settings:
         return self._known[run.path]
 
     def _inherited(self, run: ListedRun, depth: int) -> Flat:
-        """Return the settings that all runs have that a run is made of."""
+        """Return the settings that all runs share from which a run is made."""
         if run.stage == "train" or depth == 0:
             return {}
         places = [place for name in INPUTS for place in run.inputs.get(name, [])]
@@ -60,11 +61,9 @@ def own_settings(run: ListedRun) -> Flat:
     """Return the settings of a run that can change its results, and its labels."""
     if run.stage not in SETTINGS:
         return {}
-    neutral = neutral_keys(run.stage)
     found: Flat = {}
     for key, value in run.settings.items():
-        top, _, rest = key.partition(".")
-        if top == "stage" or neutral.get(top) == () or rest in neutral.get(top, ()):
+        if key == "stage" or changes_no_result(run.stage, key):
             continue
         if not key.endswith(TARGET):
             found[key] = value
@@ -81,9 +80,9 @@ def own_settings(run: ListedRun) -> Flat:
 
 
 def differing(runs: Sequence[ListedRun], settings: Settings) -> list[str]:
-    """Return the keys whose values differ between runs of one stage, options before their keys.
+    """Return the keys whose values differ between runs of one stage, options before their own keys.
 
-    The keys of an option are compared between runs that chose the same option.
+    The keys of an option are compared only between runs that chose the same option.
     """
     found: dict[str, None] = {}
     for stage in dict.fromkeys(run.stage for run in runs):
@@ -100,14 +99,14 @@ def differing(runs: Sequence[ListedRun], settings: Settings) -> list[str]:
 
 
 def _place(key: str) -> int:
-    """Return where the column of a key stands: labels first, seeds last."""
+    """Return the position of a key's column: labels first, seeds last."""
     if key in (*LABELS, "method"):
         return 0
     return 2 if key in CELL_LETTERS else 1
 
 
 def in_order(runs: Iterable[ListedRun], settings: Settings, keys: Sequence[str]) -> list[ListedRun]:
-    """Return the runs of each suite and stage in the order of the settings that differ."""
+    """Return the runs of each suite and stage, sorted by the settings that differ."""
     stages = {stage: number for number, stage in enumerate(RUNS)}
 
     def order(run: ListedRun) -> tuple[object, ...]:
@@ -119,7 +118,7 @@ def in_order(runs: Iterable[ListedRun], settings: Settings, keys: Sequence[str])
 
 
 def _sortable(value: Any) -> tuple[int, float, str]:
-    """Return a key that orders nothing before numbers, and numbers before texts."""
+    """Return a sort key: missing values before numbers, and numbers before texts."""
     if value is None:
         return (0, 0.0, "")
     if isinstance(value, (int, float)):
@@ -132,7 +131,7 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Return each key in as few of its last parts as no other key ends with: lr, method.teacher."""
+    """Return each key shortened to its last parts, as short as is unique: lr, method.teacher."""
     found = {}
     for key in keys:
         parts = key.split(".")
@@ -150,12 +149,12 @@ def short_keys(keys: Sequence[str]) -> dict[str, str]:
 
 
 def find_key(typed: str, known: Iterable[str]) -> list[str]:
-    """Return the keys that a typed one means: itself, or those that end with it."""
+    """Return the keys that match a typed one: the key itself, or keys that end with it."""
     names = list(dict.fromkeys(known))
     return [typed] if typed in names else [each for each in names if each.endswith(f".{typed}")]
 
 
 def text_of(value: Any, longest: int = 40) -> str:
-    """Return a value of a setting as a short text."""
+    """Return the value of a setting as a text of at most `longest` characters."""
     text = value_text(value)
     return text if len(text) <= longest else f"{text[: longest - 2]}.."

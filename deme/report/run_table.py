@@ -1,11 +1,14 @@
-"""The table of runs that `deme ls` prints: what differs between them, and what they measured."""
+"""The table of runs that `deme ls` prints: settings that differ, and main numbers."""
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from deme.report.run_settings import LABELS, Settings, differing, short_keys, text_of
+from rich.cells import cell_len
+
+from deme.report.run_settings import LABELS, Settings, short_keys, text_of
 from deme.report.terminal import aligned
 from deme.runs.listing import ListedRun
 from deme.runs.numbers import TRAINING_LOSS, Measured
@@ -14,7 +17,7 @@ from deme.system import digits_for, duration, single_line, size_text
 GAP = 2  # characters between two columns
 NARROWEST = 20  # characters of a name
 MAX_ERROR = 60
-# what changes the scale of the training loss: runs that differ in it are not compared by it
+# settings that change the scale of the training loss; runs that differ in them are not compared
 OF_LOSS = {
     "accumulate", "balancing", "data", "expert", "loss_weight", "method", "model", "ranges",
     "timesteps", "weighting",
@@ -27,9 +30,9 @@ BEST = (
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its key, its heading, and of each run a value and its text.
+    """A column of the table: its key and title, and the value and text of each run.
 
-    Of columns that do not fit, those with the highest `spare` are left out first; 0: never.
+    If the columns do not fit, those with the highest `spare` are left out first; 0 means never.
     """
 
     key: str
@@ -39,14 +42,17 @@ class Column:
     spare: int = 0
     right: bool = False
 
-    @property
+    @cached_property
     def width(self) -> int:
-        """Its width on the terminal."""
-        return max(map(len, (self.title, *self.texts)))
+        """The width on the terminal in characters."""
+        return max(map(cell_len, (self.title, *self.texts)))
 
 
-def columns_of(runs: Sequence[ListedRun], settings: Settings) -> list[Column]:
-    """Return the columns of a table of runs, in order."""
+def columns_of(runs: Sequence[ListedRun], settings: Settings, keys: Sequence[str]) -> list[Column]:
+    """Return the columns of a table of runs, in order.
+
+    `keys`: the settings that differ between the runs.
+    """
     now = time.time()
     found = [
         _column("name", "run", [run.name for run in runs]),
@@ -55,7 +61,6 @@ def columns_of(runs: Sequence[ListedRun], settings: Settings) -> list[Column]:
     suites, stages = [run.suite for run in runs], [run.stage for run in runs]
     found += [_column("suite", "suite", suites, 6)] if len({*suites}) > 1 else []
     found += [_column("stage", "stage", stages, 5)] if len({*stages}) > 1 else []
-    keys = differing(runs, settings)
     found += setting_columns(runs, settings, keys)
     found += number_columns(runs, settings, keys)
     ages = [None if run.time is None else max(0.0, now - run.time) for run in runs]
@@ -92,7 +97,7 @@ def setting_columns(
 def number_columns(
     runs: Sequence[ListedRun], settings: Settings, keys: Sequence[str]
 ) -> list[Column]:
-    """Return a column for each main number, with its `n` and a star at the best.
+    """Return a column for each main number, with its `n` and an asterisk at the best value.
 
     `keys`: the settings that differ between the runs.
     """
@@ -118,9 +123,9 @@ def number_columns(
 def _best(
     runs: Sequence[ListedRun], numbers: Sequence[Measured | None], settings: Settings
 ) -> set[int]:
-    """Return which runs have the best number of those that can be compared.
+    """Return the indices of the runs with the best number among those that can be compared.
 
-    Training losses are compared within a seed: of another seed, images and noise are others.
+    Training losses are compared within a seed: another seed means other images and other noise.
     """
     groups: dict[tuple[object, ...], list[tuple[float, int]]] = {}
     for index, (run, one) in enumerate(zip(runs, numbers, strict=True)):
@@ -151,7 +156,7 @@ def _state(run: ListedRun) -> str:
 
 
 def render(columns: Sequence[Column], width: int | None) -> str:
-    """Return the table as text of at most `width` columns; None: as wide as it is."""
+    """Return the table as text of at most `width` characters per line; None means no limit."""
     shown = fitting(columns, width)
     lines = zip(*(column.texts for column in shown), strict=True)
     right = {index for index, column in enumerate(shown) if column.right}
@@ -164,7 +169,7 @@ def render(columns: Sequence[Column], width: int | None) -> str:
 
 
 def fitting(columns: Sequence[Column], width: int | None) -> list[Column]:
-    """Return the columns that fit into a width, the first one shortened where it must be."""
+    """Return the columns that fit into a width; the first one is shortened if necessary."""
     shown = list(columns)
     if width is None:
         return shown
@@ -183,33 +188,34 @@ def _width(columns: Sequence[Column]) -> int:
 
 
 def shortened_name(name: str, longest: int) -> str:
-    """Return the name of a run, its middle left out if it is too long: finetune-lr..4b6f15b5ef."""
+    """Return the name of a run, shortened in the middle if too long: finetune-lr..4b6f15b5ef."""
     if len(name) <= longest:
         return name
     kept = name.rpartition("-")[2][-(longest - 2) :]
     return f"{name[: longest - 2 - len(kept)]}..{kept}"
 
 
-def sorted_by(runs: Sequence[ListedRun], columns: Sequence[Column], typed: str) -> list[ListedRun]:
-    """Return the runs in the order of a column, -<column> from the largest; without a value last.
+def order_by(column: Column, descending: bool) -> list[int]:
+    """Return the indices of the runs in the order of a column; those without a value come last."""
+    known = [index for index, value in enumerate(column.values) if value is not None]
+    mixed = len({isinstance(column.values[index], (int, float)) for index in known}) > 1
 
-    Raises StopIteration for a column that there is none of.
-    """
-    name = typed.removeprefix("-")
-    column = next(each for each in columns if name in (each.key, each.title))
-    pairs = [(value, run) for value, run in zip(column.values, runs, strict=True)]
-    known = [pair for pair in pairs if pair[0] is not None]
-    mixed = len({isinstance(value, (int, float)) for value, _ in known}) > 1
+    def order(index: int) -> Any:
+        value = column.values[index]
+        return str(value) if mixed or not isinstance(value, (int, float, str)) else value
 
-    def order(pair: tuple[Any, ListedRun]) -> Any:
-        return str(pair[0]) if mixed or not isinstance(pair[0], (int, float, str)) else pair[0]
+    known.sort(key=order, reverse=descending)
+    return known + [index for index, value in enumerate(column.values) if value is None]
 
-    known.sort(key=order, reverse=typed.startswith("-"))
-    return [run for _, run in known] + [run for value, run in pairs if value is None]
+
+def reordered(column: Column, order: Sequence[int]) -> Column:
+    """Return a column of the same runs in another order."""
+    values, texts = ([part[index] for index in order] for part in (column.values, column.texts))
+    return replace(column, values=values, texts=texts)
 
 
 def record_of(run: ListedRun, settings: Settings) -> dict[str, object]:
-    """Return a run as an object of JSON, with all its settings that count."""
+    """Return a run as a JSON object, with all its settings that can change results."""
     return {
         "run": str(run.path),
         "suite": run.suite,
@@ -225,5 +231,5 @@ def record_of(run: ListedRun, settings: Settings) -> dict[str, object]:
 
 
 def counts(states: Mapping[str, int]) -> str:
-    """Return "12 done, 1 running"."""
+    """Return the number of runs by state as text, such as "12 done, 1 running"."""
     return ", ".join(f"{number} {state}" for state, number in states.items())

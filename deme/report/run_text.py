@@ -1,10 +1,11 @@
-"""Everything about one run, as `deme show` prints it."""
+"""The description of one run that `deme show` prints."""
 
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from deme.report.run_numbers import metrics_table
 from deme.report.run_settings import text_of
 from deme.report.terminal import aligned
 from deme.runs import (
@@ -24,7 +25,7 @@ NUM_LOG_LINES = 10
 
 
 def run_text(run: ListedRun) -> str:
-    """Return all there is to say about a run, part by part."""
+    """Return everything about a run, section by section."""
     parts = [
         ("", [*_head(run)]),
         ("made from", [*map(_source, lineage(run))]),
@@ -66,7 +67,7 @@ def _source(source: Source) -> str:
 
 
 def _changed(run: ListedRun) -> Iterator[str]:
-    """Yield what was chosen and set, each value with its default."""
+    """Yield the chosen options and settings, each value with its default."""
     found = changed(run)
     given = given_overrides(run) or []
     options = [word for word in given if word.partition("=")[0] not in run.settings]
@@ -84,20 +85,13 @@ def _whole(value: Any) -> str:
 
 def _numbers(run: ListedRun) -> list[str]:
     """Return a table of all metrics with their intervals, else the main number."""
-    lines: list[list[str]] = []
     try:
         metrics, cost = metrics_of(run.path), cost_of(run.path)
     except DemeError as error:
         return [str(error)]
     found = []
-    for name, metric in metrics.items():
-        places = digits_for(metric["value"])
-        ends = ", ".join(f"{end:.{places}f}" for end in metric.get("interval", ()))
-        value = f"{metric['value']:.{places}f}"
-        about = [str(metric.get("reference", "")), str(metric.get("implementation", ""))]
-        lines.append([name, value, f"[{ends}]" if ends else "", f"{metric['n']:,}", *about])
-    if lines:
-        titles = ["metric", "value", "95% interval", "n", "compared to", "computed by"]
+    if metrics:
+        _, titles, lines = metrics_table(metrics)
         found += aligned(titles, lines, (1, 2, 3)).split("\n")
     else:
         for name, one in run.numbers.items():
@@ -115,7 +109,7 @@ def _numbers(run: ListedRun) -> list[str]:
 
 
 def files_of(path: Path) -> dict[str, int]:
-    """Return the files and folders of a run with their sizes; of weights/ each kind by itself."""
+    """Return the files and folders of a run with their sizes, weights/ by kind of weights."""
     found = {}
     try:
         places = sorted(place for place in path.iterdir() if place.name[0] != ".")
@@ -141,7 +135,7 @@ def _files(path: Path) -> Iterator[str]:
 
 
 def _grids(path: Path) -> str:
-    """Return which grids of a training there are; of many the first, the second and the last."""
+    """Return the sample grids of a training; of many the first two and the last."""
     steps = [f"{step:,}" for step in sample_grids(path)]
     if not steps:
         return ""
@@ -172,7 +166,7 @@ def _versions(path: Path) -> str:
 
 
 def log_lines(run: ListedRun, number: int = NUM_LOG_LINES) -> list[str]:
-    """Return the last messages of a run."""
+    """Return the last messages in the log of a run."""
     try:
         with open(run.path / "log.txt", "rb") as file:
             file.seek(max(0, file.seek(0, 2) - (1 << 16)))

@@ -12,23 +12,22 @@ from deme.system import JsonObject
 
 
 class RunSeeds(NamedTuple):
-    """The seeds of one evaluation; None for what was not finetuned, or not pretrained here."""
+    """The seeds of one evaluation; None for a model without finetuning, or not pretrained here."""
 
     seed: int | None
     sample_seed: int
     pretrain_seed: int | None = None
 
     def is_paired(self, other: "RunSeeds") -> bool:
-        """Whether a difference is taken of the two: the seeds that both have are the same."""
+        """Whether two evaluations are paired: the seeds that both have are equal."""
         return self.sample_seed == other.sample_seed and all(
             one == two or None in (one, two)
             for one, two in ((self.seed, other.seed), (self.pretrain_seed, other.pretrain_seed))
         )
 
 
-SeedsT = TypeVar(
-    "SeedsT", bound=tuple[int | None, ...]
-)  # a RunSeeds, or its values without the last
+# a RunSeeds, or its values without the last
+SeedsT = TypeVar("SeedsT", bound=tuple[int | None, ...])
 
 
 def student_quantile(df: float, probability: float) -> float:
@@ -40,12 +39,12 @@ def student_quantile(df: float, probability: float) -> float:
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of a paired difference; None for what one seed cannot show.
+    """Standard deviations of a paired difference; None where a single seed cannot show them.
 
     `sampling`: of one difference, by the bootstrap, or of a mean over images. `finetuning`: between
     the finetuning seeds of a pretraining seed. `pretraining`: between pretraining seeds, beyond
-    what the spread between finetuning seeds explains; with one finetuning seed that spread is part
-    of it.
+    what the spread between finetuning seeds explains; with one finetuning seed it includes that
+    spread.
     """
 
     sampling: float
@@ -94,16 +93,16 @@ def paired_difference(
     base_replicates: Mapping[SeedsT, Sequence[float]],
     num_units: int,
 ) -> Difference | None:
-    """Return row minus baseline over their common sampling seeds, within each pretraining seed.
+    """Return row minus baseline over common sampling seeds, within each pretraining seed.
 
-    Either may be of a model that was not finetuned. None if they have no common seed or are of one
-    image. A cell is (finetuning seed, sampling seed) or a RunSeeds.
+    Either may be of a model without finetuning. None if they have no common seed or are computed
+    from one image. A cell is (finetuning seed, sampling seed) or a RunSeeds.
 
-    The variance of the mean by sampling is n / (n - 1) times that of its paired bootstrap
-    replicates, which resample n = `num_units` images or prompts. To it come the variance between
-    the means of finetuning seeds / their number and that between the means of pretraining seeds /
-    their number (interval_half_width). Of what there is one seed of, the variance is unknown: the
-    interval speaks of that seed, and leaves out what another one would have given.
+    The sampling variance of the mean is n / (n - 1) times that of its paired bootstrap replicates,
+    which resample n = `num_units` images or prompts. Added to it are the variance between the means
+    of finetuning seeds divided by their number, and that between the means of pretraining seeds
+    divided by their number (interval_half_width). With a single seed its variance is unknown: the
+    interval is conditional on that seed.
     """
     pairs = [
         (cell, other)
@@ -143,7 +142,7 @@ def paired_difference(
 
 
 def _seeds(cell: RunSeeds, other: RunSeeds) -> tuple[int | None, int | None]:
-    """Return the finetuning and the pretraining seed of a difference: those that either has."""
+    """Return the finetuning and the pretraining seed of a difference, of whichever side has one."""
     return (
         other.seed if cell.seed is None else cell.seed,
         other.pretrain_seed if cell.pretrain_seed is None else cell.pretrain_seed,
@@ -164,7 +163,7 @@ def _variance(means: Mapping[int | None, float]) -> float:
 
 
 def _spread(found: Mapping[tuple[RunSeeds, RunSeeds], float], sampling: float) -> Spread:
-    """Return the standard deviations, of `found` differences by their cells."""
+    """Return the standard deviations of the differences `found`, given by their cells."""
     by_base = defaultdict(list)
     for both, one in found.items():
         seed, pretrain_seed = _seeds(*both)

@@ -1,5 +1,7 @@
-"""The one style of all figures: sizes that fit a column of text, colours that the colour-blind can
-tell apart, and a mark as well as a colour for each verdict."""
+"""The common style of all figures: sizes for a column of text, colours for the colour-blind.
+
+Verdicts are distinguished by a marker as well as by a colour.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +13,11 @@ from matplotlib.colors import LinearSegmentedColormap
 COLUMN = 6.75  # inches: the text width of a two-column paper
 COLOURS = {"better": "#0072b2", "worse": "#d55e00", "not resolved": "#7a7a7a"}  # Okabe and Ito
 MARKS = {"better": "o", "worse": "s", "not resolved": "o"}  # the last one hollow
-# of lines and bars that stand for models or ranges of timesteps
+# colours of lines and bars for models or timestep ranges
 SERIES = ("#1f4e79", "#b3541e", "#5b3a8c", "#00838f", "#8d6e00", "#ad1457", "#4e6e3a", "#37474f")
-INK = "#010203"  # of text and axes; a page replaces it by the colour of its text
+INK = "#010203"  # colour of text and axes; a page replaces it by its text colour
 
-STYLE: dict[Any, Any] = {  # matplotlib names every key as a type
+STYLE: dict[Any, Any] = {  # matplotlib types every key as a literal
     "axes.facecolor": "none",
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -42,11 +44,11 @@ STYLE: dict[Any, Any] = {  # matplotlib names every key as a type
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Draw with the style of all figures inside this block."""
+    """Use the common style for figures drawn inside this block."""
     with rc_context(STYLE):
         yield
 
 
 def diverging(low: str, high: str) -> LinearSegmentedColormap:
-    """Return a map of colours from one over almost white, in the middle, to another."""
+    """Return a colour map from `low` over nearly white in the middle to `high`."""
     return LinearSegmentedColormap.from_list(f"{low} {high}", [low, "#f7f7f7", high])

@@ -3,13 +3,12 @@
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from deme.report.escape import csv_text, markdown_block, markdown_code, markdown_text
 from deme.report.notes import notes
 from deme.report.rows import Comparison, Number, Row
 from deme.report.statistics import Difference
-from deme.report.terminal import fits, text_table
+from deme.report.terminal import TextTable, fits, text_table
 from deme.runs import Suite
 from deme.system import JsonObject, digits_for, print_result
 
@@ -23,26 +22,18 @@ BASE_COLUMNS = [  # of a suite of several bases; sd: standard deviations of one 
 ]  # fmt: skip
 
 
-class TextTable(NamedTuple):
-    """Texts with a title for each column."""
-
-    title: str
-    columns: list[str]
-    lines: list[list[str]]
-
-
 def header(suite: Suite, metrics: Sequence[str]) -> list[str]:
     """Return the column titles of a table of these metrics."""
     columns = ["row"]
     for metric in metrics:
-        columns += (
-            [f"{metric}, published (measured minus published)"] if _published(suite, metric) else []
-        )
+        if has_published(suite, metric):
+            columns.append(f"{metric}, published (measured minus published)")
         columns += [metric, f"difference to {suite.settings.baseline} (95% interval)", "verdict"]
     return [*columns, "training compute"]
 
 
-def _published(suite: Suite, metric: str) -> bool:
+def has_published(suite: Suite, metric: str) -> bool:
+    """Whether there are published values of a metric."""
     return any(metric in values for values in suite.expected.values())
 
 
@@ -58,13 +49,13 @@ def cells(suite: Suite, metrics: Sequence[str], row: Row) -> list[str]:
     texts = [row.label]
     for metric in metrics:
         number = row.numbers.get(metric)
-        texts += [_published_cell(row, metric)] if _published(suite, metric) else []
+        texts += [_published_cell(row, metric)] if has_published(suite, metric) else []
         texts += _number_cells(number) if number else ["--", "", ""]
     return [*texts, format_count(row.num_forward_passes)]
 
 
 def format_count(number: int) -> str:
-    """Return a number of forward passes, in millions from 0.1 million on."""
+    """Return a number of forward passes as text, in millions from 0.1 million on."""
     return f"{number / 1e6:.2f}M" if number >= 100_000 else f"{number:,}"
 
 
@@ -234,9 +225,9 @@ def _base_columns(row: Row, d: Difference | None) -> list[object]:
 
 
 def show(suite: Suite, rows: Sequence[Row], compared: Sequence[Comparison] = ()) -> None:
-    """Print the table, and row against row, to standard output.
+    """Print the table and the comparisons between rows to standard output.
 
-    A table that is too wide for the terminal becomes one for each metric.
+    A table that is wider than the terminal is split into one table per metric.
     """
     of_bases = any(row.base is not None for row in rows)
 

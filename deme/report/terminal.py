@@ -13,21 +13,30 @@ from rich.text import Text
 from deme.system import single_line
 
 NARROW = 24  # characters that a column of labels keeps while only headings and labels wrap
-BORDERS = 3  # characters beside a column
+BORDERS = 3  # characters that each column adds to the table
+
+
+class TextTable(NamedTuple):
+    """Texts with a title for each column."""
+
+    title: str
+    columns: list[str]
+    lines: list[list[str]]
 
 
 def terminal_width() -> int | None:
-    """Return the width of the terminal that standard output is, None where it is none."""
+    """Return the width of the terminal, None if standard output is not a terminal."""
     return Console().width if sys.stdout.isatty() else None
 
 
 def text_table(
     title: str | None, columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1
 ) -> str:
-    """Return a table for the terminal, its first `num_left` columns aligned to the left.
+    """Return a table for the terminal; its first `num_left` columns are aligned to the left.
 
-    It is plain text, whatever its cells hold. What is wider than the terminal wraps: headings and
-    labels first. Where standard output is no terminal, the table is as wide as its texts.
+    Cells are shown literally, without markup. In a terminal that is too narrow, cells wrap,
+    headings and labels first. If standard output is not a terminal, the table is as wide as its
+    texts.
     """
     shape = _Shape.of(columns, lines, num_left)
     width = terminal_width()
@@ -55,7 +64,7 @@ def text_table(
 
 
 def fits(columns: Sequence[str], lines: Sequence[Sequence[str]], num_left: int = 1) -> bool:
-    """Whether a table fits the terminal while no cell wraps but headings and labels."""
+    """Whether a table fits into the terminal if only headings and labels wrap."""
     width = terminal_width()
     return width is None or _width(_Shape.of(columns, lines, num_left).whole) <= width
 
@@ -65,7 +74,7 @@ def _width(widths: Sequence[int]) -> int:
 
 
 class _Shape(NamedTuple):
-    """The texts of a table, headings first, and how wide each column can be, in characters."""
+    """The texts of a table, headings first, and possible widths of its columns in characters."""
 
     rows: list[list[str]]
     natural: list[int]  # nothing wraps
@@ -104,7 +113,7 @@ class _Shape(NamedTuple):
 def aligned(
     columns: Sequence[str], lines: Sequence[Sequence[str]], right: Collection[int] = ()
 ) -> str:
-    """Return a table without borders, whatever its cells hold: a thousand lines take 10 ms."""
+    """Return a table without borders; cells are shown literally. A thousand lines take 10 ms."""
     rows = [[single_line(str(cell)) for cell in line] for line in (columns, *lines)]
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     texts = []

@@ -1,4 +1,4 @@
-"""Options as a user types them: method=deme method.consistency_weight=1.0."""
+"""Options as typed on the command line: method=deme method.consistency_weight=1.0."""
 
 import contextlib
 from collections.abc import Collection, Mapping
@@ -10,11 +10,14 @@ from deme.runs.composed import chosen_options
 from deme.runs.labels import option_of
 from deme.system import DemeError
 
-PLACES = ("path", "root", "sha256")  # what lies on the disk of whoever made a run
+PLACES = ("path", "root", "sha256")  # keys that refer to the disk of whoever made a run
 
 
 def typed_option(settings: RunSettings, group: str, hidden: Collection[str] = ()) -> str:
-    """Return what chooses a run's option with its values, without places and `hidden` keys."""
+    """Return the overrides that select a run's option and its values, without `hidden` keys.
+
+    Values that are paths on the disk of whoever made the run are left out too.
+    """
     option: Option = getattr(settings, group)
     name = chosen_option(settings, group)
     words = [f"{group}._target_={option['_target_']}" if name is None else f"{group}={name}"]
@@ -27,9 +30,9 @@ def typed_option(settings: RunSettings, group: str, hidden: Collection[str] = ()
 
 
 def chosen_option(settings: RunSettings, group: str) -> str | None:
-    """Return the name of a run's option: the one that was typed, else by its values.
+    """Return the name of a run's option, as typed, else found by its values.
 
-    None for somebody else's class, and where several options of one class are as near.
+    None for a class outside of deme, and if several options of a class match equally well.
     """
     option: Option = getattr(settings, group)
     typed = _typed_options(settings.stage, tuple(settings.overrides)).get(group)
@@ -42,13 +45,14 @@ def chosen_option(settings: RunSettings, group: str) -> str | None:
 
 @cache
 def _typed_options(stage: str, overrides: tuple[str, ...]) -> Mapping[str, str]:
-    with contextlib.suppress(DemeError):  # of an older version, or with files that are not here
+    # the run may be of an older version, or name files that do not exist here
+    with contextlib.suppress(DemeError):
         return chosen_options(stage, overrides)
     return {}
 
 
 def _typed(value: object) -> str:
-    """Return a value as an override has it, of a path the name that can be published."""
+    """Return a value as in an override; of a path only the last part, which can be published."""
     if isinstance(value, str) and "/" in value:
         return as_value(public_name(value))
     return as_value(value)

@@ -110,6 +110,7 @@ from deme.runs.settings import (
     needed_files,
     placed,
     row_and_base,
+    row_at_base,
     run_settings,
 )
 from deme.runs.settings.architecture import is_open
@@ -249,6 +250,7 @@ __all__ = [
     "read_sources",
     "read_status",
     "row_and_base",
+    "row_at_base",
     "run_settings",
     "sample_grid",
     "sample_grids",

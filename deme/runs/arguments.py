@@ -24,7 +24,7 @@ def check_options(settings: object) -> None:
 
 
 def check_option(name: str, option: Option) -> None:
-    """Raise BadConfig for an argument that the class of an option does not take, or not so."""
+    """Raise BadConfig for an argument of an option with an unknown name or a wrong type."""
     from deme.runs.objects import accepted_arguments, partial  # which imports the settings
 
     known = accepted_arguments(option)

@@ -1,4 +1,4 @@
-"""What Hydra composes of the option files, before interpolation; and the defaults of a choice."""
+"""Hydra's composition of the option files before interpolation, and the defaults of options."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ Flat = dict[str, Any]  # the values of a configuration by their dotted keys
 
 
 def composed(stage: str, overrides: tuple[str, ...]) -> Config:
-    """Return Hydra's composition before interpolation, the names of chosen options filled in."""
+    """Return Hydra's composition before interpolation, with the names of chosen options."""
     return _composition(stage, overrides)[0]
 
 
@@ -52,10 +52,10 @@ def _composition(stage: str, overrides: tuple[str, ...]) -> tuple[Config, Mappin
 
 @functools.lru_cache(maxsize=512)
 def defaults(stage: str, choices: tuple[str, ...]) -> Flat:
-    """Return the values that an experiment and options have by default, by their dotted keys.
+    """Return the default values of an experiment and of options by their dotted keys.
 
-    Values that refer to others are as they are written. Raises BadConfig for an option that is not
-    in conf/.
+    Values that refer to other keys are not resolved. Raises BadConfig for an option that is not in
+    conf/.
     """
     key = json.dumps([stage, choices, conf_listing(), __version__, hydra.__version__])
     place = cached("defaults", key)
@@ -68,7 +68,7 @@ def defaults(stage: str, choices: tuple[str, ...]) -> Flat:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> Flat:
-    """Return the values of a configuration, without groups, by their dotted keys."""
+    """Return the values of a configuration by their dotted keys, without groups."""
     found: Flat = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -79,7 +79,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Flat:
 
 
 def replaced(node: Any, values: Mapping[str, object]) -> Any:
-    """Return a copy with marks in place of values, or in longer texts, replaced."""
+    """Return a copy with placeholders, also inside longer texts, replaced by their values."""
     if isinstance(node, dict):
         return {key: replaced(value, values) for key, value in node.items()}
     if isinstance(node, list):

@@ -70,10 +70,11 @@ def typed_run(arg: str) -> Path | None:
 
 
 def expand_overrides(stage: str, words: Iterable[str]) -> list[str]:
-    """Return overrides in full: path shortcuts as options, and the metrics that fit typed data.
+    """Return overrides in full: paths as options, and metrics that fit the data.
 
-    The metrics of the commands are those of their data, the digits. Where other data is typed, and
-    neither the words nor an experiment choose metrics, it is the held-out loss, which fits any.
+    The default metrics of a command fit its default data, the digits. If other data is given, and
+    neither an override nor an experiment chooses metrics, they become metrics=loss, which fits any
+    data.
     """
     full = [part for word in words for part in expand_path_shortcut(word)]
     given = dict(word.partition("=")[::2] for word in full)

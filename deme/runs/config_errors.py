@@ -137,7 +137,7 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
 
 
 def _no_folder(group: str, name: str, allowed: list[str]) -> str:
-    """Return the message for what is neither an option nor a folder."""
+    """Return the message for a name that is neither an option nor a folder."""
     folders = [place.name for place in Path.cwd().iterdir() if place.is_dir()]
     near = did_you_mean(name, [*allowed, *folders])
     return (
@@ -147,7 +147,7 @@ def _no_folder(group: str, name: str, allowed: list[str]) -> str:
 
 
 def _as_text(override: str) -> str:
-    """Return a line with the override as it is typed for a value with special characters."""
+    """Return a line on how to type the override with a value that has special characters."""
     key, _, value = override.partition("=")
     if not (found := dict.fromkeys(re.findall(r"[=#,()\[\]{}:'\"]", value))) or len(value) > 80:
         return ""

@@ -80,7 +80,7 @@ def ideas_of(settings: ImproveSettings) -> dict[str, str]:
 def idea_rows(settings: ImproveSettings, num_steps: int) -> dict[str, tuple[RowSettings, ...]]:
     """Return the rows of each idea that trains, in the order in which they are made.
 
-    Each trains for N x `num_steps` steps, of N = `num_ranges`, beside what the experts took that
+    Each trains for N x `num_steps` steps, where N = `num_ranges`, not counting the experts, which
     `merge` and `distill` share.
     """
     whole = settings.num_ranges * num_steps
@@ -128,10 +128,10 @@ def expert_row(
 def passes_per_step(
     settings: ImproveSettings, ideas: Collection[str] | None = None
 ) -> dict[str, int]:
-    """Return the forward passes per image of a training step, for all that is trained.
+    """Return the forward passes per image of a training step, for everything that is trained.
 
-    `ideas`: None for all that can be tried. `experts` are those of the ideas `merge` and `distill`;
-    a backward pass counts as two.
+    `ideas`: None for all that can be tried. The key `experts` stands for the experts of the ideas
+    `merge` and `distill`. A backward pass counts as two forward passes.
     """
     ideas = ideas_of(settings) if ideas is None else ideas
     found: dict[str, int] = {name: TRAINING for name in ("finetune", "soup") if name in ideas}
@@ -141,7 +141,7 @@ def passes_per_step(
 
 
 def num_trainings(settings: ImproveSettings, ideas: Collection[str]) -> int:
-    """Return how many trainings some ideas have, each of which starts from a model."""
+    """Return the number of trainings of some ideas, each of which starts from a model."""
     several = {"soup": settings.num_ranges, "experts": settings.num_ranges}
     return sum(several.get(name, 1) for name in passes_per_step(settings, ideas))
 

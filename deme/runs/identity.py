@@ -44,6 +44,7 @@ def data_hash(option: Option) -> str:
     return files.sha256_text(json.dumps(named, sort_keys=True))
 
 
+@cache
 def neutral_keys(stage: str) -> Mapping[str, tuple[str, ...]]:
     """Return the keys of a command that change no result.
 
@@ -51,6 +52,13 @@ def neutral_keys(stage: str) -> Mapping[str, tuple[str, ...]]:
     """
     marks = _marks(stage, ChangesNoResult)
     return {name: found[0].keys for name, found in marks.items()}
+
+
+def changes_no_result(stage: str, key: str) -> bool:
+    """Whether a command's dotted key is one of those that change no result."""
+    group, _, rest = key.partition(".")
+    inside = neutral_keys(stage).get(group)
+    return inside is not None and (inside == () or rest in inside)
 
 
 @cache

@@ -36,7 +36,7 @@ from deme.system import (
 from deme.system.values import MAKE_AGAIN
 
 QUERY_KEYS = {"stage", "cell", "command"}
-# labels that describe a run; of two that differ in these alone the user says which one is meant
+# labels that describe a run; of runs that differ only in these, the user has to name one
 DESCRIBED = OF, SET = ("of", "settings")
 FileStamp = tuple[str, int, int]  # name, size and time of a file
 
@@ -60,7 +60,7 @@ def check_format(path: Path) -> None:
 
 
 def how_to_make_again(path: Path) -> str:
-    """Return "type, in <folder>, to make it again: <command>", as it was typed."""
+    """Return "type, in <folder>, to make it again: <command>" with the command as it was typed."""
     made = command_of(path)
     folder = made.get("directory", "")
     place = f", in {folder}," if folder not in ("", str(Path.cwd())) else ","
@@ -226,7 +226,7 @@ def _content_hash(path: Path, weights: str) -> str:
 
 
 def takes_ema(model: Mapping[str, object]) -> bool:
-    """Whether a `model` option takes the averaged weights beside the others."""
+    """Whether a `model` option loads the averaged weights of unet_ema/."""
     return model.get("ema") is True
 
 
@@ -243,12 +243,12 @@ def _stamp(name: str, file: Path) -> FileStamp:
 
 @functools.cache
 def _sha256(path: Path, unchanged: tuple[FileStamp, ...]) -> str:  # noqa: ARG001
-    """Return the hash of a file or folder, computed once a process until a size or time changes."""
+    """Return the hash of a file or folder, cached in this process until a size or time changes."""
     return files.sha256(path)
 
 
 def _folder_hash(folder: Path, inside: tuple[FileStamp, ...]) -> str:
-    """Return the hash of a data folder's files; cached until a name, a size or a time changes."""
+    """Return the hash of a data folder's files, cached until a name, size or time changes."""
     name = str(folder.resolve())
     listing = files.sha256_text("\n".join(" ".join(map(str, stamp)) for stamp in inside))
     place = cached("folders", name)

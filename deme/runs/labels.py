@@ -1,8 +1,8 @@
-"""What tells a run apart: what it is made of, and what was set for it.
+"""Texts that distinguish runs: their inputs, and the settings that differ from the defaults.
 
-That is what differs from the defaults of the experiment and of the options that it was made from,
-which stand in its configuration (`overrides`). So its name follows from the run alone. A
-configuration is given by its values and their dotted keys.
+The defaults are those of the experiment and the options of a run, which its configuration records
+(`overrides`). The texts therefore depend on the run alone. A configuration is given as a dictionary
+of values by dotted keys.
 """
 
 import functools
@@ -14,7 +14,7 @@ from typing import Any
 
 from deme.runs.composed import Flat, defaults, flat
 from deme.runs.config_errors import groups, options
-from deme.runs.identity import neutral_keys
+from deme.runs.identity import changes_no_result
 from deme.runs.settings import CELL_LETTERS, HASHED_PATH_KEYS
 from deme.system import SNAPSHOTS, BadConfig, conf_dir, printable, read_text, read_yaml
 
@@ -23,24 +23,24 @@ DEFAULT_LABELS = {
 }  # fmt: skip
 OVERRIDE = re.compile(r"(?P<sign>[+~]*)(?P<key>[\w/.]+)(?:@[\w.:]+)?(?:=(?P<value>.*))?", re.DOTALL)
 ID = re.compile(r"-[0-9a-f]{10}$")
-READERS = {"diffusers", "image_folder"}  # options that say how a path is read
-COMMON_OPTIONS = {"none", "default"}  # names of options that say nothing by themselves
+READERS = {"diffusers", "image_folder"}  # options that only select how a path is read
+COMMON_OPTIONS = {"none", "default"}  # names of options that are meaningless without their group
 VALUE_IS_ENOUGH = {"source", "dtype", "compute_dtype", "precision", "run_weights", "held_out_part"}
-# last parts of keys that say too little by themselves
+# last parts of keys that are too vague without the part before
 VAGUE = {"every", "high", "low", "max", "name", "normalize", "points", "seed", "size", "steps"}
-MAX_PART, MAX_OF = 30, 44  # characters of a setting, and of what went in
+MAX_PART, MAX_OF = 30, 44  # characters of a setting, and of the inputs
 MOST = 1000
 TARGET = "_target_"
 LABEL = "cell.method"
 
 
 def is_labelled_by_user(overrides: Sequence[str]) -> bool:
-    """Whether the label of a run was given, on the command line or by a suite."""
+    """Whether the command line or a suite gave the run a label."""
     return any(word.lstrip("+").startswith("cell.method=") for word in overrides)
 
 
 def given_inputs(overrides: Sequence[str]) -> list[str]:
-    """Return the names of the inputs that were given, not those that a suite fills in."""
+    """Return the names of the inputs that were typed, without those that a suite fills in."""
     found = {
         key.split(".")[1]: None
         for key, word in _keys(overrides).items()
@@ -49,8 +49,8 @@ def given_inputs(overrides: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def what_went_in(values: Flat) -> str:
-    """Return what the inputs that were given are called; of an evaluation, what is evaluated."""
+def inputs_text(values: Flat) -> str:
+    """Return the names of the typed inputs; for an evaluation, the name of the evaluated model."""
     names = given_inputs(values.get("overrides", []))
     texts = [stem for name in names if (stem := _stem_of_all(values, f"inputs.{name}"))]
     is_default = values.get(LABEL) == DEFAULT_LABELS.get(values["stage"])
@@ -62,10 +62,10 @@ def what_went_in(values: Flat) -> str:
     )
 
 
-def what_was_set(values: Flat) -> list[str]:
-    """Return the settings that differ from the defaults, in short: lr5e-4, steps250.
+def changed_settings(values: Flat) -> list[str]:
+    """Return the settings that differ from the defaults as short texts: lr5e-4, steps250.
 
-    Without overrides these are all that differ from the defaults of the command.
+    Without recorded overrides, the defaults are those of the command.
     """
     stage, overrides = values["stage"], values.get("overrides", [])
     given = _keys(overrides)
@@ -88,7 +88,7 @@ def what_was_set(values: Flat) -> list[str]:
 
 
 def _keys(overrides: Sequence[str]) -> dict[str, str]:
-    """Return the override of each key; of several the last one counts."""
+    """Return the override of each key; if a key is given several times, the last one."""
     found: dict[str, str] = {}
     for word in overrides:
         if match := OVERRIDE.fullmatch(word):
@@ -105,18 +105,16 @@ def _defaults(stage: str, choices: Sequence[str]) -> Flat | None:
 
 
 def _counts(values: Flat, key: str, chosen: Flat | None, value: object) -> bool:
-    """Whether a value is told: it can change the result, and is not the default."""
+    """Whether a value is part of the text: it can change the result, and is not the default."""
     top, _, rest = key.partition(".")
-    neutral = neutral_keys(values["stage"])
     told_otherwise = (
         top in ("stage", "overrides", "swept", *CELL_LETTERS)
         or rest == TARGET
-        or key.rpartition(".")[2] in HASHED_PATH_KEYS  # what lies there counts, not where
+        or key.rpartition(".")[2] in HASHED_PATH_KEYS  # the content counts, not the path
         or (top == "source" and is_labelled_by_user(values.get("overrides", [])))
     )
-    if told_otherwise or (key != "run_weights" and neutral.get(top) == ()):
-        return False
-    if rest in neutral.get(top, ()):
+    is_neutral = key != "run_weights" and changes_no_result(values["stage"], key)
+    if told_otherwise or is_neutral:
         return False
     if chosen is None:
         return True
@@ -127,7 +125,7 @@ def _counts(values: Flat, key: str, chosen: Flat | None, value: object) -> bool:
 
 
 def _experiment(values: Flat, override: str) -> list[str]:
-    """Return the name of an experiment that has not labelled the run by itself."""
+    """Return the name of the experiment, unless the experiment sets the label of the run."""
     name = override.partition("=")[2].rpartition("/")[2]
     label = str(values.get(LABEL))
     labels_itself = label not in (DEFAULT_LABELS.get(values["stage"]), *options("method"))
@@ -137,13 +135,12 @@ def _experiment(values: Flat, override: str) -> list[str]:
 def _options(
     values: Flat, choices: Sequence[str], before: Flat | None, chosen: Flat | None
 ) -> list[str]:
-    """Return the names of options that were chosen, or are there, in place of the default ones."""
+    """Return the names of options that were chosen or added instead of the default ones."""
     found = []
     label = str(values.get(LABEL))
-    neutral = neutral_keys(values["stage"])
     for word in choices:
         group, _, option = word.partition("=")
-        if neutral.get(group) == ():
+        if changes_no_result(values["stage"], group):
             continue
         is_told = before is None or chosen is None or group in values.get("swept", [])
         if is_told or _part(before or {}, group) != _part(chosen or {}, group):
@@ -167,8 +164,8 @@ def _part(values: Flat, group: str) -> Flat:
 def option_of(group: str, values: Flat) -> str:
     """Return the option of a group that a configuration has, else the name of its class.
 
-    Of several options of one class it is the one whose own values the configuration has; with none
-    of them, or with those of several, the class says all that is known.
+    If several options have the same class, it is the one whose own values the configuration has; if
+    none or several of them match, the name of the class.
     """
     name = str(values[f"{group}.{TARGET}"]).rpartition(".")[2]
     found = _options_of(group, name)
@@ -180,7 +177,7 @@ def option_of(group: str, values: Flat) -> str:
 
 
 def _shared(values: Flat, group: str, own: Mapping[str, Any]) -> int | None:
-    """Return how many values of an option a configuration has, None if it has others."""
+    """Return how many values of an option a configuration has, None if any value differs."""
     given = {
         key: value
         for key, value in flat(own).items()
@@ -192,7 +189,7 @@ def _shared(values: Flat, group: str, own: Mapping[str, Any]) -> int | None:
 
 @functools.cache
 def _options_of(group: str, name: str) -> Mapping[str, Mapping[str, Any]]:
-    """Return the options of a group that are of a class, each with its other values."""
+    """Return the options of a group that have a certain class, each with its other values."""
     found = {}
     for option in options(group) if group in groups() else ():
         file = conf_dir() / group / f"{option}.yaml"
@@ -204,7 +201,7 @@ def _options_of(group: str, name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _option_text(stage: str, label: str, group: str, option: str) -> str:
-    """Return how a chosen option is named: by its group, too, where its name alone says little."""
+    """Return the text of a chosen option, with its group if its name alone is too vague."""
     name = option.rpartition("/")[2]
     if name in READERS or name == "" or (group == "method" and name == label):
         return ""
@@ -235,7 +232,7 @@ def _short(key: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a value in few characters: 5e-4 for 0.0005, parts of a list joined by +."""
+    """Return a value in few characters: 5e-4 for 0.0005; the items of a list are joined by +."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     if isinstance(value, (list, tuple)):
@@ -252,7 +249,7 @@ def value_text(value: Any) -> str:
 
 
 def stem_of(place: Any) -> str:
-    """Return what a path or locator is called, a run without its id: finetune-s0, my_model."""
+    """Return the short name of a path or locator, a run without its id: finetune-s0, my_model."""
     if not isinstance(place, str):
         return ""
     parts = PurePosixPath(place.partition(":")[2] if ":" in place else place).parts
@@ -266,7 +263,7 @@ def stem_of(place: Any) -> str:
 
 
 def _stem_of_all(values: Flat, key: str) -> str:
-    """Return what an input's runs have in common in their names: deme-s0 of all its experts."""
+    """Return the common part of the names of an input's runs: deme-s0 for all its experts."""
     value = values.get(key)
     if f"{key}.stage" in values:  # runs that are looked for by their labels
         return str(values.get(f"{key}.cell.method", ""))
@@ -279,6 +276,6 @@ def _stem_of_all(values: Flat, key: str) -> str:
 
 
 def _safe(text: str, longest: int = MAX_PART) -> str:
-    """Return a text of characters that a file name may have, cut to a length."""
+    """Return a text reduced to characters that a file name may have, and to a length."""
     kept = re.sub(r"[^A-Za-z0-9_.+-]+", "_", printable(text))
     return kept[:longest].strip("_.-+")

@@ -1,4 +1,4 @@
-"""What a run is made from, up to the base, and what makes it again."""
+"""The inputs of a run, recursively up to the base, and the command that repeats a run."""
 
 import contextlib
 import shlex
@@ -11,7 +11,7 @@ from deme.runs.composed import Flat, defaults, flat
 from deme.runs.config import compose_stage, expand_path_shortcut
 from deme.runs.config_errors import groups
 from deme.runs.formats import Command
-from deme.runs.identity import neutral_keys
+from deme.runs.identity import changes_no_result
 from deme.runs.inputs import frozen_config
 from deme.runs.labels import OVERRIDE, given_inputs
 from deme.runs.listing import ListedRun, read_run
@@ -20,12 +20,12 @@ from deme.runs.run_files import command_of
 from deme.runs.settings import RUNS, Config
 from deme.system import DemeError, exists
 
-MAX_DEPTH = 12  # runs that are made of runs
+MAX_DEPTH = 12  # levels of runs that are made from runs
 
 
 @dataclass(frozen=True)
 class Source:
-    """Something that a run is made from, `depth` steps up, by the key that names it."""
+    """An input of a run, `depth` levels up, with the key that names it."""
 
     depth: int
     key: str
@@ -35,7 +35,7 @@ class Source:
 
 
 def lineage(run: ListedRun) -> Iterator[Source]:
-    """Yield what a run is made from, each followed by what that is made from, each run once."""
+    """Yield the inputs of a run, each followed by its own inputs, each run once."""
     yield from _lineage(run, 0, {run.path})
 
 
@@ -51,9 +51,9 @@ def _lineage(run: ListedRun, depth: int, seen: set[Path]) -> Iterator[Source]:
 
 
 def _named(run: ListedRun, depth: int) -> Iterator[tuple[str, str]]:
-    """Yield the inputs of a run, and the paths of the model and the data that it names.
+    """Yield the inputs of a run, and the paths of its model and its data.
 
-    The model of a run that is made of others is theirs; it is told of the first run alone.
+    A run made from other runs has their model; it is yielded only for the first run.
     """
     for name, places in run.inputs.items():
         yield from ((f"inputs.{name}", str(place)) for place in places)
@@ -64,12 +64,12 @@ def _named(run: ListedRun, depth: int) -> Iterator[tuple[str, str]]:
 
 
 def _run_of(place: Path) -> Path | None:
-    """Return the run directory that a path is, or lies in."""
+    """Return the run directory that a path is or lies in, None if there is none."""
     return next((each for each in (place, *place.parents) if exists(each / "status.json")), None)
 
 
 def given_overrides(run: ListedRun) -> list[str] | None:
-    """Return the overrides that a run was made with, None for a run of a version that kept none."""
+    """Return the overrides a run was made with, None for versions that did not record them."""
     kept = run.settings.get("overrides")
     if isinstance(kept, list):
         return [str(word) for word in kept]
@@ -78,10 +78,11 @@ def given_overrides(run: ListedRun) -> list[str] | None:
 
 
 def command_again(run: ListedRun) -> tuple[str, str]:
-    """Return the command that makes a run again, and the folder that it is typed in.
+    """Return the command that repeats a run, and the folder in which to type it.
 
-    It is that of the run itself, where composing it gives the run's settings, else the one that
-    was typed: of a suite, or of `deme improve`. It is empty where nothing is known of it.
+    It is a command for this run alone if composing that gives the settings of the run; otherwise it
+    is the command that was typed: of a suite, or of `deme improve`. It is empty if neither is
+    known.
     """
     record = _typed(run.path)
     folder = record.get("directory", "")
@@ -107,19 +108,14 @@ def _filled_in(run: ListedRun, overrides: Sequence[str]) -> Iterator[str]:
 
 def counted(config: Config, stage: str) -> Flat:
     """Return the values of a configuration that can change a result, by their dotted keys."""
-    neutral = neutral_keys(stage)
-    kept = {key: value for key, value in config.items() if neutral.get(key) != ()}
-    return {
-        key: value
-        for key, value in flat(kept).items()
-        if key.partition(".")[2] not in neutral.get(key.partition(".")[0], ())
-    }
+    values = flat(config)
+    return {key: value for key, value in values.items() if not changes_no_result(stage, key)}
 
 
 def changed(run: ListedRun) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ from the defaults: key -> (value, default).
 
-    The defaults are those of its experiment and its options. Nothing, if those are not in conf/.
+    The defaults are those of the run's experiment and options; {} if conf/ does not contain these.
     """
     choices = tuple(
         word
@@ -131,11 +127,10 @@ def changed(run: ListedRun) -> dict[str, tuple[Any, Any]]:
         known = defaults(run.stage, tuple(word for word in expanded if ".path=" not in word))
     except DemeError:
         return {}
-    neutral = {**neutral_keys(run.stage), "stage": ()}
     found = {}
     for key, value in run.settings.items():
-        top, _, rest = key.partition(".")
-        if neutral.get(top) == () or rest in neutral.get(top, ()) or rest == "_target_":
+        is_class = key.partition(".")[2] == "_target_"
+        if key == "stage" or is_class or changes_no_result(run.stage, key):
             continue
         default = known.get(key)
         refers = isinstance(default, str) and "${" in default

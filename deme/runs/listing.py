@@ -1,4 +1,4 @@
-"""The runs below a folder: what they are, how far they came and what they measured. No torch.
+"""The runs below a folder: what they are, their states and their numbers. No torch here.
 
 Nothing is written there, and a run that cannot be read is listed as damaged.
 """
@@ -22,14 +22,14 @@ from deme.runs.run_files import damaged, places_of_input, provenance_of, read_st
 from deme.runs.settings import RUNS
 from deme.system import DemeError, exists, files, is_locked, read_cached
 
-NAME = re.compile(r".+-[0-9a-f]{10}")  # of a run directory, with its id
-DEPTH = 3  # folders below that of all runs: suite, stage, run
+NAME = re.compile(r".+-[0-9a-f]{10}")  # a run directory, with its id
+DEPTH = 3  # levels below the folder of all runs: suite, stage, run
 OWNER = re.compile(r"process \d+ on (.+)")
 STATES = ("done", "running", "stopped", "failed", "damaged", "empty")
 
 
 class _Known(TypedDict):
-    """A configuration in the cache, and the size and time of its file."""
+    """A cached configuration, and the size and time of its file."""
 
     stamp: list[int]
     settings: Flat
@@ -37,7 +37,7 @@ class _Known(TypedDict):
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run directory and what it says of itself; `settings` is empty for one that never began."""
+    """A run directory and its contents; `settings` is empty for a run that never began."""
 
     path: Path
     settings: Flat = field(repr=False)
@@ -51,7 +51,7 @@ class ListedRun:
 
     @property
     def labels(self) -> dict[str, Any]:
-        """The labels of its cell by name: method, seeds, ..."""
+        """The labels of the run: method, seeds, ..."""
         return {
             key.removeprefix("cell."): value
             for key, value in self.settings.items()
@@ -60,7 +60,7 @@ class ListedRun:
 
     @property
     def suite(self) -> str:
-        """The suite: the folder of the stage's folder."""
+        """The suite: the folder that contains the stage's folder."""
         return self.path.parent.parent.name
 
     @property
@@ -70,7 +70,7 @@ class ListedRun:
 
     @property
     def time(self) -> float | None:
-        """When its state was written last, in seconds since 1970; None for one that never began."""
+        """When its state was last written, in seconds since 1970; None if it never began."""
         return self.status.get("time")
 
     @cached_property
@@ -82,19 +82,19 @@ class ListedRun:
 
     @cached_property
     def step(self) -> int | None:
-        """How many steps a training has logged that is not done."""
+        """The number of steps that an unfinished training has logged."""
         if self.state == "done" or self.stage != "train":
             return None
         return last_step(self.path)
 
     @cached_property
     def num_bytes(self) -> int:
-        """What its files take on the disk; a file that several runs share counts in each."""
+        """The size of its files on disk; a file that several runs share counts in each of them."""
         return folder_size(self.path)
 
     @cached_property
     def inputs(self) -> dict[str, list[Path]]:
-        """Where the inputs were when it was made."""
+        """The paths of the inputs when the run was made."""
         made = provenance_of(self.path)
         if made is None:
             return {}
@@ -118,7 +118,7 @@ def list_runs(place: Path) -> list[ListedRun]:
 
 
 def read_run(path: Path) -> ListedRun:
-    """Return what a run directory says of itself."""
+    """Return the contents of a run directory."""
     settings = None
     with contextlib.suppress(DemeError):
         settings = flat(frozen_config(path))
@@ -134,7 +134,7 @@ def _listed(path: Path, settings: Flat | None) -> ListedRun:
 
 
 def state_of(path: Path, status: Status) -> str:
-    """Return done, running, stopped (or killed), failed, damaged, or empty: it never began."""
+    """Return done, running, stopped (or killed), failed, damaged, or empty (never began)."""
     state = str(status.get("state", "empty"))
     if state == "done":
         return "damaged" if damaged(path, status) else state
@@ -144,7 +144,7 @@ def state_of(path: Path, status: Status) -> str:
 
 
 def runs_elsewhere(path: Path) -> bool:
-    """Whether a process of another machine, whose locks may not be seen here, took the run last."""
+    """Whether the run was last used on another machine, whose locks may be invisible here."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         found = OWNER.match((path / ".lock").read_text())
         return found is not None and found[1].strip() != os.uname().nodename
@@ -152,7 +152,7 @@ def runs_elsewhere(path: Path) -> bool:
 
 
 def find_runs(place: Path) -> Iterator[Path]:
-    """Yield the run directories at a folder or below it, at most runs, suite and stage down."""
+    """Yield the run directories at or below a folder, at most as deep as runs/suite/stage/run."""
     if looks_like_run(place):
         yield place
         return
@@ -165,9 +165,9 @@ def find_runs(place: Path) -> Iterator[Path]:
 
 
 def looks_like_run(path: Path) -> bool:
-    """Whether a folder is a run directory: it lies in that of a stage and is named like a run.
+    """Whether a folder is a run directory: its parent is a stage's folder and its name a run's.
 
-    So is one with another name that holds what a run holds.
+    A folder with another name is one if it has the contents of a run.
     """
     if path.absolute().parent.name in RUNS and NAME.fullmatch(path.name):
         return True
@@ -182,7 +182,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def folder_size(path: Path) -> int:
-    """Return the bytes of all files in a folder, hidden ones, too."""
+    """Return the bytes of all files in a folder, including hidden ones."""
     total, todo = 0, [str(path)]
     while todo:
         with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
@@ -195,12 +195,12 @@ def folder_size(path: Path) -> int:
 
 
 def _found(name: str, home: str, run: Path) -> Path:
-    """Return where an input of a run is; the place that it was given as, if it is gone."""
+    """Return the current place of a run's input; the recorded place if it no longer exists."""
     return next((each for each in places_of_input(name, home, run) if exists(each)), Path(name))
 
 
 def _settings_of(place: Path, runs: Sequence[Path]) -> dict[Path, Flat]:
-    """Return the settings of runs; YAML is slow, so that they are kept in the user's cache."""
+    """Return the settings of runs; cached in the user's cache, because reading YAML is slow."""
     kept = cached("listings", str(place.resolve()))
     known = read_cached(kept, dict[str, _Known]) or {}
     found: dict[str, _Known] = {}

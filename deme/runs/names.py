@@ -1,7 +1,7 @@
-"""The names of run directories: <what it is>-<what was set>-<its seeds>-<its id>.
+"""The names of run directories: <label>-<settings and inputs>-<seeds>-<id>.
 
-The id alone identifies a run; what comes before it is for readers, follows from the run's own
-configuration, and may be another in other versions. A run is found by its id.
+Only the id identifies a run. The part before it is for readers: it is computed from the run's
+configuration, and may differ between versions.
 """
 
 import re
@@ -14,10 +14,10 @@ from deme.runs.inputs import frozen_config
 from deme.runs.labels import (
     DEFAULT_LABELS,
     LABEL,
+    changed_settings,
     given_inputs,
+    inputs_text,
     is_labelled_by_user,
-    what_was_set,
-    what_went_in,
 )
 from deme.runs.settings import CELL_LETTERS
 from deme.system import DemeError, exists, is_file_name
@@ -29,13 +29,13 @@ ID_LENGTH = 10
 def readable_name(values: Flat) -> str:
     """Return the readable part of a run's name: label, settings and inputs, expert and seeds.
 
-    `values` are those of its configuration. What is least special is left out first, where there is
-    too much.
+    `values`: the configuration by dotted keys. If the name is too long, the least specific parts
+    are left out first.
     """
     head, seeds = _head(values), _seeds(values)
-    of = "-".join(part for part in what_went_in(values).split("-") if part not in seeds)
+    of = "-".join(part for part in inputs_text(values).split("-") if part not in seeds)
     inputs = [of] if _adds_to(head, of) else []
-    parts = [part for part in what_was_set(values) if _adds_to(head, part)]
+    parts = [part for part in changed_settings(values) if _adds_to(head, part)]
 
     def joined() -> str:
         first, then = (inputs, parts) if values["stage"] == "evaluate" else (parts, inputs)
@@ -50,15 +50,15 @@ def readable_name(values: Flat) -> str:
 
 
 def older_name(values: Flat) -> str:
-    """Return the readable part as earlier versions had it: label, expert and seeds."""
+    """Return the readable part in the format of earlier versions: label, expert and seeds."""
     return "-".join([str(values.get(LABEL, values["stage"])), *_seeds(values)])
 
 
 def run_folder(stage_folder: Path, values: Flat, identity: str) -> Path:
-    """Return the directory of a run: one with its id and its labels that is there, or a new one.
+    """Return the directory of a run: an existing one with its id and labels, or a new one.
 
-    An earlier version, or the user, may have given it another name before the id. Runs that differ
-    in their labels (method, base, expert, seeds) have directories of their own.
+    The part before the id may differ, as earlier versions and users name directories differently.
+    Runs that differ in their labels (method, base, expert, seeds) have separate directories.
     """
     end = f"-{identity[:ID_LENGTH]}"
     wanted = stage_folder / f"{readable_name(values)}{end}"
@@ -70,7 +70,7 @@ def run_folder(stage_folder: Path, values: Flat, identity: str) -> Path:
 
 
 def _head(values: Flat) -> str:
-    """Return the label; the stage, where nobody gave a label and the inputs say what it is."""
+    """Return the label; the stage, if no label was given and the inputs describe the run."""
     stage, overrides = str(values["stage"]), values.get("overrides", [])
     label = values.get(LABEL, stage)
     is_open = stage in DEFAULT_LABELS and not is_labelled_by_user(overrides)
@@ -84,7 +84,7 @@ def _seeds(values: Flat) -> list[str]:
 
 
 def _numbers(values: Flat) -> Iterator[tuple[str, Any]]:
-    """Yield base, expert and seeds, those that a cell has."""
+    """Yield those of base, expert and seeds that the run has."""
     named = ((key, values.get(f"cell.{key}")) for key in CELL_LETTERS)
     return ((key, value) for key, value in named if value is not None)
 
@@ -101,5 +101,5 @@ def _labels_of(place: Path) -> dict[str, str] | None:
 
 
 def _adds_to(head: str, part: str) -> bool:
-    """Whether a part may be in a name, and says what the head of the name does not."""
+    """Whether a part is a valid file name and adds information to the head of the name."""
     return is_file_name(part) and not re.search(rf"(^|[_-]){re.escape(part)}($|[_-])", head)

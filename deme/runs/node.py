@@ -21,6 +21,7 @@ from deme.runs.settings import (
     missing_official,
     needed_files,
     placed,
+    row_at_base,
     run_settings,
 )
 from deme.runs.settings.architecture import refuse_open
@@ -90,7 +91,7 @@ class Node:
 
     @property
     def needed_files(self) -> list[NeededFile]:
-        """What the run reads below paths.data and paths.models, but for models that runs make."""
+        """The files that the run reads below paths.data and paths.models; no models of runs."""
         return needed_files(self.config, model_is_made=self.base is not None)
 
     def _config_with(self, inputs: Mapping[str, list[str]]) -> Config:
@@ -105,7 +106,7 @@ class Node:
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
-        """Say of a mistake in the block which file, row and stage it is in."""
+        """Add the file, row and stage to errors raised in the block."""
         try:
             yield
         except BadConfig as error:
@@ -120,7 +121,7 @@ class Node:
         config = self._config_with(titles)
         with self._named():
             settings = run_settings(config)
-        self._checked(settings)
+        self._check_seed(settings)
         for name, nodes in self.inputs.items():
             if settings.weights_meant(name, len(nodes)) == SNAPSHOTS:
                 self._check_snapshots(nodes)
@@ -136,7 +137,8 @@ class Node:
                     "which keeps none\ntype: snapshots.every=<n> in the train stage of that row"
                 )
 
-    def _checked(self, settings: RunSettings) -> RunSettings:
+    def _check_seed(self, settings: RunSettings) -> None:
+        """Raise BadConfig for a search that uses the noise of an evaluation."""
         seed = settings.sample_seed if isinstance(settings, SearchSettings) else None
         if seed in self.suite.sample_seeds:
             raise BadConfig(
@@ -144,7 +146,6 @@ class Node:
                 "table reports\n"
                 "choose a sample_seed for the search that is not among sample_seeds"
             )
-        return settings
 
     @property
     def values(self) -> dict[str, int | str]:
@@ -180,7 +181,7 @@ class Node:
             config = self._config_with(paths)
             with self._named():
                 run = Run.planned(config)
-            self._checked(run.settings)
+            self._check_seed(run.settings)
             self._run = run
         return self._run
 
@@ -202,7 +203,7 @@ class Node:
         return state if missing is None else self._lacking(missing)
 
     def _lacking(self, error: DemeError) -> str:
-        """Keep why this run cannot start, and with which command its files can be had."""
+        """Record why this run cannot start, and which command obtains its files."""
         advice = self.suite.prepare if isinstance(error, MissingInput) else None
         self.missing_file = type(error)(f"{error}\ntype: {advice}") if advice else error
         return "missing_file"
@@ -263,7 +264,7 @@ class Node:
     @property
     def row_and_base(self) -> str:
         """How tables of runs and comparisons name the row: <row>@<base> in a suite of several."""
-        return self.row if self.base_name is None else f"{self.row}@{self.base_name}"
+        return row_at_base(self.row, self.base_name)
 
     @cached_property
     def order(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The main numbers of a run, as its files say them."""
+"""The main numbers of a run, read from its files."""
 
 import contextlib
 import json
@@ -11,12 +11,12 @@ from typing_extensions import TypedDict
 
 from deme.runs.run_files import metrics_of, outcome_of
 
-TAIL = 1 << 16  # bytes at the end of a training curve that are read
+TAIL = 1 << 16  # bytes at either end of a training curve that are read
 TRAINING_LOSS = "training loss"
 
 
 class Measured(TypedDict, total=False):
-    """A number: `n` images, or `n` logged steps that it is the mean of."""
+    """A number; `n`: the number of images, or of logged steps that it is the mean of."""
 
     value: float
     n: int
@@ -30,10 +30,10 @@ NAMES = Measured.__annotations__.keys()
 
 
 def main_numbers(path: Path, stage: str) -> dict[str, Measured]:
-    """Return metrics by name, without their parts (loss/0); of a training its loss at the end.
+    """Return the metrics of a run by name, without parts such as loss/0; of a training its loss.
 
-    The loss of a training is the mean of the last tenth of what it has logged, of the last 64 KiB
-    at most: that of a single batch says little. Raises DemeError for a damaged file.
+    That is the mean of the last tenth of the logged steps (within the last 64 KiB of the curve),
+    because the loss of a single batch is too noisy. Raises DemeError for a damaged file.
     """
     if stage == "train":
         lines = [line for line in _curve(path) if b'"loss"' in line]  # not of a held-out loss alone
@@ -44,14 +44,14 @@ def main_numbers(path: Path, stage: str) -> dict[str, Measured]:
         return {TRAINING_LOSS: {"value": sum(last) / len(last), "n": len(last), "better": "lower"}}
     if stage == "improve":
         outcome = outcome_of(path)
-        judged = {} if outcome is None else outcome["metrics"]
-        return {name: {"value": row["after"], "better": "lower"} for name, row in judged.items()}
+        metrics = {} if outcome is None else outcome["metrics"]
+        return {name: {"value": row["after"], "better": "lower"} for name, row in metrics.items()}
     found = metrics_of(path)
     return {name: _measured(metric) for name, metric in found.items() if "/" not in name}
 
 
 def last_step(path: Path) -> int | None:
-    """Return how many optimizer steps a training curve tells of."""
+    """Return the number of optimizer steps in a training curve, None without any."""
     rows = _rows(_curve(path)[-2:])  # of which a kill may have cut the last one
     steps = [row["step"] for row in rows if isinstance(row.get("step"), int)]
     return steps[-1] + 1 if steps else None
@@ -62,7 +62,7 @@ def _measured(metric: Mapping[str, Any]) -> Measured:
 
 
 def curve_rows(path: Path, at_end: bool = True) -> list[dict[str, Any]]:
-    """Return what can be read of the last or the first 64 KiB of metrics.jsonl."""
+    """Return the readable rows in the last or first 64 KiB of metrics.jsonl."""
     return _rows(_curve(path, at_end))
 
 
@@ -79,7 +79,7 @@ def _curve(path: Path, at_end: bool = True) -> list[bytes]:
 
 
 def _rows(lines: Sequence[bytes]) -> list[dict[str, Any]]:
-    """Return what can be read of these lines."""
+    """Return the readable rows among these lines."""
     found = []
     for line in lines:
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""The files of a run directory: what each one is, which are outputs, and how they are read."""
+"""The files of a run directory: their meaning, which are outputs, and how to read them."""
 
 import contextlib
 import os
@@ -13,11 +13,11 @@ from deme.system import DemeError, exists, read_json
 
 @dataclass(frozen=True)
 class RunFile:
-    """A file or folder of a run directory: what it is.
+    """A file or folder of a run directory, with its description.
 
-    `is_output`: whether a finished run is damaged without it; others may go, or change later.
-    `may_clean`: whether `deme clean` deletes a run that has nothing but such files. These are there
-    before the first result or checkpoint; a training curve is begun again without a checkpoint.
+    `is_output`: whether a finished run without it is damaged; other files may be deleted or change.
+    `may_clean`: whether `deme clean` deletes a run that has only such files, which exist before the
+    first result or checkpoint. Without a checkpoint a training curve starts again.
     """
 
     about: str
@@ -43,8 +43,8 @@ RUN_FILES = {
     "outcome.json": RunFile("what deme improve found"),
     "checkpoints": RunFile("to resume from", is_output=False),
     "samples": RunFile("pictures", is_output=False),
-    "tracking": RunFile("what was sent to a tracker", is_output=False),
-    "wandb": RunFile("what was sent to a tracker", is_output=False),
+    "tracking": RunFile("files of a tracker", is_output=False),
+    "wandb": RunFile("files of a tracker", is_output=False),
 }
 NO_OUTPUTS = {name for name, file in RUN_FILES.items() if not file.is_output}
 MAY_CLEAN = {name for name, file in RUN_FILES.items() if file.may_clean}
@@ -62,7 +62,7 @@ def read_status(path: Path) -> Status:
 
 
 def seconds_of(path: Path) -> float:
-    """Return how long a run took, without the time that it was stopped."""
+    """Return the duration of a run in seconds, without interruptions."""
     return read_status(path).get("seconds", 0.0)
 
 
@@ -74,7 +74,7 @@ def is_done(path: Path) -> bool:
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
-    """Return the metrics of an evaluation or a search by name; a part is <metric>/<part>.
+    """Return the metrics of an evaluation or a search by name; parts are named <metric>/<part>.
 
     Raises MissingInput without metrics.json, WorkFailed for a damaged one.
     """
@@ -87,34 +87,34 @@ def metrics_of(path: Path) -> dict[str, Metric]:
 
 
 def read_provenance(path: Path) -> Provenance:
-    """Return what a run is made from. Raises MissingInput without run.json, WorkFailed."""
+    """Return the versions, command and inputs of a run. Raises MissingInput, WorkFailed."""
     return read_json(path / "run.json", Provenance)
 
 
 def provenance_of(path: Path) -> Provenance | None:
-    """Return what a run is made from, None where that cannot be read."""
+    """Return the versions, command and inputs of a run, None if they cannot be read."""
     with contextlib.suppress(DemeError):
         return read_provenance(path)
     return None
 
 
 def commit_of(made: Provenance) -> str:
-    """Return the first digits of the commit that a run was made with, and whether it was changed.
+    """Return the first digits of the commit of a run's code, and whether files had been changed.
 
-    Empty for one that was made outside of a repository.
+    Empty for a run that was made outside a repository.
     """
     git = made.get("git")
     return "" if git is None else git["commit"][:10] + (" with changes" if git["dirty"] else "")
 
 
 def command_of(path: Path) -> Command:
-    """Return how a run was started, {} for one that does not say it. Raises WorkFailed."""
+    """Return how a run was started, {} if that is not recorded. Raises WorkFailed."""
     file = path / "run.json"
     return read_json(file, Command) if exists(file) else Command()
 
 
 def cost_of(path: Path) -> int | None:
-    """Return how many forward passes a run took, None for one that has not said it."""
+    """Return the number of forward passes of a run, None if it is not recorded."""
     file = path / "cost.json"
     return read_json(file, Cost)["num_forward_passes"] if exists(file) else None
 
@@ -130,21 +130,21 @@ def read_outcome(path: Path) -> Outcome:
 
 
 def outcome_of(path: Path) -> Outcome | None:
-    """Return what `deme improve` found; None for a run of another command, or one not done."""
+    """Return the result of `deme improve`; None for another command or an unfinished run."""
     return read_outcome(path) if exists(path / "outcome.json") else None
 
 
 def places_of_input(name: str, home: str | Path, run: Path) -> tuple[Path, ...]:
-    """Return where an input of `run` may be, which was made in the folder `home`.
+    """Return where an input of `run`, which was made in the folder `home`, may be.
 
-    It is where it was, or, where runs were moved, beside that run.
+    It is in its recorded place or, if runs were moved, next to that run.
     """
     named = Path(name)
     return named, Path(home, named), run.parent.parent / (named.parent.name or "train") / named.name
 
 
 def outputs_of(path: Path) -> dict[str, int]:
-    """Return the files that make a run a finished one: name -> size in bytes."""
+    """Return the outputs of a finished run: name -> size in bytes."""
     found = {}
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if name[0] != "." and name not in NO_OUTPUTS)
@@ -155,9 +155,9 @@ def outputs_of(path: Path) -> dict[str, int]:
 
 
 def damages(path: Path, status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each output of a finished run that is not as it was recorded, and what is wrong.
+    """Yield each output of a finished run that differs from its record, and how.
 
-    Names and sizes are compared, not contents. Runs of earlier versions have recorded none.
+    Names and sizes are compared, not contents. Runs of earlier versions recorded none.
     """
     for name, size in status.get("outputs", {}).items():
         try:
@@ -170,5 +170,5 @@ def damages(path: Path, status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def damaged(path: Path, status: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the first output that is not as recorded, None if all are there."""
+    """Return the first difference between outputs and their record, None if there is none."""
     return next((what for _, what in damages(path, status)), None)

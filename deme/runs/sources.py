@@ -1,4 +1,4 @@
-"""Read files.yaml: where the files that a suite reads come from (docs/prepare.md)."""
+"""Read files.yaml: the sources of the files that a suite reads (docs/prepare.md)."""
 
 from collections.abc import Mapping
 from pathlib import Path

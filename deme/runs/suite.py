@@ -105,12 +105,12 @@ class Suite:
 
     @property
     def places(self) -> list[str]:
-        """What commands on this suite are to be given beside it, to find its files and runs."""
+        """The arguments that commands on this suite need to find its files and runs."""
         return [*([] if str(self.runs) == "runs" else [f"runs={self.runs}"]), *self.paths]
 
     @property
     def prepare(self) -> str | None:
-        """The command that brings the files that runs read; None where nothing says how."""
+        """The command that obtains the files that runs read; None if no sources are known."""
         words = ["deme", "prepare", str(self.file), *self.paths]
         return shlex.join(words) if self.settings.files else None
 

@@ -126,7 +126,7 @@ def _place(node: Node) -> str:
 
 
 def yaml_mistakes(tree: Node) -> Iterator[str]:
-    """Yield keys of a YAML file that are given twice, and keys without a value."""
+    """Yield duplicate keys and keys without a value of a YAML file."""
     for mapping in (node for node in _nodes(tree) if isinstance(node, MappingNode)):
         for index, (key, value) in enumerate(mapping.value):
             where = f"{_place(key)}: key {key.value!r}"

@@ -156,7 +156,7 @@ def _overrides_mistakes(suite: SuiteSettings) -> Iterator[Mistake]:
 
 
 def override_mistake(override: str) -> str | None:
-    """Return why an override may not be in somebody else's file, None for one that may."""
+    """Return why an override is not allowed in another person's file, None if it is allowed."""
     key, _, value = override.partition("=")
     is_path = "." in key.partition("@")[0] or len(expand_path_shortcut(override)) > 1
     options = [] if is_path else re.split(r"[\[\]{},:'\"\s]+", value)

@@ -1,4 +1,4 @@
-"""What a training recorded of itself while it went: held-out losses, and grids of samples."""
+"""Records of validation during training: held-out losses, and grids of samples."""
 
 import contextlib
 import re
@@ -7,29 +7,29 @@ from typing import NamedTuple
 
 from deme.runs.numbers import curve_rows
 
-# in the rows of metrics.jsonl: of the averaged weights, or the only ones that are exported
+# keys of metrics.jsonl: of the averaged weights, or of the only ones that are exported
 HELD_OUT_LOSS = "held_out_loss"
-RAW_HELD_OUT_LOSS = "held_out_loss/raw"  # of the last weights beside averaged ones
+RAW_HELD_OUT_LOSS = "held_out_loss/raw"  # of the raw weights, if averaged ones are exported too
 GRID = re.compile(r"step-([0-9]{1,10})\.png")
 
 
 class HeldOut(NamedTuple):
-    """The held-out loss after `steps` optimizer steps, 0 before the training."""
+    """The held-out loss after `steps` optimizer steps; 0 steps is before the training."""
 
     steps: int
     value: float
 
 
 def sample_grid(run: Path, steps: int | None = None) -> Path:
-    """Return the place of the grid of samples of a run, or of that after `steps` optimizer steps.
+    """Return the path of a run's sample grid, at its end or after `steps` optimizer steps.
 
-    It is there if samples were made and kept.
+    The file exists if samples were made and kept.
     """
     return run / "samples" / ("grid.png" if steps is None else f"step-{steps}.png")
 
 
 def sample_grids(run: Path) -> dict[int, Path]:
-    """Return the grids of samples of a training while it went, by optimizer steps."""
+    """Return the sample grids of a training run by optimizer steps, without that of its end."""
     found = {}
     with contextlib.suppress(OSError):
         for file in (run / "samples").iterdir():
@@ -39,9 +39,9 @@ def sample_grids(run: Path) -> dict[int, Path]:
 
 
 def held_out_ends(run: Path) -> tuple[HeldOut, HeldOut] | None:
-    """Return the first and the last held-out loss of a training; None for one without any.
+    """Return the first and the last held-out loss of a training; None if there are none.
 
-    They are looked for in the first and the last 64 KiB of its curve.
+    Only the first and the last 64 KiB of the curve are read.
     """
     found = [
         HeldOut(row["step"] + 1, row[HELD_OUT_LOSS])

@@ -1,8 +1,8 @@
-"""What the program says: progress and messages on standard error, results on standard output.
+"""Output of the program: progress and messages on standard error, results on standard output.
 
 Modules write messages with `logger` (`logger.info`, `logger.warning`). The command line calls
-`log_to_terminal` once; in a program that does not, Python's own logging settings decide what is
-shown. In a notebook the functions of `import deme` show one line that changes.
+`log_to_terminal` once; in other programs Python's own logging settings decide what is shown. In a
+notebook each function of `import deme` shows one line that is updated.
 """
 
 import contextlib
@@ -33,9 +33,9 @@ MAX_NAME = 300  # characters of a name in a table or a message
 logger = logging.getLogger("deme")
 T = TypeVar("T")
 
-LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # tells the processes that a command starts which level to show
+LEVEL_VARIABLE = "DEME_LOG_LEVEL"  # the log level for processes that a command starts
 SECONDS_BETWEEN_LINES = 15.0  # of the progress of one step, where there is no bar
-SECONDS_TO_FIRST_LINE = 3.0  # which shows that it goes on, and how fast
+SECONDS_TO_FIRST_LINE = 3.0  # the first line shows that work has begun, and its speed
 
 _bars: columns.Progress | None = None  # one live display for all steps that are under way
 _bars_allowed = False  # in the process that the user started: two processes cannot share a line
@@ -149,7 +149,7 @@ def details() -> Iterator[None]:
 def print_result(text: str) -> None:
     """Write a line of a command's result to standard output, unless it is a detail.
 
-    In a notebook it is the result that a function returns which says this.
+    In a notebook the returned result replaces this line.
     """
     if not _details and _line is None:
         print(printable(text), flush=True)
@@ -157,9 +157,10 @@ def print_result(text: str) -> None:
 
 @contextlib.contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """In a notebook, show all but warnings as one line while the block runs; then how long it took.
+    """In a notebook, show messages of the block as one updated line, and at the end its duration.
 
-    Elsewhere, and within another such block, this does nothing.
+    Warnings appear below the line. Outside a notebook, and inside another such block, this does
+    nothing.
     """
     global _line
     if _line is not None or not is_notebook():
@@ -182,7 +183,7 @@ class Bar:
         self.began = time.monotonic()
         self.last_line = self.began - max(0.0, SECONDS_BETWEEN_LINES - SECONDS_TO_FIRST_LINE)
         self.shown: tuple[columns.Progress, columns.TaskID] | None = None
-        # how long the rest takes, where the rate of units does not say it
+        # the time left, if it does not follow from the rate of units
         self.seconds_left: Callable[[], float | None] | None = None
 
     @property
@@ -191,7 +192,7 @@ class Bar:
         return (self.done - self.start) / max(time.monotonic() - self.began, 1e-9)
 
     def advance(self, count: float = 1, **values: object) -> None:
-        """Count `count` more units as done; `values` are shown beside the bar: loss="0.012"."""
+        """Count `count` more units as done; `values` are shown next to the bar: loss="0.012"."""
         extras = [f"{key} {value}" for key, value in values.items()]
         if self.shown is not None:
             bars, task = self.shown
@@ -218,10 +219,10 @@ class Bar:
 
 @contextlib.contextmanager
 def progress(name: str, total: float | None, unit: str = "", start: float = 0) -> Iterator[Bar]:
-    """Show how far a long step is: a bar on a terminal.
+    """Show the progress of a long step: as a bar on a terminal.
 
-    Elsewhere, and in log files, a line after 3 seconds and then every 15. `total` is the number of
-    units (None: unknown), `start` how many of them an earlier process did.
+    Elsewhere, and in log files, a line after 3 seconds and then every 15 seconds. `total`: the
+    number of units (None: unknown); `start`: how many of them an earlier process did.
     """
     global _bars
     bar = Bar(name, total, unit, start)

@@ -98,7 +98,7 @@ def exists(place: str | Path) -> bool:
 
 
 def expanded(place: str) -> Path:
-    """Return the path that a user typed, ~ expanded. Raises BadConfig for ~ of nobody."""
+    """Return the path that a user typed, ~ expanded. Raises BadConfig for ~ of an unknown user."""
     try:
         return Path(place).expanduser()
     except RuntimeError as error:
@@ -144,7 +144,7 @@ def _meets(source: str | bytes | os.PathLike[str], path: Path) -> bool:
 
 
 def full_disk(error: BaseException | None) -> OSError | None:
-    """Return the error of a full disk that led to `error`, None for other errors."""
+    """Return the full-disk error that caused `error`, None for other errors."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return error

@@ -1,7 +1,7 @@
-"""Download a file: resumed where it was cut, and under its name only once it is what was expected.
+"""Download files with resume; a file gets its final name only after it has been checked.
 
-With requests, which speaks to proxies and follows redirects; repositories of the Hugging Face Hub
-with its own library.
+Files with an address are downloaded with requests, which handles proxies and redirects;
+repositories of the Hugging Face Hub with its own library.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ from deme.system.errors import DiskError, MissingInput, WorkFailed, first_line
 if TYPE_CHECKING:
     import requests
 
-CHUNK = 1 << 16  # bytes that a cut connection may cost
-TRIES = 4  # in a row that bring no further byte
-PAUSE = 1.0  # seconds before the second of them, twice as many before the third
-TIMEOUT = 60.0  # seconds without a byte
+CHUNK = 1 << 16  # bytes written at once; a lost connection costs at most these
+TRIES = 4  # in a row without progress
+PAUSE = 1.0  # seconds before the second try, twice as many before the third
+TIMEOUT = 60.0  # seconds without data
 MB = 1e6
 PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
 TITLE = re.compile(rb"<title[^>]*>\s*([^<]{1,80})", re.IGNORECASE)
-AGAIN = "run the same command again; what is there already is kept"
+AGAIN = "run the same command again; the part that was downloaded is kept"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a file: its size in bytes, its sums or their first digits."""
+    """The expected size in bytes and checksums (all or their first digits) of a file."""
 
     size: int | None = None
     sha256: str | None = None
     md5: str | None = None
 
     def check(self, file: Path, name: object) -> None:
-        """Raise WorkFailed if `file`, which messages call `name`, is another one."""
+        """Raise WorkFailed if `file`, named `name` in messages, is not the expected one."""
         found = file.stat().st_size
         if self.size is not None and found != self.size:
             raise WorkFailed(
@@ -57,16 +57,17 @@ class Expected:
 
 
 def partial_file(target: Path) -> Path:
-    """Return where a file lies while it is downloaded."""
+    """Return the path of a file during its download."""
     return target.with_name(f".{target.name}.part")
 
 
 def download(url: str, target: Path, expected: Expected) -> None:
-    """Bring the file at `url` to `target`, where it appears whole and checked.
+    """Download `url` to `target`, which appears only when it is complete and checked.
 
-    What an earlier call, or a killed process, has brought is kept beside it and continued, if the
-    server can do that. Raises MissingInput where the file cannot be had: no network, no such file,
-    or a web page in its place; WorkFailed for another file, DiskError for a full disk.
+    A partial download of an earlier call or a killed process is kept next to it, and resumed if the
+    server supports that. Raises MissingInput if the file cannot be obtained (no network, no such
+    file, a web page in its place), WorkFailed for a file that is not the expected one, DiskError
+    for a full disk.
     """
     import requests
 
@@ -81,9 +82,13 @@ def download(url: str, target: Path, expected: Expected) -> None:
                 _continue(url, part, target.name, expected.size)
                 break
             except requests.RequestException as error:
-                answer = error.response
-                if answer is not None and answer.status_code < 500 and answer.status_code != 429:
-                    reason = f"the server answers {answer.status_code} {answer.reason}"
+                response = error.response
+                if (
+                    response is not None
+                    and response.status_code < 500
+                    and response.status_code != 429
+                ):
+                    reason = f"the server returned {response.status_code} {response.reason}"
                     raise MissingInput(f"{url} cannot be downloaded: {reason}") from error
                 failures = 1 if _size(part) > before else failures + 1
                 if failures == TRIES:
@@ -116,7 +121,7 @@ def _check_space(part: Path, size: int | None) -> None:
 
 
 def _continue(url: str, part: Path, name: str, size: int | None) -> None:
-    """Append to `part` what it lacks. Raises requests' errors when that is cut short."""
+    """Append the rest of the file to `part`. Raises requests' errors if it is cut short."""
     import requests
 
     start = _size(part)
@@ -125,16 +130,16 @@ def _continue(url: str, part: Path, name: str, size: int | None) -> None:
     headers = {"Accept-Encoding": "identity"}  # its own bytes
     if start:
         headers["Range"] = f"bytes={start}-"
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if start and answer.status_code == 416:  # it is not longer than what is there
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        if start and response.status_code == 416:  # it is not longer than what is there
             part.unlink()
             raise requests.ConnectionError("the file has another size than before")
-        answer.raise_for_status()
-        if "text/html" in answer.headers.get("Content-Type", "").lower():
-            raise _page(url, next(answer.iter_content(CHUNK), b""))
-        if not _continues(answer, start):
+        response.raise_for_status()
+        if "text/html" in response.headers.get("Content-Type", "").lower():
+            raise _page(url, next(response.iter_content(CHUNK), b""))
+        if not _continues(response, start):
             start = 0
-        total = _total(answer, start)
+        total = _total(response, start)
         if total and size is not None and total != size:
             raise WorkFailed(
                 f"{url} is not the expected file: the server has {total:,} bytes, expected {size:,}"
@@ -143,22 +148,22 @@ def _continue(url: str, part: Path, name: str, size: int | None) -> None:
             open(part, "ab" if start else "wb") as file,
             progress(name, total / MB if total else None, "MB", start / MB) as bar,
         ):
-            for chunk in answer.iter_content(CHUNK):
+            for chunk in response.iter_content(CHUNK):
                 if not file.tell() and PAGE.match(chunk):
                     raise _page(url, chunk)
                 file.write(chunk)
                 bar.advance(len(chunk) / MB)
 
 
-def _continues(answer: "requests.Response", start: int) -> bool:
-    """Whether an answer begins where what is there ends; not all servers can."""
-    begins = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-    return answer.status_code == 206 and begins
+def _continues(response: "requests.Response", start: int) -> bool:
+    """Whether a response begins where the partial file ends; not all servers support this."""
+    begins = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    return response.status_code == 206 and begins
 
 
-def _total(answer: "requests.Response", start: int) -> int | None:
-    length = answer.headers.get("Content-Length", "")
-    packed = answer.headers.get("Content-Encoding", "identity") != "identity"
+def _total(response: "requests.Response", start: int) -> int | None:
+    length = response.headers.get("Content-Length", "")
+    packed = response.headers.get("Content-Encoding", "identity") != "identity"
     return start + int(length) if length.isdigit() and not packed else None
 
 
@@ -166,13 +171,13 @@ def _page(url: str, text: bytes) -> MissingInput:
     title = TITLE.search(text)
     called = f" ({title[1].decode(errors='replace').strip()!r})" if title else ""
     return MissingInput(
-        f"{url} cannot be downloaded: the answer is a web page{called} instead of the file, as "
+        f"{url} cannot be downloaded: the response is a web page{called} instead of the file, as "
         "proxies and login pages give\nopen the address in a browser to see it"
     )
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost reason of an error of requests, which wraps them several times."""
+    """Return the innermost cause of an error of requests, which nests several."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return getattr(error, "strerror", None) or first_line(error)
@@ -181,9 +186,9 @@ def _reason(error: BaseException) -> str:
 def download_repository(
     repository: str, revision: str | None, patterns: list[str], folder: Path
 ) -> None:
-    """Bring files of a repository on the Hugging Face Hub to a folder, resumed and checked by size.
+    """Download files of a Hugging Face Hub repository to a folder, resumed and checked by size.
 
-    Raises MissingInput where they cannot be had, DiskError for a full disk.
+    Raises MissingInput if they cannot be obtained, DiskError for a full disk.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError

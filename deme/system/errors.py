@@ -74,16 +74,16 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-RUN_NOTE = "run: "  # before the directory of the run that an error ended
+RUN_NOTE = "run: "  # prefix of an error's note with the directory of its run
 
 
 def note_run(error: BaseException, run: Path) -> None:
-    """Note at an error which run it ended."""
+    """Record in an error the run directory that it belongs to."""
     error.add_note(f"{RUN_NOTE}{run}")
 
 
 def run_of(error: BaseException) -> Path | None:
-    """Return the directory of the run that an error ended, None if it ended none."""
+    """Return the run directory that an error belongs to, None if it belongs to none."""
     notes = [note for note in getattr(error, "__notes__", []) if note.startswith(RUN_NOTE)]
     return Path(notes[-1].removeprefix(RUN_NOTE)) if notes else None
 

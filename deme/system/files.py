@@ -101,12 +101,12 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Return what `remove_leftovers` would delete."""
+    """Return the files that `remove_leftovers` would delete."""
     return [place for place in _temporaries(folder) if not is_locked(place)]
 
 
 def _temporaries(folder: Path) -> list[Path]:
-    """Return what lies in a folder under temporary names of this machine."""
+    """Return the entries of a folder that have temporary names of this machine."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         return [Path(entry) for entry in entries if TEMPORARY.fullmatch(entry.name)]
     return []
@@ -255,8 +255,13 @@ def link_weights(source: str, target: str) -> None:
 
     Others are copied: they are small, and edited in place.
     """
-    if is_weights(Path(source)):
-        with contextlib.suppress(OSError):
-            os.link(Path(source).resolve(), target)
-            return
+    copy = link_or_copy if is_weights(Path(source)) else shutil.copyfile
+    copy(source, target)
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name where the disk can, else copy it."""
+    with contextlib.suppress(OSError):
+        os.link(Path(source).resolve(), target)
+        return
     shutil.copyfile(source, target)

@@ -1,4 +1,4 @@
-"""Say that torch is loaded, which takes seconds, when it is imported first."""
+"""Log a message when torch is first imported, which takes seconds."""
 
 import importlib.abc
 import importlib.machinery
@@ -10,7 +10,7 @@ from deme.system.console import logger
 
 
 class _Announcer(importlib.abc.MetaPathFinder):
-    """Finds nothing, but is asked first."""
+    """An import hook that finds no module, and logs the first import of torch."""
 
     def find_spec(
         self,
@@ -26,6 +26,6 @@ class _Announcer(importlib.abc.MetaPathFinder):
 
 
 def announce_torch() -> None:
-    """Write a message when this process imports torch for the first time."""
+    """Log a message when this process first imports torch."""
     if "torch" not in sys.modules and not any(isinstance(e, _Announcer) for e in sys.meta_path):
         sys.meta_path.insert(0, _Announcer())

@@ -16,7 +16,7 @@ def locked(
 ) -> Iterator[bool]:
     """Hold an exclusive lock on `path` for the block, and yield whether it is held.
 
-    If somebody else holds it, `waiting` is called once, with the owner's name, and then this call
+    If another process holds it, `waiting` is called once, with the owner's name, and then this call
     waits; with None it does not wait. With `remove` the file is deleted at the end. Raises
     DiskError, on a disk without locks, too.
     """
@@ -52,11 +52,11 @@ def _taken(path: Path, waiting: Callable[[str], None] | None) -> tuple[int, bool
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # it was deleted meanwhile: somebody else may lock another of this name
+        os.close(handle)  # it was deleted meanwhile: another process may have locked a new one
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock of `locked`, as far as this user may know."""
+    """Whether a process holds the lock of `locked`, as far as this user can see."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:

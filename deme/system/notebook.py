@@ -1,4 +1,4 @@
-"""One line in a Jupyter notebook: what a step is doing, and in the end how long it took."""
+"""A status line in a Jupyter notebook: the current step and, at the end, its duration."""
 
 import sys
 import time
@@ -15,7 +15,7 @@ def is_notebook() -> bool:
 
 
 class StatusLine:
-    """A line below a notebook's cell that is replaced by the next one."""
+    """A line below a notebook cell that is updated in place."""
 
     def __init__(self, name: str) -> None:
         from IPython.display import display
@@ -24,14 +24,14 @@ class StatusLine:
         self._handle = display(_plain(f"{name} ..."), raw=True, display_id=True)
 
     def show(self, text: str) -> None:
-        """Replace the line, at most twice a second."""
+        """Replace the text, at most twice a second."""
         now = time.monotonic()
         if now - self.updated >= SECONDS_BETWEEN_UPDATES:
             self.updated = now
             self._write(f"{self.name}: {text}")
 
     def end(self, what: str) -> None:
-        """Replace the line by the last one: what became of the step, and how long it took."""
+        """Replace the text by the outcome and the duration."""
         self._write(f"{self.name}: {what} {duration(time.monotonic() - self.began)}")
 
     def _write(self, text: str) -> None:

@@ -1,7 +1,8 @@
-"""Data sets of which every byte is known: their official files, and where they may lie.
+"""Data sets with known checksums: their official files, and where these may be.
 
-Their sums are checked when they are read (deme.data), so that nothing has to be hashed to know
-what a run trains on. Whether they are there is asked before any work, without torch.
+The checksums are compared when the files are read (deme.data), so that nothing else has to be
+hashed to identify the training data. Whether the files exist is checked before any work, without
+torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +19,8 @@ from deme.system.errors import MissingInput
 class Layout:
     """One of the two official formats of CIFAR-10.
 
-    `md5` has the sums of the archive, of the batches of training images and of that of test images,
-    in this order.
+    `md5`: checksums of the archive, of the batches of training images, and of the batch of test
+    images, in this order.
     """
 
     archive: str
@@ -28,7 +29,7 @@ class Layout:
     pickled: bool
 
     def batches(self, with_test: bool) -> list[str]:
-        """Return the batches of training images and, if wanted, that of test images after them."""
+        """Return the batches of training images and, `with_test`, that of test images."""
         _, *train, test = self.md5
         return [*train, test] if with_test else train
 
@@ -49,7 +50,7 @@ BINARY = Layout(
     },
     pickled=False,
 )
-# As in torchvision.datasets.CIFAR10, which a test compares.
+# As in torchvision.datasets.CIFAR10; a test compares them.
 PYTHON = Layout(
     archive="cifar-10-python.tar.gz",
     folder="cifar-10-batches-py",
@@ -75,7 +76,7 @@ class Place:
     layout: Layout
 
     def missing(self, with_test: bool) -> list[str]:
-        """Return the batches that a folder lacks; an archive is checked when it is read."""
+        """Return the missing batches of a folder; an archive is checked when it is read."""
         if not self.path.is_dir():
             return []
         return [n for n in self.layout.batches(with_test) if not (self.path / n).is_file()]
@@ -120,7 +121,7 @@ FASHION_FOLDERS = (".", "FashionMNIST/raw", "fashion-mnist", "/usr/share/dataset
 
 
 def fashion_mnist_file(root: Path, name: str) -> Path:
-    """Return the place of an idx file, packed or not. Raises MissingInput."""
+    """Return the path of an idx file, compressed or not. Raises MissingInput."""
     places = [root / folder / f"{name}{end}" for folder in FASHION_FOLDERS for end in ("", ".gz")]
     for place in places:
         if place.is_file():
@@ -136,8 +137,8 @@ def fashion_mnist_file(root: Path, name: str) -> Path:
 class Official:
     """An official file that a data option reads.
 
-    `path` is where it is put if it is missing; `find` raises MissingInput if it, or what can take
-    its place, is nowhere.
+    `path`: where to put it if it is missing. `find` raises MissingInput if neither the file nor an
+    alternative exists.
     """
 
     path: Path
@@ -145,7 +146,7 @@ class Official:
 
     @property
     def missing(self) -> MissingInput | None:
-        """Why it cannot be read, None if it is there."""
+        """The error of a missing file, None if it exists."""
         try:
             self.find()
         except MissingInput as error:
@@ -154,7 +155,7 @@ class Official:
 
 
 def official_files(option: Mapping[str, Any]) -> list[Official] | None:
-    """Return the official files that a `data` option reads, None for an option of another kind."""
+    """Return the official files that a `data` option reads, None for other data sets."""
     listed = _OFFICIAL.get(str(option.get("_target_")))
     if listed is None:
         return None

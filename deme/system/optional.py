@@ -1,4 +1,4 @@
-"""Libraries that only some options need."""
+"""Optional dependencies, which only some options need."""
 
 import importlib
 import importlib.util
@@ -10,7 +10,8 @@ from deme.system.errors import MissingInput
 def optional_module(name: str, purpose: str, extra: str) -> ModuleType:
     """Return the module `name` of the optional dependencies `extra`.
 
-    Raises MissingInput with the command that installs it.
+    `purpose` completes "the library, which ...". Raises MissingInput with the command that installs
+    it.
     """
     try:
         return importlib.import_module(name)
@@ -19,7 +20,7 @@ def optional_module(name: str, purpose: str, extra: str) -> ModuleType:
 
 
 def check_installed(name: str, purpose: str, extra: str) -> None:
-    """Raise MissingInput unless the module `name` is there, without importing it."""
+    """Raise MissingInput unless the module `name` is installed; it is not imported."""
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:  # the package that it is in

@@ -33,7 +33,7 @@ def is_file_name(text: str) -> bool:
 
 
 def below(root: Path, place: str) -> Path:
-    """Return the place in the folder `root` that somebody else's file names. Raises BadConfig.
+    """Return the place in the folder `root` that another person's file names. Raises BadConfig.
 
     Links are not followed: what lies in the folder is its owner's.
     """

@@ -25,7 +25,7 @@ SRUN = (
 
 @contextlib.contextmanager
 def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[int]]:
-    """Call `helper` of a module in a process beside the block, once per arguments.
+    """Call `helper` of a module in helper processes during the block, one per arguments.
 
     Waits for them, and stops them if the block raises; they end, too, if this process is killed.
     The list that is yielded holds their exit codes after the block. They are no part of a torchrun

@@ -56,7 +56,7 @@ def tolerant_streams() -> Iterator[Callable[[], OSError | None]]:
     """Go on in the block when standard output or error cannot be written.
 
     Yields a function that returns why results on standard output were lost, None if they were not,
-    or if nobody reads them: the reader of a pipe may stop whenever it has seen enough.
+    or if the reader is gone: the reader of a pipe may stop whenever it has seen enough.
     """
     for number in range(3):  # one that is closed would be the number of the next file
         try:

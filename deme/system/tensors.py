@@ -172,7 +172,7 @@ class TensorFile:
 
     @cached_property
     def _descriptor(self) -> int:
-        """The file, open until nobody reads from it."""
+        """The file, open until no tensor reads from it."""
         descriptor = os.open(self.path, os.O_RDONLY)
         weakref.finalize(self, os.close, descriptor)
         return descriptor

@@ -1,4 +1,4 @@
-"""Times, sizes and numbers as they are written for people."""
+"""Durations, sizes and numbers as text."""
 
 import math
 
@@ -6,7 +6,7 @@ SIZES = ("B", "kB", "MB", "GB", "TB")  # each 1000 times the one before
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that fits: 12 s, 7.5 min, 2.5 h, 12 d."""
+    """Return a duration in a suitable unit: 12 s, 7.5 min, 2.5 h, 12 d."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 6000:
@@ -15,7 +15,7 @@ def duration(seconds: float) -> str:
 
 
 def size_text(num_bytes: float) -> str:
-    """Return a number of bytes in the unit that fits, with three digits: 12.5 kB, 552 MB."""
+    """Return a number of bytes in a suitable unit, with three digits: 12.5 kB, 552 MB."""
     for unit in SIZES[:-1]:
         if num_bytes < 999.5:
             return f"{num_bytes:.3g} {unit}"
@@ -24,9 +24,10 @@ def size_text(num_bytes: float) -> str:
 
 
 def digits_for(value: float) -> int:
-    """Return how many decimals show four significant digits of a value like those in the column.
+    """Return the number of decimals that show four significant digits of values of this size.
 
-    At least two from 1 on, and five below: a column has one number of decimals where it can.
+    At least two for values from 1 on, and five for smaller ones, so that a column has one number of
+    decimals where possible.
     """
     if abs(value) >= 1:
         return 2

@@ -1,7 +1,7 @@
-"""A mirror of run directories in experiment trackers: what is sent, and each tracker.
+"""Send run directories to experiment trackers: what is sent, and one module per tracker.
 
-Run directories are the truth. `read_record` says what is sent of one, each tracker how. A tracker's
-library is imported when it is used.
+Run directories are the source. `read_record` determines what is sent of a run, and each tracker
+how. The library of a tracker is imported when it is used.
 """
 
 from deme.tracking.mirror import Mirror

@@ -1,4 +1,4 @@
-"""logger=csv: a folder of CSV files for each run, for spreadsheets and pandas."""
+"""logger=csv: a folder of CSV files per run, for spreadsheets and pandas."""
 
 import csv
 import io
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from deme.report.escape import csv_text
 from deme.system import files as disk
-from deme.tracking.record import CellValue, Point, Record, Table
+from deme.tracking.record import CellValue, Record, Table
 from deme.tracking.tracker import exclusive, home_of
 
 
 class Csv:
-    """Write each run into <folder>/csv/<id>/, in place of what is there.
+    """Write each run into <folder>/csv/<id>/, replacing earlier files.
 
-    run.csv has one line: what the run is, its configuration and its results. curve.csv has a line
-    for each step, artifacts.csv one for each input and output, images.csv one for each picture, and
-    each table is a file of its own.
+    run.csv has one line with the description, configuration and results of the run. curve.csv has a
+    line per step, artifacts.csv one per input and output, images.csv one per picture, and every
+    table has a file of its own.
     """
 
     keeps_files = False
@@ -26,7 +26,7 @@ class Csv:
         self.folder = folder
 
     def live(self, record: Record) -> None:
-        """Send nothing live: metrics.jsonl of the run is such a file."""
+        """Send nothing during the run, whose metrics.jsonl has the same content."""
 
     def publish(self, record: Record, files: bool = False) -> str:  # noqa: ARG002
         """Write the files of a record; return the folder of all runs."""
@@ -59,26 +59,20 @@ def tables_of(record: Record) -> dict[str, Table]:
         (point.step, point.time, *(point.values.get(name) for name in keys))
         for point in record.curve
     ]
-    artifacts = [
-        (direction, *item.listed().values())
-        for direction, found in (("input", record.inputs), ("output", record.outputs))
-        for item in found
-    ]
     found = {
         "run": Table(tuple(about), [[_plain(value) for value in about.values()]]),
         "curve": Table(("step", "time", *keys), lines),
-        "artifacts": Table(("direction", "name", "kind", "sha256"), artifacts),
+        "artifacts": record.artifacts,
         "images": Table(("name", "step", "file"), _images(record)),
     }
     return {name: table for name, table in found.items() if table.rows} | dict(record.tables)
 
 
 def _images(record: Record) -> list[tuple[str, int, Path]]:
-    """Return all pictures with their steps, those of the end last."""
-    last = Point(record.last_step, {}, images=record.images)
+    """Return all pictures with their steps, the final ones last."""
     return [
         (name, point.step, file)
-        for point in (*record.curve, last)
+        for point in (*record.curve, record.result)
         for name, file in point.images.items()
     ]
 
@@ -88,7 +82,7 @@ def _plain(value: object) -> CellValue:
 
 
 def as_csv(table: Table) -> str:
-    """Return a table as CSV; texts cannot be formulas of a spreadsheet, pictures are paths."""
+    """Return a table as CSV. No text is a spreadsheet formula; pictures are written as paths."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([csv_text(name) for name in table.columns])

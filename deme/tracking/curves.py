@@ -1,4 +1,4 @@
-"""The curves of a run: a training's by optimizer step, a search's by evaluation."""
+"""The curves of a run: of a training by optimizer step, of a search by evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,10 +25,10 @@ class _Evaluation(TypedDict):
 
 
 def training_point(row: Row, run: Path) -> Point:
-    """Return what is sent of a row of a run's curve; numbers that are not finite are not.
+    """Return what is sent of a row of a run's curve; numbers that are not finite are left out.
 
-    Beside a held-out loss there may be a grid of samples. What was measured before the training is
-    sent as of step 0.
+    A held-out loss may come with a grid of samples. Validation before the training is sent as step
+    0.
     """
     step, time = int(row.get("step") or 0), row.get("time")
     values = {
@@ -42,7 +42,7 @@ def training_point(row: Row, run: Path) -> Point:
 
 
 def training_curve(run: Path) -> list[Point]:
-    """Return the curve of metrics.jsonl, with the speed of speed.jsonl. Empty without any."""
+    """Return the curve of metrics.jsonl with the speed of speed.jsonl, empty without them."""
     kind = dict[str, float | None]
     timed = {row.get("step"): row for row in read_jsonl(run / "speed.jsonl", kind)}
     rows = read_jsonl(run / "metrics.jsonl", kind)
@@ -50,7 +50,7 @@ def training_curve(run: Path) -> list[Point]:
 
 
 def search_curve(run: Path) -> list[Point]:
-    """Return the score of every evaluation of a search, and the best so far on all images."""
+    """Return the score of every evaluation of a search, and the best score on all images so far."""
     points, best = list[Point](), None
     for number, row in enumerate(read_jsonl(run / "evaluations.jsonl", _Evaluation), start=1):
         values = {f"search/weight/{i}": weight for i, weight in enumerate(row["weights"])}

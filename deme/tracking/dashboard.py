@@ -1,4 +1,4 @@
-"""A workspace of Weights & Biases as code: the panels that show a published suite."""
+"""A Weights & Biases workspace, defined in code, with panels for a published suite."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from deme.runs import Suite
+from deme.runs import Suite, row_at_base
 from deme.system import check_installed, files, logger, read_json
 from deme.tracking.tracker import quiet
 from deme.tracking.wandb_tracker import has_credentials, resolved_mode
@@ -31,7 +31,7 @@ LABELS = ("method", "seed", "sample_seed")  # of evaluations, without dots in th
 
 
 class _Saved(TypedDict, total=False):
-    """What an earlier command wrote."""
+    """The specification that an earlier command wrote."""
 
     url: str | None
 
@@ -115,12 +115,8 @@ def _sections(suite: Suite) -> "Sequence[Section]":
 
 
 def _row_names(suite: Suite) -> list[str]:
-    """Return the rows as keys of the table name them."""
-    return [
-        row.name if base is None else f"{row.name}@{base}"
-        for base, rows in suite.sections
-        for row in rows
-    ]
+    """Return the rows by the names that the keys of the table use."""
+    return [row_at_base(row.name, base) for base, rows in suite.sections for row in rows]
 
 
 def specification(workspace: "Workspace") -> dict[str, Any]:
@@ -133,7 +129,7 @@ def specification(workspace: "Workspace") -> dict[str, Any]:
 def save(workspace: "Workspace", file: Path, online: bool) -> str | None:
     """Write the specification to a file, and upload it if `online`; return its address.
 
-    One that was uploaded before, which the file names, is replaced.
+    If the file names a workspace that was uploaded before, that workspace is replaced.
     """
     url = read_json(file, _Saved).get("url") if file.is_file() else None
     if online:
@@ -154,6 +150,6 @@ def _uploaded(workspace: "Workspace", url: str | None) -> str:
 
 
 def is_online() -> bool:
-    """Whether to upload: there is a key, and $WANDB_MODE does not say otherwise."""
+    """Whether to upload: there is an API key, and $WANDB_MODE allows it."""
     asked = None if os.environ.get("WANDB_MODE") else "online"
     return resolved_mode(asked) == "online" and has_credentials()

@@ -1,4 +1,4 @@
-"""What a run takes and makes, by name and digest: base -> expert -> merge -> evaluation."""
+"""The inputs and outputs of a run by name and digest: base -> expert -> merge -> evaluation."""
 
 import contextlib
 import re
@@ -28,9 +28,9 @@ def run_id(run: Path) -> str:
 
 
 def outputs_of(run: Path, placed: Path, stage: str) -> Iterator[Artifact]:
-    """Yield the weights of a finished run, and what a search or an evaluation found.
+    """Yield the weights of a finished run, and the result of a search or an evaluation.
 
-    `placed` is <suite>/<stage>/<name>, by which they are called wherever the run lies now.
+    `placed`: <suite>/<stage>/<name>, from which their names are made wherever the run is now.
     """
     for kind, digest in read_status(run).get("weights", {}).items():
         yield replace(_weights(run, kind, digest), name=tracker_id(run_id(placed), kind))
@@ -41,7 +41,7 @@ def outputs_of(run: Path, placed: Path, stage: str) -> Iterator[Artifact]:
 
 
 def inputs_of(settings: RunSettings, made: Mapping[str, Any], run: Path) -> Iterator[Artifact]:
-    """Yield what run.json names as inputs, and the model that the run starts from."""
+    """Yield the inputs recorded in run.json, and the model that the run starts from."""
     folder = Path(made.get("directory", "."))
     for name, found in made.get("inputs", {}).items():
         for named, digest in found.items():
@@ -52,9 +52,9 @@ def inputs_of(settings: RunSettings, made: Mapping[str, Any], run: Path) -> Iter
 
 
 def _weights(run: Path, kind: str, digest: str | None) -> Artifact:
-    """Return weights of a run. Their files are known only where the run itself says so.
+    """Return the weights of a run as an artifact; its files only if the run itself records them.
 
-    What somebody else's run names as its input may be any folder of this disk.
+    An input named by another person's run could be any folder of this disk.
     """
     is_here = digest is not None and _recorded(run).get(kind) == digest
     place = run / "weights" / kind if is_here else None
@@ -62,7 +62,7 @@ def _weights(run: Path, kind: str, digest: str | None) -> Artifact:
 
 
 def _recorded(run: Path) -> Mapping[str, str]:
-    """Return the digests of a run's weights, {} where its status cannot be read."""
+    """Return the digests of a run's weights, {} if its status cannot be read."""
     with contextlib.suppress(DemeError):
         return read_status(run).get("weights", {})
     return {}
@@ -86,12 +86,12 @@ def _input(place: Path, wanted: str, digest: str) -> Artifact:
 
 
 def _named(place: str | Path) -> str:
-    """Return the name of a model that no run here made."""
+    """Return the name of a model that was not made by a run on this machine."""
     return tracker_id(*re.split("[:/]", public_name(str(place))))
 
 
 def _base(settings: FromModelSettings, run: Path) -> Artifact | None:
-    """Return the model that a run starts from, None for one with weights of its own."""
+    """Return the model that a run starts from, None for a run with its own weights."""
     path = settings.model.get("path")
     measures_others = isinstance(settings, EvaluateSettings) and (
         settings.source != "weights" or bool(settings.inputs.get("weights"))
@@ -111,12 +111,12 @@ def _base(settings: FromModelSettings, run: Path) -> Artifact | None:
 
 
 def _is_model(place: Path) -> bool:
-    """Whether a path that may be somebody else's is a model folder: nothing else is read."""
+    """Whether a path, which another person may have written, is a model folder."""
     return any(exists(place / name) for name in ("model_index.json", "config.json"))
 
 
 def _recorded_base(run: Path) -> str | None:
-    """Return the hash of the base that the run's own weights name."""
+    """Return the hash of the base that is recorded with the run's weights."""
     for folder in model_folders(run):
         with contextlib.suppress(DemeError):
             if base := read_about(folder).get("base"):

@@ -1,4 +1,4 @@
-"""What a command sends of its run: the curve while it trains, and everything when it is done."""
+"""Send a run to a tracker: the curve during training, everything at its end."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Mirror:
-    """A tracker, or none; then nothing is sent.
+    """Sends runs to a tracker; without a tracker nothing is sent.
 
-    A tracker that fails while a run works costs a warning, and one that fails afterwards
-    WorkFailed: the run is done.
+    If the tracker fails during a run, a warning is logged; if it fails after the run, WorkFailed is
+    raised, and the run is done.
     """
 
     def __init__(self, tracker: Tracker | None = None, name: str = "") -> None:
@@ -30,7 +30,7 @@ class Mirror:
     def of(cls, option: Option | None, trains: bool = False) -> "Mirror":
         """Return the mirror of a `logger` option. Raises BadConfig, MissingInput.
 
-        `trains`: whether there are live curves.
+        `trains`: whether the run has curves to send during training.
         """
         name = str((option or {}).get("_target_", "")).rpartition(".")[2]
         return cls(make_tracker(option, trains), name.lower())
@@ -41,24 +41,24 @@ class Mirror:
         return self.tracker is None or self.tracker.is_off
 
     def start(self, run: Path) -> None:
-        """Begin to send the curve of a run that begins to work."""
+        """Begin to send the curve of a run that starts."""
         if (tracker := self.tracker) is not None:
             self._run = run
             self._live = self._tried(lambda: tracker.live(read_record(run)))
 
     def log(self, row: Row) -> None:
-        """Send a row of the curve of the run that works."""
+        """Send a row of the curve of the current run."""
         if (live := self._live) is not None:
             self._tried(lambda: live.log(training_point(row, self._run)))
 
     def stop(self, failed: bool = False) -> None:
-        """End what `start` began, if it did."""
+        """End what `start` began, if anything."""
         if (live := self._live) is not None:
             self._tried(lambda: live.close(failed))
             self._live = None
 
     def _tried(self, send: Callable[[], T]) -> T | None:
-        """Call `send`; after an error nothing more is sent live."""
+        """Call `send`; after an error nothing more is sent during the run."""
         try:
             with quiet():
                 return send()
@@ -72,14 +72,14 @@ class Mirror:
             return None
 
     def publish(self, run: Path, files: bool = False) -> str:
-        """Send a finished run; return where it is, "" if nothing is sent."""
+        """Send a finished run; return its address or folder, "" if nothing is sent."""
         place = "" if self.tracker is None else self.send(read_record(run), files)
         if place:
             logger.info("published to %s", place)
         return place
 
     def send(self, record: Record, files: bool = False) -> str:
-        """Send a record; return where it is. Raises WorkFailed."""
+        """Send a record; return its address or folder. Raises WorkFailed."""
         if self.tracker is None:
             return ""
         if files and not self.tracker.keeps_files:

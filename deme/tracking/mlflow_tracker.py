@@ -1,4 +1,4 @@
-"""logger=mlflow: an experiment of MLflow for each suite, in a database here or on a server."""
+"""logger=mlflow: one MLflow experiment per suite, in a local database or on a server."""
 
 import contextlib
 import logging
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-TAG = "deme.id"  # by which a run is found again
+TAG = "deme.id"  # finds a run that was sent before
 PURPOSE = "sends runs to MLflow"
-NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)  # what MLflow does not take in a key
+NO_NAME = re.compile(r"[^\w\-. :/]", re.ASCII)  # characters that MLflow does not allow in a key
 MAX_TEXT = 5000  # characters of a parameter or a tag
 MAX_KEY = 250
 BATCH = 100
@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 class Mlflow:
-    """Send each run as one with the tag deme.id, and add what that run lacks.
+    """Send each run as an MLflow run with the tag deme.id; add what is missing there.
 
-    Without an address everything lies in <folder>/mlflow. Raises MissingInput where MLflow is not
+    Without an address everything is in <folder>/mlflow. Raises MissingInput if MLflow is not
     installed.
     """
 
@@ -45,28 +45,27 @@ class Mlflow:
         self.project, self.folder = project, folder
 
     def publish(self, record: Record, files: bool = False) -> str:
-        """Send a record; return where the experiment is."""
+        """Send a record; return the address or folder of the experiment."""
         home = home_of(self.folder, record, "mlflow")
         with self._alone(home, record):
             sent = _Sent(*self._client(home, record), record)
-            points = [*record.curve, Point(record.last_step, record.numbers, record.ended)]
-            sent.add(points)
+            sent.add([*record.curve, record.result])
             sent.add_files(files)
             sent.end("FINISHED")
         return self.uri or str(home)
 
     def live(self, record: Record) -> "_Sent":
-        """Begin to send a run that works."""
+        """Begin to send a run that starts."""
         home = home_of(self.folder, record, "mlflow")
         with self._alone(home, record):
             return _Sent(*self._client(home, record), record)
 
     def _alone(self, home: Path, record: Record) -> contextlib.AbstractContextManager[None]:
-        """Wait for other processes, which would make the database here at the same time."""
+        """Wait for other processes, which would create the local database at the same time."""
         return exclusive(home, record.suite) if self.uri is None else contextlib.nullcontext()
 
     def _client(self, home: Path, record: Record) -> tuple["MlflowClient", str]:
-        """Return a client, and the id of the suite's experiment, which is made if need be."""
+        """Return a client, and the id of the suite's experiment, which is created if necessary."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
@@ -85,7 +84,7 @@ class Mlflow:
 
 
 class _Sent:
-    """A run at MLflow: what it has already of a record, and what is added."""
+    """A run at MLflow: what was sent of a record, and what is added."""
 
     def __init__(self, client: "MlflowClient", experiment: str, record: Record) -> None:
         self.client, self.record = client, record
@@ -127,7 +126,7 @@ class _Sent:
             self.client.log_batch(self.id, tags=others)
 
     def add(self, points: Sequence[Point]) -> None:
-        """Send the values of steps that are not there yet."""
+        """Send the values of steps that were not sent before, and all pictures."""
         for some in _parts(list(self._missing(points)), 10 * BATCH):
             self.client.log_batch(self.id, metrics=some)
         for point in points:
@@ -152,10 +151,8 @@ class _Sent:
         return self._steps[key]
 
     def add_files(self, files: bool) -> None:
-        """Send pictures, tables and, if asked for, the files of what the run made."""
+        """Send tables and, if requested, the files of the run's outputs."""
         record, client = self.record, self.client
-        for name, file in record.images.items():
-            client.log_artifact(self.id, str(file), f"images/{_key(name)}")
         for name, table in record.tables.items():
             client.log_text(self.id, as_csv(table), f"tables/{_key(name)}.csv")
             for number, row in enumerate(table.rows):
@@ -167,7 +164,7 @@ class _Sent:
                 client.log_artifact(self.id, str(place), folder)
 
     def end(self, status: str) -> None:
-        """Note that the run has ended."""
+        """Record that the run has ended."""
         self.client.set_terminated(self.id, status, int(1000 * self.record.ended))
 
     def log(self, point: Point) -> None:
@@ -175,7 +172,7 @@ class _Sent:
         self.add([point])
 
     def close(self, failed: bool) -> None:
-        """End a run that was sent live."""
+        """End a run that was sent during training."""
         self.end("FAILED" if failed else "FINISHED")
 
 
@@ -185,5 +182,5 @@ def _parts(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def _key(name: str) -> str:
-    """Return a name as MLflow takes it."""
+    """Return a name in the characters that MLflow allows."""
     return NO_NAME.sub("_", name)[:MAX_KEY]

@@ -1,4 +1,4 @@
-"""What a run directory says: the record that is sent of it. Nothing that it names is imported."""
+"""Read the record of a run directory. Classes that it names are not imported."""
 
 import shlex
 from collections.abc import Mapping
@@ -21,12 +21,13 @@ from deme.runs import (
     read_status,
     sample_grid,
 )
+from deme.runs.formats import Status
 from deme.system import exists, model_folders, read_about, single_line
 from deme.tracking.curves import search_curve, training_curve
 from deme.tracking.lineage import inputs_of, outputs_of, run_id
 from deme.tracking.record import Record, is_picture
 
-FOLDER = "tracking"  # beside the folders of a suite's runs
+FOLDER = "tracking"  # in the folder of a suite's runs
 MAX_TAG = 64  # characters
 
 
@@ -53,7 +54,7 @@ def read_record(run: Path) -> Record:
         commit=(made.get("git") or {}).get("commit"),
         config=_config(config, settings, made, run),
         curve=search_curve(run) if stage == "search" else training_curve(run),
-        summary=_summary(run, stage),
+        summary=_summary(run, stage, status),
         images=_images(run),
         inputs=tuple(inputs_of(settings, made, run)),
         outputs=tuple(outputs_of(run, placed, stage)),
@@ -61,7 +62,7 @@ def read_record(run: Path) -> Record:
 
 
 def _home(run: Path, settings: RunSettings) -> Path:
-    """Return the folder of the suite that a run lies in, or the one beside a run that was moved."""
+    """Return the folder of a run's suite, or a folder next to a run that was moved."""
     run = run.absolute()
     in_suite = run.parent.name == settings.stage and run.parent.parent.name == settings.suite
     return run.parent.parent if in_suite else run.parent
@@ -97,13 +98,12 @@ def _config(
 
 
 def settings_of(config: Config) -> dict[str, object]:
-    """Return the settings that trackers are sent of a config: by dotted keys, no empty groups."""
+    """Return the settings of a config that trackers get: by dotted keys, without empty groups."""
     return {name: value for name, value in flat(config).items() if value != {}}
 
 
-def _summary(run: Path, stage: str) -> dict[str, float | str]:
+def _summary(run: Path, stage: str, status: Status) -> dict[str, float | str]:
     """Return the results: metrics with n and interval, merge weights, cost and time."""
-    status = read_status(run)
     found: dict[str, float | str] = {"state": status.get("state", "running")}
     if "seconds" in status:
         found["seconds"] = status["seconds"]
@@ -138,7 +138,7 @@ def _weights(name: str, weights: list[float]) -> dict[str, float]:
 
 
 def _outcome(outcome: Outcome) -> dict[str, float | str]:
-    """Return what `deme improve` found."""
+    """Return the result of `deme improve`."""
     found: dict[str, float | str] = {
         "improve/idea": outcome["idea"],
         "improve/better": int(outcome["better"]),
@@ -150,7 +150,7 @@ def _outcome(outcome: Outcome) -> dict[str, float | str]:
 
 
 def _images(run: Path) -> dict[str, Path]:
-    """Return the pictures of a run by name, `samples` first; no link is followed."""
+    """Return the pictures of a run by name, `samples` first; links are not followed."""
     places = {"samples": sample_grid(run)}
     places |= {file.stem: file for file in sorted(run.glob("*.png"))}
     return {name: file for name, file in places.items() if is_picture(file)}

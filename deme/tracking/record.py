@@ -1,6 +1,6 @@
-"""What is sent of a run: one definition for every tracker, live and afterwards.
+"""The content that is sent of a run: one definition for every tracker.
 
-Names of keys are listed in docs/sweeps-and-tracking.md#keys.
+The names of keys are listed in docs/sweeps-and-tracking.md#keys.
 """
 
 import re
@@ -20,9 +20,9 @@ CellValue = str | int | float | None | Path  # of a table; a path is a picture
 
 @dataclass(frozen=True)
 class Point:
-    """What is recorded of a training step, or of an evaluation of a search.
+    """The values recorded at a training step, or at an evaluation of a search.
 
-    `time`: seconds since 1970, where it is known. `images`: pictures of that step by name.
+    `time`: seconds since 1970, if known. `images`: pictures of that step by name.
     """
 
     step: int
@@ -33,10 +33,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that a run takes or makes: weights, merge weights or metrics.
+    """An input or output of a run: weights, merge weights or metrics.
 
-    `sha256`: of its content, None where it was not recorded. `place`: where its files are, if they
-    are here. The same artifact has the same name in the run that makes it and in those that take
+    `sha256`: hash of the content, None if not recorded. `place`: the path of its files, if they are
+    on this machine. An artifact has the same name in the run that makes it and in runs that read
     it.
     """
 
@@ -50,7 +50,7 @@ class Artifact:
         return {"name": self.name, "kind": self.kind, "sha256": self.sha256}
 
     def files(self) -> list[tuple[str, Path]]:
-        """Return its files with their names; links, which may lead anywhere, are left out."""
+        """Return its files with their names; links are left out, as they may lead anywhere."""
         if self.place is None or self.place.is_symlink():
             return []
         inside = sorted(self.place.rglob("*")) if self.place.is_dir() else [self.place]
@@ -75,8 +75,8 @@ class Table:
 class Record:
     """Everything that is sent of a run, or of a suite's table.
 
-    `home`: the folder where trackers that write files write them by default. `began` and `ended`:
-    seconds since 1970.
+    `home`: the default folder of trackers that write files. `began` and `ended`: seconds since
+    1970.
     """
 
     id: str
@@ -100,8 +100,23 @@ class Record:
 
     @property
     def last_step(self) -> int:
-        """The step of the last point, 0 without any."""
+        """The step of the last point, 0 without points."""
         return self.curve[-1].step if self.curve else 0
+
+    @property
+    def result(self) -> Point:
+        """The numbers and the pictures of the end, as a point after those of the curve."""
+        return Point(self.last_step, self.numbers, self.ended, self.images)
+
+    @property
+    def artifacts(self) -> Table:
+        """The inputs and the outputs."""
+        rows = [
+            (direction, item.name, item.kind, item.sha256)
+            for direction, found in (("input", self.inputs), ("output", self.outputs))
+            for item in found
+        ]
+        return Table(("direction", "name", "kind", "sha256"), rows)
 
     @property
     def numbers(self) -> dict[str, float]:
@@ -115,7 +130,7 @@ class Record:
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a file, which may be somebody else's, is a PNG and no link."""
+    """Whether a file, which another person may have written, is a PNG and not a link."""
     if file.is_symlink() or not file.is_file():
         return False
     with open(file, "rb") as opened:
@@ -123,9 +138,9 @@ def is_picture(file: Path) -> bool:
 
 
 def tracker_id(*parts: str) -> str:
-    """Return one id of several names, such as suite, stage and run, that every tracker takes.
+    """Return an id made of names, such as suite, stage and run, that every tracker accepts.
 
-    Names with other characters, and ids that are too long, get a part of their hash.
+    If characters are replaced, or the id is too long, part of a hash of the names is added.
     """
     text = "-".join(parts)
     plain = NO_ID.sub("_", text)

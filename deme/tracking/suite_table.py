@@ -1,12 +1,12 @@
-"""A suite's table as something that is sent: rows, differences, and samples by row and seed."""
+"""A suite's table as a record for trackers: rows, differences, and samples by row and seed."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from deme.report.rows import Row, comparisons, table_rows
+from deme.report.rows import Comparison, Row, SuiteResults
 from deme.report.statistics import Difference
-from deme.runs import Node, Suite, sample_grid
+from deme.runs import Node, Suite, row_at_base, sample_grid
 from deme.tracking.read import FOLDER
 from deme.tracking.record import CellValue, Record, Table, is_picture, tracker_id
 
@@ -22,14 +22,15 @@ SAMPLES = ("row", "label", "base", "pretrain_seed", "seed", "sample_seed", "samp
 
 
 def table_record(suite: Suite) -> Record | None:
-    """Return the record of a suite's table, None while nothing is measured."""
-    rows = table_rows(suite)
+    """Return the record of a suite's table, None if nothing is measured yet."""
+    results = SuiteResults(suite)
+    rows = results.rows()
     if not any(row.numbers for row in rows):
         return None
     settings = suite.settings
     tables = {
         "rows": Table(NUMBERS, [line for row in rows for line in _numbers(row)]),
-        "differences": Table(DIFFERENCES, list(_comparisons(suite))),
+        "differences": Table(DIFFERENCES, list(_comparisons(results.comparisons()))),
         "samples_by_seed": Table(SAMPLES, list(_samples(suite))),
     }
     measured = _measured(suite)
@@ -62,11 +63,6 @@ def table_record(suite: Suite) -> Record | None:
     )
 
 
-def row_name(row: Row) -> str:
-    """Return how keys name a row: <row>, or <row>@<base> in a suite of several bases."""
-    return row.name if row.base is None else f"{row.name}@{row.base}"
-
-
 def _interval(difference: Difference | None) -> tuple[CellValue, ...]:
     if difference is None:
         return (None,) * 4
@@ -89,8 +85,8 @@ def _numbers(row: Row) -> Iterator[tuple[CellValue, ...]]:
         )
 
 
-def _comparisons(suite: Suite) -> Iterator[tuple[CellValue, ...]]:
-    for one in comparisons(suite):
+def _comparisons(compared: Sequence[Comparison]) -> Iterator[tuple[CellValue, ...]]:
+    for one in compared:
         for metric, difference in one.differences.items():
             if difference is not None:
                 yield (one.label, one.other, one.base or None, metric, *_interval(difference))
@@ -114,10 +110,11 @@ def _samples(suite: Suite) -> Iterator[tuple[Any, ...]]:
 def _summary(row: Row) -> dict[str, float | str]:
     """Return the means of a row, and its differences to the baseline with their intervals."""
     found: dict[str, float | str] = {}
+    name = row_at_base(row.name, row.base)
     for metric, number in row.numbers.items():
-        found[f"table/{metric}/{row_name(row)}"] = number.mean
+        found[f"table/{metric}/{name}"] = number.mean
         if (difference := number.difference) is not None:
-            key = f"difference/{metric}/{row_name(row)}"
+            key = f"difference/{metric}/{name}"
             found |= {key: difference.value, f"{key}/low": difference.low}
             found[f"{key}/high"] = difference.high
     return found

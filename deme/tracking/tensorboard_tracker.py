@@ -19,9 +19,9 @@ VERSION = "brain.Event:2"  # of the file format
 
 
 class TensorBoard:
-    """Write each run into <folder>/tensorboard/<id>/, in place of what is there.
+    """Write each run into <folder>/tensorboard/<id>/, replacing earlier files.
 
-    Raises MissingInput where TensorBoard is not installed.
+    Raises MissingInput if TensorBoard is not installed.
     """
 
     keeps_files = False
@@ -45,7 +45,7 @@ class TensorBoard:
         return str(home)
 
     def live(self, record: Record) -> "LiveEvents":
-        """Begin to write the events of a run that works."""
+        """Begin to write the events of a run that starts."""
         folder = home_of(self.folder, record, "tensorboard") / record.id
         with exclusive(folder.parent, record.id):
             disk.write_folder(folder, lambda new: (new / LIVE).touch())
@@ -53,7 +53,7 @@ class TensorBoard:
 
 
 class LiveEvents:
-    """A file of events that grows."""
+    """A file of events that is written during a run."""
 
     def __init__(self, place: Path, record: Record) -> None:
         self.record = record
@@ -72,26 +72,19 @@ class LiveEvents:
 
 
 def events_of(record: Record) -> Iterator["Event"]:
-    """Yield the events of a record; the same record gives the same ones."""
+    """Yield the events of a record; equal records give equal events."""
     yield _event(record.began, file_version=VERSION)
     yield _event(record.began, **_hyperparameters(record))
     for point in record.curve:
         yield from _events_of_point(record, point)
-    last = Point(record.last_step, record.numbers, record.ended, record.images)
-    yield from _events_of_point(record, last)
+    yield from _events_of_point(record, record.result)
     about = {"id": record.id, "commit": record.commit or "", "notes": record.notes}
     about |= {"tags": ", ".join(record.tags), **record.texts}
     yield _text(record, "run", _markdown(Table(("key", "value"), list(about.items()))))
     config = list(as_text(record.config).items())
     yield _text(record, "config", _markdown(Table(("key", "value"), config)))
-    lineage = [
-        (what, *as_text(item.listed()).values())
-        for what, found in (("input", record.inputs), ("output", record.outputs))
-        for item in found
-    ]
-    if lineage:
-        columns = ("direction", "name", "kind", "sha256")
-        yield _text(record, "artifacts", _markdown(Table(columns, lineage)))
+    if record.artifacts.rows:
+        yield _text(record, "artifacts", _markdown(record.artifacts))
     for name, table in record.tables.items():
         yield _text(record, name, _markdown(table))
         for title, file in _pictures(table):

@@ -1,4 +1,4 @@
-"""What a tracker is, and how one is made of a `logger` option."""
+"""The interface of trackers, and how one is made from a `logger` option."""
 
 import contextlib
 import warnings
@@ -12,49 +12,49 @@ from deme.tracking.record import Point, Record
 
 
 class Live(Protocol):
-    """A run that is sent while it works."""
+    """A run that is sent during its work."""
 
     def log(self, point: Point) -> None:
         """Send a point of the curve."""
 
     def close(self, failed: bool) -> None:
-        """End; what is published afterwards takes its place."""
+        """End; what is published later replaces what was sent."""
 
 
 class Tracker(Protocol):
-    """Somewhere that runs are sent to.
+    """A destination to which runs are sent.
 
-    `keeps_files`: whether it can keep the files of artifacts. `is_off`: whether it sends nothing.
+    `keeps_files`: whether it can store the files of artifacts. `is_off`: whether it sends nothing.
     """
 
     keeps_files: bool
     is_off: bool
 
     def publish(self, record: Record, files: bool = False) -> str:
-        """Send a record in place of what was sent of the run before; return where it is.
+        """Send a record, replacing what was sent of the run before; return its address or folder.
 
-        `files`: the files of artifacts, too.
+        `files`: also send the files of artifacts.
         """
 
     def live(self, record: Record) -> Live | None:
-        """Begin to send a run that works; None where nothing is sent before it is done."""
+        """Begin to send a run that starts; None if the tracker sends only finished runs."""
 
 
 class LightningLogger(Protocol):
-    """What is used of a logger of Lightning, which knows live curves only."""
+    """The methods of a Lightning logger that are used, which sends live curves only."""
 
     def log_hyperparams(self, params: dict[str, object]) -> None:
-        """Note the configuration."""
+        """Record the configuration."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Note the values of a step."""
+        """Record the values of a step."""
 
     def finalize(self, status: str) -> None:
         """End."""
 
 
 class LiveCurves:
-    """A logger of Lightning as a tracker: live curves of trainings, and nothing afterwards."""
+    """A Lightning logger as a tracker: live curves of trainings, nothing afterwards."""
 
     keeps_files = False
     is_off = False
@@ -63,11 +63,11 @@ class LiveCurves:
         self.lightning = lightning
 
     def publish(self, record: Record, files: bool = False) -> str:  # noqa: ARG002
-        """Send nothing: what was sent live cannot be replaced."""
+        """Send nothing: what was sent during the run cannot be replaced."""
         return ""
 
     def live(self, record: Record) -> Live:
-        """Begin with the configuration."""
+        """Begin by sending the configuration."""
         self.lightning.log_hyperparams(dict(record.config))
         return self
 
@@ -83,8 +83,8 @@ class LiveCurves:
 def make_tracker(option: Option | None, trains: bool) -> Tracker | None:
     """Return the tracker of a `logger` option, None for none.
 
-    `trains`: whether there are live curves. Raises BadConfig, MissingInput for a library that is
-    not installed.
+    `trains`: whether the run has curves to send during training. Raises BadConfig, and MissingInput
+    for a library that is not installed.
     """
     if option is None:
         return None
@@ -107,7 +107,7 @@ def make_tracker(option: Option | None, trains: bool) -> Tracker | None:
 
 
 def home_of(folder: str | None, record: Record, name: str) -> Path:
-    """Return the folder that a tracker `name` writes into; `folder` is the user's, if given."""
+    """Return the folder into which the tracker `name` writes; `folder`: the user's, if given."""
     return (record.home if folder is None else expanded(folder)).absolute() / name
 
 
@@ -124,12 +124,12 @@ def exclusive(folder: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Show no warnings: how a tracker's library uses others is not the user's business."""
+    """Suppress warnings, which are about how a tracker's library uses others."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def as_text(values: Mapping[str, object]) -> dict[str, str]:
-    """Return values as texts, null as an empty one."""
+    """Return values as texts; None becomes an empty text."""
     return {name: "" if value is None else str(value) for name, value in values.items()}

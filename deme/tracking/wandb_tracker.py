@@ -1,4 +1,4 @@
-"""logger=wandb: Weights & Biases, offline unless asked otherwise; no question is ever asked."""
+"""logger=wandb: Weights & Biases, offline by default; it never prompts for input."""
 
 import contextlib
 import json
@@ -27,10 +27,10 @@ HOW_TO_LOG_IN = "type: wandb login, or set WANDB_API_KEY"
 
 
 class Wandb:
-    """Send each run as one of a fixed id, which replaces what was sent of it before.
+    """Send each run with a fixed id, replacing what was sent of it before.
 
-    Offline, all runs of a suite lie in <folder>/wandb/offline-run-*, which `wandb sync` uploads.
-    Raises MissingInput for online without a key.
+    Offline, all runs of a suite are in <folder>/wandb/offline-run-*, which `wandb sync` uploads.
+    Raises MissingInput for mode=online without an API key.
     """
 
     keeps_files = True
@@ -71,7 +71,7 @@ class Wandb:
             return str(run.url if self.mode == "online" else home)
 
     def live(self, record: Record) -> "LiveRun | None":
-        """Begin to send a run that works."""
+        """Begin to send a run that starts."""
         if self.is_off:
             return None
         home = home_of(self.folder, record, "wandb")
@@ -79,7 +79,7 @@ class Wandb:
             return LiveRun(self._opened(home, record))
 
     def _opened(self, home: Path, record: Record) -> "Run":
-        """Open the run of a record, in place of an earlier one of its id."""
+        """Open the run of a record, replacing an earlier one with its id."""
         if self.mode == "offline":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
@@ -117,7 +117,7 @@ class Wandb:
 
     @contextlib.contextmanager
     def _own_files(self, home: Path, record: Record) -> Iterator[None]:
-        """Keep what wandb stages of artifacts beside an offline run, which is not uploaded yet."""
+        """Keep the artifact files that wandb stages next to an offline run until it is uploaded."""
         home.mkdir(parents=True, exist_ok=True)
         staged = home / "staged" / record.id
         shutil.rmtree(staged, ignore_errors=True)
@@ -140,7 +140,7 @@ class Wandb:
 
 
 class LiveRun:
-    """A run of wandb that is open."""
+    """An open run of wandb."""
 
     def __init__(self, run: "Run") -> None:
         self.run = run
@@ -206,7 +206,7 @@ def _artifact(item: Artifact, files: bool) -> "wandb.Artifact":
 
 
 def resolved_mode(mode: str | None) -> Mode:
-    """Return what is asked for, else $WANDB_MODE, else offline. Raises BadConfig."""
+    """Return the requested mode, else $WANDB_MODE, else offline. Raises BadConfig."""
     asked = mode or os.environ.get("WANDB_MODE") or "offline"
     if asked not in MODES:
         raise BadConfig(
@@ -217,7 +217,7 @@ def resolved_mode(mode: str | None) -> Mode:
 
 
 def has_credentials() -> bool:
-    """Whether a key of Weights & Biases is known: in the environment, or by `wandb login`."""
+    """Whether there is a Weights & Biases key: in the environment, or from `wandb login`."""
     if any(os.environ.get(name) for name in CREDENTIALS):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL") or SERVER).hostname or ""

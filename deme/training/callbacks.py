@@ -1,4 +1,4 @@
-"""What happens beside the training loop: checkpoints, the training curve and a progress bar."""
+"""Callbacks of the training loop: checkpoints, the training curve and a progress bar."""
 
 import json
 import math
@@ -36,12 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class JsonlLogger(Logger):
-    """The training curve: append {"step": ..., name: value, ...} to a file every `every` steps.
+    """Append the training curve, {"step": ..., name: value, ...}, to a file every `every` steps.
 
-    The last of `num_steps` has a row, too. How fast it goes, in images per second, goes to
-    speed.jsonl beside it, with the time: it is not the same when the run is made again.
-    `num_images` is that of a step. Lightning also logs when it stops, what it logged last; such a
-    row is no step's and is left out. `on_row` is called with everything that is recorded of a step.
+    The last of `num_steps` steps has a row too. The speed in images per second and the time are
+    written to speed.jsonl in the same folder, because they differ when a run is repeated.
+    `num_images`: images per step. When it stops, Lightning logs its last values again; this row is
+    left out. `on_row` is called with all values recorded at a step.
     """
 
     name = "jsonl"
@@ -63,7 +63,7 @@ class JsonlLogger(Logger):
         self._clock: tuple[int, float] | None = None  # steps taken, and when
 
     def start_clock(self, step: int) -> None:
-        """Begin to measure the speed; `step` steps are taken already."""
+        """Begin to measure the speed, after `step` steps."""
         self._clock = step, time.monotonic()
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -72,7 +72,7 @@ class JsonlLogger(Logger):
             self.write(step, metrics)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append the row of a step, unless it has one; that of -1 is from before the training."""
+        """Append the row of a step unless it exists; step -1 is the row before the training."""
         if step == self._last:
             return
         self._last = step
@@ -88,12 +88,12 @@ class JsonlLogger(Logger):
         return is_recorded(step + 1, self.every, self.num_steps)
 
     def leave_out(self, seconds: float) -> None:
-        """Do not count time in which no images were trained on."""
+        """Exclude `seconds` in which no images were trained on from the speed."""
         if self._clock is not None:
             self._clock = self._clock[0], self._clock[1] + seconds
 
     def _timed(self, step: int) -> Row:
-        """Record when a row was made, and the speed if it is one of training; return both."""
+        """Record the time of a row, and the speed if it is a row of training; return both."""
         if self._clock is None:
             return {}
         timed: dict[str, float] = {"time": round(time.time(), 3)}
@@ -123,7 +123,25 @@ class JsonlLogger(Logger):
             self.on_row({**row, **known.get(row.get("step"), {})})
 
 
-class SaveSnapshots(pl.Callback):
+class AfterStep(pl.Callback):
+    """A callback that acts after optimizer steps, and not between the batches of one.
+
+    Gradients of an unfinished step are in no checkpoint.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if pl_module.micro_step % trainer.accumulate_grad_batches == 0:
+            self.after_step(trainer, pl_module)
+
+    def after_step(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Act: `trainer.global_step` optimizer steps are taken."""
+        raise NotImplementedError
+
+
+class SaveSnapshots(AfterStep):
     """Call `write(step)` every `every` optimizer steps and after the last one.
 
     It comes before `SaveLast`: a run that goes on from the checkpoint of a step has its snapshot,
@@ -134,34 +152,29 @@ class SaveSnapshots(pl.Callback):
     def __init__(self, every: int, write: Callable[[int], None]) -> None:
         self.every, self.write = every, write
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
-    ) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if pl_module.micro_step % trainer.accumulate_grad_batches:
-            return
+    def after_step(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         step = trainer.global_step
         if step % self.every == 0 or step >= trainer.max_steps:
-            pl_module.check_finite()
-            if pl_module.group is None or pl_module.group.rank == 0:
+            module.check_finite()
+            if module.group is None or module.group.rank == 0:
                 self.write(step)
 
 
 def recorded(trainer: pl.Trainer) -> dict[str, float]:
-    """Return what the curve has of the step that was just taken, {} if it has no row of it."""
+    """Return the values that the curve records of the step just taken, {} if it has no row."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     if not is_recorded(trainer.global_step, every, trainer.max_steps):
         return {}
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-class SaveLast(pl.Callback):
-    """Save `path` whenever it is `due`; on a stop signal save at once and end training.
+class SaveLast(AfterStep):
+    """Save `path` whenever a checkpoint is `due`; on a stop signal save at once and end training.
 
-    Lightning logs a step after these hooks, so what the step logged is written to the curve first:
-    a run killed in between would resume after that step and lack its line. The last step, which
-    Lightning logs only where it is one of every few, is written here, too. All processes of a group
-    save and stop at the same steps, and the first one writes.
+    Lightning logs a step after these hooks, so the values of the step are written to the curve
+    first: otherwise a run killed in between would resume after that step, and its row would be
+    missing. The last step, which Lightning logs only if it is one of every few, is written here
+    too. All processes of a group save and stop at the same steps, and the first one writes.
     """
 
     def __init__(self, path: Path, due: Due, curve: JsonlLogger) -> None:
@@ -176,13 +189,8 @@ class SaveLast(pl.Callback):
         self.curve.start_clock(trainer.global_step)
         self.due.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
-    ) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if pl_module.micro_step % trainer.accumulate_grad_batches:
-            return  # gradients of an unfinished step are in no checkpoint
-        group = pl_module.group
+    def after_step(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        group = module.group
         code, due = getattr(signals.pending(), "exit_code", 0), int(self.due(trainer.global_step))
         if group is not None:  # one message for both: clocks and signals differ between processes
             code, due = divmod(group.all_reduce_max(2 * code + due), 2)
@@ -194,7 +202,7 @@ class SaveLast(pl.Callback):
             self.stopped = signals.pending() or signals.stopped(code)
             trainer.should_stop = True
         if code or due:
-            pl_module.check_finite()
+            module.check_finite()
             self.due.start()
             if group is not None and group.rank > 0:
                 return
@@ -207,10 +215,10 @@ class SaveLast(pl.Callback):
 
 
 class ShowProgress(pl.Callback):
-    """Advance a progress bar by every optimizer step of `num_images`.
+    """Advance a progress bar at every optimizer step of `num_images` images.
 
-    Beside it stand the losses that were logged last, the learning rate, images per second, and the
-    last of the `held_out` losses, which another callback measures.
+    It also shows the last logged losses, the learning rate, images per second, and the last of the
+    `held_out` losses, which another callback measures.
     """
 
     def __init__(

@@ -78,14 +78,14 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
 
     @torch.no_grad()
     def of_teacher() -> Tensor | None:
-        return _answer(teacher, batch) if teacher is not None else None
+        return _predict(teacher, batch) if teacher is not None else None
 
-    answer = of_teacher()
+    before = of_teacher()
     try:
         for network in (model, teacher):
             if network is not None:
                 network.compile(options=OPTIONS)
-        found, answers = gradients(model, batch), of_teacher()
+        found, after = gradients(model, batch), of_teacher()
     except Exception as error:
         raise WorkFailed(
             f"torch.compile failed here with torch {torch.__version__}: "
@@ -105,8 +105,8 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
             f"parameters with torch {torch.__version__}, worst {worst}: off by "
             f"{wrong[worst]:.2g} of its norm\ntype: compute.compile=false"
         )
-    if answer is not None and answers is not None:
-        away = float((answers - answer).norm() / answer.norm())
+    if before is not None and after is not None:
+        away = float((after - before).norm() / before.norm())
         if not away <= least:
             raise WorkFailed(
                 "the compiled teacher's predictions differ from eager ones with torch "
@@ -120,7 +120,7 @@ def gradients(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     """Return the gradient of the batch's squared error by parameter; `.grad` is not used."""
     names, parameters = zip(*model.named_parameters(), strict=True)
     with seeded(batch.x_t.device, "compile check"):  # masks of dropout
-        error = (_answer(model, batch) - batch.target).square().mean() * SCALE
+        error = (_predict(model, batch) - batch.target).square().mean() * SCALE
         found = torch.autograd.grad(error, parameters, materialize_grads=True)
     return dict(zip(names, found, strict=True))
 
@@ -133,7 +133,7 @@ def perturbed(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     return gradients(model, replace(batch, x_t=batch.x_t * (1 + 2 * batch.roundoff * signs)))
 
 
-def _answer(model: nn.Module, batch: Batch) -> Tensor:
+def _predict(model: nn.Module, batch: Batch) -> Tensor:
     """Call the network with torch in the same state as in training, else it compiles again."""
     precision: AbstractContextManager[object] = (
         torch.autocast(batch.x_t.device.type, batch.dtype, cache_enabled=False)
@@ -141,5 +141,5 @@ def _answer(model: nn.Module, batch: Batch) -> Tensor:
         else nullcontext()
     )
     with precision:
-        answer: Tensor = bind_condition(model, batch.condition)(batch.x_t, batch.t)
-    return answer.float()
+        prediction: Tensor = bind_condition(model, batch.condition)(batch.x_t, batch.t)
+    return prediction.float()

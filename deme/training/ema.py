@@ -87,7 +87,7 @@ class PowerAverages:
 
     @property
     def cur_decay_value(self) -> float | None:
-        """The decay of the last update of the average that is exported; None before the first."""
+        """The decay of the last update of the exported average; None before the first update."""
         return decay(self.gammas[self.length], self.num_updates) if self.num_updates else None
 
     @torch.no_grad()

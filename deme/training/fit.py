@@ -31,7 +31,7 @@ from deme.training.due import Due
 from deme.training.module import DiffusionModule
 from deme.training.validate import Validate
 
-# what Lightning goes on from
+# the checkpoint from which Lightning resumes
 RESTORED = {
     "global_step": int,
     "state_dict": dict,
@@ -68,7 +68,7 @@ class Loop:
 
     @property
     def validates(self) -> bool:
-        """Whether the training is judged while it goes."""
+        """Whether the model is validated during training."""
         return self.validate_every is not None or self.validate_minutes is not None
 
 
@@ -81,13 +81,15 @@ def fit(
     write_snapshot: Callable[[int], None] = lambda _: None,
     measure: Callable[[int], dict[str, float]] | None = None,
 ) -> int:
-    """Train; checkpoints and metrics.jsonl go below `folder`. Return the step training began at.
+    """Train; checkpoints and metrics.jsonl are written to `folder`. Return the first step.
 
-    `on_row` is called with every row of the curve, those of an earlier attempt first,
-    `write_snapshot` with the number of steps that were taken. So is `measure`, whose values are
-    added to the curve where the loop says so; it must leave the module as it is. All processes of
-    the module's group call this, and the first one writes. Raises the pending Interrupted or
-    Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a lost process.
+    The first step is 0, or that of the checkpoint from which the training resumes. `on_row` is
+    called with every row of the curve, starting with those of an earlier attempt; `write_snapshot`
+    with the number of steps taken. `measure` is called with the number of steps taken when the loop
+    asks for validation; its values are added to the curve, and it must not change the module. All
+    processes of the module's group call this function, and the first one writes. Raises the pending
+    Interrupted or Preempted after saving, WorkFailed for a NaN loss, a damaged checkpoint or a lost
+    process.
     """
     group = module.group
     rank, size = (group.rank, group.size) if group is not None else (0, 1)

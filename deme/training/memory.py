@@ -24,7 +24,7 @@ CAST = (nn.Conv2d, nn.Linear)  # autocast keeps copies of their weights until th
 
 @dataclass(frozen=True)
 class Plan:
-    """What the memory of a training step follows from, beside the network."""
+    """What determines the memory of a training step, apart from the network."""
 
     batch_size: int  # of a forward pass
     moments: float = 2.0  # numbers that the optimizer keeps per parameter
@@ -136,8 +136,8 @@ def _step(
         loss = mse_loss(prediction, torch.zeros_like(prediction))
         if frozen is not None:
             with torch.no_grad():
-                answer = frozen(**batch, return_dict=False)[0]
-            loss = loss + mse_loss(prediction, answer)
+                teacher_prediction = frozen(**batch, return_dict=False)[0]
+            loss = loss + mse_loss(prediction, teacher_prediction)
     if plan.checkpointing:
         network.zero_grad()
         loss.backward()

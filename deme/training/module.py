@@ -150,10 +150,10 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of the model's gradient alone, without what a method learns beside it.
+        """Clip the gradient norm of the model's parameters, without other parameters of the method.
 
-        The norm before clipping is recorded, but not one of gradients that a fused optimizer is
-        still to divide by float16's loss scale.
+        The norm before clipping is recorded, except for gradients that a fused optimizer has yet to
+        divide by float16's loss scale.
         """
         half = self.trainer.precision == "16-mixed"
         scaled = half and getattr(optimizer, "_step_supports_amp_scaling", False)
@@ -188,10 +188,10 @@ class DiffusionModule(pl.LightningModule):
         return self._state(average)
 
     @contextlib.contextmanager
-    def holding(self, averaged: bool) -> Iterator[DenoisingModel]:
-        """Give the model its averaged parameters, if wanted and there, and let it not train.
+    def evaluation_mode(self, averaged: bool) -> Iterator[DenoisingModel]:
+        """Yield the model in evaluation mode, with its EMA parameters if `averaged` and available.
 
-        After the block it has its own again, bit for bit: they are put aside, not copied.
+        Afterwards its own parameters are restored bit for bit: they are set aside, not copied.
         """
         parameters = list(self.model.parameters())
         modes = [(part, part.training) for part in self.model.modules()]

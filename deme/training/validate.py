@@ -1,6 +1,6 @@
-"""Judge a training while it goes, without changing it: weights and random numbers stay as they are.
+"""Validate during training without changing it: weights and random states are restored.
 
-The first process of a group judges, the others wait for it at the next step.
+The first process of a group validates, and the others wait for it at the next step.
 """
 
 import time
@@ -10,19 +10,19 @@ import pytorch_lightning as pl
 
 from deme.diffusion import seeded
 from deme.system import logger
-from deme.training.callbacks import JsonlLogger, recorded
+from deme.training.callbacks import AfterStep, JsonlLogger, recorded
 from deme.training.due import Due
 from deme.training.module import DiffusionModule
 
-BEFORE_TRAINING = -1  # the step of the curve's row: that of step k is from before update k + 1
+BEFORE_TRAINING = -1  # step of the row before training: row k is written before update k + 1
 
 
-class Validate(pl.Callback):
+class Validate(AfterStep):
     """Call `measure(steps taken)` before the first step, whenever it is `due`, and after the last.
 
-    What it returns is added to the curve's row of the step, and is in `last` until the next time.
-    It comes before `SaveLast`: a run that goes on from the checkpoint of a step has its row. None
-    as `measure`: another process does it.
+    The values are added to the curve's row of the step, and stay in `last` until the next time.
+    This callback must precede `SaveLast`, so that a run that resumes from the checkpoint of a step
+    has its row. `measure` is None in processes that do not validate.
     """
 
     def __init__(
@@ -37,22 +37,17 @@ class Validate(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         if trainer.global_step == 0:
-            self._judge(trainer, pl_module)
+            self._validate(trainer, pl_module)
             if pl_module.group is not None:
                 pl_module.group.all_reduce_max(0)  # it waits for longer than gradients do
             self.due.start()
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
-    ) -> None:
-        assert isinstance(pl_module, DiffusionModule)
-        if pl_module.micro_step % trainer.accumulate_grad_batches:
-            return
+    def after_step(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         if self.due(trainer.global_step) or trainer.global_step >= trainer.max_steps:
-            self._judge(trainer, pl_module)
+            self._validate(trainer, module)
             self.due.start()
 
-    def _judge(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+    def _validate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         if self.measure is None:
             return
         began, step = time.monotonic(), trainer.global_step

@@ -25,7 +25,7 @@ def write_weights(
 def write_snapshot(
     module: DiffusionModule, step: int, folder: Path, about: Mapping[str, object]
 ) -> None:
-    """Write the raw weights of a step, and beside them the power-function averages up to it."""
+    """Write the raw weights of a step, and the power-function averages up to it."""
 
     def fill(place: Path) -> None:
         raw = {**about, "ema": False, "step": step}

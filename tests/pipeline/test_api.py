@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import deme
-from deme.api.calls import words_of
+from deme.api.calls import as_overrides
 from deme.runs import compose_stage
 from tests.pipeline.program import done
 
@@ -144,7 +144,7 @@ def test_slips_raise_what_the_command_would_say(in_tmp):
      "null", "1e3", "\\", "a\\'b", "true", "C:\\new\\", "50%", "{a: b}", "-x", "~/images"],
 )  # fmt: skip
 def test_a_value_reaches_the_configuration_as_it_is(value):
-    config = compose_stage("train", [f"+{word}" for word in words_of({"cell": {"x": value}})])
+    config = compose_stage("train", [f"+{word}" for word in as_overrides({"cell": {"x": value}})])
     found = config["cell"]["x"]
     assert found == value
     assert type(found) is type(value)
@@ -152,7 +152,7 @@ def test_a_value_reaches_the_configuration_as_it_is(value):
 
 def test_nested_settings_have_dots():
     settings = {"a": {"b": {"c": 1}}, "d.e": 2, "f": {}}
-    assert words_of(settings) == ["a.b.c=1", "d.e=2"]
+    assert as_overrides(settings) == ["a.b.c=1", "d.e=2"]
 
 
 def test_importing_deme_imports_nothing_heavy():

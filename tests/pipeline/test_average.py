@@ -10,7 +10,7 @@ import torch
 from deme.cli.app import main
 from deme.commands.train import run as train
 from deme.data.digits import load_digits
-from deme.evaluation.passport import format_passport, load_passport
+from deme.evaluation.passport import format_passport
 from deme.merging.methods.linear import linear
 from deme.merging.power_profiles import TRACKED, Profile, reconstruct
 from deme.merging.similarity import block_of
@@ -20,6 +20,7 @@ from deme.runs import Run, compose_stage, expand_path_shortcut, read_status
 from deme.system import BadConfig, MissingInput, files
 from deme.system.paths import locate
 from deme.system.tensors import TensorFile
+from tests.models import passport_of
 from tests.pipeline.program import TINY_TRAIN, done
 
 STEPS = (4, 8, 12)
@@ -327,16 +328,16 @@ def test_the_passport_tells_raw_from_averaged_weights(trained, tmp_path, in_tmp)
     for kind in ("raw", "ema"):
         option = {"path": str(trained / "weights" / kind)}
         model = load_pretrained(**option)
-        found[kind] = load_passport(option, {}, 16, model, load_digits(), "cpu", tmp_path)
+        found[kind] = passport_of(option, model, load_digits(), tmp_path)
         assert found[kind]["weights"] == kind
     lines = {kind: "\n".join(format_passport(passport)) for kind, passport in found.items()}
     warning = "this base is not averaged: average it first, as otherwise most of what finetuning gains comes from averaging"
     assert warning in lines["raw"]
     assert f"its average is here: {trained / 'weights' / 'ema'}" in lines["raw"]
     assert "not averaged" not in lines["ema"]
-    step = load_passport({"path": str(snapshot(trained, 4))}, {}, 16, model, load_digits(), "cpu", tmp_path)  # fmt: skip
+    step = passport_of({"path": str(snapshot(trained, 4))}, model, load_digits(), tmp_path)
     assert (step["weights"], step["average"]) == ("raw", None)
     profile = {"path": str(snapshot(trained, 4, "power_0.05"))}
-    step = load_passport(profile, {}, 16, model, load_digits(), "cpu", tmp_path)
+    step = passport_of(profile, model, load_digits(), tmp_path)
     assert step["weights"] == "ema"
     assert "power function of length 0.05" in step["weights_because"]

@@ -38,7 +38,7 @@ from deme.metrics import statistics_file
 from deme.models.checkpoint import open_weights
 from deme.models.loading import load_pretrained
 from deme.report.records import read_history
-from deme.report.rows import difference_of, table_rows
+from deme.report.rows import SuiteResults, difference_of
 from deme.runs import (
     Outcome,
     Run,
@@ -241,7 +241,7 @@ def run_of(stage):
 
 
 def table(_):
-    return table_rows(Suite.read(Path("s.yaml")))
+    return SuiteResults(Suite.read(Path("s.yaml"))).rows()
 
 
 def stale(_):
@@ -913,7 +913,7 @@ def test_no_librarys_advice_to_switch_a_check_off_is_passed_on(text, left):
 def test_every_failed_job_of_a_sweep_is_named_also_of_jobs_in_other_processes(
     in_tmp, monkeypatch, capfd
 ):
-    def in_children(verb, args, job):
+    def in_children(command, args, job):
         """As the launchers of joblib and submitit do: a process for each job."""
         for expert in (9, 0, 8):
             words = ["method=deme", "ranges.num_ranges=2", f"expert={expert}"]

@@ -220,7 +220,7 @@ def test_experts_that_are_gone_are_named(made, tmp_path):
 def test_a_model_folder_and_a_plain_finetuning_are_exported_as_such(tmp_path):
     export("asset:digits_base", tmp_path / "base")
     text = (tmp_path / "base" / "README.md").read_text()
-    assert "nothing is recorded of how it was made" in text
+    assert "no record of how it was trained was found" in text
     assert "Exported from: `asset:digits_base`" in text
     assert "decouple-then-merge" not in text
     tuned = done(["train", *TINY_TRAIN, "num_steps=1"], tmp_path)

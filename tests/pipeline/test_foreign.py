@@ -1,4 +1,4 @@
-"""What somebody else made, a run directory or a suite, runs no code here: canaries in every place that a verb reads."""
+"""What somebody else made, a run directory or a suite, runs no code here: canaries in every place that a command reads."""
 
 import ast
 import json
@@ -183,8 +183,8 @@ def suite_file(folder, rows, **more):
 def test_a_suite_is_looked_at_and_not_reproduced(here, key):
     train = [*TINY_TRAIN, f"{key}._target_=canary_pkg.Thing"]
     suite_file(here, [{"name": "row", "label": "row", "train": train}])
-    for verb in ("plan", "table"):
-        code, text = run([verb, "s.yaml"], here, WHERE)
+    for command in ("plan", "table"):
+        code, text = run([command, "s.yaml"], here, WHERE)
         assert code == 0, text
         no_canary(here)
     if key == "weighting":
@@ -233,8 +233,8 @@ def test_a_balancing_and_a_search_whose_cost_would_be_asked_for(here):
 def test_what_is_the_users_is_not_a_suites_to_set(here, override):
     row = {"name": "row", "label": "row", "train": [*TINY_TRAIN, override]}
     suite_file(here, [row])
-    for verb in ("plan", "reproduce"):
-        fails([verb, "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
+    for command in ("plan", "reproduce"):
+        fails([command, "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
     suite_file(here, [], common={"evaluate": [override]})
     fails(["table", "s.yaml"], here, 2, "s.yaml, line", "a suite may not set ", patch=WHERE)
     no_canary(here)
@@ -252,8 +252,8 @@ def test_what_is_the_users_is_not_a_suites_to_set(here, override):
 def test_a_suite_names_no_option_file_outside_of_conf(here, override):
     (here / "outside.yaml").write_text("paths: {cache: elsewhere}\n")
     suite_file(here, [{"name": "row", "label": "row", "evaluate": [*TINY_EVALUATE, override]}])
-    for verb in ("plan", "reproduce"):
-        fails([verb, "s.yaml"], here, 2, "is a path, not an option of conf/", patch=WHERE)
+    for command in ("plan", "reproduce"):
+        fails([command, "s.yaml"], here, 2, "is a path, not an option of conf/", patch=WHERE)
 
 
 @pytest.mark.parametrize("package", ["builtins", "os.path", "subprocess"])
@@ -276,8 +276,8 @@ def test_pythons_own_library_cannot_be_trusted(here, package):
 def test_an_option_of_a_suite_is_one_of_conf(here, override):
     """Hydra would read any YAML file, which sets what the suite itself may not."""
     suite_file(here, [{"name": "row", "label": "row", "train": [*TINY_TRAIN, override]}])
-    for verb in ("plan", "table", "reproduce"):
-        fails([verb, "s.yaml"], here, 2, "s.yaml, line", patch=WHERE)
+    for command in ("plan", "table", "reproduce"):
+        fails([command, "s.yaml"], here, 2, "s.yaml, line", patch=WHERE)
     assert not (here / "runs").exists()
 
 
@@ -352,12 +352,12 @@ TYPED = {
 }
 
 
-@pytest.mark.parametrize("verb", TYPED)
-def test_verbs_that_build_say_how_to_trust_a_package(here, verb):
-    fails([verb, *TYPED[verb]], here, 2, "canary_pkg.Thing", "trust=canary_pkg", patch=WHERE)
+@pytest.mark.parametrize("command", TYPED)
+def test_commands_that_build_say_how_to_trust_a_package(here, command):
+    fails([command, *TYPED[command]], here, 2, "canary_pkg.Thing", "trust=canary_pkg", patch=WHERE)
     no_canary(here)
     assert not (here / "runs").exists()
-    fails([verb, *TYPED[verb], "+trust=other_pkg"], here, 2, "trust=canary_pkg", patch=WHERE)
+    fails([command, *TYPED[command], "+trust=other_pkg"], here, 2, "trust=canary_pkg", patch=WHERE)
     no_canary(here)
 
 

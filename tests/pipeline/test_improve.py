@@ -336,7 +336,7 @@ def test_an_idea_that_costs_more_than_the_budget_is_left_out(
         trials.append(steps)
         return 1 + 0.1 * steps
 
-    monkeypatch.setattr(improve_budget, "_seconds", lambda run: 10.0)  # an evaluation
+    monkeypatch.setattr(improve_budget, "seconds_of", lambda run: 10.0)  # an evaluation
     monkeypatch.setattr(improve_budget, "_trial_seconds", trial)
     monkeypatch.setattr(improve_budget, "_search_seconds", lambda *args: float(search))
     work = Work(settings_of(*words), Run.planned(compose_stage("improve", words)))

@@ -250,7 +250,7 @@ def test_an_archive_without_what_it_should_hold_is_refused(suite, web, in_tmp, c
     shutil.rmtree(in_tmp / "bad" / "unet")
     web.answers["/m.zip"] = sends(packed(in_tmp / "bad", "base"))
     assert prepare("fetch=true") == 4
-    assert "does not hold unet/config.json" in capsys.readouterr().err
+    assert "does not contain unet/config.json" in capsys.readouterr().err
     assert not Path("models/base").exists()
 
 

@@ -51,7 +51,7 @@ def test_wandb_has_one_run_and_every_step_once_whatever_stopped_it(tmp_path):
         assert [row[f"train/{name}"] for row in first["rows"]] == [row[name] for row in curve]
     assert all(row["train/images_per_second"] > 0 for row in first["rows"])
     assert "samples/path" in first["rows"][-1]
-    # the command again publishes again, and so does the verb; neither changes what is there
+    # the command again publishes again, and so does `deme publish`; neither changes what is there
     assert done([*words, "logger.project=other"], tmp_path) == trained
     second = wandb_run(home)
     assert second["about"].project == "other"

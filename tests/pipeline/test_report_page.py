@@ -29,8 +29,8 @@ def smoke(tmp_path_factory):
     suite["rows"] = [row for row in suite["rows"] if row["name"] in ROWS]
     suite["comparisons"] = [["deme_search", "deme_before_merge"]]
     (folder / "smoke.yaml").write_text(yaml.safe_dump(suite, sort_keys=False))
-    for verb in ("reproduce", "report"):
-        code, text = run([verb, "smoke.yaml"], folder)
+    for command in ("reproduce", "report"):
+        code, text = run([command, "smoke.yaml"], folder)
         assert code == 0, text
     return folder
 

@@ -126,18 +126,18 @@ def material(tmp_path_factory):
     return folder
 
 
-def folder_for(verb: str, material: Path, folder: Path) -> Path:
+def folder_for(command: str, material: Path, folder: Path) -> Path:
     """Make the folder that a command is typed in."""
     folder.mkdir()
-    if verb in ("plan", "table", "reproduce", "convert", "verify", "compare"):
+    if command in ("plan", "table", "reproduce", "convert", "verify", "compare"):
         for name in ("small.yaml", "model.ckpt"):
             shutil.copy(material / name, folder / name)
-    if verb in ("plan", "table", "verify", "compare"):
+    if command in ("plan", "table", "verify", "compare"):
         shutil.copytree(material / "runs", folder / "runs")
-    if verb in ("verify", "compare"):
+    if command in ("verify", "compare"):
         for run_dir in folder.glob("runs/small/evaluate/*"):  # names that can be typed
             run_dir.rename(run_dir.with_name(run_dir.name.partition("-")[0]))
-    if verb == "plan":  # a part is to be done
+    if command == "plan":  # a part is to be done
         shutil.rmtree(folder / "runs/small/evaluate")
     return folder
 
@@ -240,19 +240,19 @@ PRINTED = ("plan", "doctor", "compare")  # of these what is printed counts
 
 
 @pytest.mark.parametrize(
-    ("verb", "attempts", "kills"),
+    ("command", "attempts", "kills"),
     [
-        *((verb, range(1), 3) for verb in QUICK),
-        *((verb, range(1), 1) for verb in ALSO),
+        *((command, range(1), 3) for command in QUICK),
+        *((command, range(1), 1) for command in ALSO),
         *(pytest.param(v, range(1, 4), 3, marks=pytest.mark.slow) for v in (*QUICK, *ALSO, *SLOW)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_killed_anywhere_and_run_again_gives_the_same_bits(
-    verb, attempts, kills, experts, material, tmp_path
+    command, attempts, kills, experts, material, tmp_path
 ):
-    words = commands(experts)[verb]
-    undisturbed = folder_for(verb, material, tmp_path / "a")
+    words = commands(experts)[command]
+    undisturbed = folder_for(command, material, tmp_path / "a")
     began = time.monotonic()
     code, printed = run(words, undisturbed)
     duration = time.monotonic() - began
@@ -260,8 +260,8 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(
     expected = everything(undisturbed)
     assert expected
     for attempt in attempts:
-        moments = random.Random(f"{verb} {attempt}")
-        folder = folder_for(verb, material, tmp_path / f"b{attempt}")
+        moments = random.Random(f"{command} {attempt}")
+        folder = folder_for(command, material, tmp_path / f"b{attempt}")
         for _ in range(kills):
             program = start(words, folder)
             program.process.join(moments.uniform(0.15, 0.9) * duration)
@@ -270,18 +270,19 @@ def test_killed_anywhere_and_run_again_gives_the_same_bits(
         code, text = run(words, folder)
         assert code == 0, text
         assert everything(folder) == expected
-        assert text == printed or verb not in PRINTED
+        assert text == printed or command not in PRINTED
         assert not list(folder.rglob("*.tmp"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "verb", ["sample", "stats", "doctor", "export", "convert", "analyze", "figure", "plan", "table"]
+    "command",
+    ["sample", "stats", "doctor", "export", "convert", "analyze", "figure", "plan", "table"],
 )
-def test_four_at_once_leave_what_one_leaves(verb, experts, material, tmp_path):
+def test_four_at_once_leave_what_one_leaves(command, experts, material, tmp_path):
     """Their caches are empty, so all of them write passports, references and hashes, too."""
-    words = commands(experts)[verb]
-    alone, folder = (folder_for(verb, material, tmp_path / name) for name in "ab")
+    words = commands(experts)[command]
+    alone, folder = (folder_for(command, material, tmp_path / name) for name in "ab")
     caches = [tmp_path / f"cache-{name}" for name in "ab"]
     patches = [f"import os; os.environ['DEME_CACHE'] = {str(cache)!r}\n" for cache in caches]
     code, printed = run(words, alone, patches[0])
@@ -301,14 +302,14 @@ def children(program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", ["evaluate-all", "reproduce"])
-def test_a_helper_that_is_killed_alone_changes_no_result(verb, experts, material, tmp_path):
-    words = commands(experts)[verb]
-    undisturbed = folder_for(verb, material, tmp_path / "a")
+@pytest.mark.parametrize("command", ["evaluate-all", "reproduce"])
+def test_a_helper_that_is_killed_alone_changes_no_result(command, experts, material, tmp_path):
+    words = commands(experts)[command]
+    undisturbed = folder_for(command, material, tmp_path / "a")
     assert run(words, undisturbed)[0] == 0
-    moments = random.Random(f"helper {verb}")
+    moments = random.Random(f"helper {command}")
     for attempt in range(5):
-        folder = folder_for(verb, material, tmp_path / f"b{attempt}")
+        folder = folder_for(command, material, tmp_path / f"b{attempt}")
         program = start(words, folder)
         program.wait_for(lambda program=program: children(program))
         program.process.join(moments.uniform(0, 10))
@@ -477,9 +478,9 @@ def test_the_seconds_of_a_run_are_those_of_all_its_sittings(in_tmp, monkeypatch)
     assert (run.status["state"], run.status["seconds"]) == ("done", 35)
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "search"])
-def test_control_c_elsewhere_is_130_and_loses_nothing_finished(verb, experts, tmp_path):
-    words = commands(experts)[verb]
+@pytest.mark.parametrize("command", ["evaluate", "search"])
+def test_control_c_elsewhere_is_130_and_loses_nothing_finished(command, experts, tmp_path):
+    words = commands(experts)[command]
     (tmp_path / "a").mkdir()
     expected = results(done(words, tmp_path / "a"))
     program = start(words, tmp_path)

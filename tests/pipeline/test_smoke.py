@@ -13,7 +13,7 @@ from scipy import stats
 
 from deme.diffusion import uniform
 from deme.models.layout import UNET
-from deme.report.rows import comparisons
+from deme.report.rows import SuiteResults
 from deme.runs import Suite, options
 from deme.system import tensors
 from tests.notebooks import FOLDER, executed, kinds, outputs, read
@@ -184,7 +184,7 @@ def test_a_reweighted_row_trains_with_the_weights_that_the_search_found(smoke):
 
 def test_a_comparison_is_the_paired_difference_of_its_rows(smoke):
     suite = Suite.read(SMOKE, smoke / "runs")
-    (compared,) = comparisons(suite)
+    (compared,) = SuiteResults(suite).comparisons()
     one, other = (
         suite.evaluations(name)[0].run.path for name in ("deme_search", "reweighted_search")
     )

@@ -16,7 +16,7 @@ from deme.commands.plan import run as plan
 from deme.commands.table import run as table
 from deme.report.latex import latex
 from deme.report.notes import ONE_SEED, notes
-from deme.report.rows import comparisons, table_rows
+from deme.report.rows import SuiteResults
 from deme.report.statistics import RunSeeds, paired_difference, smallest_detectable
 from deme.report.tables import comma_separated, markdown
 from deme.runs import Suite, SuiteOptions
@@ -92,7 +92,7 @@ def suite(tmp_path_factory):
 
 
 def test_differences_are_taken_within_a_base_and_a_pretraining_seed(suite):
-    rows = {(row.name, row.base): row.numbers["fd"] for row in table_rows(suite)}
+    rows = {(row.name, row.base): row.numbers["fd"] for row in SuiteResults(suite).rows()}
     assert [*rows] == [("real", "raw"), ("before", "raw"), ("ft", "raw"), ("some", "raw"),
                        ("real", "averaged"), ("before", "averaged"), ("ft", "averaged")]  # fmt: skip
     assert rows["before", "raw"].mean == 50.0 - 5 + 0.5
@@ -119,7 +119,9 @@ def test_differences_are_taken_within_a_base_and_a_pretraining_seed(suite):
 
 
 def test_rows_are_compared_within_each_base_or_across_two(suite):
-    found = [(c.label, c.other, c.base, c.differences["fd"]) for c in comparisons(suite)]
+    found = [
+        (c.label, c.other, c.base, c.differences["fd"]) for c in SuiteResults(suite).comparisons()
+    ]
     assert [(*names, d.value) for *names, d in found] == [
         ("finetuned", "before", "raw & noisy", 3.0),
         ("finetuned", "before", "averaged", 3.0),
@@ -133,8 +135,8 @@ def test_rows_are_compared_within_each_base_or_across_two(suite):
 
 
 def test_every_kind_of_table_has_a_part_for_each_base(suite, capsys):
-    rows = table_rows(suite)
-    page = markdown(suite, rows, comparisons(suite))
+    rows = SuiteResults(suite).rows()
+    page = markdown(suite, rows, SuiteResults(suite).comparisons())
     headings = [line for line in page.splitlines() if line.startswith("#")]
     assert headings == ["# Bases", "## raw &amp; noisy", "## averaged", "## Row against row"]
     assert page.count("| finetuned | 48.50 ± ") == 1
@@ -161,7 +163,7 @@ def test_every_kind_of_table_has_a_part_for_each_base(suite, capsys):
 
 def test_one_pretraining_is_said_to_be_one(in_tmp):
     suite = write(in_tmp, pretrain_seeds=None)
-    rows = table_rows(suite)
+    rows = SuiteResults(suite).rows()
     found = notes(suite, rows)
     assert [note for note in found if note.startswith("One pretraining of each base")]
     ft = next(row for row in rows if (row.name, row.base) == ("ft", "averaged")).numbers["fd"]
@@ -178,7 +180,7 @@ def test_one_pretraining_is_said_to_be_one(in_tmp):
 
 def test_one_finetuning_seed_of_several_bases_is_about_more_than_its_weights(in_tmp):
     suite = write(in_tmp, finetune_seeds=[1])
-    rows = table_rows(suite)
+    rows = SuiteResults(suite).rows()
     difference = next(row for row in rows if row.name == "ft").numbers["fd"].difference
     half = stats.t.ppf(0.975, 1) * np.sqrt(2 * NUM_IMAGES / (NUM_IMAGES - 1) + np.var([3, 6], ddof=1) / 2)  # fmt: skip
     assert difference.high - difference.value == pytest.approx(half)
@@ -187,14 +189,22 @@ def test_one_finetuning_seed_of_several_bases_is_about_more_than_its_weights(in_
     assert ONE_SEED not in found
     assert [note for note in found if note.startswith("One finetuning seed: the variance")]
     single = write(in_tmp, finetune_seeds=[1], pretrain_seeds=[1])
-    one = next(row for row in table_rows(single) if row.name == "ft").numbers["fd"].difference
+    one = (
+        next(row for row in SuiteResults(single).rows() if row.name == "ft")
+        .numbers["fd"]
+        .difference
+    )
     assert one.of_one_model
 
 
 def test_a_row_without_finetuning_differs_from_a_finetuned_baseline(in_tmp):
     suite = write(in_tmp, baseline="ft", rows=[*ROWS[:1], *ROWS[2:4]])
-    rows = {(row.name, row.base): row.numbers["fd"].difference for row in table_rows(suite)}
-    other = next(c for c in comparisons(suite) if c.base == "raw & noisy").differences["fd"]
+    rows = {
+        (row.name, row.base): row.numbers["fd"].difference for row in SuiteResults(suite).rows()
+    }
+    other = next(
+        c for c in SuiteResults(suite).comparisons() if c.base == "raw & noisy"
+    ).differences["fd"]
     assert rows["before", "raw"].value == -3.0
     assert (rows["before", "raw"].low, rows["before", "raw"].high) == (-other.high, -other.low)
 
@@ -208,7 +218,7 @@ def test_published_numbers_and_power_may_be_those_of_one_base(in_tmp, capsys):
         "paired_sd_from": "experiments/other",
     }
     suite = write(in_tmp, expected="e.json", plan=power)
-    expected = {(row.name, row.base): row.expected for row in table_rows(suite)}
+    expected = {(row.name, row.base): row.expected for row in SuiteResults(suite).rows()}
     assert expected["ft", "raw"] == {"fd": 7}
     assert expected["ft", "averaged"] == {}
     assert expected["before", "averaged"] == expected["before", "raw"] == {"fd": 8}
@@ -239,7 +249,9 @@ def test_two_evaluations_are_compared_within_pretraining_seeds(suite, in_tmp, ca
     }
     compare([",".join(runs), ",".join(others)])
     shown = capsys.readouterr().out
-    (within,) = {c.differences["fd"] for c in comparisons(suite) if c.base == "raw & noisy"}
+    (within,) = {
+        c.differences["fd"] for c in SuiteResults(suite).comparisons() if c.base == "raw & noisy"
+    }
     assert f"+3.00 [{within.low:+.2f}, {within.high:+.2f}]" in shown
     assert "and that between 2 pretraining seeds" in shown
     with pytest.raises(BadConfig, match="no pretraining seed in common"):

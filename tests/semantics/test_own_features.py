@@ -112,7 +112,7 @@ def test_images_of_any_size_have_64_features(channels, side, few, tmp_path):
 
 def test_quarter_turns_are_those_of_each_image():
     images = torch.arange(36.0).reshape(4, 1, 3, 3)
-    found = self_supervised.turned(images, torch.tensor([0, 1, 2, 3]))
+    found = self_supervised.rotated(images, torch.tensor([0, 1, 2, 3]))
     for number in range(4):
         assert torch.equal(found[number], torch.rot90(images[number], number, (1, 2)))
 

@@ -10,7 +10,7 @@ from deme.data.digits import load_digits
 from deme.data.pixels import to_float
 from deme.diffusion import NoiseSchedule
 from deme.models.loading import load_pretrained
-from deme.models.probe import judge, known_schedules, probe, usual_schedule
+from deme.models.probe import assess_fits, known_schedules, probe, usual_schedule
 from tests.models import tiny
 
 
@@ -27,7 +27,7 @@ def pixels():
 def verdict(network, schedule, pixels, prediction_type="epsilon"):
     """The state, the stated fit and the best one."""
     fits = probe(network, known_schedules(schedule), to_float(pixels), "cpu")
-    return *judge(fits, prediction_type), fits[0]
+    return *assess_fits(fits, prediction_type), fits[0]
 
 
 def as_v(base):

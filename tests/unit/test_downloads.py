@@ -109,7 +109,7 @@ def test_another_file_than_expected_never_gets_the_name(expected, wrong, web, tm
 
 
 def test_a_file_that_is_not_there_is_missing_at_once(web, tmp_path):
-    with pytest.raises(MissingInput, match="the server answers 404"):
+    with pytest.raises(MissingInput, match="the server returned 404"):
         download(f"{web.address}/a", tmp_path / "a", Expected())
     assert len(web.asked) == 1
     assert list(tmp_path.iterdir()) == []

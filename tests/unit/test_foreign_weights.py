@@ -15,7 +15,6 @@ from deme.builders.checkpoints import copy_other_parts, open_checkpoint, open_pl
 from deme.builders.compute import Compute
 from deme.builders.data import load_data
 from deme.data.digits import load_digits
-from deme.evaluation.passport import load_passport
 from deme.evaluation.sources import load_source
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
@@ -26,6 +25,7 @@ from deme.runs import EvaluateSettings, PathsSettings, Run, base_hash, build, co
 from deme.system import BadConfig, MissingInput, WorkFailed, locate, tensors
 from deme.system.hugging_face import load_network, variant_of
 from tests.clips import hugging_face_clip
+from tests.models import passport_of
 
 STEM = "diffusion_pytorch_model"
 PATHS = PathsSettings(runs="runs", cache=None, data="data", models="models")
@@ -222,7 +222,7 @@ def test_the_passport_of_averaged_weights_is_their_own(averaged, tmp_path):
     for ema in (False, True, False):
         option = {"path": str(averaged), "ema": ema}
         model = load_pretrained(**option)
-        found.append(load_passport(option, {}, 16, model, data, "cpu", tmp_path))
+        found.append(passport_of(option, model, data, tmp_path))
     assert found[0] == found[2]
     assert found[0]["stated"] != found[1]["stated"]
     assert found[1]["weights"] == "ema"

@@ -14,7 +14,7 @@ from deme.cli.app import main
 from deme.cli.examples import EXAMPLES
 from deme.cli.help_page import NARROW, TOPICS, command_page, overview, stage_page
 from deme.cli.option_files import default_choices, first_sentence, option_files
-from deme.commands import COMMANDS, STAGES
+from deme.commands import ARGUMENTS, COMMANDS, STAGES
 from deme.runs import compose_stage, options
 from deme.runs.config_errors import flattened
 from deme.system import conf_dir
@@ -24,38 +24,38 @@ HEAVY = ("torch", "diffusers", "pytorch_lightning", "transformers", "scipy", "sk
 
 
 def pages():
-    for verb in STAGES:
-        yield verb, stage_page(verb), stage_page(verb, everything=True)
-    for verb in COMMANDS:
-        page = command_page(verb, suite_commands.ARGUMENTS[verb], suite_commands.options_of(verb))
-        yield verb, page, page
+    for command in STAGES:
+        yield command, stage_page(command), stage_page(command, everything=True)
+    for command in COMMANDS:
+        page = command_page(command, ARGUMENTS[command], suite_commands.options_of(command))
+        yield command, page, page
 
 
 def test_the_overview_names_every_verb_once_in_narrow_lines(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     text = overview()
-    for verb in (*STAGES, *COMMANDS):
-        assert sum(line.split()[:1] == [verb] for line in text.splitlines()) == 1, verb
-    assert {verb for verbs in TOPICS.values() for verb in verbs} <= {*STAGES, *COMMANDS}
+    for command in (*STAGES, *COMMANDS):
+        assert sum(line.split()[:1] == [command] for line in text.splitlines()) == 1, command
+    assert {command for commands in TOPICS.values() for command in commands} <= {*STAGES, *COMMANDS}
     assert max(map(len, text.splitlines())) <= 90
 
 
 def test_every_command_has_examples_and_they_fit(monkeypatch):
     monkeypatch.setenv("COLUMNS", str(NARROW))
-    for verb, page, everything in pages():
-        assert 3 <= len(EXAMPLES[verb]) <= 5, verb
-        for command, _ in EXAMPLES[verb]:
-            assert command.split()[:2] == ["deme", verb]
-            assert f"  {command}" in page
+    for command, page, everything in pages():
+        assert 3 <= len(EXAMPLES[command]) <= 5, command
+        for example, _ in EXAMPLES[command]:
+            assert example.split()[:2] == ["deme", command]
+            assert f"  {example}" in page
         for line in everything.splitlines():
             assert len(line) <= 100 or "=" in line, line
 
 
 def test_a_page_has_every_key_of_its_command_with_the_default():
-    for verb in STAGES:
-        page = stage_page(verb).split("groups and their options")[0]
+    for command in STAGES:
+        page = stage_page(command).split("groups and their options")[0]
         shown = {line.split("=")[0].strip(): line for line in page.splitlines() if line[:2] == "  "}
-        written = yaml.safe_load((conf_dir() / f"{verb}.yaml").read_text())
+        written = yaml.safe_load((conf_dir() / f"{command}.yaml").read_text())
         keys = {
             key: value
             for key, value in flattened(written).items()
@@ -63,10 +63,10 @@ def test_a_page_has_every_key_of_its_command_with_the_default():
             and not isinstance(value, dict)
         }
         for key, value in keys.items():
-            assert key in shown, (verb, key)
+            assert key in shown, (command, key)
             text = shown[key].split("=", 1)[1].split("  ")[0].strip()
             if value != "???" and isinstance(value, (int, float)):
-                assert yaml.safe_load(text) == value, (verb, key)
+                assert yaml.safe_load(text) == value, (command, key)
 
 
 def test_a_page_has_every_option_in_a_line_and_marks_the_default():
@@ -84,13 +84,13 @@ def test_a_page_has_every_option_in_a_line_and_marks_the_default():
 
 
 def test_options_of_other_commands_are_those_of_their_usage():
-    for verb in COMMANDS:
-        _, _, listed = command_page(verb, suite_commands.ARGUMENTS[verb], suite_commands.options_of(verb)).partition("options, with")  # fmt: skip
-        named = {*suite_commands.NAMED.findall(suite_commands.ARGUMENTS[verb])}
+    for command in COMMANDS:
+        _, _, listed = command_page(command, ARGUMENTS[command], suite_commands.options_of(command)).partition("options, with")  # fmt: skip
+        named = {*suite_commands.NAMED.findall(ARGUMENTS[command])}
         shown = {line.split("=")[0].strip() for line in listed.splitlines() if "=" in line[:30]}
-        assert shown <= named, verb
-        if verb not in ("compare",):
-            assert shown, verb
+        assert shown <= named, command
+        if command not in ("compare",):
+            assert shown, command
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["search", "--help-all"], ["plan", "-h"], ["ls", "--help"], ["completion", "bash"], ["completion", "words", "deme train o"]])  # fmt: skip
@@ -260,9 +260,9 @@ def test_info_shows_the_option_files(in_tmp):
 def test_option_files_are_found_as_hydra_finds_them():
     for group in ("weighting", "experiment", "data"):
         assert sorted(option_files(group)) == options(group)
-    for verb in STAGES:
-        needed = {"improve": ["model.path=x", "data.path=y", "out=z"]}.get(verb, [])
+    for command in STAGES:
+        needed = {"improve": ["model.path=x", "data.path=y", "out=z"]}.get(command, [])
         still_open = ("run", "out", "inputs.experts", "inputs.run")
-        config = compose_stage(verb, needed, still_open)
-        for group, option in default_choices(verb).items():
-            assert group in config or option == "null", (verb, group)
+        config = compose_stage(command, needed, still_open)
+        for group, option in default_choices(command).items():
+            assert group in config or option == "null", (command, group)

@@ -10,7 +10,7 @@ import pytest
 from deme.cli.app import main
 from deme.diffusion.weighting import min_snr
 from deme.runs import Run, compose_stage, instantiate, trusted
-from deme.runs.identity import identity_hash, neutral_keys
+from deme.runs.identity import changes_no_result, identity_hash, neutral_keys
 from deme.runs.settings import run_settings
 from deme.runs.settings.commands import RUNS
 from deme.system import BadConfig, files
@@ -95,9 +95,12 @@ def test_exactly_the_keys_that_are_declared_to_change_no_result_take_no_part(sta
     assert {"suite", "cell", "inputs", "paths", "progress"} <= neutral.keys() <= config.keys()
     for key in config:
         changed = identity_hash({**config, key: {"another": "value"}}, stage, {})
-        assert (changed == before) == (neutral.get(key) == ()), key
+        assert (changed == before) == changes_no_result(stage, key), key
+    assert not changes_no_result(stage, "another_key")
     for group, keys in neutral.items():
+        assert changes_no_result(stage, f"{group}.another_key") == (keys == ())
         for key in keys:
+            assert changes_no_result(stage, f"{group}.{key}")
             inside = {**(config[group] or {}), key: "another value"}
             assert (
                 identity_hash({**config, group: inside}, stage, {}) == before or not config[group]

@@ -15,9 +15,9 @@ from deme.cli.app import main
 from deme.report.run_settings import Settings, differing, own_settings, short_keys
 from deme.report.run_table import columns_of, fitting
 from deme.runs import Run, compose_stage
-from deme.runs.idle_runs import why_idle
 from deme.runs.labels import option_of
 from deme.runs.listing import STATES, list_runs, read_run
+from deme.runs.removable_runs import why_removable
 from deme.runs.run_files import RUN_FILES
 from deme.system import files, locked
 from tests.made_runs import curve, made_run, measured
@@ -129,7 +129,8 @@ def test_a_suite_is_given_by_its_name_its_file_or_its_folder(sweep, capsys):
 
 def test_a_narrow_terminal_leaves_out_columns_and_keeps_ids(sweep):
     runs = [run for run in list_runs(sweep) if run.stage == "train"]
-    columns = columns_of(runs, Settings(runs))
+    settings = Settings(runs)
+    columns = columns_of(runs, settings, differing(runs, settings))
     for width in (200, 80, 60, 46):
         shown = fitting(columns, width)
         assert sum(column.width + 2 for column in shown) - 2 <= width
@@ -260,12 +261,12 @@ def test_only_runs_that_never_did_work_are_cleaned(in_tmp, capsys):
         made_run([*FINETUNE, "seed=3"], "failed", texts={".lock": "process 3 on another-machine"}),
         made_run(EVALUATE, "failed", texts={"samples/images.bin": "x"}),
     ]  # fmt: skip
-    idle = [
+    removable = [
         made_run([*FINETUNE, "seed=5"], "failed", texts={"metrics.jsonl": curve(1.0), "log.txt": "x", LEFTOVER: "x"}, error="no"),
         made_run([*FINETUNE, "seed=6"], "running"),
         Path("runs/sweep/train/finetune-s7-0123456789"),
     ]  # fmt: skip
-    idle[2].mkdir()
+    removable[2].mkdir()
     (Path("runs") / "sweep" / LEFTOVER).write_text("x")
     for folder in ("runs/sweep/train/notes", "runs/sweep/mine", "other/train/x-0123456789"):
         Path(folder).mkdir(parents=True)
@@ -284,9 +285,9 @@ def test_only_runs_that_never_did_work_are_cleaned(in_tmp, capsys):
         assert main(["clean", "yes=true"]) == 0
         assert running.exists()
     after = snapshot(in_tmp)
-    assert not [path for path in idle if path.exists()]
+    assert not [path for path in removable if path.exists()]
     assert not (Path("runs") / "sweep" / LEFTOVER).exists()
-    for path in idle:
+    for path in removable:
         assert path.name in said
     for path in kept:
         assert path.name not in said
@@ -298,17 +299,17 @@ def test_only_runs_that_never_did_work_are_cleaned(in_tmp, capsys):
 
 def test_a_run_of_somebody_elses_program_is_not_cleaned(in_tmp):
     path = made_run(FINETUNE, "failed")
-    assert why_idle(path)
+    assert why_removable(path)
     (path / "config.yaml").write_text("stage: train\ncell: {}\n")
-    assert why_idle(path) is None
+    assert why_removable(path) is None
     os.rename(path, path.parent.parent / path.name)  # noqa: PTH104
-    assert why_idle(path.parent.parent / path.name) is None
+    assert why_removable(path.parent.parent / path.name) is None
 
 
-@pytest.mark.parametrize("verb", ["ls", "show", "clean"])
-def test_looking_at_runs_imports_neither_numpy_nor_torch(verb, in_tmp):
+@pytest.mark.parametrize("command", ["ls", "show", "clean"])
+def test_looking_at_runs_imports_neither_numpy_nor_torch(command, in_tmp):
     place = made_run(FINETUNE, texts={"metrics.jsonl": curve(1.0)})
-    words = [verb, str(place)]
+    words = [command, str(place)]
     code = (
         "import sys; from deme.cli.app import main; assert main(sys.argv[1:]) == 0; "
         "assert not {'numpy', 'torch'} & {*sys.modules}"
@@ -319,9 +320,9 @@ def test_looking_at_runs_imports_neither_numpy_nor_torch(verb, in_tmp):
 @pytest.mark.parametrize("name", sorted({*RUN_FILES} - {"status.json"}))
 def test_a_stopped_run_goes_if_it_has_nothing_but_files_that_may(name, in_tmp):
     path = made_run(FINETUNE, "failed")
-    assert why_idle(path)
+    assert why_removable(path)
     (path / name).touch()
-    assert (why_idle(path) is not None) == RUN_FILES[name].may_clean
+    assert (why_removable(path) is not None) == RUN_FILES[name].may_clean
 
 
 def test_listing_writes_nothing_and_keeps_nothing_stale(in_tmp):

@@ -6,7 +6,7 @@ import pytest
 
 from deme.runs import Run, compose_stage
 from deme.runs.composed import flat
-from deme.runs.labels import what_was_set
+from deme.runs.labels import changed_settings
 from deme.runs.names import MAX_LENGTH, older_name, readable_name
 from deme.system import is_file_name
 from tests.made_runs import made_run
@@ -96,7 +96,7 @@ def test_a_name_is_a_file_name_before_values_are_checked(value):
     config = compose_stage("train", [*FINETUNE, "optimizer.lr=1", "num_steps=2", "method=deme"])
     values = flat({**config, "num_steps": value, "optimizer": {"lr": value, "_target_": value}})
     assert is_file_name(readable_name(values))
-    assert all(is_file_name(text) for text in what_was_set({**values, "overrides": []}))
+    assert all(is_file_name(text) for text in changed_settings({**values, "overrides": []}))
 
 
 def test_the_labels_say_what_was_set_and_what_went_in():

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deme.data import InMemoryImages
+from deme.data import InMemoryImages, chosen_images
 from deme.diffusion import TimestepRange
-from deme.evaluation.validation import chosen_images, is_next, parts_of_range
-from deme.report.page.curves import Curve, held_out_curves, loss_curve, training_curves
+from deme.evaluation.validation import is_next, parts_of_range
+from deme.report.page.curves import Curve, read_curves, training_curves
 from deme.runs import TrainSettings, build, compose_stage, held_out_ends, sample_grids
 from deme.runs.numbers import main_numbers
 from deme.training.callbacks import JsonlLogger
@@ -48,10 +48,16 @@ def test_the_parts_of_a_range_cover_it_once(ends):
 
 def test_the_images_are_the_same_ones_and_not_the_first():
     images = InMemoryImages(torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1))
-    one, other = (chosen_images(images, 10).__getitems__([*range(10)]) for _ in range(2))
+    one, other = (
+        chosen_images(images, 10, "validation").__getitems__([*range(10)]) for _ in range(2)
+    )
     assert torch.equal(one, other)
     assert not torch.equal(one.flatten(), torch.arange(10))
-    assert len(chosen_images(images, 41)) == len(chosen_images(images, 40)) == 40
+    assert (
+        len(chosen_images(images, 41, "validation"))
+        == len(chosen_images(images, 40, "validation"))
+        == 40
+    )
 
 
 @pytest.mark.parametrize(("total", "every"), [(20_000, 1), (20_000, 170), (7, 1), (1000, 10)])
@@ -96,17 +102,17 @@ def judged(tmp_path):
 def test_the_losses_of_training_and_of_held_out_images_are_told_apart(judged):
     assert main_numbers(judged, "train")["training loss"]["value"] == 2.0
     assert held_out_ends(judged) == ((0, 0.5), (63, 0.125))
-    assert list(loss_curve(judged).values) == [3.0, 2.0]
-    found = held_out_curves(judged)
+    loss, found = read_curves(judged)
+    assert list(loss.values) == [3.0, 2.0]
     assert list(found[""].steps[:3]) == [0, 3, 5]
-    assert np.isfinite(found["last weights"].values).all()
-    assert len(found["last weights"].steps) == 1
-    panels = {"training loss": {"": [loss_curve(judged)]}, "held-out loss": {n: [c] for n, c in found.items()}}  # fmt: skip
+    assert np.isfinite(found["raw weights"].values).all()
+    assert len(found["raw weights"].steps) == 1
+    panels = {"training loss": {"": [loss]}, "held-out loss": {n: [c] for n, c in found.items()}}  # fmt: skip
     assert [axes.get_title("left") for axes in training_curves(panels).axes] == [*panels]
 
 
 def test_runs_judged_at_other_steps_are_lines_of_their_own(judged):
-    (curve,) = [held_out_curves(judged)[""]]
+    curve = read_curves(judged).held_out[""]
     other = type(curve)(curve.steps[:5], curve.values[:5])
     (axes,) = training_curves({"held-out loss": {"": [curve, other]}}).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [len(curve.steps), 5]
@@ -121,9 +127,8 @@ def test_a_curve_of_the_last_step_alone_is_a_dot():
 
 def test_a_run_without_them_says_nothing(tmp_path):
     assert held_out_ends(tmp_path) is None
-    assert held_out_curves(tmp_path) == {}
     assert sample_grids(tmp_path) == {}
-    assert loss_curve(tmp_path) is None
+    assert read_curves(tmp_path) == (None, {})
 
 
 def test_a_row_has_one_line_and_what_was_before_the_training_is_kept_by_a_resumed_run(tmp_path):

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 class Balancing(nn.Module):
     """Weights of k tasks; this base class gives each 1 / k.
 
-    `weights()` multiplies the task losses. Parameters are trained beside the model's; parameters
+    `weights()` multiplies the task losses. Parameters are trained with the model's; parameters
     and buffers are in the checkpoint. A balancing that uses task gradients says so in
     `uses_gradients` and, for each batch, in `wants_gradients`; `observe` gets their Gram matrix.
     """
@@ -44,5 +44,5 @@ class Balancing(nn.Module):
         return [{"params": parameters}] if parameters else []
 
     def report(self) -> dict[str, float]:
-        """Return numbers to log beside the weights."""
+        """Return numbers to log together with the weights."""
         return {}

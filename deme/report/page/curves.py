@@ -1,6 +1,6 @@
-"""Curves of trainings: a row's losses over the steps, mean and range over its runs.
+"""Training curves of rows: mean and range over runs of the loss at each step.
 
-Beside a panel of the training loss stands one of the held-out loss, if it was recorded.
+Next to the panel of the training loss is one of the held-out loss, if it was recorded.
 """
 
 import math
@@ -19,10 +19,11 @@ from deme.report.style import COLUMN, SERIES, style
 from deme.runs import HELD_OUT_LOSS, RAW_HELD_OUT_LOSS
 from deme.system import read_jsonl
 
-COLUMNS = 4  # panels in a line
-NUM_POINTS = 60  # of a line: means over as many parts of the training
-LOSSES = ("loss/denoising", "loss/distillation", "loss")  # the first that a training has
-HELD_OUT = {HELD_OUT_LOSS: "", RAW_HELD_OUT_LOSS: "last weights"}  # keys and what is added to names
+COLUMNS = 4  # panels per row of the figure
+NUM_POINTS = 60  # per line: means over equal parts of the training
+LOSSES = ("loss/denoising", "loss/distillation", "loss")  # the first one that was recorded is drawn
+# keys of metrics.jsonl, and what is added to the names of lines
+HELD_OUT = {HELD_OUT_LOSS: "", RAW_HELD_OUT_LOSS: "raw weights"}
 
 
 class Curve(NamedTuple):
@@ -32,33 +33,34 @@ class Curve(NamedTuple):
     values: np.ndarray
 
 
-def loss_curve(run: Path) -> Curve | None:
-    """Return the loss of a training run, smoothed; None for a run without a record of it."""
-    rows = _rows(run)
+class RunCurves(NamedTuple):
+    """The smoothed training loss of a run, and its held-out losses by the kind of weights."""
+
+    loss: Curve | None
+    held_out: dict[str, Curve]
+
+
+def read_curves(run: Path) -> RunCurves:
+    """Return the curves of a run; they are empty if nothing was recorded."""
+    rows = read_jsonl(run / "metrics.jsonl", dict[str, float | None])
     key = next((name for name in LOSSES if any(row.get(name) is not None for row in rows)), None)
-    curve = _curve(rows, key) if key is not None else None
-    if curve is None:
-        return None
+    loss = _curve(rows, key) if key is not None else None
+    held_out = {name: _curve(rows, key) for key, name in HELD_OUT.items()}
+    return RunCurves(
+        None if loss is None else _smoothed(loss),
+        {  # steps taken, 0 before the training
+            name: Curve(curve.steps + 1, curve.values)
+            for name, curve in held_out.items()
+            if curve is not None
+        },
+    )
+
+
+def _smoothed(curve: Curve) -> Curve:
     known = np.stack(curve, axis=1)
     parts = np.array_split(known, min(NUM_POINTS, len(known)))
     steps, values = np.array([part.mean(axis=0) for part in parts]).T
     return Curve(steps, values)
-
-
-def held_out_curves(run: Path) -> dict[str, Curve]:
-    """Return what a training run recorded of held-out images, by the weights; {} for nothing."""
-    rows = _rows(run)
-    found = {name: _curve(rows, key) for key, name in HELD_OUT.items()}
-    return {
-        name: Curve(curve.steps + 1, curve.values)  # steps taken, 0 before the training
-        for name, curve in found.items()
-        if curve is not None
-    }
-
-
-def _rows(run: Path) -> list[dict[str, float | None]]:
-    file = run / "metrics.jsonl"
-    return read_jsonl(file, dict[str, float | None]) if file.is_file() else []
 
 
 def _curve(rows: Sequence[Mapping[str, float | None]], key: str) -> Curve | None:
@@ -67,11 +69,13 @@ def _curve(rows: Sequence[Mapping[str, float | None]], key: str) -> Curve | None
     return Curve(*np.array(known, dtype=np.float64).T) if known else None
 
 
-def add_held_out(
-    panels: dict[str, dict[str, list[Curve]]], title: str, part: str, run: Path
+def add_curves(
+    panels: dict[str, dict[str, list[Curve]]], title: str, part: str, curves: RunCurves
 ) -> None:
-    """Add the held-out losses of a run to those of its row, in a panel beside that of its loss."""
-    for weights, curve in held_out_curves(run).items():
+    """Add the training loss of a run to its row's panel, and held-out losses to the next one."""
+    if curves.loss is not None:
+        panels.setdefault(title, {}).setdefault(part, []).append(curves.loss)
+    for weights, curve in curves.held_out.items():
         panel = panels.setdefault(f"{title}: held-out loss", {})
         panel.setdefault(", ".join(filter(None, (part, weights))), []).append(curve)
 
@@ -105,7 +109,7 @@ def training_curves(panels: Panels) -> Figure:
 
 
 def _draw(panel: Axes, curves: Sequence[Curve], colour: str) -> None:
-    """Draw the mean of runs of equal steps, and the range that they span; others by themselves."""
+    """Draw the mean and range of runs with equal steps; draw other runs as separate lines."""
     steps = curves[0].steps
     if not all(np.array_equal(curve.steps, steps) for curve in curves):
         for curve in curves:
@@ -118,5 +122,5 @@ def _draw(panel: Axes, curves: Sequence[Curve], colour: str) -> None:
 
 
 def _line(panel: Axes, steps: np.ndarray, values: np.ndarray, colour: str, width: float) -> None:
-    """Draw a line, or a dot of a training that recorded nothing but its last step."""
+    """Draw a line, or a dot for a training that recorded only its last step."""
     panel.plot(steps, values, color=colour, lw=width, marker="." if len(steps) == 1 else "")

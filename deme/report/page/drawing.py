@@ -1,4 +1,4 @@
-"""Figures as SVG inside a page: text and axes take the colour of the page's text."""
+"""Figures as SVG inside a page; text and axes have the colour of the page's text."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from deme.report.figures import svg
 from deme.report.style import COLOURS, INK, SERIES
 
-PAGE_COLOURS = {  # of figures, as the page's style sheet has them for light and dark
+PAGE_COLOURS = {  # colours of figures and their variables in the style sheet
     INK: "currentColor",
     "#000000": "currentColor",
     COLOURS["better"]: "var(--better)",
@@ -20,9 +20,9 @@ PAGE_COLOURS = {  # of figures, as the page's style sheet has them for light and
 
 
 def inline_svg(figure: Figure, label: str) -> Markup:
-    """Return a figure as an <svg> element, with a text for readers who do not see it.
+    """Return a figure as an <svg> element with a label for screen readers.
 
-    Its ids are its own among all figures of a page; its width is that of the page.
+    Element ids are unique on the page; the width is at most that of the page.
     """
     figure.patch.set_alpha(0.0)
     text = svg(figure).decode()

@@ -1,4 +1,4 @@
-"""How the numbers of a table were made: commands, seeds, times, versions and costs."""
+"""How the numbers of a table were computed: commands, seeds, times, versions and costs."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from deme.system import exists, read_about, read_json
 
 
 @dataclass(frozen=True)
-class Made:
-    """A run of a row and how to make it again."""
+class RunEntry:
+    """A run of a row, and the command that repeats it."""
 
     stage: str
     name: str  # of its directory, or what it is while it has none
@@ -25,28 +25,28 @@ class RowHistory:
     """The runs of a row, in order."""
 
     label: str
-    runs: tuple[Made, ...]
+    runs: tuple[RunEntry, ...]
 
     @property
     def seconds(self) -> float:
-        """The time of all runs."""
+        """The total time of all runs in seconds."""
         return sum(run.seconds for run in self.runs)
 
     @property
     def num_done(self) -> int:
-        """How many are done."""
+        """The number of finished runs."""
         return sum(run.state == "done" for run in self.runs)
 
 
 def histories(suite: Suite) -> list[RowHistory]:
     """Return the runs of every row."""
     return [
-        RowHistory(label, tuple(map(_made, nodes))) for label, nodes in _by_row(suite, suite.nodes)
+        RowHistory(label, tuple(map(_entry, nodes))) for label, nodes in _by_row(suite, suite.nodes)
     ]
 
 
 def _by_row(suite: Suite, nodes: Iterable[Node]) -> list[tuple[str, list[Node]]]:
-    """Return the label of each row and base, and the nodes that are theirs."""
+    """Return the label of each row and base, with its nodes."""
     rows: dict[str, list[Node]] = {}
     for node in nodes:
         rows.setdefault(node.row_and_base, []).append(node)
@@ -54,8 +54,8 @@ def _by_row(suite: Suite, nodes: Iterable[Node]) -> list[tuple[str, list[Node]]]
     return [(_label(suite, labels, found[0]), found) for found in rows.values()]
 
 
-def _done(suite: Suite, stage: str) -> list[tuple[str, list[Node]]]:
-    """Return the label of each row and base, and its runs of a stage that are done."""
+def done_by_row(suite: Suite, stage: str) -> list[tuple[str, list[Node]]]:
+    """Return the label of each row and base, with its finished runs of a stage."""
     nodes = (node for node in suite.nodes if node.stage == stage and node.state == "done")
     return _by_row(suite, nodes)
 
@@ -65,17 +65,18 @@ def _label(suite: Suite, labels: Mapping[str, str], node: Node) -> str:
     return labels[node.row] + base
 
 
-def _made(node: Node) -> Made:
-    run = node.run if node.state not in ("waiting", "missing_file") else None
+def _entry(node: Node) -> RunEntry:
+    state = node.state
+    run = node.run if state not in ("waiting", "missing_file") else None
     seconds = 0.0
     if run is not None and exists(run.path):
         seconds = seconds_of(run.path)
     name = node.title if run is None else run.path.name
-    return Made(node.stage, name, node.state, node.command, seconds)
+    return RunEntry(node.stage, name, state, node.command, seconds)
 
 
 def environment(folders: Sequence[Path]) -> dict[str, str]:
-    """Return versions, commits and platforms of finished runs, with how many have each."""
+    """Return versions, commits and platforms of finished runs, the most frequent first."""
     found: dict[str, Counter[str]] = {}
     for folder in folders:
         made = provenance_of(folder)
@@ -114,14 +115,14 @@ class MergeWeights:
 
     @property
     def spans(self) -> list[tuple[float, float]]:
-        """The smallest and the largest value of each weight."""
+        """The smallest and the largest value of each weight over the runs."""
         return [(min(each), max(each)) for each in zip(*self.weights, strict=True)]
 
 
 def merge_weights(suite: Suite) -> list[MergeWeights]:
-    """Return the weights of the merges that are done, row by row."""
+    """Return the weights of finished merges, row by row."""
     found = []
-    for label, nodes in _done(suite, "merge"):
+    for label, nodes in done_by_row(suite, "merge"):
         weights = [_weights_of(node.path) for node in nodes]
         known = tuple(tuple(each) for each in weights if each)
         if known and len({len(each) for each in known}) == 1:
@@ -137,7 +138,7 @@ def _weights_of(run: Path) -> list[float]:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """What the searches of a row for merge weights took, and what they found; means over runs."""
+    """The cost and the results of a row's searches for merge weights; means over runs."""
 
     label: str
     num_runs: int
@@ -148,9 +149,9 @@ class SearchCost:
 
 
 def search_costs(suite: Suite) -> list[SearchCost]:
-    """Return the costs of the searches that are done, row by row."""
+    """Return the costs of finished searches, row by row."""
     found = []
-    for label, nodes in _done(suite, "search"):
+    for label, nodes in done_by_row(suite, "search"):
         costs = [read_json(node.path / "cost.json", dict[str, float]) for node in nodes]
         scores = [read_best(node.path)["score"] for node in nodes]
         count = len(nodes)

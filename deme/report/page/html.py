@@ -1,4 +1,4 @@
-"""Fill the templates of a page. Every text is escaped; style and script are part of the page."""
+"""Render the templates of a page. Every text is escaped; style and script are inlined."""
 
 import base64
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def _environment() -> jinja2.Environment:
 
 
 def render(template: str, context: Mapping[str, object]) -> str:
-    """Return a page: the template with its texts, the style and the script."""
+    """Return a page: the rendered template with style and script."""
     style, script = (Markup((FOLDER / name).read_text()) for name in ("style.css", "page.js"))
     return _environment().get_template(template).render(style=style, script=script, **context)
 
 
 def true_minus(text: object) -> str:
-    """Return a text whose signs before digits are the minus of typography."""
+    """Return a text with the hyphen before each negative number replaced by a minus sign."""
     parts = str(text).split("-")
     joined = parts[0]
     for before, after in pairwise(parts):
@@ -43,5 +43,5 @@ def true_minus(text: object) -> str:
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """Return a file as a URL that holds it. `kind`: its media type, image/png."""
+    """Return a data URL with the content of a file. `kind`: its media type, such as image/png."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Pictures inside a page, made smaller where they would make it too large."""
+"""Pictures inside a page, reduced in size where the page would become too large."""
 
 import io
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from PIL import Image
 
 from deme.report.page.html import data_url
 
-BUDGET = 3_500_000  # bytes of all pictures of a page, before base64 makes them a third larger
-LARGEST = 1024  # pixels of a side
+BUDGET = 3_500_000  # bytes of all pictures of a page, before base64 encoding adds a third
+LARGEST = 1024  # pixels per side
 PIXEL_ART = 320  # a grid of at most this width is shown with sharp pixels
 
 
@@ -24,12 +24,12 @@ class Picture:
 
     @property
     def is_small(self) -> bool:
-        """Whether its pixels are meant to be seen."""
+        """Whether the picture is shown with sharp pixels."""
         return self.width <= PIXEL_ART
 
 
 def fitted(label: str, group: str, image: Image.Image, num_pictures: int) -> Picture:
-    """Return one of `num_pictures` pictures of a page, all of which fit into the budget."""
+    """Return one of `num_pictures` pictures of a page, reduced so that all fit into the budget."""
     image = image.convert("L" if image.mode in ("1", "L", "I", "I;16") else "RGB")
     if max(image.size) > LARGEST:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)

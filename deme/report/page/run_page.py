@@ -1,5 +1,6 @@
-"""The page of one run: what it is, its numbers, curves and pictures, and how to make it again."""
+"""The page of one run: what it is, its numbers, curves, pictures and command."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,16 +10,18 @@ from PIL import Image
 
 from deme import __version__
 from deme.report import figures
-from deme.report.page.bars import PageCell, PageTable
-from deme.report.page.curves import held_out_curves, loss_curve, training_curves
+from deme.report.page.bars import PageTable, with_keys
+from deme.report.page.curves import read_curves, training_curves
 from deme.report.page.drawing import inline_svg
 from deme.report.page.history import environment
 from deme.report.page.html import render
 from deme.report.page.pictures import Picture, fitted
 from deme.report.records import public_name
-from deme.report.tables import format_count
+from deme.report.run_numbers import judged_table, metrics_table, tried_table
 from deme.runs import (
     BASE_IDEA,
+    Config,
+    Metric,
     Outcome,
     Provenance,
     frozen_config,
@@ -30,14 +33,16 @@ from deme.runs import (
 )
 from deme.runs.lineage import command_again
 from deme.runs.listing import read_run
-from deme.system import digits_for, exists, read_about
+from deme.system import digits_for, exists, model_folders, read_about
 
 
 def run_page(folder: Path) -> str:
     """Return the page of a run directory as HTML."""
     frozen, status = frozen_config(folder), read_status(folder)
-    made = provenance_of(folder)
-    outcome = outcome_of(folder)
+    made, outcome, metrics = provenance_of(folder), outcome_of(folder), metrics_of(folder)
+    tables = [_measured(metrics)] if metrics else []
+    if outcome is not None:
+        tables += _outcome_tables(outcome)
     shown = _grids(folder, outcome)
     context = {
         "title": f"{frozen['stage']}: {folder.name}",
@@ -47,9 +52,9 @@ def run_page(folder: Path) -> str:
         "state": status.get("state", "unknown"),
         "error": status.get("error", ""),
         "seconds": status.get("seconds", 0.0),
-        "conclusion": _conclusion(folder, outcome),
-        "facts": _facts(folder, made),
-        "tables": [*_measured(folder), *(_outcome_tables(outcome) if outcome else ())],
+        "conclusion": _conclusion(metrics, outcome),
+        "facts": _facts(folder, frozen, made),
+        "tables": tables,
         "pictures": shown,
         "others": _other_pictures(folder),
         "curves": _curves(folder),
@@ -60,7 +65,7 @@ def run_page(folder: Path) -> str:
     return render("run.html.jinja", context)
 
 
-def _conclusion(folder: Path, outcome: Outcome | None) -> str:
+def _conclusion(metrics: Mapping[str, Metric], outcome: Outcome | None) -> str:
     if outcome is not None:
         metric = outcome["metric"]
         row = outcome["metrics"][metric]
@@ -70,97 +75,51 @@ def _conclusion(folder: Path, outcome: Outcome | None) -> str:
         if outcome["idea"] == BASE_IDEA:
             return "No idea made a model that differs from the base."
         found = f"No idea is better than the base; the best is {outcome['idea']}: {ends}."
-        smallest = outcome.get("detectable")
-        power = f" An improvement by {smallest or 0:.2g} would have been detected."
-        return found if smallest is None else found + power
-    metrics = metrics_of(folder)
+        if (smallest := outcome.get("detectable")) is None:
+            return found
+        return f"{found} An improvement by {smallest:.2g} would have been detected with 80% power."
     main = [(name, of) for name, of in metrics.items() if "/" not in name]
     return ", ".join(f"{name} = {of['value']:.{digits_for(of['value'])}f}" for name, of in main)
 
 
-def _facts(folder: Path, made: Provenance | None) -> dict[str, str]:
-    """Return the cell and the inputs, and the ranges and weights of a model."""
-    cell = frozen_config(folder).get("cell") or {}
+def _facts(folder: Path, frozen: Config, made: Provenance | None) -> dict[str, str]:
+    """Return the labels and inputs of a run, and its model's timestep range and merge weights."""
+    cell = frozen.get("cell") or {}
     facts = {str(key): str(value) for key, value in cell.items() if value is not None}
     for name, places in made["inputs"].items() if made else ():
         if places:
             facts[name] = ", ".join(public_name(place) for place in places)
-    models = sorted((folder / "weights").glob("*/deme.json"))
-    about = read_about(models[0].parent) if models else None
-    if about and (timesteps := about.get("range")):
+    models = model_folders(folder)
+    about = read_about(models[0]) if models else {}
+    if timesteps := about.get("range"):
         facts["range of timesteps"] = f"[{timesteps[0]}, {timesteps[1]})"
-    if about and (weights := about.get("weights")):
+    if weights := about.get("weights"):
         facts["merge weights"] = ", ".join(f"{weight:.4g}" for weight in weights)
     return facts
 
 
-def _measured(folder: Path) -> list[PageTable]:
-    lines = []
-    for name, of in metrics_of(folder).items():
-        places = digits_for(of["value"])
-        interval = of.get("interval")
-        bounds = f"[{interval[0]:.{places}f}, {interval[1]:.{places}f}]" if interval else ""
-        part = f" for t in {of['range']}" if "range" in of else ""
-        lines.append(
-            [
-                PageCell(name + part, name),
-                PageCell(f"{of['value']:.{places}f}", of["value"]),
-                PageCell(bounds),
-                PageCell(f"{of['n']:,}", of["n"]),
-                PageCell(of["better"], of["better"]),
-                PageCell(of["reference"], of["reference"]),
-                PageCell(of["implementation"], of["implementation"]),
-            ]
-        )
-    columns = ["metric", "value", "95% interval", "n", "better", "against", "implementation"]
-    return [PageTable("Numbers", columns, lines)] if lines else []
+def _measured(metrics: Mapping[str, Metric]) -> PageTable:
+    keys = [
+        (name, of["value"], None, of["n"], of["better"], of["reference"], of["implementation"])
+        for name, of in metrics.items()
+    ]
+    return with_keys(metrics_table(metrics), keys)
 
 
 def _outcome_tables(outcome: Outcome) -> list[PageTable]:
-    metric = outcome["metric"]
-    tried = [
-        [
-            PageCell("before finetuning" if one["idea"] == BASE_IDEA else one["idea"]),
-            PageCell("" if one["score"] is None else f"{one['score']:.5g}", one["score"]),
-            PageCell(format_count(one["num_forward_passes"]), one["num_forward_passes"]),
-            PageCell(f"{one['seconds']:,.0f}", one["seconds"]),
-            PageCell(
-                f"left out: {one['left_out']}"
-                if one.get("left_out")
-                else one.get("note") or "chosen" * (one["idea"] == outcome["idea"]),
-                "",
-            ),
-        ]
-        for one in outcome["tried"]
-    ]
     judged = [
-        [
-            PageCell(name, name),
-            PageCell(f"{row['before']:.{digits_for(row['before'])}f}", row["before"]),
-            PageCell(f"{row['after']:.{digits_for(row['before'])}f}", row["after"]),
-            PageCell(row["difference"]),
-            PageCell(row["verdict"], row["verdict"]),
-        ]
+        (name, row["before"], row["after"], None, row["verdict"])
         for name, row in outcome["metrics"].items()
     ]
-    return [
-        PageTable(
-            "The base, on test images"
-            if outcome["idea"] == BASE_IDEA
-            else f"{outcome['idea']} against the base, on test images",
-            ["metric", "before", "after", "difference (95% interval)", "verdict"],
-            judged,
-        ),
-        PageTable(
-            "What was tried, on validation images",
-            ["idea", metric, "forward passes", "seconds", "outcome"],
-            tried,
-        ),
+    tried = [
+        (one["idea"], one["score"], one["num_forward_passes"], one["seconds"], "")
+        for one in outcome["tried"]
     ]
+    return [with_keys(judged_table(outcome), judged), with_keys(tried_table(outcome), tried)]
 
 
 def _grids(folder: Path, outcome: Outcome | None) -> list[Picture]:
-    """Return the sample grids: the run's own, or those of improve's evaluations from one noise."""
+    """Return the sample grids of the run, or of improve's evaluations from the same noise."""
     found = {folder.name: sample_grid(folder)}
     if outcome is not None:
         for place in sorted((folder / "evaluate").glob("*")):
@@ -173,7 +132,7 @@ def _grids(folder: Path, outcome: Outcome | None) -> list[Picture]:
 
 
 def _other_pictures(folder: Path) -> list[Picture]:
-    """Return the figures that the run wrote, such as the course of a search."""
+    """Return the figures that the run wrote, such as the progress of a search."""
     files = sorted(folder.glob("*.png"))
     images: list[tuple[str, Image.Image]] = [
         (file.stem.replace("_", " "), figures.picture(file)) for file in files
@@ -182,9 +141,9 @@ def _other_pictures(folder: Path) -> list[Picture]:
 
 
 def _curves(folder: Path) -> Markup | None:
-    curve = loss_curve(folder)
-    panels = {"training loss": {"": [curve]}} if curve is not None else {}
-    if held_out := held_out_curves(folder):
+    loss, held_out = read_curves(folder)
+    panels = {"training loss": {"": [loss]}} if loss is not None else {}
+    if held_out:
         panels["held-out loss"] = {name: [each] for name, each in held_out.items()}
     if not panels:
         return None

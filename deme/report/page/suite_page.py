@@ -11,19 +11,26 @@ from deme import __version__
 from deme.report import figures, tables
 from deme.report.notes import notes
 from deme.report.page.bars import PageCell, PageTable, comparison_cells, results_cells
-from deme.report.page.curves import Curve, add_held_out, loss_curve, training_curves
+from deme.report.page.curves import Curve, add_curves, read_curves, training_curves
 from deme.report.page.drawing import inline_svg
-from deme.report.page.history import environment, histories, merge_weights, search_costs
+from deme.report.page.history import (
+    done_by_row,
+    environment,
+    histories,
+    merge_weights,
+    search_costs,
+)
 from deme.report.page.html import render
 from deme.report.page.pictures import Picture, fitted
 from deme.report.page.verdict import best_row, verdicts
-from deme.report.rows import Comparison, Row, comparisons, table_rows
+from deme.report.rows import Comparison, Row, SuiteResults
 from deme.runs import Suite
 
 
 def suite_page(suite: Suite) -> str:
-    """Return the page of a suite as HTML. What is not measured is said, with its command."""
-    rows, compared = table_rows(suite), comparisons(suite)
+    """Return the page of a suite as HTML. Missing results are listed with their commands."""
+    found = SuiteResults(suite)
+    rows, compared = found.rows(), found.comparisons()
     named = [(base, row) for base, part in tables.by_base(suite, rows) for row in part]
     missing = list(dict.fromkeys(command for row in rows for command in row.missing))
     history = histories(suite)
@@ -61,9 +68,7 @@ def suite_page(suite: Suite) -> str:
 
 def _results(suite: Suite, rows: Sequence[Row]) -> list[PageTable]:
     metrics = suite.settings.metrics
-    published = {
-        metric: any(metric in values for values in suite.expected.values()) for metric in metrics
-    }
+    published = {metric: tables.has_published(suite, metric) for metric in metrics}
     columns = ["row"]
     for metric in metrics:
         columns += [f"{metric}, published (measured - published)"] if published[metric] else []
@@ -118,7 +123,7 @@ def _figures(suite: Suite, rows: Sequence[Row]) -> list[PageFigure]:
 
 
 def _distinct(named: Sequence[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """Return the rows that have a picture; one without a base is in every part, and shown once."""
+    """Return the rows that have a picture, each once; a row without a base is in every part."""
     distinct = {one[1].grid: one for one in reversed(named)}
     return [one for one in named if one[1].grid is not None and distinct[one[1].grid] is one]
 
@@ -129,7 +134,7 @@ def _picture(base: str, row: Row, num_pictures: int) -> Picture:
 
 
 def _pair(suite: Suite, rows: Sequence[Row], shown: Sequence[Row]) -> tuple[int, int]:
-    """Return which two of the shown grids are compared first: the baseline and the best row."""
+    """Return the indices of the grids that are compared first: the baseline and the best row."""
     names = [row.name for row in shown]
     left = names.index(suite.settings.baseline) if suite.settings.baseline in names else 0
     base = shown[left].base if shown else None
@@ -140,18 +145,10 @@ def _pair(suite: Suite, rows: Sequence[Row], shown: Sequence[Row]) -> tuple[int,
 
 def _curves(suite: Suite) -> Markup | None:
     panels: dict[str, dict[str, list[Curve]]] = {}
-    settings = suite.settings
-    labels = {row.name: row.label for row in settings.rows}
-    for node in suite.nodes:
-        if node.stage != "train" or node.state != "done":
-            continue
-        base = "" if node.base_name is None else f" ({settings.label_of(node.base_name)})"
-        part = "" if node.expert is None else f"expert {node.expert}"
-        curve = loss_curve(node.path)
-        if curve is not None:
-            row = panels.setdefault(labels[node.row] + base, {})
-            row.setdefault(part, []).append(curve)
-        add_held_out(panels, labels[node.row] + base, part, node.path)
+    for label, nodes in done_by_row(suite, "train"):
+        for node in nodes:
+            part = "" if node.expert is None else f"expert {node.expert}"
+            add_curves(panels, label, part, read_curves(node.path))
     if not panels:
         return None
     return inline_svg(training_curves(panels), "losses of each row while it was trained")

@@ -1,4 +1,4 @@
-"""The outcome of a table in one sentence for each base."""
+"""The outcome of a table in one sentence per base."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from deme.system import digits_for
 
 
 def verdicts(suite: Suite, rows: Sequence[Row]) -> list[str]:
-    """Return a sentence for each part of the table: its best row in the first metric."""
+    """Return a sentence for each part of the table, about its best row in the first metric."""
     settings = suite.settings
     found = []
     for base in settings.starts:
@@ -20,13 +20,13 @@ def verdicts(suite: Suite, rows: Sequence[Row]) -> list[str]:
 
 
 def best_row(rows: Sequence[Row], metrics: Sequence[str]) -> Row | None:
-    """Return the row that is best in the first metric in which rows are compared."""
+    """Return the best row in the first metric that has differences to the baseline."""
     metric, candidates = _compared(rows, metrics)
     return _best(candidates, metric) if candidates else None
 
 
 def _compared(rows: Sequence[Row], metrics: Sequence[str]) -> tuple[str, list[Row]]:
-    """Return the first metric of which there are differences, and the rows that have one."""
+    """Return the first metric that has differences to the baseline, and the rows that have one."""
     for metric in metrics:
         found = [row for row in rows if metric in row.numbers and row.numbers[metric].difference]
         if found:

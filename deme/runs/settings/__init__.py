@@ -61,6 +61,7 @@ from deme.runs.settings.suite import (
     SuiteOptions,
     SuiteSettings,
     row_and_base,
+    row_at_base,
 )
 from deme.runs.settings.suite_rows import CHAIN, RowSettings, StartSettings
 
@@ -118,5 +119,6 @@ __all__ = [
     "needed_files",
     "placed",
     "row_and_base",
+    "row_at_base",
     "run_settings",
 ]

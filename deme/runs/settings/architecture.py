@@ -1,24 +1,25 @@
-"""`model=auto`: which UNet fits images of a size and a number of channels.
+"""`model=auto`: which UNet fits images of a given size and number of channels.
 
-It depends on these two and `width` alone, and the configuration of a run holds what was chosen. Its
-members are DDPM's (Ho et al. 2020, arXiv 2006.11239, appendix B): two residual blocks per
-resolution, attention at about 16 x 16. Up to 32 pixels they are small enough to be trained on a
-CPU: narrow, with one residual block. For 32 x 32 RGB and width 64 it is model=ddpm_compact, for
-256 x 256 RGB model=ddpm_lsun256.
+It depends on these and on `width` only, and the configuration of the run records it. The structure
+is DDPM's (Ho et al. 2020, arXiv 2006.11239, appendix B): two residual blocks per resolution,
+attention at about 16 x 16. Up to 32 pixels the UNet is small enough to be trained on a CPU: narrow,
+with one residual block per resolution. For 32 x 32 RGB and width 64 it equals model=ddpm_compact,
+for 256 x 256 RGB model=ddpm_lsun256.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from math import ceil, log2
 
 from deme.runs.settings.base import Config, refuse
 from deme.system import BadConfig
 
-AUTO = "deme.models.unconditional.unet_that_fits"  # _target_ of model=auto
+AUTO = "deme.models.unconditional.unet_that_fits"  # the _target_ of model=auto
 BUILT = "deme.models.unconditional.build_unconditional"
 SMALLEST, LARGEST = 8, 512  # pixels per side
-WIDTHS = {32: 32, 128: 64, LARGEST: 128}  # of images up to so many pixels per side
+WIDTHS = {32: 32, 128: 64, LARGEST: 128}  # channels by the largest image size in pixels
 WIDTH_STEP, WIDEST = 32, 512  # channels; group normalisation has 32 groups
-KNOWN = {  # the size and the channels of data sets that have one size, by their loaders
+KNOWN = {  # size and channels of data sets with a fixed size, by their loaders
     "load_digits": (8, 1),
     "load_cifar10": (32, 3),
     "load_fashion_mnist": (28, 1),
@@ -32,10 +33,10 @@ SCHEDULER = {
 
 
 def with_unet(config: Config) -> Config:
-    """Return a command's config with the UNet that model=auto stands for.
+    """Return a command's config with model=auto replaced by a UNet.
 
-    It is left as it is where size and channels are not known without looking at the images. Raises
-    BadConfig for a size that the UNet does not take.
+    It is unchanged if size or channels are unknown without reading the images. Raises BadConfig for
+    a size that the UNet cannot have.
     """
     option, data = config.get("model"), config.get("data")
     if not is_open(option) or not isinstance(option, Mapping):
@@ -53,12 +54,12 @@ def with_unet(config: Config) -> Config:
 
 
 def is_open(option: object) -> bool:
-    """Whether a `model` option is model=auto whose images are not known yet."""
+    """Whether a `model` option is model=auto for images of unknown size or channels."""
     return isinstance(option, Mapping) and option.get("_target_") == AUTO
 
 
 def refuse_open(config: Config) -> None:
-    """Raise BadConfig for a config of a suite in which model=auto has no size or no channels."""
+    """Raise BadConfig if model=auto in the config of a suite lacks the size or the channels."""
     refuse(
         is_open(config.get("model")),
         "model=auto needs the size and the channels of the images in a suite\n"
@@ -69,7 +70,7 @@ def refuse_open(config: Config) -> None:
 def unet_option(size: int, channels: int, seed: object, width: object = None) -> Config:
     """Return the `model` option for images of `size` x `size` pixels. Raises BadConfig.
 
-    `width`: channels of the finest resolution; None for those that `default_width` says.
+    `width`: channels of the finest resolution; None for `default_width`.
     """
     sides = sides_of(size)
     if not sides:
@@ -106,9 +107,9 @@ def unet_option(size: int, channels: int, seed: object, width: object = None) ->
 
 
 def sides_of(size: int) -> list[int]:
-    """Return the sides of a UNet's resolutions, from fine to coarse; none if it cannot have them.
+    """Return the resolutions of a UNet in pixels per side, finest first; none for an invalid size.
 
-    The coarsest has 4 to 7 pixels, of images of more than 32 pixels up to 8.
+    The coarsest has 4 to 7 pixels per side, and up to 8 for images above 32 pixels.
     """
     if not SMALLEST <= size <= LARGEST:
         return []
@@ -118,23 +119,19 @@ def sides_of(size: int) -> list[int]:
 
 
 def near_sizes(size: int) -> list[int]:
-    """Return the nearest sizes below and above that a UNet takes, as far as there are any."""
+    """Return the nearest valid image sizes below and above `size`, if there are any."""
     below = (each for each in range(min(size, LARGEST), SMALLEST - 1, -1) if sides_of(each))
     above = (each for each in range(max(size, SMALLEST), LARGEST + 1) if sides_of(each))
-    return list(dict.fromkeys([*_first(below), *_first(above)]))
-
-
-def _first(sizes: Iterator[int]) -> list[int]:
-    return [size for size, _ in zip(sizes, range(1), strict=False)]
+    return list(dict.fromkeys([*islice(below, 1), *islice(above, 1)]))
 
 
 def default_width(size: int) -> int:
-    """Return the channels of the finest resolution: the fewer, the smaller the images."""
+    """Return the channels of the finest resolution; smaller images have fewer."""
     return next(width for most, width in WIDTHS.items() if size <= most)
 
 
 def _widths(size: int, levels: int, width: int) -> list[int]:
-    """Return the channels of every resolution, from fine to coarse."""
+    """Return the channels of each resolution, finest first."""
     if size <= 64:
         return [width if level == 0 else 2 * width for level in range(levels)]
     return [width << min(level // 2, 2) for level in range(levels)]

@@ -41,7 +41,7 @@ STRICT = ConfigDict(extra="forbid")
 
 
 def key(meaning: str, example: object) -> object:
-    """Return what help pages and docs say of a key."""
+    """Attach a description and an example to a key, for help pages and docs."""
     return Field(description=meaning, examples=[example])
 
 
@@ -197,7 +197,7 @@ OWN = ("deme.", "torch.")  # packages of the classes whose arguments are named a
 def as_given(option: Any, validate: Callable[[Any], object]) -> dict[str, Any]:
     """Return a checked option as it was given: keys in this order, a whole number as one.
 
-    A class of somebody else's may mean something else by the name of an argument.
+    In a class outside of deme an argument of the same name may mean something else.
     """
     target = option.get("_target_") if isinstance(option, Mapping) else None
     is_own = not isinstance(target, str) or target.startswith(OWN)

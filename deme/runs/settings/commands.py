@@ -203,7 +203,7 @@ Places = Annotated[
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FigureInputs:
-    """The models that a figure shows beside model=: experts, and others by label."""
+    """The models that a figure shows in addition to model=: experts, and others by label."""
 
     experts: Places | None
     models: Mapping[Line, Places] | None

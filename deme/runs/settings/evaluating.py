@@ -38,7 +38,7 @@ class EvaluateSettings(FromModelSettings, FromRunsSettings, SamplingSettings):
         return self.metrics.measures_images or self.save_images is not None
 
     def without_effect(self) -> list[str]:
-        """Return what is about generated images, where none are."""
+        """Return the typed settings of generated images if no images are generated."""
         return [] if self.needs_images else self.given("num_images", "shard_size")
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002

@@ -149,7 +149,7 @@ class LossPlaneSettings:
 
 
 def _tracker(option: object) -> object:
-    """Return a `logger` option; None for none, and for one of a run of an earlier version."""
+    """Return a `logger` option; None for none, and for the format of an earlier version."""
     older = isinstance(option, Mapping) and option.keys() == {"mode", "project"}
     return None if older else option or None
 
@@ -195,9 +195,9 @@ class RunSettings(CommandSettings):
     suite: Annotated[FileName, NO_RESULT]
     cell: Annotated[Mapping[Line, Line | Label | None], NO_RESULT]
     seed: Seed | None
-    inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not where they lie
+    inputs: Annotated[Mapping[str, Any], NO_RESULT]  # their content counts, not their paths
     progress: Annotated[ProgressSettings, NO_RESULT]
-    # what was given to make it, of which its name follows; of that the keys that a sweep varied
+    # the overrides it was made with, which determine its name, and the keys that a sweep varied
     overrides: Annotated[list[str], NO_RESULT] = Field(default_factory=list)
     swept: Annotated[list[str], NO_RESULT] = Field(default_factory=list)
     logger: Logger = None
@@ -214,15 +214,14 @@ class RunSettings(CommandSettings):
         return self
 
     def without_effect(self) -> list[str]:
-        """Return what was given to make the run and has no effect, as other settings are.
+        """Return the typed overrides that have no effect because of other settings.
 
-        A suite gives its common settings to rows that need them and to rows that do not, so these
-        are no mistakes.
+        These are not errors: a suite gives its common settings also to rows that do not need them.
         """
         return []
 
     def given(self, *keys: str) -> list[str]:
-        """Return the overrides of these keys that were given to make the run."""
+        """Return the typed overrides of these keys."""
         return [word for word in self.overrides if word.lstrip("+").partition("=")[0] in keys]
 
     def num_forward_passes(self, num_experts: int = 0) -> int:  # noqa: ARG002

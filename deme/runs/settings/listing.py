@@ -1,4 +1,4 @@
-"""What `deme ls`, `deme show` and `deme clean` take beside a place: the folder of all runs."""
+"""The options of `deme ls`, `deme show` and `deme clean`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ RunsFolder = Annotated[
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ListOptions:
-    """deme ls; everything else with an equals sign is a filter."""
+    """The options of deme ls; every other argument with an equals sign is a filter."""
 
     runs: RunsFolder = "runs"
     sort: Annotated[Name | None, key("Column to sort by; -<column>: largest first.", "-loss")] = (
@@ -40,7 +40,7 @@ class ListOptions:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ShowOptions:
-    """deme show."""
+    """The options of deme show."""
 
     runs: RunsFolder = "runs"
     json: Annotated[Switch, key("Whether to print JSON.", True)] = False
@@ -48,7 +48,7 @@ class ShowOptions:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CleanOptions:
-    """deme clean."""
+    """The options of deme clean."""
 
     runs: RunsFolder = "runs"
     yes: Annotated[Switch, key("Whether to delete what was found.", True)] = False

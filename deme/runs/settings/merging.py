@@ -222,7 +222,7 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         return self.hours
 
     def without_effect(self) -> list[str]:
-        """Return what is about generated images, where the loss judges."""
+        """Return the typed settings of generated images if the choice is made by the loss."""
         return [] if self.metrics.features else self.given("num_images", "sample_seeds")
 
     @model_validator(mode="after")
@@ -260,7 +260,7 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         )
         refuse(
             len(features) > 1,
-            "deme improve judges by one distance, and metrics.features names "
+            "deme improve decides by one distance, and metrics.features names "
             f"{', '.join(features)}\ntype: metrics=own",
         )
         refuse(

@@ -1,7 +1,7 @@
-"""Which files below `paths.data` and `paths.models` a run reads, and whether they are there.
+"""Which files below `paths.data` and `paths.models` a run reads, and whether they exist.
 
-What is hashed for a run's identity is looked for when that is computed; official files of known
-data sets, whose content is known, are not hashed and are looked for here.
+Files that are hashed for a run's identity are looked for when it is computed. Official files of
+known data sets have known content, are not hashed, and are looked for here.
 """
 
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ from deme.runs.settings.sources import ROOTS
 from deme.system import MissingInput, exists
 from deme.system.official_files import Official, official_files
 
-# of options: what lies there counts for the identity of a run, not what it is called
+# keys whose content counts for the identity of a run, not their path
 HASHED_PATH_KEYS = ("path", "captions", "parts")
-PLACE_KEYS = (*HASHED_PATH_KEYS, "root")  # whose values name files
+PLACE_KEYS = (*HASHED_PATH_KEYS, "root")  # keys whose values name files
 NO_FILES = ("paths", "inputs", "cell")  # keys of a configuration that name no files to bring
 
 
@@ -23,8 +23,8 @@ NO_FILES = ("paths", "inputs", "cell")  # keys of a configuration that name no f
 class NeededFile:
     """A file or folder that a run reads.
 
-    `places` name it below the keys of `paths`: data/... or models/..., two where one of these
-    folders lies in the other.
+    `places`: its path relative to the keys of `paths`, as data/... or models/...; two if one of
+    these folders is inside the other.
     """
 
     places: tuple[str, ...]
@@ -33,9 +33,9 @@ class NeededFile:
 
 
 def needed_files(config: Config, model_is_made: bool = False) -> list[NeededFile]:
-    """Return what a run reads below `paths.data` and `paths.models`, each once.
+    """Return the files that a run reads below `paths.data` and `paths.models`, each once.
 
-    `model_is_made`: another run makes the model that it starts from.
+    `model_is_made`: whether another run makes the model that this one starts from.
     """
     data = config.get("data")
     official = official_files(data) if data else None
@@ -53,7 +53,7 @@ def needed_files(config: Config, model_is_made: bool = False) -> list[NeededFile
 
 
 def missing_official(config: Config) -> MissingInput | None:
-    """Return why an official file of a run's data set cannot be read, if that is so.
+    """Return an error if an official file of a run's data set is missing.
 
     None for a data set that the run may download.
     """
@@ -69,7 +69,7 @@ def _path(text: str) -> Path:
 
 
 def _places(path: Path, roots: dict[str, Path]) -> tuple[str, ...]:
-    """Return the names of a path below the roots, that of the innermost root first."""
+    """Return a path relative to each root that contains it, the innermost root first."""
     inner_first = sorted(roots.items(), key=lambda pair: -len(pair[1].parts))
     return tuple(
         Path(name, path.relative_to(root)).as_posix()
@@ -79,7 +79,7 @@ def _places(path: Path, roots: dict[str, Path]) -> tuple[str, ...]:
 
 
 def _texts(node: object, is_place: bool = False) -> Iterator[str]:
-    """Yield the texts in a configuration that name places, by their keys."""
+    """Yield the paths in a configuration, found by their keys."""
     if isinstance(node, str) and is_place:
         yield node
     elif isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""How often a run saves, logs and judges itself: keys of the group `progress`."""
+"""How often a run saves, logs and validates: keys of the group `progress`."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from deme.runs.settings.base import (
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PreviewSettings:
-    """A grid of samples, at the end of training and while it goes."""
+    """The grids of samples during and at the end of training."""
 
     num_images: Shown
     num_inference_steps: Count
@@ -30,7 +30,7 @@ class PreviewSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ValidateSettings:
-    """How a training is judged while it goes: on held-out images, and by a grid of samples.
+    """Validation during training: the loss of held-out images, and a grid of samples.
 
     Runs of earlier versions have none of these keys.
     """
@@ -42,13 +42,13 @@ class ValidateSettings:
 
     @property
     def is_on(self) -> bool:
-        """Whether the training is judged while it goes."""
+        """Whether the model is validated during training."""
         return self.every is not None or self.minutes is not None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ProgressSettings:
-    """How often to save, log and judge, and how many processes help."""
+    """How often to save, log and validate, and how many processes help."""
 
     checkpoint_every: Count
     checkpoint_minutes: Time | None = None

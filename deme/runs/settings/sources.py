@@ -1,4 +1,4 @@
-"""The format of files.yaml: where the files that a suite reads come from (docs/prepare.md)."""
+"""The format of files.yaml: the sources of the files that a suite reads (docs/prepare.md)."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from deme.system import BadConfig, is_file_name
 
 ROOTS = ("data", "models")  # keys of `paths`
 KINDS = ("url", "hub", "by_hand", "make")  # where a file can come from
-# which keys say more about which of them
+# keys that apply only to some of them
 ABOUT = {
     "name": ("url", "by_hand"),
     "bytes": ("url", "by_hand"),
@@ -74,19 +74,24 @@ Bytes = Annotated[int, Field(ge=1, le=2**50, strict=True)]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ConversionSettings:
-    """What `deme convert` is told of a checkpoint."""
+    """Settings of `deme convert` for a checkpoint."""
 
-    ema: Annotated[Switch | None, key("Whether its weights are an average.", True)] = None
-    size: Annotated[Pixels | None, key("Pixels of an image's side.", 32)] = None
     beta_schedule: Annotated[
         Literal["linear", "scaled_linear", "squaredcos_cap_v2"],
-        key("Its noise schedule.", "linear"),
+        key("Noise schedule of the model.", "scaled_linear"),
     ] = "linear"
+    size: Annotated[
+        Pixels | None, key("Pixels per side, if the checkpoint does not say so.", 256)
+    ] = None
+    ema: Annotated[
+        Switch | None,
+        key("Whether the weights are averaged, if the checkpoint does not say so.", False),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SourceSettings:
-    """One entry: a file or a folder that runs read, and how it is obtained."""
+    """One entry: a file or a folder that runs read, and how to obtain it."""
 
     what: Annotated[Line, key("Description of the file.", "EMA weights of DDPM on CIFAR-10")]
     place: Annotated[
@@ -212,37 +217,37 @@ class SourceSettings:
 
     @property
     def file_name(self) -> str:
-        """The name of what is downloaded or carried: a file, or the folder of a repository."""
+        """The name of the download: of a file, or of the folder of a repository."""
         if self.name is not None:
             return self.name
         return PurePosixPath(urlsplit(self.url).path if self.url else self.place).name
 
     @property
     def is_one_file(self) -> bool:
-        """Whether it begins as one file, whose size and sums may be known."""
+        """Whether the download is one file, which may have a known size and checksum."""
         return self.url is not None or self.by_hand is not None
 
     @property
     def is_left_as_it_is(self) -> bool:
-        """Whether what lies at the place is that file."""
+        """Whether the download is used without unpacking or conversion."""
         return self.is_one_file and not self.unpack and self.convert is None
 
     @property
     def root(self) -> str:
-        """The key of `paths` that the place is below."""
+        """The key of `paths` that contains the place: data or models."""
         return PurePosixPath(self.place).parts[0]
 
     @property
     def below(self) -> str:
-        """The place below that folder."""
+        """The place relative to that folder."""
         return PurePosixPath(*PurePosixPath(self.place).parts[1:]).as_posix()
 
     @property
     def download(self) -> int | None:
-        """How many bytes are downloaded, roughly, None where nobody says."""
+        """The approximate number of bytes to download, None if unknown."""
         return self.bytes if self.bytes is not None else self.about_bytes
 
     @property
     def kept(self) -> int | None:
-        """How many bytes lie at the place in the end, roughly."""
+        """The approximate number of bytes at the place after installation."""
         return self.disk_bytes if self.disk_bytes is not None else self.download

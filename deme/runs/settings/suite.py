@@ -42,6 +42,11 @@ def row_and_base(name: str) -> tuple[str, str | None]:
     return row, base or None
 
 
+def row_at_base(row: str, base: str | None) -> str:
+    """Return "<row>@<base>", or "<row>" without a base: what `row_and_base` takes apart."""
+    return f"{row}@{base}" if base else row
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PairedSpread:
     """Standard deviations of a row's difference to the baseline, as seen in earlier runs."""
@@ -84,7 +89,7 @@ Tflops = Annotated[float, Field(ge=1e-3, le=1e9, strict=True)]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SuiteOptions:
-    """What `deme plan`, `reproduce` and `table` take beside the suite."""
+    """The options of `deme plan`, `reproduce` and `table`."""
 
     runs: RunsFolder = "runs"
     results: Annotated[
@@ -102,21 +107,21 @@ class SuiteOptions:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PrepareOptions:
-    """What `deme prepare` takes beside the suite."""
+    """The options of `deme prepare`."""
 
     runs: RunsFolder = "runs"
     fetch: Annotated[Switch, key("Whether to download, unpack and convert.", True)] = False
     list: Annotated[
         Switch, key("Whether to print a script for a machine with a network.", True)
     ] = False
-    carried: Annotated[
+    from_folder: Annotated[
         Name | None, Field(alias="from"), key("The folder of the downloaded files.", "carried/")
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DashboardOptions:
-    """What `deme dashboard` takes beside the suite."""
+    """The options of `deme dashboard`."""
 
     runs: RunsFolder = "runs"
     project: Annotated[Name, key("Name of the project at Weights & Biases.", "deme")] = "deme"

@@ -17,7 +17,7 @@ from deme.runs.settings.groups import RunSettings
 from deme.runs.settings.marks import ChangesNoResult, LeftOutAt
 from deme.system import shown
 
-TEACHERS = ("base", "ema")  # of the consistency loss, beside inputs.teacher
+TEACHERS = ("base", "ema")  # of the consistency loss, if not inputs.teacher
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -77,7 +77,7 @@ class TaughtSettings(RunSettings):
         )
         refuse(
             self.inputs.get("experts") and self.expert is not None,
-            f"expert={self.expert} trains one range, and the experts of inputs.experts answer at "
+            f"expert={self.expert} trains one range, and the experts of inputs.experts predict at "
             "all timesteps\ntype: expert=null",
         )
         return self

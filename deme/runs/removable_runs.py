@@ -1,7 +1,7 @@
-"""Runs that never did work: what may be deleted without losing a result or a checkpoint.
+"""Runs that can be deleted without losing a result or a checkpoint.
 
-Whatever is not known for sure is kept: a folder that is not named and placed as a run is, a file
-that is not one of those that a run has before its work begins, a link, the run of another machine.
+Whatever is uncertain is kept: a folder that is not named and placed like a run, a run with a file
+that is not written before its work begins, a link, a run of another machine.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from deme.system import DemeError, exists, files, first_line, is_locked, locked
 
 
 @dataclass(frozen=True)
-class Idle:
-    """What may be deleted, and why; `age` of its last change in seconds."""
+class Removable:
+    """A run or temporary file that can be deleted; `age`: seconds since its last change."""
 
     path: Path
     why: str
@@ -36,15 +36,15 @@ class Idle:
     age: float
 
 
-def find_idle(place: Path) -> list[Idle]:
-    """Return runs at or below a folder that never did work, and leftovers beside runs."""
-    found = [_idle(path, why) for path in find_runs(place) if (why := why_idle(path))]
-    found += [_idle(path, "left by a killed process") for path in _leftovers(place)]
+def find_removable(place: Path) -> list[Removable]:
+    """Return removable runs at or below a folder, and temporary files next to runs."""
+    found = [_removable(path, why) for path in find_runs(place) if (why := why_removable(path))]
+    found += [_removable(path, "left by a killed process") for path in _leftovers(place)]
     return found
 
 
-def why_idle(path: Path) -> str | None:
-    """Return why a run directory can go, None for one that stays."""
+def why_removable(path: Path) -> str | None:
+    """Return why a run directory can be deleted, None if it must be kept."""
     if not _is_own(path) or is_locked(path / ".lock") or runs_elsewhere(path):
         return None
     if not _has_only(path, MAY_CLEAN):
@@ -65,7 +65,7 @@ def why_idle(path: Path) -> str | None:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a folder lies and is named as a run directory, through no link."""
+    """Whether a folder has the name and place of a run directory, without symbolic links."""
     place = path.absolute()
     return (
         place.parent.name in RUNS
@@ -75,7 +75,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _has_only(path: Path, names: set[str]) -> bool:
-    """Whether a folder holds nothing but files of these names, empty folders and leftovers."""
+    """Whether a folder contains only files of these names, empty folders and temporary files."""
     with contextlib.suppress(OSError):
         for folder, _, inside in os.walk(path):
             for name in inside:
@@ -92,7 +92,7 @@ def _in_leftover(folder: Path, path: Path) -> bool:
 
 
 def _leftovers(place: Path) -> Iterator[Path]:
-    """Yield what killed processes of this machine were writing beside run directories."""
+    """Yield the temporary files of killed processes of this machine next to run directories."""
     if looks_like_run(place):
         return
     level = [place]
@@ -107,27 +107,24 @@ def _leftovers(place: Path) -> Iterator[Path]:
         ]
 
 
-def _idle(path: Path, why: str) -> Idle:
+def _removable(path: Path, why: str) -> Removable:
     size = folder_size(path) if path.is_dir() else path.stat().st_size
     newest = max((each.stat().st_mtime for each in path.glob("*")), default=path.stat().st_mtime)
-    return Idle(path, why, size, max(0.0, time.time() - newest))
+    return Removable(path, why, size, max(0.0, time.time() - newest))
 
 
-def delete(idle: Idle) -> bool:
-    """Delete it unless a process has taken it meanwhile; return whether it is gone."""
-    if files.TEMPORARY.fullmatch(idle.path.name):
-        files.remove_leftovers(idle.path.parent)
-        return not idle.path.exists()
-    with locked(idle.path / ".lock", None) as held:
-        if not held or _why_while_held(idle.path) is None:
+def delete(removable: Removable) -> bool:
+    """Delete it unless a process has started to work on it; return whether it was deleted."""
+    if files.TEMPORARY.fullmatch(removable.path.name):
+        files.remove_leftovers(removable.path.parent)
+        return not removable.path.exists()
+    with locked(removable.path / ".lock", None) as held:
+        # its lock is held by this process, which why_removable would take for a working one
+        if not held or read_status(removable.path).get("state") == "done":
             return False
-        shutil.rmtree(idle.path)
+        if not _has_only(removable.path, MAY_CLEAN):
+            return False
+        shutil.rmtree(removable.path)
     with contextlib.suppress(OSError):  # the folder of a stage that has no other runs
-        idle.path.parent.rmdir()
+        removable.path.parent.rmdir()
     return True
-
-
-def _why_while_held(path: Path) -> str | None:
-    """Return why a run whose lock is held by this process can still go."""
-    state = read_status(path).get("state") if exists(path / "status.json") else None
-    return None if state == "done" or not _has_only(path, MAY_CLEAN) else "idle"

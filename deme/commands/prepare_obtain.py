@@ -1,4 +1,4 @@
-"""How `deme prepare` gets at one file: taken from a folder, or downloaded; then it is installed."""
+"""How `deme prepare` obtains one file: from a folder or by download; then it is installed."""
 
 import contextlib
 import shutil
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deme.commands.prepare_install import install, make, take_over
-from deme.commands.prepare_items import Item, what_lacks
+from deme.commands.prepare_install import install, install_finished, make
+from deme.commands.prepare_items import Item, missing_content
 from deme.runs import SourceSettings, Suite
 from deme.system import (
     MissingInput,
@@ -20,39 +20,41 @@ from deme.system import (
 )
 from deme.system.downloads import Expected, download, download_repository
 
-DOWNLOADS = "downloads"  # folder of what is only there to be unpacked or converted
+DOWNLOADS = "downloads"  # folder of files that are only needed until they are unpacked or converted
 
 
-def obtain(item: Item, suite: Suite, carried: Path | None, fetch: bool) -> None:
-    """Bring an item to its place, from the folder `carried`, else from its source if `fetch`.
+def obtain(item: Item, suite: Suite, from_folder: Path | None, fetch: bool) -> None:
+    """Obtain an item from the folder `from_folder`, else by download if `fetch`, and install it.
 
-    Raises MissingInput for what cannot be had, WorkFailed for what is another file than expected,
-    DiskError, and what its conversion raises.
+    Raises MissingInput for a file that cannot be obtained, WorkFailed for a file that is not the
+    expected one, DiskError, and the errors of its conversion.
     """
     if item.source is None:
         raise MissingInput(
             f"no file of {suite.file} says where {item.place} comes from\nput it at {item.path}"
         )
-    lock = item.path.with_name(f".{item.path.name}.prepare.lock")  # converting has its own
-    with locked(lock, lambda owner: logger.info("%s brings %s", owner, item.path), remove=True):
+    lock = item.path.with_name(f".{item.path.name}.prepare.lock")  # conversion has its own lock
+    with locked(
+        lock, lambda owner: logger.info("%s is obtaining %s", owner, item.path), remove=True
+    ):
         if item.problem is None:  # another process was faster
             return
         if exists(item.path):
             raise WorkFailed(f"{item.path} is there: {item.problem}\ndelete it, or move it away")
-        _Delivery(item, item.source, suite, carried, fetch).bring()
+        _Request(item, item.source, suite, from_folder, fetch).obtain()
 
 
 @dataclass(frozen=True)
-class _Delivery:
-    """An item that is brought, and from where it may be."""
+class _Request:
+    """An item to obtain, and the places it may come from."""
 
     item: Item
     source: SourceSettings
     suite: Suite
-    carried: Path | None
+    from_folder: Path | None
     fetch: bool
 
-    def bring(self) -> None:
+    def obtain(self) -> None:
         raw = self._found(self.source.file_name) if self.source.is_one_file else None
         if raw is not None and raw.is_file():
             self._expected.check(raw, raw)
@@ -60,7 +62,7 @@ class _Delivery:
         elif (finished := self._found(self.item.path.name)) is not None:
             if self.source.is_left_as_it_is:
                 self._expected.check(finished, finished)
-            take_over(finished, self.item, self.source)
+            install_finished(finished, self.item, self.source)
         elif self.source.make is not None:
             make(self.item, self.source, self.suite)
         elif self.source.hub is not None:
@@ -68,9 +70,9 @@ class _Delivery:
             self._from_hub(self.source.hub)
         elif self.source.url is None:
             raise MissingInput(
-                f"{self.source.file_name}, for {self.item.place}, must be brought by a person: "
+                f"{self.source.file_name}, for {self.item.place}, has to be downloaded by you: "
                 f"{self.source.by_hand}\n"
-                f"then type: {self.suite.prepare} from=<folder that it lies in>"
+                f"then type: {self.suite.prepare} from=<its folder>"
             )
         elif self.source.is_left_as_it_is:
             self._check_allowed()
@@ -85,18 +87,18 @@ class _Delivery:
         return Expected(self.source.bytes, self.source.sha256, self.source.md5)
 
     def _found(self, name: str) -> Path | None:
-        """Return the file or folder of a name in the folder of what was carried, or below it."""
-        if self.carried is None:
+        """Return the file or folder with this name in `from_folder`, at any depth."""
+        if self.from_folder is None:
             return None
-        if exists(self.carried / name):
-            return self.carried / name
-        return next(iter(sorted(self.carried.rglob(name))), None)
+        if exists(self.from_folder / name):
+            return self.from_folder / name
+        return next(iter(sorted(self.from_folder.rglob(name))), None)
 
     def _check_allowed(self) -> None:
-        """Say the licence of what is downloaded. Raises MissingInput if nothing may be."""
+        """Log the licence of a download. Raises MissingInput unless fetch=true was typed."""
         if not self.fetch:
             raise MissingInput(
-                f"{self.source.file_name} is not in {self.carried}, for {self.item.place}\n"
+                f"{self.source.file_name} is not in {self.from_folder}, for {self.item.place}\n"
                 f"to download it, type: {self.suite.prepare} fetch=true"
             )
         terms = f"; {self.source.accept}" if self.source.accept else ""
@@ -104,12 +106,12 @@ class _Delivery:
 
     @property
     def _downloads(self) -> Path:
-        """The folder of downloads, below the same one of `paths` as the item."""
+        """The folder of temporary downloads, in the same folder of `paths` as the item."""
         return self.item.path.parents[len(Path(self.item.place).parts) - 2] / DOWNLOADS
 
     @contextlib.contextmanager
     def _downloaded(self, url: str) -> Iterator[Path]:
-        """Yield a file that is only there for the block, and is deleted when that succeeds."""
+        """Yield a downloaded file for use in the block; if the block succeeds, delete it."""
         raw = self._downloads / self.source.file_name
         try:
             if not raw.is_file():  # checked before it got its name
@@ -124,7 +126,7 @@ class _Delivery:
     def _from_hub(self, repository: str) -> None:
         folder = self._downloads / repository.replace("/", "--")
         path, patterns = self.item.path, list(self.source.patterns)
-        logger.info("downloading %s of the Hub", repository)
+        logger.info("downloading %s from the Hugging Face Hub", repository)
         download_repository(repository, self.source.revision, patterns, folder)
         with disk_errors(path):
             make_parents(path)
@@ -134,9 +136,9 @@ class _Delivery:
                 (folder / path.name).replace(path)
                 shutil.rmtree(folder)
             else:
-                if lacking := what_lacks(folder, self.source):
+                if lacking := missing_content(folder, self.source):
                     raise MissingInput(
-                        f"{repository} on the Hub is without {lacking}, as far as it was taken"
+                        f"{lacking} is missing in the downloaded files of {repository} on the Hub"
                     )
                 folder.rename(path)
             with contextlib.suppress(OSError):  # other files are in it
