@@ -6,7 +6,7 @@ WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
-.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow test-mlflow benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
+.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow test-mlflow test-slurm benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
@@ -41,6 +41,11 @@ test-mlflow: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mlflow -c build/mlflow-constraints.txt mlflow-skinny sqlalchemy alembic
 	PYTHONPATH=build/mlflow $(BIN)/pytest tests/unit/test_tracking.py -k mlflow
 
+# Tests launcher=slurm and srun with a SLURM on this machine; needs root, and Debian's packages slurm-wlm and munge.
+test-slurm: .venv/installed
+	@command -v slurmctld munged > /dev/null || { echo "type: apt-get install slurm-wlm munge"; exit 2; }
+	$(BIN)/pytest -m slow tests/pipeline/test_slurm.py
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -56,6 +61,8 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/distill_step.py
 	$(BIN)/python benchmarks/distill_step.py --model compact
 	$(BIN)/python benchmarks/train_memory.py
+	$(BIN)/python benchmarks/distributed_step.py
+	$(BIN)/python benchmarks/launchers.py
 	$(BIN)/python benchmarks/latent_train_step.py
 	$(BIN)/python benchmarks/balancing.py
 	$(BIN)/python benchmarks/balancing.py --model cifar10

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 import yaml
 from record import record
+from torch import nn
 
 from deme.builders import Compute
 from deme.data import InMemoryImages
@@ -41,9 +42,9 @@ from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_pretrained
 from deme.models.unconditional import build_unconditional
 from deme.system import conf_dir
+from deme.training.distributed import ProcessGroup
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
-from deme.training.learning_rate import ConstantRate
 from deme.training.module import DiffusionModule
 
 RANGE = TimestepRange(0, 250)
@@ -66,6 +67,13 @@ def clock(device: str) -> float:
     return time.process_time()
 
 
+def wall(device: str) -> float:
+    """Seconds that pass, which count where processes wait for each other."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def sampler() -> ProbabilisticSampler:
     return ProbabilisticSampler(RANGE, 1000, 0.3)
 
@@ -86,11 +94,13 @@ def ours(
     fast: bool = False,
     make: Callable[[], Method] = deme,
     warm_up: int = 3,
+    group: ProcessGroup | None = None,
 ) -> float:
     """Seconds that `fit` takes for `num_steps` of the method that `make` returns.
 
     Logging, progress and set-up are included; checkpoint and compiling (`fast`, in `warm_up` steps
-    before) are not.
+    before) are not. Of a `group` of processes, whose set-up includes messages between them, it is
+    the wall time after the first step.
     """
     compute = Compute(
         "gpu" if setting.device == "cuda" else "cpu", precision, setting.device, fast, fast
@@ -98,9 +108,15 @@ def ours(
     method, model = make(), setting.make()
     method.prepare(setting.make, setting.device, compute.dtype)
     compute.prepare_for_training(model, setting.images, setting.batch_size, 0, method.teacher)
-    module = DiffusionModule(
-        model, method, optimizer, ConstantRate(num_steps), warmup_ema, 0, log_every=50
-    )
+    began: list[float] = []
+    now = clock if group is None else wall
+
+    def rate(step: int) -> float:  # called after every step
+        if step == 1 and group is not None:
+            began[:] = [now(setting.device)]
+        return 1.0
+
+    module = DiffusionModule(model, method, optimizer, rate, warmup_ema, 0, 50, group)
 
     def train(steps: int, place: Path) -> None:
         loop = Loop(
@@ -116,13 +132,24 @@ def ours(
 
     if fast:
         train(warm_up, folder / "warm")
-    began = clock(setting.device)
+    began[:] = [now(setting.device)]
     train(num_steps, folder)
-    return clock(setting.device) - began
+    return now(setting.device) - began[0]
 
 
-def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = None) -> float:
-    """Seconds of an eager loop written by hand."""
+def bare(
+    setting: Setting,
+    num_steps: int,
+    _: Path,
+    dtype: torch.dtype | None = None,
+    parallel: Callable[[nn.Module], nn.Module] | None = None,
+    batch_size: int | None = None,
+) -> float:
+    """Seconds of an eager loop written by hand.
+
+    `parallel` wraps a model that is distributed; then the first step is not counted.
+    """
+    batch_size = batch_size or setting.batch_size
     model, teacher = (
         setting.make().to(setting.device).train(),
         setting.make().to(setting.device).eval().requires_grad_(False),
@@ -136,18 +163,22 @@ def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = 
     )
     scaler = torch.amp.GradScaler(setting.device, enabled=dtype == torch.float16)
     alpha_bar = model.schedule.alpha_bar.float().to(setting.device)
-    began = clock(setting.device)
-    for _step in range(num_steps):
+    now = clock if parallel is None else wall
+    network = model if parallel is None else parallel(model)
+    began = now(setting.device)
+    for step in range(num_steps):
+        if step == 1 and parallel is not None:
+            began = now(setting.device)
         chosen = setting.images.pixels[
-            torch.randint(len(setting.images), (setting.batch_size,), generator=draw)
+            torch.randint(len(setting.images), (batch_size,), generator=draw)
         ]
         x0 = to_float(chosen).to(setting.device)
-        t, eps = timesteps(setting.batch_size, draw), torch.randn(x0.shape, generator=draw)
+        t, eps = timesteps(batch_size, draw), torch.randn(x0.shape, generator=draw)
         t, eps = t.to(setting.device), eps.to(setting.device)
         a = alpha_bar[t].view(-1, 1, 1, 1)
         x_t = a.sqrt() * x0 + (1 - a).sqrt() * eps
         with torch.autocast(setting.device, dtype or torch.bfloat16, enabled=dtype is not None):
-            prediction = model(x_t, t)
+            prediction = network(x_t, t)
             with torch.no_grad():
                 answer = teacher(x_t, t)
         prediction, answer = prediction.float(), answer.float()
@@ -159,7 +190,7 @@ def bare(setting: Setting, num_steps: int, _: Path, dtype: torch.dtype | None = 
         scaler.step(steps)
         scaler.update()
         ema.step(model.parameters())
-    return clock(setting.device) - began
+    return now(setting.device) - began
 
 
 def setting_of(name: str, batch_size: int | None, device: str) -> Setting:

@@ -70,7 +70,8 @@ def _exit_code(args: list[str]) -> int:
 def _failed(error: DemeError | Stopped, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    print_error(error)
+    if not error.is_told:
+        print_error(error)
     return error.exit_code
 
 

@@ -19,7 +19,7 @@ from deme.cli.completion_values import (
 )
 from deme.cli.flags import NAMES
 from deme.cli.option_files import Key, default_choices, keys_of, option_files
-from deme.cli.suite_commands import NAMED
+from deme.cli.suite_commands import GROUP, NAMED
 from deme.commands import ARGUMENTS, COMMANDS, STAGES
 from deme.system import BadConfig, conf_dir
 
@@ -149,7 +149,8 @@ def _command_words(command: str, given: list[str], typed: str) -> Iterator[str]:
     """Yield the options that the usage of a command names, their values, suites and runs."""
     usage = ARGUMENTS.get(command, "")
     key, equals, value = typed.partition("=")
-    if command == "publish" and (equals or typed.startswith("logger.")):  # options of a tracker
+    is_group = GROUP.match(typed) is not None
+    if (command == "publish" and (equals or is_group)) or (command == "reproduce" and is_group):
         yield from _stage_words(command, given, typed)
     if equals:
         values = (

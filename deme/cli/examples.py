@@ -106,6 +106,8 @@ EXAMPLES: dict[str, list[Example]] = {
     "reproduce": [
         ("deme reproduce experiments/digits/demo.yaml jobs=2", "some minutes"),
         ("deme reproduce experiments/digits minutes=50", "stop after 50 minutes"),
+        ("deme reproduce experiments/digits launcher=slurm jobs=8", "an array of SLURM jobs"),
+        ("deme reproduce experiments/digits retry=failed", "try failed runs again"),
         ("deme reproduce experiments/cifar10 paths.data=/data paths.models=/models", ""),
     ],
     "table": [

@@ -6,6 +6,7 @@ import secrets
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from deme.cli.flags import check_flags
+from deme.cli.launched import check_launcher, forget, launched, sweep
 from deme.cli.sweeps import (
     SweepFolder,
     end_sweep,
     failure_message,
+    is_failure,
     jobs_in,
     note_failure,
     note_success,
@@ -74,13 +77,14 @@ def run(command: str, args: list[str]) -> int:
     log_weights("model", [run for arg in args if (run := typed_run(arg)) is not None])
     flags = [arg for arg in args if not OVERRIDE.match(arg)]  # Hydra wants them together
     check_flags(command, flags)
+    check_launcher(overrides)
     if not flags and not any(part.lstrip("+~").startswith("hydra") for part in overrides):
         work(compose_stage(command, overrides))  # one job: hydra.main would compose it twice
         return 0
     name, folder = f"jobs-{secrets.token_hex(8)}.jsonl", SweepFolder.found
     folder[:] = [Path("runs", ".multirun").absolute()]
     alone: list[DemeError] = []  # the failure of a job that is no sweep's
-    typed = list(sys.argv)
+    typed, first_process = list(sys.argv), os.getpid()
 
     def job(config: DictConfig) -> None:  # maybe in another process
         hydra_config = HydraConfig.get()
@@ -93,28 +97,37 @@ def run(command: str, args: list[str]) -> int:
         words.sort(key=lambda word: word not in overrides)  # a name keeps what is swept longest
         swept = [word for word in words if word not in overrides]
         keys = [word.partition("=")[0] for word in swept]
-        try:
-            made = work(labelled(command, to_dict(config), words, keys))
-            if is_sweep and world().rank == 0:
-                note_success(folder[0] / name, number, swept, made)
-        except (DemeError, OSError) as caught:
-            traceback.clear_frames(caught.__traceback__)  # the next job needs the memory
-            error = as_deme_error(caught)
-            if is_sweep:
-                note_failure(folder[0] / name, number, swept, error, caught)
-            else:
-                alone.append(error)
+        file = folder[0] / name
+        is_launched = is_sweep and os.getpid() != first_process
+        with launched(file, number, swept) if is_launched else nullcontext(True) as goes_on:
+            if not goes_on:
+                return
+            try:
+                made = work(labelled(command, to_dict(config), words, keys))
+                if is_sweep and world().rank == 0:
+                    note_success(file, number, swept, made)
+            except (DemeError, OSError) as caught:
+                traceback.clear_frames(caught.__traceback__)  # the next job needs the memory
+                error = as_deme_error(caught)
+                if not is_sweep:
+                    alone.append(error)
+                else:
+                    note_failure(file, number, swept, error, caught)
 
     try:
-        _hydra_main(command, [*flags, *QUIET_HYDRA, *overrides], job)
+        with sweep(lambda: folder[0] / name):
+            _hydra_main(command, [*flags, *QUIET_HYDRA, *overrides], job)
+        jobs = jobs_in(folder[0] / name)
     except BaseException:
         for one in jobs_in(folder[0] / name):
-            if one["exit_code"]:
+            if is_failure(one):
                 print_error(failure_message(one))
         raise
+    finally:
+        forget(folder[0] / name)
     if alone:
         raise alone[0]
-    end_sweep(jobs_in(folder[0] / name))
+    end_sweep(jobs)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from deme.commands import ARGUMENTS, module
 
+GROUP = re.compile(r"(launcher|logger|progress)[.=]")  # of `deme reproduce`
 NAMED = re.compile(r"\b([\w.]+)=")  # options, in a usage
 
 
@@ -48,10 +49,12 @@ def run(command: str, args: list[str]) -> int:
     from deme.runs import Suite
     from deme.system import expanded
 
-    given, paths = without_paths(args)
+    words = [arg for arg in args if command == "reproduce" and GROUP.match(arg)]
+    given, paths = without_paths([arg for arg in args if arg not in words])
     example = f"deme {command} experiments/digits"
     place, options = split_args(given, options_of(command), "suite", example)
     results = getattr(options, "results", None)  # deme prepare writes none
     folder = expanded(results) if results is not None else None
-    run_command(Suite.read(Path(place), Path(options.runs), paths, folder), options)
+    suite = Suite.read(Path(place), Path(options.runs), paths, folder)
+    run_command(*(suite, options, words) if words else (suite, options))
     return 0

@@ -6,39 +6,54 @@ Jobs may run in other processes and on other machines, all of which can read the
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
 from deme.runs import is_run
 from deme.system import (
-    BadConfig,
     DemeError,
-    MissingInput,
-    WorkFailed,
+    Stopped,
     append_line,
     logger,
+    optional_module,
     print_error,
     print_result,
     read_jsonl,
+    signals,
     world,
 )
-from deme.system.errors import DiskError, run_of
+from deme.system.errors import of_exit_code, run_of
 
-ERRORS = (BadConfig, MissingInput, WorkFailed, DiskError)
+STATES = {0: "done", 75: "stopped", 130: "stopped"}  # by exit code; others are failures
 MAX_ERROR = 60  # characters of an error in the table
 
 
 class SweepFolder(Callback):
-    """A Hydra callback that records the folder of the sweep, which all jobs can read."""
+    """A Hydra callback that records the folder of the sweep, which all jobs can read.
+
+    `launcher` is the name of the class that starts the jobs.
+    """
 
     found: ClassVar[list[Path]] = []
+    launcher: ClassVar[str] = ""
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         """Hydra calls this before the first job."""
         self.found[:] = [Path(config.hydra.sweep.dir).absolute()]
+        SweepFolder.launcher = str(config.hydra.launcher._target_).rpartition(".")[2]
+        if SweepFolder.launcher == "RayLauncher":
+            _start_ray(config.hydra.launcher.ray.init)
+
+
+def _start_ray(options: DictConfig) -> None:
+    """Start Ray as its launcher would, and handle stop signals again: Ray takes them over."""
+    ray = optional_module("ray", "runs the jobs of hydra/launcher=ray", "ray")
+    if not ray.is_initialized():
+        ray.init(**cast(dict[str, Any], OmegaConf.to_container(options, resolve=True)))
+    signals.take()
 
 
 class Job(TypedDict):
@@ -50,6 +65,12 @@ class Job(TypedDict):
     place: str | None
     exit_code: int
     message: str
+    is_told: bool  # whether another process of the same training prints the message
+
+
+def note_stop(file: Path, number: int, swept: list[str], stop: Stopped) -> None:
+    """Record that a job was asked to stop, for the end of the sweep."""
+    _note(file, _job(number, swept, None, stop.exit_code, str(stop)))
 
 
 def note_success(file: Path, number: int, swept: list[str], place: Path) -> None:
@@ -63,12 +84,20 @@ def note_failure(
     """Log and record the failure of a job; `cause` is the exception that was raised."""
     place = run_of(cause)
     made = None if place is None else str(place)
-    one = _job(number, swept, made, error.exit_code, str(error))
-    logger.error("%s", failure_message(one).splitlines()[0])
+    one = _job(number, swept, made, error.exit_code, str(error), error.is_told)
+    if not error.is_told:
+        logger.error("%s", failure_message(one).splitlines()[0])
     _note(file, one)
 
 
-def _job(number: int, swept: list[str], place: str | None, exit_code: int, message: str) -> Job:
+def _job(
+    number: int,
+    swept: list[str],
+    place: str | None,
+    exit_code: int,
+    message: str,
+    is_told: bool = False,
+) -> Job:
     return {
         "number": number,
         "job": " ".join(swept),
@@ -76,6 +105,7 @@ def _job(number: int, swept: list[str], place: str | None, exit_code: int, messa
         "place": place,
         "exit_code": exit_code,
         "message": message,
+        "is_told": is_told,
     }
 
 
@@ -84,11 +114,14 @@ def _note(file: Path, job: Job) -> None:
 
 
 def jobs_in(file: Path) -> list[Job]:
-    """Return the recorded jobs in their order, and delete the file."""
-    found = read_jsonl(file, Job)
-    if found:
-        file.unlink(missing_ok=True)
-    return sorted(found, key=lambda job: job["number"])
+    """Return the recorded jobs in their order; of a job that was started again, the last record."""
+    found = {(job["number"], job["job"]): job for job in read_jsonl(file, Job)}
+    return sorted(found.values(), key=lambda job: job["number"])
+
+
+def is_failure(job: Job) -> bool:
+    """Whether a job failed; one that was stopped did not."""
+    return job["exit_code"] not in STATES
 
 
 def failure_message(job: Job) -> str:
@@ -105,11 +138,15 @@ def end_sweep(jobs: Sequence[Job]) -> None:
         print_result(summary(jobs))
     failures = [job for job in jobs if job["exit_code"]]
     for one in failures[1:]:
-        print_error(failure_message(one))
+        if not one["is_told"]:
+            print_error(failure_message(one))
     if failures:
-        code = failures[0]["exit_code"]
-        kind = next((kind for kind in ERRORS if kind.exit_code == code), DemeError)
-        raise kind(failure_message(failures[0]))
+        code, message = failures[0]["exit_code"], failure_message(failures[0])
+        if code in STATES:
+            raise signals.stopped(code)
+        error = of_exit_code(code)(message)
+        error.is_told = failures[0]["is_told"]
+        raise error
 
 
 def summary(jobs: Sequence[Job]) -> str:
@@ -128,13 +165,13 @@ def summary(jobs: Sequence[Job]) -> str:
     settings, listed = Settings(runs.values()), [*runs.values()]
     numbers = number_columns(listed, settings, differing(listed, settings))
     position = {index: number for number, index in enumerate(runs)}
-    failed = any(job["exit_code"] for job in jobs)
+    failed = any(map(is_failure, jobs))
     titles = [*keys, "state", *(column.title for column in numbers)]
     titles += [*(["error"] if failed else []), "made"]
     lines = []
     for index, (job, values) in enumerate(zip(jobs, swept, strict=True)):
         line = [values.get(key, "") for key in keys]
-        line.append("failed" if job["exit_code"] else "done")
+        line.append(STATES.get(job["exit_code"], "failed"))
         line += [c.texts[position[index]] if index in position else "" for c in numbers]
         if failed:
             message = job["message"].partition("\n")[0].removeprefix(f"{job['job']}: ")

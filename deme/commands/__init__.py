@@ -16,7 +16,8 @@ ARGUMENTS = {  # of the commands that take no Hydra overrides
     "new-suite": "data=<folder> model=<folder> [out=suite.yaml]",
     "prepare": "<suite> [fetch=true] [from=<folder>] [list=true] [runs=<dir>] [paths.<key>=<dir>]",
     "plan": "<suite> [all=true] [jobs=<n>] [tflops=<n>] [runs=<dir>] [paths.<key>=<dir>]",
-    "reproduce": "<suite> [jobs=<n>] [minutes=<n>] [runs=<dir>] [results=<dir>] "
+    "reproduce": "<suite> [jobs=<n>] [launcher=<option>] [launcher.<key>=<value>] [retry=failed] "
+    "[logger=<option>] [progress.<key>=<value>] [minutes=<n>] [runs=<dir>] [results=<dir>] "
     "[paths.<key>=<dir>]",
     "table": "<suite> [runs=<dir>] [results=<dir>] [paths.<key>=<dir>]",
     "report": "<suite or run> [out=<file>.html] [runs=<dir>] [paths.<key>=<dir>]",

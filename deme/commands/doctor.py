@@ -16,6 +16,7 @@ from deme.system import (
     files,
     print_result,
 )
+from deme.system.shared_disk import check_disk
 
 if TYPE_CHECKING:
     from deme.data import ImageData
@@ -32,18 +33,20 @@ OPTIONAL = {
     "open_clip": "CLIP score (text-to-image)",
     "lmdb": "data=lsun_church, lsun_bedroom as LMDB",
     "datasets": "data from Hugging Face datasets",
+    "submitit": "launcher=slurm, hydra/launcher=submitit_slurm",
 }
 
 
 def run(config: dict[str, object]) -> Path:
     """Print the report, and write the data's picture and return its path, or the current folder.
 
-    Raises WorkFailed if the self-test fails.
+    Raises WorkFailed if the self-test fails, DiskError for a disk without locks.
     """
     settings = build(DoctorSettings, config)
     out = output_file(settings.out, ".png")
     if not settings.model and not settings.data:
         _machine()
+        _disk(Path(settings.paths.runs))
         _self_test()
         return Path()
     check_places(settings.model, settings.data)
@@ -79,6 +82,13 @@ def _machine() -> None:
         print_result(f"  {module:<18} {state} ({purpose})")
     free = shutil.disk_usage(".").free / 2**30
     print_result(f"configuration: {conf_dir()}; free disk here: {free:.0f} GiB")
+
+
+def _disk(runs: Path) -> None:
+    """Print whether the disk of runs has locks that exclude other processes. Raises DiskError."""
+    place = next(each for each in (runs.absolute(), *runs.absolute().parents) if each.exists())
+    check_disk(place)
+    print_result(f"disk of {place}: locks exclude other processes, and renames replace files")
 
 
 def _self_test() -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from deme.commands.costs import rate_of
+from deme.commands.slurm_queue import SlurmQueue
 from deme.commands.training_memory import memory_lines
 from deme.report.statistics import smallest_detectable
 from deme.report.terminal import text_table
@@ -19,7 +20,7 @@ from deme.runs import (
     SuiteSettings,
     row_and_base,
 )
-from deme.system import duration, print_result
+from deme.system import MissingInput, duration, exists, first_line, print_result
 
 NUM_COMMANDS = 5  # that are shown, without all=true
 
@@ -30,6 +31,7 @@ def run(suite: Suite, options: SuiteOptions) -> None:
     passes = {node: node.num_forward_passes for node in suite.nodes}
     lines = [f"{suite.title} ({suite.file})", _counts(states.values())]
     lines += [f"  {line}" for line in _costs(suite, states, passes, options)]
+    lines += [f"  slurm: {line}" for line in _queued(suite)]
     lines += [f"  {line}" for line in memory_lines(suite)]
     lines += [f"  {line}" for line in _power(suite)]
     print_result("\n".join(lines))
@@ -66,6 +68,17 @@ def _costs(
             yield f"{text}, {petaflop * 1e3 / tflops / 3600:.2f} hours at {tflops:g} TFLOP/s"
         else:
             yield f"{text}; for hours type: tflops=<TFLOP/s of your device>"
+
+
+def _queued(suite: Suite) -> list[str]:
+    """Return what launcher=slurm has queued for a suite that is running or waiting in the queue."""
+    queue = SlurmQueue(suite)
+    if not exists(queue.folder):
+        return []
+    try:
+        return queue.lines(queue.states())
+    except MissingInput as error:
+        return [first_line(error)]
 
 
 def _power(suite: Suite) -> Iterator[str]:
@@ -124,12 +137,18 @@ def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_r
         state = ", ".join(f"{n} {state}" for state, n in counts.items())
         cost = f"{sum(passes[node] for node in nodes) / 1e6:.2f}"
         lines.append(
-            [nodes[0].title, states[nodes[0]], cost]
+            [nodes[0].title, _state(nodes[0], states[nodes[0]]), cost]
             if all_runs
             else [nodes[0].row_and_base, f"{len(nodes)}", state, cost]
         )
     columns = ["run", "state"] if all_runs else ["row", "runs", "state"]
     return text_table(None, [*columns, "million forward passes"], lines, len(columns))
+
+
+def _state(node: Node, state: str) -> str:
+    """Return the state of a run; of one that is running, with the SLURM job that runs it."""
+    job = node.run.status.get("job") if state == "running" and node.run is not None else None
+    return state if job is None else f"{state} (job {job})"
 
 
 def _in_suite_order(suite: Suite) -> list[Node]:

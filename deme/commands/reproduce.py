@@ -1,69 +1,107 @@
 """`deme reproduce`: run everything that a table needs, stage by stage, then write the table.
 
-Several processes may share the work.
+Several processes may share the work, on this machine or on a cluster.
 """
 
 import contextlib
 import os
 import signal
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from deme.commands import stage_function, table
-from deme.commands.costs import TimeLeft
-from deme.runs import BLOCKED, Node, Suite, SuiteOptions
-from deme.system import (
-    BadConfig,
-    Bar,
-    DemeError,
-    WorkFailed,
-    as_deme_error,
-    duration,
-    helpers,
-    is_locked,
-    logger,
-    progress,
-    world,
+from deme.commands import table
+from deme.commands.suite_worker import Worker
+from deme.runs import (
+    Node,
+    ReproduceSettings,
+    Suite,
+    SuiteOptions,
+    build,
+    compose_stage,
+    instantiate,
 )
+from deme.system import BadConfig, DemeError, WorkFailed, first_line, logger, print_error, world
+from deme.system.errors import of_exit_code
+
+MOST_SHOWN = 5  # failures
 
 
-def run(suite: Suite, options: SuiteOptions) -> None:
+def run(suite: Suite, options: SuiteOptions, words: Sequence[str] = ()) -> None:
     """Run what is not done with `jobs` processes, then write the table of what is there.
 
-    Raises the first failure. After `minutes` the work is stopped as a scheduler would stop it (exit
-    code 75); run the same command to resume.
+    `words`: overrides of `launcher`, and of `logger` and `progress` of all runs. Raises the first
+    failure. After `minutes` the work is stopped as a scheduler would stop it (exit code 75); run
+    the same command to resume.
     """
     if world().size > 1:
         raise BadConfig(
             "deme reproduce starts processes by itself: not under torchrun or srun with several "
             "tasks\ntype: jobs=<n>"
         )
+    launcher = instantiate(build(ReproduceSettings, compose_stage("reproduce", words)).launcher)
+    suite = replace(suite, neutral=tuple(word for word in words if not word.startswith("launcher")))
+    if options.retry == "failed":
+        _forget_failures(suite)
     done = [node for node in suite.nodes if node.state == "done"]
     skipped = ", skipping those" if done else ""
     logger.info("%s: %d runs, %d done already%s", suite.name, len(suite.nodes), len(done), skipped)
-    first_error = None
+    worker = Worker(suite)
     if len(done) < len(suite.nodes):
-        arguments = [[str(suite.file), str(suite.runs), *suite.paths]] * (options.jobs - 1)
-        with _limited(options.minutes), helpers(__name__, arguments) as codes:
-            try:
-                time_left = TimeLeft(suite, options.jobs)
-                with progress("runs", len(suite.nodes), "runs", start=len(done)) as bar:
-                    bar.seconds_left = time_left.seconds
-                    work(suite, bar)
-            except DemeError as error:
-                first_error = error
-        if first_error is None and any(codes) and any(node.state != "done" for node in suite.nodes):
-            raise WorkFailed(
-                f"helper processes ended with exit codes {codes}; run the same command again"
-            )
-    if first_error is not None:
-        if any(node.state == "done" for node in suite.nodes if node.stage == "evaluate"):
-            table.run(suite)
-        raise first_error
-    table.run(suite)
+        with _limited(options.minutes):
+            found = launcher.run(suite, options.jobs)
+        if found is None:  # jobs are queued, and go on
+            return
+        worker = found
+    error = _failure(suite, worker)
+    if error is None or any(n.state == "done" for n in suite.nodes if n.stage == "evaluate"):
+        table.run(suite)
+    if error is not None:
+        raise error
+
+
+def _forget_failures(suite: Suite) -> None:
+    """Let the runs that failed be tried again."""
+    failed = [node.run for node in suite.nodes if node.state == "failed"]
+    for run in failed:
+        if run is not None:
+            run.forget_failure()
+    logger.info("%d failed runs are tried again", len(failed))
+
+
+def _failure(suite: Suite, worker: Worker) -> DemeError | None:
+    """Return the error of the runs that failed or cannot start, None if there are none."""
+    states = {node: node.state for node in suite.nodes}
+    failed = [node for node in suite.nodes if worker.has_failed(node)]
+    if not failed:
+        return next((n.missing_file for n in suite.nodes if n.missing_file is not None), None)
+    blocked = sum(
+        state != "done" and node not in failed and not {*failed}.isdisjoint(node.ancestors)
+        for node, state in states.items()
+    )
+    errors = {node: _error_of(node, worker) for node in failed}
+    for node in failed[1:MOST_SHOWN]:
+        print_error(f"{_place(node)}: {first_line(errors[node])}")
+    first = errors[failed[0]]
+    more = f"\n{len(failed)} runs failed" if len(failed) > 1 else ""
+    waits = f"{', and' if more else chr(10)}{blocked} runs depend on failed ones" if blocked else ""
+    again = "\nto try failed runs again, type: the same command with retry=failed"
+    return of_exit_code(first.exit_code)(
+        f"{_place(failed[0])}: {first}{more}{waits}{again * ('failed' in states.values())}"
+    )
+
+
+def _place(node: Node) -> str:
+    return node.title if node.run is None else f"{node.title} ({node.run.path})"
+
+
+def _error_of(node: Node, worker: Worker) -> DemeError:
+    """Return the error that ended a run, here or in another process."""
+    if (error := worker.failed.get(node)) is not None or node.run is None:
+        return error or WorkFailed("it failed")
+    status = node.run.status
+    kind = of_exit_code(status.get("exit_code", WorkFailed.exit_code))
+    return kind(status.get("error", "it failed"))
 
 
 @contextlib.contextmanager
@@ -77,59 +115,3 @@ def _limited(minutes: float | None) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def work(suite: Suite, bar: Bar | None = None, last_first: bool = False) -> None:
-    """Run nodes until all are done, each once its inputs are there and no other process has it.
-
-    Helpers start at the other end (`last_first`), so that two processes seldom want the same node.
-    A failing node does not stop the others; its error is raised when nothing else can be done.
-    """
-    failed: dict[Node, DemeError] = {}
-    num_open = sum(node.state != "done" for node in suite.nodes)
-    while True:
-        open_nodes = [node for node in suite.nodes if node.state != "done"]
-        if bar is not None:
-            bar.advance(num_open - len(open_nodes))
-            num_open = len(open_nodes)
-        open_nodes = [node for node in open_nodes if node not in failed]
-        ready = [node for node in open_nodes if node.state not in BLOCKED]
-        missing_file = [node.missing_file for node in open_nodes if node.missing_file is not None]
-        left = bar.seconds_left if bar is not None else None
-        if not any(_try(node, failed, left) for node in (reversed(ready) if last_first else ready)):
-            if not ready and (failed or missing_file or not open_nodes):
-                break
-            time.sleep(0.5)
-    if failed or missing_file:
-        raise next(iter(failed.values())) if failed else missing_file[0]
-
-
-def _try(
-    node: Node, failed: dict[Node, DemeError], left: Callable[[], float | None] | None
-) -> bool:
-    """Run a node unless another process is running it; return whether it was run.
-
-    `left` returns the seconds that all remaining runs take, None if unknown.
-    """
-    planned = node.run
-    if planned is None or is_locked(planned.path / ".lock"):
-        return False
-    nodes, seconds = node.suite.nodes, left() if left is not None else None
-    number = sum(each.state == "done" for each in nodes) + 1
-    time_left = f"; about {duration(seconds)} left for all runs" if seconds else ""
-    logger.info("run %d of %d: %s%s", number, len(nodes), node.title, time_left)
-    try:
-        stage_function(node.stage)(planned.config)
-    except (DemeError, OSError) as error:
-        failed[node] = as_deme_error(error)
-        logger.error("%s (%s): %s", node.title, planned.path, failed[node])
-    return True
-
-
-def helper(file: str, runs: str, *paths: str) -> None:
-    """Work on a suite in a helper process; every failure is logged."""
-    sys.argv[1:] = ["reproduce", file, f"runs={runs}", *paths]  # what run.json names
-    try:
-        work(Suite.read(Path(file), Path(runs), paths), last_first=True)
-    except DemeError as error:
-        sys.exit(error.exit_code)

@@ -2,16 +2,20 @@
 
 import contextlib
 import gc
-import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.commands.arguments import check_device
-from deme.commands.train_checks import check_passport, teacher_folder, warn_if_teacher_is_raw
+from deme.commands.train_checks import (
+    check_passport,
+    check_sharding,
+    teacher_folder,
+    warn_if_teacher_is_raw,
+)
+from deme.commands.train_together import run_together
 from deme.commands.training_memory import built_lines
-from deme.report.typed_options import chosen_option
 from deme.runs import (
     Run,
     TrainSettings,
@@ -24,8 +28,6 @@ from deme.runs import (
 from deme.runs import partial as partial_of
 from deme.runs.numbers import TRAINING_LOSS, main_numbers
 from deme.system import (
-    BadConfig,
-    WorkFailed,
     cache_folder,
     files,
     logger,
@@ -83,24 +85,7 @@ def _run(config: dict[str, object], settings: TrainSettings, mirror: Mirror) -> 
     from deme.training.distributed import init_distributed
 
     group = init_distributed(Compute.of(settings.compute).device)
-    with group.job():
-        if group.rank == 0:
-            path = Run.planned(config).execute(lambda run: _train(run, settings, mirror, group))
-            group.publish("go", train=False)
-            group.publish("end")
-            return path
-        logger.setLevel(logging.ERROR)  # the first process says what happens
-        run = Run.planned(config)
-        message = group.wait_for("go")
-        if message["train"]:
-            if message["identity"] != run.identity:
-                raise WorkFailed(
-                    f"process 0 trains another run ({str(message['identity'])[:10]})\n"
-                    "give all processes the same arguments"
-                )
-            _train(replace(run, is_main_process=False), settings, mirror, group)
-        group.wait_for("end")
-        return run.path
+    return run_together(group, config, lambda run: _train(run, settings, mirror, group))
 
 
 @dataclass
@@ -126,7 +111,7 @@ def _train(
     """Prepare, train, and write the results. The first process of a group prepares first."""
     training = _prepare(run, settings, group)
     if group is not None and run.is_main_process:
-        group.publish("go", train=True, identity=run.identity)
+        group.agree(True)  # the others find in the cache what this one has prepared
     if run.is_main_process:
         mirror.start(run.path)
     try:
@@ -173,11 +158,16 @@ def _fit(
     )
     training.module.method.finish()
     training.module.method.teacher = None
+    write_weights(training.module, settings.exported, run.path, about)
+    weights = training.module.weights()
     if run.is_main_process:
-        write_weights(training.module, settings.exported, run.path, about)
         trained = training.range if settings.expert is not None else None
         model = training.module.model
-        model.load_state_dict(training.module.weights())
+        if training.module.is_sharded:
+            model = instantiate(settings.model)
+            if settings.projection.placement is not None:
+                model.add_projections(settings.projection.placement)
+        model.load_state_dict(weights)
         grid = sample_grid(run.path)
         preview(grid, settings, model, training.images, trained, training.compute.device)
         cost = {"num_forward_passes": settings.num_forward_passes()}
@@ -237,19 +227,22 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         write_loss_mass(method, ranges, run.path / "weighting.json")
     optimizer = partial_of(settings.optimizer)
     try_optimizer(optimizer)
-    if group is not None and method.whole_batch:
-        raise BadConfig(
-            f"method={chosen_option(settings, 'method')} balances tasks over the whole batch, "
-            "of which each of several processes sees only a part\n"
-            "type: the same command without torchrun or srun"
-        )
+    shards = compute.strategy == "fsdp"
+    if shards:
+        check_sharding(settings, group is not None, method)
     images = encoded()
     validation = None
-    if progress.validate.is_on and run.is_main_process:
+    if progress.validate.is_on and (run.is_main_process or shards):
         trained = expert_range if settings.expert is not None else None
-        validation = Validation(run.path, settings, model, data, images, trained, compute.device)
+        validation = Validation(
+            run.path, settings, model, data, images, trained, compute.device, run.is_main_process
+        )
     method.prepare(load_teacher, compute.device, compute.dtype)
     compute.prepare_for_training(model, images, settings.batch_size, settings.seed, method.teacher)
+    if shards and group is not None:
+        from deme.training.sharding import shard
+
+        shard(model, compute.device, group.size)
     module = DiffusionModule(
         model,
         method,

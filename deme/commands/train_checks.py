@@ -1,13 +1,15 @@
-"""Checks of `deme train` on the models that a training uses: the base and the teacher."""
+"""Checks of `deme train`: the base, the teacher, and what several processes can do."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deme.report.typed_options import chosen_option
 from deme.runs import Run, TrainSettings, takes_ema
-from deme.system import files, logger
+from deme.system import BadConfig, files, logger
 
 if TYPE_CHECKING:
     from deme.data import ImageData
+    from deme.methods import Method
     from deme.models.denoiser import DenoisingModel
 
 
@@ -39,3 +41,22 @@ def warn_if_teacher_is_raw(run: Run, settings: TrainSettings) -> None:
     place = str(given) if given is not None else settings.model.get("path")
     if settings.has_consistency and not settings.teacher_is_average and place is not None:
         warn_of_raw_teacher(place, given is None and takes_ema(settings.model))
+
+
+def check_sharding(settings: TrainSettings, are_several: bool, method: "Method") -> None:
+    """Raise BadConfig for trainings in which parameters cannot be shared out."""
+    if not are_several:
+        raise BadConfig(
+            "compute.strategy=fsdp shares out a model over several processes, and this is one\n"
+            "type: torchrun --nproc_per_node=<n> -m deme train ..., or compute.strategy=ddp"
+        )
+    if settings.compute.compile:
+        raise BadConfig(
+            "compute.strategy=fsdp does not go with compute.compile=true\n"
+            "type: compute.compile=false"
+        )
+    if method.uses_gradients:
+        raise BadConfig(
+            f"balancing={chosen_option(settings, 'balancing')} needs whole gradients of every "
+            "task\ntype: compute.strategy=ddp"
+        )

@@ -89,7 +89,7 @@ def _line(node: Node) -> str:
             settings.has_teacher,
             settings.ema is not None,
             settings.optimizer,
-            asdict(settings.compute),
+            {key: value for key, value in asdict(settings.compute).items() if key != "strategy"},
             settings.balancing,
             settings.ranges if settings.balancing else None,
             *([settings.ema] if settings.tracks_profiles else []),

@@ -47,7 +47,15 @@ class ShardedRandom:
 
     def timesteps(self, sampler: Callable[[int, Generator], Tensor]) -> Tensor:
         """Return this process's rows of the sampler's timesteps, [stop - start]."""
-        return sampler(self.total, self.generator)[self.start : self.stop]
+        return self.own(self.all_timesteps(sampler))
+
+    def all_timesteps(self, sampler: Callable[[int, Generator], Tensor]) -> Tensor:
+        """Return the sampler's timesteps of the global batch, [total]."""
+        return sampler(self.total, self.generator)
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Return this process's rows of a tensor of the global batch."""
+        return rows[self.start : self.stop]
 
     def uniform(self) -> Tensor:
         """Return numbers drawn uniformly from [0, 1), [stop - start]."""

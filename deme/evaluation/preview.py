@@ -24,14 +24,15 @@ def preview(
     images: Images | EncodedDataset,
     trained: TimestepRange | None,
     device: str,
+    writes: bool = True,
 ) -> Path | None:
     """Write a grid of samples and return its path; if that fails, log a warning and return None.
 
     Text-to-image samples use training captions. With an expert, the model predicts in the range
-    `trained`, and the pretrained model elsewhere.
+    `trained`, and the pretrained model elsewhere. A process that does not write only computes.
     """
     try:
-        return _grid(file, settings, model, images, trained, device)
+        return _grid(file, settings, model, images, trained, device, writes)
     except Exception as error:  # whatever a sampler makes of these weights
         logger.warning("no preview %s: %s", file.name, first_line(error))
         return None
@@ -44,10 +45,11 @@ def _grid(
     images: Images | EncodedDataset,
     trained: TimestepRange | None,
     device: str,
+    writes: bool,
 ) -> Path:
     wanted, num_timesteps = settings.progress.preview, model.schedule.num_timesteps
     model.to(device).eval()
-    network: Network = model.forward  # not the compiled one: the samples have another shape
+    network: Network = model.not_compiled  # the samples have another shape
     if trained is not None:
         base = instantiate(settings.model).to(device)
         ends = sorted({0, trained.low, trained.high, num_timesteps})
@@ -65,6 +67,8 @@ def _grid(
     batches = generate_images(
         network, model, sampler, wanted.seed, range(count), batch_size, device, prompts
     )
-    with atomic(place) as file:
-        image_grid(torch.cat(list(batches))).save(file, format="PNG")
+    grid = image_grid(torch.cat(list(batches)))
+    if writes:
+        with atomic(place) as file:
+            grid.save(file, format="PNG")
     return place

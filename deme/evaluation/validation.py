@@ -26,7 +26,7 @@ class Validation:
     """Validate a module in float32, as evaluations do; `trained`: the timestep range of an expert.
 
     The held-out images are encoded once, in the constructor. Grids of samples are written to
-    `folder`/samples.
+    `folder`/samples by the process that `writes`; if the model is shared out, all compute.
     """
 
     def __init__(
@@ -38,7 +38,9 @@ class Validation:
         images: Images | EncodedDataset,
         trained: TimestepRange | None,
         device: str,
+        writes: bool = True,
     ) -> None:
+        self.writes = writes
         self.folder, self.settings, self.images = folder, settings, images
         self.trained, self.device = trained, device
         held_out = chosen_images(data.held_out, settings.progress.validate.num_images, "validation")
@@ -63,7 +65,7 @@ class Validation:
 
     def _loss(self, model: DenoisingModel) -> float:
         losses = denoising_loss(
-            model.forward,  # not the compiled one, which is of another mode and batch
+            model.not_compiled,  # that is of another mode and batch
             model.schedule,
             model.prediction_type,
             self.triples,
@@ -76,7 +78,7 @@ class Validation:
         """Write a grid, at most one per hundredth of the training, and one at its end."""
         if is_next(step, sample_grids(self.folder), self.settings.num_steps):
             file = sample_grid(self.folder, step)
-            preview(file, self.settings, model, self.images, self.trained, self.device)
+            preview(file, self.settings, model, self.images, self.trained, self.device, self.writes)
 
 
 def is_next(step: int, others: Iterable[int], num_steps: int) -> bool:

@@ -11,6 +11,10 @@ from deme.models.denoiser import DenoisingModel
 Sample = tuple[Tensor, ShardedRandom, Condition]  # the arguments of `losses` but the model
 
 
+def alone(_: Tensor) -> None:
+    """Leave the sum over one process as it is."""
+
+
 class Method:
     """Turns images into named loss terms, whose sum is minimised; owns its teacher, if it has one.
 
@@ -24,8 +28,10 @@ class Method:
     timesteps: TimestepSampler | None = None
     # What is trained or stored with the model: in every checkpoint, on the model's device.
     extra_module: nn.Module | None = None
-    # Whether the loss is more than a mean over images, so that a batch cannot be distributed.
-    whole_batch: bool = False
+    # Replaces values by their sums over the processes that train together, in place.
+    add_up: Callable[[Tensor], None] = staticmethod(alone)
+    # Whether `losses` computes gradients of its own, which are not there for a sharded model.
+    uses_gradients: bool = False
     # A frozen network that the loss uses; it is compiled if the model is.
     teacher: nn.Module | None = None
     # How many batches are passed to `look_ahead` at once, 1 for none.

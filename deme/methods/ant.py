@@ -3,7 +3,7 @@
 Go et al. 2023.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from deme.diffusion import (
     bind_condition,
     rows_of,
 )
+from deme.methods import alone
 from deme.methods.balancing import Balancing
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
@@ -30,9 +31,11 @@ class Ant(Finetune):
     `balancing` makes one objective of them. Where it uses gradients, each slice of the batch goes
     forward and backward by itself: k passes over B / k images, not k over B. Otherwise the whole
     batch goes through one pass.
-    """
 
-    whole_batch = True  # a task's loss is a mean over its slice, wherever that lies
+    A batch may be distributed over several processes. Each of them weights its images by
+    1 / (their number in the whole batch with the same task), times the number of processes, so that
+    the mean of task losses, and of gradients, over the processes is that of the whole batch.
+    """
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class Ant(Finetune):
         self.ranges = tuple(ranges)
         self.balancing = self.extra_module = balancing
         self.ends = torch.tensor([item.high for item in ranges])
-        self._losses = torch.zeros(len(ranges))
+        self.uses_gradients = balancing.uses_gradients
+        self._losses, self._num_processes = torch.zeros(len(ranges)), 1
 
     def losses(
         self,
@@ -67,11 +71,17 @@ class Ant(Finetune):
         condition: Condition = EMPTY_CONDITION,
     ) -> dict[str, Tensor]:
         """Return the term `balanced`."""
-        x_t, t, target, weight = self.draw(model, x0, draws)
-        task = torch.bucketize(t, self.ends.to(t.device), right=True)
+        timesteps = draws.all_timesteps(self.timesteps)
+        tasks = torch.bucketize(timesteps, self.ends, right=True)
+        task = draws.own(tasks).to(x0.device)
+        x_t, t, target, weight = self.draw(model, x0, draws, draws.own(timesteps))
+        self._num_processes = draws.total // len(t)
+        counts = tasks.bincount(minlength=len(self.ranges)) / self._num_processes
         if self.balancing.wants_gradients():
             slices = [(task == j).nonzero().flatten() for j in range(len(self.ranges))]
-            losses, gradients = task_gradients(model, x_t, t, target, weight, slices, condition)
+            losses, gradients = task_gradients(
+                model, x_t, t, target, weight, slices, condition, counts.tolist()
+            )
             self.balancing.observe(self._gram(gradients), draws.generator)
             weights = self.balancing.weights().tolist()
             value = (losses * losses.new_tensor(weights)).sum()
@@ -80,13 +90,13 @@ class Ant(Finetune):
             errors = weighted_errors(bind_condition(model, condition)(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
             # no matmul, which autocast would round
-            losses = (errors[:, None] * members).sum(0) / members.sum(0)
+            losses = (errors[:, None] * members).sum(0) / counts.to(errors)
             objective = self.balancing.objective(losses)
         self._losses = losses.detach()
         return {"balanced": objective}
 
     def _gram(self, gradients: Sequence[Sequence[Tensor]]) -> Tensor:
-        gram = gram_matrix(gradients)
+        gram = gram_matrix(gradients, add_up=self.add_up) / self._num_processes**2
         bad = [
             str(item)
             for item, norm in zip(self.ranges, gram.diagonal(), strict=True)
@@ -104,7 +114,9 @@ class Ant(Finetune):
 
     def report(self) -> dict[str, float]:
         """Return the task losses, their weights, and the numbers that the balancing reports."""
-        losses, weights = self._losses.tolist(), self.balancing.weights().tolist()
+        means = self._losses / self._num_processes
+        self.add_up(means)
+        losses, weights = means.tolist(), self.balancing.weights().tolist()
         return {
             **{f"task_loss/{j}": loss for j, loss in enumerate(losses)},
             **{f"task_weight/{j}": weight for j, weight in enumerate(weights)},
@@ -120,28 +132,45 @@ def task_gradients(
     weight: Tensor,
     slices: Sequence[Tensor],
     condition: Condition = EMPTY_CONDITION,
+    counts: Sequence[float] | None = None,
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """Return the mean weighted loss of each slice, [k], and its gradients, [k][parameters]."""
+    """Return the weighted loss of each slice, [k], and its gradients, [k][parameters].
+
+    It is the sum over the slice divided by its entry of `counts` (default: a mean), and 0 for an
+    empty slice.
+    """
     parameters = list(model.parameters())
     losses, gradients = [], []
-    for rows in slices:
+    for rows, count in zip(slices, counts or map(len, slices), strict=True):
+        if not len(rows):
+            gradients.append([torch.zeros_like(parameter) for parameter in parameters])
+            losses.append(x_t.new_zeros(()))
+            continue
         network = bind_condition(model, rows_of(condition, rows))
-        loss = weighted_errors(network(x_t[rows], t[rows]), target[rows], weight[rows]).mean()
+        errors = weighted_errors(network(x_t[rows], t[rows]), target[rows], weight[rows])
+        loss = errors.mean() if count == len(rows) else errors.sum() / count
         gradients.append(list(torch.autograd.grad(loss, parameters, materialize_grads=True)))
         losses.append(loss.detach())
     return torch.stack(losses), gradients
 
 
-def gram_matrix(gradients: Sequence[Sequence[Tensor]], chunk: int = 65536) -> Tensor:
+def gram_matrix(
+    gradients: Sequence[Sequence[Tensor]],
+    chunk: int = 65536,
+    add_up: Callable[[Tensor], None] = alone,
+) -> Tensor:
     """Return the inner products of k gradients, [k, k] float64 on the CPU.
 
-    They are summed in float64, `chunk` elements at a time.
+    They are summed in float64, `chunk` elements at a time; `add_up` replaces the elements [k,
+    chunk] of one process by their sums over several.
     """
     k, device = len(gradients), gradients[0][0].device
     total = torch.zeros(k, k, dtype=torch.float64, device=device)
     for parts in zip(*gradients, strict=True):
         for chunks in zip(*(part.flatten().split(chunk) for part in parts), strict=True):
-            rows = torch.stack(chunks).double()
+            rows = torch.stack(chunks)
+            add_up(rows)
+            rows = rows.double()
             total += rows @ rows.T
     return total.cpu()
 

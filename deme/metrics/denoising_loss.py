@@ -62,7 +62,7 @@ def fixed_triples(
     return Triples(x0, t, draw.get_state(), condition=condition)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which fully_shard cannot leave again
 def denoising_loss(
     network: Network,
     schedule: NoiseSchedule,

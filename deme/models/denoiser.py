@@ -12,7 +12,7 @@ import diffusers
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from deme.diffusion import EMPTY_CONDITION, Condition, NoiseSchedule
+from deme.diffusion import EMPTY_CONDITION, Condition, Network, NoiseSchedule
 from deme.models.checkpoint import load_into, open_weights
 from deme.models.layout import PLACEMENT, PROJECTIONS, UNET, read_placement, unet_folder
 from deme.models.projection import Projections, UNet
@@ -74,6 +74,11 @@ class DenoisingModel(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         return self.unet(x_t, t, **condition, return_dict=False)[0]
+
+    @property
+    def not_compiled(self) -> Network:
+        """The network without torch.compile, for other shapes than those of training."""
+        return self.forward if self._compiled_call_impl is not None else self
 
     def condition(self, texts: Sequence[str]) -> Condition:
         """Return the condition of prompts; empty unless the model is text-conditioned."""

@@ -25,6 +25,8 @@ class Status(TypedDict, total=False):
     outputs: dict[str, Whole]  # the size of each, in bytes
     time: Seconds  # since 1970, of the last change of the state
     error: str
+    exit_code: Whole  # of the error
+    job: str  # of SLURM
 
 
 class Command(TypedDict, total=False):

@@ -49,6 +49,7 @@ from deme.system import (
     logger,
     out_of_memory,
     read_text,
+    slurm_job,
 )
 from deme.system.errors import note_run
 
@@ -189,7 +190,8 @@ class Run:
             stopped = isinstance(error, (Stopped, KeyboardInterrupt))
             with contextlib.suppress(DemeError):
                 state = "preempted" if stopped else "failed"
-                self._write_status(state, error=str(failure), seconds=seconds())
+                code = getattr(failure, "exit_code", 1)
+                self._write_status(state, error=str(failure), exit_code=code, seconds=seconds())
             note_run(failure, self.path)
             if failure is error:
                 raise
@@ -197,8 +199,15 @@ class Run:
         self._write_status("done", weights=weights, seconds=spent, outputs=outputs)
 
     def _write_status(self, state: str, **more: object) -> None:
-        status = {"state": state, "pid": os.getpid(), "time": time.time(), **more}
+        job = {"job": found} if (found := slurm_job()) is not None else {}
+        status = {"state": state, "pid": os.getpid(), "time": time.time(), **job, **more}
         files.write_json(self.path / "status.json", status)
+
+    def forget_failure(self) -> None:
+        """Let a run that failed be done again: its state is then that of a run that was stopped."""
+        with locked(self.path / ".lock", None) as held:
+            if held and self.status.get("state") == "failed":
+                self._write_status("preempted", seconds=self.status.get("seconds", 0.0))
 
     def _verify_inputs(self) -> None:
         """Raise WorkFailed if the weights of an input changed after its run finished."""

@@ -28,6 +28,7 @@ class Suite:
     settings: SuiteSettings = field(repr=False)
     paths: tuple[str, ...] = ()  # overrides of the `paths` group, for every run
     own_results: Path | None = None  # the user's own folder of the table
+    neutral: tuple[str, ...] = ()  # overrides for every run that change no result
     # stage -> keys whose values replace those of its configuration
     replaced: Mapping[str, Config] = field(default_factory=dict, repr=False)
 

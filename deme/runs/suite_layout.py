@@ -1,7 +1,7 @@
 """From the rows of a suite to its runs: what each starts from, and which runs it takes."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from deme.runs.node import Node
@@ -28,6 +28,12 @@ class Start(NamedTuple):
     node: Node | None = None
     weights: str | None = None
     overrides: tuple[str, ...] = ()
+
+
+def _without(overrides: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return the overrides of keys that the others do not name."""
+    keys = {other.partition("=")[0] for other in others}
+    return [one for one in overrides if one.partition("=")[0] not in keys]
 
 
 class Layout:
@@ -149,7 +155,7 @@ class Layout:
             None if pretrains else variant.base,
             None if pretrains and stage == "train" else variant.pretrain_seed,
             inputs,
-            [*overrides, *suite.paths, *start.overrides],
+            [*_without(overrides, suite.neutral), *suite.paths, *suite.neutral, *start.overrides],
             start.node,
             start.weights,
         )

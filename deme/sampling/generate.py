@@ -48,7 +48,7 @@ class _Batch:
             self.images = scheduler.step(prediction, t, self.images, **self.options).prev_sample
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, which fully_shard cannot leave again
 def generate(
     network: Network,
     scheduler_config: Mapping[str, object],

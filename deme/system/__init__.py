@@ -65,7 +65,7 @@ from deme.system.paths import (
     locate_suite,
     model_folders,
 )
-from deme.system.processes import absent, helpers, make_shards, world
+from deme.system.processes import absent, helpers, make_shards, slurm_job, world
 from deme.system.reading import (
     About,
     JsonObject,
@@ -163,6 +163,7 @@ __all__ = [
     "shown",
     "single_line",
     "size_text",
+    "slurm_job",
     "tracked",
     "world",
     "write_folder",

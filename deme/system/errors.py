@@ -10,9 +10,13 @@ from pathlib import Path
 
 
 class DemeError(Exception):
-    """Base of all errors that a user can correct; any other is a bug (exit code 1)."""
+    """Base of all errors that a user can correct; any other is a bug (exit code 1).
+
+    `is_told`: another process of the same training prints it.
+    """
 
     exit_code = 1
+    is_told = False
 
 
 class BadConfig(DemeError, ValueError):
@@ -46,10 +50,12 @@ class DiskError(DemeError):
 class Stopped(BaseException):
     """The process was asked to stop.
 
-    Not an Exception, so that no library's `except Exception` swallows it.
+    Not an Exception, so that no library's `except Exception` swallows it. `is_told` is that of
+    DemeError.
     """
 
     exit_code = 75
+    is_told = False
 
 
 class Preempted(Stopped):
@@ -60,6 +66,12 @@ class Interrupted(Stopped):
     """Ctrl-C; run the same command to resume."""
 
     exit_code = 130
+
+
+def of_exit_code(code: int) -> type[DemeError]:
+    """Return the kind of error that ends the program with this exit code."""
+    kinds = (BadConfig, MissingInput, WorkFailed, DiskError)
+    return next((kind for kind in kinds if kind.exit_code == code), DemeError)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -24,8 +24,14 @@ SRUN = (
 
 
 @contextlib.contextmanager
-def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+def helpers(
+    module: str,
+    arguments: Sequence[Sequence[str]],
+    environments: Sequence[Mapping[str, str]] | None = None,
+) -> Iterator[list[int]]:
     """Call `helper` of a module in helper processes during the block, one per arguments.
+
+    `environments`: further environment variables of each.
 
     Waits for them, and stops them if the block raises; they end, too, if this process is killed.
     The list that is yielded holds their exit codes after the block. They are no part of a torchrun
@@ -36,8 +42,8 @@ def helpers(module: str, arguments: Sequence[Sequence[str]]) -> Iterator[list[in
     program = [sys.executable, "-m", "deme.system.helper", str(os.getpid()), module]
     started: list[subprocess.Popen[bytes]] = []
     try:
-        for words in arguments:
-            started.append(_started([*program, *words], alone))
+        for words, more in zip(arguments, environments or [{}] * len(arguments), strict=True):
+            started.append(_started([*program, *words], alone | {**more}))
         yield codes
     except BaseException:
         for process in started:
@@ -110,7 +116,10 @@ class World:
 
 
 def world() -> World:
-    """Return who we are by torchrun's variables, or srun's where it started several tasks."""
+    """Return who we are by torchrun's variables, or srun's where it started several tasks.
+
+    What is typed in a shell of `srun --pty` is alone, whatever tasks that srun has.
+    """
     env = os.environ
     if int(env.get("WORLD_SIZE", 1)) > 1 and "RANK" in env:
         return World(
@@ -120,7 +129,8 @@ def world() -> World:
             env.get("MASTER_ADDR", "127.0.0.1"),
             int(env.get("MASTER_PORT", 29500)),
         )
-    if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env:
+    several = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 and "SLURM_PROCID" in env
+    if several and "SLURM_PTY_PORT" not in env:
         rank, size, local = (int(env[name]) for name in SRUN)
         nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_NODELIST", "127.0.0.1")
         job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
@@ -133,6 +143,14 @@ def world() -> World:
             int(env.get("MASTER_PORT") or 15000 + (job * 7 + step) % 15000),
         )
     return World()
+
+
+def slurm_job() -> str | None:
+    """Return the id of the SLURM job that this process is in: <array>_<number> in an array."""
+    env = os.environ
+    if "SLURM_ARRAY_JOB_ID" in env and "SLURM_ARRAY_TASK_ID" in env:
+        return f"{env['SLURM_ARRAY_JOB_ID']}_{env['SLURM_ARRAY_TASK_ID']}"
+    return env.get("SLURM_JOB_ID")
 
 
 def first_host(nodes: str) -> str:

@@ -1,9 +1,14 @@
-"""Stop signals: at once where nothing can be lost, at the next step inside `graceful`."""
+"""Stop signals: at once where nothing can be lost, at the next step inside `graceful`.
+
+A process whose work is done by jobs in other processes passes a signal on to them (`passed_on`).
+"""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from deme.system.errors import Interrupted, Preempted, Stopped
 
@@ -11,6 +16,10 @@ _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 _pending: Stopped | None = None
 _received: Stopped | None = None
 _polling = False
+_pass_on: Callable[[int], bool] | None = None
+_number, _time = 0, 0.0  # of the last signal
+_is_job = False
+ECHO = 1.0  # seconds in which Ctrl-C may come from the terminal and from the parent process, too
 
 
 def stopped(exit_code: int) -> Stopped:
@@ -22,9 +31,14 @@ def stopped(exit_code: int) -> Stopped:
 
 def receive(signum: int, _frame: FrameType | None) -> None:
     """Handle a stop signal: raise its error now, or keep it for the next poll inside `graceful`."""
-    global _pending, _received
+    global _pending, _received, _number, _time
     again = _pending is not None
+    if again and _is_job and time.monotonic() - _time < ECHO:
+        return
+    _number, _time = signum, time.monotonic()
     _pending = _received = stopped(130 if signum == signal.SIGINT else 75)
+    if _pass_on is not None and not again and _pass_on(signum):
+        return
     if not _polling or again:
         error, _pending = _pending, None
         raise error
@@ -38,13 +52,21 @@ def handled() -> Iterator[None]:
     """
     global _received
     _received = None
-    wanted = [s for s in _STOP if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
-    before = {signum: signal.signal(signum, receive) for signum in wanted}
+    before = take()
     try:
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def take() -> dict[signal.Signals, Any]:
+    """Handle the stop signals from now on, and return the former handlers.
+
+    It is called again after a library has put its own handlers in place of ours.
+    """
+    wanted = [s for s in _STOP if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+    return {signum: signal.signal(signum, receive) for signum in wanted}
 
 
 @contextlib.contextmanager
@@ -56,6 +78,55 @@ def graceful() -> Iterator[None]:
         yield
     finally:
         _polling = False
+
+
+@contextlib.contextmanager
+def passed_on(pass_on: Callable[[int], bool]) -> Iterator[None]:
+    """Call `pass_on` with a signal in the block, and raise its error after the block.
+
+    It returns whether the signal was passed on; if not, it is handled as without it. A second
+    signal stops at once.
+    """
+    global _pending, _pass_on
+    _pass_on, passed = pass_on, False
+
+    def call(signum: int) -> bool:
+        nonlocal passed
+        passed = pass_on(signum)
+        return passed
+
+    _pass_on = call
+    try:
+        yield
+    finally:
+        _pass_on = None
+    if passed and (error := _pending) is not None:
+        clear()
+        raise error
+
+
+@contextlib.contextmanager
+def in_job() -> Iterator[None]:
+    """Handle the stop signals in a job that another program has started in this process.
+
+    After the work is saved, that program's own handler is called: it may start the job again.
+    """
+    if signal.getsignal(signal.SIGTERM) is receive:  # a job of this program
+        yield
+        return
+    global _is_job, _number
+    theirs = {int(signum): signal.getsignal(signum) for signum in _STOP}
+    _is_job, _number = True, 0
+    try:
+        with handled():
+            yield
+    except Stopped:
+        handler = theirs.get(_number)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(_number, None)
+        raise
+    finally:
+        _is_job = False
 
 
 def pending() -> Stopped | None:

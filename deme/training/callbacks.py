@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from deme.system import Bar, Stopped, append_line, atomic, reopen_jsonl, signals
 from deme.training.due import Due, is_recorded
 from deme.training.module import DiffusionModule
+from deme.training.sharding import whole
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 Row = Mapping[str, float | None]  # what is recorded of a step, by name; None: not finite
@@ -26,13 +27,19 @@ def ignore(_: Row) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints whole or not at all."""
+    """Write checkpoints whole or not at all, in the first process of several."""
+
+    def __init__(self, writes: bool = True) -> None:
+        super().__init__()
+        self.writes = writes
 
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
-        with atomic(Path(path)) as file:
-            torch.save(checkpoint, file)
+        checkpoint = whole(checkpoint)
+        if self.writes:
+            with atomic(Path(path)) as file:
+                torch.save(checkpoint, file)
 
 
 class JsonlLogger(Logger):
@@ -146,7 +153,7 @@ class SaveSnapshots(AfterStep):
 
     It comes before `SaveLast`: a run that goes on from the checkpoint of a step has its snapshot,
     and one that goes on from an earlier checkpoint writes the same snapshot again. All processes of
-    a group check their losses, and the first one writes.
+    a group call `write`.
     """
 
     def __init__(self, every: int, write: Callable[[int], None]) -> None:
@@ -156,8 +163,7 @@ class SaveSnapshots(AfterStep):
         step = trainer.global_step
         if step % self.every == 0 or step >= trainer.max_steps:
             module.check_finite()
-            if module.group is None or module.group.rank == 0:
-                self.write(step)
+            self.write(step)
 
 
 def recorded(trainer: pl.Trainer) -> dict[str, float]:
@@ -204,10 +210,11 @@ class SaveLast(AfterStep):
         if code or due:
             module.check_finite()
             self.due.start()
-            if group is not None and group.rank > 0:
-                return
-            self._record(trainer)
-            trainer.save_checkpoint(self.path)
+            is_first = group is None or group.rank == 0
+            if is_first:
+                self._record(trainer)
+            if is_first or module.is_sharded:
+                trainer.save_checkpoint(self.path)
 
     def _record(self, trainer: pl.Trainer) -> None:
         if values := recorded(trainer):

@@ -1,44 +1,79 @@
 """The processes of one torchrun or srun that train a run together, as one process would.
 
-Before and after training they publish messages in a store and poll it, so that a signal or a lost
-process is noticed at once. During training, gradients are averaged once per optimizer step in a
-fixed order: no bucket depends on the step at which a process was resumed, so that a resumed run
-repeats an undisturbed one bit for bit. Flags and logged numbers go through a gloo group of the CPU,
-which never waits for a GPU.
+torch.distributed does the work: rendezvous, collectives, DistributedDataParallel, and fully_shard
+for models that are too large for one device. This module adds what these lack: signals are handled
+while a process waits for others, and an error of one process ends the run in all of them with one
+message.
 """
 
 import contextlib
 import functools
 import json
-import math
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _take_tensors, _unflatten_dense_tensors
+from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.nn.parallel import DistributedDataParallel
 
-from deme.system import DemeError, Preempted, Stopped, WorkFailed, first_line, processes
+from deme.system import (
+    DemeError,
+    Preempted,
+    Stopped,
+    WorkFailed,
+    duration,
+    first_line,
+    logger,
+    processes,
+)
 
-BUCKET_BYTES = 100 << 20  # of gradients that are averaged in one message
-INIT_SECONDS = 600.0  # that the slowest process may import longer than the fastest
-CONNECT_TIMEOUT = timedelta(seconds=2)  # between attempts, signals are handled
-POLL_SECONDS = 0.05
-SHUTDOWN_SECONDS = 10.0  # that process 0 waits for the others to read how it ended
+IMPORTS = timedelta(minutes=10)  # that the slowest process may import longer than the fastest
+PREPARATION = timedelta(days=7)  # that the others may wait for one; a lost one is noticed at once
+ATTEMPT = timedelta(seconds=2)  # to connect
+TOLD_AFTER = 5.0  # seconds of waiting for the others
+FAREWELL = 2.0  # seconds in which the others are told of an error, or say that they know of one
 LOST = (
     "another process of this run ended or cannot be reached; its own message says why\n"
     "run the same command to resume"
 )
 
-Message = dict[str, str | int | bool]
+T = TypeVar("T")
 
 
 class ProcessLost(WorkFailed):
     """Another process of the group is gone."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error of one process, as the others hear of it."""
+
+    text: str
+    exit_code: int
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int, size: int) -> "Failure":
+        """Return the first line of an error, and the exit code that it ends the program with."""
+        text = str(error).partition("\n")[0] or type(error).__name__
+        code = error.exit_code if isinstance(error, (DemeError, Stopped)) else 1
+        return cls(f"process {rank} of {size}: {text}", code)
+
+    def error(self, is_told: bool) -> DemeError | Stopped:
+        """Return the error that ends another process."""
+        if self.exit_code in (75, 130):
+            stop = Preempted(self.text)
+            stop.is_told = is_told
+            return stop
+        error = DemeError(self.text)
+        error.exit_code, error.is_told = self.exit_code, is_told
+        return error
 
 
 class ProcessGroup:
@@ -48,150 +83,201 @@ class ProcessGroup:
         """Wait for the others. Raises ProcessLost if they do not come."""
         world = processes.world()
         self.rank, self.size = world.rank, world.size
-        self._job = 0
-        self._published: set[str] = set()
-        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"deme/{restarts}", _store(world))
-        with _reachable():
-            self._store.set(f"here/{self.rank}", "")
-            self._wait([f"here/{rank}" for rank in range(self.size)], INIT_SECONDS)
-            backend = "nccl" if device.startswith("cuda") else "gloo"
-            if backend == "nccl":
-                torch.cuda.set_device(device)
-            dist.init_process_group(
-                backend, store=self._store, rank=self.rank, world_size=self.size
+        self._waits = self._is_lost = False
+        gpu = device.startswith("cuda")
+        if gpu:
+            torch.cuda.set_device(device)
+        waiting = threading.Timer(TOLD_AFTER, self._say_what_it_waits_for, [world])
+        waiting.daemon = True
+        waiting.start()
+        with self.reachable():
+            self._store = _store(world)
+            waited_for(
+                lambda: dist.init_process_group(
+                    "cpu:gloo,cuda:nccl" if gpu else "gloo",
+                    store=self._store,
+                    rank=self.rank,
+                    world_size=self.size,
+                    timeout=IMPORTS,
+                )
             )
-            control = dist.new_group(backend="gloo")
-            assert isinstance(control, dist.ProcessGroup)
-            self._control = control
+            # of messages between the processes, never of gradients
+            control = waited_for(lambda: dist.new_group(backend="gloo", timeout=PREPARATION))
+        waiting.cancel()
+        self._control = cast(dist.ProcessGroup, control)
+
+    def _say_what_it_waits_for(self, world: processes.World) -> None:
+        logger.warning(
+            "process %d of %d waits for the others at %s, port %d, for at most %s",
+            world.rank,
+            world.size,
+            world.address,
+            world.port,
+            duration(IMPORTS.total_seconds()),
+        )
 
     @contextlib.contextmanager
     def job(self) -> Iterator[None]:
         """Do one run in the block, as all processes do in the same order.
 
-        An error that ends the block here is published, so that it ends the others, too.
+        An error that ends the block in one process ends it in all of them, with the same exit code,
+        and one of them prints it.
         """
-        self._job += 1
-        self._published = set()
-        seconds = 0.0
+        if self._is_lost:
+            raise ProcessLost(LOST)
         try:
             yield
-            seconds = SHUTDOWN_SECONDS
-        except ProcessLost:
+        except _Heard as heard:
+            raise heard.error from None
+        except ProcessLost as error:
+            found = self._left_message()
+            if isinstance(found, Failure):
+                raise found.error(is_told=True) from None
+            error.is_told = found is not None
             raise
         except (Exception, Stopped, KeyboardInterrupt) as error:
-            code = error.exit_code if isinstance(error, (DemeError, Stopped)) else 1
-            text = str(error).partition("\n")[0] or type(error).__name__
-            with contextlib.suppress(ProcessLost):
-                for key in ("go", "start", "end"):
-                    self.publish(key, error=text, code=code)
-            seconds = SHUTDOWN_SECONDS
+            failure = Failure.of(error, self.rank, self.size)
+            if self._tells(failure) and isinstance(error, (DemeError, Stopped)):
+                error.is_told = self.rank > 0
             raise
-        finally:
+
+    def _tells(self, failure: Failure) -> bool:
+        """Tell the others of an error; return whether they have heard it.
+
+        Those that are in the middle of training notice that this process ends, and read why.
+        """
+        if not self._waits:
             with contextlib.suppress(ProcessLost):
-                self.publish("shutdown")
-                if self.rank == 0:
-                    keys = [self._key("shutdown", rank) for rank in range(self.size)]
-                    self._wait(keys, seconds)
+                self._gather(failure, FAREWELL)
+                return True
+        self._is_lost = True
+        with contextlib.suppress(RuntimeError):
+            self._store.set("end", json.dumps(asdict(failure)))
+        return False
 
-    def publish(self, key: str, **message: str | int | bool) -> None:
-        """Leave a message for the others; only the first one under a key of a run counts."""
-        if key not in self._published:
-            self._published.add(key)
-            with _reachable():
-                self._store.set(self._key(key, self.rank), json.dumps(message))
+    def _left_message(self) -> Failure | str | None:
+        """Return why a process ended, or "" if the first process says that one is lost."""
+        with contextlib.suppress(RuntimeError):
+            if self.rank == 0 and not self._store.check(["end"]):
+                self._store.set("end", "")
+                return None
+            self._store.wait(["end"], timedelta(seconds=FAREWELL))
+            text = self._store.get("end").decode()
+            return Failure(**json.loads(text)) if text else ""
+        return None
 
-    def wait_for(self, key: str, rank: int = 0) -> Message:
-        """Return the message of a process. Raises the error that it published, or ProcessLost."""
-        place = self._key(key, rank)
-        # process 0 holds the store: if it ends, the others notice by themselves
-        self._wait([place], INIT_SECONDS if self.rank == 0 else math.inf)
-        with _reachable():
-            message: Message = json.loads(self._store.get(place))
-        if "error" in message:
-            text = f"process {rank} of {self.size}: {message['error']}"
-            if message["code"] in (75, 130):
-                raise Preempted(text)
-            error = DemeError(text)
-            error.exit_code = int(message["code"])
-            raise error
-        return message
+    def agree(self, value: object = None) -> list[object]:
+        """Exchange a value with all processes, and return those of all, by rank.
 
-    def all_gather(self, key: str, **message: str | int | bool) -> list[Message]:
-        """Publish a message, and return those of all processes under this key."""
-        self.publish(key, **message)
-        return [self.wait_for(key, rank) for rank in range(self.size)]
+        Ends the block of `job` if one of them has failed.
+        """
+        found = self._gather(value)
+        for one in found:
+            if isinstance(one, Failure):
+                raise _Heard(one.error(is_told=self.rank > 0))
+        return found
 
-    def _wait(self, keys: list[str], seconds: float) -> None:
-        """Poll for messages, because signals are not handled while torch waits."""
-        deadline = time.monotonic() + seconds
-        with _reachable():
-            while not self._store.check(keys):
-                if time.monotonic() > deadline:
-                    raise ProcessLost(LOST)
-                time.sleep(POLL_SECONDS)
-
-    def _key(self, key: str, rank: int) -> str:
-        return f"{self._job}/{key}/{rank}"
+    def _gather(self, value: object, seconds: float | None = None) -> list[object]:
+        found: list[object] = [None] * self.size
+        self._waits = True  # until the others answer: a signal may end the waiting
+        with self.reachable():
+            waited_for(lambda: dist.all_gather_object(found, value, self._control), seconds)
+        self._waits = False
+        return found
 
     def all_reduce_max(self, value: int) -> int:
         """Return the largest of all processes' values."""
         values = torch.tensor(value)
-        with _reachable():
-            dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self._control)
         return int(values)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of all processes' values, float64 on the CPU."""
         values = values.detach().double().cpu()
-        with _reachable():
-            dist.all_reduce(values, group=self._control)
+        dist.all_reduce(values, group=self._control)
         return values / self.size
 
-    @torch.no_grad()
-    def average(self, gradients: Iterable[Tensor]) -> None:
-        """Replace gradients by their means over all processes, in place."""
-        with _reachable():
-            for bucket in _take_tensors(gradients, BUCKET_BYTES):
-                flat = _flatten_dense_tensors(bucket)
-                dist.all_reduce(flat)
-                flat /= self.size
-                means = _unflatten_dense_tensors(flat, bucket)
-                for gradient, mean in zip(bucket, means, strict=True):
-                    gradient.copy_(mean)
+    def add_up(self, values: Tensor) -> None:
+        """Replace values by their sums over all processes, in place."""
+        dist.all_reduce(values)
+
+    def parallel(self, module: nn.Module) -> DistributedDataParallel:
+        """Return a module whose gradients are means over all processes.
+
+        After its first backward pass torch rebuilds the buckets in which it adds gradients up, in
+        the order in which they were computed. So that a run that resumes adds them as one that goes
+        on, that pass is one of zeros here: `module()` returns a sum over its parameters.
+        """
+        parallel = DistributedDataParallel(module, gradient_as_bucket_view=True)
+        (0.0 * parallel()).backward()
+        parallel.zero_grad()
+        return parallel
+
+    @contextlib.contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Raise ProcessLost for torch's errors of a connection that broke in the block."""
+        try:
+            yield
+        except (RuntimeError, TimeoutError) as error:
+            known = isinstance(error, (dist.DistError, TimeoutError))
+            if not known and "gloo" not in str(error):  # gloo's errors have no class
+                raise
+            self._is_lost = True
+            raise ProcessLost(f"{LOST}\n({first_line(error):.150})") from error
+
+
+class _Heard(Exception):
+    """Another process has failed, as it has told this one."""
+
+    def __init__(self, error: DemeError | Stopped) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def waited_for(call: Callable[[], T], seconds: float | None = None) -> T:
+    """Return call(), which waits for other processes, and handle signals meanwhile.
+
+    torch handles none while it waits, so it waits in another thread. Raises TimeoutError after
+    `seconds`.
+    """
+    outcome: list[T | BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(call())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(f"no answer after {seconds:g} seconds")
+    (found,) = outcome
+    if isinstance(found, BaseException):
+        raise found
+    return found
 
 
 def _store(world: processes.World) -> Store:
-    """Return the store of all processes, which process 0 holds unless torchrun does.
+    """Return the store of all processes, which the first one holds unless torchrun does.
 
-    Raises ProcessLost if it cannot be reached.
+    torch keeps the interpreter to itself while it connects, so each attempt is short.
     """
     holds = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    deadline = time.monotonic() + INIT_SECONDS
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    deadline = time.monotonic() + IMPORTS.total_seconds()
     while True:
         try:
-            with _reachable():
-                store = TCPStore(
-                    world.address,
-                    world.port,
-                    world.size,
-                    holds,
-                    CONNECT_TIMEOUT,
-                    wait_for_workers=False,
-                )
-                store.set_timeout(timedelta(seconds=INIT_SECONDS))
-                return store
-        except ProcessLost:
+            store = TCPStore(
+                world.address, world.port, world.size, holds, ATTEMPT, wait_for_workers=False
+            )
+        except RuntimeError:
             if holds or time.monotonic() > deadline:
                 raise
-
-
-@contextlib.contextmanager
-def _reachable() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # torch's and gloo's, for a connection that broke
-        raise ProcessLost(f"{LOST}\n({first_line(error):.150})") from error
+        else:
+            store.set_timeout(IMPORTS)
+            return PrefixStore(f"deme/{restarts}", store)
 
 
 @functools.cache

@@ -123,6 +123,7 @@ def fit(
                 save,
                 ShowProgress(bar, first_step, num_images, validate.last),
             ],
+            rank == 0,
         )
         batches = StepBatches(
             len(images),
@@ -138,11 +139,16 @@ def fit(
         if group is not None:
             start_together(group, first_step)
         loader = StepLoader(images, batches, loop.num_workers, trainer.strategy.root_device)
+        reachable = group.reachable() if group is not None else contextlib.nullcontext()
         with signals.graceful():
             try:
-                trainer.fit(
-                    module, loader, weights_only=True, ckpt_path=checkpoint if first_step else None
-                )
+                with reachable:
+                    trainer.fit(
+                        module,
+                        loader,
+                        weights_only=True,
+                        ckpt_path=checkpoint if first_step else None,
+                    )
             except SystemExit:  # Lightning's, for a SIGTERM that came before its first step
                 if signals.pending() is None:
                     raise
@@ -173,7 +179,7 @@ def _lightning_quiet() -> Iterator[None]:
 
 def start_together(group: ProcessGroup, first_step: int) -> None:
     """Wait for all processes. Raises WorkFailed unless they start from the same step."""
-    steps = [message["step"] for message in group.all_gather("start", step=first_step)]
+    steps = group.agree(first_step)
     if len(set(steps)) > 1:
         raise WorkFailed(
             "the processes of this run see checkpoints of different steps: "
@@ -183,9 +189,11 @@ def start_together(group: ProcessGroup, first_step: int) -> None:
 
 
 def make_trainer(
-    loop: Loop, loggers: Sequence[Logger], callbacks: Sequence[pl.Callback]
+    loop: Loop, loggers: Sequence[Logger], callbacks: Sequence[pl.Callback], writes: bool = True
 ) -> pl.Trainer:
     """Return Lightning's trainer of one process and one device. Raises BadConfig if it refuses.
+
+    `writes`: whether this process writes checkpoints.
 
     It does not see torchrun or SLURM: see deme/training/distributed.py.
     """
@@ -204,7 +212,7 @@ def make_trainer(
             enable_model_summary=False,
             enable_progress_bar=False,
             use_distributed_sampler=False,
-            plugins=[AtomicCheckpointIO(), LightningEnvironment()],
+            plugins=[AtomicCheckpointIO(writes), LightningEnvironment()],
             callbacks=list(callbacks),
         )
     except (TypeError, ValueError, MisconfigurationException) as error:

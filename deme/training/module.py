@@ -3,11 +3,13 @@
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from deme.data import training_pixels
 from deme.diffusion import Condition, ShardedRandom, generator, seeded
@@ -18,6 +20,7 @@ from deme.system import WorkFailed
 from deme.training.distributed import ProcessGroup
 from deme.training.due import is_recorded
 from deme.training.ema import PowerAverages, WeightAverage
+from deme.training.sharding import is_sharded, share_out_checkpoint, whole
 
 # from parameter groups
 OptimizerFactory = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
@@ -27,12 +30,29 @@ Batch = Tensor | Mapping[str, Tensor]
 TrainingSample = Callable[..., tuple[Tensor, Condition]]  # of a Batch and a ShardedRandom
 
 
+class Losses(nn.Module):
+    """The losses of a method as a module, which holds everything that is trained.
+
+    Without a batch it returns the sum of all parameters.
+    """
+
+    def __init__(self, model: DenoisingModel, method: Method) -> None:
+        super().__init__()
+        self.model, self.extra_module, self.method = model, method.extra_module, method
+
+    def forward(self, x0: Tensor | None = None, *others: Any) -> Tensor | dict[str, Tensor]:
+        if x0 is None:
+            return torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
+        return self.method.losses(self.model, x0, *others)
+
+
 class DiffusionModule(pl.LightningModule):
     """Trains `model` by `method`.
 
     The random numbers of micro-step k follow from (seed, k), those of dropout from the rank, too.
     The processes of a `group` each hold their rows of a global batch and make the step of its mean
-    gradient. `training_sample` returns x_0 and the condition of a batch.
+    gradient, by DistributedDataParallel, or by fully_shard if the model is shared out over them.
+    `training_sample` returns x_0 and the condition of a batch.
     """
 
     def __init__(
@@ -62,6 +82,16 @@ class DiffusionModule(pl.LightningModule):
         self.micro_step = 0
         self._ahead: deque[Sample] = deque()  # batches that the method has seen already
         self._finite = torch.tensor(True)
+        self.is_sharded = is_sharded(model)
+        # in a list, so that its parameters are not those of this module a second time
+        self._losses: list[nn.Module] = []
+        if group is not None:
+            method.add_up = group.add_up
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the only process, or the first of several, which writes files."""
+        return self.group is None or self.group.rank == 0
 
     def on_fit_start(self) -> None:
         if self.ema is not None:
@@ -71,6 +101,9 @@ class DiffusionModule(pl.LightningModule):
     def on_train_start(self) -> None:
         self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
         self._ahead.clear()
+        losses = Losses(self.model, self.method)
+        is_parallel = self.group is not None and not self.is_sharded
+        self._losses = [self.group.parallel(losses) if is_parallel and self.group else losses]
         if self.ema is not None:
             self.method.follow(self.ema.shadow_params)
 
@@ -79,8 +112,8 @@ class DiffusionModule(pl.LightningModule):
         rank = self.group.rank if self.group is not None else 0
         dropout = seeded(self.device, "dropout", self._seed, self.micro_step, rank)
         self.micro_step += 1
-        with dropout if self._has_dropout else contextlib.nullcontext():
-            terms = self.method.losses(self.model, x0, draws, condition)
+        with dropout if self._has_dropout else contextlib.nullcontext(), self._reduction():
+            terms = self._losses[0](x0, draws, condition)
         loss = torch.stack(list(terms.values())).sum()
         self._finite = self._finite & torch.isfinite(loss.detach())
         if self._is_recorded:
@@ -131,10 +164,14 @@ class DiffusionModule(pl.LightningModule):
                 "try a smaller optimizer.lr, or look at the data; the last good checkpoint is kept"
             )
 
-    def on_after_backward(self) -> None:
-        """Average gradients once per optimizer step, before the optimizer or a loss scaler."""
-        if self.group is not None and self.micro_step % self.trainer.accumulate_grad_batches == 0:
-            self.group.average(p.grad for p in self.parameters() if p.grad is not None)
+    def _reduction(self) -> contextlib.AbstractContextManager[None]:
+        """Average gradients over the processes with the last batch of an optimizer step only."""
+        is_last = self.micro_step % self.trainer.accumulate_grad_batches == 0
+        if isinstance(self.model, FSDPModule):
+            self.model.set_requires_gradient_sync(is_last)
+        elif isinstance(losses := self._losses[0], DistributedDataParallel) and not is_last:
+            return cast(contextlib.AbstractContextManager[None], losses.no_sync())
+        return contextlib.nullcontext()
 
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)  # type: ignore[arg-type]
@@ -163,27 +200,33 @@ class DiffusionModule(pl.LightningModule):
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         if self._is_recorded and not scaled:
-            self.log("gradient_norm", norm)
+            self.log("gradient_norm", whole(norm))
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
-        groups: list[dict[str, object]] = [
-            {"params": list(self.model.parameters())},
-            *self.method.param_groups(),
-        ]
-        optimizer = self._optimizer(groups)
+        optimizer = self._optimizer(self._param_groups())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _param_groups(self) -> list[dict[str, object]]:
+        return [{"params": list(self.model.parameters())}, *self.method.param_groups()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        if self.is_sharded:
+            groups = (cast(list[Tensor], group["params"]) for group in self._param_groups())
+            trained = [parameter for group in groups for parameter in group]
+            share_out_checkpoint(checkpoint, self.model, trained)
         if self.ema is not None:
             self.ema.load_state_dict(cast(dict[str, object], checkpoint["ema"]))
 
     def weights(self, averaged: bool = True) -> dict[str, Tensor]:
-        """Return the model's state, with averaged parameters if wanted and there. No copies."""
+        """Return the model's state, with averaged parameters if wanted and there.
+
+        No copies, unless the model is shared out: then all processes call this function.
+        """
         average = self.ema.shadow_params if averaged and self.ema is not None else None
         return self._state(average)
 
@@ -196,14 +239,17 @@ class DiffusionModule(pl.LightningModule):
         parameters = list(self.model.parameters())
         modes = [(part, part.training) for part in self.model.modules()]
         own = [parameter.data for parameter in parameters]
+        put = _put
+        if self.is_sharded:  # fully_shard knows where the data of its parameters are
+            own, put = [data.clone() for data in own], _copy
         try:
             if averaged and self.ema is not None:
-                for parameter, average in zip(parameters, self.ema.shadow_params, strict=True):
-                    parameter.data = average
+                put(parameters, self.ema.shadow_params)
             yield self.model.eval()
         finally:
-            for parameter, data in zip(parameters, own, strict=True):
-                parameter.data = data
+            if isinstance(self.model, FSDPModule):
+                self.model.reshard()  # a forward pass without a backward pass leaves parts whole
+            put(parameters, own)
             for part, trains in modes:
                 part.training = trains
 
@@ -218,4 +264,14 @@ class DiffusionModule(pl.LightningModule):
         if average is not None:
             names = (name for name, _ in self.model.named_parameters())
             state |= {n: v.detach() for n, v in zip(names, average, strict=True)}
-        return state
+        return whole(state) if self.is_sharded else state
+
+
+def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data = value
+
+
+def _copy(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.data.copy_(value)

@@ -1,6 +1,7 @@
 """Validate during training without changing it: weights and random states are restored.
 
-The first process of a group validates, and the others wait for it at the next step.
+The first process of a group validates, and the others wait for it at the next step; of a model that
+is shared out, all of them compute.
 """
 
 import time
@@ -57,4 +58,5 @@ class Validate(AfterStep):
         self.last.update(found)
         texts = (f"{name} {value:.5f}" for name, value in found.items())
         logger.info("after %d steps: %s", step, ", ".join(texts))
-        self.curve.write(step - 1 if step else BEFORE_TRAINING, {**recorded(trainer), **found})
+        if module.is_first:
+            self.curve.write(step - 1 if step else BEFORE_TRAINING, {**recorded(trainer), **found})

@@ -13,25 +13,34 @@ def write_weights(
 ) -> None:
     """Write the weights of these kinds, raw or ema, below a run directory.
 
-    `about` is what deme.json says of all of them.
+    `about` is what deme.json says of all of them. All processes of a group call this function, and
+    the first one writes.
     """
-    module.model.cpu()
+    if not module.is_sharded:
+        module.model.cpu()
     for kind in kinds:
         averaged = kind == EMA_WEIGHTS
         said = {**about, "ema": averaged}
-        module.model.save(folder / "weights" / kind, module.weights(averaged), said, links=True)
+        state = module.weights(averaged)
+        if module.is_first:
+            module.model.save(folder / "weights" / kind, state, said, links=True)
 
 
 def write_snapshot(
     module: DiffusionModule, step: int, folder: Path, about: Mapping[str, object]
 ) -> None:
-    """Write the raw weights of a step, and the power-function averages up to it."""
+    """Write the raw weights of a step, and the power-function averages up to it.
+
+    All processes of a group call this function, and the first one writes.
+    """
+    weights, profiles = module.weights(averaged=False), module.profiles()
 
     def fill(place: Path) -> None:
         raw = {**about, "ema": False, "step": step}
-        module.model.write(place, module.weights(averaged=False), raw, links=True)
-        for length, state in module.profiles().items():
+        module.model.write(place, weights, raw, links=True)
+        for length, state in profiles.items():
             said = {**raw, "ema": True, "average": f"power function of length {length:g}"}
             module.model.write(place / f"{PROFILE}{length:g}", state, said, links=True)
 
-    files.write_folder(snapshot_folder(folder, step), fill)
+    if module.is_first:
+        files.write_folder(snapshot_folder(folder, step), fill)

@@ -300,6 +300,10 @@ def build_logger(spec):
         assert (Mirror.of(spec or None).tracker is None) == (not spec)
 
 
+def build_launcher(spec):
+    assert callable(instantiate(spec).run)
+
+
 def build_plain(spec):
     assert isinstance(spec, dict)
 

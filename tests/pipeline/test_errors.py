@@ -251,7 +251,11 @@ def test_a_row_that_cannot_be_costs_no_other_row_its_place_in_the_table(tmp_path
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**head, "results": "results", "rows": rows}))
     code, text = run(["reproduce", "s.yaml"], tmp_path)
     assert code == 2, text
-    assert "no finetuning does the same" in text.splitlines()[-1]
+    (line,) = (line for line in text.splitlines() if line.startswith("deme: "))
+    assert "weights train, seed 0" in line
+    assert "no finetuning does the same" in text
+    assert "1 runs depend on failed ones" in text
+    assert "retry=failed" in text.splitlines()[-1]
     page = (tmp_path / "results" / "s.md").read_text()
     assert "| before | 0.0" in page
     assert "| weights | -- |" in page

@@ -1,15 +1,19 @@
 """Two processes that train one run: the same run as one process's, killed or stopped together, and one message for all."""
 
 import json
+import os
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from deme.models.layout import UNET
 from deme.system import tensors
-from tests.pipeline.program import TINY_EXPERTS, TINY_TRAIN, done, run, start
+from tests.pipeline.program import ROOT, TINY_EXPERTS, TINY_TRAIN, done, run, start
 from tests.pipeline.test_resume import SLOW_STEP, results
 
 WORDS = [
@@ -55,6 +59,24 @@ def trained(words, folder, patch=""):
     return run_dir, text
 
 
+def check_equal(one, two, tolerance=1e-5):
+    """Two directories of the same run: the same files, weights and curves, but for rounding."""
+    assert one.name == two.name
+    assert {p.relative_to(one) for p in one.rglob("*")} == {
+        p.relative_to(two) for p in two.rglob("*")
+    }
+    for file in one.glob("weights/*/unet/*.safetensors"):
+        a, b = (tensors.TensorFile(f).read_all() for f in (file, two / file.relative_to(one)))
+        for key, value in a.items():
+            assert float((value - b[key]).norm()) <= tolerance * float(value.norm()), key
+    curves = [
+        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
+        for d in (one, two)
+    ]
+    for rows in zip(*curves, strict=True):
+        assert rows[1] == pytest.approx(rows[0], rel=1e-3, abs=1e-7)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     return trained(WORDS, tmp_path_factory.mktemp("pair"))
@@ -63,22 +85,7 @@ def undisturbed(tmp_path_factory):
 def test_two_processes_train_the_run_that_one_process_trains(undisturbed, tmp_path):
     two, text = undisturbed
     one = done(WORDS, tmp_path)
-    assert one.name == two.name
-    assert {p.relative_to(one) for p in one.rglob("*")} == {
-        p.relative_to(two) for p in two.rglob("*")
-    }
-    for name in (UNET, "unet/projections.safetensors"):
-        a, b = (
-            tensors.TensorFile(folder / "weights/ema" / name).read_all() for folder in (one, two)
-        )
-        for key, value in a.items():
-            assert float((value - b[key]).norm()) <= 1e-5 * float(value.norm()), key
-    curves = [
-        [json.loads(line) for line in (d / "metrics.jsonl").read_text().splitlines()]
-        for d in (one, two)
-    ]
-    for rows in zip(*curves, strict=True):
-        assert rows[1] == pytest.approx(rows[0], rel=1e-3, abs=1e-7)
+    check_equal(one, two)
     assert text.count(" in 2 processes") == 1
     assert text.count("trained runs/") == 1
     assert (two / "cost.json").read_bytes() == (one / "cost.json").read_bytes()
@@ -136,6 +143,35 @@ def test_a_signal_to_one_stops_both_at_the_same_step(undisturbed, tmp_path):
     assert results(run_dir) == results(undisturbed[0])
 
 
+@pytest.mark.parametrize("balancing", ["uncertainty", "nash_mtl", "pcgrad"])
+def test_tasks_are_balanced_as_in_one_process(balancing, tmp_path):
+    words = ["train", "method=ant", f"balancing={balancing}", "ranges.num_ranges=3", *TINY_TRAIN,
+             *(["balancing.refresh_every=5"] if balancing == "nash_mtl" else [])]  # fmt: skip
+    two, _ = trained(words, tmp_path / "two")
+    (tmp_path / "one").mkdir()
+    check_equal(done(words, tmp_path / "one"), two)
+
+
+@pytest.mark.slow
+def test_a_shared_out_model_trains_as_a_whole_one_and_resumes_in_one_process(tmp_path):
+    words = [*WORDS, "snapshots.every=6", "progress.validate.every=6",
+             "progress.validate.preview=false"]  # fmt: skip
+    shards = [*words, "compute.strategy=fsdp"]
+    (tmp_path / "one").mkdir()
+    one = done(words, tmp_path / "one")
+    two, text = trained(shards, tmp_path / "two")
+    assert "no preview" not in text
+    check_equal(one, two)
+    programs = pair(shards, tmp_path / "three", SLOW_STEP)
+    programs[0].wait_for(lambda: [*tmp_path.glob("three/runs/*/*/*/checkpoints/last.ckpt")])
+    for program in programs:
+        program.kill()
+    code, text = run(words, tmp_path / "three")
+    assert code == 0, text
+    assert "(from step " in text
+    check_equal(one, next(tmp_path.glob("three/runs/scratch/train/*")))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_is_heard_while_the_other_is_not_there_yet(rank, tmp_path):
     say = "import deme.training.distributed as t\nreal = t.init_distributed\ndef init(device): print('joining', flush=True); return real(device)\nt.init_distributed = init\n"
@@ -149,23 +185,26 @@ def test_a_signal_is_heard_while_the_other_is_not_there_yet(rank, tmp_path):
     assert "Traceback" not in program.text
 
 
-def test_a_lost_process_ends_the_other_with_one_message(tmp_path):
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_ends_the_other_with_one_message(lost, tmp_path):
     programs = pair(WORDS, tmp_path, SLOW_STEP)
     programs[0].wait_for(
         lambda: any(
             p.read_text().count("\n") > 1 for p in tmp_path.glob("runs/*/*/*/metrics.jsonl")
         )
     )
-    programs[1].kill()
-    assert programs[0].wait(60) == 4, programs[0].text
-    assert "deme: another process of this run ended or cannot be reached" in programs[0].text
-    assert "Traceback" not in programs[0].text
+    programs[lost].kill()
+    left = programs[1 - lost]
+    assert left.wait(30) == 4, left.text  # alone it takes two seconds
+    assert left.text.count("deme: another process of this run ended or cannot be reached") == 1
+    assert "Traceback" not in left.text
 
 
 def test_what_one_process_cannot_do_all_say(tmp_path):
     cases = [
         ([*WORDS, "batch_size=15"], "", 2, "batch_size=15 is that of all 2 processes together", "type: batch_size=14"),
-        (["train", "method=ant", *TINY_TRAIN], "", 2, "method=ant balances tasks over the whole batch", "without torchrun"),
+        (["train", "method=ant", "balancing=nash_mtl", *TINY_TRAIN, "compute.strategy=fsdp"], "", 2,
+         "balancing=nash_mtl needs whole gradients", "type: compute.strategy=ddp"),
         (WORDS, "import deme.training.fit as f\nf.step_of = lambda path: 3\n", 4, "checkpoints of different steps: 0, 3",
          "paths.runs must be on a disk that all of them see"),
         (["reproduce", str(Path(__file__).parents[2] / "experiments/digits")], "", 2, "deme reproduce starts processes by itself", "type: jobs=<n>"),
@@ -174,6 +213,7 @@ def test_what_one_process_cannot_do_all_say(tmp_path):
         found, text = codes(pair(words, tmp_path / str(index), second=second))
         assert found == [code, code], text
         assert all(part in text for part in parts), text
+        assert text.count("deme: ") == (2 if words[0] == "reproduce" else 1), text
         assert "Traceback" not in text
 
 
@@ -191,8 +231,9 @@ def test_a_process_that_fails_before_training_does_not_leave_the_other_waiting(f
     )
     found, text = codes(programs)
     assert found == [3, 3], text
-    assert "deme: no disk here" in programs[fails].text
-    assert f"deme: process {fails} of 2: no disk here" in programs[1 - fails].text
+    source = f"process {fails} of 2: " * bool(fails)
+    assert f"deme: {source}no disk here" in programs[0].text
+    assert text.count("deme: ") == 1
     assert "Traceback" not in text
 
 
@@ -216,3 +257,53 @@ def test_torchrun_of_one_process_is_as_without(tmp_path):
     assert code == 0, text
     (run_dir,) = tmp_path.glob("runs/scratch/train/*")
     assert results(run_dir) == expected
+
+
+def torchrun(words, folder):
+    """Start torchrun itself with two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "deme", *words]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_torchrun_equals_one_process_stops_on_a_signal_resumes_and_ends_with_a_killed_one(tmp_path):
+    words = [*WORDS, "num_steps=400", "progress.checkpoint_every=100000"]
+    (tmp_path / "one").mkdir()
+    one = done(words, tmp_path / "one")
+    undisturbed, _ = trained(words, tmp_path / "two")
+    check_equal(one, undisturbed)
+
+    def begun():
+        files = [*tmp_path.glob("three/runs/*/*/*/metrics.jsonl")]
+        return files and files[0].read_text().count("\n") > 20
+
+    def wait_for_steps(program):
+        end = time.monotonic() + 120
+        while not begun() and program.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+
+    (tmp_path / "three").mkdir()
+    program = torchrun(words, tmp_path / "three")
+    wait_for_steps(program)
+    program.send_signal(signal.SIGTERM)  # torchrun passes it on
+    text, _ = program.communicate(timeout=60)
+    (run_dir,) = tmp_path.glob("three/runs/scratch/train/*")
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "preempted", text
+    program = torchrun(words, tmp_path / "three")
+    text, _ = program.communicate(timeout=300)
+    assert program.returncode == 0, text
+    assert "(from step " in text
+    assert results(run_dir) == results(undisturbed)
+    shutil.rmtree(tmp_path / "three")
+    (tmp_path / "three").mkdir()
+    program = torchrun(words, tmp_path / "three")
+    wait_for_steps(program)
+    children = subprocess.run(
+        ["pgrep", "-P", str(program.pid)], capture_output=True, text=True, check=True
+    )
+    os.kill(int(children.stdout.split()[1]), signal.SIGKILL)
+    text, _ = program.communicate(timeout=20)  # torchrun waits for the others, too
+    assert program.returncode == 1, text

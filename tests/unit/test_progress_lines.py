@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from deme.cli.app import main
-from deme.commands import reproduce
+from deme.commands import suite_worker
 from deme.commands.costs import TimeLeft, rate_of
 from deme.runs import Suite
 from deme.system import BadConfig, console, imports, progress
@@ -91,7 +91,7 @@ def test_each_run_of_a_suite_is_announced_with_its_number_and_the_time_left(suit
         return
 
     seen = []
-    with mock.patch.object(reproduce, "stage_function", lambda stage: work if stage == "train" else fails):  # fmt: skip
+    with mock.patch.object(suite_worker, "stage_function", lambda stage: work if stage == "train" else fails):  # fmt: skip
 
         def fails(config):
             seen.append(config)

@@ -53,6 +53,7 @@ from deme.runs.settings.merging import (
     MergeSettings,
     SearchSettings,
 )
+from deme.runs.settings.progress import ProgressSettings
 from deme.runs.settings.teachers import TaughtSettings
 from deme.system import RAW_WEIGHTS, shown
 
@@ -173,6 +174,16 @@ class PublishSettings(CommandSettings):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class ReproduceSettings(CommandSettings):
+    """deme reproduce: how its processes are started, and what changes no result of a run."""
+
+    stage: Literal["reproduce"]
+    launcher: Option
+    logger: Logger
+    progress: ProgressSettings
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class StatsSettings(CommandSettings):
     """deme stats."""
 
@@ -252,6 +263,7 @@ SETTINGS: Mapping[str, type[CommandSettings]] = {
     **RUNS,
     "sample": SampleSettings,
     "publish": PublishSettings,
+    "reproduce": ReproduceSettings,
     "stats": StatsSettings,
     "export": ExportSettings,
     "verify": VerifySettings,

@@ -44,6 +44,7 @@ class ComputeSettings:
     compile: Switch
     channels_last: Switch
     gradient_checkpointing: Switch
+    strategy: Literal["ddp", "fsdp"] = "ddp"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -166,6 +167,7 @@ Data = Annotated[
 Model = Annotated[Option, LeftOutAt(ema=False)]
 DType = Literal["float32", "float16", "bfloat16"]
 # of an input that is a run; what they hold counts, as of all inputs
+Compute = Annotated[ComputeSettings, ChangesNoResult("strategy")]
 RunWeights = Annotated[Literal["ema", "raw"], NO_RESULT]
 
 CELL_LETTERS = {  # before a value in a run's name
@@ -266,7 +268,7 @@ class BatchSettings(CommandSettings):
     """The keys of every command that evaluates the network on batches of images."""
 
     batch_size: BatchSize
-    compute: ComputeSettings
+    compute: Compute
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -6,7 +6,7 @@ A suite is a table as data. Its rows name the stages that they need, each with t
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
@@ -98,6 +98,9 @@ class SuiteOptions:
     jobs: Annotated[Processes, key("Number of processes that work in parallel.", 2)] = 1
     minutes: Annotated[
         Time | None, key("Minutes after which to stop; the same command resumes.", 50)
+    ] = None
+    retry: Annotated[
+        Literal["failed"] | None, key("Whether to try failed runs again.", "failed")
     ] = None
     tflops: Annotated[
         Tflops | None, key("TFLOP/s of a device, to estimate the hours on it.", 100)

@@ -7,9 +7,11 @@ from pydantic.dataclasses import dataclass
 
 from deme.runs.settings.base import (
     STRICT,
+    Count,
     FileName,
     Line,
     Name,
+    Positive,
     Seed,
     Switch,
     TwoOrMore,
@@ -30,6 +32,16 @@ def once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Seeds = Annotated[tuple[Seed, ...], AfterValidator(different)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class JobSettings:
+    """What a job of its own has, where that differs from the options of the launcher."""
+
+    gpus: Annotated[Count | None, key("GPUs of the job: so many processes train together.", 4)] = (
+        None
+    )
+    hours: Annotated[Positive | None, key("Time limit of the job, in hours.", 24.0)] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -121,6 +133,14 @@ class RowSettings:
     evaluate: Annotated[
         Overrides | None,
         key("Overrides of `deme evaluate`; without it the row is not in the table.", []),
+    ] = None
+    job: Annotated[
+        Literal["own"] | JobSettings | None,
+        key(
+            "With launcher=slurm each training of this row is a job of its own, instead of being "
+            "done by one of the workers: `own`, or the GPUs and hours of that job.",
+            {"gpus": 4, "hours": 24.0},
+        ),
     ] = None
     sample_seeds: Annotated[
         Seeds | None, key("Sampling seeds of this row, if not those of the suite.", [100])
