@@ -26,7 +26,6 @@ class Compute:
     compile: bool = False
     channels_last: bool = False
     gradient_checkpointing: bool = False
-    strategy: str = "ddp"
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -56,7 +55,6 @@ class Compute:
             settings.compile,
             settings.channels_last,
             settings.gradient_checkpointing,
-            settings.strategy,
         )
 
     def prepare_for_training(

@@ -70,7 +70,7 @@ def _exit_code(args: list[str]) -> int:
 def _failed(error: DemeError | Stopped, debug: bool = False) -> int:
     if debug:
         traceback.print_exc()
-    if not error.is_told:
+    if not error.is_reported:
         print_error(error)
     return error.exit_code
 

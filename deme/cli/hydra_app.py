@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from deme.cli.flags import check_flags
-from deme.cli.launched import check_launcher, forget, launched, sweep
+from deme.cli.launched import check_launcher, delete_records, launched_job, sweep
 from deme.cli.sweeps import (
     SweepFolder,
     end_sweep,
@@ -99,7 +99,7 @@ def run(command: str, args: list[str]) -> int:
         keys = [word.partition("=")[0] for word in swept]
         file = folder[0] / name
         is_launched = is_sweep and os.getpid() != first_process
-        with launched(file, number, swept) if is_launched else nullcontext(True) as goes_on:
+        with launched_job(file, number, swept) if is_launched else nullcontext(True) as goes_on:
             if not goes_on:
                 return
             try:
@@ -124,7 +124,7 @@ def run(command: str, args: list[str]) -> int:
                 print_error(failure_message(one))
         raise
     finally:
-        forget(folder[0] / name)
+        delete_records(folder[0] / name)
     if alone:
         raise alone[0]
     end_sweep(jobs)

@@ -1,7 +1,7 @@
 """The jobs of a sweep that a launcher of Hydra runs in other processes: how they stop and end.
 
 Every job records its start and its outcome next to the sweep. So the first process knows which jobs
-to pass a stop signal on to, and which of them have ended without a word.
+to forward a stop signal to, and which jobs have ended without an outcome.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 from deme.cli.sweeps import SweepFolder, jobs_in, note_failure, note_stop
 from deme.system import (
     DemeError,
+    Preempted,
     Stopped,
     WorkFailed,
     append_line,
@@ -38,10 +39,10 @@ PLUGINS = {  # Hydra's name of a launcher -> its module, and the extra of this p
     "ray": ("hydra_plugins.hydra_ray_launcher", "ray"),
 }
 SERIAL = ("", "BasicLauncher")  # runs jobs in this process
-QUEUE = "SlurmLauncher"  # its jobs go on when this process ends
+SLURM = "SlurmLauncher"  # its jobs go on when this process ends
 POLL_SECONDS = 0.5
 KILLED = WorkFailed(
-    "its process was killed, maybe for want of memory\nrun the same command again to resume"
+    "its process was killed, perhaps for lack of memory\nrun the same command again to resume"
 )
 
 
@@ -64,19 +65,23 @@ def check_launcher(words: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def launched(file: Path, number: int, swept: list[str]) -> Iterator[bool]:
-    """Run a job in the block, in a process of a launcher; yield whether its sweep goes on.
+def launched_job(file: Path, number: int, swept: list[str]) -> Iterator[bool]:
+    """Run a job in the block, in a process of a launcher; yield whether it is to run.
 
     A job that is stopped is saved first; then the launcher's own handler of the signal is called,
     which may queue the job again.
     """
     log_to_terminal()
     start = {"number": number, "swept": swept, "pid": os.getpid(), "host": os.uname().nodename}
-    append_line(_starts(file), json.dumps(start))
+    append_line(_starts_file(file), json.dumps(start))
+    if _stop_file(file).exists():
+        note_stop(file, number, swept, signals.stopped(Preempted.exit_code))
+        yield False
+        return
     try:
         with signals.in_job():
             try:
-                yield not _stop(file).exists()
+                yield True
             except Stopped as stop:
                 note_stop(file, number, swept, stop)
                 raise
@@ -87,18 +92,18 @@ def launched(file: Path, number: int, swept: list[str]) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def sweep(file: Callable[[], Path]) -> Iterator[None]:
-    """Run all jobs of a sweep in the block, and pass stop signals on to those in other processes.
+    """Run all jobs of a sweep in the block, and forward stop signals to those in other processes.
 
     `file` returns where jobs are recorded, once the sweep has begun. If the launcher gives up, the
     others are waited for, and those that ended without an outcome are recorded as failed.
     """
     began = time.time()
 
-    def pass_on(signum: int) -> bool:
-        if SweepFolder.launcher in (*SERIAL, QUEUE):
+    def forward(signum: int) -> bool:
+        if SweepFolder.launcher in (*SERIAL, SLURM):
             return False
         logger.info("stopping the jobs of the sweep")
-        write_text(_stop(file()), "")
+        write_text(_stop_file(file()), "")
         for start in _running(file()):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(start["pid"], signum)
@@ -108,41 +113,41 @@ def sweep(file: Callable[[], Path]) -> Iterator[None]:
     # of joblib, when it replaces a process that has grown; no job is lost
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs")
     try:
-        with signals.passed_on(pass_on):
+        with signals.forwarded(forward):
             try:
                 yield
             except Exception as error:
                 if isinstance(error, DemeError) or SweepFolder.launcher in SERIAL:
                     raise
-                _wait(file(), began)
+                _wait_for_jobs(file(), began)
                 if not _note_killed(file()) and not any(j["exit_code"] for j in jobs_in(file())):
                     raise WorkFailed(f"{SweepFolder.launcher}: {first_line(error)}") from error
             else:
                 _note_killed(file())
     except Stopped:
-        if SweepFolder.launcher == QUEUE:
+        if SweepFolder.launcher == SLURM:
             logger.warning("the jobs of the sweep stay in the queue; to see them: squeue --me")
         raise
 
 
-def forget(file: Path) -> None:
+def delete_records(file: Path) -> None:
     """Delete the records of a sweep that has ended."""
-    for each in (file, _starts(file), _stop(file)):
+    for each in (file, _starts_file(file), _stop_file(file)):
         each.unlink(missing_ok=True)
 
 
-def _starts(file: Path) -> Path:
+def _starts_file(file: Path) -> Path:
     return file.with_suffix(".starts")
 
 
-def _stop(file: Path) -> Path:
+def _stop_file(file: Path) -> Path:
     return file.with_suffix(".stop")
 
 
 def _unfinished(file: Path) -> list[Start]:
     """Return the jobs that have begun and have no outcome."""
     ended = {job["number"] for job in jobs_in(file)}
-    starts = {start["number"]: start for start in read_jsonl(_starts(file), Start)}
+    starts = {start["number"]: start for start in read_jsonl(_starts_file(file), Start)}
     return [start for number, start in sorted(starts.items()) if number not in ended]
 
 
@@ -163,11 +168,11 @@ def _is_alive(pid: int) -> bool:
         return True
 
 
-def _wait(file: Path, began: float) -> None:
+def _wait_for_jobs(file: Path, began: float) -> None:
     """Wait for the jobs that still run, or are still queued at submitit."""
     while _running(file) or any(map(_is_alive, _submitted(file, began))):
         time.sleep(POLL_SECONDS)
-    while SweepFolder.launcher == QUEUE and _queued(_submitted(file, began)):
+    while SweepFolder.launcher == SLURM and _queued(_submitted(file, began)):
         time.sleep(10 * POLL_SECONDS)
 
 

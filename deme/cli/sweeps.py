@@ -53,7 +53,7 @@ def _start_ray(options: DictConfig) -> None:
     ray = optional_module("ray", "runs the jobs of hydra/launcher=ray", "ray")
     if not ray.is_initialized():
         ray.init(**cast(dict[str, Any], OmegaConf.to_container(options, resolve=True)))
-    signals.take()
+    signals.install()
 
 
 class Job(TypedDict):
@@ -65,7 +65,7 @@ class Job(TypedDict):
     place: str | None
     exit_code: int
     message: str
-    is_told: bool  # whether another process of the same training prints the message
+    is_reported: bool  # whether another process of the same training prints the message
 
 
 def note_stop(file: Path, number: int, swept: list[str], stop: Stopped) -> None:
@@ -84,8 +84,8 @@ def note_failure(
     """Log and record the failure of a job; `cause` is the exception that was raised."""
     place = run_of(cause)
     made = None if place is None else str(place)
-    one = _job(number, swept, made, error.exit_code, str(error), error.is_told)
-    if not error.is_told:
+    one = _job(number, swept, made, error.exit_code, str(error), error.is_reported)
+    if not error.is_reported:
         logger.error("%s", failure_message(one).splitlines()[0])
     _note(file, one)
 
@@ -96,7 +96,7 @@ def _job(
     place: str | None,
     exit_code: int,
     message: str,
-    is_told: bool = False,
+    is_reported: bool = False,
 ) -> Job:
     return {
         "number": number,
@@ -105,7 +105,7 @@ def _job(
         "place": place,
         "exit_code": exit_code,
         "message": message,
-        "is_told": is_told,
+        "is_reported": is_reported,
     }
 
 
@@ -138,14 +138,14 @@ def end_sweep(jobs: Sequence[Job]) -> None:
         print_result(summary(jobs))
     failures = [job for job in jobs if job["exit_code"]]
     for one in failures[1:]:
-        if not one["is_told"]:
+        if not one["is_reported"]:
             print_error(failure_message(one))
     if failures:
         code, message = failures[0]["exit_code"], failure_message(failures[0])
         if code in STATES:
             raise signals.stopped(code)
         error = of_exit_code(code)(message)
-        error.is_told = failures[0]["is_told"]
+        error.is_reported = failures[0]["is_reported"]
         raise error
 
 

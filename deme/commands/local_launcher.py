@@ -6,10 +6,10 @@ from pathlib import Path
 
 from deme.commands import suite_worker
 from deme.commands.costs import TimeLeft
-from deme.commands.suite_worker import Worker, nodes_left
-from deme.runs import Suite
-from deme.system import WorkFailed, helpers, logger, progress
-from deme.system.shared_disk import WORKERS, announced
+from deme.commands.suite_worker import Worker, left_in
+from deme.runs import Node, Suite
+from deme.system import DemeError, helpers, logger, progress
+from deme.system.shared_disk import WORKERS, registered_worker
 
 GPUS = Path("/proc/driver/nvidia/gpus")
 
@@ -22,10 +22,10 @@ class LocalLauncher:
     CPU cores, unless $OMP_NUM_THREADS says otherwise.
     """
 
-    def run(self, suite: Suite, jobs: int) -> Worker:
-        """Run what is not done, and return what this process has done."""
-        if not nodes_left({node: node.state for node in suite.nodes}):
-            return Worker(suite)
+    def run(self, suite: Suite, jobs: int) -> dict[Node, DemeError]:
+        """Run what is not done; return the runs that failed in this process, with their errors."""
+        if not left_in(suite):
+            return {}
         shares = environments(jobs)
         os.environ.update(shares[0])  # torch is not imported yet
         words = [str(suite.file), str(suite.runs), *suite.paths, *suite.neutral]
@@ -33,19 +33,14 @@ class LocalLauncher:
         left = TimeLeft(suite, jobs)
         done = sum(node.state == "done" for node in suite.nodes)
         with (
-            announced(suite.runs / suite.name / WORKERS),
-            helpers(suite_worker.__name__, arguments, shares[1:]) as codes,
+            registered_worker(suite.runs / suite.name / WORKERS),
+            helpers(suite_worker.__name__, arguments, shares[1:]),
             progress("runs", len(suite.nodes), "runs", start=done) as bar,
         ):
             bar.seconds_left = left.seconds
             worker = Worker(suite, bar)
-            worker.work()
-        unfinished = [node for node in suite.nodes if node.state in ("running", "preempted")]
-        if any(codes) and unfinished:
-            raise WorkFailed(
-                f"helper processes ended with exit codes {codes}\nrun the same command to resume"
-            )
-        return worker
+            worker.work()  # until nothing is left, of what a killed helper had begun either
+        return worker.failed
 
 
 def environments(jobs: int) -> list[dict[str, str]]:

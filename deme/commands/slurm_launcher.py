@@ -5,11 +5,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deme.commands.slurm_queue import SlurmQueue
-from deme.commands.suite_worker import Worker, nodes_left, run_node, work_on
+from deme.commands.slurm_queue import SlurmQueue, squeue
+from deme.commands.suite_worker import Worker, left_in, suite_of
 from deme.runs import BLOCKED, Node, Suite
 from deme.system import (
     BadConfig,
@@ -27,12 +26,12 @@ from deme.system import (
     signals,
     world,
 )
-from deme.system.shared_disk import WORKERS, announced
+from deme.system.shared_disk import WORKERS, registered_worker
 
 if TYPE_CHECKING:
     import submitit
 
-MANY = 1000  # times that a job is queued again after its time limit
+MAX_REQUEUES = 1000  # times that a job is queued again after its time limit
 POLL_SECONDS, ASK_SECONDS = 1.0, 5.0  # between looks at the runs, and questions to SLURM
 
 
@@ -63,24 +62,28 @@ class SlurmLauncher:
                 raise BadConfig(
                     f"launcher.{name} must be a number from {least:.2g} on, got {value!r}"
                 )
+        if self.stop_seconds >= 3600 * self.hours:
+            raise BadConfig(
+                f"launcher.stop_seconds={self.stop_seconds} is all of the time limit, "
+                f"launcher.hours={self.hours:g}\ntype: launcher.hours=<more>"
+            )
 
-    def run(self, suite: Suite, jobs: int) -> Worker | None:
+    def run(self, suite: Suite, jobs: int) -> dict[Node, DemeError] | None:
         """Queue what is needed; return None without waiting for it if `wait` is false.
 
-        Raises MissingInput without submitit or SLURM, WorkFailed if the jobs end before the suite.
+        No run is done in this process, so none fails in it: the dictionary is empty. Raises
+        MissingInput without submitit or SLURM, BadConfig for a job that sbatch refuses, WorkFailed
+        if the jobs end before the suite.
         """
         optional_module("submitit", "queues jobs of SLURM", "slurm")
+        squeue()  # whether SLURM answers
         queue = SlurmQueue(suite)
         if states := queue.states():
             logger.info("already queued: %s", "; ".join(queue.lines(states)))
-        else:
-            self.submit(queue, jobs)
+        self.submit(queue, jobs)
         if not self.wait:
-            print_result(
-                "\n".join(
-                    [*queue.lines(queue.states()), f"to see it, type: deme plan {suite.file}"]
-                )
-            )
+            lines = queue.lines(queue.states())
+            print_result("\n".join([*lines, f"to see it, type: deme plan {suite.file}"]))
             return None
         try:
             self._wait(queue, jobs)
@@ -91,13 +94,12 @@ class SlurmLauncher:
                 ids,
             )
             raise
-        worker = Worker(suite)
-        if left := _left(suite):
+        if left := left_in(suite):
             raise WorkFailed(
                 f"all jobs have ended, and {len(left)} runs are not done, such as "
                 f"{left[0].title}; the logs are in {queue.folder}\nrun the same command again"
             )
-        return worker
+        return {}
 
     def submit(self, queue: SlurmQueue, jobs: int) -> None:
         """Queue workers for what is left, runs that need a job of their own, and the table.
@@ -107,28 +109,27 @@ class SlurmLauncher:
         with locked(queue.lock, lambda owner: logger.info("%s is queueing jobs", owner)):
             states, queued = queue.states(), queue.read()
             active = {job.partition("_")[0] for job in states}
-            left = _left(queue.suite)
+            left = left_in(queue.suite)
             for node in left:
                 is_queued = queued["own"].get(node.title) in active
                 own = own_job(node)
                 if own is not None and is_ready(node) and not is_queued:
-                    job = self._executor(queue, own).submit(
-                        self._job(queue, jobs, title=node.title)
+                    (job,) = _submitted(
+                        self._executor(queue, own), [self._job(queue, jobs, title=node.title)]
                     )
-                    queued["own"][node.title] = job.job_id
-                    logger.info("queued job %s for %s", job.job_id, node.title)
-            shared = [node for node in left if shares(node)]
+                    queued["own"][node.title] = job
+                    queue.write(queued)
+                    logger.info("queued job %s for %s", job, node.title)
+            shared = [node for node in left if is_shared(node)]
             if any(map(is_ready, shared)) and not active & {*queued["workers"]}:
-                executor = self._executor(queue, {})
-                with executor.batch():
-                    array = [
-                        executor.submit(self._job(queue, jobs, number)) for number in range(jobs)
-                    ]
-                queued["workers"] = sorted({job.job_id.partition("_")[0] for job in array})
+                workers = [self._job(queue, jobs, number) for number in range(jobs)]
+                array = _submitted(self._executor(queue, {}), workers)
+                queued["workers"] = sorted({job.partition("_")[0] for job in array})
+                queue.write(queued)
                 logger.info("queued %d workers: job %s", jobs, ", ".join(queued["workers"]))
-                table = self._executor(queue, {}, after=queued["workers"])
-                queued["table"] = table.submit(self._job(queue, jobs, is_table=True)).job_id
-            queue.write(queued)
+                last = self._executor(queue, {}, after=queued["workers"])
+                (queued["table"],) = _submitted(last, [self._job(queue, jobs, is_table=True)])
+                queue.write(queued)
 
     def _job(
         self,
@@ -151,16 +152,16 @@ class SlurmLauncher:
         import submitit
 
         found = submitit.AutoExecutor(
-            folder=queue.folder / "%A", cluster="slurm", slurm_max_num_timeout=MANY
+            folder=queue.folder / "%A", cluster="slurm", slurm_max_num_timeout=MAX_REQUEUES
         )
         gpus = own.get("gpus", self.gpus) if not after else 0
         more = {key.replace("-", "_"): value for key, value in self.options.items()}
         if after:
             more["dependency"] = f"afterany:{':'.join(after)}"
         wanted = {
-            "name": f"deme-{queue.suite.name}",
+            "name": queue.job_name,
             "timeout_min": round(60 * own.get("hours", self.hours)),
-            "tasks_per_node": max(1, gpus) if own else 1,
+            "tasks_per_node": own.get("gpus", 1),  # processes that train together
             "gpus_per_node": gpus or None,
             "cpus_per_task": self.cpus,
             "mem_gb": self.memory,
@@ -189,7 +190,7 @@ class SlurmLauncher:
                     return
                 if time.monotonic() - asked > ASK_SECONDS:
                     asked = time.monotonic()
-                    if not all(map(shares, suite.nodes)):
+                    if not all(map(is_shared, suite.nodes)):
                         self.submit(queue, jobs)
                     if not queue.states():
                         return
@@ -219,7 +220,7 @@ class SuiteJob:
         except Stopped as stop:
             code = stop.exit_code
         except DemeError as error:
-            if not error.is_told:
+            if not error.is_reported:
                 print_error(error)
             code = error.exit_code
         if code:
@@ -234,31 +235,36 @@ class SuiteJob:
     def _work(self) -> int:
         from deme.commands import table
 
-        paths = [word for word in self.words if word.startswith("paths.")]
-        results = Path(self.results) if self.results is not None else None
-        suite = Suite.read(Path(self.file), Path(self.runs), paths, results)
+        suite = suite_of(self.file, self.runs, self.words, self.results)
         if self.is_table:
             table.run(suite)
             return 0
-        queue = SlurmQueue(suite)
+        worker = Worker(suite, last_first=self.number % 2 == 1)
         if self.title is not None:
             (node,) = (node for node in suite.nodes if node.title == self.title)
-            code = run_node(node, self.words)
-            if world().rank > 0:
-                return code
+            worker.run(node)
         else:
-            with announced(suite.runs / suite.name / WORKERS):
-                code = work_on(self.file, self.runs, self.words, self.number % 2 == 1, shares)
-        if not all(map(shares, suite.nodes)):
-            with contextlib.suppress(Exception):  # where jobs cannot queue others, the user does
-                self.launcher.submit(queue, self.jobs)
-            if not _left(suite):
+            with registered_worker(suite.runs / suite.name / WORKERS):
+                worker.work(is_shared)
+        if world().rank == 0 and not all(map(is_shared, suite.nodes)):
+            with contextlib.suppress(DemeError):  # where jobs cannot queue others, the user does
+                self.launcher.submit(SlurmQueue(suite), self.jobs)
+            if not left_in(suite):
                 table.run(suite)
-        return code
+        return next((error.exit_code for error in worker.failed.values()), 0)
 
 
-def _left(suite: Suite) -> list[Node]:
-    return nodes_left({node: node.state for node in suite.nodes})
+def _submitted(executor: "submitit.AutoExecutor", jobs: Sequence["SuiteJob"]) -> list[str]:
+    """Queue jobs, several as an array, and return their ids. Raises BadConfig."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        with executor.batch() if len(jobs) > 1 else contextlib.nullcontext():
+            queued = [executor.submit(job) for job in jobs]
+        return [job.job_id for job in queued]
+    except FailedJobError as error:
+        refusal = str(error).strip().splitlines()[-1]
+        raise BadConfig(f"sbatch refuses the job: {refusal}\nsee launcher.<key>") from error
 
 
 def own_job(node: Node) -> Mapping[str, Any] | None:
@@ -270,8 +276,8 @@ def own_job(node: Node) -> Mapping[str, Any] | None:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def shares(node: Node) -> bool:
-    """Whether a run is done by the workers that share the suite."""
+def is_shared(node: Node) -> bool:
+    """Whether a run is done by the workers, and has no job of its own."""
     return own_job(node) is None
 
 

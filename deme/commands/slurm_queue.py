@@ -33,6 +33,11 @@ class SlurmQueue:
         return self.suite.runs / self.suite.name / ".slurm"
 
     @property
+    def job_name(self) -> str:
+        """The name of all jobs of the suite."""
+        return f"deme-{self.suite.name}"
+
+    @property
     def lock(self) -> Path:
         """A lock for changes of the queue."""
         return self.folder / ".lock"
@@ -62,7 +67,7 @@ class SlurmQueue:
         if not ids:
             return {}
         found = {}
-        for line in squeue().splitlines():
+        for line in squeue(self.job_name).splitlines():
             job, _, state = line.strip().partition(" ")
             if job.partition("_")[0] in ids:
                 found[job] = state
@@ -82,7 +87,7 @@ class SlurmQueue:
             running = [job for job, state in jobs.items() if state in RUNNING]
             waiting = [job for job in jobs if job not in running]
             parts = [
-                f"{len(some)} {what} ({_few(some)})"
+                f"{len(some)} {what} ({_shortened(some)})"
                 for some, what in ((running, "running"), (waiting, "queued"))
                 if some
             ]
@@ -90,14 +95,18 @@ class SlurmQueue:
         return found
 
 
-def _few(jobs: Iterable[str]) -> str:
+def _shortened(jobs: Iterable[str]) -> str:
     names = list(jobs)
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def squeue() -> str:
-    """Return the jobs of this user, a line of id and state for each. Raises MissingInput."""
-    command = ["squeue", "--me", "--array", "--noheader", "--format=%i %T"]
+def squeue(name: str | None = None) -> str:
+    """Return this user's jobs, a line of id and state for each; `name`: those of that name.
+
+    Raises MissingInput if SLURM does not answer.
+    """
+    named = [] if name is None else [f"--name={name}"]
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i %T", *named]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:

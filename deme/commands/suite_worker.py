@@ -1,4 +1,4 @@
-"""One of the processes that share the runs of a suite: it does what is ready and not taken."""
+"""A worker: one of several processes that share the runs of a suite."""
 
 import sys
 import time
@@ -11,7 +11,6 @@ from deme.runs import BLOCKED, Node, Suite
 from deme.system import (
     Bar,
     DemeError,
-    WorkFailed,
     as_deme_error,
     duration,
     is_locked,
@@ -21,9 +20,9 @@ from deme.system import (
 
 @dataclass
 class Worker:
-    """Runs the nodes of a suite. Several workers find out from the run directories who does what.
+    """Runs the nodes of a suite that are ready and that no other process is running.
 
-    A run that failed is not tried again, by no worker, and what depends on it is left out.
+    No worker tries a failed run again, and runs that depend on it are skipped.
     `last_first`: begin at the other end, so that two processes seldom want the same node.
     """
 
@@ -36,8 +35,8 @@ class Worker:
     def work(self, is_mine: Callable[[Node], bool] | None = None) -> None:
         """Run nodes until nothing is left that this process could do or wait for.
 
-        `is_mine`: whether this process may run a node. Runs that depend on others, which it may
-        not, are waited for by nobody.
+        `is_mine`: whether this process may run a node. It does not wait for the other nodes, nor
+        for those that depend on them.
         """
         num_open = sum(node.state != "done" for node in self.suite.nodes)
         while True:
@@ -56,15 +55,18 @@ class Worker:
                     return
                 time.sleep(0.5)
 
-    def has_failed(self, node: Node) -> bool:
-        """Whether a run failed, here or in another process."""
-        return node in self.failed or node.state == "failed"
-
     def _try(self, node: Node) -> bool:
         """Run a node unless another process is running it; return whether it was run."""
         planned = node.run
-        if planned is None or is_locked(planned.path / ".lock") or self.has_failed(node):
+        if planned is None or is_locked(planned.path / ".lock") or node.state == "failed":
             return False
+        self.run(node)
+        return True
+
+    def run(self, node: Node) -> None:
+        """Do a run whose inputs are finished; its failure is logged, and kept in `failed`."""
+        planned = node.run
+        assert planned is not None, f"{node.title} waits for its inputs"
         seconds = self.bar.seconds_left() if self.bar and self.bar.seconds_left else None
         number = sum(each.state == "done" for each in self.suite.nodes) + 1
         time_left = f"; about {duration(seconds)} left for all runs" if seconds else ""
@@ -72,9 +74,9 @@ class Worker:
         try:
             stage_function(node.stage)(planned.config)
         except (DemeError, OSError) as error:
-            self.failed[node] = as_deme_error(error)
-            logger.error("%s (%s): %s", node.title, planned.path, self.failed[node])
-        return True
+            self.failed[node] = known = as_deme_error(error)
+            if not known.is_reported:
+                logger.error("%s (%s): %s", node.title, planned.path, known)
 
 
 def nodes_left(states: Mapping[Node, str], failed: Collection[Node] = ()) -> list[Node]:
@@ -88,40 +90,23 @@ def nodes_left(states: Mapping[Node, str], failed: Collection[Node] = ()) -> lis
     ]
 
 
-def run_node(node: Node, words: Sequence[str]) -> int:
-    """Do one run of a suite, in all processes of an srun; return its exit code."""
-    sys.argv[1:] = ["reproduce", str(node.suite.file), f"runs={node.suite.runs}", *words]
-    if node.run is None:
-        raise WorkFailed(f"{node.title} waits for other runs")
-    try:
-        stage_function(node.stage)(node.run.config)
-    except DemeError as error:
-        if not error.is_told:
-            logger.error("%s (%s): %s", node.title, node.run.path, error)
-        return error.exit_code
-    return 0
+def left_in(suite: Suite) -> list[Node]:
+    """Return the runs of a suite that are not done and can be."""
+    return nodes_left({node: node.state for node in suite.nodes})
+
+
+def suite_of(file: str, runs: str, words: Sequence[str], results: str | None = None) -> Suite:
+    """Return the suite that a process of `deme reproduce` works on; run.json names this command.
+
+    `words`: the overrides that all runs are given, of `paths` and of keys that change no result.
+    """
+    sys.argv[1:] = ["reproduce", file, f"runs={runs}", *words]
+    paths = [word for word in words if word.startswith("paths.")]
+    folder = Path(results) if results is not None else None
+    suite = Suite.read(Path(file), Path(runs), paths, folder)
+    return replace(suite, neutral=tuple(word for word in words if word not in paths))
 
 
 def helper(file: str, runs: str, *words: str) -> None:
-    """Work on a suite in a helper process; every failure is logged."""
-    work_on(file, runs, words, last_first=True)
-
-
-def work_on(
-    file: str,
-    runs: str,
-    words: Sequence[str],
-    last_first: bool,
-    is_mine: Callable[[Node], bool] | None = None,
-) -> int:
-    """Work on a suite as a process that `deme reproduce` has started; return an exit code.
-
-    `words`: the overrides that all runs are given.
-    """
-    sys.argv[1:] = ["reproduce", file, f"runs={runs}", *words]  # what run.json names
-    paths = [word for word in words if word.startswith("paths.")]
-    suite = Suite.read(Path(file), Path(runs), paths)
-    suite = replace(suite, neutral=tuple(word for word in words if word not in paths))
-    worker = Worker(suite, last_first=last_first)
-    worker.work(is_mine)
-    return next((error.exit_code for error in worker.failed.values()), 0)
+    """Work on a suite in a helper process; every failure is logged, and recorded in its run."""
+    Worker(suite_of(file, runs, words), last_first=True).work()

@@ -111,7 +111,7 @@ def _train(
     """Prepare, train, and write the results. The first process of a group prepares first."""
     training = _prepare(run, settings, group)
     if group is not None and run.is_main_process:
-        group.agree(True)  # the others find in the cache what this one has prepared
+        group.all_gather(True)  # the others find in the cache what this one has prepared
     if run.is_main_process:
         mirror.start(run.path)
     try:
@@ -227,7 +227,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         write_loss_mass(method, ranges, run.path / "weighting.json")
     optimizer = partial_of(settings.optimizer)
     try_optimizer(optimizer)
-    shards = compute.strategy == "fsdp"
+    shards = settings.compute.strategy == "fsdp"
     if shards:
         check_sharding(settings, group is not None, method)
     images = encoded()

@@ -44,10 +44,10 @@ def warn_if_teacher_is_raw(run: Run, settings: TrainSettings) -> None:
 
 
 def check_sharding(settings: TrainSettings, are_several: bool, method: "Method") -> None:
-    """Raise BadConfig for trainings in which parameters cannot be shared out."""
+    """Raise BadConfig for a training whose parameters cannot be sharded."""
     if not are_several:
         raise BadConfig(
-            "compute.strategy=fsdp shares out a model over several processes, and this is one\n"
+            "compute.strategy=fsdp shards a model over several processes, and this is one\n"
             "type: torchrun --nproc_per_node=<n> -m deme train ..., or compute.strategy=ddp"
         )
     if settings.compute.compile:

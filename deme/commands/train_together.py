@@ -19,16 +19,16 @@ def run_together(
 ) -> Path:
     """Train a run in all processes unless it is done; return the run directory.
 
-    The first process plans, locks and writes the run. `train` is called in all processes, in the
-    first one first: there it has to call `group.agree(True)` when it has prepared what the others
-    read from the cache.
+    The first process plans, locks and writes the run. `train` is called there first, and has to
+    call `group.all_gather(True)` when it has prepared what the others read from the cache; then it
+    is called in the other processes.
     """
     if group.rank > 0:
         logger.setLevel(logging.ERROR)  # the first process says what happens
     with group.job():
         run = replace(Run.planned(config), is_main_process=group.rank == 0)
         check_device(run, build(TrainSettings, config).compute)
-        if len({*group.agree(run.identity)}) > 1:
+        if len({*group.all_gather(run.identity)}) > 1:
             raise WorkFailed(
                 "the processes were given different runs\ntype the same arguments in all of them"
             )
@@ -42,8 +42,8 @@ def run_together(
         if run.is_main_process:
             run.execute(begin)
             if not has_begun:
-                group.agree(False)
-        elif group.agree()[0]:
+                group.all_gather(False)
+        elif group.all_gather()[0]:
             train(run)
-        group.agree()  # the first one has written everything
+        group.all_gather()  # the first one has written everything
         return run.path

@@ -26,7 +26,7 @@ class Validation:
     """Validate a module in float32, as evaluations do; `trained`: the timestep range of an expert.
 
     The held-out images are encoded once, in the constructor. Grids of samples are written to
-    `folder`/samples by the process that `writes`; if the model is shared out, all compute.
+    `folder`/samples by the process that `writes`; with a sharded model, all processes compute.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from deme.models.denoiser import DenoisingModel
 Sample = tuple[Tensor, ShardedRandom, Condition]  # the arguments of `losses` but the model
 
 
-def alone(_: Tensor) -> None:
-    """Leave the sum over one process as it is."""
+def single_process(_: Tensor) -> None:
+    """Do nothing: with one process the sum is the value itself."""
 
 
 class Method:
@@ -29,7 +29,7 @@ class Method:
     # What is trained or stored with the model: in every checkpoint, on the model's device.
     extra_module: nn.Module | None = None
     # Replaces values by their sums over the processes that train together, in place.
-    add_up: Callable[[Tensor], None] = staticmethod(alone)
+    all_reduce_sum: Callable[[Tensor], None] = staticmethod(single_process)
     # Whether `losses` computes gradients of its own, which are not there for a sharded model.
     uses_gradients: bool = False
     # A frozen network that the loss uses; it is compiled if the model is.

@@ -18,7 +18,7 @@ from deme.diffusion import (
     bind_condition,
     rows_of,
 )
-from deme.methods import alone
+from deme.methods import single_process
 from deme.methods.balancing import Balancing
 from deme.methods.finetune import Finetune, weighted_errors
 from deme.models.denoiser import DenoisingModel
@@ -96,7 +96,7 @@ class Ant(Finetune):
         return {"balanced": objective}
 
     def _gram(self, gradients: Sequence[Sequence[Tensor]]) -> Tensor:
-        gram = gram_matrix(gradients, add_up=self.add_up) / self._num_processes**2
+        gram = gram_matrix(gradients, all_reduce_sum=self.all_reduce_sum) / self._num_processes**2
         bad = [
             str(item)
             for item, norm in zip(self.ranges, gram.diagonal(), strict=True)
@@ -115,7 +115,7 @@ class Ant(Finetune):
     def report(self) -> dict[str, float]:
         """Return the task losses, their weights, and the numbers that the balancing reports."""
         means = self._losses / self._num_processes
-        self.add_up(means)
+        self.all_reduce_sum(means)
         losses, weights = means.tolist(), self.balancing.weights().tolist()
         return {
             **{f"task_loss/{j}": loss for j, loss in enumerate(losses)},
@@ -157,19 +157,19 @@ def task_gradients(
 def gram_matrix(
     gradients: Sequence[Sequence[Tensor]],
     chunk: int = 65536,
-    add_up: Callable[[Tensor], None] = alone,
+    all_reduce_sum: Callable[[Tensor], None] = single_process,
 ) -> Tensor:
     """Return the inner products of k gradients, [k, k] float64 on the CPU.
 
-    They are summed in float64, `chunk` elements at a time; `add_up` replaces the elements [k,
-    chunk] of one process by their sums over several.
+    They are summed in float64, `chunk` elements at a time; `all_reduce_sum` replaces elements [k,
+    chunk] by their sums over several processes, in place.
     """
     k, device = len(gradients), gradients[0][0].device
     total = torch.zeros(k, k, dtype=torch.float64, device=device)
     for parts in zip(*gradients, strict=True):
         for chunks in zip(*(part.flatten().split(chunk) for part in parts), strict=True):
             rows = torch.stack(chunks)
-            add_up(rows)
+            all_reduce_sum(rows)
             rows = rows.double()
             total += rows @ rows.T
     return total.cpu()

@@ -142,8 +142,8 @@ def _options(
         group, _, option = word.partition("=")
         if changes_no_result(values["stage"], group):
             continue
-        is_told = before is None or chosen is None or group in values.get("swept", [])
-        if is_told or _part(before or {}, group) != _part(chosen or {}, group):
+        is_reported = before is None or chosen is None or group in values.get("swept", [])
+        if is_reported or _part(before or {}, group) != _part(chosen or {}, group):
             found.append(_option_text(values["stage"], label, group, option))
         elif group == "debug":
             found.append("debug")

@@ -203,7 +203,7 @@ class Run:
         status = {"state": state, "pid": os.getpid(), "time": time.time(), **job, **more}
         files.write_json(self.path / "status.json", status)
 
-    def forget_failure(self) -> None:
+    def reset_failure(self) -> None:
         """Let a run that failed be done again: its state is then that of a run that was stopped."""
         with locked(self.path / ".lock", None) as held:
             if held and self.status.get("state") == "failed":

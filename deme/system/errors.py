@@ -12,11 +12,11 @@ from pathlib import Path
 class DemeError(Exception):
     """Base of all errors that a user can correct; any other is a bug (exit code 1).
 
-    `is_told`: another process of the same training prints it.
+    `is_reported`: whether another process of the same training prints it.
     """
 
     exit_code = 1
-    is_told = False
+    is_reported = False
 
 
 class BadConfig(DemeError, ValueError):
@@ -50,12 +50,12 @@ class DiskError(DemeError):
 class Stopped(BaseException):
     """The process was asked to stop.
 
-    Not an Exception, so that no library's `except Exception` swallows it. `is_told` is that of
+    Not an Exception, so that no library's `except Exception` swallows it. `is_reported` is that of
     DemeError.
     """
 
     exit_code = 75
-    is_told = False
+    is_reported = False
 
 
 class Preempted(Stopped):

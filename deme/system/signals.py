@@ -1,6 +1,6 @@
 """Stop signals: at once where nothing can be lost, at the next step inside `graceful`.
 
-A process whose work is done by jobs in other processes passes a signal on to them (`passed_on`).
+A process whose jobs run in other processes forwards signals to them (`forwarded`).
 """
 
 import contextlib
@@ -16,10 +16,10 @@ _STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SI
 _pending: Stopped | None = None
 _received: Stopped | None = None
 _polling = False
-_pass_on: Callable[[int], bool] | None = None
+_forward: Callable[[int], bool] | None = None
 _number, _time = 0, 0.0  # of the last signal
 _is_job = False
-ECHO = 1.0  # seconds in which Ctrl-C may come from the terminal and from the parent process, too
+DUPLICATE_SECONDS = 1.0  # in which Ctrl-C may arrive from terminal and parent
 
 
 def stopped(exit_code: int) -> Stopped:
@@ -33,11 +33,11 @@ def receive(signum: int, _frame: FrameType | None) -> None:
     """Handle a stop signal: raise its error now, or keep it for the next poll inside `graceful`."""
     global _pending, _received, _number, _time
     again = _pending is not None
-    if again and _is_job and time.monotonic() - _time < ECHO:
+    if again and _is_job and time.monotonic() - _time < DUPLICATE_SECONDS:
         return
     _number, _time = signum, time.monotonic()
     _pending = _received = stopped(130 if signum == signal.SIGINT else 75)
-    if _pass_on is not None and not again and _pass_on(signum):
+    if _forward is not None and not again and _forward(signum):
         return
     if not _polling or again:
         error, _pending = _pending, None
@@ -52,7 +52,7 @@ def handled() -> Iterator[None]:
     """
     global _received
     _received = None
-    before = take()
+    before = install()
     try:
         yield
     finally:
@@ -60,7 +60,7 @@ def handled() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def take() -> dict[signal.Signals, Any]:
+def install() -> dict[signal.Signals, Any]:
     """Handle the stop signals from now on, and return the former handlers.
 
     It is called again after a library has put its own handlers in place of ours.
@@ -81,25 +81,25 @@ def graceful() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def passed_on(pass_on: Callable[[int], bool]) -> Iterator[None]:
-    """Call `pass_on` with a signal in the block, and raise its error after the block.
+def forwarded(forward: Callable[[int], bool]) -> Iterator[None]:
+    """Call `forward` with a signal in the block, and raise its error after the block.
 
-    It returns whether the signal was passed on; if not, it is handled as without it. A second
+    It returns whether the signal was forwarded; if not, it is handled as usual. A second
     signal stops at once.
     """
-    global _pending, _pass_on
-    _pass_on, passed = pass_on, False
+    global _pending, _forward
+    _forward, passed = forward, False
 
     def call(signum: int) -> bool:
         nonlocal passed
-        passed = pass_on(signum)
+        passed = forward(signum)
         return passed
 
-    _pass_on = call
+    _forward = call
     try:
         yield
     finally:
-        _pass_on = None
+        _forward = None
     if passed and (error := _pending) is not None:
         clear()
         raise error

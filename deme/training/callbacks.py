@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from deme.system import Bar, Stopped, append_line, atomic, reopen_jsonl, signals
 from deme.training.due import Due, is_recorded
 from deme.training.module import DiffusionModule
-from deme.training.sharding import whole
+from deme.training.sharding import full_tensors
 
 NOTHING: Mapping[str, float] = MappingProxyType({})
 Row = Mapping[str, float | None]  # what is recorded of a step, by name; None: not finite
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
-        checkpoint = whole(checkpoint)
+        checkpoint = full_tensors(checkpoint)
         if self.writes:
             with atomic(Path(path)) as file:
                 torch.save(checkpoint, file)

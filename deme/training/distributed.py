@@ -34,11 +34,11 @@ from deme.system import (
     processes,
 )
 
-IMPORTS = timedelta(minutes=10)  # that the slowest process may import longer than the fastest
-PREPARATION = timedelta(days=7)  # that the others may wait for one; a lost one is noticed at once
-ATTEMPT = timedelta(seconds=2)  # to connect
-TOLD_AFTER = 5.0  # seconds of waiting for the others
-FAREWELL = 2.0  # seconds in which the others are told of an error, or say that they know of one
+STARTUP_TIMEOUT = timedelta(minutes=10)  # for the slowest process to start
+CONTROL_TIMEOUT = timedelta(days=7)  # while one process prepares; a lost one is noticed at once
+CONNECT_TIMEOUT = timedelta(seconds=2)  # of one attempt to connect
+NOTICE_SECONDS = 5.0  # of waiting for the others, until a message says so
+FAILURE_SECONDS = 2.0  # in which the processes exchange an error
 LOST = (
     "another process of this run ended or cannot be reached; its own message says why\n"
     "run the same command to resume"
@@ -53,7 +53,7 @@ class ProcessLost(WorkFailed):
 
 @dataclass(frozen=True)
 class Failure:
-    """An error of one process, as the others hear of it."""
+    """An error of one process, as it is sent to the others."""
 
     text: str
     exit_code: int
@@ -65,14 +65,14 @@ class Failure:
         code = error.exit_code if isinstance(error, (DemeError, Stopped)) else 1
         return cls(f"process {rank} of {size}: {text}", code)
 
-    def error(self, is_told: bool) -> DemeError | Stopped:
+    def error(self, is_reported: bool) -> DemeError | Stopped:
         """Return the error that ends another process."""
         if self.exit_code in (75, 130):
             stop = Preempted(self.text)
-            stop.is_told = is_told
+            stop.is_reported = is_reported
             return stop
         error = DemeError(self.text)
-        error.exit_code, error.is_told = self.exit_code, is_told
+        error.exit_code, error.is_reported = self.exit_code, is_reported
         return error
 
 
@@ -83,37 +83,37 @@ class ProcessGroup:
         """Wait for the others. Raises ProcessLost if they do not come."""
         world = processes.world()
         self.rank, self.size = world.rank, world.size
-        self._waits = self._is_lost = False
+        self._is_gathering = self._is_lost = False
         gpu = device.startswith("cuda")
         if gpu:
             torch.cuda.set_device(device)
-        waiting = threading.Timer(TOLD_AFTER, self._say_what_it_waits_for, [world])
+        waiting = threading.Timer(NOTICE_SECONDS, self._log_waiting, [world])
         waiting.daemon = True
         waiting.start()
         with self.reachable():
             self._store = _store(world)
-            waited_for(
+            interruptible(
                 lambda: dist.init_process_group(
                     "cpu:gloo,cuda:nccl" if gpu else "gloo",
                     store=self._store,
                     rank=self.rank,
                     world_size=self.size,
-                    timeout=IMPORTS,
+                    timeout=STARTUP_TIMEOUT,
                 )
             )
-            # of messages between the processes, never of gradients
-            control = waited_for(lambda: dist.new_group(backend="gloo", timeout=PREPARATION))
+            # for messages between the processes, never for gradients
+            control = interruptible(lambda: dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
         waiting.cancel()
         self._control = cast(dist.ProcessGroup, control)
 
-    def _say_what_it_waits_for(self, world: processes.World) -> None:
+    def _log_waiting(self, world: processes.World) -> None:
         logger.warning(
             "process %d of %d waits for the others at %s, port %d, for at most %s",
             world.rank,
             world.size,
             world.address,
             world.port,
-            duration(IMPORTS.total_seconds()),
+            duration(STARTUP_TIMEOUT.total_seconds()),
         )
 
     @contextlib.contextmanager
@@ -127,46 +127,46 @@ class ProcessGroup:
             raise ProcessLost(LOST)
         try:
             yield
-        except _Heard as heard:
+        except _PeerFailed as heard:
             raise heard.error from None
         except ProcessLost as error:
-            found = self._left_message()
+            found = self._received_failure()
             if isinstance(found, Failure):
-                raise found.error(is_told=True) from None
-            error.is_told = found is not None
+                raise found.error(is_reported=True) from None
+            error.is_reported = found is not None
             raise
         except (Exception, Stopped, KeyboardInterrupt) as error:
             failure = Failure.of(error, self.rank, self.size)
-            if self._tells(failure) and isinstance(error, (DemeError, Stopped)):
-                error.is_told = self.rank > 0
+            if self._send_failure(failure) and isinstance(error, (DemeError, Stopped)):
+                error.is_reported = self.rank > 0
             raise
 
-    def _tells(self, failure: Failure) -> bool:
-        """Tell the others of an error; return whether they have heard it.
+    def _send_failure(self, failure: Failure) -> bool:
+        """Send an error to the others; return whether they received it.
 
-        Those that are in the middle of training notice that this process ends, and read why.
+        Processes in the middle of training notice that this one ends, and then read the error.
         """
-        if not self._waits:
+        if not self._is_gathering:
             with contextlib.suppress(ProcessLost):
-                self._gather(failure, FAREWELL)
+                self._gather(failure, FAILURE_SECONDS)
                 return True
         self._is_lost = True
         with contextlib.suppress(RuntimeError):
             self._store.set("end", json.dumps(asdict(failure)))
         return False
 
-    def _left_message(self) -> Failure | str | None:
-        """Return why a process ended, or "" if the first process says that one is lost."""
+    def _received_failure(self) -> Failure | str | None:
+        """Return why a process ended, or "" if the first process reports a lost one."""
         with contextlib.suppress(RuntimeError):
             if self.rank == 0 and not self._store.check(["end"]):
                 self._store.set("end", "")
                 return None
-            self._store.wait(["end"], timedelta(seconds=FAREWELL))
+            self._store.wait(["end"], timedelta(seconds=FAILURE_SECONDS))
             text = self._store.get("end").decode()
             return Failure(**json.loads(text)) if text else ""
         return None
 
-    def agree(self, value: object = None) -> list[object]:
+    def all_gather(self, value: object = None) -> list[object]:
         """Exchange a value with all processes, and return those of all, by rank.
 
         Ends the block of `job` if one of them has failed.
@@ -174,15 +174,15 @@ class ProcessGroup:
         found = self._gather(value)
         for one in found:
             if isinstance(one, Failure):
-                raise _Heard(one.error(is_told=self.rank > 0))
+                raise _PeerFailed(one.error(is_reported=self.rank > 0))
         return found
 
     def _gather(self, value: object, seconds: float | None = None) -> list[object]:
         found: list[object] = [None] * self.size
-        self._waits = True  # until the others answer: a signal may end the waiting
+        self._is_gathering = True  # until the others answer: a signal may end the waiting
         with self.reachable():
-            waited_for(lambda: dist.all_gather_object(found, value, self._control), seconds)
-        self._waits = False
+            interruptible(lambda: dist.all_gather_object(found, value, self._control), seconds)
+        self._is_gathering = False
         return found
 
     def all_reduce_max(self, value: int) -> int:
@@ -197,7 +197,7 @@ class ProcessGroup:
         dist.all_reduce(values, group=self._control)
         return values / self.size
 
-    def add_up(self, values: Tensor) -> None:
+    def all_reduce_sum(self, values: Tensor) -> None:
         """Replace values by their sums over all processes, in place."""
         dist.all_reduce(values)
 
@@ -218,26 +218,30 @@ class ProcessGroup:
         """Raise ProcessLost for torch's errors of a connection that broke in the block."""
         try:
             yield
-        except (RuntimeError, TimeoutError) as error:
-            known = isinstance(error, (dist.DistError, TimeoutError))
+        except RuntimeError as error:
+            known = isinstance(error, (dist.DistError, _NoAnswer))
             if not known and "gloo" not in str(error):  # gloo's errors have no class
                 raise
             self._is_lost = True
             raise ProcessLost(f"{LOST}\n({first_line(error):.150})") from error
 
 
-class _Heard(Exception):
-    """Another process has failed, as it has told this one."""
+class _PeerFailed(Exception):
+    """Another process has sent its failure."""
 
     def __init__(self, error: DemeError | Stopped) -> None:
         super().__init__(str(error))
         self.error = error
 
 
-def waited_for(call: Callable[[], T], seconds: float | None = None) -> T:
+class _NoAnswer(RuntimeError):
+    """The other processes do not answer in time."""
+
+
+def interruptible(call: Callable[[], T], seconds: float | None = None) -> T:
     """Return call(), which waits for other processes, and handle signals meanwhile.
 
-    torch handles none while it waits, so it waits in another thread. Raises TimeoutError after
+    torch handles none while it waits, so it waits in another thread. Raises _NoAnswer after
     `seconds`.
     """
     outcome: list[T | BaseException] = []
@@ -252,7 +256,7 @@ def waited_for(call: Callable[[], T], seconds: float | None = None) -> T:
     thread.start()
     thread.join(seconds)
     if not outcome:
-        raise TimeoutError(f"no answer after {seconds:g} seconds")
+        raise _NoAnswer(f"no answer after {seconds:g} seconds")
     (found,) = outcome
     if isinstance(found, BaseException):
         raise found
@@ -266,17 +270,22 @@ def _store(world: processes.World) -> Store:
     """
     holds = world.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    deadline = time.monotonic() + IMPORTS.total_seconds()
+    deadline = time.monotonic() + STARTUP_TIMEOUT.total_seconds()
     while True:
         try:
             store = TCPStore(
-                world.address, world.port, world.size, holds, ATTEMPT, wait_for_workers=False
+                world.address,
+                world.port,
+                world.size,
+                holds,
+                CONNECT_TIMEOUT,
+                wait_for_workers=False,
             )
         except RuntimeError:
             if holds or time.monotonic() > deadline:
                 raise
         else:
-            store.set_timeout(IMPORTS)
+            store.set_timeout(STARTUP_TIMEOUT)
             return PrefixStore(f"deme/{restarts}", store)
 
 

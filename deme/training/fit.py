@@ -179,7 +179,7 @@ def _lightning_quiet() -> Iterator[None]:
 
 def start_together(group: ProcessGroup, first_step: int) -> None:
     """Wait for all processes. Raises WorkFailed unless they start from the same step."""
-    steps = group.agree(first_step)
+    steps = group.all_gather(first_step)
     if len(set(steps)) > 1:
         raise WorkFailed(
             "the processes of this run see checkpoints of different steps: "

@@ -20,7 +20,7 @@ from deme.system import WorkFailed
 from deme.training.distributed import ProcessGroup
 from deme.training.due import is_recorded
 from deme.training.ema import PowerAverages, WeightAverage
-from deme.training.sharding import is_sharded, share_out_checkpoint, whole
+from deme.training.sharding import full_tensors, is_sharded, shard_checkpoint
 
 # from parameter groups
 OptimizerFactory = Callable[[list[dict[str, object]]], torch.optim.Optimizer]
@@ -51,7 +51,7 @@ class DiffusionModule(pl.LightningModule):
 
     The random numbers of micro-step k follow from (seed, k), those of dropout from the rank, too.
     The processes of a `group` each hold their rows of a global batch and make the step of its mean
-    gradient, by DistributedDataParallel, or by fully_shard if the model is shared out over them.
+    gradient, by DistributedDataParallel, or by fully_shard if the model is sharded.
     `training_sample` returns x_0 and the condition of a batch.
     """
 
@@ -86,7 +86,7 @@ class DiffusionModule(pl.LightningModule):
         # in a list, so that its parameters are not those of this module a second time
         self._losses: list[nn.Module] = []
         if group is not None:
-            method.add_up = group.add_up
+            method.all_reduce_sum = group.all_reduce_sum
 
     @property
     def is_first(self) -> bool:
@@ -101,9 +101,10 @@ class DiffusionModule(pl.LightningModule):
     def on_train_start(self) -> None:
         self.micro_step = self.trainer.global_step * self.trainer.accumulate_grad_batches
         self._ahead.clear()
-        losses = Losses(self.model, self.method)
-        is_parallel = self.group is not None and not self.is_sharded
-        self._losses = [self.group.parallel(losses) if is_parallel and self.group else losses]
+        losses: nn.Module = Losses(self.model, self.method)
+        if self.group is not None and not self.is_sharded:
+            losses = self.group.parallel(losses)
+        self._losses = [losses]
         if self.ema is not None:
             self.method.follow(self.ema.shadow_params)
 
@@ -200,7 +201,7 @@ class DiffusionModule(pl.LightningModule):
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         if self._is_recorded and not scaled:
-            self.log("gradient_norm", whole(norm))
+            self.log("gradient_norm", full_tensors(norm))
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         optimizer = self._optimizer(self._param_groups())
@@ -218,14 +219,14 @@ class DiffusionModule(pl.LightningModule):
         if self.is_sharded:
             groups = (cast(list[Tensor], group["params"]) for group in self._param_groups())
             trained = [parameter for group in groups for parameter in group]
-            share_out_checkpoint(checkpoint, self.model, trained)
+            shard_checkpoint(checkpoint, self.model, trained)
         if self.ema is not None:
             self.ema.load_state_dict(cast(dict[str, object], checkpoint["ema"]))
 
     def weights(self, averaged: bool = True) -> dict[str, Tensor]:
         """Return the model's state, with averaged parameters if wanted and there.
 
-        No copies, unless the model is shared out: then all processes call this function.
+        No copies, unless the model is sharded: then all processes call this function.
         """
         average = self.ema.shadow_params if averaged and self.ema is not None else None
         return self._state(average)
@@ -264,7 +265,7 @@ class DiffusionModule(pl.LightningModule):
         if average is not None:
             names = (name for name, _ in self.model.named_parameters())
             state |= {n: v.detach() for n, v in zip(names, average, strict=True)}
-        return whole(state) if self.is_sharded else state
+        return full_tensors(state) if self.is_sharded else state
 
 
 def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:

@@ -1,7 +1,7 @@
-"""A model whose parameters are shared out over the processes of a training: torch's fully_shard.
+"""Models whose parameters are sharded over the processes of a training, with torch's fully_shard.
 
-A parameter is then a DTensor, of which each process holds a part. Checkpoints and weights hold
-whole tensors, so that they do not depend on the number of processes.
+A parameter is then a DTensor, of which each process holds a part. Checkpoints and weights contain
+full tensors, so that they do not depend on the number of processes.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from deme.models.denoiser import DenoisingModel
 
 
 def shard(model: DenoisingModel, device: str, num_processes: int) -> None:
-    """Share out the parameters of a model, in place.
+    """Shard the parameters of a model, in place.
 
-    Those of a block of the UNet are whole while it computes. All processes call it.
+    The parameters of a block of the UNet are gathered while it computes. All processes call it.
     """
     mesh = init_device_mesh(device.partition(":")[0], (num_processes,))
     for child in model.unet.children():
@@ -31,12 +31,12 @@ def shard(model: DenoisingModel, device: str, num_processes: int) -> None:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard` has shared out the model."""
+    """Whether the model is sharded."""
     return isinstance(model, FSDPModule)
 
 
-def whole(values: Any) -> Any:
-    """Return nested containers with whole tensors, on the CPU, for shared-out ones.
+def full_tensors(values: Any) -> Any:
+    """Return nested containers in which sharded tensors are replaced by full ones on the CPU.
 
     All processes call it.
     """
@@ -45,30 +45,30 @@ def whole(values: Any) -> Any:
     )
 
 
-def shared_out(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor shared out as `like` is, if it is."""
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """Return a full tensor, sharded as `like` is if that is sharded."""
     if not isinstance(like, DTensor):
         return value
     found = distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
     return cast(Tensor, found)
 
 
-def share_out_checkpoint(
+def shard_checkpoint(
     checkpoint: dict[str, Any], model: nn.Module, parameters: Sequence[Tensor]
 ) -> None:
-    """Share out the whole tensors of a checkpoint as those of `model` are, in place.
+    """Shard the full tensors of a checkpoint like the parameters of `model`, in place.
 
     `parameters`: those of the optimizer, in its order; the model's come first.
     """
     state = checkpoint["state_dict"]
     for name, parameter in model.named_parameters():
         key = f"model.{name}"
-        state[key] = shared_out(state[key], parameter)
+        state[key] = sharded_like(state[key], parameter)
     for optimizer in checkpoint["optimizer_states"]:
         for index, values in optimizer["state"].items():
             like = parameters[index]
             values |= {
-                name: shared_out(value, like)
+                name: sharded_like(value, like)
                 for name, value in values.items()
                 if torch.is_tensor(value) and value.shape == like.shape
             }
@@ -76,6 +76,6 @@ def share_out_checkpoint(
     averages = checkpoint.get("ema", {})
     for name, value in averages.items():
         if isinstance(value, list):
-            averages[name] = list(map(shared_out, value, own))
+            averages[name] = list(map(sharded_like, value, own))
         elif isinstance(value, dict):
-            averages[name] = {key: list(map(shared_out, one, own)) for key, one in value.items()}
+            averages[name] = {key: list(map(sharded_like, one, own)) for key, one in value.items()}

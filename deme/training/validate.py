@@ -1,7 +1,7 @@
 """Validate during training without changing it: weights and random states are restored.
 
-The first process of a group validates, and the others wait for it at the next step; of a model that
-is shared out, all of them compute.
+The first process of a group validates, and the others wait for it at the next step; with a sharded
+model, all of them compute.
 """
 
 import time

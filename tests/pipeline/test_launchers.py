@@ -99,6 +99,16 @@ def test_a_stop_is_saved_by_every_job_and_the_same_command_goes_on(launcher, und
     assert [results(found[name]) for name in sorted(found)] == [undisturbed[0], undisturbed[1]]
 
 
+def test_a_job_that_has_not_begun_when_its_sweep_is_stopped_did_not_fail(tmp_path):
+    words = ["train", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *LONG, "seed=0,1,2"]
+    program = start(words, tmp_path)
+    program.wait_for(lambda: begun(tmp_path, 1))
+    program.signal(signal.SIGTERM)
+    assert program.wait(120) == 75, program.text
+    assert "killed" not in program.text
+    assert [state(path) for path in runs_of(tmp_path).values()] == ["preempted"]
+
+
 @pytest.mark.parametrize("launcher", EACH)
 def test_a_killed_job_is_named_and_the_others_end_as_they_would(launcher, undisturbed, tmp_path):
     words = ["train", "-m", *LAUNCHERS[launcher], *LONG, "seed=0,1"]

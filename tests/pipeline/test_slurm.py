@@ -168,6 +168,15 @@ def test_a_suite_is_the_same_with_a_killed_and_a_requeued_worker(cluster, alone,
     assert (code, "23 of 23 runs done" in text) == (0, True)
 
 
+def test_what_sbatch_refuses_is_one_message(cluster, tmp_path):
+    program = start_reproduce(tmp_path, str(SMOKE), *JOB, "launcher.partition=nowhere")
+    text, _ = program.communicate(timeout=60)
+    assert program.returncode == 2, text
+    assert "nowhere" in text
+    assert "Traceback" not in text
+    assert not queue()
+
+
 SUITE = """
 suite: own
 baseline: before
@@ -186,7 +195,7 @@ rows:
 
 def test_a_failed_run_is_said_once_and_kept_and_others_are_done(cluster, tmp_path):
     (tmp_path / "suite.yaml").write_text(SUITE)
-    program = start_reproduce(tmp_path, "suite.yaml", *JOB)
+    program = start_reproduce(tmp_path, "suite.yaml", *JOB, "logger=csv")
     text, _ = program.communicate(timeout=300)
     assert program.returncode == 4, text
     assert "NaN" in text
@@ -194,6 +203,8 @@ def test_a_failed_run_is_said_once_and_kept_and_others_are_done(cluster, tmp_pat
     assert "retry=failed" in text
     states = {state(path): path for path in tmp_path.glob("runs/own/train/*")}
     assert sorted(states) == ["done", "failed"]
+    sent = {path.name for path in tmp_path.glob("runs/own/tracking/csv/own-*")}
+    assert f"own-train-{states['done'].name}" in sent  # of a job of its own, too
     queued = json.loads((tmp_path / "runs/own/.slurm/queue.json").read_text())
     assert len(queued["own"]) == 2
     before = (states["failed"] / "status.json").read_text()

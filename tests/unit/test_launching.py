@@ -123,7 +123,7 @@ def test_what_is_queued_is_told_with_its_jobs(suite, monkeypatch):
     queue = SlurmQueue(suite)
     assert queue.states() == {}
     queue.write({"workers": ["12"], "table": "13", "own": {"a train, seed 0": "14"}})
-    monkeypatch.setattr(slurm_queue, "squeue", lambda: SQUEUE)
+    monkeypatch.setattr(slurm_queue, "squeue", lambda name: SQUEUE)
     states = queue.states()
     assert states == {"12_0": "RUNNING", "12_1": "PENDING", "13": "PENDING"}
     assert queue.lines(states) == [
@@ -133,8 +133,6 @@ def test_what_is_queued_is_told_with_its_jobs(suite, monkeypatch):
 
 
 def test_without_slurm_there_is_one_message(suite, monkeypatch):
-    SlurmQueue(suite).write({"workers": ["12"], "table": None, "own": {}})
-
     def absent(*_, **__):
         raise FileNotFoundError("squeue")
 

@@ -8,7 +8,7 @@ import pytest
 from deme.system import shared_disk
 from deme.system.errors import DiskError
 from deme.system.locks import is_locked
-from deme.system.shared_disk import announced, check_disk
+from deme.system.shared_disk import check_disk, registered_worker
 
 
 def test_a_disk_with_locks_passes_and_is_left_as_it_was(tmp_path):
@@ -18,7 +18,7 @@ def test_a_disk_with_locks_passes_and_is_left_as_it_was(tmp_path):
 
 def test_locks_that_exclude_nobody_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        shared_disk, "OTHER", "import sys; sys.exit(9)"
+        shared_disk, "TRY_LOCK", "import sys; sys.exit(9)"
     )  # another process got the lock
     with pytest.raises(DiskError, match="do not exclude other processes"):
         check_disk(tmp_path)
@@ -26,11 +26,11 @@ def test_locks_that_exclude_nobody_are_refused(tmp_path, monkeypatch):
 
 def test_a_worker_holds_a_lock_that_others_see_until_it_ends(tmp_path):
     folder = tmp_path / "workers"
-    with announced(folder):
+    with registered_worker(folder):
         (own,) = folder.glob("*.worker")
         assert own.name == f"{os.uname().nodename}-{os.getpid()}.worker"
         assert is_locked(own)
-    assert not [*folder.iterdir()]
+    assert not folder.exists()
 
 
 def other(folder, age):
@@ -47,7 +47,7 @@ def test_a_living_worker_of_another_machine_without_a_lock_that_is_seen_here_end
     file = other(tmp_path, 0)
     with (
         pytest.raises(DiskError, match=r"not shared between .* and another-machine"),
-        announced(tmp_path),
+        registered_worker(tmp_path),
     ):
         pytest.fail("it began to work")
     assert [*tmp_path.iterdir()] == [file]
@@ -57,9 +57,9 @@ def test_a_worker_of_another_machine_that_died_or_holds_its_lock_does_no_harm(
     tmp_path, monkeypatch
 ):
     file = other(tmp_path, 1000)
-    with announced(tmp_path):
+    with registered_worker(tmp_path):
         pass
     os.utime(file)
     monkeypatch.setattr(shared_disk, "is_locked", lambda path: path == file)
-    with announced(tmp_path):
+    with registered_worker(tmp_path):
         pass
