@@ -18,12 +18,14 @@ from typing_extensions import TypedDict
 
 from deme.cli.sweeps import SweepFolder, jobs_in, note_failure, note_stop
 from deme.system import (
+    BadConfig,
     DemeError,
     Preempted,
     Stopped,
     WorkFailed,
     append_line,
     check_installed,
+    exists,
     first_line,
     log_to_terminal,
     logger,
@@ -119,6 +121,10 @@ def sweep(file: Callable[[], Path]) -> Iterator[None]:
             except Exception as error:
                 if isinstance(error, DemeError) or SweepFolder.launcher in SERIAL:
                     raise
+                if not exists(_starts_file(file())):  # it refuses its settings
+                    raise BadConfig(
+                        f"{SweepFolder.launcher}: {first_line(error)}\nsee hydra.launcher.<key>"
+                    ) from error
                 _wait_for_jobs(file(), began)
                 if not _note_killed(file()) and not any(j["exit_code"] for j in jobs_in(file())):
                     raise WorkFailed(f"{SweepFolder.launcher}: {first_line(error)}") from error

@@ -47,8 +47,13 @@ def run(command: str, args: list[str]) -> int:
 
     from deme.commands.arguments import split_args, without_paths
     from deme.runs import Suite
-    from deme.system import expanded
+    from deme.system import BadConfig, expanded
 
+    if flags := [arg for arg in args if arg.startswith("-")]:
+        raise BadConfig(
+            f"deme {command} has no {flags[0]}: a suite lists its rows and seeds itself\n"
+            f"type: deme {command} <suite> [<key>=<value> ...]"
+        )
     words = [arg for arg in args if command == "reproduce" and GROUP.match(arg)]
     given, paths = without_paths([arg for arg in args if arg not in words])
     example = f"deme {command} experiments/digits"

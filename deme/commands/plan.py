@@ -60,7 +60,8 @@ def _costs(
         time = f", about {duration(cost * rate.seconds / jobs)} in {processes} (from {source})"
     elif cost:
         time = "; how long that takes is known once some of its runs are done"
-    yield f"cost: {cost / 1e6:.1f} million forward passes left{time}"
+    passes_left = f"{cost / 1e6:,.1f} million" if cost >= 1e6 else f"{cost:,}"
+    yield f"cost: {passes_left} forward passes left{time}"
     if settings.gflop_per_forward_pass and cost:
         petaflop = cost * settings.gflop_per_forward_pass / 1e6
         text = f"cost: {petaflop:,.0f} PFLOP ({settings.gflop_per_forward_pass:g} GFLOP a pass)"
@@ -87,8 +88,8 @@ def _power(suite: Suite) -> Iterator[str]:
     metrics = dict.fromkeys(row_and_base(name)[0] for name in settings.plan.paired_sd)
     if not metrics:
         yield (
-            "power: the detectable difference depends on the spread of differences between seeds;\n"
-            "    give that as plan.paired_sd (docs/suites.md), from a finished table like this one"
+            "power: unknown, as it needs the standard deviation of differences between seeds;\n"
+            "    a finished table like this one shows it, for plan.paired_sd (docs/suites.md)"
         )
     for metric in metrics:
         lines: dict[str, list[str | None]] = {}
@@ -135,7 +136,8 @@ def _table(suite: Suite, states: dict[Node, str], passes: dict[Node, int], all_r
     for nodes in groups:
         counts = Counter(states[node] for node in nodes)
         state = ", ".join(f"{n} {state}" for state, n in counts.items())
-        cost = f"{sum(passes[node] for node in nodes) / 1e6:.2f}"
+        total = sum(passes[node] for node in nodes) / 1e6
+        cost = f"{total:.2f}" if total >= 0.1 else f"{total:.5f}"
         lines.append(
             [nodes[0].title, _state(nodes[0], states[nodes[0]]), cost]
             if all_runs
@@ -161,12 +163,14 @@ def _in_suite_order(suite: Suite) -> list[Node]:
 def _next(suite: Suite, states: dict[Node, str], all_runs: bool) -> Iterator[str]:
     startable = [node for node, state in states.items() if state not in ("done", *BLOCKED)]
     if startable:
-        yield f"next: deme reproduce {suite.file}, or by hand:"
+        how = " launcher=slurm" if SlurmQueue(suite).read()["workers"] else ""
+        yield f"next: deme reproduce {suite.file}{how}, or by hand:"
     shown = startable if all_runs else startable[:NUM_COMMANDS]
     yield from (f"  {node.command}" for node in shown)
     waiting = sum(state == "waiting" for state in states.values())
     if more := len(startable) - len(shown) + waiting:
-        yield f"  ... and {more} more runs, {waiting} of which wait for others; type: all=true"
+        hint = "" if all_runs else "; type: all=true"
+        yield f"  ... and {more} more runs, {waiting} of which wait for others{hint}"
     for missing, count in Counter(
         str(node.missing_file) for node in states if node.missing_file is not None
     ).items():

@@ -2,27 +2,25 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deme.commands.slurm_queue import SlurmQueue, squeue
+from deme.commands.slurm_queue import SlurmQueue, is_ready, is_shared, own_job, squeue
+from deme.commands.slurm_wait import job_ids, wait
 from deme.commands.suite_worker import Worker, left_in, suite_of
-from deme.runs import BLOCKED, Node, Suite
+from deme.runs import Node, Suite
 from deme.system import (
     BadConfig,
     DemeError,
     Stopped,
     WorkFailed,
-    is_locked,
     locked,
     log_to_terminal,
     logger,
     optional_module,
     print_error,
     print_result,
-    progress,
     signals,
     world,
 )
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     import submitit
 
 MAX_REQUEUES = 1000  # times that a job is queued again after its time limit
-POLL_SECONDS, ASK_SECONDS = 1.0, 5.0  # between looks at the runs, and questions to SLURM
 
 
 @dataclass(frozen=True)
@@ -80,24 +77,29 @@ class SlurmLauncher:
         queue = SlurmQueue(suite)
         if states := queue.states():
             logger.info("already queued: %s", "; ".join(queue.lines(states)))
+            logger.info(
+                "what is typed now of launcher and jobs does not change these jobs; to queue "
+                "others, first type: scancel %s",
+                job_ids(states),
+            )
         self.submit(queue, jobs)
         if not self.wait:
             lines = queue.lines(queue.states())
             print_result("\n".join([*lines, f"to see it, type: deme plan {suite.file}"]))
             return None
         try:
-            self._wait(queue, jobs)
+            wait(queue, lambda: self.submit(queue, jobs))
         except Stopped:
-            ids = " ".join(sorted({job.partition("_")[0] for job in queue.states()}))
             logger.warning(
                 "the jobs go on; the same command waits for them again; to end them: scancel %s",
-                ids,
+                job_ids(queue.states()),
             )
             raise
         if left := left_in(suite):
             raise WorkFailed(
-                f"all jobs have ended, and {len(left)} runs are not done, such as "
-                f"{left[0].title}; the logs are in {queue.folder}\nrun the same command again"
+                f"all jobs have ended or were cancelled, and {len(left)} runs are not done, such "
+                f"as {left[0].title}; the logs of jobs that have begun are in {queue.folder}\n"
+                "run the same command again to queue new jobs"
             )
         return {}
 
@@ -178,24 +180,6 @@ class SlurmLauncher:
         )
         return found
 
-    def _wait(self, queue: SlurmQueue, jobs: int) -> None:
-        """Show the progress of a suite until it is done, or none of its jobs is queued."""
-        suite, asked = queue.suite, 0.0
-        done = sum(node.state == "done" for node in suite.nodes)
-        with progress("runs", len(suite.nodes), "runs", start=done) as bar:
-            while True:
-                bar.advance(sum(node.state == "done" for node in suite.nodes) - done)
-                done = sum(node.state == "done" for node in suite.nodes)
-                if done == len(suite.nodes):
-                    return
-                if time.monotonic() - asked > ASK_SECONDS:
-                    asked = time.monotonic()
-                    if not all(map(is_shared, suite.nodes)):
-                        self.submit(queue, jobs)
-                    if not queue.states():
-                        return
-                time.sleep(POLL_SECONDS)
-
 
 @dataclass
 class SuiteJob:
@@ -265,22 +249,3 @@ def _submitted(executor: "submitit.AutoExecutor", jobs: Sequence["SuiteJob"]) ->
     except FailedJobError as error:
         refusal = str(error).strip().splitlines()[-1]
         raise BadConfig(f"sbatch refuses the job: {refusal}\nsee launcher.<key>") from error
-
-
-def own_job(node: Node) -> Mapping[str, Any] | None:
-    """Return what a job of its own has, as its row says; None if it is done by the workers."""
-    found = next(row.job for row in node.suite.settings.rows if row.name == node.row)
-    if node.stage != "train" or found is None:
-        return None
-    given = {} if found == "own" else asdict(found)
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def is_shared(node: Node) -> bool:
-    """Whether a run is done by the workers, and has no job of its own."""
-    return own_job(node) is None
-
-
-def is_ready(node: Node) -> bool:
-    """Whether a run can start, and no process has begun it."""
-    return node.state not in ("done", "failed", *BLOCKED) and not is_locked(node.path / ".lock")

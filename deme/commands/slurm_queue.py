@@ -1,16 +1,36 @@
 """What `deme reproduce launcher=slurm` has queued for a suite, and what SLURM says of it."""
 
 import subprocess
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict
 
-from deme.runs import Suite
-from deme.system import MissingInput, exists, first_line, read_json, write_json
+from deme.runs import BLOCKED, Node, Suite
+from deme.system import MissingInput, exists, first_line, is_locked, read_json, write_json
 
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED")
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "SIGNALING")
+USUAL = ("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit")
+
+
+class JobState(NamedTuple):
+    """SLURM's state of a job, and the reason why it is not running."""
+
+    state: str
+    reason: str
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the job is queued or running."""
+        return self.state in (*RUNNING, *QUEUED)
+
+    @property
+    def unusual(self) -> str | None:
+        """The reason why a queued job may never start, None if it only waits for its turn."""
+        return self.reason if self.state in QUEUED and self.reason not in USUAL else None
 
 
 class Queued(TypedDict):
@@ -53,11 +73,15 @@ class SlurmQueue:
         """Record what is queued."""
         write_json(self.folder / "queue.json", dict(queued))
 
-    def states(self) -> dict[str, str]:
-        """Return the jobs of the suite that are queued or running: id -> SLURM's state.
+    def states(self) -> dict[str, JobState]:
+        """Return the jobs of the suite that are queued or running, by id.
 
         Raises MissingInput if SLURM cannot be asked.
         """
+        return {job: state for job, state in self.known().items() if state.is_active}
+
+    def known(self) -> dict[str, JobState]:
+        """Return the jobs of the suite that SLURM still knows, ended ones included, by id."""
         queued = self.read()
         ids = [
             *queued["workers"],
@@ -68,12 +92,12 @@ class SlurmQueue:
             return {}
         found = {}
         for line in squeue(self.job_name).splitlines():
-            job, _, state = line.strip().partition(" ")
+            job, state, reason = line.strip().split("|", 2)
             if job.partition("_")[0] in ids:
-                found[job] = state
+                found[job] = JobState(state, reason)
         return found
 
-    def lines(self, states: dict[str, str]) -> list[str]:
+    def lines(self, states: Mapping[str, JobState]) -> list[str]:
         """Return what is running and queued, with the ids of jobs."""
         queued = self.read()
         named: dict[str, Callable[[str], bool]] = {
@@ -84,13 +108,16 @@ class SlurmQueue:
         found = []
         for name, belongs in named.items():
             jobs = {job: state for job, state in states.items() if belongs(job.partition("_")[0])}
-            running = [job for job, state in jobs.items() if state in RUNNING]
+            running = [job for job, state in jobs.items() if state.state in RUNNING]
             waiting = [job for job in jobs if job not in running]
             parts = [
                 f"{len(some)} {what} ({_shortened(some)})"
                 for some, what in ((running, "running"), (waiting, "queued"))
                 if some
             ]
+            reasons = dict.fromkeys(state.unusual for state in jobs.values() if state.unusual)
+            if reasons:
+                parts.append(f"SLURM's reason for waiting: {', '.join(reasons)}")
             found += [f"{name}: {', '.join(parts)}"] if parts else []
         return found
 
@@ -101,12 +128,15 @@ def _shortened(jobs: Iterable[str]) -> str:
 
 
 def squeue(name: str | None = None) -> str:
-    """Return this user's jobs, a line of id and state for each; `name`: those of that name.
+    """Return this user's jobs, a line "id|state|reason" for each; `name`: those of that name.
+
+    Those that ended in the last minutes are included.
 
     Raises MissingInput if SLURM does not answer.
     """
     named = [] if name is None else [f"--name={name}"]
-    command = ["squeue", "--me", "--array", "--noheader", "--format=%i %T", *named]
+    shown = ["--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r"]
+    command = ["squeue", *shown, *named]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError as error:
@@ -115,5 +145,27 @@ def squeue(name: str | None = None) -> str:
         ) from error
     except subprocess.CalledProcessError as error:
         text = first_line(Exception(error.stderr))
-        raise MissingInput(f"SLURM does not answer: {text}\nrun the same command again") from error
+        raise MissingInput(
+            f"SLURM does not answer: {text}\n"
+            "to see whether it runs, type: sinfo; without SLURM, leave launcher=slurm out"
+        ) from error
     return found.stdout
+
+
+def own_job(node: Node) -> Mapping[str, Any] | None:
+    """Return what a job of its own has, as its row says; None if it is done by the workers."""
+    found = next(row.job for row in node.suite.settings.rows if row.name == node.row)
+    if node.stage != "train" or found is None:
+        return None
+    given = {} if found == "own" else asdict(found)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def is_shared(node: Node) -> bool:
+    """Whether a run is done by the workers, and has no job of its own."""
+    return own_job(node) is None
+
+
+def is_ready(node: Node) -> bool:
+    """Whether a run can start, and no process has begun it."""
+    return node.state not in ("done", "failed", *BLOCKED) and not is_locked(node.path / ".lock")

@@ -15,6 +15,7 @@ from deme.system import (
     duration,
     is_locked,
     logger,
+    signals,
 )
 
 
@@ -40,6 +41,8 @@ class Worker:
         """
         num_open = sum(node.state != "done" for node in self.suite.nodes)
         while True:
+            if (stop := signals.received()) is not None:  # and a library has hidden its error
+                raise stop
             states = {node: node.state for node in self.suite.nodes}
             if self.bar is not None:
                 still_open = sum(state != "done" for state in states.values())

@@ -27,6 +27,7 @@ from deme.runs.trusted import option_files
 from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
 from deme.system.values import MAX_DEPTH
 
+LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")  # of Hydra's sweeps
 HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
 
@@ -94,8 +95,9 @@ def explain(error: Exception, stage: str, overrides: Sequence[str] = ()) -> str:
             near = did_you_mean(name, allowed)
             return f"unknown option {group}={name}; {near}allowed: {', '.join(allowed)}"
         if top == "hydra":  # a launcher or a sweeper
-            plugin = f"hydra-{name.partition('_')[0]}-{folder}"
-            return f"{group}={name} is not an installed plugin of Hydra\ntype: pip install {plugin}"
+            near = did_you_mean(name, LAUNCHERS)
+            others = f"; {near}known ones: {', '.join(LAUNCHERS)}" if folder == "launcher" else ""
+            return f"{group}={name} is not an installed plugin of Hydra{others}"
         near = did_you_mean(name, groups())
         return f"unknown group {name!r}; {near}allowed: {', '.join(groups())}"
     if key := re.search(r"Could not override '([^']+)'", text):
@@ -165,9 +167,33 @@ def _unknown_key(key: str, known: list[str], stage: str) -> str:
             if each.startswith(f"{parent}.") and "_target_" not in each
         ]
         allowed = ", ".join(inside) or "(none)"
+        if others := _options_with(parent, key.removeprefix(f"{parent}.")):
+            return (
+                f"unknown key {key!r}: it is one of {', '.join(others)}\n"
+                f"type: {others[0]} {key}=<value>"
+            )
         return f"unknown key {key!r}; {near}keys of {parent}: {allowed}"
+    if key in groups():
+        sweep = "\nfor the jobs of a sweep, type: -m hydra/launcher=<launcher>"
+        stages = ", ".join(_stages_with(key))
+        return f"{key} is no group of `deme {stage}`, but of {stages}" + sweep * (key == "launcher")
     top = ", ".join(sorted({each.split(".")[0] for each in known}))
     return f"unknown key {key!r}; {near}keys of `deme {stage}`: {top}"
+
+
+def _options_with(group: str, name: str) -> list[str]:
+    """Return the options of a group that have a key, as they are typed."""
+    found = []
+    for option in options(group) if group in groups() else ():
+        text = (conf_dir() / group / f"{option}.yaml").read_text()
+        found += [f"{group}={option}"] if re.search(rf"(?m)^{re.escape(name)}:", text) else []
+    return found
+
+
+def _stages_with(group: str) -> list[str]:
+    """Return the commands that have a group."""
+    stages = sorted(conf_dir().glob("*.yaml"))
+    return [f"deme {f.stem}" for f in stages if re.search(rf"(?m)^  - {group}:", f.read_text())]
 
 
 def keys(stage: str, overrides: Sequence[str] = ()) -> list[str]:

@@ -213,7 +213,8 @@ class Node:
         """The command that makes this run by hand."""
         values = self.values
         path = values.pop("model.path", None)
-        args = ["deme", self.stage, *self.overrides]
+        words = [*dict.fromkeys(reversed(self.overrides))][::-1]  # of equal ones the last
+        args = ["deme", self.stage, *words]
         args += [] if path is None else [f"model.path={as_value(path)}"]
         args += [f"{name}={value}" for name, value in values.items()]
         args += [f"+cell.{name}={value}" for name, value in self.labels.items()]

@@ -45,7 +45,8 @@ def main(parent: str, module: str, *words: str) -> int:
             importlib.import_module(module).helper(*words)
         except (DemeError, OSError, Stopped) as error:
             known = as_deme_error(error) if isinstance(error, OSError) else error
-            print_error(known)
+            if not isinstance(known, Stopped):  # the first process says that it was stopped
+                print_error(known)
             return known.exit_code
     return 0
 

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from importlib.metadata import PackageNotFoundError, requires
 from types import ModuleType
 
 from deme.system.errors import MissingInput
@@ -32,5 +33,16 @@ def check_installed(name: str, purpose: str, extra: str) -> None:
 def _missing(name: str, purpose: str, extra: str) -> MissingInput:
     return MissingInput(
         f"the library `{name}`, which {purpose}, is not installed\n"
-        f"type: pip install 'deme-diffusion[{extra}]'"
+        f"type: pip install {libraries(extra)}"
     )
+
+
+def libraries(extra: str) -> str:
+    """Return what the optional dependencies `extra` are, as pip takes them on a command line."""
+    try:
+        found = requires("deme-diffusion") or []
+    except PackageNotFoundError:  # it is not installed, and runs from its source
+        found = []
+    pairs = (each.partition(";")[::2] for each in found)
+    wanted = [name.strip() for name, marker in pairs if f'"{extra}"' in marker.replace("'", '"')]
+    return " ".join(f"'{name}'" for name in wanted) or f"'.[{extra}]'"

@@ -4,7 +4,10 @@ A process whose jobs run in other processes forwards signals to them (`forwarded
 """
 
 import contextlib
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -20,6 +23,7 @@ _forward: Callable[[int], bool] | None = None
 _number, _time = 0, 0.0  # of the last signal
 _is_job = False
 DUPLICATE_SECONDS = 1.0  # in which Ctrl-C may arrive from terminal and parent
+AGAIN_SECONDS = 0.05  # after which a signal is sent again whose error Python has ignored
 
 
 def stopped(exit_code: int) -> Stopped:
@@ -52,12 +56,27 @@ def handled() -> Iterator[None]:
     """
     global _received
     _received = None
-    before = install()
+    before, hook = install(), sys.unraisablehook
+    sys.unraisablehook = lambda found: _send_again(found.exc_value) or hook(found)
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def _send_again(error: BaseException | None) -> bool:
+    """Send this process a signal again if its error was raised where Python ignores errors.
+
+    That is in a destructor (`__del__`), which may run at any moment. Returns whether it is so.
+    """
+    if not isinstance(error, Stopped):
+        return False
+    again = threading.Timer(AGAIN_SECONDS, os.kill, (os.getpid(), _number))
+    again.daemon = True
+    again.start()
+    return True
 
 
 def install() -> dict[signal.Signals, Any]:

@@ -39,7 +39,7 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "optimizer.lrr=1"], ["optimizer.lrr", "did you mean 'optimizer.lr'?", "fused"]),
         (["train", "seed=[1"], ["seed=[1"]),
         (["train", "gradient_clip=-1"], ["gradient_clip", "got -1"]),
-        (["train", "-m", "hydra/launcher=nowhere_at_all"], ["hydra/launcher=nowhere_at_all", "\ntype: pip install hydra-nowhere-launcher"]),
+        (["train", "-m", "hydra/launcher=nowhere_at_all"], ["hydra/launcher=nowhere_at_all", "known ones: basic, joblib"]),
         (["train", "progress.preview=null"], ["progress.preview", "got None"]),
         (["train", "passport=null"], ["passport"]),
         (["train", "cell=null"], ["cell"]),

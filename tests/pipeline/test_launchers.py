@@ -183,4 +183,4 @@ builtins.__import__ = imported
 def test_a_launcher_that_is_not_installed_is_one_message(in_tmp, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["train", "-m", "hydra/launcher=ray", "seed=0,1"]) == 3
-    assert "pip install 'deme-diffusion[ray]'" in capsys.readouterr().err
+    assert "pip install 'hydra-ray-launcher>=" in capsys.readouterr().err

@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 
 import pytest
 
 from deme.cli.app import main
-from deme.commands import local_launcher, slurm_queue
+from deme.commands import local_launcher, slurm_queue, slurm_wait
 from deme.commands.local_launcher import environments
 from deme.commands.slurm_launcher import SlurmLauncher
 from deme.commands.slurm_queue import SlurmQueue
@@ -116,7 +117,12 @@ def test_a_failed_run_is_kept_and_tried_again_only_if_it_is_asked_for(suite, mon
     assert len(called) == 1
 
 
-SQUEUE = "12_0 RUNNING\n12_1 PENDING\n13 PENDING\n99 RUNNING\n"
+SQUEUE = (
+    "12_0|RUNNING|None\n12_1|PENDING|Priority\n12_2|FAILED|NonZeroExitCode\n"
+    "13|PENDING|Dependency\n99|RUNNING|None\n"
+)
+NEVER = "12_0|PENDING|PartitionTimeLimit\n13|PENDING|Dependency\n"
+FAILED = "12_0|FAILED|NonZeroExitCode\n13|PENDING|Dependency\n"
 
 
 def test_what_is_queued_is_told_with_its_jobs(suite, monkeypatch):
@@ -125,11 +131,46 @@ def test_what_is_queued_is_told_with_its_jobs(suite, monkeypatch):
     queue.write({"workers": ["12"], "table": "13", "own": {"a train, seed 0": "14"}})
     monkeypatch.setattr(slurm_queue, "squeue", lambda name: SQUEUE)
     states = queue.states()
-    assert states == {"12_0": "RUNNING", "12_1": "PENDING", "13": "PENDING"}
+    assert {job: state.state for job, state in states.items()} == {
+        "12_0": "RUNNING",
+        "12_1": "PENDING",
+        "13": "PENDING",
+    }
     assert queue.lines(states) == [
         "workers: 1 running (12_0), 1 queued (12_1)",
         "table: 1 queued (13)",
     ]
+
+
+def test_a_job_that_may_never_start_and_one_that_has_failed_are_told(suite, monkeypatch, caplog):
+    queue = SlurmQueue(suite)
+    queue.write({"workers": ["12"], "table": "13", "own": {}})
+    answers = [NEVER, FAILED, ""]
+    monkeypatch.setattr(slurm_queue, "squeue", lambda name: answers.pop(0))
+    monkeypatch.setattr(slurm_wait, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(slurm_wait, "ASK_SECONDS", -1.0)
+    slurm_wait.wait(queue, lambda: None)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len([text for text in warned if "PartitionTimeLimit" in text]) == 1
+    assert "scancel 12 13" in warned[0]
+    ended = [text for text in warned if "has ended" in text]
+    assert ended == ["job 12_0 has ended: FAILED"]
+    monkeypatch.setattr(slurm_queue, "squeue", lambda name: NEVER)
+    assert "PartitionTimeLimit" in "; ".join(queue.lines(queue.states()))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reproduce", "{suite}", "launcher.partition=gpu"], "type: launcher=slurm launcher.partition=<value>"),
+        (["reproduce", "{suite}", "-m"], "has no -m"),
+        (["train", "launcher=slurm"], "launcher is no group of `deme train`, but of deme reproduce\n.*hydra/launcher"),
+        (["train", "-m", "hydra/launcher=jobib", "seed=0,1"], "did you mean 'joblib'"),
+    ],
+)  # fmt: skip
+def test_slips_with_launchers_say_what_to_type(words, message, suite, capsys):
+    assert main([word.format(suite=suite.file) for word in words]) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_without_slurm_there_is_one_message(suite, monkeypatch):

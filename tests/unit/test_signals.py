@@ -56,6 +56,21 @@ def test_a_stop_that_a_librarys_cleanup_hid_is_still_a_stop(monkeypatch, capsys)
     assert app.main([]) == 2
 
 
+def test_a_stop_that_comes_in_a_destructor_comes_again():
+    """Python prints and drops what is raised in `__del__`, and garbage is collected at any moment."""
+
+    class Garbage:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(100):  # here the handler is called
+                pass
+
+    with signals.handled(), pytest.raises(Preempted):  # noqa: PT012
+        Garbage()
+        time.sleep(5)
+        pytest.fail("swallowed")
+
+
 def test_nohup_is_respected():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -93,7 +93,8 @@ class SuiteOptions:
 
     runs: RunsFolder = "runs"
     results: Annotated[
-        Name | None, key("The folder of the table, if not that of the suite.", "out")
+        Name | None,
+        key("The folder that the table is written to; default: results/ at the suite file.", "out"),
     ] = None
     jobs: Annotated[Processes, key("Number of processes that work in parallel.", 2)] = 1
     minutes: Annotated[
