@@ -33,8 +33,8 @@ from deme.methods.balancing.pcgrad import PCGrad
 from deme.methods.balancing.uncertainty import Uncertainty
 from deme.methods.finetune import Finetune
 from deme.models.denoiser import DenoisingModel
+from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import build_unconditional
 
 Step = Callable[[], None]
 EVERYTHING = TimestepRange(0, 1000)

@@ -30,8 +30,8 @@ from deme.diffusion import RangeSampler, TimestepRange, uniform
 from deme.methods import Method
 from deme.methods.deme import DeMe
 from deme.methods.distill import Distill
+from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import build_unconditional
 from deme.system import conf_dir
 
 RANGES = uniform(4, 1000)

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from train_step import Setting, bare, ours
 
 from deme.data import InMemoryImages
-from deme.models.unconditional import build_unconditional
+from deme.models.families.unconditional import build_unconditional
 from deme.system import conf_dir
 from deme.training.distributed import init_distributed
 

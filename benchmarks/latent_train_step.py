@@ -30,7 +30,7 @@ from record import record
 from torch import Tensor
 
 from deme.data.latents import CachedLatents
-from deme.diffusion import RangeSampler, TimestepRange, generator
+from deme.diffusion import TEXT, Condition, RangeSampler, TimestepRange, generator
 from deme.methods.finetune import Finetune
 from deme.models.denoiser import DenoisingModel
 from deme.training.batches import StepBatches, StepLoader
@@ -83,8 +83,8 @@ class RandomEncoder:
         shape = (len(images), 4, SIDE, SIDE)
         return torch.randn(shape, generator=generator("means")), torch.full(shape, 0.1)
 
-    def embeddings(self, texts: Sequence[str]) -> Tensor:
-        return torch.randn(len(texts), TOKENS, WIDTH, generator=generator("texts"))
+    def conditions(self, texts: Sequence[str]) -> Condition:
+        return {TEXT: torch.randn(len(texts), TOKENS, WIDTH, generator=generator("texts"))}
 
 
 class Clock(pl.Callback):

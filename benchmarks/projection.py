@@ -20,7 +20,7 @@ from record import record
 from train_step import CIFAR10
 
 from deme.models.denoiser import DenoisingModel
-from deme.models.unconditional import build_unconditional
+from deme.models.families.unconditional import build_unconditional
 
 
 def variant(name: str, device: str) -> DenoisingModel:

@@ -33,9 +33,9 @@ from deme.builders import Compute
 from deme.data.pixels import to_uint8
 from deme.diffusion import image_generator, uniform
 from deme.models.denoiser import DenoisingModel
+from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
 from deme.models.swapped import SwappedExperts
-from deme.models.unconditional import build_unconditional
 from deme.sampling.ddim import DDIM
 from deme.sampling.generate import generate
 from deme.sampling.routed import RoutedModel

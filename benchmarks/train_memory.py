@@ -26,7 +26,7 @@ from memory import peak_mb
 from record import record
 
 from deme.cli.app import main as deme
-from deme.models.unconditional import build_unconditional
+from deme.models.families.unconditional import build_unconditional
 
 LARGE, TINY = [128, 384, 512], [8, 8, 8]
 KINDS = {

@@ -39,8 +39,8 @@ from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods import Method
 from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
+from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import build_unconditional
 from deme.system import conf_dir
 from deme.training.distributed import ProcessGroup
 from deme.training.ema import warmup_ema
@@ -162,7 +162,7 @@ def bare(
         sampler(),
     )
     scaler = torch.amp.GradScaler(setting.device, enabled=dtype == torch.float16)
-    alpha_bar = model.schedule.alpha_bar.float().to(setting.device)
+    alpha_bar = model.schedule.alpha_squared.float().to(setting.device)
     now = clock if parallel is None else wall
     network = model if parallel is None else parallel(model)
     began = now(setting.device)

@@ -6,7 +6,7 @@ import torch
 
 from deme.evaluation.passport import load_passport
 from deme.models.denoiser import DenoisingModel
-from deme.models.unconditional import build_unconditional
+from deme.models.families.unconditional import build_unconditional
 
 UNET = {
     "sample_size": 8, "in_channels": 1, "out_channels": 1, "layers_per_block": 1, "block_out_channels": [4, 8],

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
-from deme.data.latents import TEXT
-from deme.diffusion import TimestepRange
+from deme.diffusion import TEXT, TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
+from deme.models.loading import families_by_network
 from deme.training.batches import StepBatches, StepLoader
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, make_trainer
@@ -80,7 +80,7 @@ def train(network, inputs, plan, steps=2):
         model.unet.enable_gradient_checkpointing()
     method = DeMe(torch.ones(1000), ProbabilisticSampler(TimestepRange(0, 250), 1000, 0.3))
     method.prepare(lambda: DenoisingModel(network(), scheduler), "cpu", plan.dtype)
-    images = Latents(inputs["sample"], inputs.get(TEXT))
+    images = Latents(inputs["sample"][0], inputs.get(TEXT, (None,))[0])
     rate = ConstantRate(steps)
     module = DiffusionModule(
         model,
@@ -108,10 +108,9 @@ def told(name):
 
 def parts(name):
     kind, config, plan = SETTINGS[name]
-    channels = 4 if kind is UNet2DConditionModel else 3
-    inputs = {"sample": (channels, config["sample_size"], config["sample_size"]), "timestep": ()}
-    if kind is UNet2DConditionModel:
-        inputs[TEXT] = (TOKENS, config["cross_attention_dim"])
+    with torch.device("meta"):
+        whole = kind(**config).config
+    inputs = families_by_network()[kind.__name__].arguments(whole, TOKENS)
     return lambda: kind(**config), inputs, plan
 
 

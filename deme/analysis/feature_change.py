@@ -91,7 +91,7 @@ def _compared(
                 of_block.update(before[name], after[name], rows)
             seen += len(t)
             bar.advance(len(t))
-    ordered = [name for name in named_blocks(base.unet) if name in sums]
+    ordered = [name for name in named_blocks(base.network) if name in sums]
     return {f"{name}/{key}": value for name in ordered for key, value in vars(sums[name]).items()}
 
 
@@ -106,7 +106,7 @@ def _features(
 
     hooks = [
         block.register_forward_hook(partial(keep, name))
-        for name, block in named_blocks(model.unet).items()
+        for name, block in named_blocks(model.network).items()
     ]
     try:
         network(x_t, t)

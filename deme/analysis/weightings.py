@@ -13,7 +13,7 @@ from deme.models.denoiser import DenoisingModel
 from deme.runs import instantiate, options
 from deme.system import BadConfig, conf_dir, did_you_mean, read_yaml
 
-KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+KINDS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 
 
 def weightings(
@@ -48,8 +48,9 @@ def weightings(
             return prediction_weight(scheme, schedule.snr, kind)
 
     figure = Figure(figsize=(13, 4.2))
-    panels = figure.subplots(1, len(KINDS), squeeze=False)[0]
-    for panel, (kind, short) in zip(panels, KINDS.items(), strict=True):
+    kinds = {kind: short for kind, short in KINDS.items() if schedule.has(kind)}
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for panel, (kind, short) in zip(panels, kinds.items(), strict=True):
         for index, (name, scheme) in enumerate(schemes.items()):
             panel.plot(weight(scheme, kind), label=name, ls=("-", "--", ":")[index % 3], lw=1.8)
         panel.set_yscale("log")

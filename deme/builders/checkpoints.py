@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import torch
 
 from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
+from deme.models.adapter_files import WEIGHTS, is_adapter
+from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, misfits
 from deme.models.checkpoint import NAME, open_weights
-from deme.models.folder import noise_of, with_defaults
 from deme.models.foreign import check_model_folder
+from deme.models.foreign_adapter import lora_file, read_foreign
 from deme.models.frozen import copy_part
 from deme.models.layout import (
     COPY_OF_EMA,
     EMA,
+    NETWORKS,
     PLACEMENT,
     SCHEDULER,
     check_ema,
@@ -25,11 +29,13 @@ from deme.models.layout import (
     read_placement,
     scheduler_file,
 )
+from deme.models.noise import noise_of, with_defaults
 from deme.models.projection import Projections, folded
 from deme.runs import base_hash, takes_ema, weights_folder
 from deme.system import (
     BadConfig,
     MissingInput,
+    first_lines,
     is_weights,
     locate,
     logger,
@@ -39,8 +45,6 @@ from deme.system import (
     same_content,
 )
 from deme.system.tensors import TensorFile, Tensors
-
-NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the finetuned network
 
 
 def base_folder(model_option: Mapping[str, object]) -> Path:
@@ -52,7 +56,7 @@ def base_folder(model_option: Mapping[str, object]) -> Path:
     return weights_folder(locate(str(model_option["path"])))
 
 
-def network_folder(folder: Path) -> Path:
+def existing_network_folder(folder: Path) -> Path:
     """Return the folder of a model's network: unet/, transformer/ or `folder`.
 
     Raises MissingInput.
@@ -68,16 +72,27 @@ def network_folder(folder: Path) -> Path:
     )
 
 
-def open_checkpoint(folder: Path, ema: bool = False, advice: str = COPY_OF_EMA) -> Checkpoint:
+def open_checkpoint(
+    folder: Path,
+    ema: bool = False,
+    advice: str = COPY_OF_EMA,
+    base: Checkpoint | None = None,
+) -> Checkpoint:
     """Read the configs, with their classes' defaults, and the headers of a model's weights.
 
-    `ema`: of those in unet_ema/; `advice`: how to take them, if they are not taken.
+    `ema`: of those in unet_ema/; `advice`: how to take them, if they are not taken. A LoRA adapter
+    is its base with the adapter's changes; `base` replaces the one that its deme.json names.
 
-    Raises MissingInput, BadConfig (no model folder), WorkFailed (damaged).
+    Raises MissingInput, BadConfig (no model folder, or layers that the base does not have),
+    WorkFailed (damaged).
     """
+    if is_adapter(folder):
+        return _adapted(folder, base)
+    if base is not None and (file := lora_file(folder)) is not None and _is_lora(file):
+        return _foreign(folder, file, base)
     check_model_folder(str(folder), folder)
     check_ema(str(folder), folder, ema, advice)
-    place = network_folder(folder)
+    place = existing_network_folder(folder)
     config, about = read_json_object(place / "config.json"), read_about(folder)
     name = place.name
     if place == folder:  # a bare network: the name that one of its class has in a pipeline
@@ -95,6 +110,43 @@ def open_checkpoint(folder: Path, ema: bool = False, advice: str = COPY_OF_EMA) 
     return Checkpoint(folder, parts, config, about, read_placement(place), noise, ema)
 
 
+def _adapted(folder: Path, base: Checkpoint | None) -> Checkpoint:
+    """Return a base with the changes of the adapter in a folder."""
+    about = read_about(folder)
+    if base is None:
+        named = about.get("base_model")
+        if named is None:
+            raise BadConfig(
+                f"{folder} is a LoRA whose deme.json does not name its base\n"
+                "type: model.path=<base>"
+            )
+        base = open_checkpoint(weights_folder(locate(named)), bool(about.get("base_ema")), "")
+    ((place, weights),) = base.parts.items()
+    adapter = AdapterFile(TensorFile(folder / WEIGHTS), place.parts[0])
+    if problems := misfits(weights.specs, adapter):
+        raise BadConfig(f"{folder} does not fit {base.folder}:\n{first_lines(problems)}")
+    parts: dict[Path, Tensors] = {place: AdaptedTensors(weights, adapter)}
+    return replace(base, folder=folder, parts=parts, about=about, ema=False)
+
+
+def _is_lora(file: Path) -> bool:
+    """Whether the tensors in a file are those of an adapter."""
+    marks = ("lora", "hada_", "lokr_", "oft_")
+    return any(mark in name.lower() for name in TensorFile(file).specs for mark in marks)
+
+
+def _foreign(folder: Path, file: Path, base: Checkpoint) -> Checkpoint:
+    """Return a base with the changes of another program's LoRA."""
+    ((place, weights),) = base.parts.items()
+    pipeline = str(read_json_object(base.folder / "model_index.json").get("_class_name"))
+    found = read_foreign(file, pipeline, place.parts[0], dict(base.config))
+    adapter = AdapterFile(found, place.parts[0])
+    if problems := misfits(weights.specs, adapter):
+        raise BadConfig(f"{folder} does not fit {base.folder}:\n{first_lines(problems)}")
+    parts: dict[Path, Tensors] = {place: AdaptedTensors(weights, adapter)}
+    return replace(base, folder=folder, parts=parts, about={}, ema=False)
+
+
 def open_plan(
     model_option: Mapping[str, object], experts: Sequence[Path], of_checkpoints: bool = False
 ) -> MergePlan:
@@ -104,9 +156,10 @@ def open_plan(
     mismatches that the file headers show.
     """
     base, ema = base_folder(model_option), takes_ema(model_option)
-    models = [open_checkpoint(weights_folder(path)) for path in experts]
+    opened = open_checkpoint(base, ema, "model.ema=true")
+    models = [open_checkpoint(weights_folder(path), base=opened) for path in experts]
     plan = plan_merge(
-        open_checkpoint(base, ema, "model.ema=true"),
+        opened,
         models,
         base_hash(model_option, base),
         of_checkpoints,
@@ -150,11 +203,11 @@ def not_merged(plan: MergePlan) -> Iterator[str]:
 def copy_other_parts(plan: MergePlan, folder: Path, with_projections: bool) -> None:
     """Copy all of the first whole pipeline but the network's weights; base first."""
     source, parts = _source(plan)
-    name, place = _name(plan), network_folder(source)
+    name, place = _name(plan), existing_network_folder(source)
     make_parents(folder / name / "config.json")
     shutil.copyfile(place / "config.json", folder / name / "config.json")
     if with_projections and plan.experts[0].placement is not None:
-        placement = network_folder(plan.experts[0].folder) / Path(PLACEMENT).name
+        placement = existing_network_folder(plan.experts[0].folder) / Path(PLACEMENT).name
         if placement.is_file():
             shutil.copyfile(placement, folder / name / placement.name)
     for file in (source / "model_index.json", source / "scheduler_config.json"):

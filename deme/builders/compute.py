@@ -71,7 +71,7 @@ class Compute:
         """
         model.train()  # compiling depends on the mode
         if self.gradient_checkpointing:
-            model.unet.enable_gradient_checkpointing()
+            model.network.enable_gradient_checkpointing()
         if self.channels_last:
             for network in (model, teacher):
                 if network is not None:

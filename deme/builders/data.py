@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from deme.data import Captioned, EncodedDataset, ImageData, Images
+from deme.data.conditioned import ConditionedPixels
 from deme.data.latents import CachedLatents
 from deme.models.denoiser import DenoisingModel
-from deme.models.text_to_image import TextToImageModel
+from deme.models.latent import LatentModel
 from deme.runs import PathsSettings, accepted_arguments, instantiate_with
 from deme.system import BadConfig, cache_folder, logger
 
@@ -50,7 +51,7 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
 
     Some of them must be held out.
     """
-    if isinstance(model, TextToImageModel) and not isinstance(data.train, Captioned):
+    if model.takes_texts and not isinstance(data.train, Captioned):
         raise BadConfig(
             "the model is text-conditioned, and the data set has no captions\n"
             "type: data=captioned_images data.path=<folder with metadata.jsonl>, "
@@ -82,10 +83,12 @@ def encode_images(
     They are encoded once and kept in `cache`. `data` has the settings of training: whether images
     are mirrored, and the share of captions that is left out.
     """
-    if not isinstance(model, TextToImageModel):
+    if not model.takes_texts:
         return images
     assert isinstance(images, Captioned)
     flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
+    if not isinstance(model, LatentModel):
+        return ConditionedPixels(images, model.condition, dropout)
     encoders = model.encoders.to(device)
     latents = CachedLatents(images, encoders, cache, flip, dropout)
     encoders.release()

@@ -125,7 +125,7 @@ def _network(label: str, folders: list[Path], compute: Compute, base: DenoisingM
         {
             "shape": model.noise_shape,
             "prediction type": model.prediction_type,
-            "noise schedule": model.schedule.alpha_bar.tolist(),
+            "noise schedule": model.schedule.signal_share.tolist(),
         }
         for model in (loaded.model, base)
     )

@@ -21,7 +21,7 @@ from deme.runs import (
 from deme.system import BadConfig, files, logger
 
 NUM_DRAWS = 1 << 18  # of timesteps, to estimate their distribution
-PREDICTED = {"epsilon": "noise", "sample": "x_0", "v_prediction": "v"}
+PREDICTED = {"epsilon": "noise", "sample": "x_0", "v_prediction": "v", "flow_prediction": "flow"}
 
 
 def build_method(
@@ -58,6 +58,7 @@ def build_method(
         timestep_range=timestep_range,
         num_timesteps=ranges[-1].high,
         ranges=ranges,
+        density=instantiate(settings.timestep_density),
     )
     balancing = _build_balancing(settings, len(ranges))
     option = settings.method

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from deme.builders.compute import Compute
 from deme.builders.teachers import routed_experts
-from deme.diffusion import Network
+from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import COPY_OF_EMA
 from deme.models.loading import load_folder
 from deme.models.swapped import SwappedExperts
-from deme.models.text_to_image import TextToImageModel
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
 
@@ -62,8 +63,24 @@ def load_experts(
 def guided(network: Network, model: DenoisingModel, scale: float | None) -> Network:
     """Return the network with classifier-free guidance, if the model is text-conditioned.
 
-    A scale of None or 1 means no guidance.
+    A scale of None or 1 means no guidance. A network that was distilled with guidance is told the
+    scale instead; None: that of training.
     """
-    if not isinstance(model, TextToImageModel) or scale is None or scale == 1:
+    if model.distilled_guidance is not None:
+        return network if scale is None else _told_scale(network, model, scale)
+    if not model.takes_texts or scale is None or scale == 1:
         return network
     return ClassifierFreeGuidance(network, scale, model.condition([""]))
+
+
+def _told_scale(network: Network, model: DenoisingModel, scale: float) -> Network:
+    """Return the network, which is told another scale than in training."""
+
+    def told(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
+        before, model.distilled_guidance = model.distilled_guidance, scale
+        try:
+            return bind_condition(network, condition)(x_t, t)
+        finally:
+            model.distilled_guidance = before
+
+    return told

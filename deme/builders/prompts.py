@@ -9,7 +9,6 @@ from deme.data import ImageData
 from deme.data.prompts import Prompts
 from deme.diffusion import Network
 from deme.models.denoiser import DenoisingModel
-from deme.models.text_to_image import TextToImageModel
 from deme.runs import accepted_arguments, instantiate_with
 from deme.sampling.generate import generate
 from deme.sampling.sampler import Sampler
@@ -26,7 +25,7 @@ def load_prompts(
 
     Raises BadConfig unless there is one for each of `num_images` images (None: as many as prompts).
     """
-    if not isinstance(model, TextToImageModel):
+    if not model.takes_texts:
         if option:
             raise BadConfig("this model takes no prompts\ntype: prompts=none, or another model=")
         return None
@@ -58,7 +57,7 @@ def load_prompts(
 
 def check_sampler(sampler_option: Mapping[str, object], model: DenoisingModel) -> None:
     """Raise BadConfig for a sampler that clips latents to [-1, 1], the range of pixels."""
-    if isinstance(model, TextToImageModel) and sampler_option.get("clip_sample"):
+    if model.is_latent and sampler_option.get("clip_sample"):
         raise BadConfig(
             "sampler.clip_sample=true clips to [-1, 1], the range of pixels; this model denoises "
             "latents\ntype: sampler=ddim_latent"
@@ -83,7 +82,7 @@ def generate_images(
     images = partial(
         generate,
         network,
-        model.scheduler_config,
+        model.sampler_config,
         model.noise_shape,
         sampler,
         seed,

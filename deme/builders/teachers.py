@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from deme.builders.checkpoints import open_checkpoint
 from deme.diffusion import TimestepRange
 from deme.merging.plan import Checkpoint, differences, order_experts
+from deme.models.adapter import WithoutAdapter
 from deme.models.denoiser import DenoisingModel
-from deme.models.folder import noise_of
 from deme.models.loading import load_folder
+from deme.models.noise import noise_of
 from deme.runs import TrainSettings, accepted_arguments, instantiate
 from deme.system import BadConfig, first_lines, logger, shown
 
@@ -34,7 +37,7 @@ def check_teacher(model: DenoisingModel, teacher: Checkpoint) -> None:
 
     Its architecture may be another one.
     """
-    noise, unet = noise_of(model.scheduler_config), model.unet.config
+    noise, unet = noise_of(model.scheduler_config), model.network.config
     pairs = [(key, noise[key], teacher.noise[key]) for key in noise.keys() & teacher.noise.keys()]
     pairs += [(key, unet.get(key), teacher.config.get(key)) for key in INPUTS]
     problems = [
@@ -79,7 +82,7 @@ def load_distilled(
 
 def teacher_loader(
     settings: TrainSettings, model: DenoisingModel, given: Path | None
-) -> Callable[[], DenoisingModel]:
+) -> Callable[[], nn.Module]:
     """Return what loads the teacher of the consistency loss: the folder `given`, or the base.
 
     A teacher that follows the average of the weights has their projections. Raises BadConfig for
@@ -89,6 +92,9 @@ def teacher_loader(
         teacher = open_checkpoint(given)
         check_teacher(model, teacher)
         return lambda: load_folder(str(teacher.folder), advice="")
+
+    if model.adapter is not None and not settings.teacher_is_average:
+        return lambda: WithoutAdapter(model)
 
     def base() -> DenoisingModel:
         loaded: DenoisingModel = instantiate(settings.model)

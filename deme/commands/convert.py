@@ -91,8 +91,8 @@ def _convert(
 ) -> bool | None:
     """Write the folder; return whether its weights are a moving average."""
     from deme.models.checkpoint import StateDict, load_into, read_pickle
+    from deme.models.families.unconditional import build_unconditional
     from deme.models.original_ddpm import convert, pick
-    from deme.models.unconditional import build_unconditional
     from deme.system.tensors import TensorFile
 
     checkpoint = (
@@ -108,7 +108,7 @@ def _convert(
     model = build_unconditional(
         config, {"beta_schedule": settings.beta_schedule, "variance_type": variance}
     )
-    load_into(model.unet, StateDict(source, weights), "the network that its shapes are of")
+    load_into(model.network, StateDict(source, weights), "the network that its shapes are of")
     about = {"range": None, "converted": origin, "ema": ema}
     files.write_folder(
         out,

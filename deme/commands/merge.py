@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.runs import MergeSettings, Run, build, check_options
+from deme.runs import MergeSettings, Run, base_hash, build, check_options, takes_ema
 from deme.system import (
     BadConfig,
     files,
@@ -17,6 +17,8 @@ from deme.system import (
     tracked,
 )
 from deme.tracking import Mirror
+
+ENOUGH = 0.99  # share of the change that dtype=auto keeps
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +59,7 @@ def run(config: dict[str, object]) -> Path:
 def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
     """Return the plan and the merge. Raises BadConfig for all errors that file headers show."""
     from deme.builders import build_merge, check_searched_models, open_plan
+    from deme.builders.adapters import adapters_of, check_form
 
     experts, search = run.weights_folders("experts"), run.single_input("search")
     if not experts:
@@ -75,19 +78,57 @@ def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
     if merge is None or errors:
         raise BadConfig("\n".join(errors))
     merge.check_names(plan.names())
+    if adapters_of(plan):
+        check_form(settings.lora.form, merge)
     if search is not None:
         check_searched_models(search, [model.folder for model in plan.experts])
     return plan, merge
 
 
 def _dtypes(settings: MergeSettings) -> "tuple[torch.dtype, torch.dtype | None]":
-    """Return the precision of the arithmetic, and that of the merged weights (None: as given)."""
+    """Return the precision of the arithmetic, and that of the merged weights.
+
+    None: float32, or what is found to be enough (dtype=auto).
+    """
     import torch
 
-    return (
-        getattr(torch, settings.compute_dtype),
-        getattr(torch, settings.dtype) if settings.dtype else None,
-    )
+    written = settings.dtype if settings.dtype != "auto" else None
+    return getattr(torch, settings.compute_dtype), getattr(torch, written) if written else None
+
+
+def _written_dtype(
+    settings: MergeSettings, plan: "MergePlan", merge: "Merge"
+) -> "torch.dtype | None":
+    """Return the precision of the merged weights, and log what survives of the change in it."""
+    import functools
+
+    import torch
+
+    from deme.merging.stream import surviving_share
+
+    compute_dtype, dtype = _dtypes(settings)
+    if settings.dtype == "auto":
+        specs = [
+            spec
+            for model in plan.experts
+            for t in model.parts.values()
+            for spec in t.specs.values()
+        ]
+        kinds = [kind for _, kind in specs if kind.is_floating_point]
+        dtype = functools.reduce(torch.promote_types, kinds)
+    if dtype is None or dtype.itemsize >= torch.float32.itemsize:
+        return dtype
+    with progress("checking the precision", plan.bytes_read / 1e6, "MB") as bar:
+        share = surviving_share(
+            plan, merge, dtype, compute_dtype, lambda count: bar.advance(count / 1e6)
+        )
+    name = str(dtype).removeprefix("torch.")
+    logger.info("%.1f%% of the change survives in %s", 100 * share, name)
+    if settings.dtype != "auto":
+        return dtype
+    enough = share >= ENOUGH
+    logger.info("the merged weights are in %s", name if enough else "float32")
+    return dtype if enough else None
 
 
 def _print_plan(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
@@ -117,9 +158,14 @@ def _print_plan(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Me
 
 def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
     from deme.builders import copy_other_parts, fold_of
+    from deme.builders.adapters import adapters_of
     from deme.merging.stream import merge_folder
 
-    (compute_dtype, dtype), fold, first = _dtypes(settings), fold_of(plan), plan.experts[0]
+    if adapters_of(plan) and settings.lora.form != "fuse":
+        _merge_as_adapter(settings, run, plan, merge)
+        return
+    compute_dtype, dtype = _dtypes(settings)[0], _written_dtype(settings, plan, merge)
+    fold, first = fold_of(plan), plan.experts[0]
 
     def fill(folder: Path) -> None:
         with progress("merging", plan.bytes_written(dtype, fold is not None) / 1e6, "MB") as bar:
@@ -128,19 +174,8 @@ def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge")
                 lambda count: bar.advance(count / 1e6),
             )  # fmt: skip
         copy_other_parts(plan, folder, with_projections=fold is None)
-        files.write_json(
-            folder / "deme.json",
-            {
-                "range": None,
-                "num_timesteps": first.about.get("num_timesteps"),
-                "base": first.about.get("base"),
-                "ema": first.about.get("ema"),
-                "merge": merge.method.__name__,
-                "projections": "folded" if fold is not None else None,
-                "weights": merge.weights,
-                "weights_by_name": merge.by_name,
-            },
-        )
+        projections = "folded" if fold is not None else None
+        files.write_json(folder / "deme.json", _about(plan, merge, projections=projections))
 
     files.write_folder(run.path / "weights" / "merged", fill)
     logger.debug("merged %d models", len(plan.experts))  # for log.txt
@@ -150,6 +185,55 @@ def _merge(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge")
             if fold is not None
             else "the projections are stored next to the network: only deme's loader applies them"
         )
+
+
+def _merge_as_adapter(settings: MergeSettings, run: Run, plan: "MergePlan", merge: "Merge") -> None:
+    """Write one LoRA, and say what its rank drops."""
+    from deme.builders.adapters import adapters_of, merge_adapters
+
+    form, rank, about = settings.lora.form, settings.lora.rank, plan.experts[0].about
+    layers = {layer for adapter in adapters_of(plan) for layer in adapter.layers}
+
+    def fill(folder: Path) -> None:
+        with progress("merging", len(layers), "layers") as bar:
+            merged = merge_adapters(
+                plan, merge, form, rank, folder, _dtypes(settings)[0], lambda: bar.advance(1)
+            )
+        given = str(settings.model.get("path"))
+        more = {
+            "base_model": about.get("base_model", given),
+            "base_ema": about.get("base_ema", takes_ema(settings.model)),
+            "rank": merged.rank,
+            "dropped": merged.dropped,
+        }
+        base = about.get("base") or base_hash(settings.model, plan.base.folder)
+        files.write_json(folder / "deme.json", {**_about(plan, merge, **more), "base": base})
+        logger.info(
+            "one LoRA of rank %d for %d layers; %s",
+            merged.rank,
+            merged.num_layers,
+            "exactly the weighted sum"
+            if form == "cat"
+            else f"reducing the rank drops {merged.dropped:.2%} of the squared norm of the change",
+        )
+
+    files.write_folder(run.path / "weights" / "merged", fill)
+
+
+def _about(plan: "MergePlan", merge: "Merge", **more: object) -> dict[str, object]:
+    """Return what deme.json says of the merged weights."""
+    about = plan.experts[0].about
+    return {
+        "range": None,
+        "num_timesteps": about.get("num_timesteps"),
+        "base": about.get("base"),
+        "ema": about.get("ema"),
+        **({"sample_size": about["sample_size"]} if "sample_size" in about else {}),
+        "merge": merge.method.__name__,
+        "weights": merge.weights,
+        "weights_by_name": merge.by_name,
+        **more,
+    }
 
 
 def _report(run: Run, plan: "MergePlan") -> None:

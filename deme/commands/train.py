@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from deme.commands.arguments import check_device
 from deme.commands.train_checks import (
+    CHECKPOINT,
     check_passport,
     check_sharding,
+    start_from_finished,
     teacher_folder,
     warn_if_teacher_is_raw,
 )
@@ -24,6 +26,7 @@ from deme.runs import (
     instantiate,
     is_open,
     sample_grid,
+    takes_ema,
 )
 from deme.runs import partial as partial_of
 from deme.runs.numbers import TRAINING_LOSS, main_numbers
@@ -64,8 +67,9 @@ def run(config: dict[str, object]) -> Path:
     try:
         path = _run(config, settings, mirror)
         # until the run is done, whatever stops it resumes from here
-        with contextlib.suppress(OSError):  # of a finished run that is read-only
-            (path / "checkpoints" / "last.ckpt").unlink()
+        if not settings.progress.keep_checkpoint:
+            with contextlib.suppress(OSError):  # of a finished run that is read-only
+                (path / CHECKPOINT).unlink()
         if (stop := signals.pending()) is not None:  # a signal during the last step
             signals.clear()
             raise stop
@@ -109,6 +113,8 @@ def _train(
     run: Run, settings: TrainSettings, mirror: Mirror, group: "ProcessGroup | None" = None
 ) -> None:
     """Prepare, train, and write the results. The first process of a group prepares first."""
+    if run.is_main_process:
+        start_from_finished(run, settings)
     training = _prepare(run, settings, group)
     if group is not None and run.is_main_process:
         group.all_gather(True)  # the others find in the cache what this one has prepared
@@ -167,7 +173,7 @@ def _fit(
             model = instantiate(settings.model)
             if settings.projection.placement is not None:
                 model.add_projections(settings.projection.placement)
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, strict=model.adapter is None)
         grid = sample_grid(run.path)
         preview(grid, settings, model, training.images, trained, training.compute.device)
         cost = {"num_forward_passes": settings.num_forward_passes()}
@@ -203,7 +209,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     data = load_data(settings.data, settings.paths, model.image_shape)
     assert data is not None  # TrainSettings
     check_images(data, model)
-    if "unet" in settings.model and run.is_main_process:
+    if "path" not in settings.model and run.is_main_process:
         for line in built_lines(settings, model, compute.device):
             logger.info(line)
     if "path" in settings.model:
@@ -220,6 +226,8 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     expert_range = range_of(settings.expert, ranges)
     if settings.projection.placement is not None:
         model.add_projections(settings.projection.placement)
+    if settings.adapter is not None:
+        model.add_adapter(instantiate(settings.adapter))
     search = run.single_input("search")
     method = build_method(settings, model, ranges, expert_range, search, experts)
     load_teacher = teacher_loader(settings, model, teacher_folder(run))
@@ -271,6 +279,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         snapshots_every=settings.snapshots.every,
         validate_every=progress.validate.every,
         validate_minutes=progress.validate.minutes,
+        keep_checkpoint=progress.keep_checkpoint,
     )
     return Training(compute, images, module, loop, expert_range, validation)
 
@@ -278,9 +287,12 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
 def _about(settings: TrainSettings, training: Training) -> dict[str, object]:
     """Return what deme.json says of all weights of the run."""
     trained, path = training.range, settings.model.get("path")
+    size = training.module.model.sample_size
     return {
         "range": [trained.low, trained.high] if settings.expert is not None else None,
         "num_timesteps": training.module.model.schedule.num_timesteps,
         "num_images": len(training.images),
         "base": base_hash(settings.model, str(path)) if path is not None else None,
+        **({"sample_size": list(size)} if size is not None else {}),
+        **({"base_model": path, "base_ema": takes_ema(settings.model)} if settings.adapter else {}),
     }

@@ -1,11 +1,14 @@
 """Checks of `deme train`: the base, the teacher, and what several processes can do."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.report.typed_options import chosen_option
-from deme.runs import Run, TrainSettings, takes_ema
-from deme.system import BadConfig, files, logger
+from deme.runs import Run, TrainSettings, check_continued, takes_ema
+from deme.system import BadConfig, MissingInput, files, logger
+
+CHECKPOINT = "checkpoints/last.ckpt"
 
 if TYPE_CHECKING:
     from deme.data import ImageData
@@ -50,6 +53,11 @@ def check_sharding(settings: TrainSettings, are_several: bool, method: "Method")
             "compute.strategy=fsdp shards a model over several processes, and this is one\n"
             "type: torchrun --nproc_per_node=<n> -m deme train ..., or compute.strategy=ddp"
         )
+    if settings.adapter is not None:
+        raise BadConfig(
+            "compute.strategy=fsdp shards all weights, and adapter=lora trains few\n"
+            "type: compute.strategy=ddp"
+        )
     if settings.compute.compile:
         raise BadConfig(
             "compute.strategy=fsdp does not go with compute.compile=true\n"
@@ -60,3 +68,32 @@ def check_sharding(settings: TrainSettings, are_several: bool, method: "Method")
             f"balancing={chosen_option(settings, 'balancing')} needs whole gradients of every "
             "task\ntype: compute.strategy=ddp"
         )
+
+
+def start_from_finished(run: Run, settings: TrainSettings) -> None:
+    """Put the checkpoint and the curve of inputs.continue_from into a run that has not begun.
+
+    Raises BadConfig for a run of other settings, or of as many steps, MissingInput for one without
+    a checkpoint.
+    """
+    source, own = run.single_input("continue_from"), run.path / CHECKPOINT
+    if source is None or own.exists():
+        return
+    theirs = check_continued(run, source)
+    if not (source / CHECKPOINT).is_file():
+        raise MissingInput(
+            f"{source} has no checkpoint to go on from\n"
+            "it must be trained with progress.keep_checkpoint=true"
+        )
+    if chosen_option(settings, "learning_rate") != "constant":
+        logger.warning(
+            "the learning rate of %s was that of %d steps: one run of %d steps would have had "
+            "another",
+            source,
+            theirs,
+            settings.num_steps,
+        )
+    for name in (CHECKPOINT, "metrics.jsonl"):
+        with open(source / name, "rb") as stored, files.atomic(run.path / name) as copy:
+            shutil.copyfileobj(stored, copy)
+    logger.info("going on from %s", source)

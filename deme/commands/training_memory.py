@@ -1,8 +1,8 @@
 """`deme plan`: the memory that each kind of training in a suite takes.
 
-It follows from the run's settings and the UNet's config alone. Computing it takes torch, diffusers
-and a few seconds, so it is kept in the cache, under a hash of all that it follows from. That of the
-shipped suites is part of the package (`make training-memory` computes it again).
+It follows from the run's settings and the network's config alone. Computing it takes torch,
+diffusers and a few seconds, so it is kept in the cache, under a hash of all that it follows from.
+That of the shipped suites is part of the package (`make training-memory` computes it again).
 """
 
 import json
@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from deme import __version__
-from deme.models.layout import read_json_object, read_placement, unet_folder
+from deme.models.layout import network_folder, read_json_object, read_placement
 from deme.runs import Node, Suite, TrainSettings, build, instantiate, partial
 from deme.system import (
     PACKAGE,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SHIPPED = PACKAGE / "assets" / "training_memory.json"  # hash -> memory
 NUM_TOKENS = 77  # of a text, if the model has no config of its text encoder
-KINDS = ("UNet2DModel", "UNet2DConditionModel")
+SCRATCH = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}  # by a model's option
 
 
 def memory_lines(suite: Suite) -> Iterator[str]:
@@ -62,8 +62,8 @@ def built_lines(settings: TrainSettings, model: "DenoisingModel", device: str) -
     from deme.builders.figures import seconds_per_pass
 
     yield f"model: built for this training: {model.description}"
-    unet, teachers = _unet(settings.model), _Teachers(None, int(settings.has_teacher))
-    memory = _memory(settings, unet, settings.projection.placement, teachers)
+    network, teachers = _network(settings.model), _Teachers(None, int(settings.has_teacher))
+    memory = _memory(settings, network, settings.projection.placement, teachers)
     with torch.random.fork_rng():  # a network with dropout draws random numbers
         seconds = seconds_per_pass(model.to(device))
     time = duration(settings.num_forward_passes() * seconds)
@@ -78,11 +78,11 @@ def _line(node: Node) -> str:
     settings = build(TrainSettings, node.config)
     before = _trainings_before(node)
     try:
-        unet = _unet((before[-1] if before else settings).model)
+        network = _network((before[-1] if before else settings).model)
         stored = (one.projection.placement for one in before)
-        placement = next((each for each in stored if each), unet.placement)
+        placement = next((each for each in stored if each), network.placement)
         parts = [
-            asdict(unet),
+            asdict(network),
             placement,
             settings.projection.placement,
             settings.batch_size,
@@ -104,7 +104,7 @@ def _line(node: Node) -> str:
             file = cache_folder(settings.paths) / "memory" / f"{'-'.join([key, *versions])}.json"
             memory = (read_cached(file, dict[str, str]) or {}).get("memory")
             if memory is None:
-                memory = str(_memory(settings, unet, placement, teachers))
+                memory = str(_memory(settings, network, placement, teachers))
                 files.write_json(file, {"memory": memory})
     except MissingInput:
         path = (before[-1] if before else settings).model.get("path")
@@ -125,7 +125,7 @@ def _trainings_before(node: Node) -> list[TrainSettings]:
 
 
 @dataclass(frozen=True)
-class _UNet:
+class _Network:
     """diffusers' class and its config, the stored projections, and how many tokens it sees."""
 
     kind: str
@@ -153,24 +153,26 @@ def _teachers(node: Node, settings: TrainSettings, placement: str | None) -> _Te
     return _Teachers(trained.projection.placement or placement, 1 if one else len(experts))
 
 
-def _unet(option: Mapping[str, object]) -> _UNet:
-    """Return what a `model` option says of its UNet. Raises MissingInput, BadConfig."""
-    if isinstance(unet := option.get("unet"), Mapping):
-        return _UNet(KINDS[0], dict(unet))
+def _network(option: Mapping[str, object]) -> _Network:
+    """Return what a `model` option says of its network. Raises MissingInput, BadConfig."""
+    for part, kind in SCRATCH.items():
+        if isinstance(config := option.get(part), Mapping):
+            return _Network(kind, dict(config))
     path = option.get("path", option.get("parts"))
     if path is None:
-        raise BadConfig(f"{option.get('_target_')} has neither a path nor a unet")
+        raise BadConfig(
+            f"{option.get('_target_')} has neither a path nor a {' nor a '.join(SCRATCH)}"
+        )
     place = locate(str(path))
-    folder = unet_folder(place)
+    folder = network_folder(place)
     if not (folder / "config.json").is_file():
         raise MissingInput(f"{folder / 'config.json'} does not exist")
     stored = read_json_object(folder / "config.json")
-    if (kind := stored.get("_class_name", KINDS[0])) not in KINDS:
-        raise BadConfig(f"{path} holds a {kind}")
+    kind = str(stored.get("_class_name", SCRATCH["unet"]))
     text = place / "text_encoder" / "config.json"
     encoder = read_json_object(text)
     arguments = {name: value for name, value in stored.items() if not name.startswith("_")}
-    return _UNet(
+    return _Network(
         kind,
         arguments,
         read_placement(folder),
@@ -179,36 +181,39 @@ def _unet(option: Mapping[str, object]) -> _UNet:
 
 
 def _memory(
-    settings: TrainSettings, unet: _UNet, placement: str | None, teachers: _Teachers
+    settings: TrainSettings, network: _Network, placement: str | None, teachers: _Teachers
 ) -> "TrainingMemory":
     """Return the memory; `placement` is that of the projections that the initial model has.
 
-    Raises what diffusers raises for a config of which it makes no UNet.
+    Raises what diffusers raises for a config of which it makes no network.
     """
     import diffusers
     import torch
 
+    from deme.models.loading import families_by_network, network_kind
     from deme.models.projection import Projections
+    from deme.models.trial import no_constants
     from deme.training.memory import Plan, training_memory
 
-    def network(placement: str | None) -> "nn.Module":
+    families = families_by_network()
+    kind = network_kind({**network.config, "_class_name": network.kind})
+    if kind not in families:
+        raise BadConfig(f"a {kind} cannot be trained here; allowed: {', '.join(families)}")
+
+    def made(placement: str | None) -> "nn.Module":
         arguments = {
             name: tuple(value) if isinstance(value, list) else value
-            for name, value in unet.config.items()
+            for name, value in network.config.items()
         }
-        made: nn.Module = getattr(diffusers, unet.kind)(**arguments)
+        one: nn.Module = getattr(diffusers, network.kind)(**arguments)
         if placement:
-            made.projections = Projections(made, placement)
-        return made
+            one.projections = Projections(one, placement)
+        return one
 
-    size = unet.config["sample_size"]
-    sides = size if isinstance(size, (list, tuple)) else (size, size)
-    inputs: dict[str, tuple[int, ...]] = {
-        "sample": (unet.config["in_channels"], *sides),
-        "timestep": (),
-    }
-    if unet.kind == "UNet2DConditionModel":
-        inputs["encoder_hidden_states"] = (unet.num_tokens, unet.config["cross_attention_dim"])
+    with torch.device("meta"):
+        config = getattr(diffusers, network.kind)(**network.config).config
+    tokens = {"num_tokens": network.num_tokens} if kind == "UNet2DConditionModel" else {}
+    inputs = families[kind].arguments(config, **tokens)
     gpu = settings.compute.accelerator == "gpu"
     # torch updates all parameters at once on a GPU, unless the optimizer is fused
     together = gpu and not settings.optimizer.get("fused")
@@ -223,9 +228,10 @@ def _memory(
         update_copies=int(settings.ema is not None or together),
         teachers=teachers.count,
     )
-    teacher = (lambda: network(teachers.placement)) if settings.has_teacher else None
+    teacher = (lambda: made(teachers.placement)) if settings.has_teacher else None
     student = settings.projection.placement or placement
-    return training_memory(lambda: network(student), teacher, inputs, plan)
+    constants = getattr(families[kind], "constants", no_constants)
+    return training_memory(lambda: made(student), teacher, inputs, plan, constants)
 
 
 def _num_averages(settings: TrainSettings) -> int:

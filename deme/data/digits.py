@@ -4,7 +4,8 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 from torch import Tensor
 
-from deme.data import ImageData, InMemoryImages
+from deme.data import CaptionedImages, ImageData, InMemoryImages
+from deme.data.captioned import check_dropout
 from deme.diffusion import generator
 
 
@@ -35,3 +36,13 @@ def load_digits() -> ImageData:
     pixels, labels = pixels_and_labels()
     train, held_out = split(labels)
     return ImageData(InMemoryImages(pixels[train]), InMemoryImages(pixels[held_out]))
+
+
+def load_labelled_digits(caption_dropout: float = 0.1) -> ImageData:
+    """Return the digits of `load_digits` with captions: each is the digit itself, "0" to "9"."""
+    pixels, labels = pixels_and_labels()
+    train, held_out = (
+        CaptionedImages(InMemoryImages(pixels[rows]), [str(int(labels[i])) for i in rows])
+        for rows in split(labels)
+    )
+    return ImageData(train, held_out, caption_dropout=check_dropout(caption_dropout))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deme.data import Captioned
 from deme.data.pixels import to_float
-from deme.diffusion import TEXT, Condition, ShardedRandom
+from deme.diffusion import Condition, ShardedRandom
 from deme.system import Bar, WorkFailed, absent, files, locked, logger, make_shards, tensors
 
 SHARD = 1024  # images in a file
@@ -19,24 +19,24 @@ EMPTY_CAPTION = "nothing.safetensors"  # the embedding of ""
 
 
 class Encoder(Protocol):
-    """The frozen parts of a pipeline: VAE and text encoder.
+    """The frozen parts of a pipeline: VAE and text encoders.
 
     `moments` returns mean and standard deviation [B, c, h, w] of the latents of images [B, C, H, W]
-    in -1..1; `embeddings` those of texts, [B, tokens, width].
+    in -1..1; `conditions` what a network is told of texts, tensors by name with a row for each.
     """
 
     def content_hash(self) -> str: ...
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
-    def embeddings(self, texts: Sequence[str]) -> Tensor: ...
+    def conditions(self, texts: Sequence[str]) -> Condition: ...
 
 
 class CachedLatents:
     """Captioned images as a latent model takes them (`EncodedDataset`), encoded once into `cache`.
 
     Stored in float16 are the moments of each image's latent, those of its mirror image if
-    `mirrored`, and the embedding of its caption, under a hash of the images, their captions, their
+    `mirrored`, and the condition of its caption, under a hash of the images, their captions, their
     preprocessing and the encoders. Training samples a latent from the moments (Rombach et al. 2022)
     and replaces a share `caption_dropout` of the captions by the empty one; `eval_sample` takes the
     means and all captions.
@@ -58,10 +58,12 @@ class CachedLatents:
             for first in range(0, len(self), SHARD)
         }
         self._encode_missing(encoder, shards)
-        self._empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read(TEXT).float()
+        empty = tensors.TensorFile(self.folder / EMPTY_CAPTION).read_all()
+        self._empty = {name: _computed(value) for name, value in empty.items()}
         self._shards = [tensors.TensorFile(file) for file in shards]
         for shard, images_in_it in zip(self._shards, shards.values(), strict=True):
-            if shard.shape("mean")[:1] != (len(images_in_it),) or TEXT not in shard.specs:
+            found = self._empty.keys() <= shard.specs.keys()
+            if shard.shape("mean")[:1] != (len(images_in_it),) or not found:
                 raise WorkFailed(f"{shard.path} is damaged\ndelete it and run again")
 
     def __len__(self) -> int:
@@ -77,7 +79,7 @@ class CachedLatents:
     def __getitems__(
         self, indices: list[int], flips: Sequence[bool] | None = None
     ) -> dict[str, Tensor]:
-        """Return mean, std and embedding of images, float16; where `flips`, of mirror images."""
+        """Return mean, std and condition of images, as stored; where `flips`, of mirror images."""
         wanted = [
             ("mirrored_" if flip else "", index)
             for flip, index in zip(flips or [False] * len(indices), indices, strict=True)
@@ -85,7 +87,7 @@ class CachedLatents:
         return {
             "mean": torch.stack([self._row(f"{prefix}mean", index) for prefix, index in wanted]),
             "std": torch.stack([self._row(f"{prefix}std", index) for prefix, index in wanted]),
-            TEXT: torch.stack([self._row(TEXT, index) for index in indices]),
+            **{name: torch.stack([self._row(name, i) for i in indices]) for name in self._empty},
         }
 
     def _row(self, name: str, index: int) -> Tensor:
@@ -98,25 +100,29 @@ class CachedLatents:
     def training_sample(
         self, batch: dict[str, Tensor], draws: ShardedRandom
     ) -> tuple[Tensor, Condition]:
-        """Return latents sampled from the moments, and embeddings after caption dropout."""
-        mean, text = batch["mean"].float(), batch[TEXT].float()
+        """Return latents sampled from the moments, and conditions after caption dropout."""
+        mean = batch["mean"].float()
+        given = {name: _computed(batch[name]) for name in self._empty}
         x0 = mean + batch["std"].float() * draws.normal(mean.shape[1:]).to(mean)
         if self.caption_dropout:
-            dropped = draws.coins(self.caption_dropout).to(text.device)
-            text = torch.where(dropped[:, None, None], self._empty.to(text), text)
-        return x0, {TEXT: text}
+            dropped = draws.coins(self.caption_dropout).to(mean.device)
+            for name, value in given.items():
+                rows = dropped.view(-1, *[1] * (value.ndim - 1))
+                given[name] = torch.where(rows, self._empty[name].to(value), value)
+        return x0, given
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
-        """Return the means of the latents and the embeddings."""
+        """Return the means of the latents and the conditions."""
         batch = self.__getitems__(indices)
-        return batch["mean"].float(), {TEXT: batch[TEXT].float()}
+        return batch["mean"].float(), {name: _computed(batch[name]) for name in self._empty}
 
     def _encode_missing(self, encoder: Encoder, shards: Mapping[Path, range]) -> None:
         """Encode missing shards: processes share them, a kill loses one."""
         empty = self.folder / EMPTY_CAPTION
         with locked(empty.with_suffix(".lock"), lambda _: None):
             if not empty.exists():
-                tensors.save(empty, {TEXT: encoder.embeddings([""]).half().cpu()})
+                found = encoder.conditions([""])
+                tensors.save(empty, {name: _stored(value) for name, value in found.items()})
         if not absent(shards):
             return
         num_encoded = make_shards(
@@ -133,16 +139,17 @@ class CachedLatents:
         parts: list[dict[str, Tensor]] = []
         for start in range(0, len(indices), CHUNK):
             parts.append(self._encoded(encoder, list(indices[start : start + CHUNK])))
-            bar.advance(len(parts[-1][TEXT]))
+            bar.advance(len(parts[-1]["mean"]))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _encoded(self, encoder: Encoder, indices: list[int]) -> dict[str, Tensor]:
         pixels = to_float(self.images.__getitems__(indices))
         mean, std = encoder.moments(pixels)
-        found = {"mean": mean, "std": std, TEXT: encoder.embeddings(self.images.captions(indices))}
+        told = encoder.conditions(self.images.captions(indices))
+        found = {"mean": mean, "std": std, **told}
         if self.mirrored:
             found["mirrored_mean"], found["mirrored_std"] = encoder.moments(pixels.flip(3))
-        stored = {name: value.half().cpu() for name, value in found.items()}
+        stored = {name: _stored(value) for name, value in found.items()}
         if bad := [name for name, value in stored.items() if not bool(torch.isfinite(value).all())]:
             raise WorkFailed(
                 f"the encoders return NaN or infinite values for {bad[0]} "
@@ -150,3 +157,13 @@ class CachedLatents:
                 "the weights of the VAE or the text encoder are damaged; copy them again"
             )
         return stored
+
+
+def _stored(value: Tensor) -> Tensor:
+    """Return a tensor as it is stored: numbers in float16, masks as they are."""
+    return (value.half() if value.is_floating_point() else value).cpu()
+
+
+def _computed(value: Tensor) -> Tensor:
+    """Return a stored tensor as it is computed with."""
+    return value.float() if value.is_floating_point() else value

@@ -12,7 +12,7 @@ from deme.diffusion.conditioning import (
     rows_of,
 )
 from deme.diffusion.ranges import TimestepRange, check_partition, uniform
-from deme.diffusion.schedule import PREDICTION_TYPES, NoiseSchedule
+from deme.diffusion.schedule import PREDICTION_TYPES, FlowSchedule, NoiseSchedule
 from deme.diffusion.seeds import ShardedRandom, generator, image_generator, seeded
 from deme.diffusion.timesteps import RangeSampler, StratifiedSampler, TimestepSampler
 
@@ -21,6 +21,7 @@ __all__ = [
     "PREDICTION_TYPES",
     "TEXT",
     "Condition",
+    "FlowSchedule",
     "Network",
     "NoiseSchedule",
     "RangeSampler",

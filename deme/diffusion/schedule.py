@@ -1,34 +1,44 @@
-"""The noise schedule of a variance-preserving diffusion, and conversions of predictions."""
+"""Noise schedules: how much signal and noise a noisy image has, and what a prediction means."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "flow_prediction")
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Signal levels alpha_bar[t], t = 0..T-1 (t = 0 is the least noisy), float64.
+    """x_t = alpha_t x_0 + sigma_t eps at the timesteps t = 0..T-1; t = 0 is the least noisy.
 
-    x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps  (Ho et al. 2020, eq. 4).
+    Given are alpha_t^2 and sigma_t^2, [T], float64. If they add up to 1 the schedule is variance
+    preserving (Ho et al. 2020, eq. 4), and alpha_t^2 is what DDPM calls alpha_bar_t.
     """
 
-    alpha_bar: Tensor
+    alpha_squared: Tensor
+    sigma_squared: Tensor
 
     def __post_init__(self) -> None:
-        alpha_bar = self.alpha_bar
-        if alpha_bar.ndim != 1 or len(alpha_bar) == 0:
-            raise ValueError(
-                "alpha_bar must be a vector of T signal levels, "
-                f"not of shape {tuple(alpha_bar.shape)}"
-            )
-        if not bool(((alpha_bar >= 0) & (alpha_bar <= 1)).all()) or not bool(
-            (alpha_bar.diff() < 0).all()
+        for name, sign, rule in (
+            ("alpha_squared", -1, "fall strictly from at most 1 to at least 0"),
+            ("sigma_squared", 1, "rise strictly from at least 0 to at most 1"),
         ):
-            raise ValueError("alpha_bar must fall strictly from at most 1 to at least 0")
-        object.__setattr__(self, "alpha_bar", alpha_bar.double())
+            values = getattr(self, name).double()
+            if values.ndim != 1 or len(values) == 0:
+                raise ValueError(
+                    f"{name} must be a vector of T numbers, not of shape {tuple(values.shape)}"
+                )
+            inside = bool(((values >= 0) & (values <= 1)).all())
+            if not inside or not bool((sign * values.diff() > 0).all()):
+                raise ValueError(f"{name} must {rule}")
+            object.__setattr__(self, name, values)
+
+    @classmethod
+    def variance_preserving(cls, alpha_bar: Tensor) -> "NoiseSchedule":
+        """Return the schedule with the signal levels alpha_bar [T]."""
+        return cls(alpha_bar.double(), 1 - alpha_bar.double())
 
     @classmethod
     def linear(
@@ -36,22 +46,55 @@ class NoiseSchedule:
     ) -> "NoiseSchedule":
         """Return the schedule of DDPM: beta_t linear in t."""
         betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
-        return cls((1 - betas).cumprod(0))
+        return cls.variance_preserving((1 - betas).cumprod(0))
 
     @property
     def num_timesteps(self) -> int:
         """T, the number of timesteps."""
-        return len(self.alpha_bar)
+        return len(self.alpha_squared)
+
+    @cached_property
+    def is_variance_preserving(self) -> bool:
+        """Whether alpha_t^2 + sigma_t^2 = 1 at every timestep."""
+        return bool(((self.alpha_squared + self.sigma_squared - 1).abs() < 1e-6).all())
+
+    @property
+    def sigma(self) -> Tensor:
+        """Noise levels sigma_t, shape [T]."""
+        return self.sigma_squared.sqrt()
 
     @property
     def snr(self) -> Tensor:
-        """Signal-to-noise ratio alpha_bar / (1 - alpha_bar) of every timestep, shape [T]."""
-        return self.alpha_bar / (1 - self.alpha_bar)
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2 of every timestep, shape [T]."""
+        return self.alpha_squared / self.sigma_squared
+
+    @property
+    def signal_share(self) -> Tensor:
+        """SNR / (1 + SNR) of every timestep, shape [T]; alpha_bar_t if variance preserving."""
+        return self.alpha_squared / (self.alpha_squared + self.sigma_squared)
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return what the network is told at timesteps `t` [B]: `t` itself."""
+        return t
+
+    def timestep_told(self, time: Tensor) -> Tensor:
+        """Return the timesteps at which the network is told `time` [B]."""
+        return time
+
+    def has(self, prediction_type: str) -> bool:
+        """Whether a prediction type is known and defined for this schedule."""
+        if prediction_type == "v_prediction":
+            return self.is_variance_preserving
+        return prediction_type in PREDICTION_TYPES
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t), broadcastable over `like`."""
-        alpha_bar = self.alpha_bar.to(like.device)[t].view(-1, *[1] * (like.ndim - 1))
-        return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
+        """Return alpha_t and sigma_t for timesteps `t` [B], broadcastable over `like` [B, ...]."""
+        shape = (-1, *[1] * (like.ndim - 1))
+        alpha, sigma = (
+            squared.to(like.device)[t].view(shape).sqrt().to(like.dtype)
+            for squared in (self.alpha_squared, self.sigma_squared)
+        )
+        return alpha, sigma
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return x_t for images `x0` [B, ...], noise `eps` [B, ...] and timesteps `t` [B]."""
@@ -59,24 +102,84 @@ class NoiseSchedule:
         return alpha * x0 + sigma * eps
 
     def target(self, prediction_type: str, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Return the target of a network with this prediction type at x_t."""
+        """Return the target of a network with this prediction type at x_t, [B, ...].
+
+        Raises ValueError for an unknown type, and for v_prediction (Salimans & Ho 2022) unless the
+        schedule is variance preserving.
+        """
+        self._check(prediction_type)
         if prediction_type == "epsilon":
             return eps
         if prediction_type == "sample":
             return x0
-        if prediction_type == "v_prediction":
-            alpha, sigma = self.coefficients(t, x0)
-            return alpha * eps - sigma * x0
-        raise ValueError(
-            f"unknown prediction type {prediction_type!r}; allowed: {', '.join(PREDICTION_TYPES)}"
-        )
+        if prediction_type == "flow_prediction":
+            return eps - x0
+        alpha, sigma = self.coefficients(t, x0)
+        return alpha * eps - sigma * x0
 
-    def eps_to_x0(self, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that `eps` implies at `x_t`."""
-        alpha, sigma = self.coefficients(t, x_t)
-        return (x_t - sigma * eps) / alpha
+    def predicted_x0(
+        self, prediction_type: str, prediction: Tensor, x_t: Tensor, t: Tensor
+    ) -> Tensor:
+        """Return the x_0 that a network's prediction [B, ...] implies at `x_t` and `t` [B].
 
-    def v_to_x0(self, v: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that `v` implies at `x_t` (Salimans & Ho 2022, appendix D)."""
+        Raises ValueError as `target` does.
+        """
+        self._check(prediction_type)
+        if prediction_type == "sample":
+            return prediction
         alpha, sigma = self.coefficients(t, x_t)
-        return alpha * x_t - sigma * v
+        if prediction_type == "epsilon":
+            return (x_t - sigma * prediction) / alpha
+        if prediction_type == "flow_prediction":  # x_t = (alpha + sigma) x_0 + sigma (eps - x_0)
+            return (x_t - sigma * prediction) / (alpha + sigma)
+        return alpha * x_t - sigma * prediction
+
+    def _check(self, prediction_type: str) -> None:
+        """Raise ValueError for a prediction type that this schedule does not have."""
+        if not self.has(prediction_type):
+            known = [each for each in PREDICTION_TYPES if self.has(each)]
+            raise ValueError(
+                f"prediction type {prediction_type!r} is unknown, or not defined for this noise "
+                f"schedule; allowed: {', '.join(known)}"
+            )
+
+
+class FlowSchedule(NoiseSchedule):
+    """The straight path of flow matching: x_t = (1 - s_t) x_0 + s_t eps (Lipman et al. 2023).
+
+    s_t = (t + 1) / T, then shifted to m s / (1 + (m - 1) s) by `shift` = m (Esser et al. 2024, eq.
+    23), as diffusers' FlowMatchEulerDiscreteScheduler does without dynamic shifting. Samplers may
+    stop between two timesteps of training: there t is a fraction.
+    """
+
+    shift: float
+
+    def __init__(self, num_timesteps: int = 1000, shift: float = 1.0) -> None:
+        if num_timesteps < 1 or not shift > 0:
+            raise ValueError(
+                f"a flow needs num_timesteps >= 1 and shift > 0, got {num_timesteps} and {shift}"
+            )
+        object.__setattr__(self, "shift", float(shift))
+        s = shifted(torch.arange(1, num_timesteps + 1).double() / num_timesteps, shift)
+        super().__init__((1 - s).square(), s.square())
+
+    def level(self, t: Tensor) -> Tensor:
+        """Return the noise level s of timesteps `t` [B], which may be fractions, in float64."""
+        return shifted((t.double() + 1) / self.num_timesteps, self.shift)
+
+    def timestep(self, s: Tensor) -> Tensor:
+        """Return the timesteps, mostly fractions, of noise levels `s` [B] in 0..1, in float64."""
+        return shifted(s.double(), 1 / self.shift) * self.num_timesteps - 1
+
+    def network_time(self, t: Tensor) -> Tensor:
+        """Return T s in float32, which diffusers' networks are told at timesteps `t` [B]."""
+        return (self.level(t) * self.num_timesteps).float()
+
+    def timestep_told(self, time: Tensor) -> Tensor:
+        """Return the timesteps, mostly fractions, at which the network is told `time` [B]."""
+        return self.timestep(time / self.num_timesteps)
+
+
+def shifted(s: Tensor, shift: float) -> Tensor:
+    """Return m s / (1 + (m - 1) s) for noise levels `s` and a shift m; 1 / m undoes m."""
+    return shift * s / (1 + (shift - 1) * s)

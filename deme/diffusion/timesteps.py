@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
+from deme.diffusion.density import Density, RangeDensity, Uniform
 from deme.diffusion.ranges import TimestepRange
 
 GRANULARITIES = ("sample", "batch")
@@ -13,10 +14,17 @@ TimestepSampler = Callable[[int, Generator], Tensor]  # (n, generator) -> n time
 
 
 class RangeSampler:
-    """Uniform timesteps of one range; antithetic ones come in pairs t, low + high - 1 - t."""
+    """Timesteps of one range, uniform or of a density (None: uniform) restricted to the range.
+
+    Antithetic ones come in pairs: t and low + high - 1 - t, or of the quantiles q and 1 - q.
+    """
 
     def __init__(
-        self, timestep_range: TimestepRange, num_timesteps: int, antithetic: bool = True
+        self,
+        timestep_range: TimestepRange,
+        num_timesteps: int,
+        antithetic: bool = True,
+        density: Density | None = None,
     ) -> None:
         if timestep_range.high > num_timesteps:
             raise ValueError(
@@ -24,9 +32,14 @@ class RangeSampler:
             )
         self.range = timestep_range
         self.antithetic = antithetic
+        self.density: RangeDensity | None = None
+        if density is not None and not isinstance(density, Uniform):
+            self.density = RangeDensity(density, timestep_range, num_timesteps)
 
     def __call__(self, n: int, generator: Generator) -> Tensor:
         low, high = self.range.low, self.range.high
+        if self.density is not None:
+            return self.density.draw(n, generator, self.antithetic)
         if not self.antithetic:
             return torch.randint(low, high, (n,), generator=generator)
         t = torch.randint(low, high, (n // 2 + 1,), generator=generator)
@@ -37,8 +50,8 @@ class ProbabilisticSampler:
     """With probability p draw t from all of [0, T), else from the expert's own range (paper eq. 6).
 
     The choice is made per sample (per antithetic pair, mirrored within the chosen interval) or,
-    as in the authors' code, once per batch. P(t in range) = (1 - p) + p |range| / T
-    (docs/method.md#probabilistic-sampling).
+    as in the authors' code, once per batch. P(t in range) = (1 - p) + p |range| / T for uniform
+    timesteps (docs/method.md#probabilistic-sampling).
     """
 
     def __init__(
@@ -48,6 +61,7 @@ class ProbabilisticSampler:
         probability: float = 0.3,
         granularity: str = "sample",
         antithetic: bool = True,
+        density: Density | None = None,
     ) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"probability must lie in [0, 1] (0.3 means 30%), got {probability}")
@@ -56,8 +70,8 @@ class ProbabilisticSampler:
                 f"granularity must be one of {', '.join(GRANULARITIES)}, got {granularity!r}"
             )
         everywhere = TimestepRange(0, num_timesteps)
-        self.inside = RangeSampler(timestep_range, num_timesteps, antithetic)
-        self.everywhere = RangeSampler(everywhere, num_timesteps, antithetic)
+        self.inside = RangeSampler(timestep_range, num_timesteps, antithetic, density)
+        self.everywhere = RangeSampler(everywhere, num_timesteps, antithetic, density)
         self.probability = probability
         self.granularity = granularity
         self.antithetic = antithetic
@@ -86,6 +100,7 @@ class StratifiedSampler:
         timestep_range: TimestepRange,
         ranges: Sequence[TimestepRange],
         antithetic: bool = True,
+        density: Density | None = None,
     ) -> None:
         num_timesteps = ranges[-1].high
         if timestep_range != TimestepRange(0, num_timesteps):
@@ -93,7 +108,7 @@ class StratifiedSampler:
                 f"stratified timesteps come from all of [0, {num_timesteps}), "
                 f"not from {timestep_range}"
             )
-        self.inside = [RangeSampler(item, num_timesteps, antithetic) for item in ranges]
+        self.inside = [RangeSampler(item, num_timesteps, antithetic, density) for item in ranges]
 
     def __call__(self, n: int, generator: Generator) -> Tensor:
         k = len(self.inside)

@@ -17,7 +17,6 @@ GRANULARITIES: dict[str, Callable[[str], str]] = {
     "block": block_of,
     "tensor": lambda name: name,
 }
-UNET_PREFIX = "unet."  # of the network's parameters in our module; merging names them without
 
 
 class LiveModel:
@@ -45,7 +44,8 @@ class LiveModel:
     def tensors(self) -> dict[str, Tensor]:
         """The model's parameters by the names that merging uses."""
         return {
-            name.removeprefix(UNET_PREFIX): value for name, value in self.model.named_parameters()
+            name.removeprefix(f"{self.model.part}."): value
+            for name, value in self.model.named_parameters()
         }
 
     @property
@@ -114,10 +114,13 @@ class LiveModel:
 
 
 def _read(checkpoint: Checkpoint) -> DenoisingModel:
-    return load_folder(str(checkpoint.folder), checkpoint.ema, advice="")  # given when opened
+    model = load_folder(str(checkpoint.folder), checkpoint.ema, advice="")  # given when opened
+    model.fuse_adapter()
+    return model
 
 
 def _state(model: DenoisingModel) -> dict[str, Tensor]:
     return {
-        name.removeprefix(UNET_PREFIX): value.detach() for name, value in model.state_dict().items()
+        name.removeprefix(f"{model.part}."): value.detach()
+        for name, value in model.state_dict().items()
     }

@@ -120,7 +120,7 @@ class ImageDistance:
         )
         self.frechet = FrechetDistance(reference.statistics, compute.device)
         # PNDM repeats a timestep; guidance evaluates the network twice
-        steps = len(self.sampler.scheduler(live.model.scheduler_config).timesteps)
+        steps = len(self.sampler.scheduler(live.model.sampler_config).timesteps)
         twice = isinstance(self.network, ClassifierFreeGuidance)
         self.num_forward_passes_per_image = steps * (2 if twice else 1)
 

@@ -8,12 +8,14 @@ import torch
 from deme.builders import generate_images, guided
 from deme.data import Captioned, EncodedDataset, Images
 from deme.data.prompts import held_out_prompts
-from deme.diffusion import Network, TimestepRange
+from deme.diffusion import FlowSchedule, Network, TimestepRange
 from deme.models.denoiser import DenoisingModel
 from deme.runs import TrainSettings, instantiate
 from deme.sampling.ddim import DDIM
+from deme.sampling.flow import FlowEuler
 from deme.sampling.grid import image_grid
 from deme.sampling.routed import RoutedModel
+from deme.sampling.sampler import Sampler
 from deme.system import atomic, first_line, logger
 
 
@@ -56,11 +58,15 @@ def _grid(
         ranges = [TimestepRange(low, high) for low, high in pairwise(ends)]
         networks = [network if item == trained else base for item in ranges]
         network = RoutedModel(networks, ranges, num_timesteps)
-    sampler = DDIM(min(wanted.num_inference_steps, num_timesteps))
+    steps = min(wanted.num_inference_steps, num_timesteps)
+    sampler: Sampler = DDIM(steps)
+    if isinstance(model.schedule, FlowSchedule):
+        sampler = FlowEuler(steps)
     count = batch_size = wanted.num_images
     prompts = None
-    if model.image_shape != model.noise_shape and isinstance(images, Captioned):
-        sampler.settings["clip_sample"] = False  # latents
+    if model.is_latent and isinstance(sampler, DDIM):
+        sampler.settings["clip_sample"] = False
+    if model.takes_texts and isinstance(images, Captioned):
         prompts = held_out_prompts(images)
         network, count = guided(network, model, wanted.guidance_scale), min(count, len(prompts))
         batch_size = max(1, min(count, settings.batch_size // 2))  # guidance doubles a batch

@@ -88,7 +88,9 @@ class MergePlan:
     def bytes_written(self, dtype: torch.dtype | None = None, folded: bool = False) -> int:
         """Bytes of the merged weights; with `folded` without projections."""
         return sum(
-            math.prod(shape) * (dtype if dtype and kind.is_floating_point else kind).itemsize
+            math.prod(shape) * (dtype or torch.promote_types(kind, torch.float32)).itemsize
+            if kind.is_floating_point
+            else math.prod(shape) * kind.itemsize
             for part, _, _, (shape, kind) in self.tensors()
             if not (folded and part.name == PROJECTIONS)
         )

@@ -39,7 +39,7 @@ def merge_folder(
     fold: Fold | None = None,
     on_written: OnBytes = lambda _: None,
 ) -> None:
-    """Write the merged weights below `folder`, in `dtype` or in that of the experts.
+    """Write the merged weights below `folder`, in `dtype` or in float32 (float64 of such experts).
 
     Integer tensors (counters, indices) are the base's. With `fold` no projections are written: they
     are part of their layers. Raises WorkFailed that names every tensor with NaN.
@@ -96,6 +96,35 @@ def _pieces(
             on_written(written.nbytes)
 
 
+def surviving_share(
+    plan: MergePlan,
+    merge: Merge,
+    dtype: torch.dtype,
+    accumulate: torch.dtype = torch.float32,
+    on_read: OnBytes = lambda _: None,
+) -> float:
+    """Return which share of the merge's change survives that it is written in `dtype`.
+
+    It is 1 - ||cast(merged) - merged||^2 / ||merged - base||^2, at least 0, over all tensors; 1 for
+    a merge that changes nothing. Reads all models once more.
+    """
+    reader, lost, whole = _Reader(plan), 0.0, 0.0
+    merge.prepare(lambda: _whole(reader, accumulate))
+    for part, tensor, name, (shape, kind) in plan.tensors():
+        if not kind.is_floating_point:
+            continue
+        numel = math.prod(shape)
+        step = CHUNK_ELEMENTS if merge.method.elementwise else max(1, numel)
+        for start in range(0, numel, step):
+            pieces = reader.read(part, tensor, start, min(start + step, numel))
+            base, *experts = pieces if step < numel else [p.reshape(shape) for p in pieces]
+            merged = merge_tensor(merge, experts, base, name, accumulate)
+            lost += float((merged.to(dtype).to(merged.dtype) - merged).double().square().sum())
+            whole += float((merged - base.to(merged.dtype)).double().square().sum())
+            on_read(sum(piece.nbytes for piece in pieces))
+    return max(0.0, 1 - lost / whole) if whole else 1.0
+
+
 def find_nan(plan: MergePlan, on_read: OnBytes = lambda _: None) -> list[str]:
     """Read all weights and return a line for every tensor with NaN or infinite values."""
     reader = _Reader(plan)
@@ -110,7 +139,7 @@ def find_nan(plan: MergePlan, on_read: OnBytes = lambda _: None) -> list[str]:
 def _written(kinds: list[torch.dtype], dtype: torch.dtype | None) -> torch.dtype:
     if not kinds[0].is_floating_point:
         return kinds[0]
-    return dtype or functools.reduce(torch.promote_types, kinds)
+    return dtype or functools.reduce(torch.promote_types, kinds, torch.float32)
 
 
 def _merged(

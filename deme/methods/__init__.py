@@ -39,7 +39,7 @@ class Method:
 
     def prepare(
         self,
-        pretrained: Callable[[], DenoisingModel],
+        pretrained: Callable[[], nn.Module],
         device: str,
         dtype: torch.dtype | None = None,
     ) -> None:

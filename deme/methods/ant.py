@@ -85,7 +85,8 @@ class Ant(Finetune):
             self.balancing.observe(self._gram(gradients), draws.generator)
             weights = self.balancing.weights().tolist()
             value = (losses * losses.new_tensor(weights)).sum()
-            objective = with_gradient(value, list(model.parameters()), combine(gradients, weights))
+            parameters = list(model.trained_parameters().values())
+            objective = with_gradient(value, parameters, combine(gradients, weights))
         else:
             errors = weighted_errors(bind_condition(model, condition)(x_t, t), target, weight)
             members = torch.nn.functional.one_hot(task, len(self.ranges)).to(errors)
@@ -139,7 +140,7 @@ def task_gradients(
     It is the sum over the slice divided by its entry of `counts` (default: a mean), and 0 for an
     empty slice.
     """
-    parameters = list(model.parameters())
+    parameters = list(model.trained_parameters().values())
     losses, gradients = [], []
     for rows, count in zip(slices, counts or map(len, slices), strict=True):
         if not len(rows):

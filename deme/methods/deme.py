@@ -59,7 +59,7 @@ class DeMe(Finetune):
 
     def prepare(
         self,
-        pretrained: Callable[[], DenoisingModel],
+        pretrained: Callable[[], nn.Module],
         device: str,
         dtype: torch.dtype | None = None,
     ) -> None:

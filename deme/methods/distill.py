@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deme.diffusion import (
     EMPTY_CONDITION,
@@ -66,7 +66,7 @@ class Distill(Finetune):
 
     def prepare(
         self,
-        pretrained: Callable[[], DenoisingModel],
+        pretrained: Callable[[], nn.Module],
         device: str,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -10,6 +10,7 @@ import diffusers
 import torch
 from torch import Tensor, nn
 
+from deme.diffusion import TEXT, Condition
 from deme.models.layout import is_part, read_json_object
 from deme.system import (
     COPY_AGAIN,
@@ -170,6 +171,10 @@ class FrozenEncoders:
     def embeddings(self, texts: Sequence[str]) -> Tensor:
         """Return the last hidden states [B, max_tokens, width] of the text encoder, float32."""
         return self._text_encoder.to(self.device)(self.tokens(texts).to(self.device))[0]
+
+    def conditions(self, texts: Sequence[str]) -> Condition:
+        """Return the embeddings of texts, as the UNet's argument."""
+        return {TEXT: self.embeddings(texts)}
 
     @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:

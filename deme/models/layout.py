@@ -1,5 +1,6 @@
 """Locations of the parts of a model folder, and its small files. Imports no torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, TypeGuard
 
@@ -21,12 +22,19 @@ JsonObject = dict[str, object]  # a config that diffusers wrote: config.json, mo
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PROJECTIONS = "unet/projections.safetensors"
 PLACEMENT = "unet/projections.json"
+NETWORKS = ("unet", "transformer")  # folders of a pipeline that hold the trained network
 EMA = "unet_ema"  # averaged weights that some programs write next to unet/
 MAX_NAME_BYTES = 255  # of a file, on all file systems
 COPY_OF_EMA = f"give a copy of the folder in which {EMA}/ is called unet/"
 SCHEDULER = "scheduler_config.json"
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 BETAS = ("trained_betas", "rescale_betas_zero_snr")  # of a scheduler that few models have
+
+
+def is_flow(scheduler: Mapping[str, object]) -> bool:
+    """Whether a scheduler's config is of flow matching."""
+    kind = str(scheduler.get("_class_name"))
+    return kind.startswith("FlowMatch") or bool(scheduler.get("use_flow_sigmas"))
 
 
 def is_part(value: object) -> TypeGuard[list[str | None]]:
@@ -84,12 +92,13 @@ KINDS = {
 }
 
 
-def unet_folder(folder: Path, ema: bool = False) -> Path:
-    """Return where the UNet's config and weights are: unet/, or the folder itself.
+def network_folder(folder: Path, ema: bool = False) -> Path:
+    """Return where the network's config and weights are: unet/, transformer/ or the folder itself.
 
-    With `ema` it is where its averaged weights are.
+    With `ema` it is where a UNet's averaged weights are.
     """
-    return folder / EMA if ema else folder / "unet" if (folder / "unet").is_dir() else folder
+    inside = [folder / name for name in NETWORKS if (folder / name).is_dir()]
+    return folder / EMA if ema else inside[0] if inside else folder
 
 
 def check_ema(path: str, folder: Path, ema: bool, advice: str = COPY_OF_EMA) -> None:
@@ -118,12 +127,12 @@ def scheduler_file(folder: Path) -> Path:
     return place if place.is_file() else folder / SCHEDULER
 
 
-def read_placement(unet_folder: Path) -> str | None:
-    """Return the placement of a UNet folder's projections, None if it has none.
+def read_placement(place: Path) -> str | None:
+    """Return the placement of the projections in a network's folder, None if it has none.
 
     Folders without a placement file have the paper's, `blocks`.
     """
-    if not (unet_folder / Path(PROJECTIONS).name).is_file():
+    if not (place / Path(PROJECTIONS).name).is_file():
         return None
-    placed = read_json_object(unet_folder / Path(PLACEMENT).name)
+    placed = read_json_object(place / Path(PLACEMENT).name)
     return str(placed.get("placement", "blocks"))

@@ -1,19 +1,41 @@
 """Load whatever model a folder holds."""
 
-from deme.models import text_to_image, unconditional
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from deme.models import families
+from deme.models.adapter_files import is_adapter, read_lora
 from deme.models.denoiser import DenoisingModel
 from deme.models.foreign import check_model_folder
-from deme.models.layout import COPY_OF_EMA, check_ema, read_json_object, unet_folder
-from deme.system import locate
+from deme.models.layout import COPY_OF_EMA, check_ema, network_folder, read_json_object
+from deme.models.trial import Arguments
+from deme.system import BadConfig, MissingInput, locate, model_folders, read_about
 
 
-def load_pretrained(path: str, ema: bool = False) -> DenoisingModel:
-    """Load the model of a `model` option; see `load_folder`. `ema`: take unet_ema/."""
-    return load_folder(path, ema, "model.ema=true")
+def load_pretrained(path: str, ema: bool = False, size: int | None = None) -> DenoisingModel:
+    """Load the model of a `model` option; see `load_folder`.
+
+    `ema`: take unet_ema/. `size`: pixels per side of its images, if not those of its configs.
+    Raises BadConfig for a size that latents cannot have.
+    """
+    model = load_folder(path, ema, "model.ema=true")
+    if size is not None:
+        factor = max(1, model.image_shape[1] // model.noise_shape[1])
+        if size % factor:
+            raise BadConfig(
+                f"model.size={size} is not a multiple of {factor}, the pixels of a latent pixel"
+                f"\ntype: model.size={max(1, size // factor) * factor}"
+            )
+        model.sample_size = (size // factor, size // factor)
+    return model
 
 
 def load_folder(path: str, ema: bool = False, advice: str = COPY_OF_EMA) -> DenoisingModel:
-    """Load a diffusers folder: pixel diffusion of a UNet2DModel, or Stable Diffusion 1.x or 2.x.
+    """Load a diffusers folder of one of the families in deme/models/families.
 
     Its noise schedule and prediction type are the checkpoint's own
     (docs/method.md#forward-process); weights of any precision become float32. `ema`: take the
@@ -22,10 +44,86 @@ def load_folder(path: str, ema: bool = False, advice: str = COPY_OF_EMA) -> Deno
     shapes).
     """
     folder = locate(path)
+    if is_adapter(folder):
+        return _sized(_adapted(path, folder), folder).eval()
     check_model_folder(path, folder)
     check_ema(path, folder, ema, advice)
-    unet = read_json_object(unet_folder(folder) / "config.json")
-    conditional = unet.get("_class_name") == "UNet2DConditionModel"
-    model = (text_to_image if conditional else unconditional).from_configs(path, folder)
+    model = _family(path, folder).from_configs(path, folder)
     model.load_weights(folder, ema)
-    return model.eval()
+    return _sized(model, folder).eval()
+
+
+def _sized(model: DenoisingModel, folder: Path) -> DenoisingModel:
+    """Return a model with the size of images that its deme.json says, if it says one."""
+    if (size := read_about(folder).get("sample_size")) is not None:
+        height, width = size
+        model.sample_size = height, width
+    return model
+
+
+def _adapted(path: str, folder: Path) -> DenoisingModel:
+    """Return the base that an adapter's deme.json names, with the adapter.
+
+    Raises MissingInput for a base that is not here, BadConfig for one that has changed.
+    """
+    about = read_about(folder)
+    base = about.get("base_model")
+    if base is None:
+        raise BadConfig(
+            f"{path} is a LoRA whose deme.json does not name its base\n"
+            "type: deme merge model.path=<base> inputs.experts=[<LoRA>]"
+        )
+    model = load_folder(base, bool(about.get("base_ema")), advice="")
+    model.add_adapter(read_lora(folder), is_stored=True)
+    model.read_weights(folder)
+    return model
+
+
+class Family(Protocol):
+    """A module of deme/models/families.
+
+    `from_configs` makes the model of a folder (`path` names it in messages) without its weights;
+    `arguments` returns what the network takes for one image, by its config.
+    """
+
+    NETWORKS: tuple[str, ...]  # kinds of networks
+
+    def from_configs(self, path: str, folder: Path) -> DenoisingModel: ...
+
+    def arguments(self, stated: Mapping[str, Any], num_tokens: int = ...) -> Arguments: ...
+
+
+def network_kind(stated: Mapping[str, object]) -> str:
+    """Return the kind of a network's config: its class, and its further conditions, if any."""
+    kind, addition = (
+        str(stated.get("_class_name") or "UNet2DModel"),
+        stated.get("addition_embed_type"),
+    )
+    return kind if addition is None else f"{kind}:{addition}"
+
+
+@functools.cache
+def families_by_network() -> Mapping[str, Family]:
+    """Return the families by the kinds of networks that they have, see `network_kind`."""
+    found: dict[str, Family] = {}
+    for each in pkgutil.iter_modules(families.__path__):
+        module = cast(Family, importlib.import_module(f"{families.__name__}.{each.name}"))
+        found |= dict.fromkeys(module.NETWORKS, module)
+    return found
+
+
+def _family(path: str, folder: Path) -> Family:
+    """Return the family of a folder's model. Raises MissingInput, BadConfig (unknown network)."""
+    stated = read_json_object(network_folder(folder) / "config.json")
+    if not stated:
+        inside = [place.name for place in model_folders(folder)]
+        raise MissingInput(
+            f"{path} is not a diffusers model folder: it needs unet/config.json or "
+            "transformer/config.json, and scheduler/scheduler_config.json (or both files at its "
+            "top)"
+            + (f"\nit is a run; type: model.path={path}/weights/{inside[0]}" if inside else "")
+        )
+    kind, known = network_kind(stated), families_by_network()
+    if kind not in known:
+        raise BadConfig(f"{path} holds a {kind}; allowed: {', '.join(known)}")
+    return known[kind]

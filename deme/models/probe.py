@@ -4,7 +4,7 @@ The weights are asked, not the config.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from deme.diffusion import (
     EMPTY_CONDITION,
     PREDICTION_TYPES,
     Condition,
+    FlowSchedule,
     Network,
     NoiseSchedule,
     bind_condition,
@@ -70,19 +71,25 @@ class Fit:
 def usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
     """Return a schedule of USUAL, as diffusers computes it."""
     scheduler = DDPMScheduler(num_timesteps, **USUAL[name])
-    return NoiseSchedule(scheduler.alphas_cumprod)
+    return NoiseSchedule.variance_preserving(scheduler.alphas_cumprod)
 
 
 def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
-    """Return the model's own schedule as "its own" and the usual ones that differ from it."""
+    """Return the model's own schedule as "its own" and the usual ones that differ from it.
+
+    Straight paths of flow matching differ by their shift alone, which no network is told.
+    """
     total = own.num_timesteps
     if total < FEWEST:
         return {"its own": own}
     usual = {name: usual_schedule(name, total) for name in USUAL}
     far = {
-        n: s for n, s in usual.items() if float((s.alpha_bar - own.alpha_bar).abs().max()) > 0.02
+        n: s
+        for n, s in usual.items()
+        if float((s.signal_share - own.signal_share).abs().max()) > 0.02
     }
-    return {"its own": own, **far}
+    flow = {} if isinstance(own, FlowSchedule) else {"flow": FlowSchedule(total)}
+    return {"its own": own, **far, **flow}
 
 
 @torch.inference_mode()
@@ -99,7 +106,7 @@ def probe(
     `images` are [M, C, H, W], in -1..1 or latents.
     Every image has one noise level, which is the same signal-to-noise ratio under all hypotheses,
     so that their errors compare: only the input of the network differs. The first of `schedules` is
-    tried with every value range.
+    the model's own, and is tried with every value range.
     """
     draw = generator("passport", len(images))
     low, high = (math.log10(level) for level in LEVELS)
@@ -107,17 +114,23 @@ def probe(
     levels = levels[torch.randperm(len(images), generator=draw)]
     eps = torch.randn(images.shape, generator=draw)
     fits: list[Fit] = []
+    own = next(iter(schedules.values()))
+
+    def told(x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        prediction: Tensor = bind_condition(network, condition)(x_t, own.timestep_told(time))
+        return prediction.float()
+
     for name, schedule in schedules.items():
         for value_range in [STATED_RANGE] if fits else VALUE_RANGES:
             scale, shift = VALUE_RANGES[value_range]
             x0 = images * scale + shift
-            shares = _shares(network, schedule, x0, eps, levels, device, batch_size, condition)
+            shares = _shares(told, schedule, x0, eps, levels, device, batch_size, condition)
             fits += [Fit(Hypothesis(p, name, value_range), share) for p, share in shares.items()]
     return sorted(fits, key=lambda fit: fit.unexplained)
 
 
 def _shares(
-    network: Network,
+    told: Callable[[Tensor, Tensor, Condition], Tensor],
     schedule: NoiseSchedule,
     x0: Tensor,
     eps: Tensor,
@@ -127,22 +140,18 @@ def _shares(
     condition: Condition,
 ) -> dict[str, Tensor]:
     variance = max(float(x0.double().var()), 1e-12)
-    alpha_bar = levels / (levels + variance)  # alpha_bar variance / (1 - alpha_bar) = level
-    t = (schedule.alpha_bar[None] - alpha_bar[:, None]).abs().argmin(1)
-    found: dict[str, list[Tensor]] = {prediction_type: [] for prediction_type in PREDICTION_TYPES}
+    share = levels / (levels + variance)  # SNR variance = level
+    t = (schedule.signal_share[None] - share[:, None]).abs().argmin(1)
+    known = [each for each in PREDICTION_TYPES if schedule.has(each)]
+    found: dict[str, list[Tensor]] = {prediction_type: [] for prediction_type in known}
     for first in range(0, len(x0), batch_size):
         rows = slice(first, first + batch_size)
         images, noise, times = (part[rows].to(device) for part in (x0, eps, t))
         x_t = schedule.add_noise(images, noise, times)
-        prediction = bind_condition(network, moved(rows_of(condition, rows), device))(
-            x_t, times
-        ).float()
-        guesses = {
-            "epsilon": schedule.eps_to_x0(prediction, x_t, times),
-            "sample": prediction,
-            "v_prediction": schedule.v_to_x0(prediction, x_t, times),
-        }
-        for prediction_type, guess in guesses.items():
+        given = moved(rows_of(condition, rows), device)
+        prediction = told(x_t, schedule.network_time(times), given)
+        for prediction_type in known:
+            guess = schedule.predicted_x0(prediction_type, prediction, x_t, times)
             error = (guess - images).double().square().flatten(1).mean(1) / variance
             found[prediction_type].append(error.cpu())
     return {prediction_type: torch.cat(parts) for prediction_type, parts in found.items()}

@@ -11,6 +11,7 @@ from deme.runs.config import (
     typed_run,
 )
 from deme.runs.config_errors import config_errors, options
+from deme.runs.continued import check_continued
 from deme.runs.formats import (
     Affinity,
     Best,
@@ -203,6 +204,7 @@ __all__ = [
     "as_value",
     "base_hash",
     "build",
+    "check_continued",
     "check_finished",
     "check_format",
     "check_option",

@@ -32,7 +32,7 @@ def identity_hash(config: Config, stage: str, hashes: Mapping[str, list[str]]) -
     kept = {
         key: _named(_without(value, younger.get(key, ())), neutral.get(key, ()))
         for key, value in config.items()
-        if neutral.get(key) != () and not any(value in mark.at for mark in younger.get(key, ()))
+        if neutral.get(key) != () and not _is_left_out(value, younger.get(key, ()))
     }
     return files.sha256_text(json.dumps([kept, dict(hashes)], sort_keys=True))
 
@@ -70,6 +70,11 @@ def _marks(stage: str, kind: type[Mark]) -> Mapping[str, tuple[Mark, ...]]:
         for name, hint in hints.items()
     }
     return {name: marks for name, marks in found.items() if marks}
+
+
+def _is_left_out(value: object, marks: Sequence[LeftOutAt]) -> bool:
+    """Whether a key is left out at the value that it has."""
+    return any(_named(value) == _named(each) for mark in marks for each in mark.at)
 
 
 def _without(group: object, marks: Sequence[LeftOutAt]) -> object:

@@ -8,13 +8,13 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from deme.sampling.sampler import Sampler
+from deme.sampling.sampler import BetaSampler
 from deme.system import BadConfig
 
 SKIPS = ("uniform", "quadratic")
 
 
-class DDIM(Sampler):
+class DDIM(BetaSampler):
     """Settings of a DDIM run; noise schedule and prediction type are those of the model.
 
     `eta`: 0 is deterministic, 1 adds as much noise as DDPM (eq. 16). `skip_type`: uniform, with

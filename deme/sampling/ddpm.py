@@ -1,14 +1,17 @@
 """Ancestral sampling (Ho et al. 2020), the paper's eqs. 1 and 7, through diffusers' scheduler."""
 
-from diffusers import DDPMScheduler
+from collections.abc import Mapping
 
-from deme.sampling.sampler import Sampler
+from diffusers import DDPMScheduler, SchedulerMixin
+
+from deme.sampling.sampler import BetaSampler
 from deme.system import BadConfig
 
+LEARNED = ("learned", "learned_range")
 VARIANCES = ("fixed_small", "fixed_large")
 
 
-class DDPM(Sampler):
+class DDPM(BetaSampler):
     """Settings of a DDPM run.
 
     `variance_type`: fixed_large (beta_t), fixed_small (the posterior's), or None for that of the
@@ -37,3 +40,18 @@ class DDPM(Sampler):
             steps_offset=0,
             **variance,
         )
+
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
+        """Return diffusers' scheduler with its grid of timesteps set.
+
+        Raises BadConfig for a learned variance, which networks return and no sampler here reads.
+        """
+        if (
+            scheduler_config.get("variance_type") in LEARNED
+            and "variance_type" not in self.settings
+        ):
+            raise BadConfig(
+                "this model's scheduler has a learned variance, which is not used here\n"
+                "type: sampler.variance_type=fixed_large, or sampler=ddim"
+            )
+        return super().scheduler(scheduler_config)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
 
-from deme.sampling.sampler import Sampler
+from deme.sampling.sampler import BetaSampler
 from deme.system import BadConfig
 
 
-class DPMSolver(Sampler):
+class DPMSolver(BetaSampler):
     """Settings of a deterministic DPM-Solver++ run of order 1, 2 or 3.
 
     Order 1 is DDIM without clipping. 10 to 25 steps are enough for good images.

@@ -16,7 +16,7 @@ from deme.diffusion import (
     moved,
 )
 from deme.sampling.routed import RoutedModel
-from deme.sampling.sampler import Sampler
+from deme.sampling.sampler import Sampler, Step
 from deme.system import NotFinite
 
 
@@ -35,17 +35,19 @@ class _Batch:
         self.device, self.condition = device, moved(condition, device)
         self.scheduler = sampler.scheduler(scheduler_config)
         noise = torch.stack([torch.randn(image_shape, generator=each) for each in generators])
-        self.images = noise.to(device) * self.scheduler.init_noise_sigma
+        self.images = noise.to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
         self.options: dict[str, object] = dict(sampler.step_options)
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             self.options["generator"] = generators
 
-    def advance(self, network: Network, timesteps: Sequence[int]) -> None:
+    def advance(self, network: Network, steps: Sequence[Step]) -> None:
         network, scheduler = bind_condition(network, self.condition), self.scheduler
-        for t in timesteps:
-            times = torch.full((len(self.images),), t, device=self.device)
-            prediction = network(scheduler.scale_model_input(self.images, t), times)
-            self.images = scheduler.step(prediction, t, self.images, **self.options).prev_sample
+        scale = getattr(scheduler, "scale_model_input", lambda images, _: images)
+        for time, t in steps:
+            dtype = torch.int64 if isinstance(t, int) else torch.float64
+            times = torch.full((len(self.images),), t, dtype=dtype, device=self.device)
+            prediction = network(scale(self.images, time), times)
+            self.images = scheduler.step(prediction, time, self.images, **self.options).prev_sample
 
 
 @torch.no_grad()  # not inference_mode, which fully_shard cannot leave again
@@ -70,11 +72,11 @@ def generate(
     (seed, i), or from (seed, seeds[i]) where prompts have seeds of their own. Unmerged experts (a
     RoutedModel) work on all images one after another, so that each expert is loaded once.
     """
-    timesteps = sampler.scheduler(scheduler_config).timesteps.tolist()
+    steps = sampler.steps(sampler.scheduler(scheduler_config), scheduler_config)
     parts = [indices[start : start + batch_size] for start in range(0, len(indices), batch_size)]
-    segments, sweeps = [timesteps], [[part] for part in parts]
+    segments, sweeps = [steps], [[part] for part in parts]
     if isinstance(network, RoutedModel):
-        segments, sweeps = network.segments(timesteps), [parts]
+        segments, sweeps = network.segments(steps), [parts]
     for together in sweeps:
         batches = [
             _Batch(

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from diffusers import PNDMScheduler, SchedulerMixin
 
-from deme.sampling.sampler import Sampler
+from deme.sampling.sampler import BetaSampler
 from deme.system import BadConfig
 
 
-class PNDM(Sampler):
+class PNDM(BetaSampler):
     """Settings of a PLMS run through diffusers' scheduler.
 
     It calls the network once more than it has steps. `steps_offset`: 1 as Stable Diffusion's. The

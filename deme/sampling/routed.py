@@ -15,6 +15,7 @@ from deme.diffusion import (
     check_partition,
     rows_of,
 )
+from deme.sampling.sampler import Step
 
 
 class RoutedModel:
@@ -27,17 +28,21 @@ class RoutedModel:
         if len(networks) != len(ranges):
             raise ValueError(f"{len(networks)} experts for {len(ranges)} ranges")
         self.networks = networks
-        self.ends = torch.tensor([item.high for item in ranges])
+        self.ends = torch.tensor([item.high for item in ranges], dtype=torch.float64)
 
-    def segments(self, timesteps: Sequence[int]) -> list[list[int]]:
-        """Split a sampler's timesteps where the expert changes, in their order."""
-        owners = torch.bucketize(torch.tensor(timesteps), self.ends, right=True).tolist()
-        pairs = itertools.groupby(zip(timesteps, owners, strict=True), lambda pair: pair[1])
-        return [[t for t, _ in segment] for _, segment in pairs]
+    def segments(self, steps: Sequence[Step]) -> list[list[Step]]:
+        """Split a sampler's steps where the expert changes, in their order."""
+        owners = self._owners(torch.tensor([step.t for step in steps])).tolist()
+        pairs = itertools.groupby(zip(steps, owners, strict=True), lambda pair: pair[1])
+        return [[step for step, _ in segment] for _, segment in pairs]
+
+    def _owners(self, t: Tensor) -> Tensor:
+        """Return the expert of each timestep [B], on the CPU; timesteps may be fractions."""
+        return torch.bucketize(t.cpu().double(), self.ends, right=True)
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         """Return the prediction for `x_t` [B, ...] at timesteps `t` [B], a batch per range."""
-        owner = torch.bucketize(t.cpu(), self.ends, right=True)
+        owner = self._owners(t)
         present = owner.unique().tolist()
         if len(present) == 1:
             return bind_condition(self.networks[present[0]], condition)(x_t, t)

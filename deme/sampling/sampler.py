@@ -1,18 +1,27 @@
-"""The base of samplers: settings that make a diffusers scheduler for a noise schedule."""
+"""The bases of samplers: settings that make a diffusers scheduler for a noise schedule."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from diffusers import DDPMScheduler, SchedulerMixin
 
+from deme.models.layout import is_flow
 from deme.system import BadConfig
 
 SPACINGS = ("leading", "trailing", "linspace")
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that every class of diffusers knows
 
 
-class Sampler:
+class Step(NamedTuple):
+    """A step of a sampler: its timestep for the scheduler, and for the noise schedule."""
+
+    scheduler_time: float
+    t: float
+
+
+class Sampler(ABC):
     """Settings of a scheduler of diffusers: `settings` are arguments of its class.
 
     `step_options` are further arguments of its `step`. Noise that a step adds comes from each
@@ -22,29 +31,60 @@ class Sampler:
     scheduler_class: ClassVar[type[SchedulerMixin]]
     step_options: Mapping[str, float] = {}
 
-    def __init__(self, num_inference_steps: int, timestep_spacing: str, **settings: object) -> None:
+    def __init__(self, num_inference_steps: int, **settings: object) -> None:
         if num_inference_steps < 1:
             raise BadConfig(
                 f"sampler.num_inference_steps must be at least 1, got {num_inference_steps}"
             )
+        self.num_inference_steps = num_inference_steps
+        self.settings = settings
+
+    @abstractmethod
+    def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
+        """Return a fresh scheduler of diffusers for a model, with its steps set.
+
+        A scheduler may remember steps, so each batch has its own. Raises BadConfig for a model that
+        it cannot sample from.
+        """
+
+    def steps(
+        self,
+        scheduler: SchedulerMixin,
+        scheduler_config: Mapping[str, object],  # noqa: ARG002
+    ) -> list[Step]:
+        """Return the steps of a scheduler that this sampler made for a model, in their order.
+
+        A step is what the scheduler calls its timestep, and the timestep of the model's noise
+        schedule, which is the same unless a sampler says otherwise.
+        """
+        return [Step(t, t) for t in scheduler.timesteps.tolist()]
+
+
+class BetaSampler(Sampler):
+    """A sampler of variance-preserving diffusion, whose noise schedule has T betas."""
+
+    def __init__(self, num_inference_steps: int, timestep_spacing: str, **settings: object) -> None:
         if timestep_spacing not in SPACINGS:
             raise BadConfig(
                 f"sampler.timestep_spacing must be one of {', '.join(SPACINGS)}, "
                 f"got {timestep_spacing!r}"
             )
-        self.num_inference_steps = num_inference_steps
-        self.settings = {"timestep_spacing": timestep_spacing, **settings}
+        super().__init__(num_inference_steps, timestep_spacing=timestep_spacing, **settings)
 
     def scheduler(self, scheduler_config: Mapping[str, object]) -> SchedulerMixin:
         """Return a fresh scheduler of diffusers with its grid of timesteps set.
 
-        A scheduler may remember steps, so each batch has its own. Its betas are the model's own,
-        also those that diffusers knows in its DDPMScheduler alone. Raises BadConfig for more steps
-        than the model has timesteps, for an offset that moves the grid beyond them, for a grid
-        that starts at low noise, and for a start where the noise that a network predicts does not
-        say what the image is.
+        Its betas are the model's own, also those that diffusers knows in its DDPMScheduler alone.
+        Raises BadConfig for a flow-matching model, for more steps than the model has timesteps, for
+        an offset that moves the grid beyond them, for a grid that starts at low noise, and for a
+        start where the noise that a network predicts does not say what the image is.
         """
         given = dict(scheduler_config)
+        if is_flow(given):
+            raise BadConfig(
+                f"{type(self).__name__} samples from diffusion models whose noise schedule has "
+                "betas, and this model is of flow matching\ntype: sampler=flow_euler"
+            )
         if given.get("trained_betas") is None and given.get("beta_schedule") not in SCHEDULES:
             plain = DDPMScheduler.from_config({**given, "rescale_betas_zero_snr": False})
             given["trained_betas"] = plain.betas.tolist()

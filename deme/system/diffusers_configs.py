@@ -34,6 +34,8 @@ class NetworkConfig(TypedDict, total=False):
     time_embedding_type: Text
     cross_attention_dim: Channels | list[Channels] | None
     scaling_factor: Positive | None
+    shift_factor: Number | None
+    encoder_block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=16)]
     max_position_embeddings: Size
     hidden_size: Size
     num_hidden_layers: Layers
@@ -55,6 +57,16 @@ class SchedulerConfig(TypedDict, total=False):
     variance_type: Text | None
     predict_epsilon: bool | None
     use_flow_sigmas: bool | None
+    flow_shift: Positive | None
+    shift: Positive | None
+    use_dynamic_shifting: bool | None
+    base_shift: Number | None
+    max_shift: Number | None
+    base_image_seq_len: Size
+    max_image_seq_len: Size
+    invert_sigmas: bool | None
+    shift_terminal: Share | None
+    stochastic_sampling: bool | None
     rescale_betas_zero_snr: bool
     clip_sample: bool
     clip_sample_range: Positive

@@ -47,9 +47,14 @@ class About(TypedDict, total=False):
     num_timesteps: Annotated[int, Ge(1)] | None
     num_images: Whole
     base: str | None
+    base_model: str | None  # of an adapter: the path of its base
+    base_ema: bool  # whether that is the base's averaged weights next to the others
+    sample_size: Annotated[list[Annotated[int, Ge(1)]], Len(2, 2)]  # if not that of the configs
     ema: bool | None
     average: str  # of which weights they are the average
     merge: str
+    rank: Annotated[int, Ge(1)]  # of a merged adapter
+    dropped: float  # share of the squared norm that its rank drops
     projections: str | None
     weights: list[float] | None
     weights_by_name: dict[str, list[float]] | None

@@ -180,11 +180,12 @@ class SaveLast(AfterStep):
     Lightning logs a step after these hooks, so the values of the step are written to the curve
     first: otherwise a run killed in between would resume after that step, and its row would be
     missing. The last step, which Lightning logs only if it is one of every few, is written here
-    too. All processes of a group save and stop at the same steps, and the first one writes.
+    too, and saved with `keep`. All processes of a group save and stop at the same steps, and the
+    first one writes.
     """
 
-    def __init__(self, path: Path, due: Due, curve: JsonlLogger) -> None:
-        self.path, self.due, self.curve = path, due, curve
+    def __init__(self, path: Path, due: Due, curve: JsonlLogger, keep: bool = False) -> None:
+        self.path, self.due, self.curve, self.keep = path, due, curve, keep
         self.stopped: Stopped | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -201,8 +202,11 @@ class SaveLast(AfterStep):
         if group is not None:  # one message for both: clocks and signals differ between processes
             code, due = divmod(group.all_reduce_max(2 * code + due), 2)
         if trainer.global_step >= trainer.max_steps:
-            if group is None or group.rank == 0:
+            is_first = group is None or group.rank == 0
+            if is_first:
                 self._record(trainer)
+            if self.keep and (is_first or module.is_sharded):
+                trainer.save_checkpoint(self.path)
             return  # training is done: the weights are written before the signal counts
         if code:
             self.stopped = signals.pending() or signals.stopped(code)

@@ -118,7 +118,7 @@ def compile_checked(model: DenoisingModel, batch: Batch, teacher: nn.Module | No
 
 def gradients(model: DenoisingModel, batch: Batch) -> dict[str, Tensor]:
     """Return the gradient of the batch's squared error by parameter; `.grad` is not used."""
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    names, parameters = zip(*model.trained_parameters().items(), strict=True)
     with seeded(batch.x_t.device, "compile check"):  # masks of dropout
         error = (_predict(model, batch) - batch.target).square().mean() * SCALE
         found = torch.autograd.grad(error, parameters, materialize_grads=True)

@@ -65,6 +65,7 @@ class Loop:
     snapshots_every: int | None = None  # optimizer steps
     validate_every: int | None = None  # optimizer steps
     validate_minutes: float | None = None
+    keep_checkpoint: bool = False
 
     @property
     def validates(self) -> bool:
@@ -104,7 +105,9 @@ def fit(
     num_images = loop.batch_size * loop.accumulate
     file = folder / "metrics.jsonl"
     curve = JsonlLogger(file, loop.log_every, loop.num_steps, num_images, on_row)
-    save = SaveLast(checkpoint, Due(loop.checkpoint_every, loop.checkpoint_minutes), curve)
+    save = SaveLast(
+        checkpoint, Due(loop.checkpoint_every, loop.checkpoint_minutes), curve, loop.keep_checkpoint
+    )
     validate = Validate(measure, Due(loop.validate_every, loop.validate_minutes), curve)
     every = loop.snapshots_every
     snapshots = [SaveSnapshots(every, write_snapshot)] if every is not None else []

@@ -71,7 +71,9 @@ class DiffusionModule(pl.LightningModule):
         self.model = model.train()
         self.method = method
         self.extra_module = method.extra_module  # registered: on this device, in the checkpoint
-        self.ema = ema(model.parameters()) if ema is not None else None
+        self._trained = list(model.trained_parameters().values())
+        self.ema = ema(self._trained) if ema is not None else None
+        self.strict_loading = model.adapter is None  # checkpoints hold what is trained
         self.group = group
         self._optimizer, self._learning_rate = optimizer, learning_rate
         self._seed, self._log_every = seed, log_every
@@ -177,7 +179,7 @@ class DiffusionModule(pl.LightningModule):
     def optimizer_step(self, *args: object, **kwargs: object) -> None:
         super().optimizer_step(*args, **kwargs)  # type: ignore[arg-type]
         if self.ema is not None:
-            self.ema.step(self.model.parameters())
+            self.ema.step(self._trained)
             decay = getattr(self.ema, "cur_decay_value", None)  # diffusers' name
             if self._is_recorded and decay is not None:
                 self.log("ema_decay", decay)
@@ -196,9 +198,9 @@ class DiffusionModule(pl.LightningModule):
         half = self.trainer.precision == "16-mixed"
         scaled = half and getattr(optimizer, "_step_supports_amp_scaling", False)
         if gradient_clip_val:
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
+            norm = torch.nn.utils.clip_grad_norm_(self._trained, gradient_clip_val)
         elif self._is_recorded:
-            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            gradients = [p.grad for p in self._trained if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
         if self._is_recorded and not scaled:
             self.log("gradient_norm", full_tensors(norm))
@@ -209,9 +211,14 @@ class DiffusionModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _param_groups(self) -> list[dict[str, object]]:
-        return [{"params": list(self.model.parameters())}, *self.method.param_groups()]
+        return [{"params": self._trained}, *self.method.param_groups()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        if self.model.adapter is not None:
+            state = cast(dict[str, Tensor], checkpoint["state_dict"])
+            frozen = {n for n, p in self.model.named_parameters() if not p.requires_grad}
+            left = {n: v for n, v in state.items() if n.removeprefix("model.") not in frozen}
+            checkpoint["state_dict"] = left
         if self.ema is not None:
             checkpoint["ema"] = self.ema.state_dict()
 
@@ -237,7 +244,7 @@ class DiffusionModule(pl.LightningModule):
 
         Afterwards its own parameters are restored bit for bit: they are set aside, not copied.
         """
-        parameters = list(self.model.parameters())
+        parameters = self._trained
         modes = [(part, part.training) for part in self.model.modules()]
         own = [parameter.data for parameter in parameters]
         put = _put
@@ -261,9 +268,11 @@ class DiffusionModule(pl.LightningModule):
         return {length: self._state(self.ema.averages[length]) for length in TRACKED}
 
     def _state(self, average: Sequence[Tensor] | None) -> dict[str, Tensor]:
+        names = list(self.model.trained_parameters())
         state = {name: value.detach() for name, value in self.model.state_dict().items()}
+        if self.model.adapter is not None:
+            state = {name: state[name] for name in names}
         if average is not None:
-            names = (name for name, _ in self.model.named_parameters())
             state |= {n: v.detach() for n, v in zip(names, average, strict=True)}
         return full_tensors(state) if self.is_sharded else state
 

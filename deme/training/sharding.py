@@ -20,10 +20,10 @@ from deme.models.denoiser import DenoisingModel
 def shard(model: DenoisingModel, device: str, num_processes: int) -> None:
     """Shard the parameters of a model, in place.
 
-    The parameters of a block of the UNet are gathered while it computes. All processes call it.
+    The parameters of a block of the network are gathered while it computes. All processes call it.
     """
     mesh = init_device_mesh(device.partition(":")[0], (num_processes,))
-    for child in model.unet.children():
+    for child in model.network.children():
         for block in child if isinstance(child, nn.ModuleList) else [child]:
             if any(True for _ in block.parameters()):
                 fully_shard(block, mesh=mesh)

@@ -178,7 +178,9 @@ def test_lines_have_at_most_100_columns():
 
 
 CONFIG = re.compile(r"(^|[^\w.])((\w+\.)*config)(\[|\.get\()")
-OF_DIFFUSERS = re.compile(r"(scheduler|unet|vae|self)\.config$")  # attributes of diffusers' classes
+OF_DIFFUSERS = re.compile(
+    r"(scheduler|network|unet|vae|self)\.config$"
+)  # attributes of diffusers' classes
 
 
 def test_a_config_is_read_in_commands_and_builders_only():

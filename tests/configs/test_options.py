@@ -44,8 +44,9 @@ from deme.metrics import own_features
 from deme.metrics.digit_classifier import DigitFeatures
 from deme.metrics.inception import trunk
 from deme.models.denoiser import DenoisingModel
+from deme.models.families.dit import DiTModel
+from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.models.unconditional import build_unconditional
 from deme.runs import accepted_arguments, compose_stage, instantiate, instantiate_with, partial
 from deme.runs.config_errors import groups, options
 from deme.runs.settings import SETTINGS, ComputeSettings, MetricsSettings, PathsSettings, build
@@ -88,7 +89,7 @@ def build_model(spec):
         x_t = torch.zeros(
             2, channels, min(height, 32), min(width, 32)
         )  # any size will do: 256 x 256 takes a minute
-        told = model.condition(["the digit one", ""])
+        told = model.condition(["1" if isinstance(model, DiTModel) else "the digit one", ""])
         assert told_with(model, told)(x_t, torch.tensor([0, 999])).shape == x_t.shape
 
 
@@ -153,7 +154,11 @@ def build_ranges(spec):
         return torch.eye(num_bins, dtype=torch.float64)
 
     ranges = instantiate_with(
-        spec, num_timesteps=1000, schedule=NoiseSchedule.linear(), affinity=affinity
+        spec,
+        num_timesteps=1000,
+        schedule=NoiseSchedule.linear(),
+        affinity=affinity,
+        scheduler_config={"_class_name": "FlowMatchEulerDiscreteScheduler"},
     )
     check_partition(ranges, 1000)
 
@@ -216,8 +221,24 @@ def build_search(spec):
 
 def build_sampler(spec):
     again = spec["_target_"].endswith("PNDM")  # its second step is taken twice
-    timesteps = instantiate(spec).scheduler({"_class_name": "DDPMScheduler"}).timesteps
+    flow, heun = "Flow" in spec["_target_"], spec["_target_"].endswith("Heun")
+    kind = "FlowMatchEulerDiscreteScheduler" if flow else "DDPMScheduler"
+    timesteps = instantiate(spec).scheduler({"_class_name": kind}).timesteps
+    again += heun * (spec["num_inference_steps"] - 1)
     assert len(timesteps) == spec["num_inference_steps"] + again
+
+
+def build_adapter(spec):
+    if spec:
+        model = instantiate(compose_stage("train", ["model=digits_dit"])["model"])
+        model.add_adapter(instantiate(spec))
+        assert len(model.trained_parameters()) == 2 * 6 * 4  # six layers of each of four blocks
+
+
+def build_timestep_density(spec):
+    shares = instantiate(spec)(torch.linspace(0, 1, 11)).diff()
+    assert float(shares.sum()) == pytest.approx(1)
+    assert bool((shares > 0).all())
 
 
 def build_metrics(spec):

@@ -955,7 +955,7 @@ def test_a_file_of_the_configuration_is_refused_in_one_message(data, text, in_tm
 
 
 MAY_BE_NULL = {
-    "train": {"balancing", "copy", "ema", "expert", "gradient_clip"},
+    "train": {"adapter", "balancing", "copy", "ema", "expert", "gradient_clip"},
     "evaluate": {"data", "prompts", "seed", "guidance_scale", "save_images", "held_out_part"},
     "merge": {"seed", "weights_by_name", "dtype"},
     "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
@@ -972,13 +972,16 @@ MAY_BE_ABSENT = {
     "verify": {"compute"},
     "doctor": {"model", "data"},
     "train": {
+        "adapter",
         "copy",
         "export",
         "snapshots",
         "run_weights",
+        "timestep_density",
     },  # these are in no run of an earlier version
     "evaluate": {"run_weights", "held_out_part"},
-    **{key: {"run_weights"} for key in ("merge", "search", "average")},
+    "merge": {"lora", "run_weights"},
+    **{key: {"run_weights"} for key in ("search", "average")},
 }
 BASE_IDEA = {
     "overrides",

@@ -1,6 +1,7 @@
 """`deme merge` as a tool: planned, killed, reported; its result is a stock checkpoint where it can be one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -124,6 +125,32 @@ def test_projections_of_the_papers_placement_stay_and_the_log_says_what_they_nee
         row["name"] for row in json.loads((merged / "task_vectors.json").read_text())["tensors"]
     ]
     assert "projections.down_0.weight" in names
+
+
+def test_a_precision_is_chosen_by_what_survives_in_it(experts, tmp_path):
+    halves = []
+    for number, (size, expected) in enumerate([(1.0, "bfloat16"), (1e-3, "float32")]):
+        for expert in experts:
+            source, place = expert / "weights/ema", tmp_path / f"{number}" / expert.name
+            shutil.copytree(source, place)
+            base = load_pretrained("asset:digits_base").unet.state_dict()
+            draw = torch.Generator().manual_seed(len(halves))
+            changed = {
+                n: (
+                    v + size * v.std(correction=0) * torch.randn(v.shape, generator=draw)
+                ).bfloat16()
+                for n, v in base.items()
+            }
+            tensors.save(place / UNET, changed)
+            halves.append(place)
+        pair = halves[-2:]
+        merged = done(["merge", given(pair), "dtype=auto"], tmp_path)
+        kinds = {
+            str(t.dtype)
+            for t in tensors.TensorFile(merged / "weights/merged" / UNET).read_all().values()
+        }
+        assert kinds == {f"torch.{expected}"}
+        assert "of the change survives in bfloat16" in (merged / "log.txt").read_text()
 
 
 def test_slips_are_told(experts, tmp_path):

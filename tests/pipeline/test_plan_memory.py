@@ -92,7 +92,7 @@ def test_a_model_that_is_not_here_or_that_none_can_be_made_of_is_unknown(in_tmp)
     )
     files.write_json(Path("other/unet/config.json"), {"_class_name": "UNet3DConditionModel"})
     (line,) = lines({"finetune": ["model=diffusers", "model.path=other"]}, in_tmp)
-    assert "unknown: other holds a UNet3DConditionModel: finetune" in line
+    assert "unknown: a UNet3DConditionModel cannot be trained here" in line
     (line,) = lines(
         {"finetune": ["model=digits_unet", "model.unet.block_out_channels=[8]"]}, in_tmp
     )

@@ -206,7 +206,7 @@ def test_the_held_out_loss_is_of_latents_and_captions(made):
             return ""
 
     for _, _, t, eps, _ in fixed_triples(Shaped(), ranges, 1, 0):
-        alpha_bar = base.schedule.alpha_bar[t].float()[:, None, None, None]
+        alpha_bar = base.schedule.alpha_squared[t].float()[:, None, None, None]
         with torch.no_grad():
             answer = base(
                 alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -15,6 +16,7 @@ from deme.metrics.clip_score import ClipScore
 from deme.metrics.open_clip_score import OpenClipScore, model_settings, preprocessing_of
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
+from deme.system.optional import libraries
 from tests.clips import OPEN_CLIP, hugging_face_clip, open_clip_file
 from tests.reference.test_vision import pictures
 
@@ -413,7 +415,7 @@ def test_without_the_libraries_it_says_what_to_type(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(
         BadConfig,
-        match=r"\ntype: pip install 'deme-diffusion\[text\]'",
+        match=rf"\ntype: pip install {re.escape(libraries('text'))}",
     ):
         make(OpenClipScore, root)
     monkeypatch.setitem(sys.modules, "transformers", None)

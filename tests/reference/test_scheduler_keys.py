@@ -200,7 +200,7 @@ def test_a_grid_that_stays_at_a_noise_level_is_refused():
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "laplace"])
 def test_the_noise_schedule_of_one_class_can_be_trained(schedule):
-    assert NoiseSchedule(
+    assert NoiseSchedule.variance_preserving(
         DDPMScheduler.from_config({"beta_schedule": schedule}).alphas_cumprod
     ).num_timesteps == 1000  # fmt: skip
 

@@ -111,7 +111,7 @@ def test_known_directions_and_norms_of_gradients_are_found():
         lambda: model, loader(pictures(200)), num_bins=8, num_images=2048, num_ranges=2
     )
     numbers = made.measure(Memory())
-    sigma = (1 - model.schedule.alpha_bar).sqrt().view(8, -1).mean(1)
+    sigma = (1 - model.schedule.alpha_squared).sqrt().view(8, -1).mean(1)
     lengths = 2 * sigma * torch.tensor([1.0] * 4 + [1.25**0.5] * 4)
     assert numbers["norms"] == pytest.approx(lengths.tolist(), rel=0.03)
     assert min(numbers["reliability"]) > 0.98
@@ -136,7 +136,7 @@ def by_hand(model, base, images, ranges, draws, seed):
     with torch.no_grad():
         for index, x0, t, eps, _ in triples:
             for image in range(len(images)):
-                alpha = base.schedule.alpha_bar[t[image]]
+                alpha = base.schedule.alpha_squared[t[image]]
                 x_t = alpha.sqrt() * x0[image].double() + (1 - alpha).sqrt() * eps[image].double()
                 answer = model(x_t[None], t[image : image + 1])[0]
                 found[index, image] += (answer - eps[image].double()).square().mean() / draws
@@ -209,13 +209,13 @@ class Blocks(nn.Module):
         super().__init__()
         self.schedule = NoiseSchedule.linear(40, 0.02, 0.2)
         blocks = [Block(change) for change in changes]
-        self.unet = SimpleNamespace(
+        self.network = SimpleNamespace(
             down_blocks=blocks[:1], mid_block=blocks[1], up_blocks=blocks[2:]
         )
 
     def forward(self, x_t, t):
         features = torch.cat([x_t, x_t.square(), x_t.roll(1, 2)], 1)
-        for block in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks):
+        for block in (*self.network.down_blocks, self.network.mid_block, *self.network.up_blocks):
             block(features)
         return x_t
 

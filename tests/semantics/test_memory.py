@@ -78,7 +78,7 @@ def test_what_is_alive_is_counted_to_the_byte():
 
 def test_the_sums_are_those_of_the_options():
     size, rows = 4 * 3 * 64, 10_000
-    make, inputs = linear_chain(3), {"sample": (8,)}
+    make, inputs = linear_chain(3), {"sample": ((8,), torch.float32)}
     plain = training_memory(make, None, inputs, Plan(rows))
     assert (plain.weights, plain.gradients, plain.optimizer, plain.average, plain.teacher) == (
         size,
@@ -111,7 +111,7 @@ class NotCheckpointed(UNet2DModel):
 
 
 def activations(*plan, kind=UNet2DModel, **more):
-    inputs = {"sample": (3, 32, 32), "timestep": ()}
+    inputs = {"sample": ((3, 32, 32), torch.float32), "timestep": ((), torch.float32)}
     return training_memory(lambda: kind(**SMALL), None, inputs, Plan(*plan, **more)).activations
 
 

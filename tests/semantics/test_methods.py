@@ -138,7 +138,7 @@ def test_the_optimum_lies_between_pretrained_and_posterior_mean(consistency, sha
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    sigma = (1 - model.schedule.alpha_bar).sqrt()
+    sigma = (1 - model.schedule.alpha_squared).sqrt()
     torch.testing.assert_close(model.c.detach(), share * sigma, rtol=0.02, atol=0.005)
 
 

@@ -8,7 +8,7 @@ import torch
 from deme.data import every
 from deme.data.digits import load_digits
 from deme.data.pixels import to_float
-from deme.diffusion import NoiseSchedule
+from deme.diffusion import FlowSchedule, NoiseSchedule
 from deme.models.loading import load_pretrained
 from deme.models.probe import assess_fits, known_schedules, probe, usual_schedule
 from tests.models import tiny
@@ -34,6 +34,7 @@ def as_v(base):
     """The same denoiser as a network that answers v."""
 
     def network(x_t, t):
+        t = t.long()  # under the hypothesis of flow matching it may be a fraction
         alpha, sigma = base.schedule.coefficients(t, x_t)
         eps = base(x_t, t)
         return (eps - sigma * x_t) / alpha
@@ -42,13 +43,14 @@ def as_v(base):
 
 
 def as_sample(base):
-    return lambda x_t, t: base.schedule.eps_to_x0(base(x_t, t), x_t, t)
+    return lambda x_t, t: base.schedule.predicted_x0("epsilon", base(x_t, t), x_t, t.long())
 
 
 def for_pixels_in_0_1(base):
     """The denoiser of y = x0 / 2 + 1/2: half the signal, so its x_t is the base's at four times the noise."""
 
     def network(y_t, t):
+        t = t.long()
         alpha, _ = base.schedule.coefficients(t, y_t)
         noisier = (base.schedule.snr[None] - base.schedule.snr[t][:, None] / 4).abs().argmin(1)
         scale = base.schedule.coefficients(noisier, y_t)[0] / (alpha / 2)
@@ -90,6 +92,34 @@ def test_a_wrong_schedule_is_contradicted_by_the_right_one(stated, base, pixels)
     assert best.hypothesis.schedule == "linear"
 
 
+def as_flow(base):
+    """The same denoiser as a flow-matching network, which is told 1000 s; at equal SNR x_t is only scaled."""
+
+    def network(x_t, t):
+        s = (t.double() / 1000).view(-1, 1, 1, 1)
+        scale = ((1 - s).square() + s.square()).sqrt()
+        share = ((1 - s) / scale).square().flatten()
+        k = (base.schedule.alpha_squared[None] - share[:, None]).abs().argmin(1)
+        x = (x_t / scale).float()
+        eps = base(x, k)
+        return eps - base.schedule.predicted_x0("epsilon", eps, x, k)
+
+    return network
+
+
+def test_flow_matching_is_told_from_diffusion(base, pixels):
+    flow = as_flow(base)
+    state, _, best = verdict(flow, base.schedule, pixels)
+    assert (state, best.hypothesis.prediction_type) == ("contradicted", "flow_prediction")
+    assert best.hypothesis.schedule == "flow"
+    for shift in (1.0, 3.0):
+        state, stated, best = verdict(flow, FlowSchedule(1000, shift), pixels, "flow_prediction")
+        assert state == "fits"
+        assert stated.unexplained < 0.36
+    state, _, best = verdict(base, FlowSchedule(1000), pixels, "flow_prediction")
+    assert (state, best.hypothesis.prediction_type) == ("contradicted", "epsilon")
+
+
 def test_pixels_in_another_range_are_noticed(base, pixels):
     state, _, best = verdict(for_pixels_in_0_1(base), base.schedule, pixels)
     assert state == "contradicted"
@@ -125,13 +155,13 @@ def test_usual_schedules_have_their_closed_forms():
     level = ((u + 0.008) / 1.008 * math.pi / 2).cos().square()  # Nichol and Dhariwal, eq. 17
     cosine = (1 - (1 - level[1:] / level[:-1]).clamp(max=0.999)).cumprod(0)
     roots = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64)
-    linear = NoiseSchedule.linear().alpha_bar
+    linear = NoiseSchedule.linear().alpha_squared
     for name, expected in (
         ("cosine", cosine),
         ("scaled_linear", (1 - roots.square()).cumprod(0)),
         ("linear", linear),
     ):
-        found = usual_schedule(name, 1000).alpha_bar
+        found = usual_schedule(name, 1000).alpha_squared
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
     assert "linear" not in known_schedules(NoiseSchedule.linear())
 

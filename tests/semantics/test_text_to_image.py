@@ -24,9 +24,9 @@ from deme.diffusion.weighting import timestep_weights
 from deme.diffusion.weighting.min_snr import MinSNR
 from deme.methods.finetune import Finetune
 from deme.metrics.digit_agreement import DigitAgreement
+from deme.models.families.stable_diffusion import TEXT, TextToImageModel
 from deme.models.frozen import FrozenEncoders
 from deme.models.loading import load_pretrained
-from deme.models.text_to_image import TEXT, TextToImageModel
 from deme.sampling.ddim import DDIM
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.pndm import PNDM
@@ -72,9 +72,9 @@ class AsV(nn.Module):
         super().__init__()
         self.unet, self.schedule, self.config = unet, schedule, unet.config
 
-    def forward(self, x_t, t, return_dict=False, **condition):
-        eps = self.unet(x_t, t, **condition, return_dict=False)[0]
-        alpha_bar = self.schedule.alpha_bar[t].to(x_t)[:, None, None, None]
+    def forward(self, x_t, timestep, return_dict=False, **condition):
+        eps = self.unet(x_t, timestep, **condition, return_dict=False)[0]
+        alpha_bar = self.schedule.alpha_squared[timestep].to(x_t)[:, None, None, None]
         return ((eps - (1 - alpha_bar).sqrt() * x_t) / alpha_bar.sqrt(),)
 
 
@@ -251,13 +251,17 @@ def test_other_families_are_refused(folder):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("unet/config.json", {"in_channels": 9}, "9 channels in and 4 out"),
+        ("unet/config.json", {"in_channels": 9}, "9 channels in and 4 out .*inpainting"),
         (
             "unet/config.json",
             {"cross_attention_dim": 64},
             "embeddings of length 64 and a text encoder that gives 32",
         ),
-        ("unet/config.json", {"addition_embed_type": "text_time"}, "Stable Diffusion 1.x and 2.x"),
+        (
+            "unet/config.json",
+            {"addition_embed_type": "text_time"},
+            "only a StableDiffusionXLPipeline is read",
+        ),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type='flow'"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from deme.models.unconditional import build_unconditional
+from deme.models.families.unconditional import build_unconditional
 from deme.runs import compose_stage
 from deme.system import files
 
@@ -32,11 +32,11 @@ def test_a_seed_decides_the_weights():
 def test_a_scheduler_that_leaves_its_betas_out_means_those_of_its_class(tmp_path):
     import diffusers
 
-    from deme.models.folder import read_configs
+    from deme.models.noise import read_scheduler
 
     for kind in ("HeunDiscreteScheduler", "DDPMScheduler", "PNDMScheduler"):
         files.write_json(tmp_path / kind / "config.json", {"sample_size": 8})
         files.write_json(tmp_path / kind / "scheduler_config.json", {"_class_name": kind})
-        _, config = read_configs(kind, tmp_path / kind)
+        config = read_scheduler(kind, tmp_path / kind)
         found = diffusers.DDPMScheduler.from_config(config).alphas_cumprod
         torch.testing.assert_close(found, getattr(diffusers, kind)().alphas_cumprod)

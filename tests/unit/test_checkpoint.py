@@ -225,13 +225,13 @@ def test_the_noise_schedule_is_the_folders_own_whatever_scheduler_it_names(
         expected = scheduler.alphas_cumprod.double()
         if name == "zero_snr" and kind in (DPMSolverMultistepScheduler, EulerDiscreteScheduler):
             expected[-1] = 0  # these two sample from 2^-24 instead
-        assert torch.equal(model.schedule.alpha_bar, expected)
+        assert torch.equal(model.schedule.alpha_squared, expected)
         assert (
             model.prediction_type
             == scheduler.config["prediction_type"]
             == again.config["prediction_type"]
         )
-    assert torch.equal(again.alphas_cumprod.double(), first.schedule.alpha_bar)
+    assert torch.equal(again.alphas_cumprod.double(), first.schedule.alpha_squared)
 
 
 def test_predict_epsilon_false_is_a_network_that_predicts_images(saved):
@@ -252,23 +252,21 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: UNet2DModel, UNet2DConditionModel of"),
-        (CONFIG, {"num_class_embeds": 10}, "num_class_embeds=10"),
+        (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: .*UNet2DConditionModel, UNet2DModel"),
         (CONFIG, {"class_embed_type": "timestep"}, "class_embed_type=timestep"),
-        (CONFIG, {"out_channels": 2}, "1 channels in and 2 out .*out_channels"),
+        (CONFIG, {"out_channels": 3}, "1 channels in and 3 out .*out_channels"),
         (CONFIG, {"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),
         (CONFIG, {"sample_size": None}, "\nset sample_size"),
         (CONFIG, {"down_block_types": ["NoBlock", "DownBlock2D"]}, "diffusers makes no model: NoBlock does not exist"),
         (INDEX, {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, r"is a LDMPipeline with vqvae \(VQModel\)"),
         (INDEX, {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiT"]}, r"DiTPipeline with transformer \(DiT\)"),
-        (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler, which is not of a variance-preserving"),
-        (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "not of a variance-preserving .*\nallowed: DDPM, DDIM"),
-        (SCHEDULER, {"use_flow_sigmas": True}, "flow matching"),
+        (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler, which is neither of a variance-preserving .*\nallowed: DDPM, DDIM"),
+        (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}, "with stochastic_sampling"),
+        (SCHEDULER, {"use_flow_sigmas": True, "invert_sigmas": True}, "with invert_sigmas"),
         (SCHEDULER, {"prediction_type": "flow_prediction"}, "'flow_prediction'; allowed: epsilon, sample, v_prediction"),
-        (SCHEDULER, {"variance_type": "learned_range"}, "variance_type=learned_range"),
         (SCHEDULER, {"beta_schedule": "unheard_of"}, "diffusers makes no model: unheard_of"),
         (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "2 trained_betas for num_train_timesteps=1000"),
-        (SCHEDULER, {"trained_betas": [0.1, -0.2], "num_train_timesteps": 2}, "makes no model: alpha_bar must fall"),
+        (SCHEDULER, {"trained_betas": [0.1, -0.2], "num_train_timesteps": 2}, "makes no model: alpha_squared must fall"),
     ],
 )  # fmt: skip
 def test_other_models_are_refused_by_name(saved, file, values, message):

@@ -9,7 +9,7 @@ from deme.diffusion import NoiseSchedule, check_partition, uniform
 from deme.diffusion.clustering import by_affinity, by_log_snr, interval_clustering
 
 LINEAR = NoiseSchedule.linear()
-SCALED_LINEAR = NoiseSchedule(
+SCALED_LINEAR = NoiseSchedule.variance_preserving(
     (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 )
 

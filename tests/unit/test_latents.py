@@ -7,8 +7,8 @@ import torch
 
 from deme.data import CaptionedImages, EncodedDataset, InMemoryImages
 from deme.data.captioned import load_captioned_images
-from deme.data.latents import SHARD, TEXT, CachedLatents
-from deme.diffusion import ShardedRandom, generator
+from deme.data.latents import SHARD, CachedLatents
+from deme.diffusion import TEXT, ShardedRandom, generator
 from deme.system.errors import WorkFailed
 from deme.training.batches import StepBatches, StepLoader
 from tests.captioned import captioned_folder
@@ -32,12 +32,9 @@ class Encoder:
         mean = images[:, :1, ::2, ::2]
         return mean, torch.full_like(mean, 0.25)
 
-    def embeddings(self, texts):
-        return (
-            torch.tensor([float(len(text)) for text in texts])[:, None, None]
-            .expand(-1, 2, 3)
-            .clone()
-        )
+    def conditions(self, texts):
+        lengths = torch.tensor([float(len(text)) for text in texts])[:, None, None]
+        return {TEXT: lengths.expand(-1, 2, 3).clone()}
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_we_load_what_stock_diffusers_saves(tmp_path):
     with torch.no_grad():
         assert torch.equal(again(x_t, t), model(x_t, t))
     assert (
-        again.schedule.alpha_bar[-1] > model.schedule.alpha_bar[-1]
+        again.schedule.alpha_squared[-1] > model.schedule.alpha_squared[-1]
     )  # the checkpoint's schedule, not a default
 
 
@@ -140,5 +140,5 @@ def test_weights_of_another_shape_are_refused(saved):
 def test_another_kind_of_model_is_refused(saved):
     config = saved / "unet" / "config.json"
     config.write_text(config.read_text().replace("UNet2DModel", "UNet3DConditionModel"))
-    with pytest.raises(BadConfig, match="allowed: UNet2DModel"):
+    with pytest.raises(BadConfig, match=r"allowed: .*UNet2DModel"):
         load_pretrained(str(saved))

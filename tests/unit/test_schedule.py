@@ -17,7 +17,7 @@ def test_linear_schedule_equals_diffusers():
     from diffusers import DDPMScheduler
 
     reference = DDPMScheduler().alphas_cumprod.double()
-    torch.testing.assert_close(SCHEDULE.alpha_bar, reference, rtol=1e-5, atol=0)
+    torch.testing.assert_close(SCHEDULE.alpha_squared, reference, rtol=1e-5, atol=0)
 
 
 def test_snr_crosses_five_and_one_where_the_paper_page_says():
@@ -29,11 +29,12 @@ def test_conversions_round_trip_in_float64():
     x0, eps, t = draw()
     x_t = SCHEDULE.add_noise(x0, eps, t)
     v = SCHEDULE.target("v_prediction", x0, eps, t)
-    torch.testing.assert_close(SCHEDULE.eps_to_x0(eps, x_t, t), x0, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(SCHEDULE.v_to_x0(v, x_t, t), x0, rtol=1e-9, atol=1e-9)
+    for kind, prediction in (("epsilon", eps), ("v_prediction", v), ("sample", x0)):
+        found = SCHEDULE.predicted_x0(kind, prediction, x_t, t)
+        torch.testing.assert_close(found, x0, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("bad", [[0.5, 0.6], [1.2, 0.5], [0.5, -0.1], []])
 def test_impossible_schedules_are_refused(bad):
-    with pytest.raises(ValueError, match="alpha_bar"):
-        NoiseSchedule(torch.tensor(bad))
+    with pytest.raises(ValueError, match="alpha_squared"):
+        NoiseSchedule.variance_preserving(torch.tensor(bad))

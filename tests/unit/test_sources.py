@@ -227,6 +227,6 @@ def test_a_library_that_is_not_there_is_named(library, write, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(
         MissingInput,
-        match=rf"the library `{library}`, .* is not installed\ntype: pip install 'deme-diffusion\[lsun\]'",
+        match=rf"the library `{library}`, .* is not installed\ntype: pip install 'lmdb>=",
     ):
         source_at(str(place))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from deme.models.families.stable_diffusion import TextToImageModel
 from deme.models.projection import Projections
-from deme.models.text_to_image import TextToImageModel
 
 UNET = {
     "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "block_out_channels": [320, 640, 1280, 1280],

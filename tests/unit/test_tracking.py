@@ -1,6 +1,7 @@
 """What is sent of a run to trackers, and that sending it twice is sending it once."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from deme.runs import compose_stage, read_status
 from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, MissingInput, WorkFailed, files
+from deme.system.optional import libraries
 from deme.tracking import Mirror, Point, Record, read_record, settings_of, tracker_id
 from deme.tracking.csv_tracker import Csv
 from deme.tracking.curves import training_point
@@ -375,7 +377,7 @@ def test_mlflow_adds_what_is_missing(runs, monkeypatch):
 def test_a_library_that_is_not_installed_costs_one_message(monkeypatch, option, module, extra):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     logger = compose_stage("train", [f"logger={option}"])["logger"]
-    with pytest.raises(MissingInput, match=rf"pip install 'deme-diffusion\[{extra}\]'"):
+    with pytest.raises(MissingInput, match=rf"pip install {re.escape(libraries(extra))}"):
         Mirror.of(logger)
 
 

@@ -15,7 +15,7 @@ from deme.diffusion.weighting.truncated_snr import TruncatedSNR
 from deme.runs import compose_stage, instantiate, options
 
 LINEAR = NoiseSchedule.linear()
-SCALED_LINEAR = NoiseSchedule(
+SCALED_LINEAR = NoiseSchedule.variance_preserving(
     (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 )
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -43,9 +43,8 @@ def test_the_weighted_loss_is_the_same_whatever_is_predicted(weighting, schedule
     t = torch.arange(1000)
     x0, eps, guess = (torch.randn(1000, 3, generator=g, dtype=torch.float64) for _ in range(3))
     x_t = schedule.add_noise(x0, eps, t)
-    x0_guess = schedule.v_to_x0(
-        guess, x_t, t
-    )  # any prediction of x0, and the same one as eps and as v
+    # any prediction of x0, and the same one as eps and as v
+    x0_guess = schedule.predicted_x0("v_prediction", guess, x_t, t)
     alpha, sigma = schedule.coefficients(t, x_t)
     eps_guess = (x_t - alpha * x0_guess) / sigma
     losses = {}

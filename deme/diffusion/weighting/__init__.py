@@ -27,14 +27,20 @@ class Infinite(ValueError):
 def prediction_weight(weighting: Weighting, snr: Tensor, prediction_type: str) -> Tensor:
     """Return the weight on the network's own squared error, float64.
 
-    It is w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, because ||eps err||^2 = SNR ||x0
-    err||^2 and ||v err||^2 = (SNR + 1) ||x0 err||^2 at fixed x_t. At SNR 0 and infinity it is the
-    limit, which may be 0 or infinite.
+    It is w_x / SNR for eps, w_x for x0, w_x / (SNR + 1) for v, w_x / (sqrt(SNR) + 1)^2 for the
+    flow, because at fixed x_t ||eps err||^2 = SNR ||x0 err||^2, ||v err||^2 = (SNR + 1) ||x0
+    err||^2, and ||flow err||^2 = (sqrt(SNR) + 1)^2 ||x0 err||^2, the flow being eps - x0. At SNR 0
+    and infinity it is the limit, which may be 0 or infinite.
     """
     snr = snr.double().clamp(MIN_SNR, MAX_SNR)
     weight = weighting(snr)
     if not getattr(weighting, "native", False):
-        shares = {"epsilon": snr, "sample": torch.ones_like(snr), "v_prediction": snr + 1}
+        shares = {
+            "epsilon": snr,
+            "sample": torch.ones_like(snr),
+            "v_prediction": snr + 1,
+            "flow_prediction": (snr.sqrt() + 1).square(),
+        }
         if prediction_type not in shares:
             raise ValueError(
                 f"unknown prediction type {prediction_type!r}; allowed: {', '.join(shares)}"

@@ -14,8 +14,8 @@ from math import ceil, log2
 from deme.runs.settings.base import Config, refuse
 from deme.system import BadConfig
 
-AUTO = "deme.models.unconditional.unet_that_fits"  # the _target_ of model=auto
-BUILT = "deme.models.unconditional.build_unconditional"
+AUTO = "deme.models.families.unconditional.unet_that_fits"  # the _target_ of model=auto
+BUILT = "deme.models.families.unconditional.build_unconditional"
 SMALLEST, LARGEST = 8, 512  # pixels per side
 WIDTHS = {32: 32, 128: 64, LARGEST: 128}  # channels by the largest image size in pixels
 WIDTH_STEP, WIDEST = 32, 512  # channels; group normalisation has 32 groups

@@ -114,6 +114,7 @@ class Arguments(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     _target_: Required[Name]
+    alpha: Positive | None
     altered: Count
     antithetic: Switch
     batch_size: Count
@@ -144,12 +145,14 @@ class Arguments(TypedDict, total=False):
     k: Positive
     layer: Count
     length: Length
+    levels: Annotated[list[Share], Field(min_length=2)]
     lookahead: Count | None
     low: Number | None
     lr: LearningRate
     max_decay: Fraction
     max_evaluations: Count
     max_weight: Positive | None
+    mean: Number
     nearest_k: Count
     noise: list[Positive]
     normalize: Switch
@@ -169,6 +172,7 @@ class Arguments(TypedDict, total=False):
     power: Positive
     probability: Share
     random_flip: Switch
+    rank: Count
     refresh_every: Count
     replicates: Replicates
     ridge: NotNegative
@@ -177,15 +181,19 @@ class Arguments(TypedDict, total=False):
     scheduler: SchedulerArguments
     seed: Seed
     set_alpha_to_one: Switch
+    sampler: Mapping[str, Any]
     set_size: Count
+    shift: Positive | None
     sigma: Positive
     size: Pixels | None
+    std: Positive
     step: Positive
     steps: Annotated[list[Count], Field(min_length=1)] | None
     steps_offset: Whole
     until: Count | None
     sum: Number | None
     sweeps: Count
+    targets: Annotated[list[Name], Field(min_length=1)] | None
     unet: NetworkArguments
     warmup_steps: Whole
     weight_decay: NotNegative

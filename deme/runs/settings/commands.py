@@ -57,6 +57,7 @@ from deme.runs.settings.progress import ProgressSettings
 from deme.runs.settings.teachers import TaughtSettings
 from deme.system import RAW_WEIGHTS, shown
 
+UNIFORM = {"_target_": "deme.diffusion.density.Uniform"}  # timesteps, as before there were others
 Kind = Literal["raw", "ema"]
 KINDS: tuple[Kind, Kind] = ("raw", "ema")
 Export = Annotated[
@@ -79,9 +80,13 @@ class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSe
     data: Data
     weighting: Option
     timesteps: Option
+    timestep_density: Annotated[Option, LeftOutAt(UNIFORM)] = Field(
+        default_factory=lambda: {**UNIFORM}
+    )
     ranges: Annotated[Option, LeftOutAt(path=None)]
     balancing: OptionalOption
     projection: ProjectionSettings
+    adapter: Annotated[OptionalOption, LeftOutAt(None, {})] = None
     export: Export = Field(default_factory=lambda: [*KINDS])
     snapshots: Annotated[SnapshotSettings, LeftOutAt({"every": None})] = SnapshotSettings(
         every=None
@@ -131,7 +136,8 @@ class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSe
     def _precision(self) -> "TrainSettings":
         """Refuse training without images, and precisions that it cannot do with the others."""
         refuse(self.data is None, "training needs images, and data=none\ntype: data=<option>")
-        number = self.ranges.get("num_ranges", len(self.ranges.get("boundaries", ())) - 1)
+        ends = self.ranges.get("boundaries", self.ranges.get("levels", ()))
+        number = self.ranges.get("num_ranges", len(ends) - 1)
         refuse(
             number > 0 and self.expert is not None and self.expert >= number,
             f"expert={self.expert}: with {number} ranges it must lie in 0..{number - 1}",

@@ -34,6 +34,14 @@ from deme.runs.settings.progress import ProgressSettings
 from deme.system import EMA_WEIGHTS, FILE_NAME_RULE, is_file_name
 
 
+@dataclass(frozen=True, config=STRICT)
+class AdapterMergeSettings:
+    """How LoRA experts are merged."""
+
+    form: Literal["svd", "cat", "fuse"]
+    rank: Count | None
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeSettings:
     """Where and how precisely to compute."""
@@ -164,7 +172,7 @@ Data = Annotated[
     LeftOutAt(background="white"),
     LeftOutAt(option="load_cifar10", size=None),
 ]
-Model = Annotated[Option, LeftOutAt(ema=False)]
+Model = Annotated[Option, LeftOutAt(ema=False, size=None)]
 DType = Literal["float32", "float16", "bfloat16"]
 # of an input that is a run; what they hold counts, as of all inputs
 Compute = Annotated[ComputeSettings, ChangesNoResult("strategy")]

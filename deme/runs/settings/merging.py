@@ -29,6 +29,7 @@ from deme.runs.settings.base import (
 )
 from deme.runs.settings.groups import (
     BACKWARD,
+    AdapterMergeSettings,
     CommandSettings,
     Data,
     DType,
@@ -53,7 +54,10 @@ class MergeSettings(FromModelSettings, FromRunsSettings):
     stage: Literal["merge"]
     weights_by_name: Mapping[str, Any] | None
     compute_dtype: Literal["float32", "float64"]
-    dtype: DType | None
+    dtype: DType | Literal["auto"] | None
+    lora: Annotated[AdapterMergeSettings, LeftOutAt({"form": "svd", "rank": None})] = (
+        AdapterMergeSettings("svd", None)
+    )
     report: Annotated[Switch, NO_RESULT]
     plan: Annotated[Switch, NO_RESULT]
     merge: MergeOption

@@ -57,3 +57,4 @@ class ProgressSettings:
     processes: Processes
     preview: PreviewSettings
     validate: ValidateSettings = ValidateSettings()
+    keep_checkpoint: Switch = False

@@ -1,0 +1,55 @@
+"""Sana: a flow-matching transformer of deeply compressed latents with a Gemma text encoder.
+
+Prompts are encoded as they are, without the pipeline's instruction to rewrite them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deme.diffusion import TEXT, Condition
+from deme.models.latent import LatentModel
+from deme.models.pipeline_loading import load_latent
+from deme.models.trial import Arguments, sides
+
+NETWORKS = ("SanaTransformer2DModel",)
+MASK = "encoder_attention_mask"
+NUM_TOKENS = 300
+
+
+def arguments(stated: Mapping[str, Any], num_tokens: int = NUM_TOKENS) -> Arguments:
+    """Return the network's arguments for one image."""
+    shape = (stated["in_channels"], *sides(stated["sample_size"]))
+    return {
+        "hidden_states": (shape, torch.float32),
+        "timestep": ((), torch.float32),
+        TEXT: ((num_tokens, stated["caption_channels"]), torch.float32),
+    }
+
+
+class SanaModel(LatentModel):
+    """`model(x_t, t, {"encoder_hidden_states": [B, L, D], "encoder_attention_mask": [B, L]})`."""
+
+    pipeline = "SanaPipeline"
+    part = "transformer"
+    adapter_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def predict(self, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Return all that the network returns."""
+        return self.ask(x_t, time * self.network.config["timestep_scale"], condition)
+
+
+def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
+    """Return the embeddings of texts and which of their tokens there are."""
+    embeddings, mask, _, _ = pipeline.encode_prompt(
+        list(texts), do_classifier_free_guidance=False, complex_human_instruction=None
+    )
+    return {TEXT: embeddings, MASK: mask}
+
+
+def from_configs(path: str, folder: Path) -> SanaModel:
+    """Return the model of a pipeline's folder without the network's weights."""
+    return load_latent(SanaModel, path, folder, NETWORKS[0], arguments, encode)

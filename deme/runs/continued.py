@@ -1,0 +1,39 @@
+"""Trainings that go on from a finished one: what may differ between the two."""
+
+from pathlib import Path
+
+from deme.runs.composed import flat
+from deme.runs.identity import identity_hash
+from deme.runs.inputs import frozen_config
+from deme.runs.run import Run
+from deme.runs.run_files import is_run
+from deme.system import BadConfig
+
+NEUTRAL = ("cell", "inputs", "logger", "overrides", "paths", "progress", "suite", "swept")
+
+
+def check_continued(run: Run, source: Path) -> int:
+    """Return the number of steps of a finished training that `run` goes on from.
+
+    Raises BadConfig for what is no training, or one of other settings or of as many steps.
+    """
+    ours, theirs = run.config, frozen_config(source) if is_run(source) else {}
+    if theirs.get("stage") != "train":
+        raise BadConfig(f"{source} is not a training run\ntype: inputs.continue_from=<run>")
+    changed = {**theirs, "num_steps": ours["num_steps"], "inputs": ours["inputs"]}
+    hashes = {name: found for name, found in run.hashes.items() if name != "continue_from"}
+    if identity_hash(changed, "train", hashes) != identity_hash(ours, "train", hashes):
+        before, now = flat(changed), flat(ours)
+        keys = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        named = [key for key in keys if key.partition(".")[0] not in NEUTRAL]
+        raise BadConfig(
+            f"{source} was trained with other settings, such as {', '.join(named[:5])}\n"
+            "type: the settings of that run, and num_steps=<more>"
+        )
+    steps: int = theirs["num_steps"]
+    if ours["num_steps"] <= steps:
+        raise BadConfig(
+            f"{source} has {steps} steps, and num_steps={ours['num_steps']} counts them, too"
+            f"\ntype: num_steps={2 * steps}"
+        )
+    return steps
