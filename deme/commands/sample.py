@@ -41,7 +41,7 @@ def run(config: dict[str, object]) -> Path:
         load_prompts,
     )
     from deme.report.figures import labelled, png
-    from deme.report.prompt_grid import prompt_grid
+    from deme.report.prompt_grid import prompt_grid, side_by_side
     from deme.sampling.grid import image_grid
 
     check_options(settings)
@@ -78,11 +78,13 @@ def run(config: dict[str, object]) -> Path:
         images[label] = torch.cat(list(batches))
     with files.atomic(out) as file:
         if prompts is not None:
+            per = int((settings.prompts or {}).get("per_prompt") or 1)
+            per = per if count % per == 0 else 1  # images of one prompt, next to each other
             shown = {
-                label or "images": pixels.permute(0, 2, 3, 1).numpy()
+                label or "images": side_by_side(pixels.permute(0, 2, 3, 1).numpy(), per)
                 for label, pixels in images.items()
             }
-            given = prompts.prompts[:count]
+            given = prompts.prompts[:count:per]
             texts, phrases = [prompt.text for prompt in given], [prompt.phrase for prompt in given]
             file.write(png(prompt_grid(texts, shown, phrases)))
         elif len(images) == 1:

@@ -24,14 +24,16 @@ def prompt_grid(
 
     A prompt's phrase, the part that models often leave out, is printed below it.
     """
-    small = next(iter(images.values())).shape[1] < 128
+    _, height, width, _ = next(iter(images.values())).shape
+    small, aspect = height < 128, width / height
     side, column = SIDES[small], LETTER * min(WIDTH, max(map(len, texts))) + 0.2
-    figure = Figure(figsize=(column + side * len(images), (side + 0.08) * len(texts) + 0.4))
+    size = column + side * aspect * len(images), (side + 0.08) * len(texts) + 0.4
+    figure = Figure(figsize=size)
     axes = figure.subplots(
         len(texts),
         len(images) + 1,
         squeeze=False,
-        gridspec_kw={"width_ratios": [column / side, *[1] * len(images)]},
+        gridspec_kw={"width_ratios": [column / (side * aspect), *[1] * len(images)]},
     )
     for row, text in enumerate(texts):
         axes[row][0].axis("off")
@@ -72,3 +74,13 @@ def prompt_grid(
 
 def _filled(text: str) -> str:
     return textwrap.fill(single_line(text, MAX_PROMPT), WIDTH)
+
+
+def side_by_side(pictures: np.ndarray, count: int, gap: int = 1) -> np.ndarray:
+    """Return uint8 images [N / count, H, count (W + gap) - gap, C]: each `count` in a row."""
+    total, height, width, channels = pictures.shape
+    found = np.full((total // count, height, count * (width + gap) - gap, channels), 255, np.uint8)
+    for place in range(count):
+        left = place * (width + gap)
+        found[:, :, left : left + width] = pictures[place::count]
+    return found
