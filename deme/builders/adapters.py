@@ -39,8 +39,8 @@ def check_form(form: str, merge: Merge) -> None:
     """Raise BadConfig for a form that the merge of LoRA experts cannot have."""
     if form == "cat" and not merge.is_weighted_sum:
         raise BadConfig(
-            f"lora.form=cat is exact for weighted sums, and merge={merge.method.__name__} is "
-            "none\ntype: lora.form=svd, or lora.form=fuse"
+            f"lora.form=cat needs a weighted sum, and merge={merge.method.__name__} is another "
+            "method\ntype: lora.form=svd, or lora.form=fuse"
         )
 
 

@@ -53,9 +53,9 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
     """
     if model.takes_texts and not isinstance(data.train, Captioned):
         raise BadConfig(
-            "the model is text-conditioned, and the data set has no captions\n"
-            "type: data=captioned_images data.path=<folder with metadata.jsonl>, "
-            "or another data= with captions"
+            "the model is told captions (texts, or classes by their numbers), and the data set has "
+            "no captions\ntype: data=captioned_images data.path=<folder with metadata.jsonl>, "
+            "data=labelled_digits, or another data= with captions"
         )
     found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
     if found != needed:

@@ -31,8 +31,10 @@ def load_prompts(
         return None
     if not option:
         raise BadConfig(
-            "this model is text-conditioned, and no prompts are given\n"
-            "type: prompts=captions (of the held-out images), prompts=coco, prompts=partiprompts"
+            "this model is told texts (prompts, or classes by their numbers), and "
+            "no prompts are given\n"
+            "type: prompts=captions (of the held-out images), prompts=digit_classes, "
+            "prompts=<another option>, prompts.path=<file>"
         )
     if data is None and "images" in accepted_arguments(option):
         raise BadConfig(

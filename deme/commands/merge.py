@@ -200,9 +200,9 @@ def _merge_as_adapter(settings: MergeSettings, run: Run, plan: "MergePlan", merg
                 plan, merge, form, rank, folder, _dtypes(settings)[0], lambda: bar.advance(1)
             )
         given = str(settings.model.get("path"))
-        more = {
+        more: dict[str, object] = {
             "base_model": about.get("base_model", given),
-            "base_ema": about.get("base_ema", takes_ema(settings.model)),
+            **({"base_ema": True} if about.get("base_ema", takes_ema(settings.model)) else {}),
             "rank": merged.rank,
             "dropped": merged.dropped,
         }

@@ -95,7 +95,11 @@ def run(config: dict[str, object]) -> Path:
             )
     mirror.send(_record(settings, config, out))
     names = [
-        f"{label}: {', '.join(map(str, folders))}" if len(images) > 1 else str(folders[0])
+        f"{label}: {', '.join(map(str, folders))}"
+        if len(images) > 1
+        else f"routed {', '.join(map(str, folders))}"
+        if len(folders) > 1
+        else str(folders[0])
         for label, folders in places.items()
     ]
     print_result(f"wrote {out}: {count} images of {'; '.join(names)}")

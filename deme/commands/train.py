@@ -228,6 +228,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
         model.add_projections(settings.projection.placement)
     if settings.adapter is not None:
         model.add_adapter(instantiate(settings.adapter))
+        logger.info("trained: %s", model.adapter_description)
     search = run.single_input("search")
     method = build_method(settings, model, ranges, expert_range, search, experts)
     load_teacher = teacher_loader(settings, model, teacher_folder(run))
@@ -294,5 +295,6 @@ def _about(settings: TrainSettings, training: Training) -> dict[str, object]:
         "num_images": len(training.images),
         "base": base_hash(settings.model, str(path)) if path is not None else None,
         **({"sample_size": list(size)} if size is not None else {}),
-        **({"base_model": path, "base_ema": takes_ema(settings.model)} if settings.adapter else {}),
+        **({"base_model": path} if settings.adapter else {}),
+        **({"base_ema": True} if settings.adapter and takes_ema(settings.model) else {}),
     }

@@ -23,6 +23,9 @@ class AdapterFile:
     def __init__(self, file: Tensors, part: str) -> None:
         self.path, self._file, self._part = file.path, file, part
         names = [name.removeprefix(f"{part}.") for name in file.specs]
+        others = [name.split(".")[0] for name in file.specs if not name.startswith(f"{part}.")]
+        # the network that it is of, such as unet, if that is not `part`
+        self.other_part = others[0] if others else None
         self.layers = list(dict.fromkeys(name.rsplit(".lora_", 1)[0] for name in names))
 
     def shapes(self, layer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,6 +81,8 @@ class AdaptedTensors:
 
 def misfits(base: Mapping[str, Spec], adapter: AdapterFile) -> list[str]:
     """Return a line for every layer of an adapter that a base does not have in its shape."""
+    if other := adapter.other_part:
+        return [f"{adapter.path} is of a {other}, and the base is another kind of network"]
     found = []
     for layer in adapter.layers:
         down, up = adapter.shapes(layer)

@@ -45,6 +45,7 @@ class ClassConditionalModel(DenoisingModel):
             raise BadConfig(
                 f"{text!r} is not a class of this model, which has the classes 0 to "
                 f"{self.num_classes - 1}\n"
-                "type: data=labelled_digits, or another data= whose captions are numbers of classes"
+                "give captions or prompts that are numbers of classes, such as "
+                "data=labelled_digits, prompts=digit_classes"
             )
         return int(text)

@@ -162,6 +162,18 @@ class DenoisingModel(nn.Module):
         inject(self.network, adapter, layers)
         self.adapter = replace(adapter, targets=layers)
 
+    @property
+    def adapter_description(self) -> str:
+        """The adapter's rank, layers and parameters, in one line; "" without one."""
+        if self.adapter is None:
+            return ""
+        count = sum(each.numel() for each in self.trained_parameters().values())
+        total = sum(each.numel() for each in self.parameters())
+        return (
+            f"a LoRA of rank {self.adapter.rank} for {len(self.adapter.targets or ())} layers, "
+            f"{count:,} parameters; {total - count:,} stay as they are"
+        )
+
     def fuse_adapter(self) -> None:
         """Add the adapter's change to the weights, if there is one; the model is then plain."""
         if self.adapter is not None:

@@ -45,8 +45,8 @@ def read_foreign(file: Path, pipeline: str, part: str, network: dict[str, Any]) 
     reader = getattr(getattr(diffusers, pipeline, None), "lora_state_dict", None)
     if reader is None:
         raise BadConfig(
-            f"{file} cannot be read: diffusers' {pipeline} has no LoRA loader, which knows the "
-            "names of the base's layers"
+            f"{file} cannot be read: of other programs' LoRAs, those of bases are read for which "
+            f"diffusers has a LoRA loader, and {pipeline} has none\ntype: model.path=<their base>"
         )
     options = {"unet_config": _Config(network)} if part == "unet" else {}
     try:

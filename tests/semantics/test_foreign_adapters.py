@@ -13,9 +13,12 @@ from deme.builders.checkpoints import open_plan
 from deme.diffusion import generator
 from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
+from deme.models.adapter import LoRA
+from deme.models.adapter_files import write_adapter
 from deme.models.adapter_tensors import change
 from deme.system import BadConfig, WorkFailed
 from deme.system.paths import locate
+from tests.models import tiny
 from tests.pipelines import saved
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -105,6 +108,16 @@ def test_other_adapters_are_one_message(tensors, error, message, base, tmp_path)
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, file)
     with pytest.raises(error, match=message):
         open_plan({"path": str(base)}, [file])
+
+
+def test_a_lora_of_another_kind_of_base_is_one_message(base, tmp_path):
+    model = tiny()
+    model.add_adapter(LoRA(2))
+    model.part = "transformer"  # as of another kind
+    state = {f"transformer.{n.partition('.')[2]}": v for n, v in model.state_dict().items()}
+    write_adapter(tmp_path / "lora", "transformer", state, model.adapter)
+    with pytest.raises(BadConfig, match="is of a transformer, and the base is another kind"):
+        open_plan({"path": str(base)}, [tmp_path / "lora"])
 
 
 def test_a_lora_of_a_transformer_is_read_with_its_metadata(tmp_path):
