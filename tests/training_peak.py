@@ -80,7 +80,7 @@ def train(network, inputs, plan, steps=2):
         model.unet.enable_gradient_checkpointing()
     method = DeMe(torch.ones(1000), ProbabilisticSampler(TimestepRange(0, 250), 1000, 0.3))
     method.prepare(lambda: DenoisingModel(network(), scheduler), "cpu", plan.dtype)
-    images = Latents(inputs["sample"][0], inputs.get(TEXT, (None,))[0])
+    images = Latents(inputs.rows["sample"][0], inputs.rows.get(TEXT, (None,))[0])
     rate = ConstantRate(steps)
     module = DiffusionModule(
         model,
@@ -110,7 +110,7 @@ def parts(name):
     kind, config, plan = SETTINGS[name]
     with torch.device("meta"):
         whole = kind(**config).config
-    inputs = families_by_network()[kind.__name__].arguments(whole, TOKENS)
+    inputs = families_by_network()[kind.__name__].network_inputs(whole, TOKENS)
     return lambda: kind(**config), inputs, plan
 
 

@@ -48,7 +48,7 @@ def weightings(
             return prediction_weight(scheme, schedule.snr, kind)
 
     figure = Figure(figsize=(13, 4.2))
-    kinds = {kind: short for kind, short in KINDS.items() if schedule.has(kind)}
+    kinds = {kind: short for kind, short in KINDS.items() if schedule.supports(kind)}
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     for panel, (kind, short) in zip(panels, kinds.items(), strict=True):
         for index, (name, scheme) in enumerate(schemes.items()):

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from deme.merging.adapters import MergedLayer, concatenated, of_change, reduced
+from deme.merging.adapters import MergedLayer, concatenate_factors, low_rank_factors, truncate_rank
 from deme.merging.combine import Merge
 from deme.merging.plan import MergePlan
 from deme.models.adapter_files import write_factors
-from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, change
+from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, delta_weight
 from deme.system import BadConfig, WorkFailed
 from deme.system.tensors import Tensors, is_finite
 
@@ -93,18 +93,18 @@ def _merged(
     name = f"{layer}.weight"
     if not merge.is_weighted_sum:
         experts, start = _experts(layer, adapters, base, dtype)
-        return of_change(merge(experts, start, name) - start, rank)
+        return low_rank_factors(merge(experts, start, name) - start, rank)
     weights = merge.weights_for(name) or []
     pairs = [
         (adapter.factors(layer, dtype), weight)
         for adapter, weight in zip(adapters, weights, strict=True)
         if layer in adapter.layers
     ]
-    whole = concatenated([factors for factors, _ in pairs], [weight for _, weight in pairs])
+    whole = concatenate_factors([factors for factors, _ in pairs], [weight for _, weight in pairs])
     if form == "cat":
         return MergedLayer(whole, 0.0, 0.0)
     shape = base.specs[name][0]
-    return reduced(whole, min(rank, shape[0], math.prod(shape[1:])))
+    return truncate_rank(whole, min(rank, shape[0], math.prod(shape[1:])))
 
 
 def _experts(
@@ -113,7 +113,7 @@ def _experts(
     """Return the weights of a layer in every expert, and in the base."""
     start = base.read(f"{layer}.weight").to(dtype)
     return [
-        start + change(each.factors(layer, dtype)) if layer in each.layers else start
+        start + delta_weight(each.factors(layer, dtype)) if layer in each.layers else start
         for each in adapters
     ], start
 

@@ -12,7 +12,7 @@ import torch
 from deme.merging.plan import PROJECTIONS, Checkpoint, MergePlan, plan_merge
 from deme.merging.stream import Fold
 from deme.models.adapter_files import WEIGHTS, is_adapter
-from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, misfits
+from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, adapter_mismatches
 from deme.models.checkpoint import NAME, open_weights
 from deme.models.foreign import check_model_folder
 from deme.models.foreign_adapter import lora_file, read_foreign
@@ -33,6 +33,7 @@ from deme.models.noise import noise_of, with_defaults
 from deme.models.projection import Projections, folded
 from deme.runs import base_hash, takes_ema, weights_folder
 from deme.system import (
+    About,
     BadConfig,
     MissingInput,
     first_lines,
@@ -118,15 +119,22 @@ def _adapted(folder: Path, base: Checkpoint | None) -> Checkpoint:
         if named is None:
             raise BadConfig(
                 f"{folder} is a LoRA whose deme.json does not name its base\n"
-                "type: model.path=<base>"
+                "type: model=diffusers model.path=<base>"
             )
         base = open_checkpoint(weights_folder(locate(named)), bool(about.get("base_ema")), "")
+    part = next(iter(base.parts)).parts[0]
+    return _with_lora(folder, base, AdapterFile(TensorFile(folder / WEIGHTS), part), about)
+
+
+def _with_lora(folder: Path, base: Checkpoint, adapter: AdapterFile, about: About) -> Checkpoint:
+    """Return a base with the changes of a LoRA. Raises BadConfig for layers that do not fit."""
     ((place, weights),) = base.parts.items()
-    adapter = AdapterFile(TensorFile(folder / WEIGHTS), place.parts[0])
-    if problems := misfits(weights.specs, adapter):
+    if problems := adapter_mismatches(weights.specs, adapter):
         raise BadConfig(f"{folder} does not fit {base.folder}:\n{first_lines(problems)}")
     parts: dict[Path, Tensors] = {place: AdaptedTensors(weights, adapter)}
-    return replace(base, folder=folder, parts=parts, about=about, ema=False)
+    return replace(
+        base, folder=folder, parts=parts, about=about, ema=False, base_folder=base.configs
+    )
 
 
 def _is_lora(file: Path) -> bool:
@@ -137,14 +145,10 @@ def _is_lora(file: Path) -> bool:
 
 def _foreign(folder: Path, file: Path, base: Checkpoint) -> Checkpoint:
     """Return a base with the changes of another program's LoRA."""
-    ((place, weights),) = base.parts.items()
-    pipeline = str(read_json_object(base.folder / "model_index.json").get("_class_name"))
-    found = read_foreign(file, pipeline, place.parts[0], dict(base.config))
-    adapter = AdapterFile(found, place.parts[0])
-    if problems := misfits(weights.specs, adapter):
-        raise BadConfig(f"{folder} does not fit {base.folder}:\n{first_lines(problems)}")
-    parts: dict[Path, Tensors] = {place: AdaptedTensors(weights, adapter)}
-    return replace(base, folder=folder, parts=parts, about={}, ema=False)
+    part = next(iter(base.parts)).parts[0]
+    pipeline = str(read_json_object(base.configs / "model_index.json").get("_class_name"))
+    found = read_foreign(file, pipeline, part, dict(base.config))
+    return _with_lora(folder, base, AdapterFile(found, part), {})
 
 
 def open_plan(
@@ -172,11 +176,11 @@ def open_plan(
 def _source(plan: MergePlan) -> tuple[Path, list[str]]:
     """Return the first whole pipeline, base first, and its parts other than the network."""
     for model in (plan.base, *plan.experts):
-        file = model.folder / "model_index.json"
+        file = model.configs / "model_index.json"
         if file.is_file():
             parts = [part for part, value in read_json_object(file).items() if is_part(value)]
-            return model.folder, [part for part in parts if part != _name(plan)]
-    return plan.experts[0].folder, []
+            return model.configs, [part for part in parts if part != _name(plan)]
+    return plan.experts[0].configs, []
 
 
 def _name(plan: MergePlan) -> str:
@@ -195,7 +199,7 @@ def not_merged(plan: MergePlan) -> Iterator[str]:
     source, parts = _source(plan)
     for model, part in product((plan.base, *plan.experts), parts):
         kept = {file.name: file for file in (source / part).glob("*") if is_weights(file)}
-        files = [file for file in (model.folder / part).glob("*") if file.name in kept]
+        files = [file for file in (model.configs / part).glob("*") if file.name in kept]
         if not all(same_content(file, kept[file.name]) for file in files):
             yield f"{model.folder} has another {part} than {source}; the merge keeps the latter"
 

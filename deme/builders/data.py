@@ -51,10 +51,10 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
 
     Some of them must be held out.
     """
-    if model.takes_texts and not isinstance(data.train, Captioned):
+    if model.is_conditional and not isinstance(data.train, Captioned):
         raise BadConfig(
-            "the model is told captions (texts, or classes by their numbers), and the data set has "
-            "no captions\ntype: data=captioned_images data.path=<folder with metadata.jsonl>, "
+            "the model is conditioned on captions (texts, or numbers of classes), and the data set "
+            "has no captions\ntype: data=captioned_images data.path=<folder with metadata.jsonl>, "
             "data=labelled_digits, or another data= with captions"
         )
     found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
@@ -83,7 +83,7 @@ def encode_images(
     They are encoded once and kept in `cache`. `data` has the settings of training: whether images
     are mirrored, and the share of captions that is left out.
     """
-    if not model.takes_texts:
+    if not model.is_conditional:
         return images
     assert isinstance(images, Captioned)
     flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
@@ -94,9 +94,8 @@ def encode_images(
     encoders.release()
     if cut := encoders.truncated(images.captions(list(range(len(images))))):
         logger.info(
-            "%d of %d captions are longer than %d tokens and are truncated",
+            "%d of %d captions are longer than the text encoder reads, and are truncated",
             cut,
             len(images),
-            encoders.max_tokens,
         )
     return latents

@@ -91,7 +91,9 @@ def _experts(settings: AnalyzeSettings, device: str) -> list[Expert]:
     plan = open_plan(settings.model, folders)
 
     def load(folder: Path) -> DenoisingModel:
-        return load_folder(str(folder), advice="").to(device)
+        model = load_folder(str(folder), advice="")
+        model.fuse_adapter()
+        return model.to(device)
 
     return [
         Expert(one.range, partial(load, one.folder))
@@ -125,7 +127,7 @@ def _network(label: str, folders: list[Path], compute: Compute, base: DenoisingM
         {
             "shape": model.noise_shape,
             "prediction type": model.prediction_type,
-            "noise schedule": model.schedule.signal_share.tolist(),
+            "noise schedule": model.schedule.equivalent_alpha_bar.tolist(),
         }
         for model in (loaded.model, base)
     )
@@ -140,7 +142,7 @@ def _network(label: str, folders: list[Path], compute: Compute, base: DenoisingM
 def seconds_per_pass(model: DenoisingModel) -> float:
     """Return how long a forward pass of one image takes, timed on growing batches of noise."""
     parameter = next(model.parameters())
-    one = model.condition([""])
+    one = model.condition([model.example_text])
     count = 1
     with torch.inference_mode():
         while True:

@@ -11,7 +11,7 @@ from deme.builders.teachers import routed_experts
 from deme.diffusion import EMPTY_CONDITION, Condition, Network, bind_condition
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import COPY_OF_EMA
-from deme.models.loading import load_folder
+from deme.models.loading import load_folder, set_size
 from deme.models.swapped import SwappedExperts
 from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.routed import RoutedModel
@@ -32,12 +32,14 @@ def load_model(
     guidance_scale: float | None = None,
     ema: bool = False,
     advice: str = COPY_OF_EMA,
+    size: int | None = None,
 ) -> Loaded:
     """Load one model; a text-conditioned one samples with guidance if a scale is given.
 
-    `ema` and `advice`: see `load_folder`.
+    `ema` and `advice`: see `load_folder`; `size`: see `set_size`.
     """
     model = load_folder(str(folder), ema, advice).to(compute.device)
+    set_size(model, size)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 
@@ -63,24 +65,24 @@ def load_experts(
 def guided(network: Network, model: DenoisingModel, scale: float | None) -> Network:
     """Return the network with classifier-free guidance, if the model is text-conditioned.
 
-    A scale of None or 1 means no guidance. A network that was distilled with guidance is told the
+    A scale of None or 1 means no guidance. A network that was distilled with guidance takes the
     scale instead; None: that of training.
     """
     if model.distilled_guidance is not None:
         return network if scale is None else _told_scale(network, model, scale)
-    if not model.takes_texts or scale is None or scale == 1:
+    if not model.is_conditional or scale is None or scale == 1:
         return network
     return ClassifierFreeGuidance(network, scale, model.condition([""]))
 
 
 def _told_scale(network: Network, model: DenoisingModel, scale: float) -> Network:
-    """Return the network, which is told another scale than in training."""
+    """Return the network with another guidance scale as its input than in training."""
 
-    def told(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
+    def with_scale(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
         before, model.distilled_guidance = model.distilled_guidance, scale
         try:
             return bind_condition(network, condition)(x_t, t)
         finally:
             model.distilled_guidance = before
 
-    return told
+    return with_scale

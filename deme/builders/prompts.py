@@ -9,7 +9,7 @@ from deme.data import ImageData
 from deme.data.prompts import Prompts
 from deme.diffusion import Network
 from deme.models.denoiser import DenoisingModel
-from deme.runs import accepted_arguments, instantiate_with
+from deme.runs import accepted_arguments, instantiate, instantiate_with
 from deme.sampling.generate import generate
 from deme.sampling.sampler import Sampler
 from deme.system import BadConfig, logger
@@ -25,14 +25,14 @@ def load_prompts(
 
     Raises BadConfig unless there is one for each of `num_images` images (None: as many as prompts).
     """
-    if not model.takes_texts:
+    if not model.is_conditional:
         if option:
             raise BadConfig("this model takes no prompts\ntype: prompts=none, or another model=")
         return None
     if not option:
         raise BadConfig(
-            "this model is told texts (prompts, or classes by their numbers), and "
-            "no prompts are given\n"
+            "this model is conditioned on prompts, or on classes by their numbers, and no prompts "
+            "are given\n"
             "type: prompts=captions (of the held-out images), prompts=digit_classes, "
             "prompts=<another option>, prompts.path=<file>"
         )
@@ -58,12 +58,16 @@ def load_prompts(
 
 
 def check_sampler(sampler_option: Mapping[str, object], model: DenoisingModel) -> None:
-    """Raise BadConfig for a sampler that clips latents to [-1, 1], the range of pixels."""
+    """Raise BadConfig for a sampler that cannot sample from the model.
+
+    One that clips to [-1, 1], the range of pixels, cannot sample latents.
+    """
     if model.is_latent and sampler_option.get("clip_sample"):
         raise BadConfig(
             "sampler.clip_sample=true clips to [-1, 1], the range of pixels; this model denoises "
             "latents\ntype: sampler=ddim_latent"
         )
+    instantiate(sampler_option).scheduler(model.sampler_config)
 
 
 def generate_images(

@@ -76,7 +76,7 @@ def build_ranges(
         settings.ranges,
         num_timesteps=model.schedule.num_timesteps,
         schedule=model.schedule,
-        scheduler_config=model.scheduler_config,
+        scheduler_config=model.sampler_config,
         affinity=affinity,
         saved_affinity=saved_affinity,
     )

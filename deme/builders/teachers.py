@@ -8,12 +8,13 @@ from torch import nn
 from deme.builders.checkpoints import open_checkpoint
 from deme.diffusion import TimestepRange
 from deme.merging.plan import Checkpoint, differences, order_experts
-from deme.models.adapter import WithoutAdapter
+from deme.models.adapter import BaseOfAdapter
+from deme.models.adapter_files import is_adapter, read_lora
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_folder
 from deme.models.noise import noise_of
 from deme.runs import TrainSettings, accepted_arguments, instantiate
-from deme.system import BadConfig, first_lines, logger, shown
+from deme.system import BadConfig, first_lines, logger, read_about, shown
 
 # keys of a UNet's config that decide what it takes and what it returns
 INPUTS = ("sample_size", "in_channels", "cross_attention_dim")
@@ -29,7 +30,22 @@ def routed_experts(folders: Sequence[Path]) -> tuple[list[Checkpoint], list[Time
     first, *others = experts
     if problems := [line for other in others for line in differences(first, other)]:
         raise BadConfig(f"these experts do not fit together:\n{first_lines(problems)}")
+    _check_loras([expert.folder for expert in experts])
     return experts, [expert.range for expert in experts if expert.range is not None]
+
+
+def _check_loras(folders: Sequence[Path]) -> None:
+    """Raise BadConfig for LoRA experts that cannot take turns in one network."""
+    kinds = [
+        (read_lora(folder), read_about(folder).get("base_model")) if is_adapter(folder) else None
+        for folder in folders
+    ]
+    if any(kind != kinds[0] for kind in kinds):
+        raise BadConfig(
+            "LoRA experts that are routed by range must have the same base, rank and layers\n"
+            "type: deme merge 'inputs.experts=[<LoRA>]' lora.form=fuse for each, which makes whole "
+            "models of them"
+        )
 
 
 def check_teacher(model: DenoisingModel, teacher: Checkpoint) -> None:
@@ -94,7 +110,7 @@ def teacher_loader(
         return lambda: load_folder(str(teacher.folder), advice="")
 
     if model.adapter is not None and not settings.teacher_is_average:
-        return lambda: WithoutAdapter(model)
+        return lambda: BaseOfAdapter(model)
 
     def base() -> DenoisingModel:
         loaded: DenoisingModel = instantiate(settings.model)

@@ -121,7 +121,7 @@ def sweep(file: Callable[[], Path]) -> Iterator[None]:
             except Exception as error:
                 if isinstance(error, DemeError) or SweepFolder.launcher in SERIAL:
                     raise
-                if not exists(_starts_file(file())):  # it refuses its settings
+                if not exists(_starts_file(file())):  # the launcher itself has refused its settings
                     raise BadConfig(
                         f"{SweepFolder.launcher}: {first_line(error)}\nsee hydra.launcher.<key>"
                     ) from error

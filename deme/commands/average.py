@@ -63,9 +63,11 @@ def _average(
                 on_written=lambda count: bar.advance(count / 1e6),
             )  # fmt: skip
         copy_other_parts(plan, folder, with_projections=True)
+        size = _common([about.get("sample_size") for about in abouts])
         files.write_json(
             folder / "deme.json",
             {
+                **({"sample_size": size} if size is not None else {}),
                 "range": _common([about.get("range") for about in abouts]),
                 "num_timesteps": _common([about.get("num_timesteps") for about in abouts]),
                 "base": _common([about.get("base") for about in abouts]),

@@ -129,7 +129,8 @@ def _write(
         raise WorkFailed(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
-    count = sum(value.numel() for value in state.values())
+    counted = state if model.adapter is None else model.trained_parameters()
+    count = sum(value.numel() for value in counted.values())
     record = read_history(place, settings.run)
     card = model_card(record, settings, model, projections, count)
 
@@ -177,7 +178,11 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
             repo_id=name,
             folder_path=folder,
             commit_message=f"Export of {Path(settings.run).name}",
-            delete_patterns=["unet/*", "scheduler/*"],  # what an older export left there
+            delete_patterns=[
+                "unet/*",
+                "transformer/*",
+                "scheduler/*",
+            ],  # what an older export left there
         )
     except Exception as error:
         raise WorkFailed(

@@ -18,7 +18,7 @@ from deme.system import (
 )
 from deme.tracking import Mirror
 
-ENOUGH = 0.99  # share of the change that dtype=auto keeps
+MIN_SHARE_KEPT = 0.99  # share of the change that dtype=auto keeps
 
 if TYPE_CHECKING:
     import torch
@@ -99,12 +99,12 @@ def _dtypes(settings: MergeSettings) -> "tuple[torch.dtype, torch.dtype | None]"
 def _written_dtype(
     settings: MergeSettings, plan: "MergePlan", merge: "Merge"
 ) -> "torch.dtype | None":
-    """Return the precision of the merged weights, and log what survives of the change in it."""
+    """Return the precision of the merged weights, and log which share of the change it keeps."""
     import functools
 
     import torch
 
-    from deme.merging.stream import surviving_share
+    from deme.merging.stream import share_kept_by_rounding
 
     compute_dtype, dtype = _dtypes(settings)
     if settings.dtype == "auto":
@@ -119,14 +119,14 @@ def _written_dtype(
     if dtype is None or dtype.itemsize >= torch.float32.itemsize:
         return dtype
     with progress("checking the precision", plan.bytes_read / 1e6, "MB") as bar:
-        share = surviving_share(
+        share = share_kept_by_rounding(
             plan, merge, dtype, compute_dtype, lambda count: bar.advance(count / 1e6)
         )
     name = str(dtype).removeprefix("torch.")
-    logger.info("%.1f%% of the change survives in %s", 100 * share, name)
+    logger.info("rounding to %s keeps %.1f%% of the change", name, 100 * share)
     if settings.dtype != "auto":
         return dtype
-    enough = share >= ENOUGH
+    enough = share >= MIN_SHARE_KEPT
     logger.info("the merged weights are in %s", name if enough else "float32")
     return dtype if enough else None
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from deme.commands.slurm_queue import SlurmQueue, is_ready, is_shared, own_job, squeue
-from deme.commands.slurm_wait import job_ids, wait
+from deme.commands.slurm_queue import SlurmQueue, is_ready, is_shared, settings_of_own_job, squeue
+from deme.commands.slurm_wait import job_ids, wait_for_suite
 from deme.commands.suite_worker import Worker, left_in, suite_of
 from deme.runs import Node, Suite
 from deme.system import (
@@ -88,7 +88,7 @@ class SlurmLauncher:
             print_result("\n".join([*lines, f"to see it, type: deme plan {suite.file}"]))
             return None
         try:
-            wait(queue, lambda: self.submit(queue, jobs))
+            wait_for_suite(queue, lambda: self.submit(queue, jobs))
         except Stopped:
             logger.warning(
                 "the jobs go on; the same command waits for them again; to end them: scancel %s",
@@ -114,7 +114,7 @@ class SlurmLauncher:
             left = left_in(queue.suite)
             for node in left:
                 is_queued = queued["own"].get(node.title) in active
-                own = own_job(node)
+                own = settings_of_own_job(node)
                 if own is not None and is_ready(node) and not is_queued:
                     (job,) = _submitted(
                         self._executor(queue, own), [self._job(queue, jobs, title=node.title)]

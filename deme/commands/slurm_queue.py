@@ -13,7 +13,7 @@ from deme.system import MissingInput, exists, first_line, is_locked, read_json, 
 
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED")
 QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING", "SIGNALING")
-USUAL = ("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit")
+NORMAL_REASONS = ("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit")
 
 
 class JobState(NamedTuple):
@@ -28,9 +28,9 @@ class JobState(NamedTuple):
         return self.state in (*RUNNING, *QUEUED)
 
     @property
-    def unusual(self) -> str | None:
+    def blocking_reason(self) -> str | None:
         """The reason why a queued job may never start, None if it only waits for its turn."""
-        return self.reason if self.state in QUEUED and self.reason not in USUAL else None
+        return self.reason if self.state in QUEUED and self.reason not in NORMAL_REASONS else None
 
 
 class Queued(TypedDict):
@@ -78,9 +78,9 @@ class SlurmQueue:
 
         Raises MissingInput if SLURM cannot be asked.
         """
-        return {job: state for job, state in self.known().items() if state.is_active}
+        return {job: state for job, state in self.recent_states().items() if state.is_active}
 
-    def known(self) -> dict[str, JobState]:
+    def recent_states(self) -> dict[str, JobState]:
         """Return the jobs of the suite that SLURM still knows, ended ones included, by id."""
         queued = self.read()
         ids = [
@@ -115,7 +115,9 @@ class SlurmQueue:
                 for some, what in ((running, "running"), (waiting, "queued"))
                 if some
             ]
-            reasons = dict.fromkeys(state.unusual for state in jobs.values() if state.unusual)
+            reasons = dict.fromkeys(
+                state.blocking_reason for state in jobs.values() if state.blocking_reason
+            )
             if reasons:
                 parts.append(f"SLURM's reason for waiting: {', '.join(reasons)}")
             found += [f"{name}: {', '.join(parts)}"] if parts else []
@@ -152,7 +154,7 @@ def squeue(name: str | None = None) -> str:
     return found.stdout
 
 
-def own_job(node: Node) -> Mapping[str, Any] | None:
+def settings_of_own_job(node: Node) -> Mapping[str, Any] | None:
     """Return what a job of its own has, as its row says; None if it is done by the workers."""
     found = next(row.job for row in node.suite.settings.rows if row.name == node.row)
     if node.stage != "train" or found is None:
@@ -163,7 +165,7 @@ def own_job(node: Node) -> Mapping[str, Any] | None:
 
 def is_shared(node: Node) -> bool:
     """Whether a run is done by the workers, and has no job of its own."""
-    return own_job(node) is None
+    return settings_of_own_job(node) is None
 
 
 def is_ready(node: Node) -> bool:

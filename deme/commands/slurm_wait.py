@@ -9,7 +9,7 @@ from deme.system import logger, progress
 POLL_SECONDS, ASK_SECONDS = 1.0, 5.0  # between looks at the runs, and questions to SLURM
 
 
-def wait(queue: SlurmQueue, submit: Callable[[], None]) -> None:
+def wait_for_suite(queue: SlurmQueue, submit: Callable[[], None]) -> None:
     """Show the progress of a suite until it is done, or none of its jobs is queued.
 
     `submit` queues the jobs of runs that have one of their own and are ready by now. Warns of jobs
@@ -28,19 +28,19 @@ def wait(queue: SlurmQueue, submit: Callable[[], None]) -> None:
                 asked = time.monotonic()
                 if not all(map(is_shared, suite.nodes)):
                     submit()
-                known = queue.known()
+                known = queue.recent_states()
                 states = {job: state for job, state in known.items() if state.is_active}
                 for line in _news(before, known):
                     logger.warning("%s", line)
                 for job, state in states.items():
-                    if state.unusual and state.unusual not in told:
-                        told.add(state.unusual)
+                    if state.blocking_reason and state.blocking_reason not in told:
+                        told.add(state.blocking_reason)
                         logger.warning(
                             "job %s may never start; SLURM's reason: %s; to cancel the jobs "
                             "and queue others, type: scancel %s, then this command with other "
                             "launcher.<key>=<value>",
                             job,
-                            state.unusual,
+                            state.blocking_reason,
                             job_ids(states),
                         )
                 if not states:

@@ -12,6 +12,8 @@ from deme.commands.train_checks import (
     CHECKPOINT,
     check_passport,
     check_sharding,
+    check_trainable,
+    keeps_checkpoint,
     start_from_finished,
     teacher_folder,
     warn_if_teacher_is_raw,
@@ -30,13 +32,7 @@ from deme.runs import (
 )
 from deme.runs import partial as partial_of
 from deme.runs.numbers import TRAINING_LOSS, main_numbers
-from deme.system import (
-    cache_folder,
-    files,
-    logger,
-    processes,
-    signals,
-)
+from deme.system import cache_folder, files, logger, processes, signals
 from deme.tracking import Mirror
 
 if TYPE_CHECKING:
@@ -67,7 +63,7 @@ def run(config: dict[str, object]) -> Path:
     try:
         path = _run(config, settings, mirror)
         # until the run is done, whatever stops it resumes from here
-        if not settings.progress.keep_checkpoint:
+        if not keeps_checkpoint(path):
             with contextlib.suppress(OSError):  # of a finished run that is read-only
                 (path / CHECKPOINT).unlink()
         if (stop := signals.pending()) is not None:  # a signal during the last step
@@ -206,6 +202,7 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
 
     compute, progress = Compute.of(settings.compute), settings.progress
     model = instantiate(settings.model)
+    check_trainable(settings, model)
     data = load_data(settings.data, settings.paths, model.image_shape)
     assert data is not None  # TrainSettings
     check_images(data, model)

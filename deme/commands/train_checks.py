@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deme.report.typed_options import chosen_option
-from deme.runs import Run, TrainSettings, check_continued, takes_ema
+from deme.runs import (
+    Run,
+    TrainSettings,
+    check_continued,
+    find_snapshots,
+    frozen_config,
+    snapshot_folder,
+    takes_ema,
+)
 from deme.system import BadConfig, MissingInput, files, logger
 
 CHECKPOINT = "checkpoints/last.ckpt"
@@ -46,6 +54,17 @@ def warn_if_teacher_is_raw(run: Run, settings: TrainSettings) -> None:
         warn_of_raw_teacher(place, given is None and takes_ema(settings.model))
 
 
+def check_trainable(settings: TrainSettings, model: "DenoisingModel") -> None:
+    """Raise BadConfig for a base that is a LoRA."""
+    if model.adapter is not None:
+        path = settings.model.get("path")
+        raise BadConfig(
+            f"{path} is a LoRA, and trainings start from whole models\n"
+            f"type: deme merge model=diffusers model.path=<its base> 'inputs.experts=[{path}]' "
+            "lora.form=fuse, and then model.path=<that run>"
+        )
+
+
 def check_sharding(settings: TrainSettings, are_several: bool, method: "Method") -> None:
     """Raise BadConfig for a training whose parameters cannot be sharded."""
     if not are_several:
@@ -55,8 +74,7 @@ def check_sharding(settings: TrainSettings, are_several: bool, method: "Method")
         )
     if settings.adapter is not None:
         raise BadConfig(
-            "compute.strategy=fsdp shards all weights, and adapter=lora trains few\n"
-            "type: compute.strategy=ddp"
+            "compute.strategy=fsdp cannot be combined with adapter=lora\ntype: compute.strategy=ddp"
         )
     if settings.compute.compile:
         raise BadConfig(
@@ -70,30 +88,45 @@ def check_sharding(settings: TrainSettings, are_several: bool, method: "Method")
         )
 
 
+def keeps_checkpoint(path: Path) -> bool:
+    """Whether the command that made a run was to keep its checkpoint, whatever was typed since."""
+    progress = frozen_config(path).get("progress") or {}
+    return bool(progress.get("keep_checkpoint"))
+
+
 def start_from_finished(run: Run, settings: TrainSettings) -> None:
-    """Put the checkpoint and the curve of inputs.continue_from into a run that has not begun.
+    """Put the checkpoint, curve and snapshots of inputs.continue_from into a run not yet begun.
 
     Raises BadConfig for a run of other settings, or of as many steps, MissingInput for one without
     a checkpoint.
     """
+    from deme.models.frozen import copy_part
+
+    def copy_folder(one: Path, other: Path) -> None:
+        files.write_folder(other, lambda partial: copy_part(one, partial, links=True))
+
     source, own = run.single_input("continue_from"), run.path / CHECKPOINT
     if source is None or own.exists():
         return
     theirs = check_continued(run, source)
     if not (source / CHECKPOINT).is_file():
         raise MissingInput(
-            f"{source} has no checkpoint to go on from\n"
-            "it must be trained with progress.keep_checkpoint=true"
+            f"{source} has no checkpoint to continue from\n"
+            "train that run with progress.keep_checkpoint=true"
         )
     if chosen_option(settings, "learning_rate") != "constant":
         logger.warning(
-            "the learning rate of %s was that of %d steps: one run of %d steps would have had "
-            "another",
+            "the learning rate of %s followed a schedule of %d steps; in one run of %d steps it "
+            "would have been another",
             source,
             theirs,
             settings.num_steps,
         )
-    for name in (CHECKPOINT, "metrics.jsonl"):
+    if every := settings.snapshots.every:
+        for snapshot in find_snapshots(source):
+            if snapshot.step % every == 0:  # not that of the last step
+                copy_folder(snapshot.folder, snapshot_folder(run.path, snapshot.step))
+    for name in ("metrics.jsonl", CHECKPOINT):  # with a checkpoint a run has begun
         with open(source / name, "rb") as stored, files.atomic(run.path / name) as copy:
             shutil.copyfileobj(stored, copy)
-    logger.info("going on from %s", source)
+    logger.info("continuing %s", source)

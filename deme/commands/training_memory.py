@@ -190,13 +190,12 @@ def _memory(
     import diffusers
     import torch
 
-    from deme.models.loading import families_by_network, network_kind
+    from deme.models.loading import families_by_network, network_type
     from deme.models.projection import Projections
-    from deme.models.trial import no_constants
     from deme.training.memory import Plan, training_memory
 
     families = families_by_network()
-    kind = network_kind({**network.config, "_class_name": network.kind})
+    kind = network_type({**network.config, "_class_name": network.kind})
     if kind not in families:
         raise BadConfig(f"a {kind} cannot be trained here; allowed: {', '.join(families)}")
 
@@ -212,8 +211,8 @@ def _memory(
 
     with torch.device("meta"):
         config = getattr(diffusers, network.kind)(**network.config).config
-    tokens = {"num_tokens": network.num_tokens} if kind == "UNet2DConditionModel" else {}
-    inputs = families[kind].arguments(config, **tokens)
+    tokens = network.num_tokens if kind == "UNet2DConditionModel" else None
+    inputs = families[kind].network_inputs(config, tokens)
     gpu = settings.compute.accelerator == "gpu"
     # torch updates all parameters at once on a GPU, unless the optimizer is fused
     together = gpu and not settings.optimizer.get("fused")
@@ -230,8 +229,7 @@ def _memory(
     )
     teacher = (lambda: made(teachers.placement)) if settings.has_teacher else None
     student = settings.projection.placement or placement
-    constants = getattr(families[kind], "constants", no_constants)
-    return training_memory(lambda: made(student), teacher, inputs, plan, constants)
+    return training_memory(lambda: made(student), teacher, inputs, plan)
 
 
 def _num_averages(settings: TrainSettings) -> int:

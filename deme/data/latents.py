@@ -22,7 +22,7 @@ class Encoder(Protocol):
     """The frozen parts of a pipeline: VAE and text encoders.
 
     `moments` returns mean and standard deviation [B, c, h, w] of the latents of images [B, C, H, W]
-    in -1..1; `conditions` what a network is told of texts, tensors by name with a row for each.
+    in -1..1; `conditions` a network's conditioning for texts, tensors by name with a row for each.
     """
 
     def content_hash(self) -> str: ...
@@ -145,8 +145,8 @@ class CachedLatents:
     def _encoded(self, encoder: Encoder, indices: list[int]) -> dict[str, Tensor]:
         pixels = to_float(self.images.__getitems__(indices))
         mean, std = encoder.moments(pixels)
-        told = encoder.conditions(self.images.captions(indices))
-        found = {"mean": mean, "std": std, **told}
+        conditioning = encoder.conditions(self.images.captions(indices))
+        found = {"mean": mean, "std": std, **conditioning}
         if self.mirrored:
             found["mirrored_mean"], found["mirrored_std"] = encoder.moments(pixels.flip(3))
         stored = {name: _stored(value) for name, value in found.items()}

@@ -5,27 +5,34 @@ restricted to it.
 """
 
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from deme.diffusion.ranges import TimestepRange
 
-Density = Callable[[Tensor], Tensor]  # positions u [...] in 0..1 -> P(position <= u), float64
+BISECTION_STEPS = 60  # for float64
 
-ROUNDS = 60  # of bisection, for float64
+
+class Density(Protocol):
+    """A density of the position u, by its cumulative distribution function."""
+
+    def cdf(self, u: Tensor) -> Tensor:
+        """Return P(position <= u) in float64 for positions `u` [...] in 0..1."""
+        ...
 
 
 class Uniform:
     """The same probability for every timestep."""
 
-    def __call__(self, u: Tensor) -> Tensor:
+    def cdf(self, u: Tensor) -> Tensor:
+        """Return P(position <= u) [...]."""
         return u.double()
 
 
 class LogitNormal:
-    """logit(u) is normal (Esser et al. 2024, eq. 19); a positive mean prefers much noise.
+    """logit(u) is normal (Esser et al. 2024, eq. 19); a positive mean prefers high noise.
 
     diffusers' training scripts count u from the other end: their `logit_mean` is -`mean`.
     """
@@ -35,7 +42,8 @@ class LogitNormal:
             raise ValueError(f"mean must be finite and std positive, got mean={mean}, std={std}")
         self.mean, self.std = mean, std
 
-    def __call__(self, u: Tensor) -> Tensor:
+    def cdf(self, u: Tensor) -> Tensor:
+        """Return P(position <= u) [...]."""
         z = torch.special.logit(u.double())
         return torch.special.ndtr((z - self.mean) / self.std)
 
@@ -43,8 +51,8 @@ class LogitNormal:
 class Mode:
     """u = 1 - r - scale (cos^2(pi r / 2) - 1 + r) of a uniform r (Esser et al. 2024, eq. 20).
 
-    A positive scale prefers the middle, a negative one both ends. It is monotonous, hence a
-    density, for -1 <= scale <= 2 / (pi - 2) = 1.75.
+    A positive scale prefers the middle, a negative one both ends. It is monotonic, as an
+    inverse cumulative distribution function is, for -1 <= scale <= 2 / (pi - 2) = 1.75.
     """
 
     def __init__(self, scale: float = 1.29) -> None:
@@ -52,10 +60,11 @@ class Mode:
             raise ValueError(f"scale must lie in -1..1.75, got {scale}")
         self.scale = scale
 
-    def __call__(self, u: Tensor) -> Tensor:
+    def cdf(self, u: Tensor) -> Tensor:
+        """Return P(position <= u) [...]."""
         u = u.double()
         low, high = torch.zeros_like(u), torch.ones_like(u)
-        for _ in range(ROUNDS):  # the position falls from 1 to 0 as r rises
+        for _ in range(BISECTION_STEPS):  # the position falls from 1 to 0 as r rises
             r = (low + high) / 2
             above = self._position(r) > u
             low, high = torch.where(above, r, low), torch.where(above, high, r)
@@ -66,15 +75,15 @@ class Mode:
         return 1 - r - self.scale * ((math.pi * r / 2).cos().square() - 1 + r)
 
 
-class RangeDensity:
-    """Timesteps of a range, drawn by the inverse of the density's distribution function.
+class TruncatedDensity:
+    """Timesteps of a range, drawn by inverting the cumulative distribution function.
 
     `quantiles` [n] in 0..1 become timesteps [n]. Raises ValueError for a range without probability.
     """
 
     def __init__(self, density: Density, timestep_range: TimestepRange, num_timesteps: int) -> None:
         low, high = timestep_range.low, timestep_range.high
-        edges = density(torch.arange(low, high + 1, dtype=torch.float64) / num_timesteps)
+        edges = density.cdf(torch.arange(low, high + 1, dtype=torch.float64) / num_timesteps)
         mass = edges - edges[0]
         if not bool((mass.diff() >= 0).all()) or not float(mass[-1]) > 0:
             raise ValueError(

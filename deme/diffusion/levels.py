@@ -16,13 +16,13 @@ def from_levels(levels: Sequence[float], schedule: NoiseSchedule) -> list[Timest
     """
     values = [float(level) for level in levels]
     if values[0] != 0 or values[-1] != 1 or sorted({*values}) != values:
-        raise ValueError(f"levels must rise from 0 to 1, got {values}")
+        raise ValueError(f"ranges.levels must rise from 0 to 1, got {values}")
     inner = torch.tensor(values[1:-1], dtype=torch.float64)
     borders = torch.searchsorted(schedule.sigma, inner * (1 - 1e-12)).tolist()
     ends = [0, *borders, schedule.num_timesteps]
     if sorted({*ends}) != ends:
         raise ValueError(
-            f"there is no timestep between two of the levels {values}; sigma goes from "
+            f"no timestep lies between two of the noise levels {values}; sigma goes from "
             f"{float(schedule.sigma[0]):.4g} to {float(schedule.sigma[-1]):.4g}"
         )
     return from_boundaries(ends, schedule.num_timesteps)

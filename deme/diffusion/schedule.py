@@ -69,19 +69,19 @@ class NoiseSchedule:
         return self.alpha_squared / self.sigma_squared
 
     @property
-    def signal_share(self) -> Tensor:
+    def equivalent_alpha_bar(self) -> Tensor:
         """SNR / (1 + SNR) of every timestep, shape [T]; alpha_bar_t if variance preserving."""
         return self.alpha_squared / (self.alpha_squared + self.sigma_squared)
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """Return what the network is told at timesteps `t` [B]: `t` itself."""
+    def timestep_input(self, t: Tensor) -> Tensor:
+        """Return the timestep input of the network at timesteps `t` [B]: `t` itself."""
         return t
 
-    def timestep_told(self, time: Tensor) -> Tensor:
-        """Return the timesteps at which the network is told `time` [B]."""
+    def timestep_of_input(self, time: Tensor) -> Tensor:
+        """Return the timesteps whose input to the network is `time` [B]."""
         return time
 
-    def has(self, prediction_type: str) -> bool:
+    def supports(self, prediction_type: str) -> bool:
         """Whether a prediction type is known and defined for this schedule."""
         if prediction_type == "v_prediction":
             return self.is_variance_preserving
@@ -89,11 +89,8 @@ class NoiseSchedule:
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t for timesteps `t` [B], broadcastable over `like` [B, ...]."""
-        shape = (-1, *[1] * (like.ndim - 1))
-        alpha, sigma = (
-            squared.to(like.device)[t].view(shape).sqrt().to(like.dtype)
-            for squared in (self.alpha_squared, self.sigma_squared)
-        )
+        table = torch.stack([self.alpha_squared, self.sigma_squared]).to(like.device)
+        alpha, sigma = table[:, t].sqrt().to(like.dtype).view(2, -1, *[1] * (like.ndim - 1))
         return alpha, sigma
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -136,8 +133,8 @@ class NoiseSchedule:
 
     def _check(self, prediction_type: str) -> None:
         """Raise ValueError for a prediction type that this schedule does not have."""
-        if not self.has(prediction_type):
-            known = [each for each in PREDICTION_TYPES if self.has(each)]
+        if not self.supports(prediction_type):
+            known = [each for each in PREDICTION_TYPES if self.supports(each)]
             raise ValueError(
                 f"prediction type {prediction_type!r} is unknown, or not defined for this noise "
                 f"schedule; allowed: {', '.join(known)}"
@@ -160,26 +157,26 @@ class FlowSchedule(NoiseSchedule):
                 f"a flow needs num_timesteps >= 1 and shift > 0, got {num_timesteps} and {shift}"
             )
         object.__setattr__(self, "shift", float(shift))
-        s = shifted(torch.arange(1, num_timesteps + 1).double() / num_timesteps, shift)
+        s = shift_sigmas(torch.arange(1, num_timesteps + 1).double() / num_timesteps, shift)
         super().__init__((1 - s).square(), s.square())
 
-    def level(self, t: Tensor) -> Tensor:
+    def sigma_at(self, t: Tensor) -> Tensor:
         """Return the noise level s of timesteps `t` [B], which may be fractions, in float64."""
-        return shifted((t.double() + 1) / self.num_timesteps, self.shift)
+        return shift_sigmas((t.double() + 1) / self.num_timesteps, self.shift)
 
-    def timestep(self, s: Tensor) -> Tensor:
+    def timestep_at(self, s: Tensor) -> Tensor:
         """Return the timesteps, mostly fractions, of noise levels `s` [B] in 0..1, in float64."""
-        return shifted(s.double(), 1 / self.shift) * self.num_timesteps - 1
+        return shift_sigmas(s.double(), 1 / self.shift) * self.num_timesteps - 1
 
-    def network_time(self, t: Tensor) -> Tensor:
-        """Return T s in float32, which diffusers' networks are told at timesteps `t` [B]."""
-        return (self.level(t) * self.num_timesteps).float()
+    def timestep_input(self, t: Tensor) -> Tensor:
+        """Return T s in float32, the timestep input of diffusers' networks at timesteps `t` [B]."""
+        return (self.sigma_at(t) * self.num_timesteps).float()
 
-    def timestep_told(self, time: Tensor) -> Tensor:
-        """Return the timesteps, mostly fractions, at which the network is told `time` [B]."""
-        return self.timestep(time / self.num_timesteps)
+    def timestep_of_input(self, time: Tensor) -> Tensor:
+        """Return the timesteps, mostly fractions, whose input to the network is `time` [B]."""
+        return self.timestep_at(time / self.num_timesteps)
 
 
-def shifted(s: Tensor, shift: float) -> Tensor:
+def shift_sigmas(s: Tensor, shift: float) -> Tensor:
     """Return m s / (1 + (m - 1) s) for noise levels `s` and a shift m; 1 / m undoes m."""
     return shift * s / (1 + (shift - 1) * s)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Generator, Tensor
 
-from deme.diffusion.density import Density, RangeDensity, Uniform
+from deme.diffusion.density import Density, TruncatedDensity, Uniform
 from deme.diffusion.ranges import TimestepRange
 
 GRANULARITIES = ("sample", "batch")
@@ -32,9 +32,9 @@ class RangeSampler:
             )
         self.range = timestep_range
         self.antithetic = antithetic
-        self.density: RangeDensity | None = None
+        self.density: TruncatedDensity | None = None
         if density is not None and not isinstance(density, Uniform):
-            self.density = RangeDensity(density, timestep_range, num_timesteps)
+            self.density = TruncatedDensity(density, timestep_range, num_timesteps)
 
     def __call__(self, n: int, generator: Generator) -> Tensor:
         low, high = self.range.low, self.range.high

@@ -86,6 +86,7 @@ def load_passport(
     option, cache = settings.model or {}, cache_folder(settings.paths)
     path = str(option["path"])
     parts = [__version__, base_hash(option, path), data_hash(settings.data or {}), num_images]
+    parts.append(model.image_shape)
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
     measured = read_cached(place, Probed)
     if measured is None:

@@ -9,7 +9,9 @@ from deme.builders import generate_images, guided
 from deme.data import Captioned, EncodedDataset, Images
 from deme.data.prompts import held_out_prompts
 from deme.diffusion import FlowSchedule, Network, TimestepRange
+from deme.models.adapter import BaseOfAdapter
 from deme.models.denoiser import DenoisingModel
+from deme.models.latent import LatentModel
 from deme.runs import TrainSettings, instantiate
 from deme.sampling.ddim import DDIM
 from deme.sampling.flow import FlowEuler
@@ -53,7 +55,8 @@ def _grid(
     model.to(device).eval()
     network: Network = model.not_compiled  # the samples have another shape
     if trained is not None:
-        base = instantiate(settings.model).to(device)
+        has_adapter = model.adapter is not None
+        base = BaseOfAdapter(model) if has_adapter else instantiate(settings.model).to(device)
         ends = sorted({0, trained.low, trained.high, num_timesteps})
         ranges = [TimestepRange(low, high) for low, high in pairwise(ends)]
         networks = [network if item == trained else base for item in ranges]
@@ -66,14 +69,17 @@ def _grid(
     prompts = None
     if model.is_latent and isinstance(sampler, DDIM):
         sampler.settings["clip_sample"] = False
-    if model.takes_texts and isinstance(images, Captioned):
+    if model.is_conditional and isinstance(images, Captioned):
         prompts = held_out_prompts(images)
-        network, count = guided(network, model, wanted.guidance_scale), min(count, len(prompts))
+        scale = wanted.guidance_scale if model.is_guidable else None
+        network, count = guided(network, model, scale), min(count, len(prompts))
         batch_size = max(1, min(count, settings.batch_size // 2))  # guidance doubles a batch
     batches = generate_images(
         network, model, sampler, wanted.seed, range(count), batch_size, device, prompts
     )
     grid = image_grid(torch.cat(list(batches)))
+    if isinstance(model, LatentModel):
+        model.encoders.release()  # their memory, which the training needs
     if writes:
         with atomic(place) as file:
             grid.save(file, format="PNG")

@@ -64,7 +64,8 @@ def load_source(run: Run, settings: EvaluateSettings, compute: Compute) -> Sourc
                 f"averaged weights, too\ntype: model.path={given} instead of inputs.weights"
             )
         advice = COPY_OF_EMA if given else "model.ema=true"
-        loaded = load_model(folder, compute, scale, ema and not given, advice)
+        pixels_per_side = None if given else settings.model.get("size")
+        loaded = load_model(folder, compute, scale, ema and not given, advice, pixels_per_side)
     model = loaded.model
     data = load_data(settings.data, settings.paths, model.image_shape)
     if data is not None and settings.metrics.loss is not None:

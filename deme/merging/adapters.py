@@ -28,14 +28,14 @@ class MergedLayer:
     dropped: float
 
 
-def concatenated(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
+def concatenate_factors(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
     """Return factors of sum_i w_i B_i A_i, exactly; their rank is the sum of the ranks."""
     down = torch.cat([down for down, _ in parts])
     up = torch.cat([weight * up for (_, up), weight in zip(parts, weights, strict=True)], 1)
     return down, up
 
 
-def reduced(factors: Factors, rank: int) -> MergedLayer:
+def truncate_rank(factors: Factors, rank: int) -> MergedLayer:
     """Return the best approximation of B A by a smaller rank, in the Frobenius norm.
 
     Both factors have the singular values' square roots. Convolutions are matrices [out, in kh kw].
@@ -48,7 +48,7 @@ def reduced(factors: Factors, rank: int) -> MergedLayer:
     return _cut(left @ u, values, vh @ right.T, rank, down, up)
 
 
-def of_change(change: Tensor, rank: int) -> MergedLayer:
+def low_rank_factors(change: Tensor, rank: int) -> MergedLayer:
     """Return the best approximation of a change [out, in, ...] by factors of a rank."""
     flat = change.reshape(len(change), -1)
     u, values, vh = torch.linalg.svd(flat, full_matrices=False)

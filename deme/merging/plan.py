@@ -28,7 +28,7 @@ class Checkpoint:
     its channel projections, if it has any. `config`: that of the network. `about`: deme.json, {}
     without one. `placement`: that of the projections. `noise`: the keys of the scheduler's config
     about the noise schedule and the prediction, {} without one. `ema`: whether the weights are the
-    averaged ones next to the others.
+    averaged ones next to the others. `base_folder`: the model folder of a LoRA's base.
     """
 
     folder: Path
@@ -38,6 +38,12 @@ class Checkpoint:
     placement: str | None = None
     noise: Mapping[str, object] = field(default_factory=dict)
     ema: bool = False
+    base_folder: Path | None = None
+
+    @property
+    def configs(self) -> Path:
+        """The folder of the configs and of the pipeline's other parts."""
+        return self.base_folder or self.folder
 
     @property
     def range(self) -> TimestepRange | None:

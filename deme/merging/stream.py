@@ -96,14 +96,14 @@ def _pieces(
             on_written(written.nbytes)
 
 
-def surviving_share(
+def share_kept_by_rounding(
     plan: MergePlan,
     merge: Merge,
     dtype: torch.dtype,
     accumulate: torch.dtype = torch.float32,
     on_read: OnBytes = lambda _: None,
 ) -> float:
-    """Return which share of the merge's change survives that it is written in `dtype`.
+    """Return which share of the merge's change is kept after rounding to `dtype`.
 
     It is 1 - ||cast(merged) - merged||^2 / ||merged - base||^2, at least 0, over all tensors; 1 for
     a merge that changes nothing. Reads all models once more.

@@ -16,7 +16,7 @@ from deme.metrics.features import CHUNK, read_weights, rgb, weights_file
 from deme.metrics.text_score import CosineScore
 from deme.system import BadConfig, did_you_mean, first_line
 from deme.system.hugging_face import quietly
-from deme.system.optional import libraries
+from deme.system.optional import requirements_of_extra
 
 ANOTHER = (
     "type: metrics.path=<weights of open_clip> "
@@ -61,7 +61,7 @@ class OpenClipScore(CosineScore):
             except ImportError as error:
                 raise BadConfig(
                     f"{self.score_name} needs open_clip: {first_line(error)}\n"
-                    f"type: pip install {libraries('text')}"
+                    f"type: pip install {requirements_of_extra('text')}"
                 ) from error
             settings = model_settings(open_clip, architecture)
             preprocessing = preprocessing_of(open_clip, architecture, settings, pretrained)

@@ -50,7 +50,9 @@ class LoRA:
         return (self.alpha if self.alpha is not None else self.rank) / self.rank
 
 
-def layers_named(network: nn.Module, targets: Sequence[str], all_needed: bool = True) -> list[str]:
+def matching_layers(
+    network: nn.Module, targets: Sequence[str], all_needed: bool = True
+) -> list[str]:
     """Return the names of the linear and convolution layers that `targets` stand for.
 
     Raises BadConfig for a target that names none, unless not `all_needed`, and for no layer at all.
@@ -87,7 +89,7 @@ def check_rank(network: nn.Module, lora: LoRA, layers: Sequence[str]) -> None:
             )
 
 
-def inject(network: nn.Module, lora: LoRA, layers: Sequence[str]) -> None:
+def add_lora_layers(network: nn.Module, lora: LoRA, layers: Sequence[str]) -> None:
     """Freeze a network and add an adapter to some of its layers, in place.
 
     Raises MissingInput without peft.
@@ -121,21 +123,20 @@ def factors(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextlib.contextmanager
-def switched_off(network: nn.Module) -> Iterator[None]:
-    """Let a network answer without its adapter in the block, bit for bit as before it had one."""
-    layers = [part for part in network.modules() if hasattr(part, "_disable_adapters")]
+def adapter_disabled(layers: Sequence[Any]) -> Iterator[None]:
+    """Compute without the adapters of `layers` in the block, bit for bit as before they had any."""
     try:
         for layer in layers:
             # not peft's enable_adapters(), which also changes what has gradients
-            layer._disable_adapters = True  # type: ignore[assignment]
+            layer._disable_adapters = True
         yield
     finally:
         for layer in layers:
-            layer._disable_adapters = False  # type: ignore[assignment]
+            layer._disable_adapters = False
 
 
 @torch.no_grad()
-def fuse(network: nn.Module) -> None:
+def fuse_lora(network: nn.Module) -> None:
     """Add an adapter's change to the weights, in place, and take the adapter out."""
     adapted = {n: part for n, part in network.named_modules() if hasattr(part, "_disable_adapters")}
     for name, layer in adapted.items():
@@ -146,11 +147,11 @@ def fuse(network: nn.Module) -> None:
     network.requires_grad_(True)
 
 
-class WithoutAdapter(nn.Module):
+class BaseOfAdapter(nn.Module):
     """The base of a model that has an adapter, as a network of its own; its weights are shared.
 
     It is the teacher of an adapter's training: no second copy of the base is in memory. It has no
-    parameters that could be trained or moved; `state_dict` is that of the base.
+    parameters that could be trained or moved; `state_dict` is the model's without the adapter.
     """
 
     def __init__(self, model: "DenoisingModel") -> None:
@@ -167,7 +168,7 @@ class WithoutAdapter(nn.Module):
         for part in self._dropouts:
             part.training = False
         try:
-            with switched_off(model.network):
+            with adapter_disabled(self._layers):
                 return bind_condition(model.not_compiled, condition)(x_t, t)
         finally:
             for part, trains in zip(self._dropouts, modes, strict=True):

@@ -10,7 +10,7 @@ from deme.system.tensors import Spec, Tensors
 Factors = tuple[Tensor, Tensor]  # A [r, in, ...] and B [out, r, ...], so that B A is the change
 
 
-def change(factors: Factors) -> Tensor:
+def delta_weight(factors: Factors) -> Tensor:
     """Return B A in the shape of the layer's weight [out, in, ...]."""
     down, up = factors
     flat = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
@@ -56,7 +56,6 @@ class AdaptedTensors:
         self.path, self.base, self.adapter = adapter.path, base, adapter
         changed = {f"{layer}.weight": layer for layer in adapter.layers}
         self._layers = {name: layer for name, layer in changed.items() if name in base.specs}
-        self.unknown = sorted(changed.keys() - base.specs.keys())
         self.specs: dict[str, Spec] = {
             name: (shape, torch.float32 if name in self._layers else dtype)
             for name, (shape, dtype) in base.specs.items()
@@ -68,7 +67,7 @@ class AdaptedTensors:
         if (layer := self._layers.get(name)) is None:
             return self.base.read(name)
         if self._last is None or self._last[0] != name:
-            added = self.base.read(name).float() + change(self.adapter.factors(layer))
+            added = self.base.read(name).float() + delta_weight(self.adapter.factors(layer))
             self._last = name, added
         return self._last[1]
 
@@ -79,10 +78,10 @@ class AdaptedTensors:
         return self.read(name).reshape(-1)[start:stop]
 
 
-def misfits(base: Mapping[str, Spec], adapter: AdapterFile) -> list[str]:
+def adapter_mismatches(base: Mapping[str, Spec], adapter: AdapterFile) -> list[str]:
     """Return a line for every layer of an adapter that a base does not have in its shape."""
     if other := adapter.other_part:
-        return [f"{adapter.path} is of a {other}, and the base is another kind of network"]
+        return [f"{adapter.path} is a LoRA of a {other}; the base is another network"]
     found = []
     for layer in adapter.layers:
         down, up = adapter.shapes(layer)
@@ -92,7 +91,7 @@ def misfits(base: Mapping[str, Spec], adapter: AdapterFile) -> list[str]:
             found.append(f"{adapter.path} changes {layer}, which the base does not have")
         elif expected[0] != shape:
             found.append(
-                f"{adapter.path} changes {layer} as a weight of shape {list(shape)}, the base has "
+                f"{adapter.path} changes {layer} with shape {list(shape)}; in the base it has "
                 f"{list(expected[0])}"
             )
     return found

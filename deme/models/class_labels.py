@@ -1,4 +1,4 @@
-"""Models that are told the class of an image: by its number as a text, "0", "1", ..."""
+"""Class-conditional models; a class is given by its number as a text, "0", "1", ..."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,11 @@ import torch
 
 from deme.diffusion import Condition
 from deme.models.denoiser import DenoisingModel
+from deme.models.network_inputs import Row
 from deme.system import BadConfig
 
 LABELS = "class_labels"  # the networks' argument
+LABEL: Row = ((), torch.int64)  # of one image
 
 
 class ClassConditionalModel(DenoisingModel):
@@ -17,7 +19,9 @@ class ClassConditionalModel(DenoisingModel):
     The empty text means no class, for networks that were trained with such a label.
     """
 
-    takes_texts = True
+    is_conditional = True
+
+    example_text = "0"
 
     @property
     def num_classes(self) -> int:
@@ -25,22 +29,29 @@ class ClassConditionalModel(DenoisingModel):
         raise NotImplementedError
 
     @property
-    def no_class(self) -> int | None:
+    def null_class(self) -> int | None:
         """The label that means no class, None if there is none."""
         return None
 
+    @property
+    def is_guidable(self) -> bool:
+        """Whether it predicts without a class, too, as classifier-free guidance needs."""
+        return self.null_class is not None
+
     def condition(self, texts: Sequence[str]) -> Condition:
         """Return the labels [B] of classes that are given by their numbers. Raises BadConfig."""
-        return {LABELS: torch.tensor([self._label(text) for text in texts])}
+        labels = [self._label(text) for text in texts]
+        return {LABELS: torch.tensor(labels, device=self.network.device)}
 
     def _label(self, text: str) -> int:
         if not text:
-            if self.no_class is None:
+            if self.null_class is None:
                 raise BadConfig(
-                    "this model has no label for images without a class, which guidance and "
-                    "dropped captions need\ntype: guidance_scale=null data.caption_dropout=0"
+                    "this model has no label for images without a class, which classifier-free "
+                    "guidance and caption dropout need\n"
+                    "type: data.caption_dropout=0 to train, guidance_scale=1 to generate images"
                 )
-            return self.no_class
+            return self.null_class
         if not (text.isascii() and text.isdigit() and int(text) < self.num_classes):
             raise BadConfig(
                 f"{text!r} is not a class of this model, which has the classes 0 to "

@@ -16,16 +16,10 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from deme.diffusion import EMPTY_CONDITION, Condition, Network
-from deme.models.adapter import LoRA, check_rank, fuse, inject, layers_named
+from deme.models.adapter import LoRA, add_lora_layers, check_rank, fuse_lora, matching_layers
 from deme.models.adapter_files import read_factors, write_adapter
 from deme.models.checkpoint import NAME, load_into, open_weights
-from deme.models.layout import (
-    PLACEMENT,
-    PROJECTIONS,
-    is_flow,
-    network_folder,
-    read_placement,
-)
+from deme.models.layout import PLACEMENT, PROJECTIONS, is_flow, network_folder, read_placement
 from deme.models.noise import schedule_of
 from deme.models.projection import Projections, UNet
 from deme.system import (
@@ -49,9 +43,11 @@ class DenoisingModel(nn.Module):
 
     pipeline = "DDPMPipeline"  # diffusers' class that samples from it
     part = "unet"  # the network's name in a pipeline
-    distilled_guidance: float | None = None  # the scale that the network is told, if it is told one
+    distilled_guidance: float | None = None  # guidance scale, if it is an input of the network
     sample_size: tuple[int, int] | None = None  # height and width, if not those of the config
-    takes_texts = False  # whether its condition is of texts: prompts, or names of classes
+    is_conditional = False  # whether its condition is made from texts: prompts, or classes
+    is_resizable = True  # whether the network takes images of other sizes than in its config
+    example_text = ""  # one that it takes, if it is conditional
     # ends of the names of the layers that an adapter changes by default
     adapter_targets: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2")
 
@@ -76,10 +72,14 @@ class DenoisingModel(nn.Module):
         return self.network.config["in_channels"], height, width
 
     @property
-    def has_learned_variance(self) -> bool:
-        """Whether the network also returns a variance, after the prediction; it is not trained."""
-        found = self.network.config.get("out_channels")
-        return found == 2 * self.noise_shape[0]
+    def is_guidable(self) -> bool:
+        """Whether it also predicts without its condition, as guidance needs."""
+        return True
+
+    @property
+    def size_multiple(self) -> int:
+        """What height and width of the network's input must be multiples of."""
+        return 2 ** (len(self.network.config.get("block_out_channels", [0])) - 1)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -101,16 +101,16 @@ class DenoisingModel(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:
-        prediction = self.predict(x_t, self.schedule.network_time(t), condition)
-        return prediction[:, : x_t.shape[1]]  # without a learned variance
+        prediction = self.predict(x_t, self.schedule.timestep_input(t), condition)
+        return prediction[:, : x_t.shape[1]]  # without a predicted variance
 
     def predict(self, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Return all that the network returns for the time that it is told, [B, C or 2C, H, W]."""
-        return self.ask(x_t, time, condition)
+        """Return all that the network returns for its timestep input `time`, [B, C or 2C, H, W]."""
+        return self.call_network(x_t, time, condition)
 
-    def ask(self, x_t: Tensor, time: Tensor, condition: Condition, **more: object) -> Tensor:
+    def call_network(self, x_t: Tensor, time: Tensor, given: Condition, **more: object) -> Tensor:
         """Call the network; `more` are arguments of its own."""
-        found = self.network(x_t, timestep=time, **condition, **more, return_dict=False)
+        found = self.network(x_t, timestep=time, **given, **more, return_dict=False)
         return cast(Tensor, found[0])
 
     @property
@@ -123,14 +123,15 @@ class DenoisingModel(nn.Module):
         return EMPTY_CONDITION
 
     @property
-    def sampling(self) -> Mapping[str, object]:
-        """How stock sampling differs from what the scheduler's config says."""
+    def pipeline_sampling(self) -> Mapping[str, object]:
+        """How the pipeline of diffusers changes what the scheduler's config says, if it does."""
         return {}
 
     @property
     def sampler_config(self) -> dict[str, object]:
-        """What a sampler is made for: the scheduler's config, and `sampling`."""
-        return {**self.scheduler_config, **({"sampling": self.sampling} if self.sampling else {})}
+        """What a sampler is made for: the scheduler's config, and `pipeline_sampling`."""
+        changes = {"sampling": self.pipeline_sampling} if self.pipeline_sampling else {}
+        return {**self.scheduler_config, **changes}
 
     @property
     def is_latent(self) -> bool:
@@ -156,10 +157,10 @@ class DenoisingModel(nn.Module):
             what = "an adapter" if self.adapter is not None else "channel projections"
             raise BadConfig(f"the model already has {what}\ntype: adapter=none")
         targets = self.adapter_targets if adapter.targets is None else adapter.targets
-        layers = layers_named(self.network, targets, all_needed=adapter.targets is not None)
+        layers = matching_layers(self.network, targets, all_needed=adapter.targets is not None)
         if not is_stored:
             check_rank(self.network, adapter, layers)
-        inject(self.network, adapter, layers)
+        add_lora_layers(self.network, adapter, layers)
         self.adapter = replace(adapter, targets=layers)
 
     @property
@@ -177,7 +178,7 @@ class DenoisingModel(nn.Module):
     def fuse_adapter(self) -> None:
         """Add the adapter's change to the weights, if there is one; the model is then plain."""
         if self.adapter is not None:
-            fuse(self.network)
+            fuse_lora(self.network)
             self.adapter = None
 
     def add_projections(self, placement: str = "blocks") -> None:

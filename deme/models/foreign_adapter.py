@@ -1,5 +1,6 @@
 """LoRAs of other programs, read by diffusers' converters: diffusers', peft's, kohya's formats."""
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -40,24 +41,27 @@ def read_foreign(file: Path, pipeline: str, part: str, network: dict[str, Any]) 
     for mark, kind in OTHERS.items():
         if any(mark in name for name in names):
             raise BadConfig(
-                f"{file} is an adapter of the kind {kind}; only plain LoRA is read here"
+                f"{file} is an adapter of the kind {kind}; only plain LoRA can be merged"
             )
     reader = getattr(getattr(diffusers, pipeline, None), "lora_state_dict", None)
     if reader is None:
         raise BadConfig(
-            f"{file} cannot be read: of other programs' LoRAs, those of bases are read for which "
-            f"diffusers has a LoRA loader, and {pipeline} has none\ntype: model.path=<their base>"
+            f"{file} is a LoRA of another program; diffusers reads such files, but has no LoRA "
+            f"loader for {pipeline}\ntype: model.path=<the base of this LoRA>, if that is another"
         )
-    options = {"unet_config": _Config(network)} if part == "unet" else {}
+    options: dict[str, Any] = {"unet_config": _Config(network)} if part == "unet" else {}
+    if "return_alphas" in inspect.signature(reader).parameters:
+        options["return_alphas"] = True
     try:
         with quietly():
             found, *more = reader(str(file), return_lora_metadata=True, **options)
     except Exception as error:  # whatever a converter makes of names that it does not know
         raise WorkFailed(f"{file} cannot be read as a LoRA: {first_line(error)}") from error
     alphas, metadata = ({}, more[0]) if len(more) == 1 else (more[0] or {}, more[1])
+    alphas = {**{n: v for n, v in found.items() if n.endswith(".alpha")}, **alphas}
     settings = metadata or {}
     if settings.get(f"{part}.use_rslora"):
-        raise BadConfig(f"{file} is an rsLoRA; only plain LoRA is read here")
+        raise BadConfig(f"{file} is an rsLoRA; only plain LoRA can be merged")
     factors = {n.removeprefix(f"{part}."): v for n, v in found.items() if n.startswith(f"{part}.")}
     if not factors and not any("." in n and n.split(".")[0].startswith("text_enc") for n in found):
         factors = {n.removeprefix("base_model.model."): v for n, v in found.items()}  # peft's
@@ -67,7 +71,7 @@ def read_foreign(file: Path, pipeline: str, part: str, network: dict[str, Any]) 
             factors = convert_unet_state_dict_to_peft(factors)
             alphas = convert_unet_state_dict_to_peft(alphas)
     if left := sum(name.startswith("text_encoder") for name in found):
-        logger.warning("%s also changes text encoders (%d tensors): left out", file, left)
+        logger.warning("%s also changes text encoders: these %d tensors are left out", file, left)
     return StateDict(file, _scaled(file, factors, alphas, settings, part))
 
 
@@ -93,7 +97,9 @@ def _scaled(
     incomplete = sorted(layer for layer, both in layers.items() if both.keys() != {"A", "B"})
     if not layers or incomplete:
         which = f"of layer {incomplete[0]}" if incomplete else "of any layer"
-        raise WorkFailed(f"{file} has not both factors {which} that this base has\nget it again")
+        raise WorkFailed(
+            f"{file} lacks a factor, A or B, {which}\nget the file again, or check model.path"
+        )
     known = {re.sub(r"\.lora_[AB]\.weight$", "", n): float(v) for n, v in alphas.items()}
     patterns = settings.get(f"{part}.alpha_pattern") or {}
     found: dict[str, Tensor] = {}

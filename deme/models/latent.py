@@ -19,9 +19,9 @@ class Encoders(Protocol):
     """The frozen parts of a pipeline in `folder`: its VAE and its text encoders.
 
     `factor`: pixels of an image per latent pixel, along each side; `num_channels`: of an image.
-    `conditions` makes what the network is told of texts, `moments` the mean and the standard
+    `conditions` makes the network's conditioning from texts, `moments` the mean and the standard
     deviation [B, C, h, w] of the scaled latents of images [B, 3, H, W] in -1..1, `images` the
-    reverse. `truncated` counts texts that are longer than `max_tokens`.
+    reverse. `truncated` counts the texts that are too long, where that is known, else 0.
     """
 
     folder: Path
@@ -31,9 +31,6 @@ class Encoders(Protocol):
 
     @property
     def num_channels(self) -> int: ...
-
-    @property
-    def max_tokens(self) -> int: ...
 
     def content_hash(self) -> str: ...
 
@@ -57,7 +54,7 @@ class LatentModel(DenoisingModel):
     one is a pipeline that stock diffusers loads.
     """
 
-    takes_texts = True
+    is_conditional = True
     # model_index.json of a folder without one, but for the network and the scheduler
     index: ClassVar[JsonObject] = {}
 
@@ -73,8 +70,14 @@ class LatentModel(DenoisingModel):
         (_, height, width), factor = self.noise_shape, self.encoders.factor
         return self.encoders.num_channels, height * factor, width * factor
 
+    @property
+    def size_multiple(self) -> int:
+        """What height and width of the latents must be multiples of: the side of a patch."""
+        patch: int = self.network.config.get("patch_size") or 1
+        return patch
+
     def condition(self, texts: Sequence[str]) -> Condition:
-        """Return what the network is told of prompts."""
+        """Return the network's conditioning for prompts."""
         return self.encoders.to(self.network.device).conditions(texts)
 
     def decode(self, x0: Tensor) -> Tensor:

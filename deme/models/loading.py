@@ -1,4 +1,4 @@
-"""Load whatever model a folder holds."""
+"""Load the model in a folder, whichever of deme/models/families it is; or a LoRA and its base."""
 
 import functools
 import importlib
@@ -12,7 +12,7 @@ from deme.models.adapter_files import is_adapter, read_lora
 from deme.models.denoiser import DenoisingModel
 from deme.models.foreign import check_model_folder
 from deme.models.layout import COPY_OF_EMA, check_ema, network_folder, read_json_object
-from deme.models.trial import Arguments
+from deme.models.network_inputs import NetworkInputs
 from deme.system import BadConfig, MissingInput, locate, model_folders, read_about
 
 
@@ -20,18 +20,34 @@ def load_pretrained(path: str, ema: bool = False, size: int | None = None) -> De
     """Load the model of a `model` option; see `load_folder`.
 
     `ema`: take unet_ema/. `size`: pixels per side of its images, if not those of its configs.
-    Raises BadConfig for a size that latents cannot have.
+    Raises BadConfig for a size that its network cannot have.
     """
     model = load_folder(path, ema, "model.ema=true")
-    if size is not None:
-        factor = max(1, model.image_shape[1] // model.noise_shape[1])
-        if size % factor:
-            raise BadConfig(
-                f"model.size={size} is not a multiple of {factor}, the pixels of a latent pixel"
-                f"\ntype: model.size={max(1, size // factor) * factor}"
-            )
-        model.sample_size = (size // factor, size // factor)
+    set_size(model, size)
     return model
+
+
+def set_size(model: DenoisingModel, size: int | None) -> None:
+    """Let a model make images of `size` pixels per side, if not None.
+
+    Raises BadConfig for a size that its network cannot have.
+    """
+    if size is None:
+        return
+    _, side, _ = model.image_shape
+    factor = max(1, side // model.noise_shape[1])
+    multiple = factor * model.size_multiple
+    if not model.is_resizable and size != side:
+        raise BadConfig(
+            f"model.size={size}: a {type(model.network).__name__} has images of one size, here "
+            f"{side}\ntype: model.size=null"
+        )
+    if size % multiple:
+        raise BadConfig(
+            f"model.size={size} is not a multiple of {multiple} pixels, as the downsampling of the "
+            f"VAE and of the network needs\ntype: model.size={max(1, size // multiple) * multiple}"
+        )
+    model.sample_size = (size // factor, size // factor)
 
 
 def load_folder(path: str, ema: bool = False, advice: str = COPY_OF_EMA) -> DenoisingModel:
@@ -64,14 +80,14 @@ def _sized(model: DenoisingModel, folder: Path) -> DenoisingModel:
 def _adapted(path: str, folder: Path) -> DenoisingModel:
     """Return the base that an adapter's deme.json names, with the adapter.
 
-    Raises MissingInput for a base that is not here, BadConfig for one that has changed.
+    Raises MissingInput for a base that is not here, BadConfig without a name of one.
     """
     about = read_about(folder)
     base = about.get("base_model")
     if base is None:
         raise BadConfig(
-            f"{path} is a LoRA whose deme.json does not name its base\n"
-            "type: deme merge model.path=<base> inputs.experts=[<LoRA>]"
+            f"{path} is a LoRA whose deme.json does not name its base; it can only be merged\n"
+            f"type: deme merge model=diffusers model.path=<base> inputs.experts=[{path}]"
         )
     model = load_folder(base, bool(about.get("base_ema")), advice="")
     model.add_adapter(read_lora(folder), is_stored=True)
@@ -83,28 +99,30 @@ class Family(Protocol):
     """A module of deme/models/families.
 
     `from_configs` makes the model of a folder (`path` names it in messages) without its weights;
-    `arguments` returns what the network takes for one image, by its config.
+    `network_inputs` returns what the network takes, by its config.
     """
 
     NETWORKS: tuple[str, ...]  # kinds of networks
 
     def from_configs(self, path: str, folder: Path) -> DenoisingModel: ...
 
-    def arguments(self, stated: Mapping[str, Any], num_tokens: int = ...) -> Arguments: ...
+    def network_inputs(
+        self, stated: Mapping[str, Any], num_tokens: int | None = None
+    ) -> NetworkInputs: ...
 
 
-def network_kind(stated: Mapping[str, object]) -> str:
+def network_type(stated: Mapping[str, object]) -> str:
     """Return the kind of a network's config: its class, and its further conditions, if any."""
     kind, addition = (
         str(stated.get("_class_name") or "UNet2DModel"),
         stated.get("addition_embed_type"),
     )
-    return kind if addition is None else f"{kind}:{addition}"
+    return kind if addition is None else f"{kind} with addition_embed_type={addition}"
 
 
 @functools.cache
 def families_by_network() -> Mapping[str, Family]:
-    """Return the families by the kinds of networks that they have, see `network_kind`."""
+    """Return the families by the kinds of networks that they have, see `network_type`."""
     found: dict[str, Family] = {}
     for each in pkgutil.iter_modules(families.__path__):
         module = cast(Family, importlib.import_module(f"{families.__name__}.{each.name}"))
@@ -123,7 +141,7 @@ def _family(path: str, folder: Path) -> Family:
             "top)"
             + (f"\nit is a run; type: model.path={path}/weights/{inside[0]}" if inside else "")
         )
-    kind, known = network_kind(stated), families_by_network()
+    kind, known = network_type(stated), families_by_network()
     if kind not in known:
         raise BadConfig(f"{path} holds a {kind}; allowed: {', '.join(known)}")
     return known[kind]

@@ -50,7 +50,7 @@ def read_scheduler(path: str, folder: Path) -> JsonObject:
     )
 
 
-def made_scheduler(arguments: Mapping[str, object]) -> JsonObject:
+def scheduler_config_of(arguments: Mapping[str, object]) -> JsonObject:
     """Return the config of a scheduler of diffusers: DDPMScheduler, or what `_class_name` names."""
     kind = str(arguments.get("_class_name", "DDPMScheduler"))
     if not hasattr(diffusers, kind):
@@ -116,14 +116,13 @@ def _checked(path: str, scheduler: JsonObject) -> JsonObject:
     if is_flow(scheduler):
         if strange := [name for name in UNSUPPORTED if scheduler.get(name)]:
             raise BadConfig(
-                f"{path} has a {kind} with {', '.join(strange)}, with which no model can be "
-                "trained here"
+                f"{path} has a {kind} with {', '.join(strange)}, which training does not support"
             )
         return scheduler
     if kind.removesuffix("Scheduler") not in SCHEDULERS:
         raise BadConfig(
-            f"{path} has a {kind}, which is neither of a variance-preserving diffusion with T "
-            f"betas nor of flow matching\nallowed: {', '.join(SCHEDULERS)}, FlowMatchEulerDiscrete,"
+            f"{path} has a {kind}; only variance-preserving schedules with T betas and flow "
+            f"matching are supported\nallowed: {', '.join(SCHEDULERS)}, FlowMatchEulerDiscrete,"
             " FlowMatchHeunDiscrete (each with Scheduler at its end)"
         )
     noise = {name: value for name, value in noise_of(scheduler).items() if name in NOISE}

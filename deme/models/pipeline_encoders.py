@@ -56,7 +56,10 @@ class PipelineEncoders:
 
     def content_hash(self) -> str:
         """Return the hash of all that determines latents and conditions but images and captions."""
-        return sha256_text("\n".join(sha256(self.folder / part) for part in self.parts))
+        index = read_json_object(self.folder / "model_index.json")
+        flags = {n: value for n, value in index.items() if not is_part(value) and n[0] != "_"}
+        hashes = [sha256(self.folder / part) for part in self.parts]
+        return sha256_text("\n".join([*hashes, repr(sorted(flags.items()))]))
 
     @cached_property
     def _vae_config(self) -> NetworkConfig:
@@ -74,13 +77,8 @@ class PipelineEncoders:
         """Channels of an image."""
         return self._vae_config.get("in_channels") or 3
 
-    @property
-    def max_tokens(self) -> int:
-        """The tokens that a text may have are known to the pipeline alone: no limit is told."""
-        return 1 << 30
-
     def truncated(self, texts: Sequence[str]) -> int:
-        """Return 0: see `max_tokens`."""
+        """Return 0: how long a text may be is known inside diffusers' pipeline alone."""
         return 0
 
     def to(self, device: torch.device | str) -> Self:
@@ -107,13 +105,13 @@ class PipelineEncoders:
 
     @torch.no_grad()
     def conditions(self, texts: Sequence[str]) -> Condition:
-        """Return what the network is told of texts, a row for each."""
+        """Return the network's conditioning for texts, a row for each."""
         return self._encode(self._pipeline.to(self.device), list(texts))
 
     @property
     def _scale(self) -> tuple[float, float]:
         """The factor and the shift that give the latents about unit variance."""
-        stated = self._vae_config
+        stated = self._pipeline.vae.config  # with the defaults of its class
         return stated.get("scaling_factor") or 1.0, stated.get("shift_factor") or 0.0
 
     @torch.no_grad()

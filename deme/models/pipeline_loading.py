@@ -1,20 +1,19 @@
 """Make the model of a pipeline's folder whose frozen parts are used through diffusers' pipeline."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import diffusers
 
 from deme.models.latent import LatentModel
 from deme.models.layout import network_folder, read_json_object
+from deme.models.network_inputs import InputsOf
 from deme.models.noise import read_scheduler
 from deme.models.pipeline_encoders import Encode, PipelineEncoders
-from deme.models.trial import Arguments, Constants, config_errors, no_constants, try_config
+from deme.models.trial import config_errors, try_config
 from deme.system import BadConfig
 
 T = TypeVar("T", bound=LatentModel)
-TRIED_TOKENS = 8  # of the text in the trial of a config
 
 
 def load_latent(
@@ -22,24 +21,20 @@ def load_latent(
     path: str,
     folder: Path,
     network: str,
-    arguments: Callable[..., Arguments],
+    inputs_of: InputsOf,
     encode: Encode,
-    constants: Constants = no_constants,
 ) -> T:
     """Return the model of a pipeline's folder without the weights of its network.
 
-    `network`: its class in diffusers; `arguments`, `encode`, `constants`: see the families. Raises
-    MissingInput, BadConfig, WorkFailed.
+    `network`: its class in diffusers; `inputs_of`: its inputs by its config; `encode`: what makes
+    its condition of texts. Raises MissingInput, BadConfig, WorkFailed.
     """
     stated = read_json_object(network_folder(folder) / "config.json")
     scheduler = read_scheduler(path, folder)
     encoders = PipelineEncoders(folder, path, kind.pipeline, kind.part, encode)
 
-    def tried(config: Mapping[str, Any]) -> Arguments:
-        return arguments(config, num_tokens=TRIED_TOKENS)
-
     with config_errors(path):
-        try_config(path, folder, network, stated, tried, lambda: constants(TRIED_TOKENS))
+        try_config(path, folder, network, stated, inputs_of)
         made = getattr(diffusers, network).from_config(stated)
     sizes = made.config
     given, returned = sizes["in_channels"], sizes.get("out_channels")

@@ -77,7 +77,7 @@ def usual_schedule(name: str, num_timesteps: int) -> NoiseSchedule:
 def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
     """Return the model's own schedule as "its own" and the usual ones that differ from it.
 
-    Straight paths of flow matching differ by their shift alone, which no network is told.
+    Straight paths of flow matching differ by their shift alone, which is no input of a network.
     """
     total = own.num_timesteps
     if total < FEWEST:
@@ -86,7 +86,7 @@ def known_schedules(own: NoiseSchedule) -> dict[str, NoiseSchedule]:
     far = {
         n: s
         for n, s in usual.items()
-        if float((s.signal_share - own.signal_share).abs().max()) > 0.02
+        if float((s.equivalent_alpha_bar - own.equivalent_alpha_bar).abs().max()) > 0.02
     }
     flow = {} if isinstance(own, FlowSchedule) else {"flow": FlowSchedule(total)}
     return {"its own": own, **far, **flow}
@@ -116,21 +116,21 @@ def probe(
     fits: list[Fit] = []
     own = next(iter(schedules.values()))
 
-    def told(x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        prediction: Tensor = bind_condition(network, condition)(x_t, own.timestep_told(time))
+    def call_network(x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        prediction: Tensor = bind_condition(network, condition)(x_t, own.timestep_of_input(time))
         return prediction.float()
 
     for name, schedule in schedules.items():
         for value_range in [STATED_RANGE] if fits else VALUE_RANGES:
             scale, shift = VALUE_RANGES[value_range]
             x0 = images * scale + shift
-            shares = _shares(told, schedule, x0, eps, levels, device, batch_size, condition)
+            shares = _shares(call_network, schedule, x0, eps, levels, device, batch_size, condition)
             fits += [Fit(Hypothesis(p, name, value_range), share) for p, share in shares.items()]
     return sorted(fits, key=lambda fit: fit.unexplained)
 
 
 def _shares(
-    told: Callable[[Tensor, Tensor, Condition], Tensor],
+    call_network: Callable[[Tensor, Tensor, Condition], Tensor],
     schedule: NoiseSchedule,
     x0: Tensor,
     eps: Tensor,
@@ -141,15 +141,15 @@ def _shares(
 ) -> dict[str, Tensor]:
     variance = max(float(x0.double().var()), 1e-12)
     share = levels / (levels + variance)  # SNR variance = level
-    t = (schedule.signal_share[None] - share[:, None]).abs().argmin(1)
-    known = [each for each in PREDICTION_TYPES if schedule.has(each)]
+    t = (schedule.equivalent_alpha_bar[None] - share[:, None]).abs().argmin(1)
+    known = [each for each in PREDICTION_TYPES if schedule.supports(each)]
     found: dict[str, list[Tensor]] = {prediction_type: [] for prediction_type in known}
     for first in range(0, len(x0), batch_size):
         rows = slice(first, first + batch_size)
         images, noise, times = (part[rows].to(device) for part in (x0, eps, t))
         x_t = schedule.add_noise(images, noise, times)
         given = moved(rows_of(condition, rows), device)
-        prediction = told(x_t, schedule.network_time(times), given)
+        prediction = call_network(x_t, schedule.timestep_input(times), given)
         for prediction_type in known:
             guess = schedule.predicted_x0(prediction_type, prediction, x_t, times)
             error = (guess - images).double().square().flatten(1).mean(1) / variance

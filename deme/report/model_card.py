@@ -39,8 +39,11 @@ def model_card(
 
     `projections` of the model in the folder: "none", "folded" or "kept".
     """
-    takes_prompts = model.pipeline == "StableDiffusionPipeline"
+    takes_prompts = model.is_latent
     task = "text-to-image" if takes_prompts else "unconditional-image-generation"
+    import diffusers
+
+    reads_loras = hasattr(getattr(diffusers, model.pipeline), "load_lora_weights")
     method = ["decouple-then-merge"] if record.kind in ("merged", "expert") else []
     front = {
         "library_name": "diffusers",
@@ -66,12 +69,22 @@ def model_card(
         projections=projections,
         num_parameters=num_parameters,
         takes_prompts=takes_prompts,
+        has_stock_pipeline=_has_stock_pipeline(model, reads_loras),
         model=model,
         paper=PAPER,
         sampler=_ddim_settings(record),
         trainings=_trainings(record),
         teachers=_teachers(record),
     )
+
+
+def _has_stock_pipeline(model: "DenoisingModel", reads_loras: bool) -> bool:
+    """Whether diffusers has a pipeline that generates images with the exported folder."""
+    from deme.diffusion import FlowSchedule
+
+    if model.adapter is not None:
+        return reads_loras
+    return model.is_latent or not (model.is_conditional or isinstance(model.schedule, FlowSchedule))
 
 
 def _different(evaluations: Sequence[Evaluation]) -> list[Evaluation]:

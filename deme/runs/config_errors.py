@@ -168,10 +168,8 @@ def _unknown_key(key: str, known: list[str], stage: str) -> str:
         ]
         allowed = ", ".join(inside) or "(none)"
         if others := _options_with(parent, key.removeprefix(f"{parent}.")):
-            return (
-                f"unknown key {key!r}: it is one of {', '.join(others)}\n"
-                f"type: {others[0]} {key}=<value>"
-            )
+            alone = f"\ntype: {others[0]} {key}=<value>" if len(others) == 1 else ""
+            return f"unknown key {key!r}: only {', '.join(others)} has such a key{alone}"
         return f"unknown key {key!r}; {near}keys of {parent}: {allowed}"
     if key in groups():
         sweep = "\nfor the jobs of a sweep, type: -m hydra/launcher=<launcher>"

@@ -45,8 +45,8 @@ class FlowEuler(Sampler):
         """
         if not is_flow(scheduler_config):
             raise BadConfig(
-                f"{type(self).__name__} samples from flow-matching models, and this model's noise "
-                "schedule has betas\ntype: sampler=ddim"
+                f"{type(self).__name__} is a sampler of flow-matching models, and the noise "
+                "schedule of this model has betas\ntype: sampler=ddim"
             )
         schedule, _ = schedule_of(dict(scheduler_config))
         assert isinstance(schedule, FlowSchedule)
@@ -81,7 +81,7 @@ class FlowEuler(Sampler):
         """Return the steps; their timesteps for the noise schedule are mostly fractions."""
         times = scheduler.timesteps.double()
         schedule, _ = schedule_of(dict(scheduler_config))
-        places = schedule.timestep_told(times).tolist()
+        places = schedule.timestep_of_input(times).tolist()
         pairs = zip(times.tolist(), places, strict=True)
         return [Step(time, round(t, DIGITS)) for time, t in pairs]
 

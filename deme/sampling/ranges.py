@@ -8,7 +8,7 @@ from deme.diffusion.ranges import from_boundaries
 from deme.sampling.sampler import Sampler
 
 
-def by_sampler(
+def equal_sampler_steps(
     num_ranges: int, sampler: Sampler, num_timesteps: int, scheduler_config: Mapping[str, object]
 ) -> list[TimestepRange]:
     """Return `num_ranges` ranges whose numbers of steps of the sampler differ by at most one.

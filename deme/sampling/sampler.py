@@ -17,7 +17,7 @@ SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # that every class
 class Step(NamedTuple):
     """A step of a sampler: its timestep for the scheduler, and for the noise schedule."""
 
-    scheduler_time: float
+    scheduler_timestep: float
     t: float
 
 
@@ -82,7 +82,7 @@ class BetaSampler(Sampler):
         given = dict(scheduler_config)
         if is_flow(given):
             raise BadConfig(
-                f"{type(self).__name__} samples from diffusion models whose noise schedule has "
+                f"{type(self).__name__} is a sampler of diffusion models whose noise schedule has "
                 "betas, and this model is of flow matching\ntype: sampler=flow_euler"
             )
         if given.get("trained_betas") is None and given.get("beta_schedule") not in SCHEDULES:

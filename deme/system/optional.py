@@ -33,11 +33,11 @@ def check_installed(name: str, purpose: str, extra: str) -> None:
 def _missing(name: str, purpose: str, extra: str) -> MissingInput:
     return MissingInput(
         f"the library `{name}`, which {purpose}, is not installed\n"
-        f"type: pip install {libraries(extra)}"
+        f"type: pip install {requirements_of_extra(extra)}"
     )
 
 
-def libraries(extra: str) -> str:
+def requirements_of_extra(extra: str) -> str:
     """Return what the optional dependencies `extra` are, as pip takes them on a command line."""
     try:
         found = requires("deme-diffusion") or []

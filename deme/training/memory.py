@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from deme.methods.deme import hold_as_cast
-from deme.models.trial import Arguments, nested, no_constants
+from deme.models.network_inputs import NetworkInputs
 
 CAST = (nn.Conv2d, nn.Linear)  # autocast keeps copies of their weights until the backward pass ends
 
@@ -78,14 +78,12 @@ class TrainingMemory:
 def training_memory(
     student: Callable[[], nn.Module],
     teacher: Callable[[], nn.Module] | None,
-    inputs: Arguments,
+    inputs: NetworkInputs,
     plan: Plan,
-    constants: Callable[[], Mapping[str, object]] = no_constants,
 ) -> TrainingMemory:
     """Return the memory of training a diffusers network, without images and the device's libraries.
 
-    `student()` makes the network, with whatever else is trained as a submodule of it; `inputs` are
-    the network's arguments for one image, `constants()` those that have no row for each image.
+    `student()` makes the network, with whatever else is trained as a submodule of it.
     """
     rows = math.ceil(plan.batch_size / max(1, plan.tasks))
     with torch.device("meta"):
@@ -102,9 +100,7 @@ def training_memory(
         for module in (network, frozen):
             if module is not None:
                 module.to_empty(device="cpu")
-        most = most_alive(
-            lambda: _step(network, frozen, inputs, rows, plan, constants), [network, frozen]
-        )
+        most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
     size = _bytes(network.parameters())
     cast = [p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False)]
     casts = _bytes(cast) // 2 if plan.dtype is not None else 0
@@ -123,10 +119,9 @@ def training_memory(
 def _step(
     network: nn.Module,
     frozen: nn.Module | None,
-    inputs: Arguments,
+    inputs: NetworkInputs,
     rows: int,
     plan: Plan,
-    constants: Callable[[], Mapping[str, object]],
 ) -> None:
     """Go forward and backward as the trainer does, which drops old gradients between the two.
 
@@ -135,8 +130,7 @@ def _step(
     """
     for p in network.parameters():
         p.grad = torch.zeros_like(p)
-    given = {n: torch.zeros(rows, *shape, dtype=kind) for n, (shape, kind) in inputs.items()}
-    batch = {**nested(given), **constants()}
+    batch = inputs.batch(rows)
     with torch.autocast("cpu", plan.dtype, enabled=plan.dtype is not None):
         prediction = network(**batch, return_dict=False)[0]
         loss = mse_loss(prediction, torch.zeros_like(prediction))

@@ -236,7 +236,7 @@ def build_adapter(spec):
 
 
 def build_timestep_density(spec):
-    shares = instantiate(spec)(torch.linspace(0, 1, 11)).diff()
+    shares = instantiate(spec).cdf(torch.linspace(0, 1, 11)).diff()
     assert float(shares.sum()) == pytest.approx(1)
     assert bool((shares > 0).all())
 

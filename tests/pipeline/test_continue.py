@@ -35,6 +35,9 @@ def test_a_run_that_goes_on_is_the_longer_run_bit_for_bit(ema, tmp_path):
     assert not (on / "checkpoints/last.ckpt").exists()
     whole = done(words(12, *options), tmp_path)
     assert len({short, on, whole}) == 3
+    kept = [sorted(p.name for p in one.glob("weights/snapshots/*")) for one in (on, whole)]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == (3 if ema == "post_hoc" else 0)
     for kind in ("raw", "ema"):
         one, other = weights(on, kind), weights(whole, kind)
         assert all(torch.equal(one[name], other[name]) for name in other)
@@ -55,7 +58,7 @@ def test_it_can_go_on_twice(first):
 @pytest.mark.parametrize(
     ("steps", "more", "code", "message"),
     [
-        (7, [], 2, "num_steps=7 counts them, too\ntype: num_steps=14"),
+        (7, [], 2, "num_steps=7 is the total, which includes the 7 steps"),
         (12, ["optimizer.lr=1e-3"], 2, "other settings, such as optimizer.lr"),
         (12, ["seed=1"], 2, "other settings, such as seed"),
     ],
@@ -64,6 +67,18 @@ def test_slips_are_told_before_any_work(steps, more, code, message, first):
     place, short = first
     found, text = run(words(steps, f"inputs.continue_from={short}", *more), place)
     assert (found, message in text) == (code, True), text
+
+
+def test_a_kept_checkpoint_stays_when_the_run_is_typed_again(first):
+    place, short = first
+    assert done(words(7), place) == short
+    assert (short / "checkpoints/last.ckpt").is_file()
+
+
+def test_another_teacher_is_another_setting(first):
+    place, short = first
+    code, text = run(words(12, f"inputs.continue_from={short}", f"inputs.teacher={short}"), place)
+    assert (code, "other settings, such as inputs.teacher" in text) == (2, True), text
 
 
 def test_a_run_without_a_checkpoint_is_told(first):

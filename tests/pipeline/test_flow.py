@@ -32,7 +32,7 @@ METHODS = {
     "by_gradient": ["method=deme", "ranges=gradient", "ranges.num_bins=4", "ranges.num_images=64", "expert=1"],
     "by_sigma": ["method=deme", "ranges=sigma", "expert=3", "timestep_density=logit_normal"],
     "by_levels": ["method=deme", "ranges=levels", "ranges.levels=[0,0.875,1]", "expert=1"],
-    "by_sampler": ["method=deme", "ranges=sampler", "expert=0"],
+    "equal_sampler_steps": ["method=deme", "ranges=sampler", "expert=0"],
     "by_log_snr": ["method=deme", "ranges=log_snr", "expert=0"],
 }  # fmt: skip
 

@@ -157,6 +157,29 @@ def test_experts_are_routed_searched_distilled_and_exported(experts, tmp_path):
     torch.testing.assert_close(of_model(tmp_path / "out"), of_model(weights_folder(runs[0])))
 
 
+def test_an_average_of_loras_is_a_whole_model(experts):
+    place, runs = experts
+    averaged = done(["average", "average=mean", f"inputs.run=[{','.join(map(str, runs))}]"], place)
+    fused = done(
+        ["merge", TEXT[0], given(runs), "lora.form=fuse", "merge.weights=[0.5,0.5]"], place
+    )
+    torch.testing.assert_close(
+        of_model(weights_folder(averaged)), of_model(weights_folder(fused)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_what_loras_cannot_do_is_one_message(experts):
+    place, runs = experts
+    lora = weights_folder(runs[0])
+    words = ["train", "model=diffusers", f"model.path={lora}", TEXT[1], *TINY_TRAIN]
+    code, text = run(words, place)
+    assert (code, "lora.form=fuse" in text) == (2, True), text
+    other = done(["train", *TEXT, *EXPERTS, *LORA, "adapter.rank=2", "expert=1"], place)
+    words = ["evaluate", *TEXT, "metrics=loss", "source=experts", given([runs[0], other])]
+    code, text = run(words, place)
+    assert (code, "must have the same base, rank and layers" in text) == (2, True), text
+
+
 def test_a_killed_training_of_an_adapter_goes_on_bit_for_bit(tmp_path):
     words = [
         "train",
@@ -197,6 +220,7 @@ def test_a_killed_training_of_an_adapter_goes_on_bit_for_bit(tmp_path):
         (["adapter.targets=[nowhere]"], "no layer's name ends with 'nowhere'"),
         (["projection=foldable"], "already has channel projections"),
         (["compute.strategy=fsdp"], "adapter"),
+        (["method=deme", "method.teacher=ema"], "cannot be combined with adapter=lora"),
     ],
 )  # fmt: skip
 def test_slips_with_adapters_are_one_message(words, message, tmp_path):

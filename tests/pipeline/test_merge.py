@@ -150,7 +150,7 @@ def test_a_precision_is_chosen_by_what_survives_in_it(experts, tmp_path):
             for t in tensors.TensorFile(merged / "weights/merged" / UNET).read_all().values()
         }
         assert kinds == {f"torch.{expected}"}
-        assert "of the change survives in bfloat16" in (merged / "log.txt").read_text()
+        assert "rounding to bfloat16 keeps" in (merged / "log.txt").read_text()
 
 
 def test_slips_are_told(experts, tmp_path):

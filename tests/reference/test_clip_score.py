@@ -16,7 +16,7 @@ from deme.metrics.clip_score import ClipScore
 from deme.metrics.open_clip_score import OpenClipScore, model_settings, preprocessing_of
 from deme.system import files
 from deme.system.errors import BadConfig, WorkFailed
-from deme.system.optional import libraries
+from deme.system.optional import requirements_of_extra
 from tests.clips import OPEN_CLIP, hugging_face_clip, open_clip_file
 from tests.reference.test_vision import pictures
 
@@ -415,7 +415,7 @@ def test_without_the_libraries_it_says_what_to_type(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(
         BadConfig,
-        match=rf"\ntype: pip install {re.escape(libraries('text'))}",
+        match=rf"\ntype: pip install {re.escape(requirements_of_extra('text'))}",
     ):
         make(OpenClipScore, root)
     monkeypatch.setitem(sys.modules, "transformers", None)

@@ -11,7 +11,7 @@ from deme.builders.adapters import adapters_of, merge_adapters
 from deme.builders.checkpoints import open_plan
 from deme.diffusion import ShardedRandom, TimestepRange, generator
 from deme.diffusion.timesteps import RangeSampler
-from deme.merging.adapters import concatenated, of_change, reduced
+from deme.merging.adapters import concatenate_factors, low_rank_factors, truncate_rank
 from deme.merging.combine import Merge
 from deme.merging.methods.dare import dare
 from deme.merging.methods.model_stock import model_stock
@@ -20,9 +20,9 @@ from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.stream import merge_folder
 from deme.methods.deme import DeMe
-from deme.models.adapter import LoRA, WithoutAdapter, factors
+from deme.models.adapter import BaseOfAdapter, LoRA, factors
 from deme.models.adapter_files import CONFIG, WEIGHTS, read_lora
-from deme.models.adapter_tensors import change
+from deme.models.adapter_tensors import delta_weight
 from deme.models.loading import load_folder
 from deme.runs import base_hash
 from deme.system import BadConfig, WorkFailed
@@ -69,7 +69,7 @@ def test_only_the_adapter_is_trained_and_the_teacher_is_the_base_bit_for_bit(bat
     assert {name.rpartition(".lora_")[1] for name in model.trained_parameters()} == {".lora_"}
     weights = torch.ones(T, dtype=torch.float64)
     method = DeMe(weights, RangeSampler(TimestepRange(0, T), T), 1.0)
-    method.prepare(lambda: WithoutAdapter(model), "cpu")
+    method.prepare(lambda: BaseOfAdapter(model), "cpu")
     optimizer = torch.optim.SGD(model.trained_parameters().values(), lr=0.1)
     before = {n: p.clone() for n, p in model.named_parameters()}
     for step in range(3):
@@ -94,7 +94,7 @@ def test_only_the_adapter_is_trained_and_the_teacher_is_the_base_bit_for_bit(bat
 def test_switching_off_keeps_dropout_out_of_the_teacher(batch):
     base, model = tiny(dropout=0.5), adapted(key="d", dropout=0.5)
     model.train()
-    assert torch.equal(WithoutAdapter(model)(*batch), base.eval()(*batch))
+    assert torch.equal(BaseOfAdapter(model)(*batch), base.eval()(*batch))
     assert any(p.training for p in model.modules() if isinstance(p, torch.nn.Dropout))
 
 
@@ -140,10 +140,10 @@ SHAPES = [((3, 20), (16, 3)), ((3, 5, 3, 3), (8, 3, 1, 1))]
 def test_concatenated_factors_are_the_weighted_sum_of_changes_exactly(shapes):
     parts = [(drawn(*shapes[0], key=("a", i)), drawn(*shapes[1], key=("b", i))) for i in range(4)]
     weights = [0.5, -0.2, 1.5, 0.25]
-    expected = sum(w * change(p) for w, p in zip(weights, parts, strict=True))
-    found = concatenated(parts, weights)
+    expected = sum(w * delta_weight(p) for w, p in zip(weights, parts, strict=True))
+    found = concatenate_factors(parts, weights)
     assert len(found[0]) == 12
-    torch.testing.assert_close(change(found), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(delta_weight(found), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("shapes", SHAPES, ids=["linear", "convolution"])
@@ -151,23 +151,25 @@ def test_concatenated_factors_are_the_weighted_sum_of_changes_exactly(shapes):
 def test_the_reduced_rank_is_the_best_approximation_of_the_whole_change(shapes, rank):
     """Eckart and Young: no matrix of this rank is nearer than the truncated SVD of the change."""
     parts = [(drawn(*shapes[0], key=("a", i)), drawn(*shapes[1], key=("b", i))) for i in range(3)]
-    factors_of_all = concatenated(parts, [0.3, 0.3, 0.4])
-    whole = change(factors_of_all)
-    merged = reduced(factors_of_all, rank)
+    factors_of_all = concatenate_factors(parts, [0.3, 0.3, 0.4])
+    whole = delta_weight(factors_of_all)
+    merged = truncate_rank(factors_of_all, rank)
     flat = whole.reshape(len(whole), -1)
     u, values, vh = torch.linalg.svd(flat, full_matrices=False)
     best = (u[:, :rank] * values[:rank]) @ vh[:rank]
     torch.testing.assert_close(
-        change(merged.factors).reshape(flat.shape), best, rtol=1e-9, atol=1e-9
+        delta_weight(merged.factors).reshape(flat.shape), best, rtol=1e-9, atol=1e-9
     )
     assert merged.norm == pytest.approx(float(flat.square().sum()))
     assert merged.dropped == pytest.approx(float(values[rank:].square().sum()), abs=1e-12)
     assert len(merged.factors[0]) == rank
-    again = of_change(whole, rank)
-    torch.testing.assert_close(change(again.factors), change(merged.factors), rtol=1e-9, atol=1e-9)
-    low = reduced(tuple(f.float() for f in factors_of_all), rank)  # what runs compute in
+    again = low_rank_factors(whole, rank)
     torch.testing.assert_close(
-        change(low.factors).double(), change(merged.factors), rtol=1e-4, atol=1e-5
+        delta_weight(again.factors), delta_weight(merged.factors), rtol=1e-9, atol=1e-9
+    )
+    low = truncate_rank(tuple(f.float() for f in factors_of_all), rank)  # what runs compute in
+    torch.testing.assert_close(
+        delta_weight(low.factors).double(), delta_weight(merged.factors), rtol=1e-4, atol=1e-5
     )
 
 
@@ -255,9 +257,9 @@ def test_the_sum_of_factors_is_not_the_sum_of_changes(experts):
     parts = [
         (drawn(3, 20, key=("a", i)), drawn(16, 3, key=("b", i))) for i in range(4)
     ]  # fmt: skip
-    right = sum(0.25 * change(p) for p in parts)
+    right = sum(0.25 * delta_weight(p) for p in parts)
     down, up = sum(0.5 * a for a, _ in parts), sum(0.5 * b for _, b in parts)
-    wrong = change((down, up))
+    wrong = delta_weight((down, up))
     assert float((wrong - right).norm() / right.norm()) > 0.5
 
 
@@ -292,7 +294,7 @@ def test_an_adapter_of_another_network_is_refused(experts, tmp_path):
     other = tmp_path / "other"
     wider = tiny(block_out_channels=[8, 8], norm_num_groups=4)
     wider.save(other, wider.state_dict(), {})
-    with pytest.raises(BadConfig, match=r"does not fit .*other:\n.*the base has \["):
+    with pytest.raises(BadConfig, match=r"does not fit .*other:\n.*in the base it has \["):
         open_plan({"path": str(other)}, lora)
     changed = tmp_path / "changed"
     model = tiny(seed=9)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from deme.builders import generate_images, guided
+from deme.builders.figures import seconds_per_pass
 from deme.data import CaptionedImages, InMemoryImages
 from deme.data.conditioned import ConditionedPixels
 from deme.data.latents import CachedLatents
@@ -12,10 +13,10 @@ from deme.data.prompts import Prompt, Prompts
 from deme.diffusion import FlowSchedule, ShardedRandom, TimestepRange, generator, image_generator
 from deme.diffusion.timesteps import RangeSampler
 from deme.methods.deme import DeMe
-from deme.models.adapter import LoRA, WithoutAdapter
+from deme.models.adapter import BaseOfAdapter, LoRA
 from deme.models.families.dit import build_dit
 from deme.models.families.unconditional import build_unconditional
-from deme.models.loading import families_by_network, load_folder
+from deme.models.loading import families_by_network, load_folder, set_size
 from deme.sampling.ddim import DDIM
 from deme.sampling.ddpm import DDPM
 from deme.sampling.flow import FlowEuler
@@ -114,7 +115,7 @@ def test_experts_train_from_the_cache_with_and_without_an_adapter(pipeline, tmp_
         total = model.schedule.num_timesteps
         sampler = RangeSampler(TimestepRange(0, total // 2), total)
         method = DeMe(torch.ones(total, dtype=torch.float64), sampler, 1.0)
-        method.prepare(lambda m=model, a=adapter: WithoutAdapter(m) if a else teacher, "cpu")
+        method.prepare(lambda m=model, a=adapter: BaseOfAdapter(m) if a else teacher, "cpu")
         optimizer = torch.optim.SGD(model.trained_parameters().values(), lr=1e-2)
         for step in range(2):
             draws = ShardedRandom(generator("family", step), 4, 0, 4)
@@ -196,9 +197,9 @@ def test_a_pipeline_that_is_not_whole_is_one_message(pipeline, tmp_path):
 def test_every_family_is_found_by_its_networks_class():
     known = families_by_network()
     assert {"UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "SD3Transformer2DModel",
-            "UNet2DConditionModel:text_time", "PixArtTransformer2DModel", "SanaTransformer2DModel"} <= known.keys()  # fmt: skip
+            "UNet2DConditionModel with addition_embed_type=text_time", "PixArtTransformer2DModel", "SanaTransformer2DModel"} <= known.keys()  # fmt: skip
     for name in known:
-        assert hasattr(diffusers, name.partition(":")[0])
+        assert hasattr(diffusers, name.partition(" with ")[0])
 
 
 def test_a_learned_variance_is_left_out_and_not_trained(tmp_path):
@@ -222,7 +223,7 @@ def test_a_learned_variance_is_left_out_and_not_trained(tmp_path):
         assert images[0].shape == (2, 1, 8, 8)
 
 
-def test_a_unet_is_told_classes(tmp_path):
+def test_a_unet_is_conditioned_on_classes(tmp_path):
     made = build_unconditional({**UNET, "num_class_embeds": 3}, {})
     made.save(tmp_path / "m", made.state_dict(), {})
     model = load_folder(str(tmp_path / "m"))
@@ -233,14 +234,42 @@ def test_a_unet_is_told_classes(tmp_path):
     assert not torch.equal(found, model(x_t, t, model.condition(["1", "2"])))
     with pytest.raises(BadConfig, match="classes 0 to 2"):
         model.condition(["3"])
-    with pytest.raises(BadConfig, match=r"type: guidance_scale=null data\.caption_dropout=0"):
+    with pytest.raises(BadConfig, match=r"type: data\.caption_dropout=0"):
         guided(model, model, 2.0)
+    assert seconds_per_pass(model) > 0
+    assert not model.is_guidable
     pixels = torch.randint(0, 256, (4, 1, 8, 8), generator=generator("p"), dtype=torch.uint8)
     images = CaptionedImages(InMemoryImages(pixels), ["0", "1", "2", "1"])
     data = ConditionedPixels(images, model.condition)
     assert data.eval_sample([2, 3])[1]["class_labels"].tolist() == [2, 1]
     flipped = data.__getitems__([0, 1], [True, False])["pixels"]
     assert torch.equal(flipped, torch.stack([pixels[0].flip(2), pixels[1]]))
+
+
+def test_classes_are_on_the_device_of_the_network():
+    model = build_unconditional({**UNET, "num_class_embeds": 3}, {}).to("meta")
+    assert model.condition(["1"])["class_labels"].device.type == "meta"
+
+
+@pytest.mark.parametrize(("size", "allowed"), [(9, 8), (24, 24), (3, 2)])
+def test_a_size_is_a_multiple_of_what_the_network_divides_by(size, allowed):
+    model = build_unconditional(UNET, {})
+    if size == allowed:
+        set_size(model, size)
+        assert model.image_shape[1:] == (size, size)
+    else:
+        with pytest.raises(
+            BadConfig, match=rf"multiple of 2 pixels.*\ntype: model.size={allowed}$"
+        ):
+            set_size(model, size)
+
+
+def test_a_dit_has_one_size():
+    model = build_dit({"num_embeds_ada_norm": 4, "sample_size": 8, "in_channels": 1, "num_layers": 1,
+                       "num_attention_heads": 1, "attention_head_dim": 8}, {})  # fmt: skip
+    set_size(model, 8)
+    with pytest.raises(BadConfig, match=r"type: model\.size=null"):
+        set_size(model, 16)
 
 
 def test_classes_are_dropped_for_no_class():

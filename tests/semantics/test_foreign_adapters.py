@@ -15,7 +15,7 @@ from deme.merging.combine import Merge
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.models.adapter import LoRA
 from deme.models.adapter_files import write_adapter
-from deme.models.adapter_tensors import change
+from deme.models.adapter_tensors import delta_weight
 from deme.system import BadConfig, WorkFailed
 from deme.system.paths import locate
 from tests.models import tiny
@@ -79,7 +79,9 @@ def test_the_changes_are_those_of_peft_with_alpha_and_rank(base, loras):
     assert [len(a.layers) for a in adapters] == [len(c) for c in changes]
     for adapter, expected in zip(adapters, changes, strict=True):
         for layer, value in expected.items():
-            torch.testing.assert_close(change(adapter.factors(layer)), value, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(
+                delta_weight(adapter.factors(layer)), value, rtol=1e-4, atol=1e-6
+            )
 
 
 def test_they_merge_into_one(base, loras, tmp_path):
@@ -91,7 +93,7 @@ def test_they_merge_into_one(base, loras, tmp_path):
     for layer, one in changes[0].items():
         factors = tuple(stored[f"unet.{layer}.lora_{f}.weight"] for f in "AB")
         expected = 0.8 * one + 0.5 * changes[1][layer]
-        torch.testing.assert_close(change(factors), expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(delta_weight(factors), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_they_merge_into_one(base, loras, tmp_path):
         ({"unet.x.lora_A.weight": (2, 4), "unet.x.dora_scale": (4,)}, BadConfig, "of the kind DoRA"),
         ({"lora_unet_x.hada_w1_a": (2, 4)}, BadConfig, "of the kind LoHa"),
         ({"unet.mid_block.x.lora_A.weight": (2, 4), "unet.mid_block.x.lora_B.weight": (4, 2)}, BadConfig, "changes mid_block.x, which the base does not have"),
-        ({"unet.mid_block.x.lora_A.weight": (2, 4)}, WorkFailed, "has not both factors of layer mid_block.x"),
+        ({"unet.mid_block.x.lora_A.weight": (2, 4)}, WorkFailed, "lacks a factor, A or B, of layer mid_block.x"),
     ],
 )  # fmt: skip
 def test_other_adapters_are_one_message(tensors, error, message, base, tmp_path):
@@ -116,7 +118,7 @@ def test_a_lora_of_another_kind_of_base_is_one_message(base, tmp_path):
     model.part = "transformer"  # as of another kind
     state = {f"transformer.{n.partition('.')[2]}": v for n, v in model.state_dict().items()}
     write_adapter(tmp_path / "lora", "transformer", state, model.adapter)
-    with pytest.raises(BadConfig, match="is of a transformer, and the base is another kind"):
+    with pytest.raises(BadConfig, match="is a LoRA of a transformer; the base is another network"):
         open_plan({"path": str(base)}, [tmp_path / "lora"])
 
 
@@ -133,4 +135,6 @@ def test_a_lora_of_a_transformer_is_read_with_its_metadata(tmp_path):
     (adapter,) = adapters_of(open_plan({"path": str(folder)}, [tmp_path / "lora"]))
     assert sorted(adapter.layers) == sorted(expected)
     for layer, value in expected.items():
-        torch.testing.assert_close(change(adapter.factors(layer)), value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            delta_weight(adapter.factors(layer)), value, rtol=1e-4, atol=1e-6
+        )

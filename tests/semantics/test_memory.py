@@ -11,6 +11,7 @@ import torch
 from diffusers import UNet2DModel
 from torch import nn
 
+from deme.models.network_inputs import NetworkInputs, numbers
 from deme.training.memory import Plan, most_alive, training_memory
 from tests import training_peak
 
@@ -78,7 +79,7 @@ def test_what_is_alive_is_counted_to_the_byte():
 
 def test_the_sums_are_those_of_the_options():
     size, rows = 4 * 3 * 64, 10_000
-    make, inputs = linear_chain(3), {"sample": ((8,), torch.float32)}
+    make, inputs = linear_chain(3), NetworkInputs({"sample": numbers(8)})
     plain = training_memory(make, None, inputs, Plan(rows))
     assert (plain.weights, plain.gradients, plain.optimizer, plain.average, plain.teacher) == (
         size,
@@ -111,7 +112,7 @@ class NotCheckpointed(UNet2DModel):
 
 
 def activations(*plan, kind=UNet2DModel, **more):
-    inputs = {"sample": ((3, 32, 32), torch.float32), "timestep": ((), torch.float32)}
+    inputs = NetworkInputs({"sample": numbers(3, 32, 32), "timestep": numbers()})
     return training_memory(lambda: kind(**SMALL), None, inputs, Plan(*plan, **more)).activations
 
 

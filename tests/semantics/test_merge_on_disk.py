@@ -15,7 +15,7 @@ from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.ties import ties
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import PROJECTIONS, order_experts, plan_merge
-from deme.merging.stream import find_nan, merge_folder, surviving_share
+from deme.merging.stream import find_nan, merge_folder, share_kept_by_rounding
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
 from deme.system import read_json, tensors, write_json
@@ -111,7 +111,7 @@ def test_half_precision_on_disk_is_merged_as_precisely_as_float32(kind, accumula
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_share_of_a_change_that_survives_a_precision(kind, method, folder):
     merge = Merge(method, 3, "uniform")
-    found = surviving_share(planned(folder), merge, kind)
+    found = share_kept_by_rounding(planned(folder), merge, kind)
     merge_folder(planned(folder), merge, folder / "merged")
     base, merged = state(folder / "base"), state(folder / "merged")
     lost = sum(float((v.to(kind).float() - v).double().square().sum()) for v in merged.values())
@@ -121,8 +121,11 @@ def test_the_share_of_a_change_that_survives_a_precision(kind, method, folder):
     for name in "012":  # a change a hundred times smaller
         small = {n: base[n] + (v - base[n]) / 100 for n, v in state(folder / name).items()}
         tensors.save(folder / name / UNET, small)
-    assert surviving_share(planned(folder), merge, kind) <= found
-    assert surviving_share(planned(folder), Merge(weighted_sum, 3, [0, 0, 0]), torch.float32) == 1
+    assert share_kept_by_rounding(planned(folder), merge, kind) <= found
+    assert (
+        share_kept_by_rounding(planned(folder), Merge(weighted_sum, 3, [0, 0, 0]), torch.float32)
+        == 1
+    )
 
 
 def test_a_base_in_half_precision_has_experts_in_single(folder):

@@ -243,7 +243,7 @@ def test_other_families_are_refused(folder):
         folder, "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]
     )
     with pytest.raises(
-        BadConfig, match=r"text_encoder_2; text to image takes Stable Diffusion 1.x and 2.x"
+        BadConfig, match=r"text_encoder_2; a UNet2DConditionModel without addition_embed_type"
     ):
         load_pretrained(str(folder))
 

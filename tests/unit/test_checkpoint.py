@@ -260,7 +260,7 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
         (CONFIG, {"down_block_types": ["NoBlock", "DownBlock2D"]}, "diffusers makes no model: NoBlock does not exist"),
         (INDEX, {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]}, r"is a LDMPipeline with vqvae \(VQModel\)"),
         (INDEX, {"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiT"]}, r"DiTPipeline with transformer \(DiT\)"),
-        (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler, which is neither of a variance-preserving .*\nallowed: DDPM, DDIM"),
+        (SCHEDULER, {"_class_name": "ScoreSdeVeScheduler"}, "ScoreSdeVeScheduler; only variance-preserving schedules .*\nallowed: DDPM, DDIM"),
         (SCHEDULER, {"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True}, "with stochastic_sampling"),
         (SCHEDULER, {"use_flow_sigmas": True, "invert_sigmas": True}, "with invert_sigmas"),
         (SCHEDULER, {"prediction_type": "flow_prediction"}, "'flow_prediction'; allowed: epsilon, sample, v_prediction"),

@@ -7,9 +7,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 
 from deme.diffusion import FlowSchedule, NoiseSchedule, RangeSampler, TimestepRange, generator
-from deme.diffusion.density import LogitNormal, Mode, RangeDensity, Uniform
+from deme.diffusion.density import LogitNormal, Mode, TruncatedDensity, Uniform
 from deme.diffusion.levels import equal_levels, from_levels
-from deme.diffusion.schedule import PREDICTION_TYPES, shifted
+from deme.diffusion.schedule import PREDICTION_TYPES, shift_sigmas
 from deme.diffusion.timesteps import ProbabilisticSampler, StratifiedSampler
 from deme.diffusion.weighting import prediction_weight
 from deme.models.noise import noise_of, schedule_of
@@ -17,7 +17,7 @@ from deme.runs import compose_stage, instantiate, options
 from deme.sampling.ddim import DDIM
 from deme.sampling.flow import FlowEuler, FlowHeun
 from deme.sampling.generate import generate
-from deme.sampling.ranges import by_sampler
+from deme.sampling.ranges import equal_sampler_steps
 from deme.sampling.routed import RoutedModel
 from deme.system import BadConfig
 
@@ -36,10 +36,10 @@ def test_the_grid_is_the_scheduler_s_own(shift):
     ours = FlowSchedule(1000, shift)
     t = torch.arange(1000)
     torch.testing.assert_close(ours.sigma.flip(0).float(), theirs.sigmas, rtol=1e-6, atol=0)
-    torch.testing.assert_close(ours.network_time(t).flip(0), theirs.timesteps, rtol=1e-6, atol=0)
-    torch.testing.assert_close(ours.timestep(ours.level(t)), t.double(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours.timestep_input(t).flip(0), theirs.timesteps, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours.timestep_at(ours.sigma_at(t)), t.double(), rtol=0, atol=1e-9)
     torch.testing.assert_close(
-        ours.timestep_told(ours.network_time(t)), t.double(), rtol=0, atol=1e-3
+        ours.timestep_of_input(ours.timestep_input(t)), t.double(), rtol=0, atol=1e-3
     )
     expected = ((1 - ours.sigma) / ours.sigma).square()
     torch.testing.assert_close(ours.snr, expected, rtol=1e-9, atol=0)
@@ -62,7 +62,7 @@ def test_every_prediction_gives_back_the_image_in_float64(schedule, kind):
     t = torch.arange(0, 990, 3)
     x0, eps = torch.randn(2, len(t), 1, 2, 2, generator=generator("both"), dtype=torch.float64)
     x_t = schedule.add_noise(x0, eps, t)
-    if not schedule.has(kind):
+    if not schedule.supports(kind):
         with pytest.raises(ValueError, match="allowed: epsilon, sample, flow_prediction"):
             schedule.target(kind, x0, eps, t)
         with pytest.raises(ValueError, match="not defined"):
@@ -90,7 +90,7 @@ def test_the_weighted_loss_is_that_of_x0_whatever_is_predicted(schedule, weighti
         "v_prediction": alpha * eps_guess - sigma * guess,
     }  # fmt: skip
     wanted = (guess - x0).square().flatten(1).mean(1) * weighting(schedule.snr[t])
-    for kind in filter(schedule.has, PREDICTION_TYPES):
+    for kind in filter(schedule.supports, PREDICTION_TYPES):
         error = guesses[kind] - schedule.target(kind, x0, eps, t)
         weight = prediction_weight(weighting, schedule.snr, kind)[t]
         found = weight * error.square().flatten(1).mean(1)
@@ -116,12 +116,12 @@ def test_the_plain_flow_loss_is_one_over_s_squared_of_the_x0_loss():
 def test_a_density_stays_in_its_range_and_has_its_shares(density, low, high):
     """Its mass over the range is 1, and draws have the shares of its distribution function."""
     item = TimestepRange(low, high)
-    edges = density(torch.arange(1001, dtype=torch.float64) / 1000)
+    edges = density.cdf(torch.arange(1001, dtype=torch.float64) / 1000)
     assert edges[0] == 0
     assert float(edges[-1]) == pytest.approx(1, abs=1e-12)
     assert bool((edges.diff() >= 0).all())
     shares = edges.diff()[low:high] / edges.diff()[low:high].sum()
-    draw = RangeDensity(density, item, 1000)
+    draw = TruncatedDensity(density, item, 1000)
     assert float(draw.upper[-1]) == 1
     t = RangeSampler(item, 1000, antithetic=False, density=density)(40_000, generator("density"))
     assert low <= int(t.min())
@@ -150,7 +150,7 @@ def test_logit_normal_is_the_distribution_of_a_sigmoid_of_a_normal():
     )
     for place in (0.2, 0.5, 0.8):
         expected = float((u <= place).double().mean())
-        found = float(LogitNormal(0.7, 0.9)(torch.tensor(place)))
+        found = float(LogitNormal(0.7, 0.9).cdf(torch.tensor(place)))
         assert found == pytest.approx(expected, abs=0.005)
 
 
@@ -159,7 +159,7 @@ def test_mode_is_the_distribution_of_sd3_s_formula():
     u = 1 - r - 1.29 * ((math.pi * r / 2).cos().square() - 1 + r)
     for place in (0.1, 0.4, 0.9):
         expected = float((u <= place).double().mean())
-        assert float(Mode(1.29)(torch.tensor(place))) == pytest.approx(expected, abs=0.005)
+        assert float(Mode(1.29).cdf(torch.tensor(place))) == pytest.approx(expected, abs=0.005)
 
 
 def test_densities_work_with_every_sampler_of_timesteps():
@@ -167,7 +167,7 @@ def test_densities_work_with_every_sampler_of_timesteps():
     density = LogitNormal(1.0, 0.5)
     inside = TimestepRange(0, 300)
     t = ProbabilisticSampler(inside, 1000, 0.5, density=density)(20_000, generator("p"))
-    everywhere = float(density(torch.tensor(0.3)))
+    everywhere = float(density.cdf(torch.tensor(0.3)))
     expected = 0.5 + 0.5 * everywhere  # of the own range, and of all
     assert float((t < 300).double().mean()) == pytest.approx(expected, abs=0.02)
     t = StratifiedSampler(TimestepRange(0, 1000), ranges, density=density)(100, generator("s"))
@@ -201,7 +201,7 @@ def test_ranges_by_noise_level():
     for bad in ([0.1, 1], [0, 0.5], [0, 0.6, 0.5, 1], [0, 0.5, 0.5, 1]):
         with pytest.raises(ValueError, match="rise from 0 to 1"):
             from_levels(bad, schedule)
-    with pytest.raises(ValueError, match="no timestep between"):
+    with pytest.raises(ValueError, match="no timestep lies between"):
         from_levels([0, 0.0001, 1], schedule)
 
 
@@ -209,7 +209,7 @@ def test_ranges_by_noise_level():
 def test_ranges_in_which_a_sampler_takes_equally_many_steps(shift):
     config = {**EULER, "shift": 3.0}
     sampler = FlowEuler(28, shift)
-    ranges = by_sampler(4, sampler, 1000, config)
+    ranges = equal_sampler_steps(4, sampler, 1000, config)
     steps = sampler.steps(sampler.scheduler(config), config)
     assert [sum(item.low <= max(step.t, 0) < item.high for step in steps) for item in ranges] == [
         7
@@ -217,7 +217,7 @@ def test_ranges_in_which_a_sampler_takes_equally_many_steps(shift):
     if shift == 6.0:  # more steps near the noise: smaller ranges there
         assert len(ranges[-1]) < len(ranges[0])
     with pytest.raises(ValueError, match="too few"):
-        by_sampler(4, FlowEuler(3), 1000, config)
+        equal_sampler_steps(4, FlowEuler(3), 1000, config)
 
 
 def test_steps_know_where_they_are_in_training():
@@ -227,7 +227,7 @@ def test_steps_know_where_they_are_in_training():
     assert steps[0] == (1000.0, 999.0)
     for step in steps:
         t = torch.tensor([step.t], dtype=torch.float64)
-        assert float(schedule.network_time(t)) == pytest.approx(step.scheduler_time, rel=2e-7)
+        assert float(schedule.timestep_input(t)) == pytest.approx(step.scheduler_timestep, rel=2e-7)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_samples_are_those_of_the_stock_scheduler_s_loop(make, stock, shift):
         return s * mean / variance - (center + (1 - s) / 4 * mean / variance)
 
     def network(x, t):
-        return flow(x, schedule.network_time(t) / 1000)
+        return flow(x, schedule.timestep_input(t) / 1000)
 
     found = torch.cat(list(generate(network, config, (1, 4, 4), make(10), 3, range(4), 2)))
     scheduler = stock(shift=shift)
@@ -268,7 +268,7 @@ def test_experts_of_a_flow_take_over_at_the_border():
 
     def expert(index):
         def network(x, t):
-            seen[index] += schedule.level(t).tolist()
+            seen[index] += schedule.sigma_at(t).tolist()
             return x
 
         return network
@@ -321,8 +321,8 @@ def test_what_a_scheduler_s_config_says_of_a_flow(config, shift):
 
 def test_shifting_is_undone_by_its_inverse():
     s = torch.linspace(0, 1, 101, dtype=torch.float64)
-    torch.testing.assert_close(shifted(shifted(s, 3.0), 1 / 3.0), s, rtol=0, atol=1e-12)
-    assert [round(float(shifted(torch.tensor(q), 3.0)), 3) for q in (0.25, 0.5, 0.75)] == [
+    torch.testing.assert_close(shift_sigmas(shift_sigmas(s, 3.0), 1 / 3.0), s, rtol=0, atol=1e-12)
+    assert [round(float(shift_sigmas(torch.tensor(q), 3.0)), 3) for q in (0.25, 0.5, 0.75)] == [
         0.5,
         0.75,
         0.9,

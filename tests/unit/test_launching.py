@@ -149,7 +149,7 @@ def test_a_job_that_may_never_start_and_one_that_has_failed_are_told(suite, monk
     monkeypatch.setattr(slurm_queue, "squeue", lambda name: answers.pop(0))
     monkeypatch.setattr(slurm_wait, "POLL_SECONDS", 0.0)
     monkeypatch.setattr(slurm_wait, "ASK_SECONDS", -1.0)
-    slurm_wait.wait(queue, lambda: None)
+    slurm_wait.wait_for_suite(queue, lambda: None)
     warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert len([text for text in warned if "PartitionTimeLimit" in text]) == 1
     assert "scancel 12 13" in warned[0]

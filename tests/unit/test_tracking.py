@@ -10,7 +10,7 @@ import pytest
 from deme.runs import compose_stage, read_status
 from deme.runs.settings import TrainSettings, build
 from deme.system import BadConfig, MissingInput, WorkFailed, files
-from deme.system.optional import libraries
+from deme.system.optional import requirements_of_extra
 from deme.tracking import Mirror, Point, Record, read_record, settings_of, tracker_id
 from deme.tracking.csv_tracker import Csv
 from deme.tracking.curves import training_point
@@ -377,7 +377,9 @@ def test_mlflow_adds_what_is_missing(runs, monkeypatch):
 def test_a_library_that_is_not_installed_costs_one_message(monkeypatch, option, module, extra):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     logger = compose_stage("train", [f"logger={option}"])["logger"]
-    with pytest.raises(MissingInput, match=rf"pip install {re.escape(libraries(extra))}"):
+    with pytest.raises(
+        MissingInput, match=rf"pip install {re.escape(requirements_of_extra(extra))}"
+    ):
         Mirror.of(logger)
 
 

@@ -1,6 +1,6 @@
 """Class-conditional transformers of pixels: diffusers' DiTTransformer2DModel (Peebles, Xie 2023).
 
-A class is told by its number as a text, "0", "1", ..., and the empty text means no class. With the
+A class is given by its number as a text, "0", "1", ..., and the empty text means no class. With the
 noise schedule of flow matching the network is a SiT (Ma et al. 2024).
 """
 
@@ -12,23 +12,22 @@ import torch
 from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import LabelEmbedding
 
-from deme.models.class_labels import LABELS, ClassConditionalModel
+from deme.models.class_labels import LABEL, LABELS, ClassConditionalModel
 from deme.models.layout import network_folder, read_json_object
-from deme.models.noise import made_scheduler, read_scheduler
-from deme.models.trial import Arguments, config_errors, sides, try_config
+from deme.models.network_inputs import NetworkInputs, image_and_time
+from deme.models.noise import read_scheduler, scheduler_config_of
+from deme.models.trial import config_errors, try_config
 from deme.system import BadConfig, first_line
 
 NETWORKS = ("DiTTransformer2DModel",)
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = 0) -> Arguments:  # noqa: ARG001
-    """Return the network's arguments for one image."""
-    shape = (stated["in_channels"], *sides(stated["sample_size"]))
-    return {
-        "hidden_states": (shape, torch.float32),
-        "timestep": ((), torch.float32),
-        LABELS: ((), torch.int64),
-    }
+def network_inputs(
+    stated: Mapping[str, Any],
+    num_tokens: int | None = None,  # noqa: ARG001
+) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    return NetworkInputs({**image_and_time(stated, "hidden_states"), LABELS: LABEL})
 
 
 class DiTModel(ClassConditionalModel):
@@ -39,6 +38,7 @@ class DiTModel(ClassConditionalModel):
 
     pipeline = "DiTPipeline"
     part = "transformer"
+    is_resizable = False  # its positions are those of one size
     adapter_targets = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
     def __init__(
@@ -56,7 +56,7 @@ class DiTModel(ClassConditionalModel):
         return count
 
     @property
-    def no_class(self) -> int | None:
+    def null_class(self) -> int | None:
         """The label after the last class."""
         return self.num_classes
 
@@ -75,7 +75,7 @@ def from_configs(path: str, folder: Path) -> DiTModel:
     config = read_json_object(network_folder(folder) / "config.json")
     scheduler = read_scheduler(path, folder)
     with config_errors(path):
-        try_config(path, folder, NETWORKS[0], config, arguments)
+        try_config(path, folder, NETWORKS[0], config, network_inputs)
         return DiTModel(DiTTransformer2DModel.from_config(config), scheduler)
 
 
@@ -92,7 +92,7 @@ def build_dit(
         torch.manual_seed(seed)
         try:
             network = DiTTransformer2DModel(**transformer)
-            noise = made_scheduler(scheduler)
+            noise = scheduler_config_of(scheduler)
         except Exception as error:  # whatever diffusers makes of these values
             raise BadConfig(
                 f"model.transformer and model.scheduler make no model: {first_line(error)}"

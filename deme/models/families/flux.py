@@ -1,7 +1,7 @@
 """Flux.1: a flow-matching transformer of packed latents, distilled with guidance.
 
-Latents are packed 2 x 2 for the network, which is told s itself, the position of every patch and,
-where it was distilled with it, a guidance scale.
+Latents are packed 2 x 2 for the network, whose inputs are also s itself as the timestep, the
+position of every patch and, if it was distilled with guidance, the guidance scale.
 """
 
 import math
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from deme.diffusion import TEXT, Condition
 from deme.models.latent import Encoders, LatentModel
+from deme.models.network_inputs import NetworkInputs, numbers
 from deme.models.pipeline_loading import load_latent
-from deme.models.trial import Arguments
 
 NETWORKS = ("FluxTransformer2DModel",)
 POOLED = "pooled_projections"
@@ -26,25 +26,23 @@ SIZE = 128  # latent pixels per side, which the config does not say: 1,024 pixel
 DYNAMIC = {  # of a scheduler with dynamic shifting, with diffusers' defaults
     "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096
 }  # fmt: skip
-GUIDANCE = 3.5  # what a guidance-distilled network is told in training, as in diffusers' script
+GUIDANCE = 3.5  # input of a guidance-distilled network in training, as in diffusers' script
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = NUM_TOKENS) -> Arguments:
-    """Return the network's arguments for one image; positions have no row for each image."""
-    patches = (SIZE // PACK) ** 2
-    found: Arguments = {
-        "hidden_states": ((patches, stated["in_channels"]), torch.float32),
-        "timestep": ((), torch.float32),
-        TEXT: ((num_tokens, stated["joint_attention_dim"]), torch.float32),
-        POOLED: ((stated["pooled_projection_dim"],), torch.float32),
+def network_inputs(stated: Mapping[str, Any], num_tokens: int | None = None) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    patches, tokens = (SIZE // PACK) ** 2, num_tokens or NUM_TOKENS
+    rows = {
+        "hidden_states": numbers(patches, stated["in_channels"]),
+        "timestep": numbers(),
+        TEXT: numbers(tokens, stated["joint_attention_dim"]),
+        POOLED: numbers(stated["pooled_projection_dim"]),
     }
-    guidance: Arguments = {"guidance": ((), torch.float32)} if stated["guidance_embeds"] else {}
-    return {**found, **guidance}
-
-
-def constants(num_tokens: int = NUM_TOKENS) -> Mapping[str, object]:
-    """Return the network's arguments that have no row for each image: positions."""
-    return {"img_ids": torch.zeros((SIZE // PACK) ** 2, 3), "txt_ids": torch.zeros(num_tokens, 3)}
+    if stated["guidance_embeds"]:
+        rows["guidance"] = numbers()
+    return NetworkInputs(
+        rows, lambda: {"img_ids": torch.zeros(patches, 3), "txt_ids": torch.zeros(tokens, 3)}
+    )
 
 
 class FluxModel(LatentModel):
@@ -72,7 +70,12 @@ class FluxModel(LatentModel):
         return channels, height, width
 
     @property
-    def sampling(self) -> Mapping[str, object]:
+    def size_multiple(self) -> int:
+        """What height and width of the latents must be multiples of."""
+        return PACK
+
+    @property
+    def pipeline_sampling(self) -> Mapping[str, object]:
         """How stock sampling shifts its steps: by the number of patches, down to s = 1 / steps."""
         _, height, width = self.noise_shape
         stated = self.scheduler_config
@@ -97,7 +100,7 @@ class FluxModel(LatentModel):
             more["guidance"] = x_t.new_full((count,), self.distilled_guidance)
         packed = x_t.reshape(count, channels, rows, PACK, columns, PACK)
         packed = packed.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
-        found = self.ask(packed, time / self.schedule.num_timesteps, condition, **more)
+        found = self.call_network(packed, time / self.schedule.num_timesteps, condition, **more)
         found = found.reshape(count, rows, columns, channels, PACK, PACK)
         return found.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
 
@@ -110,4 +113,4 @@ def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
 
 def from_configs(path: str, folder: Path) -> FluxModel:
     """Return the model of a pipeline's folder without the network's weights."""
-    return load_latent(FluxModel, path, folder, NETWORKS[0], arguments, encode, constants)
+    return load_latent(FluxModel, path, folder, NETWORKS[0], network_inputs, encode)

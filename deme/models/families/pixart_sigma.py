@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deme.diffusion import TEXT, Condition
 from deme.models.latent import LatentModel
+from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
 from deme.models.pipeline_loading import load_latent
-from deme.models.trial import Arguments, sides
 
 NETWORKS = ("PixArtTransformer2DModel",)
 MASK = "encoder_attention_mask"
@@ -21,19 +20,11 @@ NUM_TOKENS = 300
 NO_SIZES = {"resolution": None, "aspect_ratio": None}  # conditions of PixArt-Alpha alone
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = NUM_TOKENS) -> Arguments:
-    """Return the network's arguments for one image."""
-    shape = (stated["in_channels"], *sides(stated["sample_size"]))
-    return {
-        "hidden_states": (shape, torch.float32),
-        "timestep": ((), torch.float32),
-        TEXT: ((num_tokens, stated["caption_channels"]), torch.float32),
-    }
-
-
-def constants(num_tokens: int = NUM_TOKENS) -> Mapping[str, object]:  # noqa: ARG001
-    """Return the network's arguments that have no row for each image."""
-    return {"added_cond_kwargs": NO_SIZES}
+def network_inputs(stated: Mapping[str, Any], num_tokens: int | None = None) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    text = numbers(num_tokens or NUM_TOKENS, stated["caption_channels"])
+    rows = {**image_and_time(stated, "hidden_states"), TEXT: text}
+    return NetworkInputs(rows, lambda: {"added_cond_kwargs": NO_SIZES})
 
 
 class PixArtSigmaModel(LatentModel):
@@ -45,7 +36,7 @@ class PixArtSigmaModel(LatentModel):
 
     def predict(self, x_t: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Return all that the network returns."""
-        return self.ask(x_t, time, condition, added_cond_kwargs=NO_SIZES)
+        return self.call_network(x_t, time, condition, added_cond_kwargs=NO_SIZES)
 
 
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
@@ -56,4 +47,4 @@ def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
 
 def from_configs(path: str, folder: Path) -> PixArtSigmaModel:
     """Return the model of a pipeline's folder without the network's weights."""
-    return load_latent(PixArtSigmaModel, path, folder, NETWORKS[0], arguments, encode, constants)
+    return load_latent(PixArtSigmaModel, path, folder, NETWORKS[0], network_inputs, encode)

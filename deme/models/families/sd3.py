@@ -4,27 +4,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from deme.diffusion import TEXT, Condition
 from deme.models.latent import LatentModel
+from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
 from deme.models.pipeline_loading import load_latent
-from deme.models.trial import Arguments, sides
 
 NETWORKS = ("SD3Transformer2DModel",)
 POOLED = "pooled_projections"
 NUM_TOKENS = 77 + 256  # of CLIP and of T5
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = NUM_TOKENS) -> Arguments:
-    """Return the network's arguments for one image."""
-    shape = (stated["in_channels"], *sides(stated["sample_size"]))
-    return {
-        "hidden_states": (shape, torch.float32),
-        "timestep": ((), torch.float32),
-        TEXT: ((num_tokens, stated["joint_attention_dim"]), torch.float32),
-        POOLED: ((stated["pooled_projection_dim"],), torch.float32),
-    }
+def network_inputs(stated: Mapping[str, Any], num_tokens: int | None = None) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    return NetworkInputs(
+        {
+            **image_and_time(stated, "hidden_states"),
+            TEXT: numbers(num_tokens or NUM_TOKENS, stated["joint_attention_dim"]),
+            POOLED: numbers(stated["pooled_projection_dim"]),
+        }
+    )
 
 
 class SD3Model(LatentModel):
@@ -48,4 +46,4 @@ def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
 
 def from_configs(path: str, folder: Path) -> SD3Model:
     """Return the model of a pipeline's folder without the network's weights."""
-    return load_latent(SD3Model, path, folder, NETWORKS[0], arguments, encode)
+    return load_latent(SD3Model, path, folder, NETWORKS[0], network_inputs, encode)

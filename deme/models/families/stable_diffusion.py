@@ -5,7 +5,6 @@ a pipeline that stock diffusers loads.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from deme.diffusion import TEXT
 from deme.models.frozen import FrozenEncoders
 from deme.models.latent import LatentModel
 from deme.models.layout import JsonObject, network_folder, read_json_object
+from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
 from deme.models.noise import read_scheduler
-from deme.models.trial import Arguments, config_errors, sides, try_config
+from deme.models.trial import config_errors, try_config
 from deme.models.unet_config import check_unet
 from deme.system import BadConfig, locate
 
@@ -34,14 +34,10 @@ INDEX: JsonObject = {  # model_index.json of a folder without one, without UNet 
 }
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = NUM_TOKENS) -> Arguments:
-    """Return the network's arguments for one image."""
-    shape = (stated["in_channels"], *sides(stated["sample_size"]))
-    return {
-        "sample": (shape, torch.float32),
-        "timestep": ((), torch.float32),
-        TEXT: ((num_tokens, stated["cross_attention_dim"]), torch.float32),
-    }
+def network_inputs(stated: Mapping[str, Any], num_tokens: int | None = None) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    text = numbers(num_tokens or NUM_TOKENS, stated["cross_attention_dim"])
+    return NetworkInputs({**image_and_time(stated, "sample"), TEXT: text})
 
 
 class TextToImageModel(LatentModel):
@@ -82,7 +78,7 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
             f"gives {encoders.width}: its parts are of different models"
         )
     with config_errors(path):
-        try_config(path, folder, "UNet2DConditionModel", unet, partial(arguments, num_tokens=8))
+        try_config(path, folder, "UNet2DConditionModel", unet, network_inputs)
         return TextToImageModel(UNet2DConditionModel.from_config(unet), scheduler, encoders)
 
 
@@ -93,5 +89,6 @@ def _check_family(path: str, index: JsonObject) -> None:
         parts = f" with {', '.join(others)}" if others else ""
         raise BadConfig(
             f"{path} is a {index.get('_class_name', 'pipeline')}{parts}; "
-            "text to image takes Stable Diffusion 1.x and 2.x: one CLIP text encoder"
+            "a UNet2DConditionModel without addition_embed_type is trained as one of Stable "
+            "Diffusion 1.x or 2.x, which have one CLIP text encoder"
         )

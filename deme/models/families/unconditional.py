@@ -1,4 +1,4 @@
-"""A diffusion model of pixels: diffusers' UNet2DModel, without a condition or told a class."""
+"""Pixel-space diffusion with diffusers' UNet2DModel, unconditional or class-conditional."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,23 +7,26 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 
-from deme.models.class_labels import LABELS, ClassConditionalModel
+from deme.models.class_labels import LABEL, LABELS, ClassConditionalModel
 from deme.models.denoiser import DenoisingModel
 from deme.models.layout import JsonObject, network_folder, read_json_object
-from deme.models.noise import made_scheduler, read_scheduler
-from deme.models.trial import Arguments, config_errors, sides, try_config
+from deme.models.network_inputs import NetworkInputs, image_and_time
+from deme.models.noise import read_scheduler, scheduler_config_of
+from deme.models.trial import config_errors, try_config
 from deme.models.unet_config import check_unet
 from deme.system import BadConfig, first_line
 
 NETWORKS = ("UNet2DModel",)
 
 
-def arguments(stated: Mapping[str, Any], num_tokens: int = 0) -> Arguments:  # noqa: ARG001
-    """Return the network's arguments for one image."""
-    shape = (stated["in_channels"], *sides(stated["sample_size"]))
-    found: Arguments = {"sample": (shape, torch.float32), "timestep": ((), torch.float32)}
-    is_told = stated.get("num_class_embeds") is not None
-    return {**found, LABELS: ((), torch.int64)} if is_told else found
+def network_inputs(
+    stated: Mapping[str, Any],
+    num_tokens: int | None = None,  # noqa: ARG001
+) -> NetworkInputs:
+    """Return the network's inputs by its config."""
+    rows = image_and_time(stated, "sample")
+    is_conditional = stated.get("num_class_embeds") is not None
+    return NetworkInputs({**rows, LABELS: LABEL} if is_conditional else rows)
 
 
 class ClassConditionalUNet(ClassConditionalModel):
@@ -52,13 +55,13 @@ def from_configs(path: str, folder: Path) -> DenoisingModel:
     check_unet(path, unet, default_channels=3)
     scheduler = read_scheduler(path, folder)
     with config_errors(path):
-        try_config(path, folder, "UNet2DModel", unet, arguments)
+        try_config(path, folder, "UNet2DModel", unet, network_inputs)
         return _model(UNet2DModel.from_config(unet), scheduler)
 
 
 def _model(network: UNet2DModel, scheduler: JsonObject) -> DenoisingModel:
-    is_told = network.config["num_class_embeds"] is not None
-    return (ClassConditionalUNet if is_told else DenoisingModel)(network, scheduler)
+    is_conditional = network.config["num_class_embeds"] is not None
+    return (ClassConditionalUNet if is_conditional else DenoisingModel)(network, scheduler)
 
 
 def _check_pipeline(path: str, index: JsonObject) -> None:
@@ -70,8 +73,8 @@ def _check_pipeline(path: str, index: JsonObject) -> None:
     if others:
         raise BadConfig(
             f"{path} is a {index.get('_class_name', 'pipeline')} with {', '.join(others)}\n"
-            "allowed: pixel diffusion with a UNet2DModel and a scheduler, such as a DDPMPipeline; "
-            "Stable Diffusion 1.x and 2.x"
+            "allowed for a UNet2DModel: pixel diffusion with this network and a scheduler, such "
+            "as a DDPMPipeline"
         )
 
 
@@ -97,7 +100,7 @@ def build_unconditional(
             network = UNet2DModel(
                 **{k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in unet.items()}
             )
-            noise = made_scheduler(scheduler)
+            noise = scheduler_config_of(scheduler)
         except Exception as error:  # whatever diffusers makes of these values
             raise BadConfig(
                 f"model.unet and model.scheduler make no model: {first_line(error)}"

@@ -121,6 +121,10 @@ class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSe
     def _averages(self) -> "TrainSettings":
         """Refuse to write an average that there is none of, and profiles that nothing stores."""
         refuse(
+            self.adapter is not None and self.teacher_is_average,
+            "method.teacher=ema cannot be combined with adapter=lora\ntype: method.teacher=base",
+        )
+        refuse(
             not self.exported,
             "export=[ema] writes the average alone, and ema=none has none\n"
             "type: export=[raw], or ema=warmup",
