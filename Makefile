@@ -1,4 +1,4 @@
-# make demo | demo-text | test | smoke | digits: each makes or reuses .venv from the versions in constraints.txt.
+# make demo | demo-text | demo-flow | test | smoke | digits: each makes or reuses .venv from the versions in constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
@@ -6,7 +6,7 @@ WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
-.PHONY: docs demo demo-text digits captioned-digits smoke test lint test-slow test-mlflow test-slurm benchmarks pretrain-digits pretrain-captioned-digits fashion-classifier training-memory clean
+.PHONY: docs demo demo-text demo-flow digits captioned-digits digits-flow smoke test lint test-slow test-mlflow test-slurm benchmarks pretrain-digits pretrain-captioned-digits pretrain-digits-flow fashion-classifier training-memory clean
 
 demo: .venv/installed
 	$(BIN)/deme reproduce experiments/digits/demo.yaml jobs=$(JOBS)
@@ -22,6 +22,14 @@ demo-text: .venv/installed
 
 captioned-digits: .venv/installed
 	$(BIN)/deme reproduce experiments/captioned_digits jobs=$(JOBS)
+
+demo-flow: .venv/installed
+	$(BIN)/deme reproduce experiments/digits_flow/demo.yaml jobs=$(JOBS)
+	$(BIN)/deme sample "run={before: asset:digits_flow, merged: $$(ls -dt runs/digits_flow_demo/merge/lora_svd-* | head -1)}" \
+		prompts=digit_classes prompts.per_prompt=6 sampler=flow_euler guidance_scale=1 out=runs/digits_flow_demo/results/classes.png
+
+digits-flow: .venv/installed
+	$(BIN)/deme reproduce experiments/digits_flow jobs=$(JOBS)
 
 smoke: .venv/installed
 	rm -rf runs/digits_smoke
@@ -75,6 +83,10 @@ benchmarks: .venv/installed
 	$(BIN)/python benchmarks/remerge.py
 	$(BIN)/python benchmarks/average_disk.py
 	$(BIN)/python benchmarks/gradient_similarity.py
+	$(BIN)/python benchmarks/flow_sampling.py
+	$(BIN)/python benchmarks/lora_step.py
+	$(BIN)/python benchmarks/lora_merge.py
+	$(BIN)/python benchmarks/recipe_memory.py
 
 # Makes the shipped bases and classifier again (about 15 minutes); `git diff --stat` shows whether they changed.
 pretrain-digits: .venv/installed
@@ -96,6 +108,13 @@ fashion-classifier: .venv/installed
 pretrain-captioned-digits: .venv/installed
 	$(BIN)/deme train experiment=captioned_digits/pretrain
 	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
+	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+
+# Makes the base of experiments/digits_flow again (about 15 minutes).
+pretrain-digits-flow: .venv/installed
+	$(BIN)/deme train experiment=digits_flow/pretrain
+	rm -rf deme/assets/digits_flow
+	cp -r runs/digits_flow/train/pretrain-s0-*/weights/ema deme/assets/digits_flow
 	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
 
 # Estimates the training memory that `deme plan` shows for the shipped suites again.

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from recipe_pages import recipe_pages
 from result_tables import pages_with_results
 
 from deme.cli.option_files import default_choices, header, keys_of
@@ -125,7 +126,7 @@ def pages() -> dict[Path, str]:
         before, begin, rest = file.read_text().partition("<!-- generated -->\n")
         _, end, after = rest.partition("<!-- end of the generated part -->\n")
         found[file] = f"{before}{begin}\n{tables}\n{end}{after}"
-    return found | pages_with_results()
+    return found | pages_with_results() | recipe_pages()
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from deme.diffusion import TEXT, TimestepRange
 from deme.diffusion.timesteps import ProbabilisticSampler
 from deme.methods.deme import DeMe
+from deme.models.adapter import BaseOfAdapter, LoRA, add_lora_layers, matching_layers
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import families_by_network
 from deme.training.batches import StepBatches, StepLoader
@@ -47,7 +48,9 @@ SETTINGS = {
     "activations": (UNet2DModel, WIDE, Plan(24)),
     "checkpointing": (UNet2DModel, WIDE, Plan(48, checkpointing=True)),
     "bf16": (UNet2DConditionModel, LARGE, Plan(2, dtype=torch.bfloat16)),
+    "lora": (UNet2DConditionModel, LARGE, Plan(2, base_teaches=True)),
 }
+LORA = LoRA(64)
 
 
 class Latents:
@@ -79,7 +82,11 @@ def train(network, inputs, plan, steps=2):
     if plan.checkpointing:
         model.unet.enable_gradient_checkpointing()
     method = DeMe(torch.ones(1000), ProbabilisticSampler(TimestepRange(0, 250), 1000, 0.3))
-    method.prepare(lambda: DenoisingModel(network(), scheduler), "cpu", plan.dtype)
+    if plan.base_teaches:
+        model.add_adapter(LORA)
+        method.prepare(lambda: BaseOfAdapter(model), "cpu", plan.dtype)
+    else:
+        method.prepare(lambda: DenoisingModel(network(), scheduler), "cpu", plan.dtype)
     images = Latents(inputs.rows["sample"][0], inputs.rows.get(TEXT, (None,))[0])
     rate = ConstantRate(steps)
     module = DiffusionModule(
@@ -103,7 +110,16 @@ def train(network, inputs, plan, steps=2):
 def told(name):
     """What the arithmetic says of a setting."""
     network, inputs, plan = parts(name)
-    return training_memory(network, network, inputs, plan)
+    if not plan.base_teaches:
+        return training_memory(network, network, inputs, plan)
+
+    def adapted():
+        one = network()
+        targets = DenoisingModel.adapter_targets
+        add_lora_layers(one, LORA, matching_layers(one, targets, all_needed=False))
+        return one
+
+    return training_memory(adapted, None, inputs, plan)
 
 
 def parts(name):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deme.merging.adapters import MergedLayer, concatenate_factors, low_rank_factors, truncate_rank
 from deme.merging.combine import Merge
+from deme.merging.methods.iso_c import iso_c
 from deme.merging.plan import MergePlan
 from deme.models.adapter_files import write_factors
 from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, delta_weight
@@ -35,8 +36,15 @@ def adapters_of(plan: MergePlan) -> list[AdapterFile]:
     return found if len(found) == len(plan.experts) else []
 
 
-def check_form(form: str, merge: Merge) -> None:
-    """Raise BadConfig for a form that the merge of LoRA experts cannot have."""
+def check_form(form: str, merge: Merge, rank: int | None, adapters: Sequence[AdapterFile]) -> None:
+    """Raise BadConfig for a form and a rank that the merge of LoRA experts cannot have."""
+    ranks = [max(map(adapter.rank, adapter.layers), default=0) for adapter in adapters]
+    if form == "svd" and merge.method is iso_c and (rank or max(ranks)) < sum(ranks):
+        raise BadConfig(
+            "merge=iso_c gives all directions of the merged change the same length, so none of "
+            f"them can be left out: a LoRA of it needs the rank {sum(ranks)}\n"
+            f"type: lora.rank={sum(ranks)}, or lora.form=fuse"
+        )
     if form == "cat" and not merge.is_weighted_sum:
         raise BadConfig(
             f"lora.form=cat needs a weighted sum, and merge={merge.method.__name__} is another "
@@ -92,8 +100,8 @@ def _merged(
 ) -> MergedLayer:
     name = f"{layer}.weight"
     if not merge.is_weighted_sum:
-        experts, start = _experts(layer, adapters, base, dtype)
-        return low_rank_factors(merge(experts, start, name) - start, rank)
+        changes, nothing = _changes(layer, adapters, base, dtype)
+        return low_rank_factors(merge(changes, nothing, name), rank)
     weights = merge.weights_for(name) or []
     pairs = [
         (adapter.factors(layer, dtype), weight)
@@ -107,23 +115,22 @@ def _merged(
     return truncate_rank(whole, min(rank, shape[0], math.prod(shape[1:])))
 
 
-def _experts(
+def _changes(
     layer: str, adapters: Sequence[AdapterFile], base: Tensors, dtype: torch.dtype
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the weights of a layer in every expert, and in the base."""
-    start = base.read(f"{layer}.weight").to(dtype)
+    """Return each expert's change of a layer, and a change of 0: a base that is not rounded."""
+    nothing = torch.zeros(base.specs[f"{layer}.weight"][0], dtype=dtype)
     return [
-        start + delta_weight(each.factors(layer, dtype)) if layer in each.layers else start
+        delta_weight(each.factors(layer, dtype)) if layer in each.layers else nothing
         for each in adapters
-    ], start
+    ], nothing
 
 
 def _whole(
     layers: Sequence[str], adapters: Sequence[AdapterFile], base: Tensors, dtype: torch.dtype
 ) -> Iterator[tuple[str, Sequence[Tensor], Tensor]]:
     for layer in layers:
-        experts, start = _experts(layer, adapters, base, dtype)
-        yield f"{layer}.weight", experts, start
+        yield f"{layer}.weight", *_changes(layer, adapters, base, dtype)
 
 
 def _of_one_rank(found: dict[str, Tensor]) -> dict[str, Tensor]:

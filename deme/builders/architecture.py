@@ -32,6 +32,11 @@ def with_fitting_unet(config: Config, settings: TrainSettings) -> Config:
 def _size_and_channels(settings: TrainSettings, option: Option) -> tuple[int, int]:
     size = settings.model.get("size") or option.get("size")
     channels = settings.model.get("channels") or option.get("channels")
+    if size is not None and not isinstance(size, int):
+        raise BadConfig(
+            f"model=auto makes UNets of square images, and the size is {size}\n"
+            "type: data.size=<pixels per side>"
+        )
     if not isinstance(option.get("path"), str):
         data = load_data(option, settings.paths, say=lambda _: None)
         assert data is not None

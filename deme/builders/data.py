@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from deme.data import Captioned, EncodedDataset, ImageData, Images
+from deme.data import Captioned, EncodedDataset, ImageData, Images, Masked
 from deme.data.conditioned import ConditionedPixels
 from deme.data.latents import CachedLatents
 from deme.models.denoiser import DenoisingModel
@@ -33,13 +33,7 @@ def load_data(
     option = {name: value for name, value in option.items() if name not in left_open}
     if image_shape is not None:
         channels, height, width = image_shape
-        if "size" in left_open and height != width:
-            raise BadConfig(
-                f"the model makes images of {height} x {width} pixels (its sample_size is not "
-                "square), and data sets are read as square images here: it can be merged, exported "
-                "and sampled, not trained or compared to images"
-            )
-        known = {"channels": channels, "size": height}
+        known = {"channels": channels, "size": height if height == width else [height, width]}
         option |= {name: known[name] for name in left_open}
     data: ImageData = instantiate_with(option, cache=cache_folder(paths))
     say(f"data: {data.description}")
@@ -59,10 +53,14 @@ def check_images(data: ImageData, model: DenoisingModel) -> None:
         )
     found, needed = tuple(data.train.__getitems__([0]).shape[1:]), tuple(model.image_shape)
     if found != needed:
+        height, width = needed[1:]
+        sides = height if height == width else f"[{height},{width}]"
+        words = [f"data.channels={needed[0]}"] if found[0] != needed[0] else []
+        words += [f"data.size={sides}"] if found[1:] != needed[1:] else []
         raise BadConfig(
             f"the data set has images of shape {found} (channels, height, width), "
             f"the model needs {needed}\n"
-            "choose another model= or data=, or set data.size and data.channels"
+            f"type: {' '.join(words)}, or choose another model= or data="
         )
     if not len(data.held_out):
         raise BadConfig(
@@ -89,8 +87,17 @@ def encode_images(
     flip, dropout = (data.random_flip, data.caption_dropout) if data is not None else (False, 0.0)
     if not isinstance(model, LatentModel):
         return ConditionedPixels(images, model.condition, dropout)
+    if model.takes_masks and not isinstance(images, Masked):
+        raise BadConfig(
+            f"a {model.pipeline} fills in what is masked, and the images have no masks\n"
+            "type: data=captioned_images data.masks=<folder with a mask of each image>"
+        )
+    if isinstance(images, Masked) and not model.takes_masks:
+        raise BadConfig(
+            f"a {model.pipeline} sees no masks, and data.masks is given\ntype: data.masks=null"
+        )
     encoders = model.encoders.to(device)
-    latents = CachedLatents(images, encoders, cache, flip, dropout)
+    latents = CachedLatents(images, encoders, cache, flip, dropout, model.takes_masks)
     encoders.release()
     if cut := encoders.truncated(images.captions(list(range(len(images))))):
         logger.info(

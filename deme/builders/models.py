@@ -32,19 +32,23 @@ def load_model(
     guidance_scale: float | None = None,
     ema: bool = False,
     advice: str = COPY_OF_EMA,
-    size: int | None = None,
+    size: int | Sequence[int] | None = None,
+    size_key: str = "model.size",
 ) -> Loaded:
     """Load one model; a text-conditioned one samples with guidance if a scale is given.
 
-    `ema` and `advice`: see `load_folder`; `size`: see `set_size`.
+    `ema` and `advice`: see `load_folder`; `size`, `size_key`: see `set_size`.
     """
     model = load_folder(str(folder), ema, advice).to(compute.device)
-    set_size(model, size)
+    set_size(model, size, size_key)
     return Loaded(model, guided(compute.network(model), model, guidance_scale), model)
 
 
 def load_experts(
-    folders: Sequence[Path], compute: Compute, guidance_scale: float | None = None
+    folders: Sequence[Path],
+    compute: Compute,
+    guidance_scale: float | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> Loaded:
     """Load unmerged experts, routed by timestep; one is in memory at a time.
 
@@ -53,6 +57,7 @@ def load_experts(
     """
     experts, ranges = routed_experts(folders)
     swapped = SwappedExperts([expert.folder for expert in experts], compute.device)
+    set_size(swapped.model, size, "size")
     num_timesteps = ranges[-1].high
     network = guided(compute.network(swapped.model), swapped.model, guidance_scale)
     return Loaded(

@@ -30,7 +30,8 @@ ARGUMENTS = {  # of the commands that take no Hydra overrides
     "[json=true] [csv=true]",
     "show": "<run directory, name or id> [runs=<dir>] [json=true]",
     "clean": "[<name of a suite or folder>] [yes=true] [runs=<dir>]",
-    "convert": "<checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true]",
+    "convert": "<checkpoint> out=<folder> [beta_schedule=linear] [size=<pixels>] [ema=true] "
+    "[config=<folder>]",
 }
 COMMANDS = tuple(ARGUMENTS)
 

@@ -1,4 +1,7 @@
-"""`deme convert`: convert a DDPM checkpoint of the original layout to a diffusers folder."""
+"""`deme convert`: make a diffusers folder of a checkpoint in one file.
+
+That is a DDPM in the original layout, or Stable Diffusion (1.x, 2.x, XL) in a safetensors file.
+"""
 
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -50,17 +53,20 @@ def run(words: list[str]) -> None:
 
 def convert_checkpoint(source: Path, out: Path, settings: ConversionSettings) -> None:
     """Convert a checkpoint unless that is already done. Raises BadConfig, WorkFailed."""
+    is_pipeline = _is_pipeline(source)
+    _check_settings(source, settings, is_pipeline)
     origin: dict[str, object] = {
-        "from": "the original DDPM layout",
+        "from": "Stable Diffusion in one file" if is_pipeline else "the original DDPM layout",
         "file": source.name,
         "sha256": files.sha256(source),
-        "beta_schedule": settings.beta_schedule,
+        **({} if is_pipeline else {"beta_schedule": settings.beta_schedule}),
     }
     if not out.exists():
         lock = out.with_name(f".{out.name}.lock")
         with locked(lock, lambda owner: logger.info("%s writes %s", owner, out), remove=True):
             if not out.exists():
-                kind = KINDS[_convert(source, out, origin, settings)]
+                convert = _convert_pipeline if is_pipeline else _convert
+                kind = KINDS[convert(source, out, origin, settings)]
                 print_result(
                     f"converted {source} ({kind}) to {out}\n"
                     f"use it with: model=diffusers model.path={out}"
@@ -69,6 +75,38 @@ def convert_checkpoint(source: Path, out: Path, settings: ConversionSettings) ->
     if not _is_ours(out, origin, settings):
         _refuse(out)
     print_result(f"{out} is {source.name}, converted before")
+
+
+def _is_pipeline(source: Path) -> bool:
+    from deme.models.single_file import is_single_file
+    from deme.system.tensors import TensorFile
+
+    return source.suffix == ".safetensors" and is_single_file(TensorFile(source).specs)
+
+
+def _check_settings(source: Path, settings: ConversionSettings, is_pipeline: bool) -> None:
+    """Raise BadConfig for settings of the other kind of checkpoint."""
+    others = ("beta_schedule", "size") if is_pipeline else ("config",)
+    defaults = ConversionSettings()
+    for name in others:
+        if getattr(settings, name) != getattr(defaults, name):
+            kind = "Stable Diffusion in one file" if is_pipeline else "in the original DDPM layout"
+            raise BadConfig(f"{source} is {kind}, for which {name}= has no effect\nleave it out")
+
+
+def _convert_pipeline(
+    source: Path, out: Path, origin: dict[str, object], settings: ConversionSettings
+) -> bool | None:
+    """Write the pipeline's folder; return whether its weights are a moving average."""
+    from deme.models.single_file import convert_single_file
+
+    def fill(partial: Path) -> None:
+        convert_single_file(source, settings.config, partial)
+        about = {"range": None, "converted": origin, "ema": settings.ema}
+        files.write_json(partial / "deme.json", about)
+
+    files.write_folder(out, fill, lambda: _refuse(out))
+    return settings.ema
 
 
 def _refuse(out: Path) -> NoReturn:

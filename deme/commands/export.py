@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from deme.commands.export_experts import check_experts, content_of, write_experts
 from deme.runs import ExportSettings, build, log_weights, weights_folder
 from deme.system import (
     BadConfig,
@@ -24,25 +25,44 @@ from deme.system import (
 )
 
 # What the command that uploads repeats, where it differs.
-DEFAULTS = {"dtype": "float32", "keep_projections": False, "license": None, "private": True}
+DEFAULTS = {
+    "format": "diffusers",
+    "boundary_ratio": None,
+    "dtype": "float32",
+    "keep_projections": False,
+    "license": None,
+    "private": True,
+}
 
 
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    place, out = locate(settings.run), expanded(settings.out)
-    source = weights_folder(place)
-    log_weights("run", [place])
+    given = settings.run if isinstance(settings.run, list) else [settings.run]
+    places, out = [locate(each) for each in given], expanded(settings.out)
+    sources = [weights_folder(place) for place in places]
+    log_weights("run", places)
+    if len(places) > 1:
+        check_experts(settings, sources)
+    elif settings.boundary_ratio is not None:
+        raise BadConfig(
+            "boundary_ratio is of two models for Wan's pipeline, and one is given\n"
+            "type: run='[<of less noise>,<of more noise>]'"
+        )
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
     with locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
-        content = files.sha256(source)
+        content = content_of(sources) if len(sources) > 1 else files.sha256(sources[0])
 
         def check() -> None:
-            _check_out(out, source, content, settings.overwrite)
+            for source in sources:
+                _check_out(out, source, content, settings.overwrite)
 
         check()
-        _write(settings, place, source, out, check)
+        if len(places) > 1:
+            write_experts(settings, sources, out, check)
+        else:
+            _write(settings, given[0], places[0], sources[0], out, check)
     if settings.push is not None:
         _push(out, settings.push, settings)
     return out
@@ -96,10 +116,16 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _write(
-    settings: ExportSettings, place: Path, source: Path, out: Path, check: Callable[[], None]
+    settings: ExportSettings,
+    given: str,
+    place: Path,
+    source: Path,
+    out: Path,
+    check: Callable[[], None],
 ) -> None:
     import torch
 
+    from deme.models.kohya import check_kohya, rename_as_kohya
     from deme.models.loading import load_folder
     from deme.report.model_card import model_card
     from deme.report.records import read_history
@@ -129,13 +155,17 @@ def _write(
         raise WorkFailed(
             f"{large[0]} has values too large for {settings.dtype}\ntype: dtype=bfloat16"
         )
+    if settings.format == "kohya":
+        check_kohya(model, place)
     counted = state if model.adapter is None else model.trained_parameters()
     count = sum(value.numel() for value in counted.values())
-    record = read_history(place, settings.run)
+    record = read_history(place, given)
     card = model_card(record, settings, model, projections, count)
 
     def fill(partial: Path) -> None:
         model.write(partial, state, about)
+        if settings.format == "kohya":
+            rename_as_kohya(partial, dtype)
         files.write_text(partial / "README.md", card)
         export = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
         files.write_json(
@@ -161,7 +191,8 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
         )
         for path, size in sizes.items():
             print_result(f"  {size_text(size):>10}  {path.relative_to(folder)}")
-        words = [f"run={settings.run}", f"out={settings.out}"]
+        typed = f"[{','.join(settings.run)}]" if isinstance(settings.run, list) else settings.run
+        words = [f"run={typed}", f"out={settings.out}"]
         words += [
             f"{key}={getattr(settings, key)}"
             for key, default in DEFAULTS.items()
@@ -177,11 +208,14 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
         huggingface_hub.upload_folder(
             repo_id=name,
             folder_path=folder,
-            commit_message=f"Export of {Path(settings.run).name}",
+            commit_message=f"Export of {folder.name}",
             delete_patterns=[
                 "unet/*",
                 "transformer/*",
+                "transformer_2/*",
                 "scheduler/*",
+                "expert_*.safetensors",
+                "pytorch_lora_weights.safetensors",
             ],  # what an older export left there
         )
     except Exception as error:

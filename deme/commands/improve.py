@@ -31,6 +31,7 @@ from deme.runs import (
     read_metrics,
     read_outcome,
     seconds_of,
+    weights_folder,
     with_averages,
 )
 from deme.system import (
@@ -41,6 +42,7 @@ from deme.system import (
     duration,
     expanded,
     files,
+    locate,
     logger,
     print_result,
 )
@@ -53,6 +55,7 @@ MIN_HELD_OUT = 50
 
 def run(config: dict[str, object]) -> Path:
     """Improve unless it is done; return the folder of the improved model, else the run's."""
+    config = fitting(config)
     config = with_averages(config, build(ImproveSettings, config))
     settings = build(ImproveSettings, config)
     log_without_effect(settings)
@@ -74,6 +77,54 @@ def run(config: dict[str, object]) -> Path:
     model = str(below(folder, outcome["model"]))
     stage_function("export")(compose_stage("export", [], run=model, out=out))
     return Path(out)
+
+
+def fitting(config: dict[str, object]) -> dict[str, object]:
+    """Return the config with the options that fit the model, where none is typed."""
+    from deme.models.layout import is_flow, network_folder, read_json_object, scheduler_file
+
+    overrides = config.get("overrides")
+    typed = [str(w).lstrip("+") for w in overrides] if isinstance(overrides, list) else []
+    model, adapter = config["model"], config.get("adapter")
+    path = model.get("path") if isinstance(model, dict) else None
+    if not isinstance(path, str) or not (place := locate(path)).is_dir():
+        return config  # what is wrong is said later
+    folder = weights_folder(place)
+    metrics = config["metrics"]
+    draws_images = isinstance(metrics, dict) and bool(metrics.get("features"))
+    options: dict[str, str] = {}
+    if is_flow(read_json_object(scheduler_file(folder))):
+        options |= {"sampler": "flow_euler", "weighting": "constant_native"}
+    elif (folder / "vae").is_dir():
+        options["sampler"] = "ddim_latent"
+    if not draws_images:
+        options.pop("sampler", None)
+    if adapter or network_folder(folder).name == "transformer":
+        options["projection"] = "none"
+    given = {word.partition("=")[0] for word in typed}
+    usual = compose_stage("improve", ["model.path=.", "data.path=.", "out=."])
+    words = [
+        f"{group}={name}"
+        for group, name in options.items()
+        if group not in given and _kind(config[group]) == _kind(usual[group])
+    ]  # nor chosen in a file of defaults
+    if not words:
+        return config
+    logger.info("for this model, unless you type others: %s", " ".join(words))
+    groups = [word.partition("=")[0] for word in words]
+    keys = [word for word in typed if word.partition(".")[0] in groups]
+    composed = {**compose_stage("train", _of(words + keys, "weighting", "projection")),
+                **compose_stage("evaluate", _of(words + keys, "sampler"))}  # fmt: skip
+    return {**config, **{group: composed[group] for group in groups}}
+
+
+def _kind(option: object) -> object:
+    """Return what tells an option of a group from the others."""
+    return (option.get("_target_") or option.get("placement")) if isinstance(option, dict) else None
+
+
+def _of(words: Sequence[str], *groups: str) -> list[str]:
+    return [word for word in words if word.partition("=")[0].partition(".")[0] in groups]
 
 
 def _check_out(settings: ImproveSettings, was_done: bool) -> None:
@@ -107,7 +158,10 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
     load_extractors(settings.metrics, data, cache_folder(settings.paths))
     if not settings.metrics.features:
         logger.info(LOSS_ALONE)
-    if "average" in settings.ideas and "average" not in work.ideas:
+    left_out = [name for name in ("average", "soup") if name in settings.ideas]
+    if settings.adapter and left_out:
+        logger.info("left out: %s, whose result is no LoRA", ", ".join(left_out))
+    elif "average" in settings.ideas and "average" not in work.ideas:
         logger.info("the idea average is left out: no average of this model is known")
     logger.info("the results are kept in %s; the same command resumes the work", run.path)
     total = len(work.ideas) + 2

@@ -32,8 +32,8 @@ from deme.system import BadConfig, WorkFailed, details, digits_for, first_line, 
 
 # Keys that every step of the work shares, if its command has them.
 SHARED_KEYS = (
-    "data", "model", "metrics", "projection", "prompts", "sampler", "compute", "progress", "logger",
-    "passport", "guidance_scale", "paths",
+    "data", "model", "metrics", "projection", "weighting", "timestep_density", "adapter", "prompts",
+    "sampler", "compute", "progress", "logger", "passport", "guidance_scale", "paths",
 )  # fmt: skip
 SEARCH_STEPS = 10  # sampling steps of a candidate's images
 FEW_REPLICATES = 2  # bootstrap resamples where no interval is used

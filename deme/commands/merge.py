@@ -78,8 +78,8 @@ def _open(settings: MergeSettings, run: Run) -> "tuple[MergePlan, Merge]":
     if merge is None or errors:
         raise BadConfig("\n".join(errors))
     merge.check_names(plan.names())
-    if adapters_of(plan):
-        check_form(settings.lora.form, merge)
+    if adapters := adapters_of(plan):
+        check_form(settings.lora.form, merge, settings.lora.rank, adapters)
     if search is not None:
         check_searched_models(search, [model.folder for model in plan.experts])
     return plan, merge

@@ -49,16 +49,17 @@ def run(config: dict[str, object]) -> Path:
     images, shapes = {}, {}
     for label, folders in places.items():
         loaded = (
-            load_model(folders[0], compute, scale)
+            load_model(folders[0], compute, scale, size=settings.size, size_key="size")
             if len(folders) == 1
-            else load_experts(folders, compute, scale)
+            else load_experts(folders, compute, scale, settings.size)
         )
         shapes[label] = loaded.model.image_shape
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{name} {' x '.join(map(str, s))}" for name, s in shapes.items())
             raise BadConfig(
                 f"images of one grid need one shape; channels x height x width: {sizes}\n"
-                "type: one command for each size"
+                "type: size=<pixels per side>, if the models can have this size; or one command "
+                "for each size"
             )
         check_sampler(settings.sampler, loaded.model)
         prompts = load_prompts(settings.prompts, loaded.model, None, settings.num_images)

@@ -7,12 +7,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.commands.arguments import check_device
 from deme.commands.train_checks import (
     CHECKPOINT,
+    check_before,
     check_passport,
     check_sharding,
-    check_trainable,
     keeps_checkpoint,
     start_from_finished,
     teacher_folder,
@@ -78,7 +77,7 @@ def run(config: dict[str, object]) -> Path:
 def _run(config: dict[str, object], settings: TrainSettings, mirror: Mirror) -> Path:
     if processes.world().size == 1:
         run = Run.planned(config)
-        check_device(run, settings.compute)
+        check_before(run, settings)
         return run.execute(lambda run: _train(run, settings, mirror))
 
     from deme.builders import Compute
@@ -202,14 +201,14 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
 
     compute, progress = Compute.of(settings.compute), settings.progress
     model = instantiate(settings.model)
-    check_trainable(settings, model)
     data = load_data(settings.data, settings.paths, model.image_shape)
     assert data is not None  # TrainSettings
     check_images(data, model)
     if "path" not in settings.model and run.is_main_process:
         for line in built_lines(settings, model, compute.device):
             logger.info(line)
-    if "path" in settings.model:
+    has_passport = "path" in settings.model
+    if has_passport and settings.adapter is None:
         check_passport(run, settings, model, data, compute.device)
     warn_if_teacher_is_raw(run, settings)
     encoded = cache(  # can take hours
@@ -226,6 +225,8 @@ def _prepare(run: Run, settings: TrainSettings, group: "ProcessGroup | None") ->
     if settings.adapter is not None:
         model.add_adapter(instantiate(settings.adapter))
         logger.info("trained: %s", model.adapter_description)
+        if has_passport:  # with an adapter that changes nothing yet, and its base in its precision
+            check_passport(run, settings, model, data, compute.device)
     search = run.single_input("search")
     method = build_method(settings, model, ranges, expert_range, search, experts)
     load_teacher = teacher_loader(settings, model, teacher_folder(run))

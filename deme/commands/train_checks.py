@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deme.commands.arguments import check_device
 from deme.report.typed_options import chosen_option
 from deme.runs import (
     Run,
@@ -13,8 +14,9 @@ from deme.runs import (
     frozen_config,
     snapshot_folder,
     takes_ema,
+    weights_folder,
 )
-from deme.system import BadConfig, MissingInput, files, logger
+from deme.system import BadConfig, MissingInput, files, locate, logger
 
 CHECKPOINT = "checkpoints/last.ckpt"
 
@@ -28,9 +30,15 @@ def check_passport(
     run: Run, settings: TrainSettings, model: "DenoisingModel", data: "ImageData", device: str
 ) -> None:
     """Store the passport of the base. Raises BadConfig if the config contradicts the weights."""
-    from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
+    from deme.evaluation.passport import (
+        BATCH,
+        format_passport,
+        load_passport,
+        refuse_contradicted,
+    )
 
-    passport = load_passport(settings, model, data, device, settings.passport.num_images)
+    count, batch_size = settings.passport.num_images, min(BATCH, settings.batch_size)
+    passport = load_passport(settings, model, data, device, count, batch_size)
     if run.is_main_process:
         files.write_json(run.path / "passport.json", passport)
     for line in format_passport(passport):
@@ -54,14 +62,39 @@ def warn_if_teacher_is_raw(run: Run, settings: TrainSettings) -> None:
         warn_of_raw_teacher(place, given is None and takes_ema(settings.model))
 
 
-def check_trainable(settings: TrainSettings, model: "DenoisingModel") -> None:
+def check_before(run: Run, settings: TrainSettings) -> None:
+    """Raise what is wrong with the start of a training before there is a run directory.
+
+    BadConfig for a base that is a LoRA, a device that is not there, and a run that cannot be
+    continued; MissingInput for one without a checkpoint.
+    """
+    check_device(run, settings.compute)
+    if run.done or (run.path / CHECKPOINT).exists():
+        return
+    check_whole(settings.model.get("path"))
+    if (source := run.single_input("continue_from")) is not None:
+        check_continued(run, source)
+        _check_checkpoint(source)
+
+
+def check_whole(path: object) -> None:
     """Raise BadConfig for a base that is a LoRA."""
-    if model.adapter is not None:
-        path = settings.model.get("path")
+    from deme.models.adapter_files import is_adapter
+
+    is_here = isinstance(path, str) and not path.startswith("hub:")
+    if is_here and is_adapter(weights_folder(locate(str(path)))):
         raise BadConfig(
             f"{path} is a LoRA, and trainings start from whole models\n"
             f"type: deme merge model=diffusers model.path=<its base> 'inputs.experts=[{path}]' "
             "lora.form=fuse, and then model.path=<that run>"
+        )
+
+
+def _check_checkpoint(source: Path) -> None:
+    if not (source / CHECKPOINT).is_file():
+        raise MissingInput(
+            f"{source} has no checkpoint to continue from\n"
+            "train that run with progress.keep_checkpoint=true"
         )
 
 
@@ -109,11 +142,7 @@ def start_from_finished(run: Run, settings: TrainSettings) -> None:
     if source is None or own.exists():
         return
     theirs = check_continued(run, source)
-    if not (source / CHECKPOINT).is_file():
-        raise MissingInput(
-            f"{source} has no checkpoint to continue from\n"
-            "train that run with progress.keep_checkpoint=true"
-        )
+    _check_checkpoint(source)
     if chosen_option(settings, "learning_rate") != "constant":
         logger.warning(
             "the learning rate of %s followed a schedule of %d steps; in one run of %d steps it "

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deme.commands.arguments import check_device
+from deme.commands.train_checks import check_before
 from deme.runs import Run, TrainSettings, build
 from deme.system import WorkFailed, logger
 
@@ -27,7 +27,7 @@ def run_together(
         logger.setLevel(logging.ERROR)  # the first process says what happens
     with group.job():
         run = replace(Run.planned(config), is_main_process=group.rank == 0)
-        check_device(run, build(TrainSettings, config).compute)
+        check_before(run, build(TrainSettings, config))
         if len({*group.all_gather(run.identity)}) > 1:
             raise WorkFailed(
                 "the processes were given different runs\ntype the same arguments in all of them"

@@ -73,9 +73,21 @@ def built_lines(settings: TrainSettings, model: "DenoisingModel", device: str) -
     )
 
 
+def memory_of(settings: TrainSettings) -> str:
+    """Return the memory of training a model folder's network; its weights are not read.
+
+    Raises MissingInput, BadConfig, and what diffusers raises for a config of which it makes no
+    network.
+    """
+    network = _network(settings.model)
+    teachers = _Teachers(network.placement, int(settings.has_teacher))
+    return str(_memory(settings, network, network.placement, teachers))
+
+
 def _line(node: Node) -> str:
     """Return the text on one run, which is the same for the same kind of training."""
-    settings = build(TrainSettings, node.config)
+    settings = node.settings
+    assert isinstance(settings, TrainSettings)
     before = _trainings_before(node)
     try:
         network = _network((before[-1] if before else settings).model)
@@ -93,6 +105,7 @@ def _line(node: Node) -> str:
             settings.balancing,
             settings.ranges if settings.balancing else None,
             *([settings.ema] if settings.tracks_profiles else []),
+            *([settings.adapter, _base_teaches(settings)] if settings.adapter else []),
         ]
         teachers = _teachers(node, settings, placement)
         if teachers != _Teachers(placement, int(settings.has_teacher)):  # of runs without these
@@ -150,6 +163,7 @@ def _teachers(node: Node, settings: TrainSettings, placement: str | None) -> _Te
         return _Teachers(placement, int(settings.has_teacher))
     one = settings.method.get("resident") == "one"
     trained = build(TrainSettings, experts[0].training.config)
+    one = one or trained.adapter is not None
     return _Teachers(trained.projection.placement or placement, 1 if one else len(experts))
 
 
@@ -190,7 +204,8 @@ def _memory(
     import diffusers
     import torch
 
-    from deme.models.loading import families_by_network, network_type
+    from deme.models.adapter import add_lora_layers, matching_layers
+    from deme.models.loading import adapter_targets, families_by_network, network_type
     from deme.models.projection import Projections
     from deme.training.memory import Plan, training_memory
 
@@ -207,6 +222,15 @@ def _memory(
         one: nn.Module = getattr(diffusers, network.kind)(**arguments)
         if placement:
             one.projections = Projections(one, placement)
+        return one
+
+    def adapted() -> "nn.Module":
+        one = made(student)
+        if settings.adapter is not None:
+            lora = instantiate(settings.adapter)
+            targets = lora.targets or adapter_targets(kind)
+            layers = matching_layers(one, targets, all_needed=lora.targets is not None)
+            add_lora_layers(one, lora, layers)
         return one
 
     with torch.device("meta"):
@@ -226,10 +250,18 @@ def _memory(
         tasks=_num_tasks(settings),
         update_copies=int(settings.ema is not None or together),
         teachers=teachers.count,
+        base_teaches=_base_teaches(settings),
     )
-    teacher = (lambda: made(teachers.placement)) if settings.has_teacher else None
+    loads_teacher = settings.has_teacher and not _base_teaches(settings)
+    teacher = (lambda: made(teachers.placement)) if loads_teacher else None
     student = settings.projection.placement or placement
-    return training_memory(lambda: made(student), teacher, inputs, plan)
+    return training_memory(adapted, teacher, inputs, plan)
+
+
+def _base_teaches(settings: TrainSettings) -> bool:
+    """Whether the teacher is the network without its adapter: no other model or expert is."""
+    others = settings.inputs.get("teacher") or settings.inputs.get("experts")
+    return settings.has_teacher and settings.adapter is not None and not others
 
 
 def _num_averages(settings: TrainSettings) -> int:

@@ -15,6 +15,8 @@ from deme.data.pixels import to_float
 from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom, generator
 from deme.system import sha256_text
 
+MASKED = 128  # a mask's pixel from which on the image's is to be filled in
+
 
 class Images(Protocol):
     """A finite set of uint8 images [C, H, W], read in batches of indices.
@@ -146,10 +148,37 @@ class CaptionedImages:
         return sha256_text(json.dumps([self.images.content_hash(), *self._captions]))
 
 
+@runtime_checkable
+class Masked(Images, Protocol):
+    """Captioned images with a mask each."""
+
+    def captions(self, indices: list[int]) -> list[str]: ...
+
+    def masks(self, indices: list[int]) -> Tensor:
+        """Return the masks, uint8 [B, 1, H, W]: 255 where pixels are to be filled in, else 0."""
+
+
+class MaskedImages(CaptionedImages):
+    """Captioned images with a mask each; the hash covers all."""
+
+    def __init__(self, images: Images, captions: list[str], masks: Images) -> None:
+        super().__init__(images, captions)
+        assert len(masks) == len(images)
+        self._masks = masks
+
+    def masks(self, indices: list[int]) -> Tensor:
+        return 255 * (self._masks.__getitems__(indices) >= MASKED).to(torch.uint8)
+
+    def content_hash(self) -> str:
+        return sha256_text(f"{super().content_hash()} {self._masks.content_hash()}")
+
+
 class SomeImages:
     """Images `indices` of another set; `Captioned` if that is."""
 
     def __new__(cls, images: Images | None = None, *_: object, **__: object) -> "SomeImages":
+        if isinstance(images, Masked):
+            return super().__new__(SomeMasked)
         return super().__new__(SomeCaptioned if isinstance(images, Captioned) else cls)
 
     def __init__(self, images: Images, indices: Sequence[int]) -> None:
@@ -172,6 +201,15 @@ class SomeCaptioned(SomeImages):
 
     def captions(self, indices: list[int]) -> list[str]:
         return self.images.captions([self.indices[i] for i in indices])
+
+
+class SomeMasked(SomeCaptioned):
+    """The same of images with masks."""
+
+    images: Masked
+
+    def masks(self, indices: list[int]) -> Tensor:
+        return self.images.masks([self.indices[i] for i in indices])
 
 
 def chosen_images(images: Images, count: int, *keys: int | str) -> Images:

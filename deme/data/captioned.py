@@ -1,5 +1,6 @@
 """Images with captions: a folder with metadata, COCO's annotations, a Hugging Face data set."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from deme.data.caption_files import METADATA, captions_in
 from deme.data.dataset_rows import DatasetRows, is_dataset
 from deme.data.decode import BACKGROUND
 from deme.data.encoded import ImageSource
-from deme.data.image_files import ImageFiles
+from deme.data.image_files import ChosenFiles, ImageFiles, size_of
 from deme.data.image_folder import make_preprocessing
 from deme.data.split_dataset import split_dataset
 from deme.system import DATASETS, BadConfig, MissingInput, locate, logger
@@ -29,7 +30,7 @@ def load_captioned_images(
     path: str,
     captions: str | None = None,
     caption_column: str | None = None,
-    size: int | None = None,
+    size: int | Sequence[int] | None = None,
     channels: int | None = 3,
     resize: str = "bicubic",
     crop: str = "center",
@@ -39,6 +40,7 @@ def load_captioned_images(
     corrupt: str = "refuse",
     in_memory: bool | None = None,
     background: str = BACKGROUND,
+    masks: str | None = None,
     cache: Path | None = None,
 ) -> ImageData:
     """Return the images of `path` with their captions; a fixed random share of them is held out.
@@ -46,7 +48,8 @@ def load_captioned_images(
     `captions` is a file: COCO's annotations or rows {file_name, caption}; None means the folder's
     metadata or the data set's column. If an image has several captions, the first is used. Images
     without a caption and captions without an image are an error, or are left out with `corrupt`
-    "skip". Raises BadConfig, MissingInput, WorkFailed.
+    "skip". `masks` is a folder with a mask for each image, of the same path but for the suffix.
+    Raises BadConfig, MissingInput, WorkFailed.
     """
     if crop == "random":
         raise BadConfig(
@@ -72,8 +75,37 @@ def load_captioned_images(
         in_memory,
         cache,
         captions=texts,
+        masks=_masks_at(masks, path, source) if masks is not None else None,
     )
     return replace(data, caption_dropout=dropout)
+
+
+def _masks_at(masks: str, path: str, source: ImageSource) -> ImageSource:
+    """Return the masks of a folder's images, in their order. Raises BadConfig, MissingInput."""
+    if not isinstance(source, ImageFiles):
+        raise BadConfig(
+            f"data.masks={masks} needs a folder of images, which {path} is not\n"
+            "type: data.masks=null"
+        )
+    folder = locate(masks)
+    own = {file.relative_to(folder).with_suffix(""): file for file in ImageFiles(folder).files}
+    wanted = [file.relative_to(source.folder).with_suffix("") for file in source.files]
+    if missing := [name for name in wanted if name not in own]:
+        raise MissingInput(
+            f"{folder} has no mask of {len(missing):,} images, the first: {missing[0]}\n"
+            "a mask has the path of its image, but for the suffix; it is white where the image is "
+            "to be filled in"
+        )
+    chosen = [own[name] for name in wanted]
+    for file, mask in zip(source.files, chosen, strict=True):
+        (width, height), (other_width, other_height) = size_of(file), size_of(mask)
+        if abs(width * other_height - height * other_width) > max(width, height):
+            raise BadConfig(
+                f"{file} has {width} x {height} pixels, and its mask {mask} {other_width} x "
+                f"{other_height}: they would be cropped differently\n"
+                "a mask has the aspect ratio of its image"
+            )
+    return ChosenFiles(chosen)
 
 
 def _pairs_at(path: str, captions: str | None, column: str | None) -> Pairs:

@@ -6,6 +6,7 @@ first counts.
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,21 +136,27 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes uint8 [channels, size, size].
+    """How an image becomes uint8 [channels, height, width].
 
-    `resize` is the antialiased filter. With `crop` "center" or, in training, "random", the shorter
-    side is resized to `size` and a part of the longer one is kept; with "none" both sides are
-    resized to `size`, whatever the aspect ratio. `background` is the colour behind transparent
-    pixels: a name of CSS or #rrggbb. Raises BadConfig.
+    `size` are the pixels per side, or height and width. `resize` is the antialiased filter. With
+    `crop` "center" or, in training, "random", images are resized so that they just cover the size
+    (of a square: its shorter side becomes `size`), and what is too much of one side is cropped;
+    with "none" both sides are resized, whatever the aspect ratio. `background` is the colour behind
+    transparent pixels: a name of CSS or #rrggbb. Raises BadConfig.
     """
 
-    size: int
+    size: int | Sequence[int]
     channels: int = 3
     resize: str = "bicubic"
     crop: str = "center"
     background: str = BACKGROUND
 
     def __post_init__(self) -> None:
+        sides = [self.size] if isinstance(self.size, int) else list(self.size)
+        if len(sides) > 2 or not sides or min(sides) < 1:
+            raise BadConfig(
+                f"data.size must be pixels per side or [<height>,<width>], got {self.size}"
+            )
         if self.channels not in (1, 3):
             raise BadConfig(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")
         for name, value, allowed in (
@@ -173,14 +180,33 @@ class Preprocessing:
             )
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the result, in pixels."""
+        sides = [self.size] if isinstance(self.size, int) else list(self.size)
+        return sides[0], sides[-1]
+
+    @property
+    def _covers(self) -> str:
+        """To what an image is resized before it is cropped, in words."""
+        height, width = self.shape
+        if height == width:
+            return f"shorter side {{}} to {height}"
+        return f"{{}} to cover {width} x {height}"
+
+    @property
     def description(self) -> str:
         """The preprocessing in words: part of the content hash of images.
 
         The background is not: it counts for the images that have transparent pixels.
         """
         if self.crop == "none":
-            return f"both sides {self.resize} to {self.size}, {self.channels} channels"
-        return f"shorter side {self.resize} to {self.size}, centre crop, {self.channels} channels"
+            return f"both sides {self.resize} to {self._sides}, {self.channels} channels"
+        return f"{self._covers.format(self.resize)}, centre crop, {self.channels} channels"
+
+    @property
+    def _sides(self) -> str:
+        height, width = self.shape
+        return str(height) if height == width else f"{width} x {height}"
 
     def summary(self, stored: tuple[int, int] | None) -> str:
         """Return what is done to images in words.
@@ -188,26 +214,29 @@ class Preprocessing:
         `stored`: width and height of the images, None if they have several.
         """
         colours = "as grey" if self.channels == 1 else "as RGB"
-        if stored == (self.size, self.size):
+        if stored == self.shape[::-1]:
             return f"not resized, {colours}"
         if self.crop == "none":
-            return f"both sides resized to {self.size} ({self.resize}), {colours}"
-        return f"shorter side resized to {self.size} ({self.resize}), centre crop, {colours}"
+            return f"both sides resized to {self._sides} ({self.resize}), {colours}"
+        return f"{self._covers.format('resized')} ({self.resize}), centre crop, {colours}"
 
     def apply(self, image: Image.Image, position: float | None = None) -> Tensor:
         """Return the pixels of an image, cropped at `position` in [0, 1), by default the center."""
-        size = self.size
-        target = (size, size)
+        height, width = self.shape
+        target = (width, height)
         if self.crop != "none":
-            scale = size / min(image.size)
-            target = (max(size, round(image.width * scale)), max(size, round(image.height * scale)))
+            scale = max(width / image.width, height / image.height)
+            target = (
+                max(width, round(image.width * scale)),
+                max(height, round(image.height * scale)),
+            )
         if image.size != target:
             image = image.resize(target, RESIZE[self.resize])
         left, top = (
-            (side - size) // 2 if position is None else int(position * (side - size + 1))
-            for side in image.size
+            (side - kept) // 2 if position is None else int(position * (side - kept + 1))
+            for side, kept in zip(image.size, (width, height), strict=True)
         )
-        return image_to_tensor(image.crop((left, top, left + size, top + size)))
+        return image_to_tensor(image.crop((left, top, left + width, top + height)))
 
 
 def resized(pixels: Tensor, size: int | None) -> Tensor:

@@ -1,12 +1,15 @@
 """Image files below a folder."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from deme.data.decode import MAX_BYTES, Unreadable
-from deme.system import Listing, MissingInput, list_files, logger
+from PIL import Image
 
+from deme.data.decode import FORMATS, MAX_BYTES, Unreadable
+from deme.system import Listing, MissingInput, first_line, list_files, logger
+
+ORIENTATION, TURNED = 274, 5  # a tag of EXIF, and its first value that turns an image on its side
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
@@ -25,6 +28,7 @@ class ImageFiles:
     def __init__(
         self, folder: Path, listing: Listing | None = None, used: Collection[Path] = ()
     ) -> None:
+        self.folder = folder
         listing = listing or list_files(folder)
         self.files = list(filter(is_image, listing.files))
         if not self.files:
@@ -45,6 +49,13 @@ class ImageFiles:
     def listing(self) -> str:
         """Return path, size and time of change of every file."""
         return "\n".join(listing(self.files))
+
+
+class ChosenFiles(ImageFiles):
+    """Given image files, in their order, as a source of encoded images."""
+
+    def __init__(self, chosen: Sequence[Path]) -> None:
+        self.files = list(chosen)
 
 
 def _by_reason(folder: Path, left_out: dict[str, list[Path]], others: list[Path]) -> str:
@@ -71,6 +82,17 @@ def read_image(file: Path, name: str) -> bytes:
     if len(data) > MAX_BYTES:
         raise Unreadable(name, f"it has more than {MAX_BYTES:,} bytes, which are never read")
     return data
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Return width and height of an image file, upright, from its header. Raises Unreadable."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= TURNED
+    except Exception as error:  # whatever Pillow makes of a header
+        raise Unreadable(str(file), first_line(error)) from error
+    return (height, width) if turned else (width, height)
 
 
 def listing(files: Iterable[Path]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """Any encoded images: a folder of files, an LMDB in LSUN's format, a Hugging Face data set."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from deme.data import ImageData
@@ -14,7 +15,7 @@ from deme.system import DATASETS, BadConfig, MissingInput, list_files, locate
 
 def load_image_folder(
     path: str,
-    size: int | None = None,
+    size: int | Sequence[int] | None = None,
     channels: int | None = None,
     resize: str = "bicubic",
     crop: str = "center",
@@ -27,9 +28,9 @@ def load_image_folder(
 ) -> ImageData:
     """Return the images of `path`; a fixed random share of them is held out.
 
-    `size` (pixels per side) and `channels` (1 or 3) must be given here; builders take them from the
-    model. Raises MissingInput if there are no images or the library that reads them is missing,
-    BadConfig if there are too few images to split.
+    `size` (pixels per side, or height and width) and `channels` (1 or 3) must be given here;
+    builders take them from the model. Raises MissingInput if there are no images or the library
+    that reads them is missing, BadConfig if there are too few images to split.
     """
     preprocessing = make_preprocessing(size, channels, resize, crop, background)
     return split_dataset(
@@ -38,7 +39,7 @@ def load_image_folder(
 
 
 def make_preprocessing(
-    size: int | None, channels: int | None, resize: str, crop: str, background: str
+    size: int | Sequence[int] | None, channels: int | None, resize: str, crop: str, background: str
 ) -> Preprocessing:
     """Return the preprocessing of these settings. Raises BadConfig if size or channels is None."""
     if size is None or channels is None:

@@ -20,7 +20,7 @@ class DecodedImages(InMemoryImages):
     def pixels(self) -> Tensor:
         """All images, decoded at first use. Raises Unreadable for one that has become damaged."""
         how, count = self.images.preprocessing, len(self)
-        pixels = torch.empty(count, how.channels, how.size, how.size, dtype=torch.uint8)
+        pixels = torch.empty(count, how.channels, *how.shape, dtype=torch.uint8)
 
         def put(index: int) -> None:
             pixels[index] = self.images.read(index)

@@ -8,13 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deme.data import Captioned
+from deme.data import Captioned, Masked
 from deme.data.pixels import to_float
-from deme.diffusion import Condition, ShardedRandom
+from deme.diffusion import MASK, MASKED_LATENTS, Condition, ShardedRandom
 from deme.system import Bar, WorkFailed, absent, files, locked, logger, make_shards, tensors
 
 SHARD = 1024  # images in a file
 CHUNK = 32  # images encoded at once
+MASK_CONDITIONS = (MASK, MASKED_LATENTS)
 EMPTY_CAPTION = "nothing.safetensors"  # the embedding of ""
 
 
@@ -39,7 +40,8 @@ class CachedLatents:
     `mirrored`, and the condition of its caption, under a hash of the images, their captions, their
     preprocessing and the encoders. Training samples a latent from the moments (Rombach et al. 2022)
     and replaces a share `caption_dropout` of the captions by the empty one; `eval_sample` takes the
-    means and all captions.
+    means and all captions. With `masked`, of images with masks, the masks and the latents of the
+    images without what is masked are conditions, too.
     """
 
     def __init__(
@@ -49,10 +51,13 @@ class CachedLatents:
         cache: Path,
         mirrored: bool = False,
         caption_dropout: float = 0.0,
+        masked: bool = False,
     ) -> None:
         self.images, self.mirrored, self.caption_dropout = images, mirrored, caption_dropout
+        self.masked = MASK_CONDITIONS if masked else ()
         self._hash = files.sha256_text("\n".join([images.content_hash(), encoder.content_hash()]))
-        self.folder = cache / "latents" / f"{self._hash[:32]}{'-mirrored' if mirrored else ''}"
+        kind = f"{'-mirrored' if mirrored else ''}{'-masked' if masked else ''}"
+        self.folder = cache / "latents" / f"{self._hash[:32]}{kind}"
         shards = {
             self.folder / f"{first:09d}.safetensors": range(first, min(first + SHARD, len(self)))
             for first in range(0, len(self), SHARD)
@@ -88,6 +93,10 @@ class CachedLatents:
             "mean": torch.stack([self._row(f"{prefix}mean", index) for prefix, index in wanted]),
             "std": torch.stack([self._row(f"{prefix}std", index) for prefix, index in wanted]),
             **{name: torch.stack([self._row(name, i) for i in indices]) for name in self._empty},
+            **{
+                name: torch.stack([self._row(f"{prefix}{name}", index) for prefix, index in wanted])
+                for name in self.masked
+            },
         }
 
     def _row(self, name: str, index: int) -> Tensor:
@@ -109,12 +118,13 @@ class CachedLatents:
             for name, value in given.items():
                 rows = dropped.view(-1, *[1] * (value.ndim - 1))
                 given[name] = torch.where(rows, self._empty[name].to(value), value)
-        return x0, given
+        return x0, given | {name: batch[name].float() for name in self.masked}
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return the means of the latents and the conditions."""
         batch = self.__getitems__(indices)
-        return batch["mean"].float(), {name: _computed(batch[name]) for name in self._empty}
+        names = (*self._empty, *self.masked)
+        return batch["mean"].float(), {name: _computed(batch[name]) for name in names}
 
     def _encode_missing(self, encoder: Encoder, shards: Mapping[Path, range]) -> None:
         """Encode missing shards: processes share them, a kill loses one."""
@@ -149,6 +159,13 @@ class CachedLatents:
         found = {"mean": mean, "std": std, **conditioning}
         if self.mirrored:
             found["mirrored_mean"], found["mirrored_std"] = encoder.moments(pixels.flip(3))
+        if self.masked:
+            assert isinstance(self.images, Masked)
+            masks = self.images.masks(indices).float() / 255
+            found |= _mask_conditions(encoder, pixels, masks)
+            if self.mirrored:
+                mirror = _mask_conditions(encoder, pixels.flip(3), masks.flip(3))
+                found |= {f"mirrored_{name}": value for name, value in mirror.items()}
         stored = {name: _stored(value) for name, value in found.items()}
         if bad := [name for name, value in stored.items() if not bool(torch.isfinite(value).all())]:
             raise WorkFailed(
@@ -157,6 +174,17 @@ class CachedLatents:
                 "the weights of the VAE or the text encoder are damaged; copy them again"
             )
         return stored
+
+
+def _mask_conditions(encoder: Encoder, pixels: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Return the masks [B, 1, h, w] at the size of latents, and the latents of what is not masked.
+
+    As in diffusers' inpainting pipeline: masked pixels become grey, and masks are downsampled by
+    nearest neighbour.
+    """
+    known, _ = encoder.moments(pixels * (1 - masks))
+    small = torch.nn.functional.interpolate(masks, size=known.shape[-2:])
+    return dict(zip(MASK_CONDITIONS, (small, known), strict=True))
 
 
 def _stored(value: Tensor) -> Tensor:

@@ -2,13 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from deme.data import CaptionedImages, ImageData, Images, InMemoryImages, SomeImages
-from deme.data.decode import Preprocessing
+from deme.data import (
+    CaptionedImages,
+    ImageData,
+    Images,
+    InMemoryImages,
+    MaskedImages,
+    SomeImages,
+)
+from deme.data.decode import BACKGROUND, Preprocessing
 from deme.data.encoded import EncodedImages, ImageSource, RandomlyCropped
 from deme.data.in_memory_images import DecodedImages
 from deme.data.inspection import Inspection
@@ -67,13 +75,14 @@ def split_dataset(
     in_memory: bool | None = None,
     cache: Path | None = None,
     captions: Sequence[str] | None = None,
+    masks: ImageSource | None = None,
 ) -> ImageData:
     """Return the images of a source, a fixed random share of them held out.
 
     With `captions`, one for each, images have captions, and those whose caption is empty are on
-    neither side. Images that show the same picture are on the side of the first of them; if that
-    leaves too few on one side, none is held out. Raises BadConfig for a wrong setting, or if there
-    are too few images to split.
+    neither side; with `masks`, too, they also have masks. Images that show the same picture are on
+    the side of the first of them; if that leaves too few on one side, none is held out. Raises
+    BadConfig for a wrong setting, or if there are too few images to split.
     """
     if not isinstance(held_out_fraction, float) or not 0 < held_out_fraction < 1:
         raise BadConfig(
@@ -107,12 +116,18 @@ def split_dataset(
 
     cropped = preprocessing.crop == "random"
     num_decoded = len(held_out) if cropped else len(kept)
-    fits = num_decoded * preprocessing.channels * preprocessing.size**2 <= IN_MEMORY_BYTES
+    fits = num_decoded * preprocessing.channels * prod(preprocessing.shape) <= IN_MEMORY_BYTES
 
     def images(indices: list[int]) -> Images:
         encoded = EncodedImages(source, indices, preprocessing, cache)
         read = DecodedImages(encoded) if in_memory or (in_memory is None and fits) else encoded
-        return read if captions is None else CaptionedImages(read, [captions[i] for i in indices])
+        if captions is None:
+            return read
+        texts = [captions[i] for i in indices]
+        if masks is None:
+            return CaptionedImages(read, texts)
+        grey = replace(preprocessing, channels=1, background=BACKGROUND)
+        return MaskedImages(read, texts, EncodedImages(masks, indices, grey, cache))
 
     for_training = (
         RandomlyCropped(source, train, preprocessing, cache) if cropped else images(train)

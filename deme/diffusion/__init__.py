@@ -2,6 +2,8 @@
 
 from deme.diffusion.conditioning import (
     EMPTY_CONDITION,
+    MASK,
+    MASKED_LATENTS,
     TEXT,
     Condition,
     Network,
@@ -18,6 +20,8 @@ from deme.diffusion.timesteps import RangeSampler, StratifiedSampler, TimestepSa
 
 __all__ = [
     "EMPTY_CONDITION",
+    "MASK",
+    "MASKED_LATENTS",
     "PREDICTION_TYPES",
     "TEXT",
     "Condition",

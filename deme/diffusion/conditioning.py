@@ -12,6 +12,8 @@ Network = Callable[
     ..., Tensor
 ]  # (x_t [B, C, H, W], t [B]) or (x_t, t, condition) -> prediction [B, C, H, W]
 
+# of inpainting networks: the mask [B, 1, h, w], and the latents of the image without what is masked
+MASK, MASKED_LATENTS = "mask", "masked_latents"
 TEXT = "encoder_hidden_states"  # text embeddings of a UNet2DConditionModel, [B, tokens, width]
 EMPTY_CONDITION: Condition = MappingProxyType({})
 

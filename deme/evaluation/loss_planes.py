@@ -4,6 +4,7 @@ from itertools import combinations
 from pathlib import Path
 
 from deme.evaluation.objective import Scored
+from deme.merging.live import LiveMerge
 from deme.merging.search.evaluations import Evaluations
 from deme.report.search import Plane, landscape
 from deme.runs import LossPlaneSettings, found_weights
@@ -20,9 +21,8 @@ def draw_loss_planes(settings: LossPlaneSettings, search: Path, scored: Scored) 
         raise BadConfig(
             "a loss plane needs two experts, and there is one\ntype: loss_planes.points=0"
         )
-    scored.live.live.incremental = (
-        True  # faster; a figure does not need the bits to be reproducible
-    )
+    if isinstance(scored.live.live, LiveMerge):  # faster; a figure need not be reproducible to bits
+        scored.live.live.incremental = True
     minimum = max(0.0, settings.low) if scored.live.merge.method.mean else settings.low
     low, high = min(minimum, *best), max(settings.high, *best)  # the best vector is visible
     axis = [low + i * (high - low) / (settings.points - 1) for i in range(settings.points)]

@@ -5,9 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import Tensor
 
 from deme.builders import build_merge, load_merge_method
+from deme.builders.adapters import adapters_of
 from deme.merging.live import LiveMerge
+from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.plan import Checkpoint, MergePlan
 from deme.merging.similarity import block_of
+from deme.models.adapter_sum import AdapterSum
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_folder
 from deme.system import BadConfig
@@ -30,19 +33,29 @@ class LiveModel:
         self, plan: MergePlan, option: Mapping[str, object], granularity: str, device: str
     ) -> None:
         self.option, self.granularity, self.num_experts = option, granularity, len(plan.experts)
-        self.sums_to_one = load_merge_method(option).of == "checkpoints"
-        self.model: DenoisingModel = _read(plan.experts[0]).to(device)
+        method = load_merge_method(option)
+        self.sums_to_one = method.of == "checkpoints"
+        self.live: LiveMerge | AdapterSum
         base = _read(plan.base)
-        if self.model.projections is not None:
-            base.add_projections(self.model.projections.placement)
-        experts = [_state(_read(each).to(device)) for each in plan.experts]
-        self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[granularity])
-        self.live.share_with(self.tensors)
+        if (adapters := adapters_of(plan)) and method is weighted_sum:  # no copy of the base each
+            self.model: DenoisingModel = base.to(device)
+            self.model.sample_size = _size_of(plan.experts[0])
+            self.live = AdapterSum(base.network, adapters, GRANULARITIES[granularity])
+            self.model.requires_grad_(False)
+        else:
+            self.model = _read(plan.experts[0]).to(device)
+            if self.model.projections is not None:
+                base.add_projections(self.model.projections.placement)
+            experts = [_state(_read(each).to(device)) for each in plan.experts]
+            self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[granularity])
+            self.live.share_with(self.tensors)
         self.merge = build_merge(*self.merge_settings(self.uniform), self.num_experts)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The model's parameters by the names that merging uses."""
+        """The parameters that a merge changes, by the names that merging uses."""
+        if isinstance(self.live, AdapterSum):
+            return dict(self.live.parameters)
         return {
             name.removeprefix(f"{self.model.part}."): value
             for name, value in self.model.named_parameters()
@@ -64,14 +77,25 @@ class LiveModel:
         if self.is_linear:  # of sum 1: the base cancels
             self.live.merge([w for row in self._rows(weights) for w in row])
         else:
+            assert isinstance(self.live, LiveMerge)
             self.live.merge_by(build_merge(*self.merge_settings(weights), self.num_experts))
-        self.live.write_into(self.tensors)
+        self._show()
 
     def set_expert(self, index: int) -> None:
         """Set the model to one expert, in place, whatever the merge method."""
         one_hot = [float(i == index) for i in range(self.num_experts)]
         self.live.merge(one_hot * len(self.live.blocks))
-        self.live.write_into(self.tensors)
+        self._show()
+
+    def _show(self) -> None:
+        if isinstance(self.live, LiveMerge):
+            self.live.write_into(self.tensors)
+
+    def differentiate(self, wanted: bool) -> None:
+        """Compute gradients of what a merge changes, or of nothing; forget the gradients so far."""
+        for tensor in self.tensors.values():
+            tensor.requires_grad_(wanted)
+            tensor.grad = None
 
     def gradient(self) -> list[float]:
         """Return dL/dw of the merge weights for the gradients that the parameters hold."""
@@ -117,6 +141,12 @@ def _read(checkpoint: Checkpoint) -> DenoisingModel:
     model = load_folder(str(checkpoint.folder), checkpoint.ema, advice="")  # given when opened
     model.fuse_adapter()
     return model
+
+
+def _size_of(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """Return the size of the images of a model, as its deme.json says, None if it does not."""
+    stated = checkpoint.about.get("sample_size")
+    return (stated[0], stated[1]) if stated is not None else None
 
 
 def _state(model: DenoisingModel) -> dict[str, Tensor]:

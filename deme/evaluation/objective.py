@@ -246,15 +246,15 @@ class DenoisingError:
         """
         self.live.check_linear()
         self.live.set_weights(weights)
-        model, count = self.live.model, self.num_images()
-        model.requires_grad_(True).zero_grad(set_to_none=True)
+        count = self.num_images()
+        self.live.differentiate(True)
         total = 0.0
         for batch in self._batches(1.0):
             loss = float(self.shares[batch[0]]) * self._errors(batch).sum() / count
             loss.backward()
             total += float(loss.detach())
         gradient = self.live.gradient()
-        model.requires_grad_(False).zero_grad(set_to_none=True)
+        self.live.differentiate(False)
         return total, gradient
 
     def _errors(self, batch: Batch) -> Tensor:

@@ -67,12 +67,16 @@ class Probed(TypedDict):
     torch: str
 
 
+BATCH = 64  # noisy images that are denoised at once
+
+
 def load_passport(
     settings: TrainSettings | EvaluateSettings | SearchSettings | DoctorSettings,
     model: DenoisingModel,
     data: ImageData,
     device: str,
     num_images: int,
+    batch_size: int = BATCH,
 ) -> JsonObject:
     """Return the passport of a command's pretrained `model` on `num_images` images of its `data`.
 
@@ -90,7 +94,7 @@ def load_passport(
     place = cache / "passports" / f"{files.sha256_text(repr(parts))[:32]}.json"
     measured = read_cached(place, Probed)
     if measured is None:
-        measured = _measured(path, num_images, model, data, device, cache)
+        measured = _measured(path, num_images, model, data, device, cache, batch_size)
         files.write_json(place, measured)
     weights, because = weights_kind(path, takes_ema(option))
     found = {"weights": weights, "weights_because": because, "average": _average_of(locate(path))}
@@ -112,7 +116,13 @@ def refuse_contradicted(passport: JsonObject) -> None:
 
 
 def _measured(
-    path: str, num_images: int, model: DenoisingModel, data: ImageData, device: str, cache: Path
+    path: str,
+    num_images: int,
+    model: DenoisingModel,
+    data: ImageData,
+    device: str,
+    cache: Path,
+    batch_size: int,
 ) -> Probed:
     images = data.held_out if len(data.held_out) >= num_images else data.train
     chosen = chosen_images(images, num_images, "passport images", len(images))
@@ -120,7 +130,8 @@ def _measured(
     x0, condition = eval_sample(encode_images(model, chosen, device, cache), list(range(count)))
     was_training = model.training
     model.eval().to(device)
-    fits = probe(model, known_schedules(model.schedule), x0, device, condition=condition)
+    schedules = known_schedules(model.schedule)
+    fits = probe(model, schedules, x0, device, batch_size, condition)
     model.train(was_training)
     if not all(math.isfinite(fit.unexplained) for fit in fits):
         raise NotFinite(

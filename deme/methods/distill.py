@@ -23,6 +23,7 @@ from deme.diffusion import (
 from deme.methods import Sample
 from deme.methods.deme import check_unchanged, frozen, parameter_hash
 from deme.methods.finetune import Finetune, weighted_errors
+from deme.models.adapter_files import is_adapter
 from deme.models.denoiser import DenoisingModel
 from deme.models.routed_experts import RoutedExperts
 from deme.system import BadConfig
@@ -34,7 +35,8 @@ class Distill(Finetune):
     `experts`: a model folder for each of the `ranges`. The experts are frozen and get the same x_t,
     t and condition. `denoising_weight` times the denoising loss is added. `lookahead`: for how many
     batches the experts answer at once, so that each of them sees whole batches; None: for as many
-    as there are experts. `resident`: how many experts are in memory, all or one (`RoutedExperts`).
+    as there are experts. `resident`: how many experts are in memory, all or one (`RoutedExperts`);
+    of LoRAs one base and one LoRA.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Distill(Finetune):
         self.ranges, self.experts = tuple(ranges), list(experts)
         self.batch_size, self.denoising_weight = batch_size, denoising_weight
         self.lookahead: int = lookahead or len(self.experts)
-        self.one_resident = resident == "one" and len(self.experts) > 1
+        # LoRAs take turns in one base: only their factors are read again
+        one = resident == "one" or all(map(is_adapter, self.experts))
+        self.one_resident = one and len(self.experts) > 1
         self.teacher: RoutedExperts | None = None
         self._ahead: deque[tuple[Tensor, ...]] = deque()
         self._hash = ""

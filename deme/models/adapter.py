@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NAME = "default"  # peft's, of the only adapter of a network
 FACTOR = re.compile(rf"(.+)\.lora_([AB])\.{NAME}\.weight")  # of a parameter of peft's layers
 LAYERS = (nn.Linear, nn.Conv2d)
+BASE_DTYPES = (None, "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,25 @@ class LoRA:
     """What an adapter is: its rank, its alpha (None: the rank), and the layers that it changes.
 
     `targets` are ends of the names of layers, such as to_q or ff.net.2, or whole names; None: those
-    of the model's family. Raises BadConfig.
+    of the model's family. `base_dtype`: of the base's linear layers and convolutions in training;
+    None: as they are. Raises BadConfig.
     """
 
     rank: int = 16
     alpha: float | None = None
     targets: Sequence[str] | None = None
+    base_dtype: str | None = None
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise BadConfig(f"adapter.rank must be at least 1, got {self.rank}")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise BadConfig(f"adapter.alpha must be null (the rank) or positive, got {self.alpha}")
+        if self.base_dtype not in BASE_DTYPES:
+            raise BadConfig(
+                f"adapter.base_dtype={self.base_dtype} is unknown; "
+                f"allowed: null, {', '.join(filter(None, BASE_DTYPES))}"
+            )
 
     @property
     def scale(self) -> float:
@@ -106,8 +114,30 @@ def add_lora_layers(network: nn.Module, lora: LoRA, layers: Sequence[str]) -> No
                 parameter.zero_()
                 continue
             bound = 1 / math.sqrt(parameter[0].numel())  # as peft's, and as nn.Linear's
-            draws = torch.rand(parameter.shape, generator=generator("lora", name))
+            draws = torch.rand(parameter.shape, generator=generator("lora", name), device="cpu")
             parameter.copy_((2 * draws - 1) * bound)
+    if lora.base_dtype is not None:
+        hold_base(network, getattr(torch, lora.base_dtype))
+
+
+def hold_base(network: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the weights of linear layers and convolutions that are not trained, in place.
+
+    Under autocast to this dtype, which casts them at every call, predictions and gradients stay the
+    same bit for bit. Without autocast these layers compute in `dtype` and return float32.
+    """
+
+    def cast(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(value.to(dtype) for value in given)
+
+    def restored(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        return out if torch.is_autocast_enabled(out.device.type) else out.float()
+
+    for part in network.modules():
+        if isinstance(part, LAYERS) and not any(p.requires_grad for p in part.parameters()):
+            part.to(dtype)
+            part.register_forward_pre_hook(cast)
+            part.register_forward_hook(restored)
 
 
 def factors(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -30,10 +30,12 @@ def _fuse(path: str) -> str:
     )
 
 
-def _convert(path: str) -> str:
+def _as_safetensors(path: str) -> str:
     return _python(
-        "from diffusers import StableDiffusionPipeline as P; "
-        f'P.from_single_file({json.dumps(path)}).save_pretrained("<folder>")'
+        "import torch; from safetensors.torch import save_file; "
+        f"s = torch.load({json.dumps(path)}, weights_only=True); s = s.get('state_dict', s); "
+        "save_file({n: v.contiguous() for n, v in s.items() if torch.is_tensor(v)}, "
+        "'model.safetensors')"
     )
 
 
@@ -70,10 +72,11 @@ def _single_file(path: str, place: Path) -> tuple[str, str]:
     if any(name.removeprefix("module.") == "temb.dense.0.weight" for name in names):
         return "a checkpoint of the original DDPM layout", f"type: {convert}"
     if any(name.startswith("model.diffusion_model.") for name in names):
-        return "a checkpoint of Stable Diffusion in a single file", _convert(path)
+        return "a checkpoint of a pipeline in a single file", f"type: {convert}"
     if names:
         return "a file of weights without the config that they belong to", "type: model=<folder>"
     return (
         "a single file of weights",
-        f"{_convert(path)}, or for the original DDPM layout: {convert}",
+        f"{_as_safetensors(path)}, and then deme convert model.safetensors out=<folder>; "
+        f"or for the original DDPM layout: {convert}",
     )

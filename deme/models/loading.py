@@ -3,7 +3,7 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,10 +16,13 @@ from deme.models.network_inputs import NetworkInputs
 from deme.system import BadConfig, MissingInput, locate, model_folders, read_about
 
 
-def load_pretrained(path: str, ema: bool = False, size: int | None = None) -> DenoisingModel:
+def load_pretrained(
+    path: str, ema: bool = False, size: int | Sequence[int] | None = None
+) -> DenoisingModel:
     """Load the model of a `model` option; see `load_folder`.
 
-    `ema`: take unet_ema/. `size`: pixels per side of its images, if not those of its configs.
+    `ema`: take unet_ema/. `size`: pixels per side of its images, or height and width, if not those
+    of its configs.
     Raises BadConfig for a size that its network cannot have.
     """
     model = load_folder(path, ema, "model.ema=true")
@@ -27,27 +30,35 @@ def load_pretrained(path: str, ema: bool = False, size: int | None = None) -> De
     return model
 
 
-def set_size(model: DenoisingModel, size: int | None) -> None:
-    """Let a model make images of `size` pixels per side, if not None.
+def set_size(
+    model: DenoisingModel, size: int | Sequence[int] | None, key: str = "model.size"
+) -> None:
+    """Let a model make images of `size` pixels per side, or of [height, width], if not None.
 
-    Raises BadConfig for a size that its network cannot have.
+    Raises BadConfig for a size that its network cannot have, which names the setting `key`.
     """
     if size is None:
         return
-    _, side, _ = model.image_shape
-    factor = max(1, side // model.noise_shape[1])
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise BadConfig(f"{key} must be pixels per side or [<height>,<width>], got {size}")
+    _, *own = model.image_shape
+    factor = max(1, own[0] // model.noise_shape[1])
     multiple = factor * model.size_multiple
-    if not model.is_resizable and size != side:
+    if not model.is_resizable and sides != own:
+        shown = own[0] if own[0] == own[1] else f"[{own[0]},{own[1]}]"
         raise BadConfig(
-            f"model.size={size}: a {type(model.network).__name__} has images of one size, here "
-            f"{side}\ntype: model.size=null"
+            f"{key}={size}: a {type(model.network).__name__} has images of one size, here "
+            f"{shown}\ntype: {key}=null"
         )
-    if size % multiple:
+    if any(side % multiple for side in sides):
+        near = [max(1, side // multiple) * multiple for side in sides]
+        fits = near[0] if isinstance(size, int) else f"[{near[0]},{near[1]}]"
         raise BadConfig(
-            f"model.size={size} is not a multiple of {multiple} pixels, as the downsampling of the "
-            f"VAE and of the network needs\ntype: model.size={max(1, size // multiple) * multiple}"
+            f"{key}={size} is not a multiple of {multiple} pixels, as the downsampling of the "
+            f"VAE and of the network needs\ntype: {key}={fits}"
         )
-    model.sample_size = (size // factor, size // factor)
+    model.sample_size = (sides[0] // factor, sides[1] // factor)
 
 
 def load_folder(path: str, ema: bool = False, advice: str = COPY_OF_EMA) -> DenoisingModel:
@@ -117,7 +128,10 @@ def network_type(stated: Mapping[str, object]) -> str:
         str(stated.get("_class_name") or "UNet2DModel"),
         stated.get("addition_embed_type"),
     )
-    return kind if addition is None else f"{kind} with addition_embed_type={addition}"
+    if addition is not None:
+        return f"{kind} with addition_embed_type={addition}"
+    is_inpainting = kind == "UNet2DConditionModel" and stated.get("in_channels") == 9
+    return f"{kind} with in_channels=9" if is_inpainting else kind
 
 
 @functools.cache
@@ -128,6 +142,17 @@ def families_by_network() -> Mapping[str, Family]:
         module = cast(Family, importlib.import_module(f"{families.__name__}.{each.name}"))
         found |= dict.fromkeys(module.NETWORKS, module)
     return found
+
+
+def adapter_targets(kind: str) -> Sequence[str]:
+    """Return the ends of the names of the layers that an adapter changes by default in a network.
+
+    `kind`: see `network_type`; it must be known.
+    """
+    family = families_by_network()[kind]
+    own = [each for each in vars(family).values() if isinstance(each, type)]
+    models = [each for each in own if issubclass(each, DenoisingModel)]
+    return models[-1].adapter_targets if models else DenoisingModel.adapter_targets
 
 
 def _family(path: str, folder: Path) -> Family:

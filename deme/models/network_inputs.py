@@ -15,11 +15,13 @@ class NetworkInputs:
     """The arguments of a network's forward, by name.
 
     `rows`: those with a row for each image; the first is what is denoised. One called a.b is b in
-    the dictionary a. `constants()` returns those without a row for each image.
+    the dictionary a. `constants()` returns those without a row for each image. `predicted`: the
+    channels of the prediction, if they are neither those of the noisy image nor twice as many.
     """
 
     rows: Mapping[str, Row]
     constants: Callable[[], Mapping[str, object]] = dict
+    predicted: int | None = None
 
     def batch(self, count: int) -> dict[str, Any]:
         """Return zeros as the arguments of `count` images."""

@@ -14,7 +14,7 @@ from deme.models.frozen import VAE_CHUNK
 from deme.models.layout import is_part, read_json_object
 from deme.system import COPY_AGAIN, BadConfig, MissingInput, read_json, sha256, sha256_text
 from deme.system.diffusers_configs import NetworkConfig
-from deme.system.hugging_face import transformers_quietly, variant_of
+from deme.system.hugging_face import quietly, transformers_quietly, variant_of
 
 # (pipeline, texts) -> the condition of the network by the names of its arguments
 Encode = Callable[[Any, Sequence[str]], Condition]
@@ -78,8 +78,24 @@ class PipelineEncoders:
         return self._vae_config.get("in_channels") or 3
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """Return 0: how long a text may be is known inside diffusers' pipeline alone."""
-        return 0
+        """Return how many texts are too long for all text encoders, if these are CLIP's.
+
+        Else 0: how long a text for another encoder may be is known inside diffusers' pipeline
+        alone. Only tokenizers are loaded.
+        """
+        from transformers import CLIPTokenizer
+
+        index = read_json_object(self.folder / "model_index.json")
+        named = {p: str(index[p]) for p in self.parts if p.startswith("tokenizer")}
+        if not texts or not all("CLIPTokenizer" in kind for kind in named.values()):
+            return 0
+        too_long = []
+        for part in named:
+            with transformers_quietly(self.folder / part):
+                tokenizer = CLIPTokenizer.from_pretrained(self.folder / part, local_files_only=True)
+                found = tokenizer(list(texts), verbose=False)["input_ids"]
+            too_long.append([len(ids) > tokenizer.model_max_length for ids in found])
+        return sum(map(all, zip(*too_long, strict=True)))
 
     def to(self, device: torch.device | str) -> Self:
         """Use a device from now on; return self."""
@@ -106,7 +122,8 @@ class PipelineEncoders:
     @torch.no_grad()
     def conditions(self, texts: Sequence[str]) -> Condition:
         """Return the network's conditioning for texts, a row for each."""
-        return self._encode(self._pipeline.to(self.device), list(texts))
+        with quietly():  # about texts that are cut, see `truncated`
+            return self._encode(self._pipeline.to(self.device), list(texts))
 
     @property
     def _scale(self) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from deme.diffusion import (
     check_partition,
     rows_of,
 )
+from deme.models.adapter import factors
 from deme.models.denoiser import DenoisingModel
 from deme.models.loading import load_folder
 
@@ -82,7 +83,8 @@ class RoutedExperts(nn.Module):
         assert isinstance(live, DenoisingModel)
         if index != self.current:
             self.current = -1  # half read, should reading fail
-            state = list(live.state_dict().values())
+            own = factors(live.network) or live.state_dict()  # of a LoRA, its base stays
+            state = [value.detach() for value in own.values()]
             if index in self._waiting:
                 for value, kept in zip(state, self._waiting[index], strict=True):
                     value.copy_(kept, non_blocking=True)

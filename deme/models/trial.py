@@ -66,6 +66,7 @@ def _tried(kind: str, config: str, inputs_of: InputsOf) -> tuple[str | None, int
         return first_line(error), 0
     given = inputs.denoised(batch).shape
     with_variance = (1, 2 * given[1], *given[2:])
-    if output.shape not in (given, with_variance):
+    other = (1, inputs.predicted, *given[2:])
+    if output.shape not in (given, with_variance, other):
         return f"it maps an input of shape {tuple(given)} with {tuple(output.shape)}", 0
     return None, sum(parameter.numel() for parameter in network.parameters())

@@ -49,7 +49,7 @@ def with_averages(config: Config, settings: ImproveSettings) -> Config:
     Raises BadConfig if an average is the only idea, and there is none.
     """
     inputs = {name: value for name, value in settings.inputs.items() if value}
-    if "average" in settings.ideas and not inputs:
+    if "average" in settings.ideas and not inputs and not settings.adapter:
         inputs = averages_of(settings.model)
         if not inputs and settings.ideas == ["average"]:
             raise BadConfig(
@@ -71,8 +71,9 @@ def ideas_of(settings: ImproveSettings) -> dict[str, str]:
         "distill": f"{number} experts, distilled",
     }
     possible = {
-        "average": any(inputs.values()),
-        "soup": number > 1,  # of one, it is continued finetuning
+        "average": any(inputs.values()) and not settings.adapter,
+        # of one, it is continued finetuning; of LoRAs, it is no LoRA
+        "soup": number > 1 and not settings.adapter,
     }
     return {name: what[name] for name in settings.ideas if possible.get(name, True)}
 

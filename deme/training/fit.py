@@ -176,6 +176,8 @@ def _lightning_quiet() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        # autocast does not cast norms' weights: torch then takes a slower kernel
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         warnings.filterwarnings("ignore", module=rf"({'|'.join(LIGHTNING)})\.")
         yield
 

@@ -6,6 +6,7 @@ work, whatever the batch size.
 """
 
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Plan:
     tasks: int = 0  # whose gradients are held separately, each of its part of the batch
     update_copies: int = 1  # temporary copies of all parameters within an update
     teachers: int = 1  # in memory, if there is a teacher; 0 of one that is the average
+    base_teaches: bool = False  # the teacher is the network without its adapter
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ def training_memory(
 ) -> TrainingMemory:
     """Return the memory of training a diffusers network, without images and the device's libraries.
 
-    `student()` makes the network, with whatever else is trained as a submodule of it.
+    `student()` makes the network, with whatever else is trained as a submodule of it; of one with
+    an adapter only the adapter is trained.
     """
     rows = math.ceil(plan.batch_size / max(1, plan.tasks))
     with torch.device("meta"):
@@ -100,12 +103,14 @@ def training_memory(
         for module in (network, frozen):
             if module is not None:
                 module.to_empty(device="cpu")
-        most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
-    size = _bytes(network.parameters())
+        with warnings.catch_warnings():  # about kernels that are not run
+            warnings.simplefilter("ignore")
+            most = most_alive(lambda: _step(network, frozen, inputs, rows, plan), [network, frozen])
+    size = _bytes(p for p in network.parameters() if p.requires_grad)  # of what is trained
     cast = [p for m in network.modules() if isinstance(m, CAST) for p in m.parameters(False)]
-    casts = _bytes(cast) // 2 if plan.dtype is not None else 0
+    casts = _bytes(p for p in cast if p.requires_grad) // 2 if plan.dtype is not None else 0
     return TrainingMemory(
-        weights=size,
+        weights=_bytes(network.parameters()),
         gradients=size,
         optimizer=round(plan.moments * size),
         average=plan.averages * size,
@@ -129,14 +134,15 @@ def _step(
     it run.
     """
     for p in network.parameters():
-        p.grad = torch.zeros_like(p)
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
     batch = inputs.batch(rows)
     with torch.autocast("cpu", plan.dtype, enabled=plan.dtype is not None):
         prediction = network(**batch, return_dict=False)[0]
         loss = mse_loss(prediction, torch.zeros_like(prediction))
-        if frozen is not None:
+        teacher = network if plan.base_teaches else frozen
+        if teacher is not None:
             with torch.no_grad():
-                teacher_prediction = frozen(**batch, return_dict=False)[0]
+                teacher_prediction = teacher(**batch, return_dict=False)[0]
             loss = loss + mse_loss(prediction, teacher_prediction)
     if plan.checkpointing:
         network.zero_grad()

@@ -16,7 +16,9 @@ def main(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         training_memory.SHIPPED = Path(folder, "none.json")
         write_json(training_memory.SHIPPED, {})
-        for file in sorted(EXPERIMENTS.glob("[!s]*/*.yaml")):
+        for file in sorted(
+            set(EXPERIMENTS.glob("[!s]*/*.yaml")) - set(EXPERIMENTS.glob("*/files.yaml"))
+        ):
             suite = Suite.read(file, Path(folder, "runs"), [f"paths.cache={folder}"])
             for line in training_memory.memory_lines(suite):
                 print(f"{file}: {line}", flush=True)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "deme"
-FILES = sorted(PACKAGE.rglob("*.py"))
+FILES = sorted(set(PACKAGE.rglob("*.py")) - set((PACKAGE / "assets").rglob("*.py")))
 
 LAYERS = {  # an import may only point to a folder of a lower layer, or of the same folder
     "api": 6,

@@ -232,7 +232,7 @@ def build_adapter(spec):
     if spec:
         model = instantiate(compose_stage("train", ["model=digits_dit"])["model"])
         model.add_adapter(instantiate(spec))
-        assert len(model.trained_parameters()) == 2 * 6 * 4  # six layers of each of four blocks
+        assert len(model.trained_parameters()) == 2 * 6 * 3  # six layers of each of three blocks
 
 
 def build_timestep_density(spec):

@@ -25,7 +25,7 @@ from deme.runs.settings import SETTINGS
 from deme.system.paths import PACKAGE, conf_dir
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_SHIPPED = {"soft_min_snr", "unit_length", "absolute", "median", "found"}  # made by the reader
 
 

@@ -960,13 +960,13 @@ MAY_BE_NULL = {
     "merge": {"seed", "weights_by_name", "dtype"},
     "search": {"data", "prompts", "seed", "objective", "max_images", "max_seconds", "guidance_scale"},
     "average": {"seed", "expert", "dtype"},
-    "improve": {"prompts", "steps_per_expert", "hours", "guidance_scale"},
-    "sample": {"run", "prompts", "num_images", "guidance_scale"},  # a run of null is refused where it is looked for
+    "improve": {"adapter", "prompts", "steps_per_expert", "hours", "guidance_scale"},
+    "sample": {"run", "prompts", "num_images", "guidance_scale", "size"},  # a run of null is refused where it is looked for
     "stats": {"out"},
     "verify": {"compute", "pick_seed"},
     "analyze": {"data", "run"},
     "doctor": {"model", "data"},
-    "export": {"license", "push"},
+    "export": {"boundary_ratio", "license", "push"},
 }  # fmt: skip
 MAY_BE_ABSENT = {
     "verify": {"compute"},
@@ -980,6 +980,7 @@ MAY_BE_ABSENT = {
         "timestep_density",
     },  # these are in no run of an earlier version
     "evaluate": {"run_weights", "held_out_part"},
+    "improve": {"adapter", "timestep_density", "weighting"},
     "merge": {"lora", "run_weights"},
     **{key: {"run_weights"} for key in ("search", "average")},
 }

@@ -65,8 +65,10 @@ def test_it_can_go_on_twice(first):
 )  # fmt: skip
 def test_slips_are_told_before_any_work(steps, more, code, message, first):
     place, short = first
+    before = sorted(place.glob("runs/*/*/*"))
     found, text = run(words(steps, f"inputs.continue_from={short}", *more), place)
     assert (found, message in text) == (code, True), text
+    assert sorted(place.glob("runs/*/*/*")) == before
 
 
 def test_a_kept_checkpoint_stays_when_the_run_is_typed_again(first):

@@ -6,14 +6,16 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from deme.models.layout import UNET
 from deme.models.loading import load_pretrained
+from deme.system.paths import locate
 from tests.models import tiny
 from tests.original_ddpm import CIFAR, network
 from tests.pipeline.program import TINY_EXPERTS, done, run, start
+from tests.single_files import write_single_file
 
 
 @pytest.fixture
@@ -237,3 +239,39 @@ def test_different_commands_to_one_out_leave_one_whole_result(tmp_path):
     assert not list(tmp_path.glob(".out.*.tmp"))
     load_pretrained(str(tmp_path / "out"))
     assert codes[0::2] == [0, 0] or codes[1::2] == [0, 0]
+
+
+def test_stable_diffusion_in_one_file_becomes_a_pipelines_folder(tmp_path):
+    base = locate("asset:captioned_digits")
+    pipeline = write_single_file(base, tmp_path / "sd.safetensors")
+    words = ["convert", "sd.safetensors", "out=sd", f"config={base}"]
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    again = StableDiffusionPipeline.from_pretrained(tmp_path / "sd", safety_checker=None)
+    for part in ("unet", "vae", "text_encoder"):
+        expected = getattr(pipeline, part).state_dict()
+        found = getattr(again, part).state_dict()
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    model = load_pretrained(str(tmp_path / "sd"))
+    assert model.condition(["seven"])["encoder_hidden_states"].shape[0] == 1
+    code, text = run(words, tmp_path)
+    assert (code, "converted before" in text) == (0, True), text
+    about = json.loads((tmp_path / "sd/deme.json").read_text())
+    assert about["converted"]["from"] == "Stable Diffusion in one file"
+
+
+def test_slips_with_one_file_are_one_message(tmp_path):
+    base = locate("asset:captioned_digits")
+    write_single_file(base, tmp_path / "sd.safetensors")
+    torch.save({}, tmp_path / "ckpt.pth")
+    for words, message in [
+        (["train", "model=sd.safetensors", "data=captioned_digits"], "type: deme convert sd.safe"),
+        (["train", "model=ckpt.pth", "data=captioned_digits"], "save_file"),
+        (["convert", "sd.safetensors", "out=x", "size=64"], "size= has no effect"),
+        (["convert", "sd.safetensors", "out=x", "config=nowhere"], "nowhere"),
+    ]:
+        code, text = run(words, tmp_path)
+        assert code != 0
+        assert message in text, text
+        assert not (tmp_path / "x").exists()

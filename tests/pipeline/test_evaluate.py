@@ -202,7 +202,7 @@ def test_statistics_in_a_file_give_the_same_distance(honest, tmp_path):
         (["+metrics.statistics.digits=foo.npz"], 2, "metrics.statistics.digits must be"),
         (["metrics.features.digits.path=deme/assets/digits_base/unet/diffusion_pytorch_model.safetensors"], 2, "holds no digit classifier"),
         (["data=image_folder", "data.path=pictures", "data.size=16", "data.channels=1"], 2,
-         "set data.size and data.channels"),
+         "type: data.size=8, or choose another model= or data="),
         (["source=images", "inputs.images=deme"], 3, "holds no images"),
         (["inputs.weights=hub:nobody/nothing"], 3, "hub:nobody/nothing is not in the Hub's cache and cannot be downloaded"),
         (["metrics=inception768", "metrics.path=none.pth"], 3, "deme: none.pth does not exist"),

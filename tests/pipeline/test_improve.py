@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from deme.commands import improve_budget
+from deme.commands.improve import fitting
 from deme.commands.improve_budget import Budget
 from deme.commands.improve_work import Work
 from deme.data.digits import pixels_and_labels, split
@@ -491,3 +493,48 @@ def test_slips(words, message, tmp_path):
     assert message in text
     assert "Traceback" not in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_flow_matching_model_gets_a_lora_or_nothing(tmp_path):
+    base = done(["train", "model=digits_dit", "data=labelled_digits", "weighting=constant_native", *TINY_TRAIN,
+                 "num_steps=100", "optimizer.lr=2e-3"], tmp_path)  # fmt: skip
+    small = [word for word in TINY if not word.startswith(("projection", "sampler"))]
+    words = ["improve", f"model={base}/weights/ema", "data=labelled_digits", "out=better", *small, "steps_per_expert=60",
+             "adapter=lora", "adapter.rank=4", "lr=1e-2", "sampler.num_inference_steps=3"]  # fmt: skip
+    code, text = run(words, tmp_path)
+    assert code == 0, text
+    assert "weighting=constant_native projection=none" in text
+    assert sorted(p.name for p in (tmp_path / "better").iterdir()) == [
+        "README.md", "adapter_config.json", "deme.json", "pytorch_lora_weights.safetensors"]  # fmt: skip
+    found = outcome(tmp_path)
+    assert {each["idea"] for each in found["tried"]} == {"before", "finetune", "merge", "distill"}
+    (trained,) = tmp_path.glob(f"{BELOW}/train/finetune-*")
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["adapter"]["rank"] == 4
+    assert config["weighting"]["_target_"].endswith("ConstantNative")
+    again = run(words, tmp_path)[1]
+    assert "chosen" in again
+    code, text = run([*words[:-1], "projection=foldable"], tmp_path)
+    assert (code, "type: projection=none" in text) == (2, True), text
+
+
+def test_options_that_fit_the_model_are_chosen_unless_others_are_typed(tmp_path):
+    def chosen(model, *words):
+        config = compose_stage("improve", [f"model={model}", "data=digits", "out=x", *words])
+        found = fitting(config)
+        return {group: found[group] for group in ("sampler", "weighting", "projection")}
+
+    flow = chosen("asset:digits_flow", "metrics=labelled_digits")
+    assert flow["sampler"]["_target_"].endswith("FlowEuler")
+    assert flow["weighting"]["_target_"].endswith("ConstantNative")
+    assert flow["projection"]["placement"] is None
+    steps = chosen("asset:digits_flow", "metrics=labelled_digits", "sampler.num_inference_steps=7")
+    assert steps["sampler"]["num_inference_steps"] == 7
+    heun = chosen("asset:digits_flow", "metrics=labelled_digits", "sampler=flow_heun", "weighting=min_snr")  # fmt: skip
+    assert heun["sampler"]["_target_"].endswith("FlowHeun")
+    assert heun["weighting"]["_target_"].endswith("MinSNR")
+    latent = chosen("asset:captioned_digits", "metrics=digits")
+    assert latent["sampler"]["clip_sample"] is False
+    usual = chosen("asset:digits_base", "metrics=digits")
+    assert usual == chosen("asset:digits_base", "sampler=ddim", "weighting=constant", "projection=foldable")  # fmt: skip
+    assert chosen("asset:digits_base", "adapter=lora")["projection"]["placement"] is None

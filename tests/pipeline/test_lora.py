@@ -157,6 +157,25 @@ def test_experts_are_routed_searched_distilled_and_exported(experts, tmp_path):
     torch.testing.assert_close(of_model(tmp_path / "out"), of_model(weights_folder(runs[0])))
 
 
+def test_the_names_of_kohya_are_read_again_by_diffusers_converter(experts, tmp_path):
+    place, runs = experts
+    out = tmp_path / "kohya"
+    code, text = run(["export", f"run={runs[0]}", f"out={out}", "format=kohya"], place)
+    assert code == 0, text
+    names = list(TensorFile(out / "pytorch_lora_weights.safetensors").specs)
+    ends = {name.partition(".")[2] for name in names}
+    assert ends == {"lora_down.weight", "lora_up.weight", "alpha"}
+    assert all(name.startswith("lora_unet_") for name in names)
+    assert not (out / "adapter_config.json").exists()
+    words = ["merge", TEXT[0], f"inputs.experts=[{out}]", "merge.weights=[1]", "lora.form=fuse"]
+    merged = done(words, place)
+    ours, theirs = of_model(weights_folder(merged)), of_model(weights_folder(runs[0]))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    words = ["export", f"run={merged}", f"out={tmp_path}/x", "format=kohya"]
+    code, text = run(words, place)
+    assert (code, "type: format=diffusers" in text) == (2, True), text
+
+
 def test_an_average_of_loras_is_a_whole_model(experts):
     place, runs = experts
     averaged = done(["average", "average=mean", f"inputs.run=[{','.join(map(str, runs))}]"], place)

@@ -1,5 +1,6 @@
 """The lines on memory of `deme plan`: from suites, without their data or weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_trainings_that_take_the_same_are_one_line_and_a_teacher_is_another(in_t
     assert "teacher 0.16" in found[1]
     assert "teacher" not in found[2]
     assert "average" not in found[2]
+
+
+def test_an_adapter_is_told_and_its_rank_counts(in_tmp):
+    deme = ["method=deme", "expert=0", "adapter=lora"]
+    four, eight, none = lines(
+        {"four": [*deme, "adapter.rank=4"], "eight": [*deme, "adapter.rank=8"], "none": ["method=deme", "expert=0"]},
+        in_tmp)  # fmt: skip
+    assert "teacher" not in four
+    assert "teacher 0.16" in none
+    sizes = [float(re.search(r"gradients ([\d.e-]+)", line)[1]) for line in (four, eight)]
+    assert sizes[1] == pytest.approx(2 * sizes[0], rel=0.1)
 
 
 def test_options_of_compute_are_told(in_tmp):

@@ -3,25 +3,32 @@
 import copy
 import itertools
 import json
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from deme.builders.adapters import adapters_of, merge_adapters
 from deme.builders.checkpoints import open_plan
 from deme.diffusion import ShardedRandom, TimestepRange, generator
 from deme.diffusion.timesteps import RangeSampler
+from deme.evaluation.merged_model import LiveModel
 from deme.merging.adapters import concatenate_factors, low_rank_factors, truncate_rank
 from deme.merging.combine import Merge
+from deme.merging.live import LiveMerge
 from deme.merging.methods.dare import dare
+from deme.merging.methods.iso_c import iso_c
 from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.slerp import slerp
 from deme.merging.methods.ties import ties
+from deme.merging.methods.tsv import tsv
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.merging.stream import merge_folder
 from deme.methods.deme import DeMe
 from deme.models.adapter import BaseOfAdapter, LoRA, factors
 from deme.models.adapter_files import CONFIG, WEIGHTS, read_lora
+from deme.models.adapter_sum import AdapterSum
 from deme.models.adapter_tensors import delta_weight
 from deme.models.loading import load_folder
 from deme.runs import base_hash
@@ -117,7 +124,6 @@ def test_what_is_written_is_what_is_read_whatever_alpha_is(alpha, batch, tmp_pat
 
 def test_peft_reads_it_into_the_plain_network(batch, tmp_path):
     import peft
-    from safetensors.torch import load_file
 
     model = adapted(key="p")
     model.save(tmp_path / "a", model.state_dict(), {})
@@ -200,6 +206,8 @@ MERGES = {
     "dare": lambda: Merge(dare, 3, "uniform"),
     "model_stock": lambda: Merge(model_stock, 3),
     "slerp": lambda: Merge(slerp, 3, "uniform"),
+    "tsv": lambda: Merge(tsv, 3),
+    "iso_c": lambda: Merge(iso_c, 3),
 }
 
 
@@ -246,8 +254,50 @@ def test_every_merge_of_adapters_is_that_of_whole_models_as_far_as_the_rank_goes
         assert (merged.rank, merged.dropped) == (9, 0)
 
 
+@pytest.mark.parametrize("granularity", ["model", "block", "tensor"])
+def test_a_search_sets_the_weights_of_adapters_as_of_whole_models(experts, batch, granularity):
+    """Predictions and gradients are those of the fused experts; no copy of the base is made."""
+    base, lora, _ = experts
+    option = {"path": str(base)}
+    uniform = {"_target_": "deme.merging.methods.weighted_sum.weighted_sum", "weights": "uniform"}
+    sparse = lora[1].parent / f"sparse_{granularity}"
+    shutil.copytree(lora[1], sparse)  # an expert without some of the layers
+    state = load_file(sparse / WEIGHTS)
+    save_file({name: value for name, value in state.items() if "mid_block" not in name}, sparse / WEIGHTS)  # fmt: skip
+    config = json.loads((sparse / CONFIG).read_text())
+    config["target_modules"] = [n for n in config["target_modules"] if "mid_block" not in n]
+    (sparse / CONFIG).write_text(json.dumps(config))
+    paths = [lora[0], sparse, lora[2]]
+    one = LiveModel(open_plan(option, paths), uniform, granularity, "cpu")
+    fused = [load_folder(str(path)) for path in paths]
+    for i, model in enumerate(fused):
+        model.fuse_adapter()
+        model.save(sparse / str(i), model.state_dict(), json.loads((paths[i] / "deme.json").read_text()))  # fmt: skip
+    other = LiveModel(open_plan(option, [sparse / str(i) for i in range(3)]), uniform, granularity, "cpu")  # fmt: skip
+    assert isinstance(one.live, AdapterSum)
+    assert isinstance(other.live, LiveMerge)
+    assert set(one.live.blocks) <= set(other.live.blocks)
+    rows = {block: drawn(3, key=(granularity, block)).tolist() for block in other.live.blocks}
+    for live in (one, other):
+        live.set_weights([weight for block in live.live.blocks for weight in rows[block]])
+    assert not torch.allclose(one.model(*batch), tiny()(*batch), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(one.model(*batch), other.model(*batch), rtol=1e-4, atol=1e-5)
+    found = []
+    for live in (one, other):
+        live.differentiate(True)
+        live.model(*batch).square().sum().backward()
+        slopes = torch.tensor(live.gradient()).reshape(-1, 3)
+        found.append({block: slopes[i] for i, block in enumerate(live.live.blocks)})
+        live.differentiate(False)
+    assert all(parameter.grad is None for parameter in one.model.parameters())
+    for block, slopes in found[0].items():
+        torch.testing.assert_close(slopes, found[1][block], rtol=1e-3, atol=1e-3)
+    for index in range(3):
+        one.set_expert(index)
+        torch.testing.assert_close(one.model(*batch), fused[index](*batch), rtol=1e-4, atol=1e-5)
+
+
 def load_weights(file):
-    from safetensors.torch import load_file
 
     return load_file(file)
 

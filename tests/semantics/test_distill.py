@@ -20,6 +20,7 @@ from deme.diffusion import (
 )
 from deme.methods.deme import parameter_hash
 from deme.methods.distill import Distill
+from deme.models.adapter import LoRA
 from deme.models.loading import load_folder
 from deme.models.routed_experts import RoutedExperts
 from deme.system.errors import BadConfig, WorkFailed
@@ -92,6 +93,33 @@ def test_the_loss_is_the_weighted_distance_to_the_expert_of_each_timesteps_range
     assert float(terms["distillation"]) == pytest.approx(distance, rel=1e-12)
     assert float(terms["denoising"]) == pytest.approx(0.3 * denoising, rel=1e-12)
     assert "denoising" not in distill(ranges, folders).losses(student, *sample())
+
+
+@torch.no_grad()
+def test_loras_take_turns_in_one_base(tmp_path):
+    base, ranges, folders = tiny(num_timesteps=T), uniform(2, T), []
+    base.save(tmp_path / "base", base.state_dict(), {})
+    for index, item in enumerate(ranges):
+        model = tiny(num_timesteps=T)
+        model.add_adapter(LoRA(2))
+        for name, value in model.trained_parameters().items():
+            value.copy_(0.3 * torch.randn(value.shape, generator=generator(index, name)))
+        about = {"range": [item.low, item.high], "num_timesteps": T, "base_model": str(tmp_path / "base")}  # fmt: skip
+        model.save(tmp_path / str(index), model.state_dict(), about)
+        folders.append(tmp_path / str(index))
+    method = distill(ranges, folders)
+    assert len(method.teacher.models) == 1
+    student = tiny(num_timesteps=T).double()
+    found = float(method.losses(student, *sample())["distillation"])
+    fused = [load_folder(str(folder)) for folder in folders]
+    for index, model in enumerate(fused):
+        model.fuse_adapter()
+        model.save(tmp_path / f"whole{index}", model.state_dict(), json.loads((folders[index] / "deme.json").read_text()))  # fmt: skip
+    whole = distill(ranges, [tmp_path / f"whole{i}" for i in range(2)])
+    assert len(whole.teacher.models) == 2
+    expected = float(whole.losses(student, *sample())["distillation"])
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found > 1e-4
 
 
 def test_a_student_that_is_the_only_expert_has_loss_0_and_gradient_0(saved):

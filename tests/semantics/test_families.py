@@ -130,6 +130,21 @@ def test_experts_train_from_the_cache_with_and_without_an_adapter(pipeline, tmp_
         optimizer.zero_grad()
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # Flux's norms
+def test_a_base_in_bfloat16_gives_the_predictions_of_autocast(pipeline, model):
+    _, folder = pipeline
+    held = loaded(folder)
+    held.add_adapter(LoRA(2, base_dtype="bfloat16"))
+    condition, x_t, t = model.condition(PROMPTS), noise(model, 2), torch.tensor([10, 900])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        expected, found = model(x_t, t, condition), held(x_t, t, condition)
+    assert torch.equal(found, expected)
+    with torch.no_grad():
+        exact, plain = model(x_t, t, condition), held(x_t, t, condition)
+    assert plain.dtype == torch.float32
+    assert float((plain - exact).norm() / exact.norm()) < 0.05
+
+
 def images_of(model):
     _, height, width = model.image_shape
     pixels = torch.randint(
@@ -262,6 +277,40 @@ def test_a_size_is_a_multiple_of_what_the_network_divides_by(size, allowed):
             BadConfig, match=rf"multiple of 2 pixels.*\ntype: model.size={allowed}$"
         ):
             set_size(model, size)
+
+
+def test_images_need_not_be_square(pipeline, model, tmp_path):
+    """Height is not width in the images, in training and in what the pipeline of diffusers makes."""
+    name, folder = pipeline
+    ours = loaded(folder)
+    _, side, _ = ours.image_shape
+    height = 2 * side if name == "sana" else side // 2  # Sana's are multiples of 32 pixels
+    set_size(ours, [height, side])
+    shape = (2, 3, height, side)
+    assert ours.image_shape == shape[1:]
+    pixels = torch.randint(0, 256, shape, generator=generator("wide"), dtype=torch.uint8)
+    images = CaptionedImages(InMemoryImages(pixels), PROMPTS)
+    data = CachedLatents(images, ours.encoders, tmp_path / "cache", 0.0)
+    x0, condition = data.eval_sample([0, 1])
+    assert tuple(x0.shape[1:]) == ours.noise_shape
+    with torch.no_grad():
+        found = ours(x0, torch.tensor([10, 900]), condition)
+    assert found.shape == x0.shape
+    theirs, latents = stock(folder), noise(ours, 2)
+    more = {"pixart_sigma": {"use_resolution_binning": False, "clean_caption": False},
+            "sana": {"use_resolution_binning": False, "clean_caption": False, "complex_human_instruction": None}}  # fmt: skip
+    packed = theirs._pack_latents(latents, 2, *ours.noise_shape) if name == "flux" else latents
+    expected = theirs(PROMPTS, num_inference_steps=3, guidance_scale=1.0, latents=packed.clone(), height=height, width=side,
+                      output_type="latent", **more.get(name, {})).images  # fmt: skip
+    if name == "flux":
+        expected = theirs._unpack_latents(expected, height, side, theirs.vae_scale_factor)
+    is_flow = isinstance(ours.schedule, FlowSchedule)
+    sampler = FlowEuler(3) if is_flow else DDIM(3, clip_sample=False, **OFFSETS.get(name, {}))
+    seen = []
+    ours.decode = lambda x0: seen.append(x0) or torch.zeros(len(x0), 3, 1, 1)
+    prompts = Prompts("two", tuple(map(Prompt, PROMPTS)))
+    list(generate_images(guided(ours, ours, 1.0), ours, sampler, 3, [0, 1], 2, "cpu", prompts))
+    torch.testing.assert_close(torch.cat(seen), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_dit_has_one_size():

@@ -35,7 +35,10 @@ def peaks(*names):
 )
 @pytest.mark.parametrize(
     "names",
-    [("weights",), pytest.param(("activations", "checkpointing", "bf16"), marks=pytest.mark.slow)],
+    [
+        ("weights", "lora"),
+        pytest.param(("activations", "checkpointing", "bf16"), marks=pytest.mark.slow),
+    ],
 )
 def test_two_steps_of_training_take_what_is_told_within_15_percent(names):
     for name, took in peaks(*names).items():
@@ -49,6 +52,14 @@ def test_the_settings_are_a_large_network_and_large_activations():
         weights.peak == 7 * weights.weights
     )  # + gradients, two moments, average, teacher, the average's differences
     assert activations.activations > 10 * activations.held
+
+
+def test_an_adapter_adds_its_states_and_no_second_base():
+    whole, lora = (training_peak.told(name) for name in ("weights", "lora"))
+    factors = lora.weights - whole.weights
+    assert 0 < factors < 0.3 * whole.weights
+    assert (lora.gradients, lora.optimizer, lora.average) == (factors, 2 * factors, factors)
+    assert (lora.teacher, lora.update) == (0, factors)
 
 
 def linear_chain(count):

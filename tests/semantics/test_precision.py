@@ -8,6 +8,7 @@ from deme.data import InMemoryImages
 from deme.diffusion import RangeSampler, ShardedRandom, TimestepRange, generator, seeded
 from deme.methods.deme import DeMe, hold_as_cast, parameter_hash
 from deme.methods.finetune import Finetune
+from deme.models.adapter import BaseOfAdapter, LoRA
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.learning_rate import ConstantRate
@@ -81,6 +82,36 @@ def test_a_low_precision_teacher_gives_the_losses_and_gradients_of_a_full_one():
         )
         method.finish()
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_low_precision_gives_an_adapter_the_same_losses_and_gradients(dtype):
+    found = []
+    for name in (None, str(dtype).removeprefix("torch.")):
+        model = tiny(**ATTENTION)
+        model.add_adapter(LoRA(2, base_dtype=name))
+        for key, value in model.trained_parameters().items():
+            value.data = 0.3 * torch.randn(value.shape, generator=generator("b", key))
+            assert value.dtype == torch.float32
+        method = DeMe(torch.ones(1000), TIMESTEPS)
+        method.prepare(lambda model=model: BaseOfAdapter(model), "cpu", dtype)
+        with torch.autocast("cpu", dtype, cache_enabled=False):
+            terms = method.losses(
+                model, torch.zeros(4, 1, 8, 8), ShardedRandom(generator("rows"), 4, 0, 4)
+            )
+        sum(terms.values()).backward()
+        gradients = [p.grad.flatten() for p in model.trained_parameters().values()]
+        found.append(torch.cat([terms["consistency"].detach()[None], *gradients]))
+        method.finish()
+        x, t = torch.randn(3, 1, 8, 8, generator=generator("x")), torch.tensor([0, 500, 999])
+        with torch.no_grad():
+            found.append(model(x, t))  # without autocast, as validation is
+    assert torch.equal(found[0], found[2])
+    assert float(found[0][0]) > 0
+    assert found[3].dtype == torch.float32
+    assert 0 < float((found[1] - found[3]).abs().max()) < 0.05
+    kinds = {p.dtype for n, p in model.named_parameters() if "lora" not in n and "norm" not in n}
+    assert kinds == {dtype}
 
 
 def test_in_float32_the_teacher_is_the_pretrained_model_itself():

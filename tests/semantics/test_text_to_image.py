@@ -251,7 +251,7 @@ def test_other_families_are_refused(folder):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("unet/config.json", {"in_channels": 9}, "9 channels in and 4 out .*inpainting"),
+        ("unet/config.json", {"in_channels": 5}, "5 channels in and 4 out .*inpainting"),
         (
             "unet/config.json",
             {"cross_attention_dim": 64},

@@ -252,7 +252,7 @@ CONFIG, SCHEDULER, INDEX = "unet/config.json", "scheduler/scheduler_config.json"
 @pytest.mark.parametrize(
     ("file", "values", "message"),
     [
-        (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: .*UNet2DConditionModel, UNet2DModel"),
+        (CONFIG, {"_class_name": "UNet3DConditionModel"}, "holds a UNet3DConditionModel; allowed: .*UNet2DConditionModel, .*UNet2DModel"),
         (CONFIG, {"class_embed_type": "timestep"}, "class_embed_type=timestep"),
         (CONFIG, {"out_channels": 3}, "1 channels in and 3 out .*out_channels"),
         (CONFIG, {"time_embedding_type": "fourier"}, "time_embedding_type='fourier'"),

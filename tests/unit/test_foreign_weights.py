@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from deme.builders.checkpoints import copy_other_parts, open_checkpoint, open_plan
@@ -366,10 +367,10 @@ DDPM = {"temb.dense.0.weight": torch.zeros(4), "conv_in.weight": torch.zeros(4)}
     ("name", "state", "what", "command"),
     [
         ("a.safetensors", LORA, "a LoRA", "load_lora_weights"),
-        ("a.safetensors", LDM, "Stable Diffusion in a single file", "from_single_file"),
+        ("a.safetensors", LDM, "a pipeline in a single file", "deme convert"),
         ("a.safetensors", DDPM, "the original DDPM layout", "deme convert "),
         ("a.safetensors", {"conv_in.bias": torch.zeros(1)}, "without the config", "type: model=<folder>"),
-        ("a.ckpt", None, "a single file of weights", "from_single_file"),
+        ("a.ckpt", None, "a single file of weights", "save_file"),
         ("a.gguf", None, "GGUF", "a folder"),
         ("a.zip", None, "an archive", "a folder"),
         ("lora/pytorch_lora_weights.safetensors", LORA, "a LoRA", "fuse_lora"),
@@ -400,17 +401,19 @@ def test_a_command_that_helps_is_safe_to_type(tmp_path, name):
         save_file(LORA, tmp_path / name)
     with pytest.raises(BadConfig) as caught:
         load_pretrained(name_of := str(tmp_path / name))
-    command = str(caught.value).partition("type: ")[2].partition(", or for the original")[0]
+    command = str(caught.value).partition("type: ")[2].partition(", and then")[0]
     python, flag, code = shlex.split(command)
     assert (python, flag) == ("python", "-c")
     constants = [n.value for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Constant)]
     assert name_of in constants
 
 
-def test_a_model_of_images_that_are_not_square_says_so():
-    option = {"_target_": "deme.data.image_folder.load_image_folder", "path": "x"}
-    with pytest.raises(BadConfig, match=r"images of 8 x 16 pixels .*not square"):
-        load_data(option, PATHS, (3, 8, 16))
+def test_a_model_of_images_that_are_not_square_decides_over_their_size(tmp_path):
+    for index in range(8):
+        Image.new("RGB", (20, 20), (30 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    option = {"_target_": "deme.data.image_folder.load_image_folder", "path": str(tmp_path), "held_out_fraction": 0.5}  # fmt: skip
+    data = load_data(option, PATHS, (3, 8, 16))
+    assert data.train.__getitems__([0]).shape == (1, 3, 8, 16)
     assert load_data({"_target_": "deme.data.digits.load_digits"}, PATHS, (1, 8, 8)) is not None
 
 

@@ -13,10 +13,12 @@ from deme.merging.combine import merge_tensor
 from deme.merging.geometry import CHUNK_ELEMENTS, gram
 from deme.merging.magnitudes import cutoffs
 from deme.merging.methods.dare import dare
+from deme.merging.methods.iso_c import iso_c
 from deme.merging.methods.linear import linear
 from deme.merging.methods.model_stock import model_stock
 from deme.merging.methods.slerp import slerp, spherical_mean
 from deme.merging.methods.ties import ties
+from deme.merging.methods.tsv import tsv
 from deme.merging.methods.weighted_sum import weighted_sum
 from deme.system.errors import BadConfig
 from deme.system.paths import conf_dir
@@ -490,6 +492,75 @@ def test_model_stock_needs_two_experts():
     experts, base = tensors(1)
     with pytest.raises(BadConfig, match="at least 2 experts, got 1"):
         model_stock(experts, base)
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (4, 3, 2, 2)])
+def test_iso_c_is_the_sum_with_equal_singular_values(shape):
+    experts, base = tensors(3, shape)
+    total = task_vectors(experts, base).sum(0).reshape(shape[0], -1)
+    u, s, vh = np.linalg.svd(total, full_matrices=False)
+    found = change(iso_c(experts, base, 0.5), base).reshape(total.shape)
+    np.testing.assert_allclose(found, 0.5 * s.mean() * u @ vh, atol=1e-12)
+
+
+def polar(matrix):
+    """The polar factor M (M^T M)^(-1/2), by eigenvalues instead of an SVD."""
+    values, vectors = np.linalg.eigh(matrix.T @ matrix)
+    return matrix @ vectors @ np.diag(values**-0.5) @ vectors.T
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (9, 7), (6, 3, 2, 2)])
+def test_tsv_is_algorithm_1_of_its_paper(shape):
+    experts, base = tensors(3, shape)
+    parts = [
+        np.linalg.svd(v.reshape(shape[0], -1), full_matrices=False)
+        for v in task_vectors(experts, base)
+    ]
+    kept = min(parts[0][0].shape[0], parts[0][2].shape[1]) // 3
+    left = polar(np.hstack([u[:, :kept] for u, _, _ in parts]))
+    right = polar(np.hstack([vh[:kept].T for _, _, vh in parts]))
+    values = np.concatenate([s[:kept] for _, s, _ in parts])
+    found = change(tsv(experts, base, 0.7), base).reshape(shape[0], -1)
+    np.testing.assert_allclose(found, 0.7 * left @ np.diag(values) @ right.T, atol=1e-11)
+
+
+def test_tsv_of_one_expert_is_the_expert_and_of_orthogonal_ones_their_sum():
+    (expert,), base = tensors(1)
+    torch.testing.assert_close(tsv([expert], base), expert, **float64)
+    (one, *_), base = tensors(1, (6, 9))
+    u, s, vh = torch.linalg.svd(one - base, full_matrices=False)
+    mean = base + (u[:, :3] * s[:3]) @ vh[:3]  # two equal experts share every direction
+    torch.testing.assert_close(tsv([one, one], base), mean, rtol=1e-9, atol=1e-9)
+    experts, zeros = from_vectors(np.diag([3.0, 0, 0, 0]), np.diag([0, 2.0, 0, 0]))
+    torch.testing.assert_close(tsv(experts, zeros), experts[0] + experts[1], **float64)
+
+
+@pytest.mark.parametrize("method", [iso_c, tsv])
+def test_methods_of_matrices_take_the_mean_of_other_tensors(method):
+    experts, base = tensors(3, (8,))
+    expected = base + 0.5 * (torch.stack(experts) - base).mean(0)
+    torch.testing.assert_close(method(experts, base, 0.5), expected, **float64)
+    same = torch.randn(5, 7)
+    assert torch.equal(method([same] * 3, same), same)
+
+
+@pytest.mark.parametrize("method", [iso_c, tsv])
+def test_a_low_rank_change_keeps_its_rank_although_the_weights_are_rounded(method):
+    draw = torch.Generator().manual_seed(5)
+    base = torch.randn(40, 60, generator=draw)
+    changes = [
+        1e-3 * torch.randn(40, 4, generator=draw) @ torch.randn(4, 60, generator=draw)
+        for _ in range(3)
+    ]
+    exact = method(changes, torch.zeros_like(base)).double()
+    whole = [base + each for each in changes]
+    rounded = method(whole, base).double() - base.double()
+    assert int(torch.linalg.matrix_rank(exact, rtol=1e-3)) == 12
+    assert float((rounded - exact).norm() / exact.norm()) < 1e-3
+    large = [base + 30 * each for each in changes]  # stored in half precision
+    half = method([e.bfloat16().float() for e in large], base.bfloat16().float())
+    change = half.double() - base.bfloat16().double()
+    assert 0 < int(torch.linalg.matrix_rank(change, rtol=1e-3)) <= 12  # no direction of noise
 
 
 def test_inner_products_of_big_float32_tensors_are_those_of_float64():

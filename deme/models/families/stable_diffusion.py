@@ -15,7 +15,7 @@ from deme.diffusion import TEXT
 from deme.models.frozen import FrozenEncoders
 from deme.models.latent import LatentModel
 from deme.models.layout import JsonObject, network_folder, read_json_object
-from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
+from deme.models.network_inputs import InputsOf, NetworkInputs, image_and_time, numbers
 from deme.models.noise import read_scheduler
 from deme.models.trial import config_errors, try_config
 from deme.models.unet_config import check_unet
@@ -61,14 +61,21 @@ def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
         return from_configs(parts, locate(parts))
 
 
-def from_configs(path: str, folder: Path) -> TextToImageModel:
+def from_configs(
+    path: str,
+    folder: Path,
+    kind: type[TextToImageModel] = TextToImageModel,
+    inputs: InputsOf = network_inputs,
+) -> TextToImageModel:
     """Return the model of a whole pipeline's folder, without the weights of its UNet.
 
-    Raises MissingInput, BadConfig (another family of models), WorkFailed.
+    `kind` and `inputs`: the class of the model, and its inputs by its config. Raises MissingInput,
+    BadConfig (another family of models), WorkFailed.
     """
     unet = read_json_object(network_folder(folder) / "config.json")
     _check_family(path, read_json_object(folder / "model_index.json"))
-    check_unet(path, unet, default_channels=4)
+    if not kind.takes_masks:  # those have more channels in than out
+        check_unet(path, unet, default_channels=4)
     scheduler = read_scheduler(path, folder)
     encoders = FrozenEncoders(folder, path)
     wanted = unet.get("cross_attention_dim")
@@ -78,8 +85,8 @@ def from_configs(path: str, folder: Path) -> TextToImageModel:
             f"gives {encoders.width}: its parts are of different models"
         )
     with config_errors(path):
-        try_config(path, folder, "UNet2DConditionModel", unet, network_inputs)
-        return TextToImageModel(UNet2DConditionModel.from_config(unet), scheduler, encoders)
+        try_config(path, folder, "UNet2DConditionModel", unet, inputs)
+        return kind(UNet2DConditionModel.from_config(unet), scheduler, encoders)
 
 
 def _check_family(path: str, index: JsonObject) -> None:

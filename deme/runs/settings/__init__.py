@@ -24,6 +24,7 @@ from deme.runs.settings.commands import (
     run_settings,
 )
 from deme.runs.settings.evaluating import EvaluateSettings
+from deme.runs.settings.exporting import ExportSettings
 from deme.runs.settings.groups import (
     BACKWARD,
     CELL_LETTERS,
@@ -36,13 +37,14 @@ from deme.runs.settings.groups import (
     PathsSettings,
     RunSettings,
 )
-from deme.runs.settings.marks import ChangesNoResult, LeftOutAt
-from deme.runs.settings.merging import (
+from deme.runs.settings.improving import (
     IMPROVE_JUDGE_SEED,
     IMPROVE_SEARCH_SEED,
-    AverageSettings,
-    ExportSettings,
     ImproveSettings,
+)
+from deme.runs.settings.marks import ChangesNoResult, LeftOutAt
+from deme.runs.settings.merging import (
+    AverageSettings,
     MergeSettings,
     SearchSettings,
 )

@@ -16,6 +16,7 @@ from deme.runs.settings.base import (
     Name,
     Option,
     OptionalOption,
+    Pixels,
     Positive,
     Seed,
     Shown,
@@ -26,8 +27,10 @@ from deme.runs.settings.base import (
     refuse,
 )
 from deme.runs.settings.evaluating import EvaluateSettings
+from deme.runs.settings.exporting import ExportSettings
 from deme.runs.settings.groups import (
     BACKWARD,
+    UNIFORM,
     BatchSettings,
     CommandSettings,
     ComputeSettings,
@@ -45,11 +48,12 @@ from deme.runs.settings.groups import (
     SamplingSettings,
     SnapshotSettings,
 )
+from deme.runs.settings.improving import (
+    ImproveSettings,
+)
 from deme.runs.settings.marks import LeftOutAt
 from deme.runs.settings.merging import (
     AverageSettings,
-    ExportSettings,
-    ImproveSettings,
     MergeSettings,
     SearchSettings,
 )
@@ -57,7 +61,6 @@ from deme.runs.settings.progress import ProgressSettings
 from deme.runs.settings.teachers import TaughtSettings
 from deme.system import RAW_WEIGHTS, shown
 
-UNIFORM = {"_target_": "deme.diffusion.density.Uniform"}  # timesteps, as before there were others
 Kind = Literal["raw", "ema"]
 KINDS: tuple[Kind, Kind] = ("raw", "ema")
 Export = Annotated[
@@ -86,7 +89,7 @@ class TrainSettings(TaughtSettings, FromModelSettings, FromRunsSettings, BatchSe
     ranges: Annotated[Option, LeftOutAt(path=None)]
     balancing: OptionalOption
     projection: ProjectionSettings
-    adapter: Annotated[OptionalOption, LeftOutAt(None, {})] = None
+    adapter: Annotated[OptionalOption, LeftOutAt(None, {}), LeftOutAt(base_dtype=None)] = None
     export: Export = Field(default_factory=lambda: [*KINDS])
     snapshots: Annotated[SnapshotSettings, LeftOutAt({"every": None})] = SnapshotSettings(
         every=None
@@ -167,6 +170,7 @@ class SampleSettings(SamplingSettings):
     stage: Literal["sample"]
     run: Any  # a path, a list of paths, or {label: path or list}
     num_images: Shown | None
+    size: Pixels | Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None
     sample_seed: Seed
     out: Name
     logger: Logger

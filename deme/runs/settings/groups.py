@@ -171,7 +171,10 @@ Data = Annotated[
     ChangesNoResult("root", "download", "in_memory"),
     LeftOutAt(background="white"),
     LeftOutAt(option="load_cifar10", size=None),
+    LeftOutAt(option="load_captioned_images", masks=None),
 ]
+UNIFORM = {"_target_": "deme.diffusion.density.Uniform"}  # timesteps, as before there were others
+CONSTANT = {"_target_": "deme.diffusion.weighting.constant.Constant"}
 Model = Annotated[Option, LeftOutAt(ema=False, size=None)]
 DType = Literal["float32", "float16", "bfloat16"]
 # of an input that is a run; what they hold counts, as of all inputs

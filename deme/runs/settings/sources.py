@@ -87,6 +87,14 @@ class ConversionSettings:
         Switch | None,
         key("Whether the weights are averaged, if the checkpoint does not say so.", False),
     ] = None
+    config: Annotated[
+        Name | None,
+        key(
+            "For Stable Diffusion in one file: a pipeline's folder whose configs and tokenizer are "
+            "used; else they are taken from the Hub.",
+            "models/stable_diffusion",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
