@@ -110,7 +110,7 @@ pretrain-captioned-digits: .venv/installed
 	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
 	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
 
-# Makes the base of experiments/digits_flow again (about 15 minutes).
+# Makes the base of experiments/digits_flow again (about 3 minutes).
 pretrain-digits-flow: .venv/installed
 	$(BIN)/deme train experiment=digits_flow/pretrain
 	rm -rf deme/assets/digits_flow
