@@ -23,17 +23,25 @@ def load_loras(pipeline: Any, folder: str) -> Callable[..., dict[str, Any]]:
     experts = json.loads((Path(folder) / "ranges.json").read_text())["experts"]
     for expert in experts:
         pipeline.load_lora_weights(folder, weight_name=expert["file"], adapter_name=expert["name"])
-    noisiest = experts[-1]["name"]
+    begun = None  # the timesteps of the images that are being generated
 
-    def switch(
+    def use_lora_of(timestep: float) -> None:
+        met = [each for each in experts if each["from_timestep"] <= timestep + 1e-3]  # both rounded
+        pipeline.set_adapters(met[-1]["name"])
+
+    def before_network(*_: object) -> None:
+        nonlocal begun
+        if pipeline.scheduler.timesteps is not begun:  # the first step of new images
+            begun = pipeline.scheduler.timesteps
+            use_lora_of(float(begun[0]))
+
+    def after_step(
         pipeline: Any, step: int, _timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        name = noisiest  # after the last step: for the next images
         for following in pipeline.scheduler.timesteps[step + 1 : step + 2].tolist():
-            met = [e for e in experts if e["from_timestep"] <= following + 1e-3]  # both are rounded
-            name = met[-1]["name"]
-        pipeline.set_adapters(name)
+            use_lora_of(following)
         return tensors
 
-    pipeline.set_adapters(noisiest)
-    return switch
+    network = getattr(pipeline, "transformer", None) or pipeline.unet
+    network.register_forward_pre_hook(before_network)
+    return after_step

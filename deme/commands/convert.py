@@ -81,7 +81,15 @@ def _is_pipeline(source: Path) -> bool:
     from deme.models.single_file import is_single_file
     from deme.system.tensors import TensorFile
 
-    return source.suffix == ".safetensors" and is_single_file(TensorFile(source).specs)
+    if source.suffix != ".safetensors":
+        return False
+    names = TensorFile(source).specs
+    if any("lora" in name.lower() for name in names):
+        raise BadConfig(
+            f"{source} is a LoRA, which needs no conversion: it is used in deme merge "
+            "model=diffusers model.path=<its base> 'inputs.experts=[<LoRA>,<LoRA>]'"
+        )
+    return is_single_file(names)
 
 
 def _check_settings(source: Path, settings: ConversionSettings, is_pipeline: bool) -> None:

@@ -14,7 +14,6 @@ from deme.system import (
     MissingInput,
     files,
     first_lines,
-    locate,
     print_result,
     read_about,
 )
@@ -115,7 +114,10 @@ def write_experts(
         files.write_json(partial / "deme.json", {"export": content})
 
     files.write_folder(out, whole, check)
-    print_result(f"exported {len(folders)} experts, not merged, to {out}; read its README.md")
+    print_result(
+        f"exported {len(folders)} experts, not merged, to {out}; read its README.md before you "
+        "share it"
+    )
 
 
 def content_of(folders: Sequence[Path]) -> str:
@@ -132,6 +134,7 @@ def _loras(settings: ExportSettings, folders: Sequence[Path]) -> Callable[[Path]
     from deme.models.adapter_files import WEIGHTS
     from deme.models.layout import read_json_object, scheduler_file
     from deme.models.noise import schedule_of
+    from deme.report.model_card import public_base
     from deme.system import tensors
 
     experts, ranges = routed_experts(folders)
@@ -143,7 +146,7 @@ def _loras(settings: ExportSettings, folders: Sequence[Path]) -> Callable[[Path]
             f"diffusers' {pipeline} has no LoRA loader, so it cannot use experts unmerged\n"
             "type: deme merge 'inputs.experts=[...]' lora.form=fuse"
         )
-    base = _public(str(read_about(experts[0].folder).get("base_model")))
+    base = public_base(str(read_about(experts[0].folder).get("base_model")))
     schedule, _ = schedule_of(read_json_object(scheduler_file(configs)))
     begins = schedule.timestep_input(torch.tensor([float(item.low) for item in ranges]))
     dtype: torch.dtype = getattr(torch, settings.dtype)
@@ -259,10 +262,3 @@ def _front(settings: ExportSettings, base: str | None) -> str:
     if base is not None and base.count("/") == 1 and not Path(base).exists():
         front["base_model"] = base
     return yaml.safe_dump(front, sort_keys=False)
-
-
-def _public(base: str) -> str:
-    """Return the base as from_pretrained takes it: a name on the Hub, or a path."""
-    if base.startswith("hub:"):
-        return base.removeprefix("hub:").partition("@")[0]
-    return str(locate(base)) if base.startswith("asset:") else base

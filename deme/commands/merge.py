@@ -18,6 +18,7 @@ from deme.system import (
 )
 from deme.tracking import Mirror
 
+MUCH_DROPPED = 0.05  # share of the squared norm of a merged LoRA from which on a warning is given
 MIN_SHARE_KEPT = 0.99  # share of the change that dtype=auto keeps
 
 if TYPE_CHECKING:
@@ -208,14 +209,20 @@ def _merge_as_adapter(settings: MergeSettings, run: Run, plan: "MergePlan", merg
         }
         base = about.get("base") or base_hash(settings.model, plan.base.folder)
         files.write_json(folder / "deme.json", {**_about(plan, merge, **more), "base": base})
+        dropped = f"{merged.dropped:.2%} of the squared norm of the change is dropped"
         logger.info(
             "one LoRA of rank %d for %d layers; %s",
             merged.rank,
             merged.num_layers,
-            "exactly the weighted sum"
-            if form == "cat"
-            else f"reducing the rank drops {merged.dropped:.2%} of the squared norm of the change",
+            "exactly the weighted sum" if form == "cat" else dropped,
         )
+        if merged.dropped > MUCH_DROPPED:
+            logger.warning(
+                "%s, as the merge has a higher rank than %d\n"
+                "to keep more, type: lora.rank=<larger>, or lora.form=fuse",
+                dropped,
+                merged.rank,
+            )
 
     files.write_folder(run.path / "weights" / "merged", fill)
 

@@ -92,7 +92,8 @@ def _masks_at(masks: str, path: str, source: ImageSource) -> ImageSource:
     wanted = [file.relative_to(source.folder).with_suffix("") for file in source.files]
     if missing := [name for name in wanted if name not in own]:
         raise MissingInput(
-            f"{folder} has no mask of {len(missing):,} images, the first: {missing[0]}\n"
+            f"{folder} lacks the masks of {len(missing):,} of {len(wanted):,} images, the first: "
+            f"{missing[0]}.<suffix>\n"
             "a mask has the path of its image, but for the suffix; it is white where the image is "
             "to be filled in"
         )

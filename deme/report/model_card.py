@@ -12,7 +12,7 @@ from deme.report.escape import markdown_code, markdown_text
 from deme.report.records import Evaluation, ModelHistory, Training, public_name
 from deme.report.typed_options import chosen_option, typed_option
 from deme.runs import ExportSettings, Option, RunSettings
-from deme.system import PACKAGE, shortened
+from deme.system import PACKAGE, locate, shortened
 
 if TYPE_CHECKING:
     from deme.models.denoiser import DenoisingModel
@@ -71,11 +71,20 @@ def model_card(
         takes_prompts=takes_prompts,
         has_stock_pipeline=_has_stock_pipeline(model, reads_loras),
         model=model,
+        base=public_base(str(record.about.get("base_model", ""))),
+        is_kohya=settings.format == "kohya",
         paper=PAPER,
         sampler=_ddim_settings(record),
         trainings=_trainings(record),
         teachers=_teachers(record),
     )
+
+
+def public_base(base: str) -> str:
+    """Return a base as diffusers' from_pretrained takes it: a name on the Hub, or a path."""
+    if base.startswith("hub:"):
+        return base.removeprefix("hub:").partition("@")[0]
+    return str(locate(base)) if base.startswith("asset:") else base
 
 
 def _has_stock_pipeline(model: "DenoisingModel", reads_loras: bool) -> bool:

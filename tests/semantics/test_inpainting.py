@@ -92,7 +92,7 @@ def test_masks_and_known_pixels_are_those_of_the_image(place, tmp_path, mirrored
 def test_a_mask_for_each_image_is_needed(place, tmp_path):
     shutil.copytree(place / "masks", tmp_path / "few")
     (tmp_path / "few/3.png").unlink()
-    with pytest.raises(MissingInput, match="no mask of 1 images, the first: 3"):
+    with pytest.raises(MissingInput, match="lacks the masks of 1 of 12 images, the first: 3"):
         load_captioned_images(str(place / "images"), size=SIDE, masks=str(tmp_path / "few"))
     assert data_of(place).train.content_hash() != load_captioned_images(
         str(place / "images"), size=SIDE, held_out_fraction=0.5).train.content_hash()  # fmt: skip
