@@ -82,8 +82,8 @@ def make_loras(root: Path, blocks: int) -> None:
             state[f"{name}.lora_B.weight"] = 0.01 * torch.randn(out, RANK, generator=draw)
         (root / str(index)).mkdir(parents=True)
         write_factors(root / str(index), "transformer", state)
-    told = {name: [out, into] for name, (out, into) in layers.items()}
-    (root / "layers.json").write_text(json.dumps(told))
+    layer_shapes = {name: [out, into] for name, (out, into) in layers.items()}
+    (root / "layers.json").write_text(json.dumps(layer_shapes))
 
 
 def adapters(root: Path) -> list[AdapterFile]:

@@ -116,12 +116,12 @@ def bare(size: str, num_steps: int, _: Path) -> float:
         t, eps = sampler(BATCH, draw), torch.randn(x0.shape, generator=draw)
         s = ((t + 1) / 1000).view(-1, 1, 1, 1)
         x_t = (1 - s) * x0 + s * eps
-        told = 1000 * s.flatten()
-        prediction = network(x_t, timestep=told, class_labels=given).sample
+        timestep_input = 1000 * s.flatten()
+        prediction = network(x_t, timestep=timestep_input, class_labels=given).sample
         with torch.no_grad():
             for layer in layers:
                 layer._disable_adapters = True
-            answer = network(x_t, timestep=told, class_labels=given).sample
+            answer = network(x_t, timestep=timestep_input, class_labels=given).sample
             for layer in layers:
                 layer._disable_adapters = False
         target = eps - x0
@@ -168,7 +168,7 @@ def main() -> None:
     peaks: dict[str, float] = {}
     for way in WAYS:
         command = [sys.executable, str(Path(__file__).resolve()), "--peak", way]
-        told = {
+        megabytes = {
             size: statistics.median(
                 float(
                     subprocess.check_output(
@@ -179,7 +179,7 @@ def main() -> None:
             )
             for size in SIZES
         }
-        peaks[way] = told["100M"] - told["tiny"]
+        peaks[way] = megabytes["100M"] - megabytes["tiny"]
     base_mb = weights * 4 / 2**20
     over_base = {way: value - base_mb for way, value in peaks.items()}
     result = {

@@ -18,10 +18,10 @@ MEMORY = DOCS.parent / "benchmarks" / "results" / "recipe_memory.json"
 class Recipe:
     """A base and how it is trained, sampled and loaded.
 
-    `licence`: what to do before its files can be had. `is_flow`: trained by flow matching.
-    `guidance`: a usual guidance scale. `encoders`: the text encoders and about how many GB they
-    take in float32. `has_lora_loader`: whether its pipeline in diffusers loads
-    LoRAs. `comfyui`: how ComfyUI loads the result. `notes`: what is special.
+    `licence`: what to accept before its files can be downloaded. `is_flow`: trained by flow
+    matching. `guidance`: a usual guidance scale. `encoders`: the text encoders and about how many
+    GB they take in float32. `has_lora_loader`: whether its pipeline in diffusers loads LoRAs.
+    `comfyui`: how ComfyUI loads the result. `notes`: what is special.
     """
 
     title: str
@@ -63,7 +63,10 @@ RECIPES = {
             "A checkpoint in one file, `model.safetensors`, becomes a folder with "
             "`deme convert model.safetensors out=my_model`.",
             "Inpainting networks (9 channels in) take the same commands, with a mask for each "
-            "image: `data.masks=<folder>` where `data` is given.",
+            "image: add `data.masks=<folder>` to each command that has `data=`.",
+            "The commands and numbers are for 1.5. Stable Diffusion 2.1 with 768 pixels predicts "
+            "v: add `weighting=constant_native` to `deme train`, the loss that it was trained "
+            "with. Its memory was not computed.",
         ),
     ),
     "sdxl": Recipe(
@@ -117,8 +120,7 @@ RECIPES = {
         (
             "diffusers' pipeline has no LoRA loader, so the merge is written as a whole pipeline "
             "(`lora.form=fuse`).",
-            "The network also predicts a variance, which is left as it is, and which samplers "
-            "ignore.",
+            "The network also predicts a variance. It is not trained, and samplers ignore it.",
         ),
         has_lora_loader=False,
     ),
@@ -134,9 +136,10 @@ RECIPES = {
         "Gemma 2: 10 GB",
         "not possible: ComfyUI itself does not have Sana.",
         (
-            "The pipeline puts an instruction to rewrite it before a prompt. Here prompts are "
-            "encoded without it; to get the same images from diffusers, give the pipeline "
-            "`complex_human_instruction=None`.",
+            "diffusers' pipeline puts an instruction before each prompt; `deme` encodes prompts "
+            "without it. Give the pipeline `complex_human_instruction=None` to encode them alike. "
+            "Images still differ from those of `deme sample` if the scheduler of the pipeline does "
+            "not use Euler's method.",
         ),
     ),
     "flux": Recipe(

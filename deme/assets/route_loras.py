@@ -6,7 +6,8 @@
     pipeline = <Pipeline>.from_pretrained("<base>")
     images = pipeline("<prompt>", callback_on_step_end=load_loras(pipeline, "<this folder>")).images
 
-It is for text-to-image pipelines, which go through all steps of their scheduler.
+It works with text-to-image pipelines. Image-to-image pipelines, which skip the first steps, are not
+supported.
 """
 
 import json
@@ -16,30 +17,32 @@ from typing import Any
 
 
 def load_loras(pipeline: Any, folder: str) -> Callable[..., dict[str, Any]]:
-    """Load the LoRAs of a folder; return what the pipeline calls at the end of each step.
+    """Load the LoRAs of a folder and return the callback for `callback_on_step_end`.
 
-    `ranges.json` says for which of the scheduler's timesteps a LoRA is meant.
+    `folder` has ranges.json, which states the first timestep of the scheduler (`from_timestep`) of
+    each LoRA. Call it once for each pipeline. Raises FileNotFoundError without ranges.json.
     """
     experts = json.loads((Path(folder) / "ranges.json").read_text())["experts"]
     for expert in experts:
         pipeline.load_lora_weights(folder, weight_name=expert["file"], adapter_name=expert["name"])
-    begun = None  # the timesteps of the images that are being generated
+    current_timesteps = None  # the timesteps of the images that are being generated
 
-    def use_lora_of(timestep: float) -> None:
-        met = [each for each in experts if each["from_timestep"] <= timestep + 1e-3]  # both rounded
-        pipeline.set_adapters(met[-1]["name"])
+    def activate_lora_for(timestep: float) -> None:
+        # with a tolerance, because both numbers are rounded
+        suitable = [each for each in experts if each["from_timestep"] <= timestep + 1e-3]
+        pipeline.set_adapters(suitable[-1]["name"])
 
     def before_network(*_: object) -> None:
-        nonlocal begun
-        if pipeline.scheduler.timesteps is not begun:  # the first step of new images
-            begun = pipeline.scheduler.timesteps
-            use_lora_of(float(begun[0]))
+        nonlocal current_timesteps
+        if pipeline.scheduler.timesteps is not current_timesteps:  # the first step of new images
+            current_timesteps = pipeline.scheduler.timesteps
+            activate_lora_for(float(current_timesteps[0]))
 
     def after_step(
         pipeline: Any, step: int, _timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
         for following in pipeline.scheduler.timesteps[step + 1 : step + 2].tolist():
-            use_lora_of(following)
+            activate_lora_for(following)
         return tensors
 
     network = getattr(pipeline, "transformer", None) or pipeline.unet

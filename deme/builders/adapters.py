@@ -41,8 +41,8 @@ def check_form(form: str, merge: Merge, rank: int | None, adapters: Sequence[Ada
     ranks = [max(map(adapter.rank, adapter.layers), default=0) for adapter in adapters]
     if form == "svd" and merge.method is iso_c and (rank or max(ranks)) < sum(ranks):
         raise BadConfig(
-            "merge=iso_c gives all directions of the merged change the same length, so none of "
-            f"them can be left out: a LoRA of it needs the rank {sum(ranks)}\n"
+            "merge=iso_c makes all singular values of the merged change equal, so its rank cannot "
+            f"be reduced from {sum(ranks)} to {rank or max(ranks)}\n"
             f"type: lora.rank={sum(ranks)}, or lora.form=fuse"
         )
     if form == "cat" and not merge.is_weighted_sum:
@@ -118,7 +118,7 @@ def _merged(
 def _changes(
     layer: str, adapters: Sequence[AdapterFile], base: Tensors, dtype: torch.dtype
 ) -> tuple[list[Tensor], Tensor]:
-    """Return each expert's change of a layer, and a change of 0: a base that is not rounded."""
+    """Return each expert's change of a layer, and zeros: adding the base would round them."""
     nothing = torch.zeros(base.specs[f"{layer}.weight"][0], dtype=dtype)
     return [
         delta_weight(each.factors(layer, dtype)) if layer in each.layers else nothing

@@ -89,19 +89,19 @@ def encode_images(
         return ConditionedPixels(images, model.condition, dropout)
     if model.takes_masks and not isinstance(images, Masked):
         raise BadConfig(
-            f"a {model.pipeline} fills in what is masked, and the images have no masks\n"
+            f"a {model.pipeline} is an inpainting model, and the data set has no masks\n"
             "type: data=captioned_images data.masks=<folder with a mask of each image>"
         )
     if isinstance(images, Masked) and not model.takes_masks:
         raise BadConfig(
-            f"a {model.pipeline} sees no masks, and data.masks is given\ntype: data.masks=null"
+            f"a {model.pipeline} takes no masks, and data.masks is set\ntype: data.masks=null"
         )
     encoders = model.encoders.to(device)
-    latents = CachedLatents(images, encoders, cache, flip, dropout, model.takes_masks)
+    latents = CachedLatents(images, encoders, cache, flip, dropout)
     encoders.release()
     if cut := encoders.truncated(images.captions(list(range(len(images))))):
         logger.info(
-            "%d of %d captions are longer than the text encoder reads, and are truncated",
+            "%d of %d captions are longer than the text encoder's limit, and are truncated",
             cut,
             len(images),
         )

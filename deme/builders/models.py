@@ -74,13 +74,13 @@ def guided(network: Network, model: DenoisingModel, scale: float | None) -> Netw
     scale instead; None: that of training.
     """
     if model.distilled_guidance is not None:
-        return network if scale is None else _told_scale(network, model, scale)
+        return network if scale is None else _with_guidance_scale(network, model, scale)
     if not model.is_conditional or scale is None or scale == 1:
         return network
     return ClassifierFreeGuidance(network, scale, model.condition([""]))
 
 
-def _told_scale(network: Network, model: DenoisingModel, scale: float) -> Network:
+def _with_guidance_scale(network: Network, model: DenoisingModel, scale: float) -> Network:
     """Return the network with another guidance scale as its input than in training."""
 
     def with_scale(x_t: Tensor, t: Tensor, condition: Condition = EMPTY_CONDITION) -> Tensor:

@@ -1,4 +1,4 @@
-"""`deme convert`: make a diffusers folder of a checkpoint in one file.
+"""`deme convert`: convert a single-file checkpoint to a diffusers folder.
 
 That is a DDPM in the original layout, or Stable Diffusion (1.x, 2.x, XL) in a safetensors file.
 """
@@ -86,8 +86,9 @@ def _is_pipeline(source: Path) -> bool:
     names = TensorFile(source).specs
     if any("lora" in name.lower() for name in names):
         raise BadConfig(
-            f"{source} is a LoRA, which needs no conversion: it is used in deme merge "
-            "model=diffusers model.path=<its base> 'inputs.experts=[<LoRA>,<LoRA>]'"
+            f"{source} is a LoRA, which needs no conversion\n"
+            "type: deme merge model=diffusers model.path=<its base> "
+            f"'inputs.experts=[{source},<another LoRA>]'"
         )
     return is_single_file(names)
 
@@ -98,8 +99,11 @@ def _check_settings(source: Path, settings: ConversionSettings, is_pipeline: boo
     defaults = ConversionSettings()
     for name in others:
         if getattr(settings, name) != getattr(defaults, name):
-            kind = "Stable Diffusion in one file" if is_pipeline else "in the original DDPM layout"
-            raise BadConfig(f"{source} is {kind}, for which {name}= has no effect\nleave it out")
+            kind = f"a {'single-file' if is_pipeline else 'DDPM'} checkpoint"
+            raise BadConfig(
+                f"{source} is {kind}, and {name}= does not apply to it\n"
+                f"type: the command without {name}="
+            )
 
 
 def _convert_pipeline(

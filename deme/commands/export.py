@@ -4,12 +4,14 @@ By default, it only lists what an upload would do.
 """
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from deme.commands.export_experts import check_experts, content_of, write_experts
+from deme.commands.export_experts import check_experts, experts_writer
 from deme.runs import ExportSettings, build, log_weights, weights_folder
 from deme.system import (
+    About,
     BadConfig,
     WorkFailed,
     cache_folder,
@@ -38,46 +40,54 @@ DEFAULTS = {
 def run(config: dict[str, object]) -> Path:
     """Write the folder, then upload it if asked for; return the folder."""
     settings = build(ExportSettings, config)
-    given = settings.run if isinstance(settings.run, list) else [settings.run]
-    places, out = [locate(each) for each in given], expanded(settings.out)
+    places, out = [locate(each) for each in settings.runs], expanded(settings.out)
     sources = [weights_folder(place) for place in places]
     log_weights("run", places)
     if len(places) > 1:
         check_experts(settings, sources)
     elif settings.boundary_ratio is not None:
         raise BadConfig(
-            "boundary_ratio is of two models for Wan's pipeline, and one is given\n"
-            "type: run='[<of less noise>,<of more noise>]'"
+            f"boundary_ratio={settings.boundary_ratio} is for exporting two networks of Wan, and "
+            "run= names one model\n"
+            "type: boundary_ratio=null, or run='[<low noise>,<high noise>]'"
         )
     name = files.sha256_text(str(out.resolve()))[:32]
     lock = cache_folder(settings.paths) / "exports" / f"{name}.lock"
     with locked(lock, lambda owner: logger.info("%s is exporting to %s", owner, out)):
-        content = content_of(sources) if len(sources) > 1 else files.sha256(sources[0])
-
-        def check() -> None:
-            for source in sources:
-                _check_out(out, source, content, settings.overwrite)
-
+        hashes = [files.sha256(source) for source in sources]
+        content = hashes[0] if len(hashes) == 1 else files.sha256_text(" ".join(hashes))
+        check = partial(_check_out, out, sources, content, settings.overwrite)
         check()
+        about: About = {}
+        details: dict[str, object] = {}
+        what = f"{len(places)} experts, not merged,"
         if len(places) > 1:
-            write_experts(settings, sources, out, check)
+            fill = experts_writer(settings, sources)
         else:
-            _write(settings, given[0], places[0], sources[0], out, check)
+            fill, details = _model_writer(settings, places[0], sources[0])
+            about, what = read_about(sources[0]), str(places[0])
+
+        def whole(folder: Path) -> None:
+            fill(folder)
+            export = {"of": content, **details, "files": _hashes(folder)}
+            files.write_json(folder / "deme.json", {**about, "export": export})
+
+        files.write_folder(out, whole, check)  # others may have written it meanwhile
+    folded = " (projections folded)" if details.get("projections") == "folded" else ""
+    print_result(f"exported {what} to {out}{folded}; read its README.md before you share it")
     if settings.push is not None:
         _push(out, settings.push, settings)
     return out
 
 
-def _check_out(out: Path, source: Path, content: str, overwrite: bool) -> None:
+def _check_out(out: Path, sources: Sequence[Path], content: str, overwrite: bool) -> None:
     """Raise BadConfig if writing `out` would destroy anything of value.
 
     An untouched export of the same weights, whose sha256 is `content`, may be replaced.
     """
-    whole, inside = out.resolve(), source.resolve()
-    if (
-        Path.cwd().is_relative_to(whole)
-        or whole.is_relative_to(inside)
-        or inside.is_relative_to(whole)
+    whole, inside = out.resolve(), [source.resolve() for source in sources]
+    if Path.cwd().is_relative_to(whole) or any(
+        whole.is_relative_to(each) or each.is_relative_to(whole) for each in inside
     ):
         raise BadConfig(
             f"out={out} contains the model itself or the current folder\n"
@@ -115,14 +125,13 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {name: files.sha256(path) for name, path in found.items() if name != "deme.json"}
 
 
-def _write(
-    settings: ExportSettings,
-    given: str,
-    place: Path,
-    source: Path,
-    out: Path,
-    check: Callable[[], None],
-) -> None:
+def _model_writer(
+    settings: ExportSettings, place: Path, source: Path
+) -> tuple[Callable[[Path], None], dict[str, object]]:
+    """Return what writes one model into a folder, and what deme.json says of the export.
+
+    Raises BadConfig, WorkFailed.
+    """
     import torch
 
     from deme.models.kohya import check_kohya, rename_as_kohya
@@ -159,22 +168,16 @@ def _write(
         check_kohya(model, place)
     counted = state if model.adapter is None else model.trained_parameters()
     count = sum(value.numel() for value in counted.values())
-    record = read_history(place, given)
+    record = read_history(place, settings.runs[0])
     card = model_card(record, settings, model, projections, count)
 
-    def fill(partial: Path) -> None:
-        model.write(partial, state, about)
+    def fill(folder: Path) -> None:
+        model.write(folder, state, about)
         if settings.format == "kohya":
-            rename_as_kohya(partial, dtype)
-        files.write_text(partial / "README.md", card)
-        export = {"of": files.sha256(source), "dtype": settings.dtype, "projections": projections}
-        files.write_json(
-            partial / "deme.json", {**about, "export": {**export, "files": _hashes(partial)}}
-        )
+            rename_as_kohya(folder)
+        files.write_text(folder / "README.md", card)
 
-    files.write_folder(out, fill, check)  # others may have written it meanwhile
-    folded = " (projections folded)" if projections == "folded" else ""
-    print_result(f"exported {place} to {out}{folded}; read its README.md before you share it")
+    return fill, {"dtype": settings.dtype, "projections": projections}
 
 
 def _push(folder: Path, name: str, settings: ExportSettings) -> None:
@@ -191,8 +194,11 @@ def _push(folder: Path, name: str, settings: ExportSettings) -> None:
         )
         for path, size in sizes.items():
             print_result(f"  {size_text(size):>10}  {path.relative_to(folder)}")
-        typed = f"[{','.join(settings.run)}]" if isinstance(settings.run, list) else settings.run
-        words = [f"run={typed}", f"out={settings.out}"]
+        typed = ",".join(settings.runs)
+        words = [
+            f"run=[{typed}]" if len(settings.runs) > 1 else f"run={typed}",
+            f"out={settings.out}",
+        ]
         words += [
             f"{key}={getattr(settings, key)}"
             for key, default in DEFAULTS.items()

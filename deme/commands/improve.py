@@ -110,7 +110,7 @@ def fitting(config: dict[str, object]) -> dict[str, object]:
     ]  # nor chosen in a file of defaults
     if not words:
         return config
-    logger.info("for this model, unless you type others: %s", " ".join(words))
+    logger.info("chosen for this model: %s; to use others, type them", " ".join(words))
     groups = [word.partition("=")[0] for word in words]
     keys = [word for word in typed if word.partition(".")[0] in groups]
     composed = {**compose_stage("train", _of(words + keys, "weighting", "projection")),
@@ -160,7 +160,10 @@ def _improve(settings: ImproveSettings, run: Run) -> None:
         logger.info(LOSS_ALONE)
     left_out = [name for name in ("average", "soup") if name in settings.ideas]
     if settings.adapter and left_out:
-        logger.info("left out: %s, whose result is no LoRA", ", ".join(left_out))
+        logger.info(
+            "with adapter=lora these ideas are left out, because they give no LoRA: %s",
+            ", ".join(left_out),
+        )
     elif "average" in settings.ideas and "average" not in work.ideas:
         logger.info("the idea average is left out: no average of this model is known")
     logger.info("the results are kept in %s; the same command resumes the work", run.path)

@@ -15,7 +15,7 @@ def wait_for_suite(queue: SlurmQueue, submit: Callable[[], None]) -> None:
     `submit` queues the jobs of runs that have one of their own and are ready by now. Warns of jobs
     that may never start, and of those that end without success.
     """
-    suite, asked, told = queue.suite, 0.0, set[str]()
+    suite, asked, reported = queue.suite, 0.0, set[str]()
     before: Mapping[str, JobState] = {}
     done = sum(node.state == "done" for node in suite.nodes)
     with progress("runs", len(suite.nodes), "runs", start=done) as bar:
@@ -33,8 +33,8 @@ def wait_for_suite(queue: SlurmQueue, submit: Callable[[], None]) -> None:
                 for line in _news(before, known):
                     logger.warning("%s", line)
                 for job, state in states.items():
-                    if state.blocking_reason and state.blocking_reason not in told:
-                        told.add(state.blocking_reason)
+                    if state.blocking_reason and state.blocking_reason not in reported:
+                        reported.add(state.blocking_reason)
                         logger.warning(
                             "job %s may never start; SLURM's reason: %s; to cancel the jobs "
                             "and queue others, type: scancel %s, then this command with other "

@@ -15,7 +15,7 @@ from deme.data.pixels import to_float
 from deme.diffusion import EMPTY_CONDITION, Condition, ShardedRandom, generator
 from deme.system import sha256_text
 
-MASKED = 128  # a mask's pixel from which on the image's is to be filled in
+MASK_THRESHOLD = 128  # pixels of a mask of at least this value are filled in
 
 
 class Images(Protocol):
@@ -149,10 +149,8 @@ class CaptionedImages:
 
 
 @runtime_checkable
-class Masked(Images, Protocol):
-    """Captioned images with a mask each."""
-
-    def captions(self, indices: list[int]) -> list[str]: ...
+class Masked(Captioned, Protocol):
+    """Captioned images with a mask each. Masks are part of the content hash."""
 
     def masks(self, indices: list[int]) -> Tensor:
         """Return the masks, uint8 [B, 1, H, W]: 255 where pixels are to be filled in, else 0."""
@@ -167,7 +165,7 @@ class MaskedImages(CaptionedImages):
         self._masks = masks
 
     def masks(self, indices: list[int]) -> Tensor:
-        return 255 * (self._masks.__getitems__(indices) >= MASKED).to(torch.uint8)
+        return 255 * (self._masks.__getitems__(indices) >= MASK_THRESHOLD).to(torch.uint8)
 
     def content_hash(self) -> str:
         return sha256_text(f"{super().content_hash()} {self._masks.content_hash()}")
@@ -195,7 +193,7 @@ class SomeImages:
 
 
 class SomeCaptioned(SomeImages):
-    """The same of captioned images."""
+    """Images `indices` of another set, with their captions."""
 
     images: Captioned
 
@@ -204,7 +202,7 @@ class SomeCaptioned(SomeImages):
 
 
 class SomeMasked(SomeCaptioned):
-    """The same of images with masks."""
+    """Images `indices` of another set, with their captions and masks."""
 
     images: Masked
 

@@ -155,7 +155,8 @@ class Preprocessing:
         sides = [self.size] if isinstance(self.size, int) else list(self.size)
         if len(sides) > 2 or not sides or min(sides) < 1:
             raise BadConfig(
-                f"data.size must be pixels per side or [<height>,<width>], got {self.size}"
+                f"data.size must be pixels per side or [<height>,<width>], got {self.size}\n"
+                "type: data.size=512, or 'data.size=[512,768]'"
             )
         if self.channels not in (1, 3):
             raise BadConfig(f"data.channels must be 1 (grey) or 3 (RGB), got {self.channels!r}")

@@ -40,8 +40,8 @@ class CachedLatents:
     `mirrored`, and the condition of its caption, under a hash of the images, their captions, their
     preprocessing and the encoders. Training samples a latent from the moments (Rombach et al. 2022)
     and replaces a share `caption_dropout` of the captions by the empty one; `eval_sample` takes the
-    means and all captions. With `masked`, of images with masks, the masks and the latents of the
-    images without what is masked are conditions, too.
+    means and all captions. For images with masks, the masks and the latents of the images without
+    their masked parts are conditions, too.
     """
 
     def __init__(
@@ -51,12 +51,11 @@ class CachedLatents:
         cache: Path,
         mirrored: bool = False,
         caption_dropout: float = 0.0,
-        masked: bool = False,
     ) -> None:
         self.images, self.mirrored, self.caption_dropout = images, mirrored, caption_dropout
-        self.masked = MASK_CONDITIONS if masked else ()
+        self.mask_conditions = MASK_CONDITIONS if isinstance(images, Masked) else ()
         self._hash = files.sha256_text("\n".join([images.content_hash(), encoder.content_hash()]))
-        kind = f"{'-mirrored' if mirrored else ''}{'-masked' if masked else ''}"
+        kind = "-mirrored" if mirrored else ""
         self.folder = cache / "latents" / f"{self._hash[:32]}{kind}"
         shards = {
             self.folder / f"{first:09d}.safetensors": range(first, min(first + SHARD, len(self)))
@@ -95,7 +94,7 @@ class CachedLatents:
             **{name: torch.stack([self._row(name, i) for i in indices]) for name in self._empty},
             **{
                 name: torch.stack([self._row(f"{prefix}{name}", index) for prefix, index in wanted])
-                for name in self.masked
+                for name in self.mask_conditions
             },
         }
 
@@ -118,12 +117,12 @@ class CachedLatents:
             for name, value in given.items():
                 rows = dropped.view(-1, *[1] * (value.ndim - 1))
                 given[name] = torch.where(rows, self._empty[name].to(value), value)
-        return x0, given | {name: batch[name].float() for name in self.masked}
+        return x0, given | {name: batch[name].float() for name in self.mask_conditions}
 
     def eval_sample(self, indices: list[int]) -> tuple[Tensor, Condition]:
         """Return the means of the latents and the conditions."""
         batch = self.__getitems__(indices)
-        names = (*self._empty, *self.masked)
+        names = (*self._empty, *self.mask_conditions)
         return batch["mean"].float(), {name: _computed(batch[name]) for name in names}
 
     def _encode_missing(self, encoder: Encoder, shards: Mapping[Path, range]) -> None:
@@ -159,8 +158,7 @@ class CachedLatents:
         found = {"mean": mean, "std": std, **conditioning}
         if self.mirrored:
             found["mirrored_mean"], found["mirrored_std"] = encoder.moments(pixels.flip(3))
-        if self.masked:
-            assert isinstance(self.images, Masked)
+        if isinstance(self.images, Masked):
             masks = self.images.masks(indices).float() / 255
             found |= _mask_conditions(encoder, pixels, masks)
             if self.mirrored:

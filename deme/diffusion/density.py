@@ -32,9 +32,10 @@ class Uniform:
 
 
 class LogitNormal:
-    """logit(u) is normal (Esser et al. 2024, eq. 19); a positive mean prefers high noise.
+    """logit(u) is normal (Esser et al. 2024, eq. 19).
 
-    diffusers' training scripts count u from the other end: their `logit_mean` is -`mean`.
+    With a positive mean, high noise is drawn more often. diffusers' training scripts count u from
+    the other end: their `logit_mean` is -`mean`.
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:

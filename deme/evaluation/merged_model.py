@@ -36,30 +36,26 @@ class LiveModel:
         method = load_merge_method(option)
         self.sums_to_one = method.of == "checkpoints"
         self.live: LiveMerge | AdapterSum
+        self.tensors: dict[str, Tensor]  # what a merge changes, by the names that merging uses
         base = _read(plan.base)
         if (adapters := adapters_of(plan)) and method is weighted_sum:  # no copy of the base each
             self.model: DenoisingModel = base.to(device)
             self.model.sample_size = _size_of(plan.experts[0])
-            self.live = AdapterSum(base.network, adapters, GRANULARITIES[granularity])
+            one = AdapterSum(base.network, adapters, GRANULARITIES[granularity])
             self.model.requires_grad_(False)
+            self.live, self.tensors = one, dict(one.parameters)
         else:
             self.model = _read(plan.experts[0]).to(device)
             if self.model.projections is not None:
                 base.add_projections(self.model.projections.placement)
             experts = [_state(_read(each).to(device)) for each in plan.experts]
             self.live = LiveMerge(_state(base.to(device)), experts, GRANULARITIES[granularity])
+            self.tensors = {
+                name.removeprefix(f"{self.model.part}."): value
+                for name, value in self.model.named_parameters()
+            }
             self.live.share_with(self.tensors)
         self.merge = build_merge(*self.merge_settings(self.uniform), self.num_experts)
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The parameters that a merge changes, by the names that merging uses."""
-        if isinstance(self.live, AdapterSum):
-            return dict(self.live.parameters)
-        return {
-            name.removeprefix(f"{self.model.part}."): value
-            for name, value in self.model.named_parameters()
-        }
 
     @property
     def num_free(self) -> int:

@@ -15,9 +15,9 @@ def as_matrix(tensor: Tensor) -> Tensor:
 def singular_vectors(matrix: Tensor, rounded: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [m, r], s [r] and V^T [r, n] of a matrix [m, n], without singular values of 0.
 
-    `rounded` are the tensors that the matrix is a difference or sum of: a singular value that their
-    rounding alone can make counts as 0. So a LoRA that was added to its base still has its rank,
-    also where the sum was stored in half precision.
+    `rounded` are the tensors that the matrix is a difference or sum of: singular values no larger
+    than the rounding error of these tensors count as 0. So a LoRA that was added to its base still
+    has its rank, also where the sum was stored in half precision.
     """
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     largest = max(float(tensor.abs().max()) for tensor in rounded)
@@ -41,7 +41,7 @@ def _rounding(tensor: Tensor) -> float:
 
 
 def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return the nearest matrix with orthonormal columns, in the Frobenius norm (Procrustes).
+    """Return the matrix [m, n] with orthonormal columns nearest to a matrix [m, n] (Procrustes).
 
     Where columns are dependent (experts that share a direction) no such matrix is unique; it is
     then the polar factor of the same rank, so that columns that are equal stay equal.

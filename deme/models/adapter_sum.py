@@ -12,7 +12,7 @@ from deme.models.adapter_tensors import AdapterFile
 
 @dataclass(frozen=True)
 class _Layer:
-    """B of a network's layer [out, R, ...], all B_i unscaled beside each other, and i of each."""
+    """A layer: its B [out, R, ...], the unscaled B_i concatenated, and i of each of R columns."""
 
     name: str
     up: nn.Parameter
@@ -86,7 +86,7 @@ class AdapterSum:
 
 
 def _side_by_side(layer: str, adapters: Sequence[AdapterFile]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return A [R, ...] and B [out, R, ...] of all LoRAs of a layer, and whose each of R is."""
+    """Return stacked A [R, ...], concatenated B [out, R, ...], and the LoRA of each of R rows."""
     having = [(i, adapter) for i, adapter in enumerate(adapters) if layer in adapter.layers]
     pairs = [(i, *adapter.factors(layer)) for i, adapter in having]
     experts = torch.tensor([i for i, down, _ in pairs for _ in range(len(down))])

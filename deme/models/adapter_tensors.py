@@ -81,7 +81,7 @@ class AdaptedTensors:
 def adapter_mismatches(base: Mapping[str, Spec], adapter: AdapterFile) -> list[str]:
     """Return a line for every layer of an adapter that a base does not have in its shape."""
     if other := adapter.other_part:
-        return [f"{adapter.path} is a LoRA of a {other}; the base is another network"]
+        return [f"{adapter.path} is a LoRA of a {other}, and the base has no {other}"]
     found = []
     for layer in adapter.layers:
         down, up = adapter.shapes(layer)

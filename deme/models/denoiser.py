@@ -46,6 +46,7 @@ class DenoisingModel(nn.Module):
     distilled_guidance: float | None = None  # guidance scale, if it is an input of the network
     sample_size: tuple[int, int] | None = None  # height and width, if not those of the config
     is_conditional = False  # whether its condition is made from texts: prompts, or classes
+    takes_masks = False  # whether its input includes a mask and the masked image (inpainting)
     is_resizable = True  # whether the network takes images of other sizes than in its config
     example_text = ""  # one that it takes, if it is conditional
     # ends of the names of the layers that an adapter changes by default
@@ -172,7 +173,7 @@ class DenoisingModel(nn.Module):
         total = sum(each.numel() for each in self.parameters())
         return (
             f"a LoRA of rank {self.adapter.rank} for {len(self.adapter.targets or ())} layers, "
-            f"{count:,} parameters; {total - count:,} stay as they are"
+            f"{count:,} parameters; {total - count:,} are frozen"
         )
 
     def fuse_adapter(self) -> None:

@@ -41,7 +41,8 @@ def read_foreign(file: Path, pipeline: str, part: str, network: dict[str, Any]) 
     for mark, kind in OTHERS.items():
         if any(mark in name for name in names):
             raise BadConfig(
-                f"{file} is an adapter of the kind {kind}; only plain LoRA can be merged"
+                f"{file} is an adapter of the kind {kind}; only plain LoRA can be merged\n"
+                "merge it into its base with the program that made it, and give that model's folder"
             )
     reader = getattr(getattr(diffusers, pipeline, None), "lora_state_dict", None)
     if reader is None:
@@ -61,7 +62,10 @@ def read_foreign(file: Path, pipeline: str, part: str, network: dict[str, Any]) 
     alphas = {**{n: v for n, v in found.items() if n.endswith(".alpha")}, **alphas}
     settings = metadata or {}
     if settings.get(f"{part}.use_rslora"):
-        raise BadConfig(f"{file} is an rsLoRA; only plain LoRA can be merged")
+        raise BadConfig(
+            f"{file} is an rsLoRA; only plain LoRA can be merged\n"
+            "merge it into its base with the program that made it, and give that model's folder"
+        )
     factors = {n.removeprefix(f"{part}."): v for n, v in found.items() if n.startswith(f"{part}.")}
     if not factors and not any("." in n and n.split(".")[0].startswith("text_enc") for n in found):
         factors = {n.removeprefix("base_model.model."): v for n, v in found.items()}  # peft's
@@ -96,9 +100,14 @@ def _scaled(
             layers.setdefault(match[1], {})[match[2]] = value
     incomplete = sorted(layer for layer, both in layers.items() if both.keys() != {"A", "B"})
     if not layers or incomplete:
-        which = f"of layer {incomplete[0]}" if incomplete else "of any layer"
+        what = (
+            f"only one of the factors A and B of layer {incomplete[0]}"
+            if incomplete
+            else "no factors A and B of any layer"
+        )
         raise WorkFailed(
-            f"{file} lacks a factor, A or B, {which}\nget the file again, or check model.path"
+            f"{file} has {what}\n"
+            "get the file again, or check that model.path is the base of this LoRA"
         )
     known = {re.sub(r"\.lora_[AB]\.weight$", "", n): float(v) for n, v in alphas.items()}
     patterns = settings.get(f"{part}.alpha_pattern") or {}

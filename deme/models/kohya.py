@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from diffusers.utils import convert_state_dict_to_kohya
 
 from deme.models.adapter_files import CONFIG, WEIGHTS
@@ -23,9 +22,10 @@ def check_kohya(model: DenoisingModel, place: Path) -> None:
         )
 
 
-def rename_as_kohya(folder: Path, dtype: torch.dtype) -> None:
+def rename_as_kohya(folder: Path) -> None:
     """Rename the factors of the LoRA in a folder, and add alphas, by diffusers' conversion."""
     state = tensors.TensorFile(folder / WEIGHTS).read_all()
-    renamed = convert_state_dict_to_kohya({name: v.to(dtype) for name, v in state.items()})
-    tensors.save(folder / WEIGHTS, {n: v.to(dtype) for n, v in renamed.items()})
+    dtype = next(iter(state.values())).dtype
+    renamed = convert_state_dict_to_kohya(state)  # with whole numbers as alphas
+    tensors.save(folder / WEIGHTS, {name: value.to(dtype) for name, value in renamed.items()})
     (folder / CONFIG).unlink()  # of peft, which does not read these names

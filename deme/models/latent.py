@@ -55,7 +55,6 @@ class LatentModel(DenoisingModel):
     """
 
     is_conditional = True
-    takes_masks = False  # whether its input includes a mask and the masked image (inpainting)
     # model_index.json of a folder without one, but for the network and the scheduler
     index: ClassVar[JsonObject] = {}
 

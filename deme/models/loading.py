@@ -41,7 +41,10 @@ def set_size(
         return
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(sides) != 2 or min(sides) < 1:
-        raise BadConfig(f"{key} must be pixels per side or [<height>,<width>], got {size}")
+        raise BadConfig(
+            f"{key} must be pixels per side or [<height>,<width>], got {size}\n"
+            f"type: {key}=512, or '{key}=[512,768]'"
+        )
     _, *own = model.image_shape
     factor = max(1, own[0] // model.noise_shape[1])
     multiple = factor * model.size_multiple
@@ -55,8 +58,8 @@ def set_size(
         near = [max(1, side // multiple) * multiple for side in sides]
         fits = near[0] if isinstance(size, int) else f"[{near[0]},{near[1]}]"
         raise BadConfig(
-            f"{key}={size} is not a multiple of {multiple} pixels, as the downsampling of the "
-            f"VAE and of the network needs\ntype: {key}={fits}"
+            f"{key}={size} is not a multiple of {multiple} pixels, which the VAE and the network "
+            f"need\ntype: {key}={fits}"
         )
     model.sample_size = (sides[0] // factor, sides[1] // factor)
 
@@ -91,7 +94,7 @@ def _sized(model: DenoisingModel, folder: Path) -> DenoisingModel:
 def _adapted(path: str, folder: Path) -> DenoisingModel:
     """Return the base that an adapter's deme.json names, with the adapter.
 
-    Raises MissingInput for a base that is not here, BadConfig without a name of one.
+    Raises MissingInput for a base that is not here, BadConfig if deme.json does not name the base.
     """
     about = read_about(folder)
     base = about.get("base_model")
@@ -114,6 +117,7 @@ class Family(Protocol):
     """
 
     NETWORKS: tuple[str, ...]  # kinds of networks
+    MODEL: type[DenoisingModel]  # the class of its models
 
     def from_configs(self, path: str, folder: Path) -> DenoisingModel: ...
 
@@ -149,10 +153,7 @@ def adapter_targets(kind: str) -> Sequence[str]:
 
     `kind`: see `network_type`; it must be known.
     """
-    family = families_by_network()[kind]
-    own = [each for each in vars(family).values() if isinstance(each, type)]
-    models = [each for each in own if issubclass(each, DenoisingModel)]
-    return models[-1].adapter_targets if models else DenoisingModel.adapter_targets
+    return families_by_network()[kind].MODEL.adapter_targets
 
 
 def _family(path: str, folder: Path) -> Family:

@@ -123,7 +123,8 @@ def _checked(path: str, scheduler: JsonObject) -> JsonObject:
         raise BadConfig(
             f"{path} has a {kind}; only variance-preserving schedules with T betas and flow "
             f"matching are supported\nallowed: {', '.join(SCHEDULERS)}, FlowMatchEulerDiscrete,"
-            " FlowMatchHeunDiscrete (each with Scheduler at its end)"
+            " FlowMatchHeunDiscrete (each with Scheduler at its end); and any with "
+            "use_flow_sigmas=true"
         )
     noise = {name: value for name, value in noise_of(scheduler).items() if name in NOISE}
     scheduler = noise | scheduler | noise

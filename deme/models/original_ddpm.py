@@ -65,7 +65,8 @@ def pick(checkpoint: object, ema: bool | None = None) -> tuple[State, bool | Non
     if not parts:
         raise WorkFailed(
             "no weights of the original DDPM layout in it (temb.dense.0.weight, conv_in.weight, "
-            "down.0.block.0.norm1.weight, ...)"
+            "down.0.block.0.norm1.weight, ...)\n"
+            "for Stable Diffusion, type: deme convert <file>.safetensors out=<folder>"
         )
     averages = [name for name in parts if "ema" in name.lower()]
     if isinstance(checkpoint, Mapping) and len(parts) == 1 and not averages:

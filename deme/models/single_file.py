@@ -42,8 +42,9 @@ def convert_single_file(file: Path, config: str | None, folder: Path) -> None:
     kind = str(infer_diffusers_model_type(shapes))
     if kind not in PIPELINES:
         raise BadConfig(
-            f"{file} is a checkpoint of {kind}; deme convert reads Stable Diffusion 1.x, 2.x, XL "
-            "and their inpainting versions"
+            f"{file} is a single-file checkpoint that diffusers identifies as {kind}; allowed: "
+            "Stable Diffusion 1.x, 2.x, XL and their inpainting versions\n"
+            "type: model=diffusers model.path=<folder of this model in diffusers' format>"
         )
     if config is not None:
         config = str(locate(config))

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 
 PAPER = "https://arxiv.org/abs/2410.06664"
-TEMPLATE = PACKAGE / "assets" / "model_card.md.jinja"
 
 
 class Markdown(str):
@@ -40,28 +39,10 @@ def model_card(
     `projections` of the model in the folder: "none", "folded" or "kept".
     """
     takes_prompts = model.is_latent
-    task = "text-to-image" if takes_prompts else "unconditional-image-generation"
-    import diffusers
-
-    reads_loras = hasattr(getattr(diffusers, model.pipeline), "load_lora_weights")
     method = ["decouple-then-merge"] if record.kind in ("merged", "expert") else []
-    front = {
-        "library_name": "diffusers",
-        "pipeline_tag": task,
-        "license": settings.license or "unknown",
-        "tags": ["diffusers", "deme", *method],
-    }
-    if record.base and record.base.startswith("hub:"):
-        front["base_model"] = record.base.removeprefix("hub:").partition("@")[0]
-    environment = jinja2.Environment(keep_trailing_newline=True, finalize=_shown)
-    environment.filters |= {
-        "option": _option,
-        "code": lambda text: Markdown(markdown_code(text)),
-        "markdown": Markdown,
-        "python": lambda value: Markdown(_literal(value)),
-    }
-    return environment.from_string(TEMPLATE.read_text()).render(
-        front=yaml.safe_dump(front, sort_keys=False),
+    return _rendered(
+        "model_card.md.jinja",
+        front=_front_matter(settings, record.base, method, _task(model)),
         record=record,
         evaluations=_different(record.evaluations),
         called=settings.push or Path(settings.out).name,  # what from_pretrained takes
@@ -69,7 +50,7 @@ def model_card(
         projections=projections,
         num_parameters=num_parameters,
         takes_prompts=takes_prompts,
-        has_stock_pipeline=_has_stock_pipeline(model, reads_loras),
+        has_stock_pipeline=_has_stock_pipeline(model),
         model=model,
         base=public_base(str(record.about.get("base_model", ""))),
         is_kohya=settings.format == "kohya",
@@ -80,6 +61,61 @@ def model_card(
     )
 
 
+def experts_card(template: str, settings: ExportSettings, base: str | None, **more: object) -> str:
+    """Return README.md for experts that are not merged. `base`: of LoRAs, as deme.json names it."""
+    lora = ["lora"] if base is not None else []
+    return _rendered(
+        template,
+        front=_front_matter(settings, base, ["decouple-then-merge", *lora]),
+        called=settings.called,
+        pushed=settings.push is not None,
+        boundary_ratio=settings.boundary_ratio,
+        base=public_base(base or ""),
+        **more,
+    )
+
+
+def _rendered(template: str, **values: object) -> str:
+    environment = jinja2.Environment(keep_trailing_newline=True, finalize=_shown)
+    environment.filters |= {
+        "option": _option,
+        "code": lambda text: Markdown(markdown_code(text)),
+        "markdown": Markdown,
+        "python": lambda value: Markdown(_literal(value)),
+    }
+    return environment.from_string((PACKAGE / "assets" / template).read_text()).render(values)
+
+
+def _front_matter(
+    settings: ExportSettings, base: str | None, tags: Sequence[str], task: str | None = None
+) -> str:
+    """Return what the Hugging Face Hub reads of a card."""
+    front: dict[str, object] = {
+        "library_name": "diffusers",
+        "license": settings.license or "unknown",
+        "tags": ["diffusers", "deme", *tags],
+    }
+    if task is not None:
+        front["pipeline_tag"] = task
+    if base is not None and base.startswith("hub:"):
+        front["base_model"] = public_base(base)
+    return yaml.safe_dump(front, sort_keys=False)
+
+
+def _task(model: "DenoisingModel") -> str | None:
+    """Return the Hub's name of what a model does; None for class-conditional ones: it has none."""
+    if model.is_latent:
+        return "image-to-image" if model.takes_masks else "text-to-image"
+    return None if model.is_conditional else "unconditional-image-generation"
+
+
+def has_lora_loader(pipeline: str) -> bool:
+    """Whether a pipeline class of diffusers loads LoRAs."""
+    import diffusers
+
+    return hasattr(getattr(diffusers, pipeline, None), "load_lora_weights")
+
+
 def public_base(base: str) -> str:
     """Return a base as diffusers' from_pretrained takes it: a name on the Hub, or a path."""
     if base.startswith("hub:"):
@@ -87,12 +123,12 @@ def public_base(base: str) -> str:
     return str(locate(base)) if base.startswith("asset:") else base
 
 
-def _has_stock_pipeline(model: "DenoisingModel", reads_loras: bool) -> bool:
+def _has_stock_pipeline(model: "DenoisingModel") -> bool:
     """Whether diffusers has a pipeline that generates images with the exported folder."""
     from deme.diffusion import FlowSchedule
 
     if model.adapter is not None:
-        return reads_loras
+        return has_lora_loader(model.pipeline)
     return model.is_latent or not (model.is_conditional or isinstance(model.schedule, FlowSchedule))
 
 

@@ -42,12 +42,10 @@ def test_there_is_a_recipe_for_every_family_of_pipelines():
     from deme.models.latent import LatentModel
     from deme.models.loading import families_by_network
 
-    modules = set(families_by_network().values())
     latent = {
         module.__name__.rpartition(".")[2]
-        for module in modules
-        for each in vars(module).values()
-        if isinstance(each, type) and issubclass(each, LatentModel) and each is not LatentModel
+        for module in families_by_network().values()
+        if issubclass(module.MODEL, LatentModel)
     }
     latent -= {"stable_diffusion_inpainting"}  # on the page of Stable Diffusion
     assert {page.stem.replace("-", "_") for page in RECIPES} == latent | SHIPPED.keys()

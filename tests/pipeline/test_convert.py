@@ -268,7 +268,7 @@ def test_slips_with_one_file_are_one_message(tmp_path):
     for words, message in [
         (["train", "model=sd.safetensors", "data=captioned_digits"], "type: deme convert sd.safe"),
         (["train", "model=ckpt.pth", "data=captioned_digits"], "save_file"),
-        (["convert", "sd.safetensors", "out=x", "size=64"], "size= has no effect"),
+        (["convert", "sd.safetensors", "out=x", "size=64"], "size= does not apply"),
         (["convert", "sd.safetensors", "out=x", "config=nowhere"], "nowhere"),
     ]:
         code, text = run(words, tmp_path)

@@ -102,7 +102,7 @@ def test_they_merge_into_one(base, loras, tmp_path):
         ({"unet.x.lora_A.weight": (2, 4), "unet.x.dora_scale": (4,)}, BadConfig, "of the kind DoRA"),
         ({"lora_unet_x.hada_w1_a": (2, 4)}, BadConfig, "of the kind LoHa"),
         ({"unet.mid_block.x.lora_A.weight": (2, 4), "unet.mid_block.x.lora_B.weight": (4, 2)}, BadConfig, "changes mid_block.x, which the base does not have"),
-        ({"unet.mid_block.x.lora_A.weight": (2, 4)}, WorkFailed, "lacks a factor, A or B, of layer mid_block.x"),
+        ({"unet.mid_block.x.lora_A.weight": (2, 4)}, WorkFailed, "has only one of the factors A and B of layer mid_block.x"),
     ],
 )  # fmt: skip
 def test_other_adapters_are_one_message(tensors, error, message, base, tmp_path):
@@ -118,7 +118,9 @@ def test_a_lora_of_another_kind_of_base_is_one_message(base, tmp_path):
     model.part = "transformer"  # as of another kind
     state = {f"transformer.{n.partition('.')[2]}": v for n, v in model.state_dict().items()}
     write_adapter(tmp_path / "lora", "transformer", state, model.adapter)
-    with pytest.raises(BadConfig, match="is a LoRA of a transformer; the base is another network"):
+    with pytest.raises(
+        BadConfig, match="is a LoRA of a transformer, and the base has no transformer"
+    ):
         open_plan({"path": str(base)}, [tmp_path / "lora"])
 
 

@@ -69,7 +69,7 @@ def test_the_network_sees_the_noise_the_mask_and_what_is_known(place):
 def test_masks_and_known_pixels_are_those_of_the_image(place, tmp_path, mirrored):
     model = load_folder(str(place / "model"))
     images = data_of(place).train
-    cached = CachedLatents(images, model.encoders, tmp_path, mirrored, masked=True)
+    cached = CachedLatents(images, model.encoders, tmp_path, mirrored)
     index = list(range(len(images)))
     pixels = images.__getitems__(index).float() / 127.5 - 1
     numbers = [int(text.split()[-1]) for text in images.captions(index)]

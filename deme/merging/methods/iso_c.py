@@ -1,4 +1,4 @@
-"""Iso-C: give all directions of the summed task vectors the same length (Marczak et al. 2025)."""
+"""Iso-C: set all singular values of the summed task vectors to their mean (Marczak et al. 2025)."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,8 @@ def iso_c(experts: Sequence[Tensor], base: Tensor, scale: float = 1.0) -> Tensor
     """Return base + scale * mean(s) U V^T, where U diag(s) V^T is the sum of the task vectors.
 
     A tensor [out, in, ...] is the matrix [out, in ...]; the mean is over the singular values that
-    are not 0. Tensors of one dimension get scale times the mean of the task vectors.
+    are not 0 (published code: over all; the two differ for sums without full rank). Tensors of one
+    dimension get scale times the mean of the task vectors.
     """
     if base.dim() < 2:
         return displace(experts, base, [scale / len(experts)] * len(experts))

@@ -1,4 +1,4 @@
-"""TSV-Merge: the largest singular vectors of each task, decorrelated (Gargiulo et al. 2025)."""
+"""TSV-Merge: leading singular vectors of the experts, made orthogonal (Gargiulo et al. 2025)."""
 
 from collections.abc import Sequence
 

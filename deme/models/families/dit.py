@@ -61,6 +61,9 @@ class DiTModel(ClassConditionalModel):
         return self.num_classes
 
 
+MODEL = DiTModel
+
+
 def from_configs(path: str, folder: Path) -> DiTModel:
     """Return the model of a folder without its weights.
 

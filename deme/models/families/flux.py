@@ -105,6 +105,9 @@ class FluxModel(LatentModel):
         return found.permute(0, 3, 1, 4, 2, 5).reshape(count, channels, height, width)
 
 
+MODEL = FluxModel
+
+
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
     """Return the embeddings of texts, as the pipeline makes them."""
     embeddings, pooled, _ = pipeline.encode_prompt(list(texts), None)

@@ -15,7 +15,7 @@ from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
 from deme.models.pipeline_loading import load_latent
 
 NETWORKS = ("PixArtTransformer2DModel",)
-MASK = "encoder_attention_mask"
+ATTENTION_MASK = "encoder_attention_mask"
 NUM_TOKENS = 300
 NO_SIZES = {"resolution": None, "aspect_ratio": None}  # conditions of PixArt-Alpha alone
 
@@ -39,10 +39,13 @@ class PixArtSigmaModel(LatentModel):
         return self.call_network(x_t, time, condition, added_cond_kwargs=NO_SIZES)
 
 
+MODEL = PixArtSigmaModel
+
+
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
     """Return the embeddings of texts and which of their tokens there are."""
     embeddings, mask, _, _ = pipeline.encode_prompt(list(texts), do_classifier_free_guidance=False)
-    return {TEXT: embeddings, MASK: mask}
+    return {TEXT: embeddings, ATTENTION_MASK: mask}
 
 
 def from_configs(path: str, folder: Path) -> PixArtSigmaModel:

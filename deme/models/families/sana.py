@@ -15,7 +15,7 @@ from deme.models.network_inputs import NetworkInputs, image_and_time, numbers
 from deme.models.pipeline_loading import load_latent
 
 NETWORKS = ("SanaTransformer2DModel",)
-MASK = "encoder_attention_mask"
+ATTENTION_MASK = "encoder_attention_mask"
 NUM_TOKENS = 300
 
 
@@ -38,12 +38,15 @@ class SanaModel(LatentModel):
         return self.call_network(x_t, time * self.network.config["timestep_scale"], condition)
 
 
+MODEL = SanaModel
+
+
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
     """Return the embeddings of texts and which of their tokens there are."""
     embeddings, mask, _, _ = pipeline.encode_prompt(
         list(texts), do_classifier_free_guidance=False, complex_human_instruction=None
     )
-    return {TEXT: embeddings, MASK: mask}
+    return {TEXT: embeddings, ATTENTION_MASK: mask}
 
 
 def from_configs(path: str, folder: Path) -> SanaModel:

@@ -36,6 +36,9 @@ class SD3Model(LatentModel):
     )  # fmt: skip
 
 
+MODEL = SD3Model
+
+
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
     """Return the embeddings of texts, as the pipeline makes them."""
     embeddings, _, pooled, _ = pipeline.encode_prompt(

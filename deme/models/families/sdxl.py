@@ -50,6 +50,9 @@ class SDXLModel(LatentModel):
         return self.call_network(x_t, time, {TEXT: condition[TEXT]}, added_cond_kwargs=more)
 
 
+MODEL = SDXLModel
+
+
 def encode(pipeline: Any, texts: Sequence[str]) -> Condition:
     """Return the embeddings of texts; where the pipeline says so, those of empty texts are 0."""
     embeddings, _, pooled, _ = pipeline.encode_prompt(

@@ -6,7 +6,7 @@ a pipeline that stock diffusers loads.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -51,6 +51,10 @@ class TextToImageModel(LatentModel):
     index = INDEX
 
 
+MODEL = TextToImageModel
+M = TypeVar("M", bound=TextToImageModel)
+
+
 def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
     """Return the frozen parts of a pipeline's folder with a randomly initialised UNet.
 
@@ -61,17 +65,16 @@ def build_text_to_image(parts: str, seed: int = 0) -> TextToImageModel:
         return from_configs(parts, locate(parts))
 
 
-def from_configs(
-    path: str,
-    folder: Path,
-    kind: type[TextToImageModel] = TextToImageModel,
-    inputs: InputsOf = network_inputs,
-) -> TextToImageModel:
+def from_configs(path: str, folder: Path) -> TextToImageModel:
     """Return the model of a whole pipeline's folder, without the weights of its UNet.
 
-    `kind` and `inputs`: the class of the model, and its inputs by its config. Raises MissingInput,
-    BadConfig (another family of models), WorkFailed.
+    Raises MissingInput, BadConfig (another family of models), WorkFailed.
     """
+    return from_pipeline(path, folder, TextToImageModel, network_inputs)
+
+
+def from_pipeline(path: str, folder: Path, kind: type[M], inputs: InputsOf) -> M:
+    """Return the model of `from_configs` as another class, whose network has other inputs."""
     unet = read_json_object(network_folder(folder) / "config.json")
     _check_family(path, read_json_object(folder / "model_index.json"))
     if not kind.takes_masks:  # those have more channels in than out

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from deme.diffusion import MASK, MASKED_LATENTS, Condition
@@ -51,7 +50,7 @@ class InpaintingModel(TextToImageModel):
         return self.call_network(torch.cat([x_t, mask, known], 1), time, given)
 
     def _everything_masked(self, x_t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return a mask of 1 and the latent of a grey image, of which nothing else is known."""
+        """Return a mask of ones [1-channel, like x_t] and the latents of a grey image."""
         factor, (height, width) = self.encoders.factor, x_t.shape[-2:]
         shape = (1, self.encoders.num_channels, height * factor, width * factor)
         if self._grey is None or self._grey.shape[-2:] != x_t.shape[-2:]:
@@ -65,12 +64,12 @@ class InpaintingModel(TextToImageModel):
     _grey: Tensor | None = None
 
 
+MODEL = InpaintingModel
+
+
 def from_configs(path: str, folder: Path) -> InpaintingModel:
     """Return the model of a whole pipeline's folder, without the weights of its UNet.
 
     Raises MissingInput, BadConfig (another family of models), WorkFailed.
     """
-    made = stable_diffusion.from_configs(path, folder, InpaintingModel, network_inputs)
-    assert isinstance(made, InpaintingModel)
-    assert isinstance(made.network, UNet2DConditionModel)
-    return made
+    return stable_diffusion.from_pipeline(path, folder, InpaintingModel, network_inputs)

@@ -39,6 +39,9 @@ class ClassConditionalUNet(ClassConditionalModel):
         return count
 
 
+MODEL = DenoisingModel  # or ClassConditionalUNet, by its config
+
+
 def from_configs(path: str, folder: Path) -> DenoisingModel:
     """Return the model of a pipeline's folder, or of a UNet's with a scheduler_config.json in it.
 

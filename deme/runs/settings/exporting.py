@@ -25,3 +25,13 @@ class ExportSettings(CommandSettings):
     push: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")] | None
     private: Switch
     dry_run: Switch
+
+    @property
+    def runs(self) -> list[str]:
+        """What is exported: one model, or several experts."""
+        return self.run if isinstance(self.run, list) else [self.run]
+
+    @property
+    def called(self) -> str:
+        """What from_pretrained takes: the repository that is pushed to, or the folder."""
+        return self.push or self.out

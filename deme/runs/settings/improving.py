@@ -135,17 +135,17 @@ class ImproveSettings(FromModelSettings, SamplingSettings):
         )
         refuse(
             self.adapter and any(self.inputs.values()),
-            "inputs.average and inputs.snapshots_of are of the idea average, which is of whole "
-            "models, and adapter=lora is given\ntype: leave out inputs",
+            "inputs.average and inputs.snapshots_of average whole models, which is impossible with "
+            "adapter=lora\ntype: the command without them, or adapter=none",
         )
         refuse(
             self.adapter and not {"finetune", "merge", "distill"} & {*self.ideas},
-            f"ideas=[{','.join(self.ideas)}] average whole models, and adapter=lora is given\n"
-            "type: ideas=[finetune,merge,distill]",
+            f"ideas=[{','.join(self.ideas)}] only average whole models, which is impossible with "
+            "adapter=lora\ntype: ideas=[finetune,merge,distill]",
         )
         refuse(
             self.adapter and self.projection.placement is not None,
-            "an adapter and channel projections exclude each other\ntype: projection=none",
+            "adapter=lora cannot be combined with channel projections\ntype: projection=none",
         )
         refuse(
             self.hours is not None and self.steps_per_expert is not None,

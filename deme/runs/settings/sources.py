@@ -90,8 +90,8 @@ class ConversionSettings:
     config: Annotated[
         Name | None,
         key(
-            "For Stable Diffusion in one file: a pipeline's folder whose configs and tokenizer are "
-            "used; else they are taken from the Hub.",
+            "For a single-file checkpoint of Stable Diffusion: a pipeline's folder with the "
+            "configs and the tokenizer; null: from the Hugging Face Hub.",
             "models/stable_diffusion",
         ),
     ] = None
