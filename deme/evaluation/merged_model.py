@@ -77,6 +77,11 @@ class LiveModel:
             self.live.merge_by(build_merge(*self.merge_settings(weights), self.num_experts))
         self._show()
 
+    def set_base(self) -> None:
+        """Set the model to the base, in place."""
+        self.live.merge([0.0] * self.num_experts * len(self.live.blocks))
+        self._show()
+
     def set_expert(self, index: int) -> None:
         """Set the model to one expert, in place, whatever the merge method."""
         one_hot = [float(i == index) for i in range(self.num_experts)]

@@ -69,7 +69,8 @@ def build_objective(settings: SearchSettings, plan: MergePlan) -> Scored:
     `loss`, `loss/<i>`: denoising loss of training images on fixed (x0, t, eps), in all ranges or in
     range i.
     `distillation`: squared distance to the predictions of the unmerged experts, each in its range
-    (docs/method.md#merge-weight-search).
+    (docs/method.md#distillation-objective).
+    `relative_distillation`: the same, in each range divided by the distance of the base.
     """
     compute = Compute.of(settings.compute)
     live = LiveModel(plan, settings.merge_without_sum, settings.granularity, compute.device)
@@ -169,14 +170,16 @@ def _denoising_error(
     assert loss is not None
     num_timesteps = model.schedule.num_timesteps
     ranges = loss_ranges(loss, num_timesteps)
-    if name == "distillation":
+    distillation = name in ("distillation", "relative_distillation")
+    if distillation:
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:
             raise BadConfig(
-                "objective=distillation needs experts whose deme.json names their timestep ranges\n"
+                f"objective={name} needs experts whose deme.json names their timestep ranges\n"
                 "type: objective=loss"
             )
-    names = ["loss", "distillation", *(f"loss/{i}" for i in range(len(ranges)))]
+    per_range = [f"loss/{i}" for i in range(len(ranges))]
+    names = ["loss", "distillation", "relative_distillation", *per_range]
     if name not in names:
         raise BadConfig(f"objective must be frechet, kid, {', '.join(names)}; got {name!r}")
     shares = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / num_timesteps
@@ -197,8 +200,10 @@ def _denoising_error(
         f"seed {settings.sample_seed}",
     }
     objective = DenoisingError(
-        live, triples, ranges, shares, compute.device, settings.batch_size, name == "distillation"
+        live, triples, ranges, shares, compute.device, settings.batch_size, distillation
     )
+    if name == "relative_distillation":
+        objective.divide_by_base()
     return Scored(plan, name, label, objective, live)
 
 
@@ -226,6 +231,17 @@ class DenoisingError:
         if distillation:
             self.expert_predictions = self._predict_with_experts()
 
+    def divide_by_base(self) -> None:
+        """Divide the error of each range by that of the base, and count all ranges equally.
+
+        The value is then 1 at the base and, if the target is the experts' predictions, 0 where the
+        model equals them. A range in which the base has no error is left out.
+        """
+        self.live.set_base()
+        errors = self._errors_by_range(1.0)
+        counted = errors > 0
+        self.shares = torch.where(counted, 1 / errors, 0.0) / max(1, int(counted.sum()))
+
     def num_images(self, fraction: float = 1.0) -> int:
         """Return how many images are used, each at one timestep of every range."""
         return max(1, round(fraction * len(self.triples.x0)))
@@ -233,11 +249,7 @@ class DenoisingError:
     def value(self, weights: Sequence[float], fraction: float = 1.0) -> float:
         """Return the mean squared error, in which ranges count by `shares`."""
         self.live.set_weights(weights)
-        total = torch.zeros(len(self.ranges), dtype=torch.float64)
-        with torch.inference_mode():
-            for batch in self._batches(fraction):
-                total[batch[0]] += float(self._errors(batch).double().sum())
-        return float((self.shares * total).sum()) / self.num_images(fraction)
+        return float((self.shares * self._errors_by_range(fraction)).sum())
 
     def gradient(self, weights: Sequence[float]) -> tuple[float, list[float]]:
         """Return the error on all images and its gradient [blocks x N].
@@ -256,6 +268,14 @@ class DenoisingError:
         gradient = self.live.gradient()
         self.live.differentiate(False)
         return total, gradient
+
+    @torch.inference_mode()
+    def _errors_by_range(self, fraction: float) -> Tensor:
+        """Return the mean squared error of the model in each range, float64, [R]."""
+        total = torch.zeros(len(self.ranges), dtype=torch.float64)
+        for batch in self._batches(fraction):
+            total[batch[0]] += float(self._errors(batch).double().sum())
+        return total / self.num_images(fraction)
 
     def _errors(self, batch: Batch) -> Tensor:
         """Return the squared error of every image of a batch, mean over pixels, [B]."""

@@ -45,7 +45,9 @@ def search(tmp_path, monkeypatch):
                 "num_timesteps": 1000,
                 "base": "hash",
             }
-            moved(model, seed, 0.05).save(tmp_path / str(index), model.state_dict(), about)
+            if seed is not None:
+                moved(model, seed, 0.05)
+            model.save(tmp_path / str(index), model.state_dict(), about)
         experts = [open_checkpoint(tmp_path / str(index)) for index in range(len(seeds))]
         plan = plan_merge(open_checkpoint(tmp_path / "base"), experts, "hash")
         words = [
@@ -76,7 +78,7 @@ def squared_errors(found, network, triples):
 
 @pytest.mark.parametrize("projection", [None, "blocks", "foldable"])
 @pytest.mark.parametrize("granularity", ["model", "block"])
-@pytest.mark.parametrize("what", ["loss", "distillation", "loss/1"])
+@pytest.mark.parametrize("what", ["loss", "distillation", "relative_distillation", "loss/1"])
 def test_the_gradient_is_that_of_finite_differences(what, granularity, projection, search):
     found = search(
         f"objective={what}",
@@ -92,10 +94,11 @@ def test_the_gradient_is_that_of_finite_differences(what, granularity, projectio
     value, slopes = objective.gradient(weights)
     assert value == pytest.approx(objective.value(weights), rel=1e-6)
     h = 1e-3
+    rounding = 5e-5 if what == "relative_distillation" else 1e-5  # its values are near 1
     for index in range(len(weights)):
         low, high = ([w + s * h * (i == index) for i, w in enumerate(weights)] for s in (-1, 1))
         difference = (objective.value(high) - objective.value(low)) / (2 * h)
-        assert slopes[index] == pytest.approx(difference, rel=2e-3, abs=1e-5), (
+        assert slopes[index] == pytest.approx(difference, rel=2e-3, abs=rounding), (
             index,
             blocks[index // 2],
         )
@@ -188,6 +191,27 @@ def test_distillation_of_equal_experts_is_zero_at_either(search):
     assert objective.value([0.0, 0.0]) > 1e-4
 
 
+@pytest.mark.parametrize("merge", ["weighted_sum", "linear"])
+def test_relative_distillation_divides_each_range_by_the_distance_of_the_base(merge, search):
+    found = search("objective=relative_distillation", f"merge={merge}")
+    at = [0.9] if merge == "linear" else [0.9, 0.1]
+    found.live.set_base()
+    base = [float(distances(found, [500, 1000], share)) for share in ([1, 0], [0, 1])]
+    value = found.objective.value(at)
+    merged = [float(distances(found, [500, 1000], share)) for share in ([1, 0], [0, 1])]
+    relative = (merged[0] / base[0] + merged[1] / base[1]) / 2
+    assert value == pytest.approx(relative, rel=1e-4)
+    if merge == "weighted_sum":
+        assert found.objective.value([0.0, 0.0]) == pytest.approx(1, rel=1e-6)
+
+
+def test_a_range_whose_expert_is_unchanged_does_not_count(search):
+    found = search("objective=relative_distillation", seeds=(1, None))
+    assert float(found.objective.shares[1]) == 0
+    assert found.objective.value([1.0, 0.0]) == 0
+    assert found.objective.value([0.0, 1.0]) == pytest.approx(1, rel=1e-6)
+
+
 def test_each_expert_is_right_in_its_own_range_only(search):
     found = search("objective=distillation")
     found.objective.shares = torch.tensor([1.0, 0.0], dtype=torch.float64)
@@ -261,7 +285,7 @@ def test_objectives_without_a_gradient_say_so(search):
 def test_what_cannot_be_is_refused(search):
     with pytest.raises(
         BadConfig,
-        match=r"objective must be frechet, kid, loss, distillation, loss/0, .*; got 'los'",
+        match=r"objective must be frechet, kid, loss, distillation, relative_distillation, loss/0, .*; got 'los'",
     ):
         search("objective=los")
     with pytest.raises(
