@@ -6,6 +6,8 @@ WORKERS ?= $(shell expr $(JOBS) + 1)  # of tests, which wait for disks and other
 export OMP_NUM_THREADS ?= 1
 unexport PYTHONDONTWRITEBYTECODE  # a module is compiled once, not by every process
 
+CHECKSUMS = cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+
 .PHONY: docs demo demo-text demo-flow digits captioned-digits digits-flow smoke test lint test-slow test-mlflow test-slurm benchmarks pretrain-digits pretrain-captioned-digits pretrain-digits-flow fashion-classifier training-memory clean
 
 demo: .venv/installed
@@ -97,25 +99,25 @@ pretrain-digits: .venv/installed
 	$(BIN)/deme train experiment=digits/pretrain learning_rate=constant num_steps=8000 suite=digits_short
 	rm -rf deme/assets/digits_short && mkdir deme/assets/digits_short
 	cp -r runs/digits_short/train/pretrain-s0-*/weights/raw runs/digits_short/train/pretrain-s0-*/weights/ema deme/assets/digits_short/
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+	$(CHECKSUMS)
 
 # Makes the shipped classifier of Fashion-MNIST again (5 minutes): make fashion-classifier DATA=<folder of its files>
 fashion-classifier: .venv/installed
 	$(BIN)/python experiments/fashion/make_classifier.py $(DATA) deme/assets/fashion_classifier.safetensors
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+	$(CHECKSUMS)
 
 # Makes the UNet of the shipped text-to-image pipeline again (about 15 minutes); its frozen parts: experiments/captioned_digits/make_parts.py.
 pretrain-captioned-digits: .venv/installed
 	$(BIN)/deme train experiment=captioned_digits/pretrain
 	cp runs/captioned_digits/train/pretrain-s0-*/weights/ema/unet/*.safetensors deme/assets/captioned_digits/unet/
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+	$(CHECKSUMS)
 
 # Makes the base of experiments/digits_flow again (about 3 minutes).
 pretrain-digits-flow: .venv/installed
 	$(BIN)/deme train experiment=digits_flow/pretrain
 	rm -rf deme/assets/digits_flow
 	cp -r runs/digits_flow/train/pretrain-s0-*/weights/ema deme/assets/digits_flow
-	cd deme/assets && sha256sum *.safetensors */*.safetensors */*/*.safetensors */*/*/*.safetensors paper_figure.json > SHA256SUMS
+	$(CHECKSUMS)
 
 # Estimates the training memory that `deme plan` shows for the shipped suites again.
 training-memory: .venv/installed

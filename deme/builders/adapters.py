@@ -10,7 +10,6 @@ from torch import Tensor
 
 from deme.merging.adapters import MergedLayer, concatenate_factors, low_rank_factors, truncate_rank
 from deme.merging.combine import Merge
-from deme.merging.methods.iso_c import iso_c
 from deme.merging.plan import MergePlan
 from deme.models.adapter_files import write_factors
 from deme.models.adapter_tensors import AdaptedTensors, AdapterFile, delta_weight
@@ -39,10 +38,10 @@ def adapters_of(plan: MergePlan) -> list[AdapterFile]:
 def check_form(form: str, merge: Merge, rank: int | None, adapters: Sequence[AdapterFile]) -> None:
     """Raise BadConfig for a form and a rank that the merge of LoRA experts cannot have."""
     ranks = [max(map(adapter.rank, adapter.layers), default=0) for adapter in adapters]
-    if form == "svd" and merge.method is iso_c and (rank or max(ranks)) < sum(ranks):
+    if form == "svd" and merge.method.equal_singular_values and (rank or max(ranks)) < sum(ranks):
         raise BadConfig(
-            "merge=iso_c makes all singular values of the merged change equal, so its rank cannot "
-            f"be reduced from {sum(ranks)} to {rank or max(ranks)}\n"
+            f"merge={merge.method.__name__} makes all singular values of the merged change equal, "
+            f"so its rank cannot be reduced from {sum(ranks)} to {rank or max(ranks)}\n"
             f"type: lora.rank={sum(ranks)}, or lora.form=fuse"
         )
     if form == "cat" and not merge.is_weighted_sum:

@@ -158,8 +158,9 @@ def _as_text(override: str) -> str:
 
 
 def _unknown_key(key: str, known: list[str], stage: str) -> str:
-    parent = key.rpartition(".")[0]
-    near = did_you_mean(key, known)
+    parent, _, last = key.rpartition(".")
+    same = [each for each in known if each.rpartition(".")[2] == last]
+    near = f"did you mean '{same[0]}'? " if len(same) == 1 else did_you_mean(key, known)
     if parent and parent in known:
         inside = [
             each.removeprefix(f"{parent}.")

@@ -602,6 +602,8 @@ def test_every_number_has_a_lower_and_an_upper_bound(kind):
         ("improve", [*IMPROVE, "num_ranges=2000000000"], ["num_ranges", "at most 10,000"]),
         ("improve", [*IMPROVE, "num_ranges=19"], ["num_ranges=19", "merges", "search.step"]),
         ("evaluate", ["~inputs.weights"], ["inputs.weights has no value", "leave ~inputs.weights out"]),
+        ("train", ["lr=1"], ["unknown key 'lr'", "did you mean 'optimizer.lr'"]),
+        ("improve", ["model=digits_base", "optimizer.lr=1"], ["did you mean 'lr'"]),
         ("evaluate", ["~inputs.wieghts"], ["unknown key 'inputs.wieghts'", "did you mean 'inputs.weights'"]),
         ("improve", [*IMPROVE, "hours=1e7"], ["hours", "at most"]),
         ("improve", ["model=diffusers", "model.path=x", "data=digits", "out=y", "hours=inf"], ["hours", "finite"]),

@@ -25,6 +25,7 @@ class MergeMethod(Protocol):
     of: Literal["experts", "checkpoints"]
     prepare: Prepare | None
     mean: bool
+    equal_singular_values: bool
 
     def __call__(self, *tensors: object, **scalars: object) -> Tensor:
         """Merge one tensor: (experts, base, **scalars)."""
@@ -37,6 +38,7 @@ def merge_method(
     of: Literal["experts", "checkpoints"] = "experts",
     prepare: Prepare | None = None,
     mean: bool = False,
+    equal_singular_values: bool = False,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Mark a function as a merge method.
 
@@ -47,11 +49,18 @@ def merge_method(
     `prepare`: a first pass over all floating-point tensors (float32 or better); it may call its
         stream several times.
     `mean`: the weights are those of a weighted mean, so none may be negative.
+    `equal_singular_values`: those of a merged change, so that its rank cannot be reduced.
     """
 
     def mark(function: Callable[..., Tensor]) -> MergeMethod:
         vars(function).update(
-            paper=paper, elementwise=elementwise, named=named, of=of, prepare=prepare, mean=mean
+            paper=paper,
+            elementwise=elementwise,
+            named=named,
+            of=of,
+            prepare=prepare,
+            mean=mean,
+            equal_singular_values=equal_singular_values,
         )
         return cast(MergeMethod, function)
 

@@ -10,7 +10,11 @@ from deme.merging.methods import merge_method
 from deme.merging.singular import as_matrix, singular_vectors
 
 
-@merge_method(paper="arXiv 2502.04959, isotropic merging in the common subspace", elementwise=False)
+@merge_method(
+    paper="arXiv 2502.04959, isotropic merging in the common subspace",
+    elementwise=False,
+    equal_singular_values=True,
+)
 def iso_c(experts: Sequence[Tensor], base: Tensor, scale: float = 1.0) -> Tensor:
     """Return base + scale * mean(s) U V^T, where U diag(s) V^T is the sum of the task vectors.
 
