@@ -13,6 +13,7 @@ import omegaconf
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import (
@@ -24,10 +25,12 @@ from omegaconf.errors import (
 
 from deme.runs.overrides import as_value
 from deme.runs.trusted import option_files
-from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
+from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, shown
 from deme.system.values import MAX_DEPTH
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")  # of Hydra's sweeps
+# Groups that are often taken for the key of a value -> that key.
+VALUES_OF_OPTIONS = {"learning_rate": "optimizer.lr", "optimizer": "optimizer.lr"}
 HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
 
@@ -54,23 +57,28 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
     except (TypeError, AttributeError) as error:
         if not _is_hydras(error):
             raise
-        raise BadConfig(
-            f"an option group takes the name of an option: {first_line(error)}\n"
-            "type: <group>=<option>"
-        ) from error
+        raise BadConfig(_no_option_name(overrides)) from error
     except ValueError as error:
         if str(error).startswith("Config group override must be"):
-            given = str(error).rpartition(" ")[2].replace("NoneType", "null")
-            named = [word for word in overrides if word.endswith(f"={given}")]
-            group = min({word.partition("=")[0] for word in named} & {*groups()}, default="")
-            allowed = f"; allowed: {', '.join(options(group))}" if group else ""
-            raise BadConfig(
-                f"{group or 'an option group'} takes the name of an option, got {given}{allowed}\n"
-                f"type: {group or '<group>'}=<option>"
-            ) from error
+            raise BadConfig(_no_option_name(overrides)) from error
         if "integer string conversion" in str(error):
             raise BadConfig("an override has a number of too many digits") from error
         raise
+
+
+def _no_option_name(overrides: Sequence[str]) -> str:
+    """Return the message for an option group that was given a number, a truth value or null."""
+    parser = OverridesParser.create()
+    for word in overrides:
+        group, _, given = word.partition("=")
+        if group in groups() and not isinstance(parser.parse_override(word).value(), str):
+            key = VALUES_OF_OPTIONS.get(group) if given != "null" else None
+            advice = f"{key}={given}" if key else f"{group}=<option>"
+            return (
+                f"{group} takes the name of an option, got {given}; allowed: "
+                f"{', '.join(options(group))}\ntype: {advice}"
+            )
+    return "an option group takes the name of an option\ntype: <group>=<option>"
 
 
 def _is_hydras(error: BaseException) -> bool:
@@ -159,7 +167,7 @@ def _as_text(override: str) -> str:
 
 def _unknown_key(key: str, known: list[str], stage: str) -> str:
     parent, _, last = key.rpartition(".")
-    same = [each for each in known if each.rpartition(".")[2] == last]
+    same = [each for each in known if each.rpartition(".")[2] in (last, f"num_{last}")]
     near = f"did you mean '{same[0]}'? " if len(same) == 1 else did_you_mean(key, known)
     if parent and parent in known:
         inside = [
