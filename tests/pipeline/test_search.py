@@ -20,7 +20,7 @@ LOSS = ["objective=loss", "num_images=12", "batch_size=12"]
 IMAGES, RANGES = 12, 4  # of LOSS
 SLOW = """
 import time
-from deme.evaluation.objective import DenoisingError
+from deme.evaluation.denoising_error import DenoisingError
 real = DenoisingError.value
 def value(self, *asked):
     time.sleep(0.1)
@@ -278,7 +278,7 @@ IN_THE_MODELS = {"merge=ties", "merge=model_stock", "objective=frechet", "object
         (["search=gradient", "search.low=0", "merge=ties"], ["merge=ties", "\ntype: merge=weighted_sum"]),
         (["granularity=wrong"], ["granularity must be one of model, block, tensor; got 'wrong'"]),
         (["granularity=[block]"], ["granularity must be one of model, block, tensor; got ['block']"]),
-        (["objective=wrong"], ["objective must be frechet, kid, loss, distillation, loss/0, loss/1, loss/2, loss/3; got 'wrong'"]),
+        (["objective=wrong"], ["objective must be frechet, kid, loss, distillation, relative_distillation, loss/0, loss/1, loss/2, loss/3; got 'wrong'"]),
         (["objective=loss/4"], ["objective must be ", "got 'loss/4'"]),
         (["objective=frechet", "metrics=loss"], ["objective=frechet needs a feature extractor\ntype: metrics=own"]),
         (["merge=model_stock"], ["merge=model_stock takes no weights"]),
