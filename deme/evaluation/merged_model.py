@@ -41,9 +41,9 @@ class LiveModel:
         if (adapters := adapters_of(plan)) and method is weighted_sum:  # no copy of the base each
             self.model: DenoisingModel = base.to(device)
             self.model.sample_size = _size_of(plan.experts[0])
-            one = AdapterSum(base.network, adapters, GRANULARITIES[granularity])
+            summed = AdapterSum(base.network, adapters, GRANULARITIES[granularity])
             self.model.requires_grad_(False)
-            self.live, self.tensors = one, dict(one.parameters)
+            self.live, self.tensors = summed, dict(summed.parameters)
         else:
             self.model = _read(plan.experts[0]).to(device)
             if self.model.projections is not None:

@@ -44,6 +44,8 @@ from deme.sampling.guided import ClassifierFreeGuidance
 from deme.sampling.sampler import Sampler
 from deme.system import BadConfig, NotFinite, cache_folder
 
+DISTILLATION = ("distillation", "relative_distillation")  # objectives with the experts as target
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -165,8 +167,7 @@ def _denoising_error(
     assert loss is not None
     num_timesteps = model.schedule.num_timesteps
     ranges = loss_ranges(loss, num_timesteps)
-    distillation = name in ("distillation", "relative_distillation")
-    if distillation:
+    if name in DISTILLATION:
         ranges = [expert.range for expert in plan.experts if expert.range is not None]
         if not ranges:
             raise BadConfig(
@@ -174,7 +175,7 @@ def _denoising_error(
                 "type: objective=loss"
             )
     per_range = [f"loss/{i}" for i in range(len(ranges))]
-    names = ["loss", "distillation", "relative_distillation", *per_range]
+    names = ["loss", *DISTILLATION, *per_range]
     if name not in names:
         raise BadConfig(f"objective must be frechet, kid, {', '.join(names)}; got {name!r}")
     shares = torch.tensor([len(item) for item in ranges], dtype=torch.float64) / num_timesteps
@@ -195,7 +196,7 @@ def _denoising_error(
         f"seed {settings.sample_seed}",
     }
     objective = DenoisingError(
-        live, triples, ranges, shares, compute.device, settings.batch_size, distillation
+        live, triples, ranges, shares, compute.device, settings.batch_size, name in DISTILLATION
     )
     if name == "relative_distillation":
         objective.divide_by_base()

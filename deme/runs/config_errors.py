@@ -25,12 +25,12 @@ from omegaconf.errors import (
 
 from deme.runs.overrides import as_value
 from deme.runs.trusted import option_files
-from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, shown
+from deme.system import PACKAGE, BadConfig, conf_dir, did_you_mean, first_line, shown
 from deme.system.values import MAX_DEPTH
 
 LAUNCHERS = ("basic", "joblib", "submitit_local", "submitit_slurm", "ray")  # of Hydra's sweeps
-# Groups that are often taken for the key of a value -> that key.
-VALUES_OF_OPTIONS = {"learning_rate": "optimizer.lr", "optimizer": "optimizer.lr"}
+# groups that are often given a learning rate, and the keys of learning rates
+RATES_OF, RATES = ("learning_rate", "optimizer"), ("optimizer.lr", "lr")
 HYDRAS = [Path(str(package.__file__)).parent for package in (hydra, omegaconf)]
 
 
@@ -57,28 +57,34 @@ def config_errors(stage: str = "", overrides: Sequence[str] = ()) -> Iterator[No
     except (TypeError, AttributeError) as error:
         if not _is_hydras(error):
             raise
-        raise BadConfig(_no_option_name(overrides)) from error
+        raise BadConfig(_no_option_name(error, stage, overrides)) from error
     except ValueError as error:
-        if str(error).startswith("Config group override must be"):
-            raise BadConfig(_no_option_name(overrides)) from error
+        if str(error).startswith("Config group override"):
+            raise BadConfig(_no_option_name(error, stage, overrides)) from error
         if "integer string conversion" in str(error):
             raise BadConfig("an override has a number of too many digits") from error
         raise
 
 
-def _no_option_name(overrides: Sequence[str]) -> str:
+def _no_option_name(error: Exception, stage: str, overrides: Sequence[str]) -> str:
     """Return the message for an option group that was given a number, a truth value or null."""
     parser = OverridesParser.create()
     for word in overrides:
-        group, _, given = word.partition("=")
-        if group in groups() and not isinstance(parser.parse_override(word).value(), str):
-            key = VALUES_OF_OPTIONS.get(group) if given != "null" else None
-            advice = f"{key}={given}" if key else f"{group}=<option>"
+        parsed = parser.parse_override(word)
+        group, given = parsed.key_or_group, word.partition("=")[2]
+        if group in groups() and not isinstance(parsed.value(), str):
+            meant = [key for key in RATES if key in keys(stage)] if group in RATES_OF else []
+            if not meant and f"deme {stage}" not in _stages_with(group):
+                return _unknown_key(group, keys(stage), stage)
+            is_number = type(parsed.value()) in (int, float)
+            advice = f"{meant[0]}={given}" if meant and is_number else f"{group}=<option>"
             return (
                 f"{group} takes the name of an option, got {given}; allowed: "
                 f"{', '.join(options(group))}\ntype: {advice}"
             )
-    return "an option group takes the name of an option\ntype: <group>=<option>"
+    return (
+        f"an option group takes the name of an option: {first_line(error)}\ntype: <group>=<option>"
+    )
 
 
 def _is_hydras(error: BaseException) -> bool:
@@ -167,6 +173,7 @@ def _as_text(override: str) -> str:
 
 def _unknown_key(key: str, known: list[str], stage: str) -> str:
     parent, _, last = key.rpartition(".")
+    # of another group, such as optimizer.lr for lr
     same = [each for each in known if each.rpartition(".")[2] in (last, f"num_{last}")]
     near = f"did you mean '{same[0]}'? " if len(same) == 1 else did_you_mean(key, known)
     if parent and parent in known:
