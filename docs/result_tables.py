@@ -14,11 +14,14 @@ A page says what it shows in a comment, and the table stands between the comment
 
 What: `mean` (± standard deviation, number of values), `difference` to the baseline with its
 interval, its `verdict`, `both` in one cell, or `compute` (of training, no metric).
+
+With `comparisons: [[merged, routed], ...]` in place of rows, a line is the difference of a row to
+another, which the suite compares, and a column is <metric> or <metric>@<base>.
 """
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -55,6 +58,8 @@ def results_table(description: str) -> str:
     wanted = yaml.safe_load(description)
     suite = Suite.read(ROOT / wanted["suite"], ROOT / "runs")
     labels = {row.name: row.label for row in suite.settings.rows}
+    if "comparisons" in wanted:
+        return _comparisons(suite, labels, wanted["comparisons"], wanted["columns"])
     lines = _csv(suite.file.parent / "results" / f"{suite.name}.csv")
     rows = wanted.get("rows") or list(dict.fromkeys(row for row, _, _ in lines))
     if unknown := [name for name in rows if name not in labels]:
@@ -62,7 +67,48 @@ def results_table(description: str) -> str:
     columns = wanted["columns"]
     table = [["row", *columns], ["---"] * (1 + len(columns))]
     table += [[labels[n], *(_cell(lines, n, of) for of in columns.values())] for n in rows]
+    return _markdown(table)
+
+
+def _markdown(table: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(map(markdown_text, line))} |\n" for line in table)
+
+
+def _comparisons(
+    suite: Suite,
+    labels: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+    columns: Mapping[str, str],
+) -> str:
+    """Return the differences of rows to rows, from the table of them that the suite wrote.
+
+    Raises ValueError for a pair that the suite does not compare.
+    """
+    text = (suite.file.parent / "results" / f"{suite.name}.md").read_text()
+    head, _, *lines = text.partition("## Row against row\n\n")[2].partition("\n\n")[0].splitlines()
+    titles = _cells(head)
+    found = {}
+    for line in map(_cells, lines[1:]):
+        base = line[titles.index("base")] if "base" in titles else ""
+        found[line[0], line[1], base] = line
+    bases = {name: suite.settings.label_of(name) for name in suite.settings.bases or ()}
+    table = [["row", "against", *columns], ["---"] * (2 + len(columns))]
+    for pair in pairs:
+        row, other = (labels.get(name, "") for name in pair)
+        if not any(line[:2] == (row, other) for line in found):
+            raise ValueError(f"{suite.name} does not compare {' with '.join(pair)}")
+        cells = []
+        for column in columns.values():
+            metric, _, base = column.partition("@")
+            place = titles.index(f"{metric}, difference (95% interval)")
+            line = found[row, other, bases.get(base, "")]
+            cells.append(f"{line[place]}, {line[place + 1]}")
+        table.append([row, other, *cells])
+    return _markdown(table)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def _csv(file: Path) -> dict[Key, Line]:

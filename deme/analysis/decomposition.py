@@ -5,6 +5,7 @@ difference of the last row to the first (docs/figures.md#decomposition). Does no
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,9 +19,11 @@ from deme.analysis import Analysis
 from deme.report.differences import DifferenceTable, open_table
 from deme.report.statistics import Difference
 from deme.report.style import COLOURS
+from deme.runs import row_and_base
 from deme.system import BadConfig, WorkFailed, did_you_mean, digits_for
 
 TOTAL = "all parts"
+LABEL_WIDTH = 40  # characters in a line beside the bars
 
 
 @dataclass(frozen=True)
@@ -146,13 +149,13 @@ def _draw(
     chains: Sequence[Chain], table: DifferenceTable, start: str, rows: Mapping[str, str]
 ) -> Figure:
     """Return a panel per metric: a bar per part, from the value before to the one it reaches."""
-    size = (2.4 + 4.2 * len(chains), 1.5 + 0.42 * (len(rows) + 2))
+    size = (2.8 + 4.2 * len(chains), 1.5 + 0.5 * (len(rows) + 2))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(chains), sharey=True, squeeze=False)[0]
     for panel, chain in zip(panels, chains, strict=True):
         _waterfall(panel, chain)
-    parts = [f"{part} (→ {row})" for part, row in rows.items()]
-    panels[0].set_yticks(range(len(rows) + 2), [start, *parts, TOTAL], fontsize=8, parse_math=False)
+    names = [*_names(table.labels, start, rows), TOTAL]
+    panels[0].set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     panels[0].invert_yaxis()
     alone = any(one.of_one_model for chain in chains for one in chain.parts.values())
     figure.supxlabel(
@@ -162,6 +165,18 @@ def _draw(
         fontsize=8,
     )
     return figure
+
+
+def _names(labels: Mapping[str, str], start: str, rows: Mapping[str, str]) -> list[str]:
+    """Return what stands beside the bars; the base of a row where it is not that of the last."""
+    found, last = [], None
+    for part, row in (("", start), *rows.items()):
+        base = row_and_base(row)[1]
+        text = (f"{part} → " if part else "") + labels[row]
+        text += f", {base} base" if base not in (None, last) else ""
+        found.append("\n".join(textwrap.wrap(text, LABEL_WIDTH)))
+        last = base
+    return found
 
 
 def _waterfall(panel: Axes, chain: Chain) -> None:

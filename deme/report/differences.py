@@ -26,6 +26,10 @@ class DifferenceTable(Protocol):
         """The metrics without parts."""
 
     @property
+    def labels(self) -> Mapping[str, str]:
+        """What a figure calls a row, without its base."""
+
+    @property
     def means(self) -> Mapping[str, Mapping[str, float]]:
         """Row, or <row>@<base> in a table of several bases -> metric -> mean."""
 
@@ -52,12 +56,13 @@ class SuiteTable:
             ", pretraining and finetuning seeds" if several else " and finetuning seeds"
         )
         without_base = {row.name for row in suite.settings.rows if row.bases == ()}
-        self.means = {
-            row_at_base(row.name, None if row.name in without_base else row.base): {
-                name: number.mean for name, number in row.numbers.items()
-            }
-            for row in self._results.rows()
-        }
+        self.means: dict[str, dict[str, float]] = {}
+        self.labels: dict[str, str] = {}
+        for row in self._results.rows():
+            base = None if row.name in without_base else row.base
+            name = row_at_base(row.name, base)
+            self.means[name] = {metric: number.mean for metric, number in row.numbers.items()}
+            self.labels[name] = row.label
 
     def differences(
         self, pairs: Sequence[Pair], metrics: Sequence[str]
@@ -93,6 +98,7 @@ class CsvTable:
                 raise WorkFailed(f"{file}, line {number}, is damaged: {error}") from error
         found = dict.fromkeys(name for row in self.means.values() for name in row)
         self.metrics = [name for name in found if "/" not in name]
+        self.labels = {row: row_and_base(row)[0] for row in self.means}
 
     def _add(self, line: Mapping[str, str]) -> None:
         row, metric = row_at_base(line["row"], line.get("base")), line["metric"]

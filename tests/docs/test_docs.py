@@ -105,6 +105,28 @@ def test_tables_of_results_show_the_numbers_of_the_suites_csv(monkeypatch):
         results_table(wanted.replace("real", "no_such_row") + columns)
 
 
+def test_tables_of_comparisons_show_what_the_suite_wrote(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    results_table = importlib.import_module("result_tables").results_table
+    wanted = (
+        "suite: experiments/averaging\ncomparisons: [[merged, routed], [routed, soup]]\ncolumns:\n"
+    )
+    columns = "  a: fd_digits@averaged\n  b: loss@converged\n"
+    lines = [
+        [cell.strip() for cell in line.split("|")[3:-1]]
+        for line in results_table(wanted + columns).splitlines()[2:]
+    ]
+    with (ROOT / "experiments" / "averaging" / "results" / "averaging.csv").open() as file:
+        mean = {(x["row"], x["metric"], x["base"]): float(x["mean"]) for x in csv.DictReader(file)}
+    for line, (row, other) in zip(lines, (("merged", "routed"), ("routed", "soup")), strict=True):
+        for text, (metric, base), places in zip(
+            line, (("fd_digits", "averaged"), ("loss", "converged")), (2, 5), strict=True
+        ):
+            difference = mean[row, metric, base] - mean[other, metric, base]
+            assert float(text.split()[0]) == pytest.approx(difference, abs=0.51 * 10**-places)
+            assert text.split(", ")[-1] in ("better", "worse", "not resolved")
+
+
 def anchors(page: Path) -> set[str]:
     text = page.read_text()
     titles = re.findall(r"^#+ (.*?)(?: \{.*)?$", text, re.MULTILINE)

@@ -80,8 +80,13 @@ def test_a_part_can_be_left_out(table, tmp_path):
     assert [line[0] for line in found.table[1:]] == ["finetuning", "decoupling", "merging", TOTAL]
     assert [line[1] for line in found.table[1:]] == ["-2.40", "-1.90", "+2.50", "-1.80"]
     titles = [text.get_text() for text in found.figure.axes[0].get_yticklabels()]
-    assert titles == ["averaged", "finetuning (→ soup)", "decoupling (→ routed)",
-                      "merging (→ merged)", TOTAL]  # fmt: skip
+    assert titles == [
+        "averaged",
+        "finetuning → soup",
+        "decoupling → routed",
+        "merging → merged",
+        TOTAL,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +123,7 @@ def test_a_damaged_table_is_one_message(text, words, tmp_path):
 
 def test_parts_that_do_not_add_up_are_refused(monkeypatch, tmp_path):
     class Uneven:
-        intervals, metrics = "made up", ("fd",)
+        intervals, metrics, labels = "made up", ("fd",), {}
 
         @property
         def means(self):
@@ -232,7 +237,12 @@ def test_parts_of_several_bases_are_paired_by_pretraining_and_finetuning_seed(tm
     assert finetuning["high"] - finetuning["value"] == pytest.approx(half)
     assert "pretraining and finetuning seeds" in made.numbers["intervals"]
     titles = [text.get_text() for text in made.figure.axes[0].get_yticklabels()]
-    assert titles[:2] == ["before@raw", "averaging (→ before@averaged)"]
+    labels = {row.name: row.label for row in suite.settings.rows}
+    assert titles[:3] == [
+        f"{labels['before']}, raw base",
+        f"averaging → {labels['before']}, averaged base",
+        f"finetuning → {labels['soup']}",  # from the same base as the bar above
+    ]
 
 
 def test_a_row_of_which_a_seed_is_missing_is_refused(tmp_path):

@@ -472,6 +472,14 @@ def test_lines_that_are_no_evaluations_are_refused(on, journal, line):
         on(Quadratic())
 
 
+def test_cma_es_with_few_evaluations_for_many_weights_says_how_many_to_type(on, caplog):
+    CMAESSearch(max_evaluations=20).run(on(Quadratic([0.5] * 3)), [0.3] * 3)
+    assert "search.max_evaluations=30" in caplog.text
+    caplog.clear()
+    CMAESSearch(max_evaluations=30).run(on(Quadratic([0.5] * 3), "enough.jsonl"), [0.3] * 3)
+    assert "max_evaluations" not in caplog.text
+
+
 def test_cma_es_is_a_function_of_its_seed(on):
     asked = []
     for number, seed in enumerate((0, 0, 1)):
