@@ -20,7 +20,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from record import record
 from train_step import Setting, ours
 
@@ -32,11 +31,11 @@ from deme.methods.deme import DeMe
 from deme.methods.distill import Distill
 from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.system import conf_dir
+from deme.runs import compose_stage
 
 RANGES = uniform(4, 1000)
 SAMPLER = RangeSampler(TimestepRange(0, 1000), 1000)
-COMPACT = yaml.safe_load((conf_dir() / "model" / "ddpm_compact.yaml").read_text())
+COMPACT = {**compose_stage("train", ["model=ddpm_compact"])["model"]["unet"], "dropout": 0.0}
 
 
 def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
@@ -52,7 +51,7 @@ def setting_of(name: str, batch_size: int | None, device: str) -> Setting:
     ).byte()
     return Setting(
         InMemoryImages(pixels),
-        lambda: build_unconditional({**COMPACT["unet"], "dropout": 0.0}, {}, 0),
+        lambda: build_unconditional(COMPACT, {}, 0),
         batch_size or (128 if device == "cuda" else 16),
         device,
     )

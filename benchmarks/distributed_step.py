@@ -18,7 +18,6 @@ import warnings
 from pathlib import Path
 
 import torch
-import yaml
 from record import record
 from torch import nn
 from torch.multiprocessing import spawn
@@ -27,7 +26,7 @@ from train_step import Setting, bare, ours
 
 from deme.data import InMemoryImages
 from deme.models.families.unconditional import build_unconditional
-from deme.system import conf_dir
+from deme.runs import compose_stage
 from deme.training.distributed import init_distributed
 
 SIZE = 2
@@ -45,8 +44,7 @@ def process(rank: int, port: int, folder: str, a: argparse.Namespace) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(SIZE), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     group = init_distributed("cpu")
-    unet = yaml.safe_load((conf_dir() / "model" / "ddpm_compact.yaml").read_text())["unet"]
-    unet["out_channels"] = unet["in_channels"]
+    unet = compose_stage("train", ["model=ddpm_compact"])["model"]["unet"]
     draw = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (256, 3, 32, 32), generator=draw).byte()
     setting = Setting(

@@ -26,7 +26,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import yaml
 from record import record
 from torch import nn
 
@@ -41,15 +40,15 @@ from deme.methods.deme import DeMe
 from deme.models.denoiser import DenoisingModel
 from deme.models.families.unconditional import build_unconditional
 from deme.models.loading import load_pretrained
-from deme.system import conf_dir
+from deme.runs import compose_stage
 from deme.training.distributed import ProcessGroup
 from deme.training.ema import warmup_ema
 from deme.training.fit import Loop, fit
 from deme.training.module import DiffusionModule
 
 RANGE = TimestepRange(0, 250)
-SPEC = yaml.safe_load((conf_dir() / "model" / "ddpm_cifar10.yaml").read_text())
-CIFAR10 = {**SPEC["unet"], "dropout": 0.0}  # dropout would cost both loops the same
+# dropout would cost both loops the same
+CIFAR10 = {**compose_stage("train", ["model=ddpm_cifar10"])["model"]["unet"], "dropout": 0.0}
 
 
 @dataclass(frozen=True)

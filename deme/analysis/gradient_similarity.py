@@ -62,7 +62,7 @@ def gradient_similarity(
     num_images: int = 2048,
     num_groups: int = 4,
     num_ranges: int = 4,
-    batch_size: int = 64,
+    batch_size: int = 16,
     seed: int = 0,
 ) -> Study[Similarity]:
     """Compare the gradients of the loss in `num_bins` equal bins of [0, T), at `model`.

@@ -7,6 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DModel
 
 from deme.runs import Suite
 from deme.system import files
@@ -48,3 +51,15 @@ def test_the_searches_are_compared_by_strategy(tmp_path, monkeypatch):
     text = (tmp_path / "results" / "searches.md").read_text()
     assert text.count("| 2,000, 2,000, 2,000 |") == 4  # strategies that look at images
     assert (tmp_path / "results" / "searches.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "millions"),
+    [("train_step", "CIFAR10", 35.7), ("distill_step", "COMPACT", 9.0)],
+)
+def test_the_networks_of_the_benchmarks_can_be_built(monkeypatch, name, network, millions):
+    spec = getattr(program(monkeypatch, "benchmarks", name), network)
+    assert spec["dropout"] == 0
+    with torch.device("meta"):
+        network = UNet2DModel(**spec)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
