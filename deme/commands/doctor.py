@@ -139,13 +139,14 @@ def _passport(
         describe,
         format_passport,
         load_passport,
+        raw_warning,
         refuse_contradicted,
     )
 
     if "path" not in (settings.model or {}):
         return
     passport = load_passport(settings, model, data, device, settings.passport.num_images)
-    for line in format_passport(passport):
+    for line in [*format_passport(passport), *raw_warning(passport)]:
         print_result(f"passport: {line}")
     for row in passport["fits"][:6]:
         print_result(f"  {row['unexplained']:>7.1%} unexplained as {describe(row)}")

@@ -263,6 +263,10 @@ def _print_outcome(outcome: Outcome, settings: ImproveSettings, seconds: float) 
     what = f"{idea} (merge weights {weights})" if weights else idea
     if outcome["better"]:
         print_result(f"the idea {what} is better in {metric}: the 95% interval excludes 0")
+        if metric == "loss":
+            print_result(
+                "a lower loss does not mean better images: metrics=own compares generated images"
+            )
         return
     scores = {each["idea"]: each["score"] for each in outcome["tried"]}
     given, chosen = scores[BASE_IDEA], scores[idea]

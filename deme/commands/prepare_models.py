@@ -48,7 +48,12 @@ def _can_measure(node: Node, item: Item) -> bool:
 
 def _measure(node: Node, item: Item) -> None:
     from deme.builders import Compute, check_images, load_data
-    from deme.evaluation.passport import format_passport, load_passport, refuse_contradicted
+    from deme.evaluation.passport import (
+        format_passport,
+        load_passport,
+        raw_warning,
+        refuse_contradicted,
+    )
     from deme.runs import EvaluateSettings, SearchSettings, TrainSettings
 
     settings = node.settings
@@ -67,6 +72,6 @@ def _measure(node: Node, item: Item) -> None:
     check_images(data, model)
     num_images = settings.passport.num_images if isinstance(settings, TrainSettings) else NUM_IMAGES
     passport = load_passport(settings, model, data, device, num_images)
-    for line in format_passport(passport):
+    for line in [*format_passport(passport), *raw_warning(passport)]:
         print_result(f"passport: {line}")
     refuse_contradicted(passport)

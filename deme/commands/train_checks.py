@@ -1,5 +1,6 @@
 """Checks of `deme train`: the base, the teacher, and what several processes can do."""
 
+import logging
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from deme.runs import (
 from deme.system import BadConfig, MissingInput, files, locate, logger
 
 CHECKPOINT = "checkpoints/last.ckpt"
+_warned: set[str] = set()  # bases that this process has warned of; it may train several models
 
 if TYPE_CHECKING:
     from deme.data import ImageData
@@ -34,6 +36,7 @@ def check_passport(
         BATCH,
         format_passport,
         load_passport,
+        raw_warning,
         refuse_contradicted,
     )
 
@@ -43,6 +46,10 @@ def check_passport(
         files.write_json(run.path / "passport.json", passport)
     for line in format_passport(passport):
         logger.info(line)
+    level = logging.INFO if (model_path := passport["model"]) in _warned else logging.WARNING
+    for line in raw_warning(passport):
+        logger.log(level, line)
+    _warned.add(model_path)
     if settings.passport.contradicted == "refuse":
         refuse_contradicted(passport)
 

@@ -28,6 +28,7 @@ from deme.runs import (
 )
 from deme.system import (
     EMA_WEIGHTS,
+    HUB,
     RAW_WEIGHTS,
     BadConfig,
     JsonObject,
@@ -41,8 +42,13 @@ from deme.system import (
     read_cached,
 )
 
-# the Hub's CIFAR-10 model: FID 12.4, its EMA has 4.5 (docs/method.md)
-KNOWN_RAW = ("google/ddpm-cifar10-32",)
+# models of the Hub (docs/method.md#starting-checkpoints); `deme prepare` drops the owner
+KNOWN: dict[str, Literal["ema", "raw"]] = {
+    "google/ddpm-cifar10-32": "raw",  # FID 12.4; its average has 4.5
+    "google/ddpm-church-256": "raw",
+    "google/ddpm-bedroom-256": "raw",
+    "CompVis/stable-diffusion-v1-4": "ema",
+}
 
 
 Verdict = Literal["fits", "contradicted", "unclear"]
@@ -177,8 +183,10 @@ def weights_kind(path: str, ema: bool = False) -> tuple[str, str]:
     if isinstance(about.get("ema"), bool):
         because = f": {text}" if (text := about.get("average")) else ""
         return "ema" if about["ema"] else "raw", f"stated in its deme.json{because}"
-    if any(name in path for name in KNOWN_RAW):
-        return "raw", "this Hub model is known to be without averaging"
+    on_hub = path.removeprefix(HUB).partition("@")[0] if path.startswith(HUB) else None
+    for name, known in KNOWN.items():
+        if name == on_hub or (on_hub is None and Path(name).name == folder.name):
+            return known, f"known of {name} on the Hub (docs/method.md#starting-checkpoints)"
     inside = [folder.name, *(place.name for place in model_folders(folder))]
     for kind in ("ema", "raw"):
         if kind in inside:
@@ -207,7 +215,7 @@ def warn_of_raw_teacher(path: str, ema: bool = False) -> None:
 
 
 def format_passport(passport: JsonObject) -> list[str]:
-    """Return the lines of a passport for the terminal."""
+    """Return the lines of a passport for the terminal, without `raw_warning`."""
     stated, best = passport["stated"], passport["fits"][0]
     lines = [
         f"{passport['model']}: predicts {describe(stated)}; its predictions on "
@@ -223,14 +231,19 @@ def format_passport(passport: JsonObject) -> list[str]:
     kinds = {"ema": "averaged (ema)", "raw": "raw, not averaged"}
     kind = kinds.get(passport["weights"], "averaged or raw, which is unknown")
     lines.append(f"weights: {kind}: {passport['weights_because']}")
-    if passport["weights"] == "raw":
-        found = passport.get("average")
-        lines += [
-            "this base is not averaged: average it first, as otherwise "
-            "most of what finetuning gains comes from averaging",
-            f"its average is here: {found}"
-            if found
-            else "ema=... of a training run, or deme average of its snapshots, makes an average; "
-            "without one, compare with method=finetune, which averages, too",
-        ]
     return lines
+
+
+def raw_warning(passport: JsonObject) -> list[str]:
+    """Return the lines of a warning if the weights are known not to be averaged, else none."""
+    if passport["weights"] != "raw":
+        return []
+    found = passport.get("average")
+    return [
+        "this base is not averaged: average it first, as otherwise "
+        "most of what finetuning gains comes from averaging",
+        f"its average is here: {found}"
+        if found
+        else "ema=... of a training run, or deme average of its snapshots, makes an average; "
+        "without one, compare with method=finetune, which averages, too",
+    ]

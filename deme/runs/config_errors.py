@@ -184,15 +184,31 @@ def _unknown_key(key: str, known: list[str], stage: str) -> str:
         ]
         allowed = ", ".join(inside) or "(none)"
         if others := _options_with(parent, key.removeprefix(f"{parent}.")):
-            alone = f"\ntype: {others[0]} {key}=<value>" if len(others) == 1 else ""
-            return f"unknown key {key!r}: only {', '.join(others)} has such a key{alone}"
+            option = others[0] if len(others) == 1 else f"{parent}=<option>"
+            return (
+                f"unknown key {key!r}: only {', '.join(others)} has such a key\n"
+                f"type: {option} {key}=<value>"
+            )
         return f"unknown key {key!r}; {near}keys of {parent}: {allowed}"
     if key in groups():
         sweep = "\nfor the jobs of a sweep, type: -m hydra/launcher=<launcher>"
         stages = ", ".join(_stages_with(key))
         return f"{key} is no group of `deme {stage}`, but of {stages}" + sweep * (key == "launcher")
     top = ", ".join(sorted({each.split(".")[0] for each in known}))
+    if not near and (owner := _option_of_stage(key, stage)):
+        return (
+            f"unknown key {key!r}; {owner} has such a key\n"
+            f"type: {owner} {owner.partition('=')[0]}.{key}=<value>"
+        )
     return f"unknown key {key!r}; {near}keys of `deme {stage}`: {top}"
+
+
+def _option_of_stage(name: str, stage: str) -> str | None:
+    """Return the option with a key of this name, if one alone of a command's groups has it."""
+    command = f"deme {stage}"
+    mine = [group for group in groups() if command in _stages_with(group)]
+    found = [option for group in mine for option in _options_with(group, name)]
+    return found[0] if len(found) == 1 else None
 
 
 def _options_with(group: str, name: str) -> list[str]:
@@ -200,7 +216,8 @@ def _options_with(group: str, name: str) -> list[str]:
     found = []
     for option in options(group) if group in groups() else ():
         text = (conf_dir() / group / f"{option}.yaml").read_text()
-        found += [f"{group}={option}"] if re.search(rf"(?m)^{re.escape(name)}:", text) else []
+        if "@package _global_" not in text and re.search(rf"(?m)^{re.escape(name)}:", text):
+            found.append(f"{group}={option}")
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from deme.cli.app import main
 from deme.commands.train import run as train
 from deme.data.digits import load_digits
-from deme.evaluation.passport import format_passport
+from deme.evaluation.passport import format_passport, raw_warning, weights_kind
 from deme.merging.methods.linear import linear
 from deme.merging.power_profiles import TRACKED, Profile, reconstruct
 from deme.merging.similarity import block_of
@@ -21,7 +21,7 @@ from deme.system import BadConfig, MissingInput, files
 from deme.system.paths import locate
 from deme.system.tensors import TensorFile
 from tests.models import passport_of
-from tests.pipeline.program import TINY_TRAIN, done
+from tests.pipeline.program import TINY_TRAIN, done, run
 
 STEPS = (4, 8, 12)
 WORDS = [*TINY_TRAIN, "optimizer.lr=1e-2", "snapshots.every=4"]
@@ -330,14 +330,44 @@ def test_the_passport_tells_raw_from_averaged_weights(trained, tmp_path, in_tmp)
         model = load_pretrained(**option)
         found[kind] = passport_of(option, model, load_digits(), tmp_path)
         assert found[kind]["weights"] == kind
-    lines = {kind: "\n".join(format_passport(passport)) for kind, passport in found.items()}
-    warning = "this base is not averaged: average it first, as otherwise most of what finetuning gains comes from averaging"
-    assert warning in lines["raw"]
-    assert f"its average is here: {trained / 'weights' / 'ema'}" in lines["raw"]
-    assert "not averaged" not in lines["ema"]
+    assert raw_warning(found["raw"])[1] == f"its average is here: {trained / 'weights' / 'ema'}"
+    assert raw_warning(found["ema"]) == []
+    assert not any("not averaged" in line for line in format_passport(found["ema"]))
     step = passport_of({"path": str(snapshot(trained, 4))}, model, load_digits(), tmp_path)
     assert (step["weights"], step["average"]) == ("raw", None)
     profile = {"path": str(snapshot(trained, 4, "power_0.05"))}
     step = passport_of(profile, model, load_digits(), tmp_path)
     assert step["weights"] == "ema"
     assert "power function of length 0.05" in step["weights_because"]
+
+
+@pytest.mark.parametrize(("kind", "warned"), [("raw", 1), ("ema", 0)])
+def test_a_training_from_raw_weights_warns(kind, warned, trained, tmp_path):
+    code, text = run(["--quiet", "train", *TINY_TRAIN, f"model={trained}/weights/{kind}"], tmp_path)
+    assert code == 0, text
+    assert text.count("this base is not averaged") == warned
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("models/ddpm-cifar10-32", "raw"),  # as `deme prepare` names them
+        ("models/ddpm-church-256", "raw"),
+        ("models/ddpm-bedroom-256/", "raw"),
+        ("models/ddpm-ema-church-256", "ema"),
+        ("models/stable-diffusion-v1-4", "ema"),
+        ("models/stable-diffusion-v1-4-mine", "unknown"),
+    ],
+)
+def test_the_weights_of_the_papers_checkpoints_are_known(path, kind, tmp_path):
+    (tmp_path / path).mkdir(parents=True)
+    assert weights_kind(f"{tmp_path}/{path}")[0] == kind
+
+
+def test_a_known_model_of_the_hub_is_known_by_its_name(tmp_path, monkeypatch):
+    # of a revision's folder, whose name is a hash
+    monkeypatch.setattr("deme.evaluation.passport.locate", lambda _: tmp_path)
+    assert weights_kind("hub:google/ddpm-cifar10-32")[0] == "raw"
+    assert weights_kind("hub:google/ddpm-cifar10-32@267b167")[0] == "raw"
+    assert weights_kind("hub:google/ddpm-cifar10-32-mine")[0] == "unknown"
+    assert weights_kind("hub:me/ddpm-cifar10-32")[0] == "unknown"

@@ -37,6 +37,9 @@ def fails(words, folder, code, *parts, patch=""):
         (["train", "experiment=digits/demee"], ["experiment", "did you mean 'deme'?", "evaluate"]),
         (["train", "experimnt=digits/deme"], ["experimnt", "did you mean 'experiment'?"]),
         (["train", "optimizer.lrr=1"], ["optimizer.lrr", "did you mean 'optimizer.lr'?", "fused"]),
+        (["train", "model.ema=true"], ["model.ema", "type: model=<option> model.ema=<value>"]),
+        (["average", "ema_length=0.15"], ["type: average=power average.ema_length=<value>"]),
+        (["train", "save_images=zip"], ["save_images", "keys of `deme train`"]),  # of an experiment
         (["train", "seed=[1"], ["seed=[1"]),
         (["train", "gradient_clip=-1"], ["gradient_clip", "got -1"]),
         (["train", "-m", "hydra/launcher=nowhere_at_all"], ["hydra/launcher=nowhere_at_all", "known ones: basic, joblib"]),

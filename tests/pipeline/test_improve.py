@@ -100,6 +100,7 @@ def test_an_undertrained_model_gets_better_and_goes_on_after_a_kill(pretrained, 
     assert (found["better"], found["idea"]) == (True, "merge")
     assert found["metrics"]["loss"]["after"] < found["metrics"]["loss"]["before"]
     assert "is better in loss: the 95% interval excludes 0" in text
+    assert "metrics=own compares generated images" in text
     assert "the idea merge (merge weights [" in text
     assert sorted(evaluated_in(tmp_path)) == [
         "before",
@@ -435,7 +436,7 @@ def test_every_idea_has_the_steps_of_all_experts(in_tmp):
     assert passes_per_step(settings_of(*own, "ideas=[merge]")) == {"experts": 3}
 
 
-def test_a_converged_model_is_not_harmed(tmp_path):
+def test_a_model_that_no_idea_improves_is_not_replaced(tmp_path):
     words = improve("asset:digits_base", "metrics=digits", *SMALL, "lr=5e-3", "ideas=[merge,soup]")
     code, text = run([*words, "search.step=1.0", "sample_seeds=[0]"], tmp_path)
     assert code == 0, text

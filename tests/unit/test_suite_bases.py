@@ -291,6 +291,25 @@ def test_experts_of_beside_train_are_inputs_of_the_training(in_tmp):
     assert [n.row for n in evaluated.inputs["weights"]] == ["student"]
 
 
+def test_rounds_of_decoupling_and_distillation_are_rows(in_tmp):
+    """The second round's experts start from the first student, its student from the first, too."""
+    student = {**FINETUNE, "name": "student", "experts_of": "routed", "starts_from": "merged"}
+    again = {**ROUTED, "name": "again", "starts_from": "student"}
+    second = {**FINETUNE, "name": "second", "experts_of": "again", "starts_from": "student"}
+    suite = several(second, again, student, MERGED, ROUTED)
+    trained = [n for n in suite.nodes if (n.row, n.stage) == ("second", "train")]
+    assert len(trained) == 3 * 2 * 2
+    for node in trained:
+        where = (node.base_name, node.pretrain_seed, node.seed)
+        parents = [node.base, *(expert.base for expert in node.inputs["experts"])]
+        assert len(parents) == 3
+        for parent in parents:
+            assert (parent.row, parent.stage) == ("student", "train")
+            assert (parent.base_name, parent.pretrain_seed, parent.seed) == where
+    evaluated = suite.evaluations("second", "raw")[0]
+    assert {n.row for n in evaluated.ancestors} == {"pre", "routed", "merged", "student", "again", "second"}  # fmt: skip
+
+
 def test_the_memory_of_a_training_from_a_merge_is_known_before_anything_is_trained(in_tmp):
     again = {**FINETUNE, "name": "again", "starts_from": "merged"}
     suite = several(ROUTED, MERGED, again)
