@@ -168,7 +168,7 @@ def _draw(
 
 
 def _names(labels: Mapping[str, str], start: str, rows: Mapping[str, str]) -> list[str]:
-    """Return what stands beside the bars; the base of a row where it is not that of the last."""
+    """Return the labels of the bars. A row's base is named where the row before has another."""
     found, last = [], None
     for part, row in (("", start), *rows.items()):
         base = row_and_base(row)[1]

@@ -186,7 +186,10 @@ def weights_kind(path: str, ema: bool = False) -> tuple[str, str]:
     on_hub = path.removeprefix(HUB).partition("@")[0] if path.startswith(HUB) else None
     for name, known in KNOWN.items():
         if name == on_hub or (on_hub is None and Path(name).name == folder.name):
-            return known, f"known of {name} on the Hub (docs/method.md#starting-checkpoints)"
+            return (
+                known,
+                f"{name} on the Hub has such ones (docs/method.md#starting-checkpoints)",
+            )
     inside = [folder.name, *(place.name for place in model_folders(folder))]
     for kind in ("ema", "raw"):
         if kind in inside:

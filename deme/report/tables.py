@@ -111,11 +111,8 @@ def comparisons_table(
 ) -> TextTable:
     """Return row, other row, and a difference and a verdict per metric."""
     of_bases = any(row.base is not None for row in rows)
-    means = {m: [row.numbers[m].mean for row in rows if m in row.numbers] or [0.0] for m in metrics}
     # a base may be far worse than another: digits that show differences of the better ones
-    places = {
-        m: digits_for(min(found, key=abs) if of_bases else found[0]) for m, found in means.items()
-    }
+    places = {m: digits_for(min(_compared_means(rows, m), key=abs)) for m in metrics}
     columns = [t for m in metrics for t in (f"{m}, difference (95% interval)", "verdict")]
     lines = [
         [one.label, one.other]
@@ -125,6 +122,12 @@ def comparisons_table(
     ]
     names = ["row", "against", *(["base"] if of_bases else [])]
     return TextTable("Row against row", [*names, *columns], lines)
+
+
+def _compared_means(rows: Sequence[Row], metric: str) -> list[float]:
+    """Return the means of rows with a difference, so not of real data; of all if none has one."""
+    numbers = [row.numbers[metric] for row in rows if metric in row.numbers]
+    return [x.mean for x in numbers if x.difference] or [x.mean for x in numbers] or [0.0]
 
 
 def part_tables(rows: Sequence[Row], base: str = "") -> list[TextTable]:

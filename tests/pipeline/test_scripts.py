@@ -61,5 +61,5 @@ def test_the_networks_of_the_benchmarks_can_be_built(monkeypatch, name, network,
     spec = getattr(program(monkeypatch, "benchmarks", name), network)
     assert spec["dropout"] == 0
     with torch.device("meta"):
-        network = UNet2DModel(**spec)
-    assert sum(p.numel() for p in network.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
+        unet = UNet2DModel(**spec)
+    assert sum(p.numel() for p in unet.parameters()) == pytest.approx(millions * 1e6, rel=0.01)

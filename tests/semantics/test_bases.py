@@ -16,9 +16,9 @@ from deme.commands.plan import run as plan
 from deme.commands.table import run as table
 from deme.report.latex import latex
 from deme.report.notes import ONE_SEED, notes
-from deme.report.rows import SuiteResults
-from deme.report.statistics import RunSeeds, paired_difference, smallest_detectable
-from deme.report.tables import comma_separated, markdown
+from deme.report.rows import Comparison, Number, Row, SuiteResults
+from deme.report.statistics import Difference, RunSeeds, paired_difference, smallest_detectable
+from deme.report.tables import comma_separated, comparisons_table, markdown
 from deme.runs import Suite, SuiteOptions
 from deme.system import BadConfig, files
 
@@ -292,3 +292,16 @@ def test_a_row_of_no_base_is_paired_with_every_pretraining_seed():
     assert d.value == -5.0
     assert d.high + 5 == pytest.approx(stats.t.ppf(0.975, 2) / np.sqrt(3))
     assert (d.num_finetune_seeds, d.num_pretrain_seeds) == (0, 3)
+
+
+def test_real_data_does_not_decide_the_decimals_of_comparisons():
+    """The distance of real data can be below 1, where five decimals would be shown."""
+    difference = Difference(-0.4, -0.7, -0.1, 3)
+    numbers = {
+        "real": Number(0.5, None, 1, {}, None),
+        "routed": Number(5.9, None, 3, {}, difference),
+    }
+    rows = [Row(name, name, {"fd": one}, (), 0, None, base="raw") for name, one in numbers.items()]
+    compared = [Comparison("routed", "finetune", {"fd": difference}, "raw")]
+    (line,) = comparisons_table(["fd"], rows, compared).lines
+    assert line == ["routed", "finetune", "raw", "-0.40 [-0.70, -0.10]", "better"]
