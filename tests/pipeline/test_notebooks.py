@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from PIL import Image
 
+from deme.runs import Suite
 from tests.notebooks import FOLDER, REPOSITORY, executed, outputs, read, shown
 from tests.pipeline.program import run
 
@@ -114,6 +115,15 @@ def test_your_own_images(tmp_path, size):
     with Image.open(images[0]) as image:
         assert (image.size, image.mode) == ((8, 8), "L")
     assert (tmp_path / "better/model_index.json").exists()
+
+
+def test_the_table_in_the_notebook_has_the_notes_of_the_demo():
+    """What the demo says beside its table can be compared without running it."""
+    shown_texts = [t for _, _, data in outputs(read("03_read_a_table")) for t in data.values()]
+    notes = Suite.read(REPOSITORY / "experiments/digits/demo.yaml").settings.notes
+    assert notes
+    for note in notes:
+        assert any(note in text for text in shown_texts)
 
 
 @pytest.mark.slow
